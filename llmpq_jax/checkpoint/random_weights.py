@@ -1,0 +1,129 @@
+"""Random weights of any supported model: whole checkpoint folders, or one layer.
+
+For tests, benchmarks and profiling, where a model's shapes matter and its words do not.
+Matrices have variance 1 / contracted axis, so that hidden states neither grow nor die.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import save_file
+
+from llmpq_jax.checkpoint.load import Place, Weights, place_tensors
+from llmpq_jax.checkpoint.names import CheckpointNames, FileTensor, all_files
+from llmpq_jax.checkpoint.reader import INDEX, WHOLE
+from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.families import read_architecture
+from llmpq_jax.spec.precision import Bits
+from llmpq_jax.spec.tensors import TensorSpec, layer_tensors
+from llmpq_jax.units import MIB
+
+StoredDtype = Literal["bfloat16", "float32"]
+_DTYPES: dict[StoredDtype, np.dtype] = {
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float32": np.dtype(np.float32),
+}
+# Drawn at a time, so that no float32 copy of a whole matrix is ever made.
+_DRAWN_ELEMENTS = 1 << 20
+
+
+def write_random_checkpoint(
+    folder: Path,
+    config: Mapping[str, object],
+    *,
+    seed: int = 0,
+    dtype: StoredDtype = "bfloat16",
+    shard_bytes: int = 256 * MIB,
+) -> None:
+    """Writes a Hugging Face checkpoint folder with random weights, a shard at a time.
+
+    Args:
+        folder: Made if missing; what it holds under the same names is replaced.
+        config: Content of config.json, of a supported family.
+        seed: The same seed gives the same weights, however they are sharded.
+        dtype: Of the file.
+        shard_bytes: Tensors are gathered into files of at most this size, or one
+            tensor each; one file is written without an index.
+
+    Raises:
+        UnsupportedModelError: The config is not of a supported model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(dict(config), indent=2) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    files = all_files(CheckpointNames(read_architecture(folder)))
+    shards = _shards(files, _DTYPES[dtype].itemsize, shard_bytes)
+    generator = np.random.default_rng(seed)
+    file_of: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        path = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        path = WHOLE if len(shards) == 1 else path
+        tensors = {
+            file.name: _draw(file.shape, file.is_transposed, generator, _DTYPES[dtype])
+            for file in shard
+        }
+        save_file(tensors, folder / path, metadata={"format": "pt"})
+        file_of |= dict.fromkeys(tensors, path)
+        del tensors
+    if len(shards) > 1:
+        index = {"metadata": {}, "weight_map": file_of}
+        (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def random_layer(
+    architecture: Architecture,
+    *,
+    bits: Bits,
+    group_size: int = 128,
+    seed: int = 0,
+    place: Place | None = None,
+) -> Weights:
+    """Returns one layer with random weights, placed as `load.load_layer` places them."""
+    tensors = _draw_layer(architecture, np.random.default_rng(seed))
+    return place_tensors(tensors, bits=bits, group_size=group_size, place=place)
+
+
+def _draw_layer(
+    architecture: Architecture, generator: np.random.Generator
+) -> Iterator[tuple[TensorSpec, np.ndarray]]:
+    for tensor in layer_tensors(architecture):
+        yield tensor, _draw(tensor.shape, False, generator, _DTYPES["bfloat16"])
+
+
+def _draw(
+    shape: tuple[int, ...],
+    is_transposed: bool,
+    generator: np.random.Generator,
+    dtype: np.dtype,
+) -> np.ndarray:
+    array = np.empty(shape, dtype)
+    flat = array.reshape(-1)
+    contracted = shape[-1] if is_transposed else shape[0]
+    is_matrix = len(shape) == 2
+    for start in range(0, flat.size, _DRAWN_ELEMENTS):
+        part = flat[start : start + _DRAWN_ELEMENTS]
+        noise = generator.standard_normal(part.size, np.float32)
+        # Norms' scales stand near 1; as a bias that does no harm.
+        part[:] = noise * contracted**-0.5 if is_matrix else 1 + noise * 0.1
+    return array
+
+
+def _shards(
+    files: Mapping[str, FileTensor], element_bytes: int, shard_bytes: int
+) -> list[list[FileTensor]]:
+    shards: list[list[FileTensor]] = [[]]
+    filled_bytes = 0
+    for file in files.values():
+        size = int(np.prod(file.shape)) * element_bytes
+        if shards[-1] and filled_bytes + size > shard_bytes:
+            shards.append([])
+            filled_bytes = 0
+        shards[-1].append(file)
+        filled_bytes += size
+    return shards

@@ -1,0 +1,211 @@
+"""Bytes a stage needs on each of its devices, term by term."""
+
+from __future__ import annotations
+
+from llmpq_jax.cost.workspace import WorkspaceModel
+from llmpq_jax.spec._record import record
+from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.buckets import bucket_length
+from llmpq_jax.spec.precision import ACTIVATION_BYTES, Activations, Bits
+from llmpq_jax.spec.strategy import PrecisionChoice
+from llmpq_jax.spec.tensors import (
+    embedding_tensors,
+    head_tensors,
+    layer_tensors,
+    tensors_bytes,
+)
+from llmpq_jax.spec.workload import MicroBatch, Workload
+from llmpq_jax.units import format_bytes
+
+# One micro-batch is worked on while the next one arrives.
+NUM_BUFFERS = 2
+
+
+@record
+class MemoryTerms:
+    """Bytes of one stage on each of its devices.
+
+    The device's reserve is not among them: it narrows what a plan may fill, see
+    `cluster.Device.usable_bytes`.
+
+    Attributes:
+        weights: Of the layers, with scales.
+        kv_cache: Of all micro-batches; every one keeps its own until it ends.
+        embedding: On the first stage, else 0.
+        head: On the last stage, else 0.
+        workspace: Temporary memory of the largest compiled program.
+        buffers: Hidden states that arrive while others are worked on.
+    """
+
+    weights: int
+    kv_cache: int
+    embedding: int
+    head: int
+    workspace: int
+    buffers: int
+
+    @property
+    def total(self) -> int:
+        """All terms together."""
+        ends = self.embedding + self.head
+        return self.weights + self.kv_cache + ends + self.workspace + self.buffers
+
+    def __str__(self) -> str:
+        terms = {
+            "weights": self.weights,
+            "KV cache": self.kv_cache,
+            "embedding": self.embedding,
+            "head": self.head,
+            "workspace": self.workspace,
+            "buffers": self.buffers,
+        }
+        return ", ".join(
+            f"{name} {format_bytes(size)}" for name, size in terms.items() if size
+        )
+
+
+def stage_memory(
+    architecture: Architecture,
+    *,
+    kind: str,
+    bits: tuple[Bits, ...],
+    is_first: bool,
+    is_last: bool,
+    workload: Workload,
+    micro_batch: MicroBatch,
+    precision: PrecisionChoice,
+    workspace: WorkspaceModel,
+    tensor: int = 1,
+) -> MemoryTerms:
+    """Predicts the memory of one stage.
+
+    Args:
+        architecture: Of the model.
+        kind: Of the stage's devices.
+        bits: One precision for each of its layers.
+        is_first: It embeds.
+        is_last: It holds the head.
+        workload: What is served.
+        micro_batch: How the batch is cut.
+        precision: Of head, cache, activations and groups.
+        workspace: Fitted to measurements.
+        tensor: Devices the stage is spread over.
+    """
+    group_size = precision.group_size
+    needs = [
+        workspace.layer_bytes(
+            kind, layer_bits, workload=workload, micro_batch=micro_batch, tensor=tensor
+        )
+        for layer_bits in sorted(set(bits))
+    ]
+    if is_first:
+        needs.append(
+            workspace.embedding_bytes(kind, workload=workload, micro_batch=micro_batch)
+        )
+    if is_last:
+        needs.append(
+            workspace.head_bytes(kind, precision.head_bits, micro_batch=micro_batch)
+        )
+    kv_cache = layer_kv_bytes(
+        architecture,
+        workload=workload,
+        micro_batch=micro_batch,
+        activations=precision.activations,
+        tensor=tensor,
+    )
+    return MemoryTerms(
+        weights=sum(
+            layer_bytes(architecture, bits=b, group_size=group_size, tensor=tensor)
+            for b in bits
+        ),
+        kv_cache=len(bits) * kv_cache,
+        embedding=embedding_bytes(architecture, tensor=tensor) if is_first else 0,
+        head=head_bytes(architecture, precision=precision, tensor=tensor)
+        if is_last
+        else 0,
+        workspace=max(needs),
+        buffers=buffer_bytes(
+            architecture,
+            workload=workload,
+            micro_batch=micro_batch,
+            activations=precision.activations,
+        ),
+    )
+
+
+def layer_bytes(
+    architecture: Architecture, *, bits: Bits, group_size: int, tensor: int = 1
+) -> int:
+    """Returns the bytes of one layer's weights."""
+    tensors = layer_tensors(architecture)
+    return tensors_bytes(tensors, bits=bits, group_size=group_size, tensor_width=tensor)
+
+
+def layer_kv_bytes(
+    architecture: Architecture,
+    *,
+    workload: Workload,
+    micro_batch: MicroBatch,
+    activations: Activations,
+    tensor: int = 1,
+) -> int:
+    """Returns the bytes of one layer's keys and values, of all rows together.
+
+    2 · K · H · bucket(s + n) · rows · bytes: the cache of 16 bits keeps the
+    activations' own type, and its length is a bucket of the longest context.
+    """
+    a = architecture
+    slots = bucket_length(workload.context_length) * cache_rows(workload, micro_batch)
+    heads = a.num_kv_heads // tensor
+    return 2 * heads * a.head_dim * slots * ACTIVATION_BYTES[activations]
+
+
+def cache_rows(workload: Workload, micro_batch: MicroBatch) -> int:
+    """Returns the rows of all preallocated caches, padding included.
+
+    Each decode micro-batch has its own cache; where prefill takes more rows at once, it
+    fills several of them, so the batch is padded to a multiple of the larger one.
+    """
+    step = max(micro_batch.prefill, micro_batch.decode)
+    return -(-workload.batch // step) * step
+
+
+def embedding_bytes(architecture: Architecture, *, tensor: int = 1) -> int:
+    """Returns the bytes of what the first stage holds before its layers."""
+    tensors = embedding_tensors(architecture)
+    return tensors_bytes(tensors, bits=16, group_size=128, tensor_width=tensor)
+
+
+def head_bytes(
+    architecture: Architecture, *, precision: PrecisionChoice, tensor: int = 1
+) -> int:
+    """Returns the bytes of what the last stage holds after its layers."""
+    return tensors_bytes(
+        head_tensors(architecture),
+        bits=precision.head_bits,
+        group_size=precision.group_size,
+        tensor_width=tensor,
+    )
+
+
+def buffer_bytes(
+    architecture: Architecture,
+    *,
+    workload: Workload,
+    micro_batch: MicroBatch,
+    activations: Activations,
+) -> int:
+    """Returns the bytes of a stage's buffers of hidden states."""
+    tokens = max(
+        micro_batch.prefill * bucket_length(workload.prompt_length), micro_batch.decode
+    )
+    return NUM_BUFFERS * hidden_bytes(
+        architecture, num_tokens=tokens, activations=activations
+    )
+
+
+def hidden_bytes(
+    architecture: Architecture, *, num_tokens: int, activations: Activations
+) -> int:
+    """Returns the bytes of hidden states: of what one hop carries."""
+    return num_tokens * architecture.hidden_size * ACTIVATION_BYTES[activations]

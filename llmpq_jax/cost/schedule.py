@@ -1,0 +1,88 @@
+"""Seconds of the whole batch, from the seconds of its stages and hops.
+
+With stage and hop seconds P of one prefill micro-batch, D of one decode step of one
+micro-batch (mean over the steps), m_p and m_d micro-batches and n new tokens:
+
+    prefill = ΣP + (m_p − 1)·max P
+    decode  = ΣD + (m_d − 1)·max D + (n − 2)·max(m_d·max D, ΣD)     where n ≥ 2
+
+Sums and maxima run over stages and hops: a hop is a resource of its own, since sending
+overlaps computing. The first token comes out of prefill, and decode starts when prefill
+has ended. A round of decode takes as long as its busiest resource needs for all
+micro-batches, or as one micro-batch needs to come round, whichever is longer.
+
+The devices of a node that shares capacity c do at most c devices' work at once, so
+
+    prefill ≥ m_p·Σ_node P / c        decode ≥ (n − 1)·m_d·Σ_node D / c
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Host:
+    """Stages that share one machine's capacity.
+
+    Attributes:
+        members: Their indices.
+        capacity: Devices' worth of work done at once.
+    """
+
+    members: tuple[int, ...]
+    capacity: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseSeconds:
+    """Seconds of both phases; together they are the batch's latency."""
+
+    prefill_s: float
+    decode_s: float
+
+    @property
+    def latency_s(self) -> float:
+        """Both phases together."""
+        return self.prefill_s + self.decode_s
+
+
+def pipeline_s(
+    *,
+    stages_prefill_s: Sequence[float],
+    stages_decode_s: Sequence[float],
+    hops_prefill_s: Sequence[float],
+    hops_decode_s: Sequence[float],
+    num_prefill: int,
+    num_decode: int,
+    new_tokens: int,
+    hosts: Sequence[Host] = (),
+) -> PhaseSeconds:
+    """Returns the seconds of the batch, see the module.
+
+    Args:
+        stages_prefill_s: P of each stage, its share of embedding and head included.
+        stages_decode_s: D of each stage, likewise.
+        hops_prefill_s: P of each hop between consecutive stages.
+        hops_decode_s: D of each hop.
+        num_prefill: Prefill micro-batches m_p.
+        num_decode: Decode micro-batches m_d.
+        new_tokens: New tokens n of each row.
+        hosts: Stages that share a machine.
+    """
+    resources = (*stages_prefill_s, *hops_prefill_s)
+    prefill = sum(resources) + (num_prefill - 1) * max(resources)
+    for host in hosts:
+        work = sum(stages_prefill_s[member] for member in host.members)
+        prefill = max(prefill, num_prefill * work / host.capacity)
+    if new_tokens == 1:
+        return PhaseSeconds(prefill_s=float(prefill), decode_s=0.0)
+    resources = (*stages_decode_s, *hops_decode_s)
+    once, slowest = sum(resources), max(resources)
+    later_rounds = (new_tokens - 2) * max(num_decode * slowest, once)
+    decode = once + (num_decode - 1) * slowest + later_rounds
+    for host in hosts:
+        work = sum(stages_decode_s[member] for member in host.members)
+        decode = max(decode, (new_tokens - 1) * num_decode * work / host.capacity)
+    return PhaseSeconds(prefill_s=float(prefill), decode_s=float(decode))

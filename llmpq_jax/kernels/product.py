@@ -1,0 +1,43 @@
+"""hidden @ weight, whatever the weight's bits, in plain XLA.
+
+A weight is converted from its integers straight to the type it is multiplied in: by
+way of a third type XLA would keep a whole stage's converted copies alive.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from llmpq_jax.quant import QArray, dequantize, unpacked_values
+
+
+def multiply(
+    hidden: Float[Array, "*rows C"], weight: Float[Array, "C F"] | QArray
+) -> Float[Array, "*rows F"]:
+    """Returns the product in `hidden`'s type, accumulated in float32."""
+    if not isinstance(weight, QArray):
+        return _dot(hidden, weight.astype(hidden.dtype))
+    if weight.permutation is not None:
+        hidden = jnp.take(hidden, weight.permutation, axis=-1)
+    if weight.num_groups == 1 and weight.zero_point is None:
+        product = _dot32(hidden, unpacked_values(weight).astype(hidden.dtype))
+        return (product * _row(weight.scale[0], product)).astype(hidden.dtype)
+    return _dot(hidden, dequantize(weight).astype(hidden.dtype))
+
+
+def _dot32(hidden: Array, weight: Array) -> Array:
+    contracted = ((hidden.ndim - 1,), (0,))
+    return jax.lax.dot_general(
+        hidden, weight, (contracted, ((), ())), preferred_element_type=jnp.float32
+    )
+
+
+def _dot(hidden: Array, weight: Array) -> Array:
+    return _dot32(hidden, weight).astype(hidden.dtype)
+
+
+def _row(vector_F: Array, like: Array) -> Array:
+    """Gives a vector the rank of an array whose last axis it goes along."""
+    return vector_F.reshape((1,) * (like.ndim - 1) + vector_F.shape)

@@ -1,0 +1,15 @@
+"""A decoder, layer by layer, as Flax NNX modules over weights that are already there."""
+
+from llmpq_jax.model.cache import LayerCache
+from llmpq_jax.model.decoder import DecoderLayer, Embedding, Head
+from llmpq_jax.model.positions import Context, cached_context, fresh_context
+
+__all__ = [
+    "Context",
+    "DecoderLayer",
+    "Embedding",
+    "Head",
+    "LayerCache",
+    "cached_context",
+    "fresh_context",
+]

@@ -1,0 +1,206 @@
+"""The decoder: an embedding, layers and a head, each usable alone on a stage."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from llmpq_jax.model.attention import attend
+from llmpq_jax.model.cache import LayerCache
+from llmpq_jax.model.modules import Linear, Norm, Weights
+from llmpq_jax.model.positions import Context, alibi_slopes, rotate
+from llmpq_jax.spec.architecture import Activation, Architecture
+
+
+class Embedding(nnx.Module):
+    """Tokens to hidden states; held by the first stage."""
+
+    def __init__(
+        self, architecture: Architecture, weights: Weights, *, dtype: jnp.dtype
+    ) -> None:
+        self.tokens = nnx.Param(weights["tokens"])
+        positions = weights.get("positions")
+        self.positions = None if positions is None else nnx.Param(positions)
+        self.position_offset = architecture.position_offset
+        has_project_in = "project_in.weight" in weights
+        self.project_in = Linear(weights, "project_in") if has_project_in else None
+        has_norm = architecture.has_embedding_norm
+        self.norm = Norm(weights, "norm", architecture) if has_norm else None
+        self.dtype = dtype
+
+    def __call__(
+        self, token_BT: Int[Array, "B T"], position_BT: Int[Array, "B T"]
+    ) -> Float[Array, "B T D"]:
+        """Looks tokens up and adds what depends on their places."""
+        hidden = jnp.take(self.tokens.get_value(), token_BT, axis=0).astype(self.dtype)
+        if self.project_in is not None:
+            hidden = self.project_in(hidden)
+        if self.positions is not None:
+            table = self.positions.get_value()
+            rows = position_BT + self.position_offset
+            hidden = hidden + jnp.take(table, rows, axis=0, mode="clip").astype(self.dtype)
+        return hidden if self.norm is None else self.norm(hidden)
+
+
+class Attention(nnx.Module):
+    """Attention with its projections; its heads may be cut over a mesh axis."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        weights: Weights,
+        *,
+        window: int | None,
+        tensor_axis: str | None,
+    ) -> None:
+        self.query = Linear(weights, "attention.query")
+        self.key = Linear(weights, "attention.key")
+        self.value = Linear(weights, "attention.value")
+        self.output = Linear(weights, "attention.output", sum_over=tensor_axis)
+
+        def head_norm(name: str) -> Norm | None:
+            return Norm(weights, name, architecture) if architecture.has_qk_norm else None
+
+        self.query_norm = head_norm("attention.query_norm")
+        self.key_norm = head_norm("attention.key_norm")
+        self.head_dim = architecture.head_dim
+        self.num_alibi_heads = (
+            architecture.num_heads if architecture.position == "alibi" else 0
+        )
+        self.window = window
+        self.tensor_axis = tensor_axis
+
+    def __call__(
+        self, hidden_BTD: Float[Array, "B T D"], cache: LayerCache | None, context: Context
+    ) -> tuple[Float[Array, "B T D"], LayerCache]:
+        """Attends; returns the new tokens' memory, or the cache that now holds it."""
+        heads = (*hidden_BTD.shape[:2], -1, self.head_dim)
+        query = self.query(hidden_BTD).reshape(heads)
+        key = self.key(hidden_BTD).reshape(heads)
+        value = self.value(hidden_BTD).reshape(heads)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        memory = LayerCache(key=rotate(key, context), value=value)
+        if cache is not None:
+            memory = cache.with_tokens(memory, context.position_BT[:, 0])
+        mixed = attend(
+            rotate(query, context),
+            memory,
+            context.visible_BTS(self.window),
+            self._alibi(context, query.shape[2]),
+        )
+        return self.output(mixed.reshape(*hidden_BTD.shape[:2], -1)), memory
+
+    def _alibi(self, context: Context, num_heads: int) -> Array | None:
+        if not self.num_alibi_heads:
+            return None
+        slopes = jnp.asarray(alibi_slopes(self.num_alibi_heads))
+        if self.tensor_axis is not None:
+            first = jax.lax.axis_index(self.tensor_axis) * num_heads
+            slopes = jax.lax.dynamic_slice_in_dim(slopes, first, num_heads)
+        behind = context.slot_S[None, None, :] - context.position_BT[:, :, None]
+        return slopes[None, :, None, None] * behind[:, None].astype(jnp.float32)
+
+
+class Mlp(nnx.Module):
+    """The feed-forward block, gated or not."""
+
+    def __init__(
+        self, architecture: Architecture, weights: Weights, *, tensor_axis: str | None
+    ) -> None:
+        self.gate = Linear(weights, "mlp.gate") if architecture.is_gated else None
+        self.up = Linear(weights, "mlp.up")
+        self.down = Linear(weights, "mlp.down", sum_over=tensor_axis)
+        self.activation = architecture.activation
+
+    def __call__(self, hidden_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Returns the block's contribution."""
+        inner = self.up(hidden_BTD)
+        if self.gate is not None:
+            inner = _activate(self.gate(hidden_BTD), self.activation) * inner
+        else:
+            inner = _activate(inner, self.activation)
+        return self.down(inner)
+
+
+class DecoderLayer(nnx.Module):
+    """Attention and MLP, each inside a residual connection."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        layer: int,
+        weights: Weights,
+        *,
+        tensor_axis: str | None = None,
+    ) -> None:
+        """Builds layer number `layer` over its weights (see `spec.tensors`)."""
+        self.attention_norm = Norm(weights, "attention_norm", architecture)
+        self.attention = Attention(
+            architecture,
+            weights,
+            window=architecture.layer_windows[layer],
+            tensor_axis=tensor_axis,
+        )
+        self.mlp_norm = Norm(weights, "mlp_norm", architecture)
+        self.mlp = Mlp(architecture, weights, tensor_axis=tensor_axis)
+        self.norms_after = architecture.norm_position == "after"
+
+    def __call__(
+        self, hidden_BTD: Float[Array, "B T D"], cache: LayerCache | None, context: Context
+    ) -> tuple[Float[Array, "B T D"], LayerCache]:
+        """Applies the layer.
+
+        Args:
+            hidden_BTD: Hidden states.
+            cache: What earlier tokens left; absent on a first pass over whole prompts.
+            context: Of this step.
+
+        Returns:
+            The hidden states handed on, and the memory attended to: the cache with the
+            new tokens in it, or on a first pass the new tokens' keys and values alone.
+        """
+        if self.norms_after:
+            mixed, memory = self.attention(hidden_BTD, cache, context)
+            hidden_BTD = self.attention_norm(hidden_BTD + mixed)
+            return self.mlp_norm(hidden_BTD + self.mlp(hidden_BTD)), memory
+        mixed, memory = self.attention(self.attention_norm(hidden_BTD), cache, context)
+        hidden_BTD = hidden_BTD + mixed
+        return hidden_BTD + self.mlp(self.mlp_norm(hidden_BTD)), memory
+
+
+class Head(nnx.Module):
+    """Hidden states to logits; held by the last stage."""
+
+    def __init__(
+        self, architecture: Architecture, weights: Weights, *, gather_over: str | None = None
+    ) -> None:
+        """Takes the head's weights; `gather_over` is the mesh axis its columns are cut by."""
+        has_norm = architecture.has_final_norm
+        self.norm = Norm(weights, "norm", architecture) if has_norm else None
+        has_project_out = "project_out.weight" in weights
+        self.project_out = Linear(weights, "project_out") if has_project_out else None
+        self.vocabulary = Linear(weights, "vocabulary")
+        self.gather_over = gather_over
+
+    def __call__(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
+        """Returns float32 logits."""
+        if self.norm is not None:
+            hidden = self.norm(hidden)
+        if self.project_out is not None:
+            hidden = self.project_out(hidden)
+        logits = self.vocabulary(hidden).astype(jnp.float32)
+        if self.gather_over is not None:
+            axis = logits.ndim - 1
+            logits = jax.lax.all_gather(logits, self.gather_over, axis=axis, tiled=True)
+        return logits
+
+
+def _activate(hidden: Array, activation: Activation) -> Array:
+    if activation == "silu":
+        return jax.nn.silu(hidden)
+    if activation == "relu":
+        return jax.nn.relu(hidden)
+    return jax.nn.gelu(hidden, approximate=activation == "gelu_tanh")

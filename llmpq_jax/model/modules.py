@@ -1,0 +1,75 @@
+"""The small parts of a layer: linear maps, norms, and how weights are found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from llmpq_jax.kernels import multiply
+from llmpq_jax.quant import QArray
+from llmpq_jax.spec.architecture import Architecture
+
+Weights: TypeAlias = Mapping[str, "jax.Array | QArray"]
+
+
+class Linear(nnx.Module):
+    """hidden @ weight + bias, for a weight of any precision."""
+
+    def __init__(self, weights: Weights, name: str, *, sum_over: str | None = None) -> None:
+        """Takes its weights out of a layer's.
+
+        Args:
+            weights: Keyed by `TensorSpec.name`.
+            name: Prefix of its own.
+            sum_over: Mesh axis over whose devices the contracted axis is cut; partial
+                products are summed over it before the bias is added once.
+        """
+        self.weight = nnx.Param(weights[f"{name}.weight"])
+        bias = weights.get(f"{name}.bias")
+        self.bias = None if bias is None else nnx.Param(bias)
+        self.sum_over = sum_over
+
+    def __call__(self, hidden: Float[Array, "*rows C"]) -> Float[Array, "*rows F"]:
+        """Returns the image, in `hidden`'s type."""
+        product = multiply(hidden, self.weight.get_value())
+        if self.sum_over is not None:
+            product = jax.lax.psum(product, self.sum_over)
+        if self.bias is not None:
+            bias = self.bias.get_value().astype(product.dtype)
+            product = product + along_last_axis(bias, product)
+        return product
+
+
+class Norm(nnx.Module):
+    """Root-mean-square or layer norm over the last axis, in float32."""
+
+    def __init__(self, weights: Weights, name: str, architecture: Architecture) -> None:
+        self.weight = nnx.Param(weights[f"{name}.weight"])
+        bias = weights.get(f"{name}.bias")
+        self.bias = None if bias is None else nnx.Param(bias)
+        self.epsilon = architecture.norm_eps
+        self.is_centred = architecture.norm == "layer"
+
+    def __call__(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+        """Returns the normed hidden states in their own type."""
+        wide = hidden.astype(jnp.float32)
+        if self.is_centred:
+            wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+        normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
+        weight = self.weight.get_value().astype(jnp.float32)
+        normed = normed * along_last_axis(weight, normed)
+        if self.bias is not None:
+            bias = self.bias.get_value().astype(jnp.float32)
+            normed = normed + along_last_axis(bias, normed)
+        return normed.astype(hidden.dtype)
+
+
+def along_last_axis(vector_F: Array, like: Array) -> Array:
+    """Gives a vector the rank of an array whose last axis it goes along."""
+    return vector_F.reshape((1,) * (like.ndim - 1) + vector_F.shape)

@@ -1,0 +1,112 @@
+"""Where tokens stand: rotations, masks and ALiBi slopes, made once per step."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from llmpq_jax.spec.architecture import Architecture, Rope
+
+
+class Context(NamedTuple):
+    """What all layers of a step share.
+
+    Attributes:
+        position_BT: Position of each query token in its row.
+        slot_S: Position of each key slot.
+        cosine_BTR: Of the rotation angles, R = half a head; absent without rope.
+        sine_BTR: Likewise.
+    """
+
+    position_BT: Int[Array, "B T"]
+    slot_S: Int[Array, " S"]
+    cosine_BTR: Float[Array, "B T R"] | None
+    sine_BTR: Float[Array, "B T R"] | None
+
+    def visible_BTS(self, window: int | None) -> Bool[Array, "B T S"]:
+        """Says which key each query sees: its own and earlier ones, within a window."""
+        distance = self.position_BT[:, :, None] - self.slot_S[None, None, :]
+        visible = distance >= 0
+        return visible if window is None else visible & (distance < window)
+
+
+def fresh_context(architecture: Architecture, num_rows: int, num_tokens: int) -> Context:
+    """Makes the context of prompts seen whole, each from position 0, padded right."""
+    position = jnp.broadcast_to(jnp.arange(num_tokens), (num_rows, num_tokens))
+    return _context(architecture, position, num_tokens)
+
+
+def cached_context(
+    architecture: Architecture, position_BT: Int[Array, "B T"], num_slots: int
+) -> Context:
+    """Makes the context of tokens that continue what a cache of so many slots holds."""
+    return _context(architecture, position_BT, num_slots)
+
+
+def _context(
+    architecture: Architecture, position_BT: Array, num_slots: int
+) -> Context:
+    cosine = sine = None
+    if architecture.rope is not None:
+        rates = jnp.asarray(rotation_rates(architecture.rope, architecture.head_dim))
+        # bfloat16 rounds position 257 to 256, so angles are taken in float32.
+        angles = position_BT[:, :, None].astype(jnp.float32) * rates[None, None, :]
+        cosine, sine = jnp.cos(angles), jnp.sin(angles)
+    return Context(
+        position_BT=position_BT,
+        slot_S=jnp.arange(num_slots),
+        cosine_BTR=cosine,
+        sine_BTR=sine,
+    )
+
+
+def rotation_rates(rope: Rope, head_dim: int) -> np.ndarray:
+    """Returns float32 rotation rates, one per pair: theta^(−2r / H), scaled.
+
+    "llama3" follows the Llama 3.1 release: rates whose wavelength exceeds the original
+    context over the low-frequency factor are divided by the factor, those below it
+    over the high-frequency factor stay, and between the two they are blended.
+    """
+    rates = rope.theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    if rope.scaling == "linear":
+        rates = rates / rope.factor
+    elif rope.scaling == "llama3":
+        turns = rope.original_positions * rates / (2 * math.pi)
+        low, high = rope.low_frequency_factor, rope.high_frequency_factor
+        share_kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+        rates = rates * (share_kept + (1 - share_kept) / rope.factor)
+    return rates.astype(np.float32)
+
+
+def rotate(
+    hidden_BTNH: Float[Array, "B T N H"], context: Context
+) -> Float[Array, "B T N H"]:
+    """Rotates each head's pairs (r, r + H/2) by its token's angles."""
+    if context.cosine_BTR is None or context.sine_BTR is None:
+        return hidden_BTNH
+    cosine = context.cosine_BTR[:, :, None, :]
+    sine = context.sine_BTR[:, :, None, :]
+    first, second = jnp.split(hidden_BTNH.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate(
+        [first * cosine - second * sine, second * cosine + first * sine], axis=-1
+    )
+    return rotated.astype(hidden_BTNH.dtype)
+
+
+def alibi_slopes(num_heads: int) -> np.ndarray:
+    """Returns float32 slopes, one per head (Press et al., arXiv 2108.12409).
+
+    For a power of two n they are 2^(−8i/n), i from 1; other counts take the slopes of
+    the power below and then every second one of the power above.
+    """
+
+    def powers(count: int) -> list[float]:
+        return [2.0 ** (-8.0 * (i + 1) / count) for i in range(count)]
+
+    below = 1 << (num_heads.bit_length() - 1)
+    slopes = powers(below) + powers(2 * below)[::2][: num_heads - below]
+    return np.asarray(slopes, np.float32)

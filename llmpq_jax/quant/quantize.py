@@ -1,0 +1,79 @@
+"""Rounds weights to integers and back, on the device the weight is on."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int8
+
+from llmpq_jax.quant.qarray import QArray
+from llmpq_jax.spec.precision import group_size_for
+
+LARGEST_INTEGER: dict[int, int] = {4: 7, 8: 127}
+
+
+def quantize(
+    weight_CF: Float[Array, "C F"], *, bits: Literal[4, 8], group_size: int = 128
+) -> QArray:
+    """Rounds a weight to the nearest integer multiples of symmetric scales.
+
+    8 bits take one scale per feature, 4 bits one per feature and group of
+    `spec.precision.group_size_for` rows. The largest magnitude of a group becomes 127
+    or 7, so the error is at most half a scale per element; a group of zeros gets
+    scale 1. The most negative integer is not used.
+
+    Raises:
+        ValueError: 4 bits were asked of an odd number of features, which cannot be
+            packed two to a byte.
+    """
+    num_contracted, num_features = weight_CF.shape
+    if bits == 4 and num_features % 2:
+        msg = f"a weight of shape {[num_contracted, num_features]} has an odd number of features: expected an even one to pack int4 two to a byte"
+        raise ValueError(msg)
+    group = num_contracted if bits == 8 else group_size_for(num_contracted, group_size)
+    return _quantize(weight_CF, bits=bits, group=group)
+
+
+def dequantize(weight: QArray) -> Float[Array, "C F"]:
+    """Returns the float32 matrix the integers stand for, rows in their stored order."""
+    values = unpacked_values(weight).astype(jnp.float32)
+    grouped = values.reshape(weight.num_groups, weight.group_size, weight.num_features)
+    if weight.zero_point is not None:
+        grouped = grouped - weight.zero_point[:, None, :].astype(jnp.float32)
+    scaled = grouped * weight.scale[:, None, :]
+    return scaled.reshape(weight.num_contracted, weight.num_features)
+
+
+def unpacked_values(weight: QArray) -> Array:
+    """Returns the integers [C, F]: int8, or int4 seen through the packed bytes."""
+    if weight.bits == 8:
+        return weight.values
+    # A bitcast splits each byte into a last axis of two nibbles, low half first.
+    nibbles = jax.lax.bitcast_convert_type(weight.values, jnp.int4)
+    return nibbles.reshape(weight.num_contracted, weight.num_features)
+
+
+@partial(jax.jit, static_argnames=("bits", "group"))
+def _quantize(weight_CF: jax.Array, *, bits: Literal[4, 8], group: int) -> QArray:
+    num_contracted, num_features = weight_CF.shape
+    largest = LARGEST_INTEGER[bits]
+    grouped = weight_CF.astype(jnp.float32).reshape(-1, group, num_features)
+    magnitude = jnp.max(jnp.abs(grouped), axis=1)
+    # A group of zeros, or of numbers so small that the quotient underflows.
+    quotient = magnitude / largest
+    scale = jnp.where(quotient > 0, quotient, 1.0)
+    rounded = jnp.round(grouped / scale[:, None, :])
+    clipped = jnp.clip(rounded, -largest, largest).astype(jnp.int8)
+    values = clipped.reshape(num_contracted, num_features)
+    if bits == 4:
+        values = _pack(values)
+    return QArray(values=values, scale=scale, bits=bits)
+
+
+def _pack(values_CF: Int8[Array, "C F"]) -> Array:
+    nibbles = jax.lax.bitcast_convert_type(values_CF, jnp.uint8) & 0x0F
+    pairs = nibbles.reshape(values_CF.shape[0], -1, 2)
+    return pairs[..., 0] | (pairs[..., 1] << 4)

@@ -1,0 +1,1 @@
+"""Records made readable for people: tables, pictures of time and of plans."""

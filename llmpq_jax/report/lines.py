@@ -1,0 +1,80 @@
+"""What is worth saying of a plan or a run in a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llmpq_jax.spec.strategy import Certificate, Quality, Strategy
+from llmpq_jax.units import format_seconds
+
+if TYPE_CHECKING:
+    from llmpq_jax.runtime.run_record import BatchRecord
+
+
+def plan_lines(strategy: Strategy, *, int8_omega: float | None = None) -> list[str]:
+    """Says what a plan promises: time, quality, and how much of it is proven.
+
+    Args:
+        strategy: The plan.
+        int8_omega: Σω of the same model wholly at 8 bits, to compare with.
+    """
+    lines = []
+    if (predicted := strategy.predicted) is not None:
+        lines.append(
+            f"time         prefill {format_seconds(predicted.prefill_s)} + decode "
+            f"{format_seconds(predicted.decode_s)} = "
+            f"{format_seconds(predicted.latency_s)}, "
+            f"{predicted.throughput_tokens_per_s:,.0f} tokens/s (predicted)"
+        )
+    if (quality := strategy.quality) is not None:
+        lines.append(_quality_line(quality, int8_omega))
+    if strategy.certificate is not None:
+        lines.append(_certificate_line(strategy.certificate))
+    return lines
+
+
+def run_lines(strategy: Strategy, batches: Sequence[BatchRecord]) -> list[str]:
+    """Says how a run went, beside what was predicted of a full batch."""
+    num_tokens = sum(batch.num_new_tokens for batch in batches)
+    total_s = sum(batch.latency_s for batch in batches)
+    prefill_s = sum(batch.prefill_s for batch in batches)
+    lines = [
+        f"measured     {num_tokens:,} new tokens in {format_seconds(total_s)} "
+        f"(prefill {format_seconds(prefill_s)}, decode "
+        f"{format_seconds(total_s - prefill_s)}): {num_tokens / total_s:,.0f} tokens/s"
+    ]
+    if (predicted := strategy.predicted) is not None:
+        workload = strategy.workload
+        planned = workload.batch * workload.new_tokens
+        lines.append(
+            f"predicted    {planned:,} new tokens in "
+            f"{format_seconds(predicted.latency_s)} "
+            f"(prefill {format_seconds(predicted.prefill_s)}, decode "
+            f"{format_seconds(predicted.decode_s)}): "
+            f"{predicted.throughput_tokens_per_s:,.0f} tokens/s, "
+            "for the batch it was planned for"
+        )
+    return lines
+
+
+def _quality_line(quality: Quality, int8_omega: float | None) -> str:
+    line = f"quality      Σω = {quality.omega:.4g}"
+    if int8_omega:
+        line += f", {quality.omega / int8_omega:.1%} of uniform int8's {int8_omega:.4g}"
+    if quality.budget is not None:
+        line += f", held at or below {quality.budget:.4g}"
+    line += f" (by {quality.method})"
+    return f"{line}; {quality.note}" if quality.note else line
+
+
+def _certificate_line(certificate: Certificate) -> str:
+    proven = (
+        "proven optimal"
+        if certificate.gap <= 1e-6
+        else f"proven within {certificate.gap:.2%} of the best"
+    )
+    return (
+        f"certificate  {proven} over {certificate.covers} "
+        f"({certificate.solver}, {format_seconds(certificate.seconds)})"
+    )

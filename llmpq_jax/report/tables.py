@@ -1,0 +1,140 @@
+"""Plans, runs and measurements as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from statistics import fmean, median
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+
+from llmpq_jax.spec.measurements import LayerTime, Measurements
+from llmpq_jax.spec.strategy import Stage, Strategy
+from llmpq_jax.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from llmpq_jax.runtime.run_record import BatchRecord
+
+_UNKNOWN = "–"
+
+
+def plan_table(strategy: Strategy) -> Table:
+    """Tells what each stage holds and what is expected of it."""
+    table = _table("The plan: one row per stage, in pipeline order")
+    _add_columns(table, "device", "layers", "bits")
+    _add_columns(table, "memory used of allowed", "prefill", "decode", justify="right")
+    for stage in strategy.stages:
+        predicted = stage.predicted
+        table.add_row(
+            *_placement(stage),
+            _UNKNOWN
+            if predicted is None
+            else _of(predicted.memory_bytes, predicted.allowed_bytes),
+            _UNKNOWN if predicted is None else format_seconds(predicted.prefill_s),
+            _UNKNOWN if predicted is None else format_seconds(predicted.decode_s),
+        )
+    table.caption = (
+        "seconds predicted of one micro-batch: "
+        f"{strategy.micro_batch.prefill} prompts in prefill, "
+        f"one step of {strategy.micro_batch.decode} rows in decode"
+    )
+    return table
+
+
+def run_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
+    """Puts what was measured of each stage beside what was predicted.
+
+    Memory predicted is all that the plan counts; memory held is weights and caches,
+    without the temporary space of a running program.
+    """
+    table = _table("The run: predicted → measured, one row per stage")
+    _add_columns(table, "device", "layers", "bits")
+    _add_columns(
+        table, "memory held of allowed", "prefill", "decode", "busy", justify="right"
+    )
+    total_s = sum(batch.latency_s for batch in batches)
+    for number, stage in enumerate(strategy.stages):
+        times = [batch.stages[number] for batch in batches]
+        predicted = stage.predicted
+        held = max(time.memory_bytes for time in times)
+        decode = [time.decode_s for time in times if time.decode_s > 0]
+        table.add_row(
+            *_placement(stage),
+            format_bytes(held)
+            if predicted is None
+            else _of(held, predicted.allowed_bytes),
+            _arrow(
+                predicted and predicted.prefill_s, fmean(t.prefill_s for t in times)
+            ),
+            _arrow(predicted and predicted.decode_s, fmean(decode) if decode else None),
+            f"{sum(time.busy_s for time in times) / total_s:.0%}",
+        )
+    table.caption = (
+        "seconds of one micro-batch; busy: share of the run the stage was at work"
+    )
+    return table
+
+
+def measurements_table(measurements: Measurements) -> Table:
+    """Tells the median layer of each kind of device, by phase and bits."""
+    table = _table("One layer, median over the measured batches and lengths")
+    _add_columns(table, "kind", "phase")
+    _add_columns(
+        table, "bits", "median", "fastest", "slowest", "spread", justify="right"
+    )
+
+    def key(row: LayerTime) -> tuple[str, str, int]:
+        return row.kind, row.phase, -row.bits
+
+    for (kind, phase, bits), rows in groupby(sorted(measurements.layers, key=key), key):
+        group = list(rows)
+        seconds = [row.seconds for row in group]
+        table.add_row(
+            kind,
+            phase,
+            str(-bits),
+            format_seconds(median(seconds)),
+            format_seconds(min(seconds)),
+            format_seconds(max(seconds)),
+            f"± {median(row.spread for row in group):.1%}",
+        )
+    table.caption = "fastest and slowest: over the grid; spread: of repeated runs of one"
+    return table
+
+
+def bits_text(bits: Sequence[int]) -> str:
+    """Writes bits compactly, in layer order: "16 8×5 4×2"."""
+    runs = [(value, len(list(run))) for value, run in groupby(bits)]
+    return " ".join(f"{value}×{n}" if n > 1 else str(value) for value, n in runs)
+
+
+def layers_text(stage: Stage) -> str:
+    """Writes the layers of a stage, first and last: "0–6"."""
+    first, end = stage.layers
+    return str(first) if end == first + 1 else f"{first}–{end - 1}"
+
+
+def _placement(stage: Stage) -> tuple[str, str, str]:
+    return " + ".join(stage.devices), layers_text(stage), bits_text(stage.bits)
+
+
+def _of(used_bytes: int, allowed_bytes: int) -> str:
+    return f"{format_bytes(used_bytes)} of {format_bytes(allowed_bytes)}"
+
+
+def _arrow(predicted_s: float | None, measured_s: float | None) -> str:
+    parts = (predicted_s, measured_s)
+    return " → ".join(_UNKNOWN if s is None else format_seconds(s) for s in parts)
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
+    )
+
+
+def _add_columns(table: Table, *names: str, justify: str = "left") -> None:
+    for name in names:
+        table.add_column(name, justify="right" if justify == "right" else "left")

@@ -1,0 +1,130 @@
+"""A run as a picture: one row per stage, its work over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmpq_jax.report._style import (
+    INK,
+    PHASE_COLOURS,
+    QUIET,
+    RULE,
+    new_figure,
+    save_figure,
+)
+from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.units import format_seconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from llmpq_jax.runtime.run_record import BatchRecord
+    from llmpq_jax.stage.message import StageEvent
+
+_WIDTH_IN = 12.0
+_ROW_IN = 0.5
+_ROUNDS_SHOWN = 3
+# A digit of the labels is so wide, as a share of the axes.
+_DIGIT_SHARE = 0.0065
+
+
+def write_timeline(path: Path, strategy: Strategy, batch: BatchRecord) -> None:
+    """Draws a batch; a long one twice, its beginning enlarged above the whole."""
+    zoom_s = _end_of_beginning(batch)
+    has_zoom = zoom_s < 0.6 * batch.latency_s
+    names = [_stage_name(strategy, number) for number in range(len(strategy.stages))]
+    num_panels = 2 if has_zoom else 1
+    height_in = 1.0 + num_panels * (1.0 + _ROW_IN * len(names))
+    figure = new_figure(_WIDTH_IN, height_in)
+    panels = figure.subplots(num_panels, 1, squeeze=False)[:, 0]
+    figure.suptitle(
+        f"{batch.num_requests} prompts, {batch.num_new_tokens:,} new tokens in "
+        f"{format_seconds(batch.latency_s)}: what each stage did when",
+        color=INK,
+        fontsize=14,
+    )
+    if has_zoom:
+        what = f"The beginning: prefill and the first {_ROUNDS_SHOWN} rounds of decode"
+        _draw(panels[0], batch.events, names, zoom_s, what)
+    _draw(panels[-1], batch.events, names, batch.latency_s, "The whole batch")
+    _add_legend(panels[0])
+    save_figure(figure, path)
+
+
+def _draw(
+    axes: Axes,
+    events: Sequence[StageEvent],
+    names: Sequence[str],
+    end_s: float,
+    title: str,
+) -> None:
+    scale, unit = (1e3, "ms") if end_s < 1 else (1.0, "s")
+    for event in events:
+        if event.started_s >= end_s:
+            continue
+        width = (min(event.ended_s, end_s) - event.started_s) * scale
+        start = event.started_s * scale
+        axes.barh(
+            event.stage,
+            width,
+            left=start,
+            height=0.74,
+            color=PHASE_COLOURS[event.phase][event.micro_batch % 2],
+            linewidth=0,
+        )
+        label = str(event.micro_batch)
+        if width > _DIGIT_SHARE * (len(label) + 1) * end_s * scale:
+            axes.text(
+                start + width / 2,
+                event.stage,
+                label,
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if event.phase == "prefill" else INK,
+            )
+    axes.set_xlim(0, end_s * scale)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_yticks(range(len(names)), names, fontsize=10, color=INK)
+    axes.set_xlabel(unit, color=QUIET, loc="right", fontsize=10)
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.tick_params(axis="x", labelsize=10, colors=QUIET)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(RULE)
+
+
+def _add_legend(axes: Axes) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(color=colours[0], label=phase) for phase, colours in PHASE_COLOURS.items()
+    ]
+    axes.legend(
+        handles=handles,
+        title="shades take turns; numbers are micro-batches",
+        title_fontsize=9,
+        fontsize=10,
+        ncols=2,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        frameon=False,
+    )
+
+
+def _end_of_beginning(batch: BatchRecord) -> float:
+    """Returns when the first rounds of decode are over."""
+    ends = [event.ended_s for event in batch.events if event.step <= _ROUNDS_SHOWN]
+    return max(ends)
+
+
+def _stage_name(strategy: Strategy, number: int) -> str:
+    stage = strategy.stages[number]
+    first, end = stage.layers
+    layers = f"layer {first}" if end == first + 1 else f"layers {first}–{end - 1}"
+    return f"{' + '.join(stage.devices)}\n{layers}"

@@ -1,0 +1,83 @@
+"""A run as a trace for Perfetto or chrome://tracing: one row per stage.
+
+The format is the Trace Event Format: "M" events name rows, "X" events are spans with a
+start and a duration in microseconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmpq_jax.spec._toml import write_text
+from llmpq_jax.spec.strategy import Strategy
+
+if TYPE_CHECKING:
+    from llmpq_jax.runtime.run_record import BatchRecord
+    from llmpq_jax.stage.message import StageEvent
+
+_PROCESS = 1
+
+
+def trace_events(
+    strategy: Strategy, batches: Sequence[BatchRecord]
+) -> list[dict[str, Any]]:
+    """Returns the trace of batches served one after the other."""
+    events = [_named("process_name", 0, f"llmpq-jax {strategy.model.path}")]
+    for number, stage in enumerate(strategy.stages):
+        first, end = stage.layers
+        name = f"stage {number}: {' + '.join(stage.devices)}, layers {first}–{end - 1}"
+        events.append(_named("thread_name", number, name))
+        events.append(
+            {
+                "ph": "M",
+                "name": "thread_sort_index",
+                "pid": _PROCESS,
+                "tid": number,
+                "args": {"sort_index": number},
+            }
+        )
+    offset_s = 0.0
+    for number, batch in enumerate(batches):
+        events += [_span(event, number, offset_s) for event in batch.events]
+        offset_s += batch.latency_s
+    return events
+
+
+def write_trace(path: Path, strategy: Strategy, batches: Sequence[BatchRecord]) -> None:
+    """Writes the trace as a file that https://ui.perfetto.dev opens."""
+    trace = {"traceEvents": trace_events(strategy, batches), "displayTimeUnit": "ms"}
+    write_text(path, json.dumps(trace) + "\n")
+
+
+def _span(event: StageEvent, batch: int, offset_s: float) -> dict[str, Any]:
+    name = f"{event.phase} micro-batch {event.micro_batch}"
+    if event.phase == "decode":
+        name += f" step {event.step}"
+    return {
+        "ph": "X",
+        "name": name,
+        "cat": event.phase,
+        "pid": _PROCESS,
+        "tid": event.stage,
+        "ts": (offset_s + event.started_s) * 1e6,
+        "dur": (event.ended_s - event.started_s) * 1e6,
+        "args": {
+            "batch": batch,
+            "micro_batch": event.micro_batch,
+            "step": event.step,
+            "waited_us": (event.started_s - event.received_s) * 1e6,
+        },
+    }
+
+
+def _named(what: str, row: int, name: str) -> dict[str, Any]:
+    return {
+        "ph": "M",
+        "name": what,
+        "pid": _PROCESS,
+        "tid": row,
+        "args": {"name": name},
+    }

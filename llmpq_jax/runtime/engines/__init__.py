@@ -1,0 +1,1 @@
+"""How stages are driven: all in this process, or (later) one process each."""

@@ -1,0 +1,301 @@
+"""A strategy loaded and ready to serve: the package's face for running."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from jaxtyping import Float
+
+from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.checkpoint.tokenizer import Tokenizer
+from llmpq_jax.errors import RequestError, StrategyError
+from llmpq_jax.runtime.devices import emulate_cpu_devices, find_devices
+from llmpq_jax.runtime.driver import BatchDriver, BatchShape
+from llmpq_jax.runtime.engines.local import LocalEngine
+from llmpq_jax.runtime.request import Completion, Request, Sampling
+from llmpq_jax.runtime.rows import Row
+from llmpq_jax.runtime.run_record import BatchRecord, summarize_batch
+from llmpq_jax.runtime.scoring import score_stepwise, score_whole
+from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.buckets import bucket_length
+from llmpq_jax.spec.families import read_architecture
+from llmpq_jax.spec.fingerprint import model_fingerprint
+from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.spec.strategy_file import read_strategy
+from llmpq_jax.stage.build import build_worker
+from llmpq_jax.stage.worker import StageWorker
+from llmpq_jax.units import format_bytes
+
+
+class Pipeline:
+    """All stages of a strategy, loaded on this machine.
+
+    Example:
+        with Pipeline.load("strategy.toml") as pipeline:
+            for completion in pipeline.generate(["def read_lines(path):"]):
+                print(completion.text)
+
+    Attributes:
+        strategy: What is served.
+        architecture: Of the model.
+        batches: A record of each batch served so far.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        architecture: Architecture,
+        tokenizer: Tokenizer,
+        workers: Sequence[StageWorker],
+    ) -> None:
+        """Joins loaded stages; `Pipeline.load` is the usual way."""
+        self.strategy = strategy
+        self.architecture = architecture
+        self.tokenizer = tokenizer
+        self.batches: list[BatchRecord] = []
+        self._engine = LocalEngine(workers)
+
+    @classmethod
+    def load(
+        cls,
+        strategy: Strategy | Path | str,
+        *,
+        on_layer: Callable[[], None] = lambda: None,
+    ) -> Pipeline:
+        """Loads every stage onto its devices.
+
+        Args:
+            strategy: A strategy, or the path of its file; a relative model path is
+                looked up from the file's folder.
+            on_layer: Called as each layer is there.
+
+        Raises:
+            StrategyError: The strategy is for another model, for devices that are not
+                here, or does not fit the memory it says it may use.
+            CheckpointError: The weights are missing or damaged.
+        """
+        if not isinstance(strategy, Strategy):
+            strategy = read_strategy(Path(strategy))
+        folder = Path(strategy.model.path)
+        architecture = read_architecture(folder)
+        _check_model(strategy, architecture, folder)
+        emulate_cpu_devices([name for stage in strategy.stages for name in stage.devices])
+        devices = find_devices(strategy)
+        reader = CheckpointReader(folder)
+        workers = [
+            build_worker(
+                reader,
+                architecture,
+                stage,
+                strategy.precision,
+                number=number,
+                devices=devices[number],
+                on_layer=on_layer,
+            )
+            for number, stage in enumerate(strategy.stages)
+        ]
+        return cls(strategy, architecture, Tokenizer.load(folder), workers)
+
+    def generate(
+        self,
+        prompts: Sequence[str] | Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int | None = None,
+        sampling: Sampling | Sequence[Sampling] = Sampling(),
+        stop: Sequence[str] = (),
+        ignores_eos: bool = False,
+        on_tokens: Callable[[int], None] = lambda _: None,
+    ) -> list[Completion]:
+        """Continues prompts, in batches of the strategy's size.
+
+        Args:
+            prompts: Texts, or token ids.
+            max_new_tokens: For each; by default as many as the strategy plans for.
+            sampling: One choice for all, or one for each prompt.
+            stop: A continuation ends before the first of these texts.
+            ignores_eos: Go on to `max_new_tokens` whatever the model says.
+            on_tokens: Hears how many new tokens have come, as they come.
+
+        Returns:
+            One completion for each prompt, in their order.
+
+        Raises:
+            RequestError: A prompt is empty or does not fit the strategy's context.
+        """
+        choices = [sampling] * len(prompts) if isinstance(sampling, Sampling) else sampling
+        if len(choices) != len(prompts):
+            msg = f"{len(choices)} sampling choices for {len(prompts)} prompts: expected one for all or one for each"
+            raise RequestError(msg)
+        requests = [
+            Request(
+                token_ids=self.tokenizer.encode(prompt) if isinstance(prompt, str) else tuple(prompt),
+                max_new_tokens=max_new_tokens or self.strategy.workload.new_tokens,
+                sampling=choice,
+                stop=tuple(stop),
+                ignores_eos=ignores_eos,
+            )
+            for prompt, choice in zip(prompts, choices, strict=True)
+        ]
+        return list(self.serve(requests, on_tokens=on_tokens))
+
+    def serve(
+        self,
+        requests: Sequence[Request],
+        *,
+        on_tokens: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[Completion]:
+        """Serves requests batch by batch and yields their completions in order.
+
+        Raises:
+            RequestError: One of them does not fit; none has been served then.
+        """
+        for request in requests:
+            self.check(request)
+        size = self.strategy.workload.batch
+        for start in range(0, len(requests), size):
+            yield from self._serve_batch(requests[start : start + size], on_tokens)
+
+    def check(self, request: Request) -> None:
+        """Refuses a request that this strategy cannot serve.
+
+        Raises:
+            RequestError: Its prompt or its context is too long, or a token is none.
+        """
+        workload = self.strategy.workload
+        length = len(request.token_ids)
+        most_prompt = bucket_length(workload.prompt_length)
+        most_context = bucket_length(workload.context_length)
+        if length > most_prompt:
+            msg = f"the prompt has {length} tokens: expected at most {most_prompt}, which the strategy plans for; shorten it or solve with a larger --prompt-length"
+            raise RequestError(msg)
+        if length + request.max_new_tokens > most_context:
+            msg = f"the prompt has {length} tokens and {request.max_new_tokens} new ones are asked: expected at most {most_context} together, which the strategy plans for; ask fewer or solve with a larger --new-tokens"
+            raise RequestError(msg)
+        largest = max(request.token_ids)
+        if largest >= self.architecture.vocabulary_size or min(request.token_ids) < 0:
+            msg = f"token {largest} is outside the model's vocabulary of {self.architecture.vocabulary_size}"
+            raise RequestError(msg)
+
+    def score(
+        self, token_ids: np.ndarray | Sequence[Sequence[int]], *, stepwise: bool = False
+    ) -> Float[np.ndarray, "batch length vocabulary"]:
+        """Returns the float32 logits after each token of rows of equal length.
+
+        Args:
+            token_ids: [batch, length].
+            stepwise: Go token by token through the cache, as generating does, instead
+                of through whole rows at once.
+
+        Raises:
+            RequestError: The rows are not of equal length, or hold no tokens.
+        """
+        try:
+            tokens = np.asarray(token_ids, np.int32)
+        except ValueError as reason:
+            msg = "rows of unequal length cannot be scored together: expected [batch, length]"
+            raise RequestError(msg) from reason
+        if tokens.ndim != 2 or tokens.size == 0:
+            msg = f"token_ids have the shape {list(tokens.shape)}: expected [batch, length], not empty"
+            raise RequestError(msg)
+        score = score_stepwise if stepwise else score_whole
+        return score(self._engine, self.strategy.micro_batch, tokens)
+
+    def compile(self, requests: Sequence[Request]) -> None:
+        """Compiles every stage for a batch of these requests, stages side by side."""
+        shape = self._shape(requests)
+        has_decode = any(request.max_new_tokens > 1 for request in requests)
+
+        def compile_one(worker: StageWorker) -> None:
+            worker.compile(
+                prefill_rows=shape.prefill_rows,
+                num_tokens=shape.num_tokens,
+                decode_rows=shape.decode_rows,
+                num_slots=shape.num_slots,
+                has_decode=has_decode,
+            )
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(compile_one, self._engine.workers))
+
+    def close(self) -> None:
+        """Ends the stages' threads."""
+        self._engine.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _shape(self, requests: Sequence[Request]) -> BatchShape:
+        return BatchShape.of(
+            self.strategy.micro_batch,
+            len(requests),
+            max(len(request.token_ids) for request in requests),
+            max(len(request.token_ids) + request.max_new_tokens for request in requests),
+        )
+
+    def _serve_batch(
+        self, requests: Sequence[Request], on_tokens: Callable[[int], None]
+    ) -> list[Completion]:
+        self._check_memory(self._shape(requests))
+        self.compile(requests)
+        workers = self._engine.workers
+        for worker in workers:
+            worker.events.clear()
+        eos_ids = self.tokenizer.eos_ids
+        rows = [
+            Row(request, eos_ids=eos_ids, decoder=self.tokenizer.text_decoder())
+            for request in requests
+        ]
+        started_s = time.perf_counter()
+        BatchDriver(self._engine, self._shape(requests), rows, on_tokens).run()
+        ended_s = time.perf_counter()
+        self.batches.append(
+            summarize_batch(
+                self.strategy,
+                [event for worker in workers for event in worker.events],
+                started_s=started_s,
+                ended_s=ended_s,
+                num_requests=len(rows),
+                num_new_tokens=sum(len(row.token_ids) for row in rows),
+                memory_bytes=[
+                    worker.program.weight_bytes + worker.cache_bytes for worker in workers
+                ],
+            )
+        )
+        for worker in workers:
+            worker.free()
+        return [row.completion() for row in rows]
+
+    def _check_memory(self, shape: BatchShape) -> None:
+        """Refuses a plan, perhaps edited by hand, whose stages overfill their devices."""
+        for stage, worker in zip(self.strategy.stages, self._engine.workers, strict=True):
+            if stage.predicted is None:
+                continue
+            needed = worker.program.weight_bytes + worker.expected_cache_bytes(
+                num_rows=shape.num_rows, num_slots=shape.num_slots
+            )
+            if needed > stage.predicted.allowed_bytes:
+                msg = f"the stage on {', '.join(stage.devices)} needs {format_bytes(needed)} for weights and cache, it may use {format_bytes(stage.predicted.allowed_bytes)}: solve again with a smaller batch or fewer bits"
+                raise StrategyError(msg)
+
+
+def _check_model(strategy: Strategy, architecture: Architecture, folder: Path) -> None:
+    if architecture.num_layers != strategy.model.num_layers:
+        msg = f"the strategy is for {strategy.model.num_layers} layers, the model in {folder} has {architecture.num_layers}: solve for this model"
+        raise StrategyError(msg)
+    found = model_fingerprint(folder)
+    if found != strategy.model.fingerprint:
+        msg = f"the strategy is for the model {strategy.model.fingerprint}, {folder} holds {found}: solve for this model, or correct model.path"
+        raise StrategyError(msg)

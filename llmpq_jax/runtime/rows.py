@@ -1,0 +1,73 @@
+"""A request while it is served: its tokens so far, its text, whether it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from llmpq_jax.runtime.request import Completion, FinishReason, Request
+
+
+class TextDecoder(Protocol):
+    """Turns the tokens of one continuation into text, one by one."""
+
+    def add(self, token_id: int) -> str:
+        """Takes a token; returns the text it completed, perhaps none."""
+        ...
+
+    def rest(self) -> str:
+        """Returns what is left at the end, such as half a character."""
+        ...
+
+
+class Row:
+    """One request in a batch."""
+
+    def __init__(
+        self, request: Request, *, eos_ids: Collection[int], decoder: TextDecoder
+    ) -> None:
+        self.request = request
+        self.token_ids: list[int] = []
+        self.finish_reason: FinishReason | None = None
+        self._eos_ids = () if request.ignores_eos else eos_ids
+        self._decoder = decoder
+        self._text = ""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it needs no more tokens."""
+        return self.finish_reason is not None
+
+    def add(self, token_id: int) -> None:
+        """Takes the next token; does nothing once it is finished."""
+        if self.is_finished:
+            return
+        self.token_ids.append(token_id)
+        if token_id in self._eos_ids:
+            self._end("eos")
+            return
+        self._text += self._decoder.add(token_id)
+        if self._cut_at_stop():
+            self.finish_reason = "stop"
+        elif len(self.token_ids) == self.request.max_new_tokens:
+            self._end("length")
+
+    def completion(self) -> Completion:
+        """Returns what became of it; to be called once it is finished."""
+        assert self.finish_reason is not None
+        return Completion(
+            token_ids=tuple(self.token_ids),
+            text=self._text,
+            finish_reason=self.finish_reason,
+            num_prompt_tokens=len(self.request.token_ids),
+        )
+
+    def _end(self, reason: FinishReason) -> None:
+        self._text += self._decoder.rest()
+        self.finish_reason = "stop" if self._cut_at_stop() else reason
+
+    def _cut_at_stop(self) -> bool:
+        places = [place for stop in self.request.stop if (place := self._text.find(stop)) >= 0]
+        if places:
+            self._text = self._text[: min(places)]
+        return bool(places)

@@ -1,0 +1,150 @@
+"""What a run did when, beside what was predicted; written as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from llmpq_jax.spec._toml import write_text
+from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.stage.message import StageEvent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageTimes:
+    """One stage's share of a batch.
+
+    Attributes:
+        stage: Its number.
+        devices: Their full names.
+        prefill_s: Mean seconds of one prefill micro-batch; 0 if there was none.
+        decode_s: Mean seconds of one decode step of one group; 0 if there was none.
+        busy_s: Seconds it worked.
+        idle_s: Seconds of the batch it did not.
+        waiting_s: Seconds its messages lay in its inbox, summed over them.
+        memory_bytes: Weights and caches it held on each device.
+    """
+
+    stage: int
+    devices: tuple[str, ...]
+    prefill_s: float
+    decode_s: float
+    busy_s: float
+    idle_s: float
+    waiting_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchRecord:
+    """One batch.
+
+    Attributes:
+        num_requests: Served in it.
+        num_new_tokens: Generated in it.
+        prefill_s: From its first prompt sent to every prompt's first token.
+        decode_s: From there to its last token.
+        stages: Each stage's share.
+        events: All of it, in order of time, from the start of the batch.
+    """
+
+    num_requests: int
+    num_new_tokens: int
+    prefill_s: float
+    decode_s: float
+    stages: tuple[StageTimes, ...]
+    events: tuple[StageEvent, ...]
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds of the whole batch."""
+        return self.prefill_s + self.decode_s
+
+
+def summarize_batch(
+    strategy: Strategy,
+    events: Iterable[StageEvent],
+    *,
+    started_s: float,
+    ended_s: float,
+    num_requests: int,
+    num_new_tokens: int,
+    memory_bytes: Sequence[int],
+) -> BatchRecord:
+    """Adds the events of a batch up; `memory_bytes` has one figure per stage."""
+    shifted = sorted(
+        (
+            StageEvent(
+                stage=event.stage,
+                phase=event.phase,
+                micro_batch=event.micro_batch,
+                step=event.step,
+                received_s=event.received_s - started_s,
+                started_s=event.started_s - started_s,
+                ended_s=event.ended_s - started_s,
+            )
+            for event in events
+        ),
+        key=lambda event: (event.started_s, event.stage),
+    )
+    total_s = ended_s - started_s
+    prefill_s = max(event.ended_s for event in shifted if event.phase == "prefill")
+    stages = tuple(
+        _stage_times(
+            number,
+            stage.devices,
+            [event for event in shifted if event.stage == number],
+            total_s,
+            memory_bytes[number],
+        )
+        for number, stage in enumerate(strategy.stages)
+    )
+    return BatchRecord(
+        num_requests=num_requests,
+        num_new_tokens=num_new_tokens,
+        prefill_s=prefill_s,
+        decode_s=max(0.0, total_s - prefill_s),
+        stages=stages,
+        events=tuple(shifted),
+    )
+
+
+def write_run_record(path: Path, batches: Sequence[BatchRecord], header: dict[str, Any]) -> None:
+    """Writes a header line, then for each batch a summary line and its events."""
+    lines = [json.dumps({"record": "run", **header})]
+    for number, batch in enumerate(batches):
+        summary = asdict(batch)
+        events = summary.pop("events")
+        lines.append(json.dumps({"record": "batch", "batch": number, **summary}))
+        lines += [
+            json.dumps({"record": "event", "batch": number, **event}) for event in events
+        ]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _stage_times(
+    number: int,
+    devices: tuple[str, ...],
+    events: list[StageEvent],
+    total_s: float,
+    memory_bytes: int,
+) -> StageTimes:
+    def mean_s(phase: str) -> float:
+        spans = [event.ended_s - event.started_s for event in events if event.phase == phase]
+        return fmean(spans) if spans else 0.0
+
+    busy_s = sum(event.ended_s - event.started_s for event in events)
+    return StageTimes(
+        stage=number,
+        devices=devices,
+        prefill_s=mean_s("prefill"),
+        decode_s=mean_s("decode"),
+        busy_s=busy_s,
+        idle_s=max(0.0, total_s - busy_s),
+        waiting_s=sum(event.started_s - event.received_s for event in events),
+        memory_bytes=memory_bytes,
+    )

@@ -1,0 +1,102 @@
+"""Logits of given tokens, through the very stages that generate."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from llmpq_jax.runtime.driver import Engine
+from llmpq_jax.spec.buckets import bucket_length
+from llmpq_jax.spec.workload import MicroBatch
+from llmpq_jax.stage.message import Message
+from llmpq_jax.stage.worker import sampling_rows
+
+
+def score_whole(
+    engine: Engine, micro_batch: MicroBatch, token_BL: Int[np.ndarray, "B L"]
+) -> Float[np.ndarray, "B L V"]:
+    """Returns the logits after each token, all tokens of a row in one pass."""
+    num_rows, length = token_BL.shape
+    rows = micro_batch.prefill
+    num_tokens = bucket_length(length)
+    padded = _padded(token_BL, rows, num_tokens)
+    num_parts = len(padded) // rows
+    _allocate(engine, num_parts, rows, num_tokens)
+    for part in range(num_parts):
+        tokens = padded[part * rows : (part + 1) * rows]
+        engine.submit(_prefill(part, tokens, np.full(rows, length, np.int32)))
+    logits = _collect(engine, num_parts)
+    return logits[:num_rows, :length]
+
+
+def score_stepwise(
+    engine: Engine, micro_batch: MicroBatch, token_BL: Int[np.ndarray, "B L"]
+) -> Float[np.ndarray, "B L V"]:
+    """Returns the same logits, token by token through the cache.
+
+    The first token is prefilled and each later one decoded, whatever the model would
+    have chosen: this is how decoding is compared with a reference.
+    """
+    num_rows, length = token_BL.shape
+    rows = micro_batch.decode
+    padded = _padded(token_BL, rows, length)
+    num_groups = len(padded) // rows
+    _allocate(engine, num_groups, rows, bucket_length(length))
+    parts = [padded[group * rows : (group + 1) * rows] for group in range(num_groups)]
+    ones = np.ones(rows, np.int32)
+    for group, tokens in enumerate(parts):
+        engine.submit(_prefill(group, tokens[:, :1], ones))
+    columns = [_collect(engine, num_groups)[:, 0]]
+    for position in range(1, length):
+        for group, tokens in enumerate(parts):
+            message = Message(
+                phase="decode",
+                micro_batch=group,
+                step=position,
+                groups=(group,),
+                first_row=0,
+                payload=np.ascontiguousarray(tokens[:, position]),
+                place_B=ones * position,
+                sampling=_greedy(rows),
+                wanted="logits",
+            )
+            engine.submit(message)
+        columns.append(_collect(engine, num_groups))
+    return np.stack(columns, axis=1)[:num_rows]
+
+
+def _prefill(group: int, tokens: np.ndarray, lengths: np.ndarray) -> Message:
+    return Message(
+        phase="prefill",
+        micro_batch=group,
+        step=0,
+        groups=(group,),
+        first_row=0,
+        payload=np.ascontiguousarray(tokens),
+        place_B=lengths,
+        sampling=_greedy(len(tokens)),
+        wanted="logits",
+    )
+
+
+def _greedy(num_rows: int):  # noqa: ANN202 - the type is sampling_rows'
+    return sampling_rows([0.0] * num_rows, [0] * num_rows, [1.0] * num_rows, [0] * num_rows)
+
+
+def _padded(token_BL: np.ndarray, rows: int, num_tokens: int) -> np.ndarray:
+    num_rows = -(-len(token_BL) // rows) * rows
+    padded = np.zeros((num_rows, num_tokens), np.int32)
+    padded[: len(token_BL), : token_BL.shape[1]] = token_BL
+    return padded
+
+
+def _allocate(engine: Engine, num_groups: int, num_rows: int, num_slots: int) -> None:
+    for worker in engine.workers:
+        worker.allocate(num_groups=num_groups, num_rows=num_rows, num_slots=num_slots)
+
+
+def _collect(engine: Engine, count: int) -> np.ndarray:
+    """Waits for `count` micro-batches and puts their results in order."""
+    results = [engine.next_result() for _ in range(count)]
+    results.sort(key=lambda message: message.micro_batch)
+    return np.concatenate([np.asarray(result.payload) for result in results])

@@ -1,0 +1,77 @@
+"""Lower bounds in closed form, to leave most micro-batch pairs unsolved."""
+
+from __future__ import annotations
+
+from llmpq_jax.cost.tables import Floats
+from llmpq_jax.solver.instance import Instance
+
+
+def objective_bound(instance: Instance) -> float:
+    """Returns a number no plan's objective is below; infinite where none exists."""
+    if not _is_supported(instance):
+        return float("inf")
+    return latency_bound_s(instance) + instance.theta * omega_bound(instance)
+
+
+def omega_bound(instance: Instance) -> float:
+    """Returns a number no plan's Σω is below; infinite where none exists."""
+    if not _is_supported(instance):
+        return float("inf")
+    return instance.head_omega + float(instance.omega.min(axis=1).sum())
+
+
+def latency_bound_s(instance: Instance) -> float:
+    """Returns seconds no plan's latency is below.
+
+    The schedule grows with ΣP, max P, ΣD and max D, so bounds of these four bound it. A
+    sum is least with every layer where it is fastest; a maximum, with the layers spread
+    in proportion to the devices' speeds, each at its fastest precision. Memory, quality
+    and hops are left out, and so may only add. Infinite where no plan exists.
+    """
+    if not _is_supported(instance):
+        return float("inf")
+    sum_p, max_p = _sum_and_slowest(
+        instance,
+        instance.layer_prefill_s,
+        instance.embedding_prefill_s.min() + instance.head_prefill_s.min(),
+    )
+    bound = sum_p + (instance.num_prefill - 1) * max_p
+    bound = max(
+        bound, _hosts_bound(instance, instance.layer_prefill_s) * instance.num_prefill
+    )
+    if instance.new_tokens == 1:
+        return bound
+    sum_d, max_d = _sum_and_slowest(
+        instance,
+        instance.layer_decode_s,
+        instance.embedding_decode_s.min() + instance.head_decode_s.min(),
+    )
+    decode = sum_d + (instance.num_decode - 1) * max_d
+    decode += (instance.new_tokens - 2) * max(instance.num_decode * max_d, sum_d)
+    steps = (instance.new_tokens - 1) * instance.num_decode
+    return bound + max(decode, _hosts_bound(instance, instance.layer_decode_s) * steps)
+
+
+def _is_supported(instance: Instance) -> bool:
+    """Whether every part of the model is supported somewhere."""
+    parts = (instance.supported, instance.may_be_first, instance.may_be_last)
+    return all(part.any() for part in parts)
+
+
+def _sum_and_slowest(
+    instance: Instance, layer_s: Floats, ends_s: float
+) -> tuple[float, float]:
+    fastest = layer_s.min(axis=1)
+    if (fastest <= 0).any():
+        return float(instance.num_layers * fastest.min() + ends_s), 0.0
+    together = instance.num_layers / float((1.0 / fastest).sum())
+    slowest = max(together, float(fastest.min()))
+    return float(instance.num_layers * fastest.min() + ends_s), slowest
+
+
+def _hosts_bound(instance: Instance, layer_s: Floats) -> float:
+    """Seconds of one micro-batch where one shared machine holds every device."""
+    for host in instance.hosts:
+        if len(host.members) == instance.num_devices:
+            return instance.num_layers * float(layer_s.min()) / host.capacity
+    return 0.0

@@ -1,0 +1,102 @@
+"""The referee: tries every plan of tiny cases and keeps the best.
+
+Every subset of devices, every cut, every choice of bits, every case. It shares no code
+with the solver but the instance's numbers and the schedule, which a simulation referees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, pairwise, product
+
+from llmpq_jax.cost.schedule import Host, pipeline_s
+from llmpq_jax.solver.instance import Instance
+
+
+def best_by_enumeration(instances: Sequence[Instance]) -> float | None:
+    """Returns the least objective over all plans that fit, or nothing without one."""
+    objectives = [
+        objective for instance in instances for objective, _ in feasible_plans(instance)
+    ]
+    return min(objectives, default=None)
+
+
+def least_omega_by_enumeration(instances: Sequence[Instance]) -> float | None:
+    """Returns the least Σω over all plans that fit, or nothing without one."""
+    omegas = [omega for instance in instances for _, omega in feasible_plans(instance)]
+    return min(omegas, default=None)
+
+
+def feasible_plans(instance: Instance) -> Iterator[tuple[float, float]]:
+    """Yields objective and Σω of every plan that fits."""
+    num_layers = instance.num_layers
+    for num_used in range(1, min(instance.num_devices, num_layers) + 1):
+        for devices in combinations(range(instance.num_devices), num_used):
+            pinned = {j for j in range(instance.num_devices) if instance.must_use[j]}
+            if not pinned <= set(devices):
+                continue
+            for inner in combinations(range(1, num_layers), num_used - 1):
+                cuts = list(pairwise((0, *inner, num_layers)))
+                for bits in product(range(len(instance.bits)), repeat=num_layers):
+                    costs = _costs(instance, devices, cuts, bits)
+                    if costs is not None:
+                        yield costs
+
+
+def _costs(
+    instance: Instance,
+    devices: tuple[int, ...],
+    cuts: list[tuple[int, int]],
+    bits: tuple[int, ...],
+) -> tuple[float, float] | None:
+    omega = instance.head_omega + sum(
+        float(instance.omega[layer, b]) for layer, b in enumerate(bits)
+    )
+    budget = instance.omega_budget
+    if budget is not None and omega > budget * (1 + 1e-9):
+        return None
+    prefill, decode = [], []
+    for j, (first, end) in zip(devices, cuts, strict=True):
+        size = int(instance.buffer_bytes)
+        stage_prefill = stage_decode = 0.0
+        workspaces = []
+        for layer in range(first, end):
+            b = bits[layer]
+            size += int(instance.layer_bytes[b]) + instance.kv_bytes
+            workspaces.append(int(instance.workspace_bytes[j, b]))
+            stage_prefill += float(instance.layer_prefill_s[j, b])
+            stage_decode += float(instance.layer_decode_s[j, b])
+        if j == devices[0]:
+            size += instance.embedding_bytes
+            workspaces.append(int(instance.embedding_workspace_bytes[j]))
+            stage_prefill += float(instance.embedding_prefill_s[j])
+            stage_decode += float(instance.embedding_decode_s[j])
+        if j == devices[-1]:
+            size += instance.head_bytes
+            workspaces.append(int(instance.head_workspace_bytes[j]))
+            stage_prefill += float(instance.head_prefill_s[j])
+            stage_decode += float(instance.head_decode_s[j])
+        if size + max(workspaces) > instance.allowed_bytes[j]:
+            return None
+        if stage_prefill == float("inf") or stage_decode == float("inf"):
+            return None
+        prefill.append(stage_prefill)
+        decode.append(stage_decode)
+    hops = list(pairwise(devices))
+    seconds = pipeline_s(
+        stages_prefill_s=prefill,
+        stages_decode_s=decode,
+        hops_prefill_s=[float(instance.hop_prefill_s[j, k]) for j, k in hops],
+        hops_decode_s=[float(instance.hop_decode_s[j, k]) for j, k in hops],
+        num_prefill=instance.num_prefill,
+        num_decode=instance.num_decode,
+        new_tokens=instance.new_tokens,
+        hosts=[
+            Host(
+                members=tuple(s for s, j in enumerate(devices) if j in host.members),
+                capacity=host.capacity,
+            )
+            for host in instance.hosts
+        ],
+    )
+    return seconds.latency_s + instance.theta * omega, omega

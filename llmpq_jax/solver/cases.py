@@ -1,0 +1,43 @@
+"""All cases of a problem, and the budget that holds in each."""
+
+from __future__ import annotations
+
+from llmpq_jax.cost.quality import omega_table
+from llmpq_jax.solver.instance import Instance, make_instance
+from llmpq_jax.solver.micro_batches import micro_batches
+from llmpq_jax.solver.problem import Problem
+
+
+def all_cases(problem: Problem, *, omega_budget: float | None) -> tuple[Instance, ...]:
+    """Makes an instance of every micro-batch pair and head precision, smallest first."""
+    request = problem.request
+    pairs = micro_batches(
+        request.workload.batch, prefill=request.prefill, decode=request.decode
+    )
+    return tuple(
+        make_instance(problem, pair, head_bits, omega_budget=omega_budget)
+        for pair in pairs
+        for head_bits in request.head_bits
+    )
+
+
+def smallest_case(problem: Problem, *, omega_budget: float | None) -> Instance:
+    """Makes the instance that needs the least memory, by rows and by head."""
+    request = problem.request
+    pairs = micro_batches(
+        request.workload.batch, prefill=request.prefill, decode=request.decode
+    )
+    least = min(pairs, key=lambda pair: (pair.prefill, pair.decode))
+    head_bits = min(request.head_bits)
+    return make_instance(problem, least, head_bits, omega_budget=omega_budget)
+
+
+def uniform_int8_omega(problem: Problem) -> float:
+    """Returns Σω of all layers at 8 bits, the quality that is kept when none is asked.
+
+    Where the head is pinned to 8 bits, its own ω is allowed on top.
+    """
+    request = problem.request
+    num_layers = request.architecture.num_layers
+    table = omega_table(request.sensitivity, num_layers=num_layers, bits=(8,))
+    return float(table.sum()) + problem.head_omega(max(request.head_bits))

@@ -1,0 +1,26 @@
+"""Reads a placement off a solved model."""
+
+from __future__ import annotations
+
+from llmpq_jax.solver.formulation.variables import Model, bits_of
+from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.placement import Placement
+
+
+def read_placement(model: Model, instance: Instance) -> Placement:
+    """Rounds the counts to whole layers and lists them device by device.
+
+    Within a stage the precisions stand in the order of axis B; which layer gets which is
+    `with_least_omega`'s to say, since equal plans may leave `assign` fractional.
+    """
+    devices, columns = [], []
+    for j in range(instance.num_devices):
+        held = [
+            b
+            for b in bits_of(instance, j)
+            for _ in range(round(model.count[j, b].value))
+        ]
+        if held:
+            devices.append(j)
+            columns.append(tuple(held))
+    return Placement(devices=tuple(devices), columns=tuple(columns))

@@ -1,0 +1,40 @@
+"""Constraint (25) and the objectives."""
+
+from __future__ import annotations
+
+import pyomo.environ as pyo
+
+from llmpq_jax.solver.formulation.variables import Goal, Model, Units
+from llmpq_jax.solver.instance import Instance
+
+
+def omega_budget(model: Model, instance: Instance, units: Units) -> None:
+    """(25) Σω, the head's included, stays within the budget."""
+    if instance.omega_budget is None:
+        return
+    head = instance.head_omega / units.omega
+    model.omega_budget = pyo.Constraint(
+        expr=_layers_omega(model, instance, units)
+        <= instance.omega_budget / units.omega - head
+    )
+
+
+def objective(model: Model, instance: Instance, units: Units, *, goal: Goal) -> None:
+    """Minimises latency plus θ·Σω, or Σω alone, or the memory that is missing."""
+    omega = _layers_omega(model, instance, units) + instance.head_omega / units.omega
+    if goal == "omega":
+        expression = omega
+    elif goal == "shortage":
+        expression = sum(model.shortage[j] for j in model.J)
+    else:
+        price = instance.theta * units.omega / units.time_s
+        expression = model.prefill_time + model.decode_time + price * omega
+    model.objective = pyo.Objective(expr=expression)
+
+
+def _layers_omega(model: Model, instance: Instance, units: Units) -> Model:
+    return sum(
+        float(instance.omega[i, b]) / units.omega * model.assign[i, j, b]
+        for i in model.I
+        for j, b in model.JB
+    )

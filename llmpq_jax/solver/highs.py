@@ -1,0 +1,141 @@
+"""Hands a Pyomo model to HiGHS and says what came of it.
+
+The model goes over as one sparse matrix, so that statuses, bounds, cutoffs and Ctrl-C
+are HiGHS's own and not what an interface makes of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import highspy
+import numpy as np
+from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
+
+Model = Any
+Status = Literal["optimal", "infeasible", "stopped", "interrupted"]
+
+# Far below any difference between two plans; bytes are the finest at 1e-9 of a device.
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What came of a solve.
+
+    Attributes:
+        status: "optimal" within the gap; "infeasible", or worse than the cutoff;
+            "stopped" at the time limit; "interrupted" by a person.
+        has_solution: Whether the model's variables hold one.
+        bound: No solution is below it; the cutoff where none is better.
+    """
+
+    status: Status
+    has_solution: bool
+    bound: float
+
+
+def solve(
+    model: Model,
+    *,
+    time_limit_s: float,
+    relative_gap: float,
+    cutoff: float | None = None,
+) -> Outcome:
+    """Minimises a mixed-integer linear model and writes the solution to its variables.
+
+    Args:
+        model: Of Pyomo, with one objective that is minimised.
+        time_limit_s: Then the best solution so far is kept.
+        relative_gap: Between solution and bound at which the search ends.
+        cutoff: Solutions above it are not looked for.
+
+    Raises:
+        RuntimeError: HiGHS reports an error, which a sound model does not cause.
+    """
+    form = LinearStandardFormCompiler().write(model, mixed_form=True)
+    highs = highspy.Highs()
+    options = {
+        "output_flag": False,
+        "threads": 1,
+        "time_limit": max(time_limit_s, 0.0),
+        "mip_rel_gap": relative_gap,
+        "mip_abs_gap": 0.0,
+        "mip_feasibility_tolerance": _TOLERANCE,
+        "primal_feasibility_tolerance": _TOLERANCE,
+        "dual_feasibility_tolerance": _TOLERANCE,
+    }
+    if cutoff is not None:
+        options["objective_bound"] = cutoff
+    for name, value in options.items():
+        highs.setOptionValue(name, value)
+    highs.passModel(_as_lp(form))
+    is_interrupted = _run(highs)
+    status = highs.getModelStatus()
+    info = highs.getInfo()
+    has_solution = info.primal_solution_status == highspy.kSolutionStatusFeasible
+    if has_solution:
+        values = highs.getSolution().col_value
+        for variable, value in zip(form.columns, values, strict=True):
+            variable.set_value(value, skip_validation=True)
+    bound = info.mip_dual_bound
+    statuses = highspy.HighsModelStatus
+    if is_interrupted:
+        return Outcome(status="interrupted", has_solution=has_solution, bound=bound)
+    if status in {statuses.kInfeasible, statuses.kObjectiveBound}:
+        reached = np.inf if cutoff is None else cutoff
+        return Outcome(status="infeasible", has_solution=False, bound=reached)
+    if status == statuses.kOptimal:
+        return Outcome(status="optimal", has_solution=True, bound=bound)
+    if status == statuses.kTimeLimit:
+        return Outcome(status="stopped", has_solution=has_solution, bound=bound)
+    msg = f"HiGHS ended with {highs.modelStatusToString(status)!r}: expected an optimum, a proof that there is none, or the time limit"
+    raise RuntimeError(msg)
+
+
+def _run(highs: Any) -> bool:
+    """Runs in a thread, so that Ctrl-C is heard; returns whether it was."""
+    highs.HandleUserInterrupt = True
+    highs.startSolve()
+    try:
+        while not highs.wait(0.1)[0]:
+            pass
+    except KeyboardInterrupt:
+        highs.cancelSolve()
+        while not highs.wait(0.1)[0]:
+            pass
+        return True
+    return False
+
+
+def _as_lp(form: Any) -> Any:
+    matrix = form.A.tocsc()
+    lower = np.full(len(form.rhs), -highspy.kHighsInf)
+    upper = np.full(len(form.rhs), highspy.kHighsInf)
+    # bound_type: -1 is "at least", 0 "equal", 1 "at most".
+    for row, (entry, rhs) in enumerate(zip(form.rows, form.rhs, strict=True)):
+        if entry.bound_type <= 0:
+            lower[row] = rhs
+        if entry.bound_type >= 0:
+            upper[row] = rhs
+    lp = highspy.HighsLp()
+    lp.num_col_, lp.num_row_ = matrix.shape[1], matrix.shape[0]
+    lp.col_cost_ = np.asarray(form.c.todense()).ravel()
+    lp.offset_ = float(form.c_offset[0])
+    lp.col_lower_ = np.array([_or(v.lb, -highspy.kHighsInf) for v in form.columns])
+    lp.col_upper_ = np.array([_or(v.ub, highspy.kHighsInf) for v in form.columns])
+    lp.row_lower_, lp.row_upper_ = lower, upper
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+    lp.a_matrix_.start_ = matrix.indptr
+    lp.a_matrix_.index_ = matrix.indices
+    lp.a_matrix_.value_ = matrix.data
+    kinds = highspy.HighsVarType
+    lp.integrality_ = [
+        kinds.kContinuous if v.is_continuous() else kinds.kInteger for v in form.columns
+    ]
+    return lp
+
+
+def _or(bound: float | None, absent: float) -> float:
+    return absent if bound is None else bound

@@ -1,0 +1,158 @@
+"""Why there is no plan: which device is short of what, and what would fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from llmpq_jax.cost.memory import MemoryTerms
+from llmpq_jax.errors import InfeasibleError, SpecError
+from llmpq_jax.solver.cases import all_cases, smallest_case
+from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.placement import Placement
+from llmpq_jax.solver.problem import Problem, make_problem
+from llmpq_jax.solver.request import PlanRequest
+from llmpq_jax.solver.search import search
+from llmpq_jax.spec.precision import ALL_BITS
+from llmpq_jax.units import format_bytes
+
+# For each question that an explanation asks of HiGHS; most take milliseconds.
+_QUESTION_S = 10.0
+
+
+def explain(problem: Problem) -> InfeasibleError:
+    """Makes the error that says why no case of a problem has a plan."""
+    request = problem.request
+    num_layers = request.architecture.num_layers
+    num_pinned = sum(place.device.use == "always" for place in problem.placed)
+    if num_pinned > num_layers:
+        return InfeasibleError(
+            f'{num_pinned} devices have use = "always" and the model has {num_layers} '
+            'layers: expected no more such devices than layers; write use = "any"'
+        )
+    least = _least_omega(problem) if request.omega_budget is not None else None
+    if least is not None:
+        return InfeasibleError(
+            f"no plan keeps omega within {request.omega_budget:.4g}: the least that fits "
+            f"the memory is {least:.4g}; allow that much, or add memory"
+        )
+    shortage = _shortage(smallest_case(problem, omega_budget=None))
+    if shortage is None:
+        return InfeasibleError(
+            "no choice of devices can embed on its first and hold the head on its last: "
+            "expected [[end]] rows of both for the kinds at the ends of the cluster file; "
+            'reorder its devices, or write use = "any" on those that need not be used'
+        )
+    fits = "; ".join(_what_would_fit(request))
+    advice = (
+        f"what would fit: {fits}"
+        if fits
+        else "no smaller batch or prompt would fit: add memory or a device"
+    )
+    return InfeasibleError(f"no plan fits: {_describe(problem, *shortage)}; {advice}")
+
+
+def _least_omega(problem: Problem) -> float | None:
+    result = search(
+        all_cases(problem, omega_budget=None),
+        time_limit_s=_QUESTION_S,
+        relative_gap=1e-6,
+        goal="omega",
+    )
+    return result.found.value if result.found else None
+
+
+def _shortage(instance: Instance) -> tuple[Instance, Placement, list[float]] | None:
+    """The plan that lacks the least memory, and what each device lacks in it."""
+    from llmpq_jax.solver.extract import read_placement
+    from llmpq_jax.solver.formulation import formulate
+    from llmpq_jax.solver.highs import solve
+
+    formulation = formulate(instance, goal="shortage")
+    model = formulation.model
+    outcome = solve(model, time_limit_s=_QUESTION_S, relative_gap=1e-3)
+    if not outcome.has_solution:
+        return None
+    lacks = [model.shortage[j].value * formulation.unit for j in model.J]
+    return instance, read_placement(model, instance), lacks
+
+
+def _describe(
+    problem: Problem, instance: Instance, placement: Placement, lacks: list[float]
+) -> str:
+    worst = int(np.argmax(lacks))
+    stage = placement.devices.index(worst)
+    columns = placement.columns[stage]
+    workspace = max(instance.workspace_bytes[worst, b] for b in columns)
+    is_first, is_last = stage == 0, stage == len(placement.devices) - 1
+    if is_first:
+        workspace = max(workspace, instance.embedding_workspace_bytes[worst])
+    if is_last:
+        workspace = max(workspace, instance.head_workspace_bytes[worst])
+    terms = MemoryTerms(
+        weights=int(sum(instance.layer_bytes[b] for b in columns)),
+        kv_cache=len(columns) * instance.kv_bytes,
+        embedding=instance.embedding_bytes if is_first else 0,
+        head=instance.head_bytes if is_last else 0,
+        workspace=int(workspace),
+        buffers=instance.buffer_bytes,
+    )
+    lowest = min(instance.bits[b] for b in columns)
+    others = sum(lack > 0 for lack in lacks) - 1
+    more = f", and {others} other devices are short too" if others > 0 else ""
+    return (
+        f"{problem.placed[worst].name} is short by {format_bytes(lacks[worst])} even at "
+        f"{lowest} bits ({len(columns)} layers: {terms}; it may use "
+        f"{format_bytes(instance.allowed_bytes[worst])}){more}"
+    )
+
+
+def _what_would_fit(request: PlanRequest) -> Iterator[str]:
+    """Yields changes that have been tried and do fit."""
+    workload = request.workload
+    pins = [rows for rows in (request.prefill, request.decode) if rows]
+    batch = _largest(
+        max(pins, default=1),
+        workload.batch - 1,
+        lambda rows: replace(request, workload=replace(workload, batch=rows)),
+    )
+    if batch:
+        yield f"a batch of {batch}"
+    prompt = _largest(
+        1,
+        workload.prompt_length - 1,
+        lambda length: replace(
+            request, workload=replace(workload, prompt_length=length)
+        ),
+    )
+    if prompt:
+        yield f"prompts of at most {prompt} tokens"
+    lower = tuple(bits for bits in ALL_BITS if bits < min(request.bits))
+    if lower and _fits(replace(request, bits=(*request.bits, *lower))):
+        yield f"layers at {' or '.join(str(bits) for bits in lower)} bits"
+    if 8 not in request.head_bits and _fits(replace(request, head_bits=(8,))):
+        yield "the head at 8 bits"
+
+
+def _largest(least: int, most: int, change: Callable[[int], PlanRequest]) -> int | None:
+    """The largest number that fits; smaller ones fit where a larger one does."""
+    if most < least or not _fits(change(least)):
+        return None
+    while least < most:
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if _fits(change(middle)) else (least, middle - 1)
+    return least
+
+
+def _fits(request: PlanRequest) -> bool:
+    try:
+        problem = make_problem(request)
+    except SpecError:
+        return False
+    case = smallest_case(problem, omega_budget=request.omega_budget)
+    found = search(
+        [case], time_limit_s=_QUESTION_S, relative_gap=1.0, goal="omega"
+    ).found
+    return found is not None

@@ -1,0 +1,261 @@
+"""One choice of micro-batches and head precision, in numbers.
+
+The only place where cost meets the solver: records go in, arrays of seconds and bytes
+come out, and nothing behind this file asks a measurement again. Axes: L layers, J
+devices in pipeline order, B precisions. Infinite seconds mean "not supported there".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from llmpq_jax.cost.latency import Part
+from llmpq_jax.cost.memory import (
+    buffer_bytes,
+    embedding_bytes,
+    head_bytes,
+    hidden_bytes,
+    layer_bytes,
+    layer_kv_bytes,
+)
+from llmpq_jax.cost.schedule import Host
+from llmpq_jax.cost.tables import Floats
+from llmpq_jax.cost.transfer import hop_s
+from llmpq_jax.solver.problem import Problem
+from llmpq_jax.spec.buckets import bucket_length
+from llmpq_jax.spec.precision import Bits, HeadBits
+from llmpq_jax.spec.workload import MicroBatch
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Instance:
+    """The numbers of one case, see the module.
+
+    Attributes:
+        micro_batch: How the batch is cut.
+        head_bits: Of the head.
+        bits: What the columns of axis B stand for.
+        num_prefill: Prefill micro-batches m_p.
+        num_decode: Decode micro-batches m_d.
+        new_tokens: New tokens n of each row.
+        layer_prefill_s: [J, B] of one layer and one prefill micro-batch.
+        layer_decode_s: [J, B] of one layer, one step and one decode micro-batch.
+        embedding_prefill_s: [J] on the first used device.
+        embedding_decode_s: [J] likewise.
+        head_prefill_s: [J] on the last used device.
+        head_decode_s: [J] likewise.
+        hop_prefill_s: [J, J] from row to column, of one micro-batch.
+        hop_decode_s: [J, J] likewise.
+        layer_bytes: [B] of one layer's weights.
+        kv_bytes: Of one layer's cache.
+        embedding_bytes: On the first used device.
+        head_bytes: On the last used device.
+        workspace_bytes: [J, B] of one layer; a stage needs the largest it runs.
+        embedding_workspace_bytes: [J].
+        head_workspace_bytes: [J].
+        buffer_bytes: On every used device.
+        allowed_bytes: [J].
+        must_use: [J], whether a device may not stay idle.
+        hosts: Devices that share a machine's capacity.
+        omega: [L, B].
+        head_omega: Of the head at its bits.
+        omega_budget: Σω may not exceed it, the head's included.
+        theta: Seconds that a unit of ω is worth.
+    """
+
+    micro_batch: MicroBatch
+    head_bits: HeadBits
+    bits: tuple[Bits, ...]
+    num_prefill: int
+    num_decode: int
+    new_tokens: int
+    layer_prefill_s: Floats
+    layer_decode_s: Floats
+    embedding_prefill_s: Floats
+    embedding_decode_s: Floats
+    head_prefill_s: Floats
+    head_decode_s: Floats
+    hop_prefill_s: Floats
+    hop_decode_s: Floats
+    layer_bytes: Integers
+    kv_bytes: int
+    embedding_bytes: int
+    head_bytes: int
+    workspace_bytes: Integers
+    embedding_workspace_bytes: Integers
+    head_workspace_bytes: Integers
+    buffer_bytes: int
+    allowed_bytes: Integers
+    must_use: npt.NDArray[np.bool_]
+    hosts: tuple[Host, ...]
+    omega: Floats
+    head_omega: float
+    omega_budget: float | None
+    theta: float
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        return len(self.omega)
+
+    @property
+    def num_devices(self) -> int:
+        """J."""
+        return len(self.allowed_bytes)
+
+    @cached_property
+    def supported(self) -> npt.NDArray[np.bool_]:
+        """[J, B]: whether a device serves layers at these bits."""
+        return np.isfinite(self.layer_prefill_s)
+
+    @cached_property
+    def may_be_first(self) -> npt.NDArray[np.bool_]:
+        """[J]: whether a device can embed."""
+        return np.isfinite(self.embedding_prefill_s)
+
+    @cached_property
+    def may_be_last(self) -> npt.NDArray[np.bool_]:
+        """[J]: whether a device can hold the head."""
+        return np.isfinite(self.head_prefill_s)
+
+
+def make_instance(
+    problem: Problem,
+    micro_batch: MicroBatch,
+    head_bits: HeadBits,
+    *,
+    omega_budget: float | None,
+) -> Instance:
+    """Predicts every number of one case."""
+    request, latency, space = problem.request, problem.latency, problem.workspace
+    a, workload, activations = (
+        request.architecture,
+        request.workload,
+        request.activations,
+    )
+    kinds = [place.device.kind for place in problem.placed]
+    prefill, decode = micro_batch.prefill, micro_batch.decode
+    prompt_tokens = prefill * bucket_length(workload.prompt_length)
+
+    def end_s(part: Part, bits: HeadBits, rows: int) -> Floats:
+        return np.array(
+            [
+                latency.end_s(kind, part, bits, rows=rows)
+                if latency.supports_end(kind, part, bits)
+                else np.inf
+                for kind in kinds
+            ]
+        )
+
+    pairs = [
+        (j, b, kind, bits)
+        for j, kind in enumerate(kinds)
+        for b, bits in enumerate(problem.bits)
+        if latency.supports_layer(kind, bits)
+    ]
+    layer_prefill_s = np.full((len(kinds), len(problem.bits)), np.inf)
+    layer_decode_s = layer_prefill_s.copy()
+    workspace_bytes = np.zeros(layer_prefill_s.shape, dtype=np.int64)
+    for j, b, kind, bits in pairs:
+        layer_prefill_s[j, b] = latency.prefill_s(
+            kind, bits, rows=prefill, workload=workload
+        )
+        layer_decode_s[j, b] = latency.decode_s(
+            kind, bits, rows=decode, workload=workload
+        )
+        workspace_bytes[j, b] = space.layer_bytes(
+            kind, bits, workload=workload, micro_batch=micro_batch
+        )
+    return Instance(
+        micro_batch=micro_batch,
+        head_bits=head_bits,
+        bits=problem.bits,
+        num_prefill=-(-workload.batch // prefill),
+        num_decode=-(-workload.batch // decode),
+        new_tokens=workload.new_tokens,
+        layer_prefill_s=layer_prefill_s,
+        layer_decode_s=layer_decode_s,
+        embedding_prefill_s=end_s("embedding", 16, prompt_tokens),
+        embedding_decode_s=end_s("embedding", 16, decode),
+        head_prefill_s=end_s("head", head_bits, prefill),
+        head_decode_s=end_s("head", head_bits, decode),
+        hop_prefill_s=_hops_s(problem, num_tokens=prompt_tokens),
+        hop_decode_s=_hops_s(problem, num_tokens=decode),
+        layer_bytes=np.array(
+            [
+                layer_bytes(a, bits=b, group_size=request.group_size)
+                for b in problem.bits
+            ]
+        ),
+        kv_bytes=layer_kv_bytes(
+            a, workload=workload, micro_batch=micro_batch, activations=activations
+        ),
+        embedding_bytes=embedding_bytes(a),
+        head_bytes=head_bytes(a, precision=problem.precision(head_bits)),
+        workspace_bytes=workspace_bytes,
+        embedding_workspace_bytes=np.array(
+            [
+                space.embedding_bytes(kind, workload=workload, micro_batch=micro_batch)
+                if latency.supports_end(kind, "embedding")
+                else 0
+                for kind in kinds
+            ]
+        ),
+        head_workspace_bytes=np.array(
+            [
+                space.head_bytes(kind, head_bits, micro_batch=micro_batch)
+                if latency.supports_end(kind, "head", head_bits)
+                else 0
+                for kind in kinds
+            ]
+        ),
+        buffer_bytes=buffer_bytes(
+            a, workload=workload, micro_batch=micro_batch, activations=activations
+        ),
+        allowed_bytes=np.array([p.device.usable_bytes for p in problem.placed]),
+        must_use=np.array([p.device.use == "always" for p in problem.placed]),
+        hosts=_hosts(problem),
+        omega=problem.omega,
+        head_omega=problem.head_omega(head_bits),
+        omega_budget=omega_budget,
+        theta=request.theta,
+    )
+
+
+def _hops_s(problem: Problem, *, num_tokens: int) -> Floats:
+    """[J, J], above the diagonal: pipelines follow the cluster file's order."""
+    request, placed = problem.request, problem.placed
+    num_bytes = hidden_bytes(
+        request.architecture, num_tokens=num_tokens, activations=request.activations
+    )
+    seconds = np.zeros((len(placed), len(placed)))
+    for j, source in enumerate(placed):
+        for k, target in enumerate(placed[j + 1 :], start=j + 1):
+            seconds[j, k] = hop_s(
+                request.cluster,
+                request.measurements,
+                source=source,
+                target=target,
+                num_bytes=num_bytes,
+            )
+    return seconds
+
+
+def _hosts(problem: Problem) -> tuple[Host, ...]:
+    """A node's own line comes before what was measured of it."""
+    measured = {row.node: row.capacity for row in problem.request.measurements.shared}
+    hosts = []
+    for node in problem.request.cluster.nodes:
+        capacity = node.shared_capacity or measured.get(node.name)
+        members = tuple(
+            j for j, place in enumerate(problem.placed) if place.node.name == node.name
+        )
+        if capacity is not None and members:
+            hosts.append(Host(members=members, capacity=capacity))
+    return tuple(hosts)

@@ -1,0 +1,138 @@
+"""A plan of one instance, and what it costs there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from llmpq_jax.cost.quality import is_within
+from llmpq_jax.cost.schedule import Host, PhaseSeconds, pipeline_s
+from llmpq_jax.solver.instance import Instance
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """Which layers each device holds, at which precision.
+
+    Attributes:
+        devices: Used devices, as indices of axis J, in pipeline order.
+        columns: For each of them its layers' precisions, as indices of axis B.
+    """
+
+    devices: tuple[int, ...]
+    columns: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """What a placement costs.
+
+    Attributes:
+        seconds: Of the whole batch.
+        prefill_s: Of each stage.
+        decode_s: Of each stage.
+        memory_bytes: Of each stage.
+        omega: Σω, the head's included.
+        objective: Latency plus θ·Σω.
+        fits: Whether memory and budget hold.
+    """
+
+    seconds: PhaseSeconds
+    prefill_s: tuple[float, ...]
+    decode_s: tuple[float, ...]
+    memory_bytes: tuple[int, ...]
+    omega: float
+    objective: float
+    fits: bool
+
+
+def evaluate(instance: Instance, placement: Placement) -> Evaluation:
+    """Adds up seconds, bytes and ω of a placement."""
+    devices = placement.devices
+    prefill_s = [
+        sum(instance.layer_prefill_s[j, b] for b in columns)
+        for j, columns in zip(devices, placement.columns, strict=True)
+    ]
+    decode_s = [
+        sum(instance.layer_decode_s[j, b] for b in columns)
+        for j, columns in zip(devices, placement.columns, strict=True)
+    ]
+    first, last = devices[0], devices[-1]
+    prefill_s[0] += instance.embedding_prefill_s[first]
+    decode_s[0] += instance.embedding_decode_s[first]
+    prefill_s[-1] += instance.head_prefill_s[last]
+    decode_s[-1] += instance.head_decode_s[last]
+    hops = list(pairwise(devices))
+    seconds = pipeline_s(
+        stages_prefill_s=prefill_s,
+        stages_decode_s=decode_s,
+        hops_prefill_s=[instance.hop_prefill_s[hop] for hop in hops],
+        hops_decode_s=[instance.hop_decode_s[hop] for hop in hops],
+        num_prefill=instance.num_prefill,
+        num_decode=instance.num_decode,
+        new_tokens=instance.new_tokens,
+        hosts=_stage_hosts(instance, devices),
+    )
+    layers = [b for columns in placement.columns for b in columns]
+    omega = instance.head_omega + float(
+        instance.omega[range(len(layers)), layers].sum()
+    )
+    memory = tuple(
+        _memory_bytes(instance, placement, stage) for stage in range(len(devices))
+    )
+    fits_memory = all(
+        size <= instance.allowed_bytes[j]
+        for j, size in zip(devices, memory, strict=True)
+    )
+    return Evaluation(
+        seconds=seconds,
+        prefill_s=tuple(float(s) for s in prefill_s),
+        decode_s=tuple(float(s) for s in decode_s),
+        memory_bytes=memory,
+        omega=omega,
+        objective=seconds.latency_s + instance.theta * omega,
+        fits=fits_memory and is_within(omega, instance.omega_budget),
+    )
+
+
+def with_least_omega(instance: Instance, placement: Placement) -> Placement:
+    """Deals each stage's precisions to its layers anew, for the least Σω.
+
+    Seconds and bytes depend on how many layers a stage holds at each precision, not on
+    which, so the new placement costs the same and loses no more.
+    """
+    first, dealt = 0, []
+    for columns in placement.columns:
+        layers = np.arange(first, first + len(columns))
+        loss = instance.omega[np.ix_(layers, list(columns))]
+        dealt.append(tuple(columns[slot] for slot in linear_sum_assignment(loss)[1]))
+        first += len(columns)
+    return replace(placement, columns=tuple(dealt))
+
+
+def _memory_bytes(instance: Instance, placement: Placement, stage: int) -> int:
+    j, columns = placement.devices[stage], placement.columns[stage]
+    workspace = max(instance.workspace_bytes[j, b] for b in columns)
+    total = sum(instance.layer_bytes[b] + instance.kv_bytes for b in columns)
+    if stage == 0:
+        total += instance.embedding_bytes
+        workspace = max(workspace, instance.embedding_workspace_bytes[j])
+    if stage == len(placement.devices) - 1:
+        total += instance.head_bytes
+        workspace = max(workspace, instance.head_workspace_bytes[j])
+    return int(total + workspace + instance.buffer_bytes)
+
+
+def _stage_hosts(instance: Instance, devices: tuple[int, ...]) -> tuple[Host, ...]:
+    return tuple(
+        Host(
+            members=tuple(
+                stage for stage, j in enumerate(devices) if j in host.members
+            ),
+            capacity=host.capacity,
+        )
+        for host in instance.hosts
+    )

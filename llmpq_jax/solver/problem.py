@@ -1,0 +1,118 @@
+"""A request whose records have been checked against each other and fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmpq_jax.cost.latency import LatencyModel, fit_latency
+from llmpq_jax.cost.quality import omega_table
+from llmpq_jax.cost.tables import Floats
+from llmpq_jax.cost.workspace import WorkspaceModel, fit_workspace
+from llmpq_jax.errors import MeasurementError, SpecError
+from llmpq_jax.solver.request import PlanRequest
+from llmpq_jax.spec.cluster import Placed
+from llmpq_jax.spec.precision import ALL_BITS, Bits, HeadBits
+from llmpq_jax.spec.strategy import PrecisionChoice
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Problem:
+    """What all cases of a request share.
+
+    Attributes:
+        request: As it was made.
+        placed: Devices that may be used, in pipeline order.
+        bits: Precisions that some of them serve, highest first; axis B everywhere.
+        omega: [layers, bits].
+        latency: Fitted.
+        workspace: Fitted.
+    """
+
+    request: PlanRequest
+    placed: tuple[Placed, ...]
+    bits: tuple[Bits, ...]
+    omega: Floats
+    latency: LatencyModel
+    workspace: WorkspaceModel
+
+    def precision(self, head_bits: HeadBits) -> PrecisionChoice:
+        """Returns what holds for the whole model."""
+        return PrecisionChoice(
+            activations=self.request.activations,
+            head_bits=head_bits,
+            group_size=self.request.group_size,
+        )
+
+    def head_omega(self, head_bits: HeadBits) -> float:
+        """Returns what the head adds to Σω."""
+        return self.request.sensitivity.head_8 if head_bits == 8 else 0.0
+
+
+def make_problem(request: PlanRequest) -> Problem:
+    """Checks that the records are of one model and fits the measurements.
+
+    Raises:
+        MeasurementError: They are of another type, of another group size, or lack a
+            kind of device or an end of the model.
+        SpecError: The sensitivities are of another model or do not cover it.
+    """
+    _check_measurements(request)
+    _check_sensitivity(request)
+    latency = fit_latency(request.measurements)
+    placed = tuple(p for p in request.cluster.placed if p.device.use != "never")
+    _check_ends(request, placed, latency)
+    bits = tuple(
+        b
+        for b in ALL_BITS
+        if b in request.bits
+        and any(latency.supports_layer(place.device.kind, b) for place in placed)
+    )
+    if not bits:
+        kinds = ", ".join(sorted({repr(place.device.kind) for place in placed}))
+        msg = f"measurements: no layer at any of {sorted(request.bits)} bits on {kinds}: expected [[layer]] rows of both phases; measure with `llmpq-jax profile`"
+        raise MeasurementError(msg)
+    num_layers = request.architecture.num_layers
+    return Problem(
+        request=request,
+        placed=placed,
+        bits=bits,
+        omega=omega_table(request.sensitivity, num_layers=num_layers, bits=bits),
+        latency=latency,
+        workspace=fit_workspace(request.measurements),
+    )
+
+
+def _check_measurements(request: PlanRequest) -> None:
+    found = request.measurements
+    for name in ("activations", "group_size"):
+        measured, wanted = getattr(found, name), getattr(request, name)
+        if measured != wanted:
+            msg = f"measurements of {found.model}: {name} is {measured}, the plan wants {wanted}: expected the same; ask for {measured} or run `llmpq-jax profile` again"
+            raise MeasurementError(msg)
+    kinds = {row.kind for row in found.layers}
+    for place in request.cluster.placed:
+        kind = place.device.kind
+        if place.device.use != "never" and kind not in kinds:
+            msg = f'measurements of {found.model}: nothing on {kind!r}, the kind of {place.name}: expected one of {sorted(kinds)}; run `llmpq-jax profile` there, or write use = "never"'
+            raise MeasurementError(msg)
+
+
+def _check_sensitivity(request: PlanRequest) -> None:
+    found = request.sensitivity
+    if found.fingerprint != request.model.fingerprint:
+        msg = f"sensitivity of {found.model}: fingerprint {found.fingerprint}, expected {request.model.fingerprint}, the model's; run `llmpq-jax indicate` on this model"
+        raise SpecError(msg)
+    if found.group_size != request.group_size:
+        msg = f"sensitivity of {found.model}: group_size is {found.group_size}, the plan wants {request.group_size}: expected the same; run `llmpq-jax indicate` again"
+        raise SpecError(msg)
+
+
+def _check_ends(
+    request: PlanRequest, placed: tuple[Placed, ...], latency: LatencyModel
+) -> None:
+    kinds = {place.device.kind for place in placed}
+    for part, choices in (("embedding", (16,)), ("head", request.head_bits)):
+        for head_bits in choices:
+            if not any(latency.supports_end(kind, part, head_bits) for kind in kinds):
+                msg = f"measurements of {request.measurements.model}: no {part} at {head_bits} bits on any of {sorted(kinds)}: expected [[end]] rows of it; run `llmpq-jax profile`"
+                raise MeasurementError(msg)

@@ -1,0 +1,147 @@
+"""What was measured: seconds and workspace of a layer, on each kind of device."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from llmpq_jax.spec._record import record
+from llmpq_jax.spec.precision import Activations, Bits, HeadBits, KvBits
+
+Phase = Literal["prefill", "decode"]
+
+
+@record
+class MeasuredKind:
+    """How one kind of device was measured.
+
+    Attributes:
+        kind: As the cluster file has it.
+        device: What JAX calls the device it ran on.
+        platform: JAX's backend.
+        jax_version: Of the run.
+        kernel_path: Which kernels served: "xla", "native-avx2", …
+        date: ISO date of the run.
+    """
+
+    kind: str
+    device: str
+    platform: str
+    jax_version: str
+    kernel_path: str
+    date: str
+
+
+@record
+class LayerTime:
+    """One decoder layer, once through.
+
+    Attributes:
+        kind: Kind of device.
+        phase: "prefill" runs `length` tokens of each row; "decode" one token of each
+            row against `length` cached ones.
+        bits: Of the layer's matrices.
+        tensor: Devices the layer is spread over.
+        kv_bits: Of the cache.
+        batch: Rows.
+        length: Tokens, see `phase`.
+        seconds: Median.
+        spread: Half the distance between the quartiles, over the median.
+        workspace_bytes: Temporary memory of the compiled layer.
+    """
+
+    kind: str
+    phase: Phase
+    bits: Bits
+    tensor: int = 1
+    kv_bits: KvBits = 16
+    batch: int
+    length: int
+    seconds: float
+    spread: float
+    workspace_bytes: int
+
+
+@record
+class EndTime:
+    """The embedding or the head (with its norm and sampling), once through.
+
+    Attributes:
+        kind: Kind of device.
+        part: Which end of the model.
+        bits: Of the head's matrix; 16 for the embedding.
+        rows: Tokens embedded, or rows whose next token is chosen.
+        seconds: Median.
+        spread: As for a layer.
+        workspace_bytes: Temporary memory.
+    """
+
+    kind: str
+    part: Literal["embedding", "head"]
+    bits: HeadBits = 16
+    rows: int
+    seconds: float
+    spread: float
+    workspace_bytes: int
+
+
+@record
+class LinkTime:
+    """One transfer between two devices.
+
+    Attributes:
+        source_kind: Kind it left.
+        target_kind: Kind it reached.
+        num_bytes: Sent.
+        seconds: Median.
+        spread: As for a layer.
+    """
+
+    source_kind: str
+    target_kind: str
+    num_bytes: int
+    seconds: float
+    spread: float
+
+
+@record
+class SharedCapacity:
+    """How much work a node's devices do together.
+
+    Attributes:
+        node: Its name in the cluster file.
+        capacity: Devices' worth of work done at once, see `cluster.Node`.
+    """
+
+    node: str
+    capacity: float
+
+
+@record
+class Measurements:
+    """A whole measurements file.
+
+    Attributes:
+        schema: Version of the file format.
+        model: Path or name of the model, for people.
+        layer_shape: Fingerprint of the layer's shapes; planning another is refused.
+        activations: Type of the activations measured.
+        group_size: Of int4 groups.
+        kinds: In the file `[[kind]]`.
+        layers: In the file `[[layer]]`.
+        ends: In the file `[[end]]`.
+        links: In the file `[[link]]`.
+        shared: In the file `[[shared]]`.
+    """
+
+    schema: Literal[1] = 1
+    model: str
+    layer_shape: str
+    activations: Activations
+    group_size: int
+    kinds: Annotated[tuple[MeasuredKind, ...], Field(alias="kind")]
+    layers: Annotated[tuple[LayerTime, ...], Field(alias="layer")]
+    ends: Annotated[tuple[EndTime, ...], Field(alias="end")]
+    links: Annotated[tuple[LinkTime, ...], Field(alias="link")] = ()
+    shared: tuple[SharedCapacity, ...] = ()

@@ -1,0 +1,49 @@
+"""Bits of a weight, groups that share a scale, and the bytes they take.
+
+Planning and running must agree on these numbers to the byte, so they are defined once,
+here. Tests prove that packed arrays have exactly the bytes this module predicts.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Bits = Literal[4, 8, 16]
+HeadBits = Literal[8, 16]
+KvBits = Literal[16]
+WireBits = Literal[16]
+Activations = Literal["float32", "bfloat16", "float16"]
+Rounding = Literal["nearest"]
+
+ALL_BITS: tuple[Bits, ...] = (16, 8, 4)
+GROUP_SIZES = (128, 64, 32)
+SCALE_BYTES = 4
+ACTIVATION_BYTES: dict[Activations, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def group_size_for(num_contracted: int, requested: int) -> int:
+    """Returns the size of the groups along a contracted axis that share a scale.
+
+    It is the largest of 128, 64 and 32 that is at most `requested` and divides the
+    axis; where none does, the whole axis is one group.
+    """
+    for size in GROUP_SIZES:
+        if size <= requested and num_contracted % size == 0:
+            return size
+    return num_contracted
+
+
+def matrix_bytes(
+    num_contracted: int, num_features: int, *, bits: Bits, group: int
+) -> int:
+    """Returns the bytes of a weight [C, F] with its scales.
+
+    int8 has one scale per feature; int4 is packed two to a byte along the features,
+    with one scale for each `group` rows of each feature.
+    """
+    if bits == 16:
+        return 2 * num_contracted * num_features
+    if bits == 8:
+        return num_contracted * num_features + SCALE_BYTES * num_features
+    num_scales = num_contracted // group * num_features
+    return num_contracted * (num_features // 2) + SCALE_BYTES * num_scales

@@ -1,0 +1,1 @@
+"""What one worker is: a run of layers, compiled, with its caches, on one mesh."""

@@ -1,0 +1,62 @@
+"""What travels from stage to stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from llmpq_jax.stage.program import Phase, Wanted
+from llmpq_jax.stage.sampling import SamplingRows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Message:
+    """One micro-batch on its way through the pipeline.
+
+    Attributes:
+        phase: What is to be done with it.
+        micro_batch: Its number within the phase.
+        step: 0 for prefill; n for the n-th decode step.
+        groups: Cache groups its rows belong to.
+        first_row: Where its rows begin, if they are part of one group.
+        payload: Tokens before the first stage and after the last, hidden states
+            between stages.
+        place_B: Lengths of the prompts in prefill, positions of the tokens in decode.
+        sampling: How its rows are sampled.
+        wanted: What the last stage returns.
+    """
+
+    phase: Phase
+    micro_batch: int
+    step: int
+    groups: tuple[int, ...]
+    first_row: int
+    payload: jax.Array | np.ndarray
+    place_B: np.ndarray
+    sampling: SamplingRows
+    wanted: Wanted = "tokens"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageEvent:
+    """One micro-batch worked on by one stage.
+
+    Attributes:
+        stage: Number of the stage.
+        phase: Of the message.
+        micro_batch: Of the message.
+        step: Of the message.
+        received_s: When it was there, on the clock `time.perf_counter`.
+        started_s: When its turn came.
+        ended_s: When its result was ready.
+    """
+
+    stage: int
+    phase: Phase
+    micro_batch: int
+    step: int
+    received_s: float
+    started_s: float
+    ended_s: float

@@ -1,0 +1,114 @@
+"""A stage as a module: perhaps the embedding, some layers, perhaps the head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Int
+
+from llmpq_jax.model import (
+    Context,
+    DecoderLayer,
+    Embedding,
+    Head,
+    LayerCache,
+    cached_context,
+    fresh_context,
+)
+from llmpq_jax.spec.architecture import Architecture
+
+GroupCache = tuple[LayerCache, ...]
+
+
+class StageModule(nnx.Module):
+    """Consecutive layers with what stands before the first and after the last.
+
+    Inputs are tokens where the stage has the embedding, hidden states elsewhere;
+    outputs are logits where it has the head, hidden states elsewhere.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        embedding: Embedding | None,
+        layers: Sequence[DecoderLayer],
+        head: Head | None,
+    ) -> None:
+        self.architecture = architecture
+        self.embedding = embedding
+        self.layers = nnx.List(layers)
+        self.head = head
+
+    def prefill(
+        self,
+        inputs: Array,
+        caches: tuple[GroupCache, ...],
+        first_row: Int[Array, ""],
+    ) -> tuple[Array, tuple[GroupCache, ...]]:
+        """Runs whole prompts, padded right, and stores their keys and values.
+
+        Args:
+            inputs: [B, T] tokens or [B, T, D] hidden states.
+            caches: Of the groups that the rows belong to, in order: one group that
+                the rows are part of, or several that they fill.
+            first_row: Where in the group the rows begin, if they are part of one.
+
+        Returns:
+            Hidden states [B, T, D], and the caches with the rows in them.
+        """
+        context = fresh_context(self.architecture, *inputs.shape[:2])
+        hidden = self._embed(inputs, context)
+        rows_per_group = inputs.shape[0] // len(caches)
+        memories: list[LayerCache] = []
+        for layer in self.layers:
+            hidden, memory = layer(hidden, None, context)
+            memories.append(memory)
+        filled = []
+        for index, group in enumerate(caches):
+            rows = slice(index * rows_per_group, (index + 1) * rows_per_group)
+            filled.append(
+                tuple(
+                    cache.with_rows(jax.tree.map(lambda leaf: leaf[rows], memory), first_row)  # noqa: B023
+                    for cache, memory in zip(group, memories, strict=True)
+                )
+            )
+        return hidden, tuple(filled)
+
+    def decode(
+        self, inputs: Array, cache: GroupCache, position_B: Int[Array, " B"]
+    ) -> tuple[Array, GroupCache]:
+        """Runs one token of each row of a group against its cache.
+
+        Args:
+            inputs: [B] tokens or [B, 1, D] hidden states.
+            cache: Of the group.
+            position_B: Of the tokens.
+
+        Returns:
+            Hidden states [B, 1, D], and the cache with the tokens in it.
+        """
+        if self.embedding is not None:
+            inputs = inputs[:, None]
+        num_slots = cache[0].key.shape[1]
+        context = cached_context(self.architecture, position_B[:, None], num_slots)
+        hidden = self._embed(inputs, context)
+        grown = []
+        for layer, memory in zip(self.layers, cache, strict=True):
+            hidden, new_memory = layer(hidden, memory, context)
+            grown.append(new_memory)
+        return hidden, tuple(grown)
+
+    def _embed(self, inputs: Array, context: Context) -> Array:
+        if self.embedding is None:
+            return inputs
+        return self.embedding(inputs, context.position_BT)
+
+
+def last_hidden(hidden_BTD: Array, length_B: Array) -> Array:
+    """Picks each row's hidden state at its last token: [B, D]."""
+    index = (length_B - 1)[:, None, None]
+    return jnp.take_along_axis(hidden_BTD, index, axis=1)[:, 0]

@@ -1,0 +1,97 @@
+"""Where a stage's arrays live: one device, or a mesh that cuts them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from llmpq_jax.model import LayerCache
+from llmpq_jax.quant import QArray, quantize
+from llmpq_jax.quant.shard import with_groups_cut
+from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.precision import Bits
+from llmpq_jax.spec.tensors import TensorSpec, shard_for
+
+TENSOR_AXIS = "tensor"
+
+
+class Placement:
+    """A stage's devices, and how weights, caches and activations lie on them."""
+
+    def __init__(self, devices: tuple[jax.Device, ...], *, group_size: int = 128) -> None:
+        """Takes the stage's devices; int4 groups hold at most `group_size` rows."""
+        self.devices = devices
+        self.group_size = group_size
+        self.mesh = Mesh(np.asarray(devices), (TENSOR_AXIS,), axis_types=(AxisType.Auto,))
+
+    @property
+    def width(self) -> int:
+        """Devices that hold the stage together."""
+        return len(self.devices)
+
+    @property
+    def platform(self) -> str:
+        """JAX's name of their backend."""
+        return self.devices[0].platform
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The whole array on each device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def cache_sharding(self) -> NamedSharding:
+        """Heads cut over the mesh."""
+        return NamedSharding(self.mesh, CACHE_PARTITION)
+
+    def put(self, array: Any) -> Any:
+        """Brings an array or a tree of them here, whole, from the host or a stage."""
+        return jax.device_put(array, self.replicated)
+
+    def describe(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        """Describes an array that is whole on each device, to compile for."""
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self.replicated)
+
+    def place_weight(
+        self, tensor: TensorSpec, array: np.ndarray, bits: Bits
+    ) -> jax.Array | QArray:
+        """Brings a weight here, quantised on its way if it is a matrix of few bits.
+
+        The whole tensor is quantised before it is cut, so that the integers do not
+        depend on how many devices hold it.
+        """
+        shard = shard_for(tensor, self.width)
+        if not tensor.is_matrix or bits == 16:
+            spec = _partition(shard, array.ndim)
+            return jax.device_put(array, NamedSharding(self.mesh, spec))
+        on_device = jax.device_put(array, self.devices[0])
+        weight = quantize(on_device, bits=bits, group_size=self.group_size)
+        if shard == "rows":
+            weight = with_groups_cut(weight, self.width)
+        sharding = NamedSharding(self.mesh, _partition(shard, 2))
+        return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), weight)
+
+    def empty_cache(
+        self, architecture: Architecture, num_rows: int, num_slots: int, dtype: jnp.dtype
+    ) -> LayerCache:
+        """Allocates one layer's cache, its heads cut over the mesh."""
+        shape = (num_rows, num_slots, architecture.num_kv_heads, architecture.head_dim)
+        return LayerCache(
+            key=jnp.zeros(shape, dtype, device=self.cache_sharding),
+            value=jnp.zeros(shape, dtype, device=self.cache_sharding),
+        )
+
+
+CACHE_PARTITION = PartitionSpec(None, None, TENSOR_AXIS, None)
+
+
+def _partition(shard: str, num_axes: int) -> PartitionSpec:
+    if shard == "columns":
+        return PartitionSpec(*([None] * (num_axes - 1)), TENSOR_AXIS)
+    if shard == "rows":
+        return PartitionSpec(TENSOR_AXIS, *([None] * (num_axes - 1)))
+    return PartitionSpec()

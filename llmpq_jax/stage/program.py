@@ -1,0 +1,180 @@
+"""A stage compiled: one executable per phase and shape, caches donated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from llmpq_jax.stage.module import GroupCache, StageModule, last_hidden
+from llmpq_jax.stage.placement import CACHE_PARTITION, TENSOR_AXIS, Placement
+from llmpq_jax.stage.sampling import SamplingRows, choose_tokens
+
+Phase = Literal["prefill", "decode"]
+Wanted = Literal["tokens", "logits"]
+
+# The default scheduler of XLA:CPU hoists every conversion of a stage's weights to its
+# start and so keeps a float32 copy of the whole stage alive.
+_CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+class StageProgram:
+    """The compiled functions of one stage.
+
+    The module's leaves are flattened once: merging them inside `jax.jit` costs a
+    traced call nothing, while `nnx.jit` would walk the module on every step.
+    """
+
+    def __init__(self, module: StageModule, placement: Placement) -> None:
+        self.architecture = module.architecture
+        self.placement = placement
+        self.has_embedding = module.embedding is not None
+        self.has_head = module.head is not None
+        self.num_layers = len(module.layers)
+        self._graph, state = nnx.split(module)
+        self._leaves, self._tree = jax.tree.flatten(state)
+        self._executables: dict[Any, Callable[..., Any]] = {}
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights on the device that holds most of them."""
+        held: dict[Any, int] = {}
+        for leaf in self._leaves:
+            for shard in leaf.addressable_shards:
+                held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
+        return max(held.values())
+
+    def prefill(
+        self,
+        inputs: jax.Array,
+        caches: tuple[GroupCache, ...],
+        first_row: int,
+        length_B: np.ndarray,
+        sampling: SamplingRows,
+        *,
+        wanted: Wanted = "tokens",
+    ) -> tuple[jax.Array, tuple[GroupCache, ...]]:
+        """Runs prompts; see `StageModule.prefill`. The caches given are consumed.
+
+        Returns:
+            Hidden states, or from the last stage each row's next token [B] or all
+            logits [B, T, V]; and the caches.
+        """
+        put = self.placement.put
+        return self._run(
+            "prefill",
+            wanted,
+            (put(inputs), caches, put(np.int32(first_row)), put(length_B), put(sampling)),
+        )
+
+    def decode(
+        self,
+        inputs: jax.Array,
+        cache: GroupCache,
+        position_B: np.ndarray,
+        sampling: SamplingRows,
+        *,
+        wanted: Wanted = "tokens",
+    ) -> tuple[jax.Array, GroupCache]:
+        """Runs one token of each row; see `StageModule.decode`. The cache is consumed.
+
+        Returns:
+            Hidden states, or from the last stage each row's next token [B] or logits
+            [B, V]; and the cache.
+        """
+        put = self.placement.put
+        return self._run(
+            "decode", wanted, (put(inputs), cache, put(position_B), put(sampling))
+        )
+
+    def compile(self, phase: Phase, wanted: Wanted, arguments: tuple[Any, ...]) -> Any:
+        """Compiles for arguments of these shapes, or finds the executable again.
+
+        Args:
+            phase: Which function.
+            wanted: What the last stage returns.
+            arguments: On this stage's mesh, or described so (`describe`).
+
+        Returns:
+            The executable, called as `executable(leaves, *arguments)`.
+        """
+        leaves, structure = jax.tree.flatten(arguments)
+        key = (phase, wanted, structure, tuple((x.shape, str(x.dtype)) for x in leaves))
+        if key not in self._executables:
+            jitted = self._jitted(phase, wanted, arguments)
+            self._executables[key] = jitted.lower(self._leaves, *arguments).compile()
+        return self._executables[key]
+
+    def _run(self, phase: Phase, wanted: Wanted, arguments: tuple[Any, ...]) -> Any:
+        return self.compile(phase, wanted, arguments)(self._leaves, *arguments)
+
+    def _jitted(self, phase: Phase, wanted: Wanted, arguments: tuple[Any, ...]) -> Any:
+        body = partial(
+            _prefill_body if phase == "prefill" else _decode_body,
+            self._graph,
+            self._tree,
+            wanted,
+        )
+        if self.placement.width > 1:
+            caches = jax.tree.map(lambda _: CACHE_PARTITION, arguments[1])
+            whole = [jax.tree.map(lambda _: PartitionSpec(), item) for item in arguments]
+            body = jax.shard_map(
+                body,
+                mesh=self.placement.mesh,
+                in_specs=([leaf.sharding.spec for leaf in self._leaves], whole[0], caches, *whole[2:]),
+                out_specs=(PartitionSpec(), caches),
+                axis_names={TENSOR_AXIS},
+                check_vma=False,
+            )
+        is_cpu = self.placement.platform == "cpu"
+        return jax.jit(
+            body, donate_argnums=(2,), compiler_options=_CPU_OPTIONS if is_cpu else None
+        )
+
+
+def _prefill_body(
+    graph: Any,
+    tree: Any,
+    wanted: Wanted,
+    leaves: list[jax.Array],
+    inputs: jax.Array,
+    caches: tuple[GroupCache, ...],
+    first_row: jax.Array,
+    length_B: jax.Array,
+    sampling: SamplingRows,
+) -> tuple[jax.Array, tuple[GroupCache, ...]]:
+    module = nnx.merge(graph, jax.tree.unflatten(tree, leaves))
+    with jax.named_scope("prefill"):
+        hidden, caches = module.prefill(inputs, caches, first_row)
+        if module.head is None:
+            return hidden, caches
+        if wanted == "logits":
+            return module.head(hidden), caches
+        logits = module.head(last_hidden(hidden, length_B))
+        return choose_tokens(logits, sampling, length_B), caches
+
+
+def _decode_body(
+    graph: Any,
+    tree: Any,
+    wanted: Wanted,
+    leaves: list[jax.Array],
+    inputs: jax.Array,
+    cache: GroupCache,
+    position_B: jax.Array,
+    sampling: SamplingRows,
+) -> tuple[jax.Array, GroupCache]:
+    module = nnx.merge(graph, jax.tree.unflatten(tree, leaves))
+    with jax.named_scope("decode"):
+        hidden, cache = module.decode(inputs, cache, position_B)
+        if module.head is None:
+            return hidden, cache
+        logits = module.head(hidden[:, 0])
+        if wanted == "logits":
+            return logits, cache
+        return choose_tokens(logits, sampling, position_B + 1), cache

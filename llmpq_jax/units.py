@@ -1,0 +1,57 @@
+"""Bytes and seconds for people: parsing what they write, printing what they read."""
+
+from __future__ import annotations
+
+import re
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+_BYTE_UNITS = {
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": KIB,
+    "mib": MIB,
+    "gib": GIB,
+    "tib": 1 << 40,
+}
+
+
+def parse_bytes(text: str) -> int:
+    """Reads "24 GiB", "12MB" or "512" (bytes).
+
+    Raises:
+        ValueError: The text is not a number followed by a unit of bytes.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", text)
+    unit = (match.group(2) or "b").lower() if match else ""
+    if match is None or unit not in _BYTE_UNITS:
+        units = ", ".join(("B", "kB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB"))
+        msg = f"{text!r} is not a size: write a number and one of {units}"
+        raise ValueError(msg)
+    return round(float(match.group(1)) * _BYTE_UNITS[unit])
+
+
+def format_bytes(num_bytes: float) -> str:
+    """Writes bytes with three significant digits and a binary unit."""
+    size = float(num_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} TiB" if abs(size) < 1000 else f"{size:,.0f} TiB"
+
+
+def format_seconds(seconds: float) -> str:
+    """Writes a duration with three significant digits, from µs to minutes."""
+    if seconds >= 120:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest:02d} s"
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"

@@ -1,0 +1,65 @@
+"""Sets the stage for all tests: strict JAX, eight CPU devices, hypothesis's profiles."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from pathlib import Path
+
+import jax
+import pytest
+from hypothesis import HealthCheck, settings
+
+HAS_GPU = (
+    importlib.util.find_spec("jax_cuda12_plugin") is not None
+    and Path("/dev/nvidiactl").exists()
+)
+
+settings.register_profile(
+    "quick",
+    max_examples=10,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "full",
+    max_examples=200,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Sets what must stand before JAX's backend starts and before tests are read."""
+    settings.load_profile(os.environ.get("LLMPQ_TEST_PROFILE", "quick"))
+    # The CPU comes first, so that laws mean the same on every machine; a test marked
+    # `gpu` asks for its device by name.
+    jax.config.update("jax_platforms", "cpu,cuda" if HAS_GPU else "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    # Laws compile the same small program for every example; five of six seconds are
+    # saved. The folder lives as long as the process: two that share one may read what
+    # the other has half written, and another machine's code may not run on this one.
+    folder = tempfile.TemporaryDirectory(
+        prefix="llmpq-jax-compiled-", ignore_cleanup_errors=True
+    )
+    config.add_cleanup(folder.cleanup)
+    jax.config.update("jax_compilation_cache_dir", folder.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Leaves tests marked `gpu` out where there is no GPU."""
+    if HAS_GPU:
+        return
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not item.get_closest_marker("gpu")]

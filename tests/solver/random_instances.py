@@ -1,0 +1,87 @@
+"""Draws tiny instances on which every constraint may bind."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from llmpq_jax.cost.schedule import Host
+from llmpq_jax.solver.instance import Instance
+from llmpq_jax.spec.workload import MicroBatch
+
+MIB = 1 << 20
+
+
+@st.composite
+def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3):
+    """Lists of cases that differ in what micro-batches change: times and counts."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    num_layers = draw(st.integers(1, max_layers))
+    num_devices = draw(st.integers(1, max_devices))
+    bits = draw(st.sampled_from([(16, 8, 4), (16, 4), (8,), (8, 4)]))
+    shape = (num_devices, len(bits))
+    omega = np.sort(rng.exponential(1.0, (num_layers, len(bits))), axis=1)
+    budget = None
+    if draw(st.booleans()):
+        least, most = omega[:, 0].sum(), omega[:, -1].sum()
+        budget = float(least + rng.uniform(0.0, 0.8) * (most - least))
+    unsupported = rng.random(shape) < draw(st.sampled_from([0.0, 0.2]))
+    no_head = rng.random(num_devices) < draw(st.sampled_from([0.0, 0.3]))
+    layer_bytes = np.array([b * MIB // 8 for b in bits]) + rng.integers(0, 9999)
+    kv_bytes = int(rng.integers(0, MIB))
+    need = num_layers * (layer_bytes.mean() + kv_bytes) / num_devices
+    looseness = draw(st.sampled_from([0.9, 1.3, 3.0]))
+    common = {
+        "head_bits": 16,
+        "bits": bits,
+        "new_tokens": draw(st.sampled_from([1, 2, 3, 8, 50])),
+        "layer_bytes": layer_bytes,
+        "kv_bytes": kv_bytes,
+        "embedding_bytes": int(rng.integers(0, MIB)),
+        "head_bytes": int(rng.integers(0, MIB)),
+        "buffer_bytes": int(rng.integers(0, MIB // 4)),
+        "allowed_bytes": (
+            looseness * need * rng.uniform(0.7, 1.6, num_devices) + MIB
+        ).astype(np.int64),
+        "must_use": rng.random(num_devices) < draw(st.sampled_from([0.0, 0.3])),
+        "hosts": draw(_hosts(num_devices)),
+        "omega": omega,
+        "head_omega": 0.0,
+        "omega_budget": budget,
+        "theta": draw(st.sampled_from([0.0, 0.1, 3.0])),
+    }
+    speed = rng.uniform(0.5, 4.0, num_devices)
+    hop = draw(st.sampled_from([0.0, 0.1, 2.0]))
+    return [
+        Instance(
+            micro_batch=MicroBatch(prefill=1, decode=1),
+            num_prefill=draw(st.integers(1, 5)),
+            num_decode=draw(st.integers(1, 5)),
+            layer_prefill_s=_times(rng, speed[:, None], shape, unsupported),
+            layer_decode_s=_times(rng, 0.1 * speed[:, None], shape, unsupported),
+            embedding_prefill_s=_times(rng, 0.5, num_devices),
+            embedding_decode_s=_times(rng, 0.05, num_devices),
+            head_prefill_s=_times(rng, 1.0, num_devices, no_head),
+            head_decode_s=_times(rng, 0.2, num_devices, no_head),
+            hop_prefill_s=hop * rng.random((num_devices, num_devices)),
+            hop_decode_s=0.1 * hop * rng.random((num_devices, num_devices)),
+            workspace_bytes=rng.integers(0, MIB, shape),
+            embedding_workspace_bytes=rng.integers(0, MIB, num_devices),
+            head_workspace_bytes=rng.integers(0, MIB, num_devices),
+            **common,
+        )
+        for _ in range(draw(st.integers(1, max_cases)))
+    ]
+
+
+@st.composite
+def _hosts(draw, num_devices):
+    if not draw(st.booleans()):
+        return ()
+    members = draw(st.sets(st.integers(0, num_devices - 1), min_size=1))
+    capacity = draw(st.sampled_from([0.8, 1.0, 1.7]))
+    return (Host(members=tuple(sorted(members)), capacity=capacity),)
+
+
+def _times(rng, scale, shape, unsupported=False):
+    return np.where(unsupported, np.inf, scale * rng.uniform(0.3, 1.0, shape))

@@ -1,0 +1,159 @@
+"""Requests over a made-up machine room, small enough to plan in a test."""
+
+from __future__ import annotations
+
+from llmpq_jax.solver import PlanRequest
+from llmpq_jax.spec.architecture import Architecture, Rope
+from llmpq_jax.spec.cluster import Cluster, Device, Node
+from llmpq_jax.spec.measurements import EndTime, LayerTime, LinkTime, Measurements
+from llmpq_jax.spec.sensitivity import LayerSensitivity, Sensitivity
+from llmpq_jax.spec.strategy import ModelReference
+from llmpq_jax.spec.workload import Workload
+
+MIB = 1 << 20
+SLOWNESS = {"fast": 1.0, "slow": 3.0}
+
+
+def architecture(num_layers=4):
+    return Architecture(
+        family="llama",
+        num_layers=num_layers,
+        hidden_size=256,
+        intermediate_size=512,
+        num_heads=8,
+        num_kv_heads=4,
+        head_dim=32,
+        vocabulary_size=2048,
+        max_positions=1024,
+        activation="silu",
+        is_gated=True,
+        norm="rms",
+        norm_eps=1e-6,
+        position="rope",
+        rope=Rope(theta=1e4),
+        layer_windows=(None,) * num_layers,
+        embedding_size=256,
+    )
+
+
+def cluster(*kinds, memory_mib=64, capacity=None, uses=()):
+    return Cluster(
+        name="room",
+        nodes=(
+            Node(
+                name="node0",
+                shared_capacity=capacity,
+                devices=tuple(
+                    Device(
+                        name=f"cpu:{number}",
+                        kind=kind,
+                        platform="cpu",
+                        memory_bytes=memory_mib * MIB,
+                        use=uses[number] if uses else "any",
+                    )
+                    for number, kind in enumerate(kinds)
+                ),
+            ),
+        ),
+    )
+
+
+def measurements(*, bits=(16, 8, 4), kinds=tuple(SLOWNESS)):
+    sizes = [(rows, length) for rows in (1, 4, 16) for length in (16, 64, 256)]
+    layers = [
+        LayerTime(
+            kind=kind,
+            phase=phase,
+            bits=width,
+            batch=rows,
+            length=length,
+            seconds=SLOWNESS[kind] * _layer_s(phase, width, rows, length),
+            spread=0.01,
+            workspace_bytes=1024 * rows * (length if phase == "prefill" else 4),
+        )
+        for kind in kinds
+        for width in bits
+        for phase in ("prefill", "decode")
+        for rows, length in sizes
+    ]
+    ends = [
+        EndTime(
+            kind=kind,
+            part=part,
+            bits=width,
+            rows=rows,
+            seconds=SLOWNESS[kind] * (1e-5 + rate * rows),
+            spread=0.01,
+            workspace_bytes=2048 * rows,
+        )
+        for kind in kinds
+        for part, width, rate in (
+            ("embedding", 16, 1e-8),
+            ("head", 16, 4e-6),
+            ("head", 8, 3e-6),
+        )
+        for rows in (1, 16, 256)
+    ]
+    links = [
+        LinkTime(
+            source_kind=source,
+            target_kind=target,
+            num_bytes=size,
+            seconds=2e-5 + size * 1e-9,
+            spread=0.01,
+        )
+        for source in kinds
+        for target in kinds
+        for size in (1_000, 1_000_000)
+    ]
+    return Measurements(
+        model="made-up",
+        layer_shape="made-up",
+        activations="float32",
+        group_size=128,
+        kinds=(),
+        layers=tuple(layers),
+        ends=tuple(ends),
+        links=tuple(links),
+    )
+
+
+def sensitivity(num_layers=4):
+    return Sensitivity(
+        model="made-up",
+        fingerprint="made-up",
+        method="made-up",
+        unit="nothing",
+        group_size=128,
+        head_8=0.005,
+        layers=tuple(
+            LayerSensitivity(layer=layer, bits=bits, omega=loss * (1 + layer % 3))
+            for layer in range(num_layers)
+            for bits, loss in ((8, 0.01), (4, 0.3))
+        ),
+    )
+
+
+def request(*kinds, num_layers=4, memory_mib=64, **changes):
+    """A request for a pipeline over devices of these kinds."""
+    given = {
+        "architecture": architecture(num_layers),
+        "model": ModelReference(
+            path="made-up",
+            architecture="llama",
+            num_layers=num_layers,
+            fingerprint="made-up",
+        ),
+        "cluster": cluster(*kinds, memory_mib=memory_mib),
+        "measurements": measurements(),
+        "sensitivity": sensitivity(num_layers),
+        "workload": Workload(batch=4, prompt_length=48, new_tokens=16),
+    }
+    return PlanRequest(**(given | changes))
+
+
+def _layer_s(phase, bits, rows, length):
+    weights = 5e-4 * {16: 1.0, 8: 0.7, 4: 0.6}[bits]
+    if phase == "prefill":
+        return 1e-4 + 1e-6 * rows * length + 1e-10 * rows * length**2
+    return weights + 2e-5 * rows + 1e-8 * rows * length

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from llmpq_jax.errors import MeasurementError
+from llmpq_jax.spec._toml import decode_record
+from llmpq_jax.spec.measurements import EndTime, LayerTime
+
+LAYER = {
+    "kind": "T4",
+    "phase": "decode",
+    "bits": 8,
+    "batch": 4,
+    "length": 64,
+    "seconds": 1e-3,
+    "spread": 0.01,
+    "workspace_bytes": 1024,
+}
+END = {
+    "kind": "T4",
+    "part": "head",
+    "rows": 4,
+    "seconds": 1e-3,
+    "spread": 0.01,
+    "workspace_bytes": 1024,
+}
+
+
+def test_a_row_may_leave_out_what_is_usual():
+    row = decode_record(LayerTime, LAYER, where="row")
+    assert (row.tensor, row.kv_bits) == (1, 16)
+    assert decode_record(EndTime, END, where="row").bits == 16
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"phase": "training"}, "phase: found 'training', input should be 'prefill' or"),
+        ({"bits": 2}, "bits: found 2, input should be 4, 8 or 16"),
+        ({"kv_bits": 4}, "kv_bits: found 4, input should be 16"),
+        ({"seconds": "1 ms"}, "seconds: found '1 ms', input should be a valid number"),
+        ({"batch": 1.5}, "batch: found 1.5, input should be a valid integer"),
+    ],
+)
+def test_a_wrong_row_is_refused(change, complaint):
+    with pytest.raises(MeasurementError, match=complaint):
+        decode_record(LayerTime, LAYER | change, where="row", error=MeasurementError)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"part": "tail"}, "part: found 'tail', input should be 'embedding' or 'head'"),
+        ({"bits": 4}, "bits: found 4, input should be 8 or 16"),
+    ],
+)
+def test_a_wrong_end_is_refused(change, complaint):
+    with pytest.raises(MeasurementError, match=complaint):
+        decode_record(EndTime, END | change, where="row", error=MeasurementError)

@@ -1,0 +1,114 @@
+"""Sampling: who may be drawn, how often, and what a draw depends on."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmpq_jax.stage.sampling import choose_tokens, perturbed_logits
+from llmpq_jax.stage.worker import sampling_rows
+
+_SIZE = 12
+
+
+def _logits(seed: int, num_rows: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return (2 * generator.standard_normal((num_rows, _SIZE))).astype(np.float32)
+
+
+def _allowed(logits: np.ndarray, temperature: float, top_k: int, top_p: float) -> set[int]:
+    """The slow, obvious filter: sort, cut at k, cut where the sum reaches p."""
+    order = sorted(range(len(logits)), key=lambda token: -logits[token])
+    order = order[:top_k] if top_k else order
+    weights = np.exp(np.asarray([logits[t] for t in order], np.float64) / temperature)
+    weights /= weights.sum()
+    kept, total = [], 0.0
+    for token, weight in zip(order, weights, strict=True):
+        kept.append(token)
+        total += weight
+        if total >= top_p:
+            break
+    return set(kept)
+
+
+@given(
+    st.integers(0, 2**31),
+    st.floats(0.2, 3.0),
+    st.integers(0, _SIZE + 2),
+    st.floats(0.05, 0.99),
+)
+def test_only_tokens_inside_the_cuts_can_be_drawn(
+    seed: int, temperature: float, top_k: int, top_p: float
+) -> None:
+    logits = _logits(seed, 1)
+    rows = sampling_rows([temperature], [top_k], [top_p], [seed % 2**32])
+    perturbed = perturbed_logits(jnp.asarray(logits), _on_device(rows), jnp.asarray([3]))
+    finite = {int(token) for token in np.flatnonzero(np.isfinite(perturbed[0]))}
+    assert finite == _allowed(logits[0], temperature, top_k, top_p)
+
+
+def test_draws_follow_the_softmax() -> None:
+    num_draws = 4000
+    logits = np.tile(_logits(5, 1), (num_draws, 1))
+    rows = sampling_rows(
+        [0.7] * num_draws, [0] * num_draws, [1.0] * num_draws, list(range(num_draws))
+    )
+    tokens = choose_tokens(
+        jnp.asarray(logits), _on_device(rows), jnp.zeros(num_draws, jnp.int32)
+    )
+    counts = np.bincount(np.asarray(tokens), minlength=_SIZE)
+    expected = np.asarray(jax.nn.softmax(logits[0] / 0.7)) * num_draws
+    # Five standard deviations of a binomial count.
+    bound = 5 * np.sqrt(expected) + 5
+    assert (np.abs(counts - expected) <= bound).all()
+
+
+@given(st.integers(0, 2**31), st.permutations(range(5)))
+def test_a_row_draws_the_same_whoever_shares_its_batch(
+    seed: int, order: list[int]
+) -> None:
+    logits = _logits(seed, 5)
+    settings = ([0.9, 0.0, 1.5, 0.7, 1.0], [0, 0, 4, 0, 2], [1.0, 1.0, 1.0, 0.8, 0.5])
+    seeds = [seed % 2**32 + index for index in range(5)]
+    position = np.arange(5, dtype=np.int32)
+
+    def draw(rows: list[int]) -> np.ndarray:
+        packed = sampling_rows(
+            *([values[row] for row in rows] for values in settings),
+            [seeds[row] for row in rows],
+        )
+        return np.asarray(
+            choose_tokens(
+                jnp.asarray(logits[rows]), _on_device(packed), jnp.asarray(position[rows])
+            )
+        )
+
+    together = draw(list(range(5)))
+    np.testing.assert_array_equal(draw(order), together[order])
+    np.testing.assert_array_equal(draw([2]), together[[2]])
+
+
+def test_temperature_zero_takes_the_likeliest_beside_rows_that_draw() -> None:
+    logits = _logits(1, 2)
+    rows = sampling_rows([0.0, 1.0], [0, 0], [1.0, 1.0], [1, 2])
+    tokens = choose_tokens(jnp.asarray(logits), _on_device(rows), jnp.asarray([0, 0]))
+    assert int(tokens[0]) == int(logits[0].argmax())
+
+
+def test_seed_and_position_both_change_the_draw() -> None:
+    logits = np.zeros((1, 1000), np.float32)
+
+    def token(seed: int, position: int) -> int:
+        rows = _on_device(sampling_rows([1.0], [0], [1.0], [seed]))
+        return int(choose_tokens(jnp.asarray(logits), rows, jnp.asarray([position]))[0])
+
+    drawn = {token(1, 0), token(1, 1), token(2, 0), token(2, 1)}
+    assert len(drawn) > 1
+    assert token(1, 1) == token(1, 1)
+
+
+def _on_device(rows):  # noqa: ANN001, ANN202
+    return jax.tree.map(jnp.asarray, rows)

@@ -1,0 +1,1 @@
+"""The recipe of the tiny language model that ships in `examples/`."""

@@ -1,0 +1,58 @@
+"""Writes docs/cli.md from the commands' own help.
+
+Run `python -m tools.write_cli_docs`, with `--check` to compare only.
+"""
+
+from __future__ import annotations
+
+import click
+
+from tools import generated
+
+PAGE = "docs/cli.md"
+WIDTH = 88
+
+INTRODUCTION = """\
+# Commands
+
+<!-- Written by tools/write_cli_docs.py from the commands' own help; edit it there. -->
+
+Results go to stdout, progress and logs to stderr. A command exits with 0, with 1 and one
+line that says what is wrong, or with 2 where it was called wrongly.
+"""
+
+
+def render() -> str:
+    """Returns the page: the program's help, then each command's, in its order."""
+    from llmpq_jax.cli import main
+
+    program = click.Context(main, info_name="llmpq-jax", terminal_width=WIDTH)
+    parts = [INTRODUCTION, _section("llmpq-jax", main.get_help(program), level=2)]
+    parts += _commands(main, program, level=2)
+    return "\n".join(parts)
+
+
+def _commands(group: click.Command, parent: click.Context, *, level: int) -> list[str]:
+    if not isinstance(group, click.Group):
+        return []
+    parts: list[str] = []
+    for name in group.list_commands(parent):
+        command = group.get_command(parent, name)
+        if command is None or command.hidden:
+            continue
+        context = click.Context(
+            command, info_name=name, parent=parent, terminal_width=WIDTH
+        )
+        title = context.command_path
+        parts.append(_section(title, command.get_help(context), level=level))
+        parts += _commands(command, context, level=level + 1)
+    return parts
+
+
+def _section(title: str, text: str, *, level: int) -> str:
+    lines = "\n".join(line.rstrip() for line in text.splitlines())
+    return f"{'#' * level} `{title}`\n\n```text\n{lines}\n```\n"
+
+
+if __name__ == "__main__":
+    generated.run(render, page=PAGE, module="tools.write_cli_docs")

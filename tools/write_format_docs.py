@@ -1,0 +1,132 @@
+"""Writes docs/strategy-format.md from the records that read and write the files.
+
+Types, defaults and names come from the fields, meanings from the docstrings, so the page
+cannot say what the code does not do. Run `python -m tools.write_format_docs`, with
+`--check` to compare only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from typing import Any, get_type_hints
+
+from pydantic.fields import FieldInfo
+
+from llmpq_jax.spec._toml import decode_record, to_toml
+from tools import generated
+from tools.format_examples import FILES, FileKind
+from tools.type_names import record_in, type_name
+
+PAGE = "docs/strategy-format.md"
+
+INTRODUCTION = """\
+# File formats
+
+<!-- Written by tools/write_format_docs.py from llmpq_jax/spec; edit the docstrings there. -->
+
+Four kinds of TOML file carry what was measured, judged and planned from one program to
+the next. All may be written or edited by hand: every file is checked when it is read,
+and a complaint names the file, the key, what was found and what was expected. Unknown
+keys are errors. A key with a default may be left out. Numbers are not read from text,
+nor integers from decimals.
+"""
+
+
+def render() -> str:
+    """Returns the page: for each kind of file its tables, then an example."""
+    contents = "\n".join(f"- [`{kind.file}`](#{_anchor(kind)})" for kind in FILES)
+    return "\n".join([INTRODUCTION, contents, "", *map(_render_kind, FILES)])
+
+
+def attributes(cls: type[Any]) -> dict[str, str]:
+    """Returns what a record's docstring says of each field, each as one paragraph."""
+    text = inspect.getdoc(cls) or ""
+    block = text.partition("Attributes:\n")[2]
+    meanings: dict[str, str] = {}
+    name = ""
+    for line in block.splitlines():
+        if match := re.match(r"    (\w+): (.*)", line):
+            name = match.group(1)
+            meanings[name] = match.group(2)
+        elif line.strip():
+            meanings[name] += " " + line.strip()
+        else:
+            break
+    return meanings
+
+
+def _render_kind(kind: FileKind) -> str:
+    example = decode_record(kind.cls, kind.example, where=kind.file)
+    return "\n".join(
+        [
+            f"## `{kind.file}`",
+            "",
+            kind.introduction,
+            "",
+            *_sections(kind.cls, prefix="", is_repeated=False),
+            "### Example",
+            "",
+            "```toml",
+            to_toml(example).rstrip(),
+            "```",
+            "",
+        ]
+    )
+
+
+def _sections(cls: type[Any], *, prefix: str, is_repeated: bool) -> list[str]:
+    """Returns one table for the record, and one for each record inside it."""
+    meanings = attributes(cls)
+    hints = get_type_hints(cls, include_extras=True)
+    title = "At the top" if not prefix else f"`[{prefix}]`"
+    if is_repeated:
+        title = f"`[[{prefix}]]`"
+    summary = (inspect.getdoc(cls) or "").splitlines()[0]
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    inner: list[str] = []
+    for field in dataclasses.fields(cls):
+        key = file_key(field.name, hints[field.name])
+        cells = (
+            f"`{key}`",
+            type_name(hints[field.name]),
+            _default(field),
+            meanings[field.name],
+        )
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        nested, is_many = record_in(hints[field.name])
+        if nested is not None:
+            path = f"{prefix}.{key}" if prefix else key
+            inner += _sections(nested, prefix=path, is_repeated=is_many)
+    return [f"### {title}", "", summary, "", *rows, "", *inner]
+
+
+def file_key(name: str, hint: Any) -> str:
+    """Returns what a field is called in the file: its alias, or its own name."""
+    for extra in getattr(hint, "__metadata__", ()):
+        if isinstance(extra, FieldInfo) and extra.alias is not None:
+            return extra.alias
+    return name
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is dataclasses.MISSING:
+        return "required"
+    if field.default is None:
+        return "absent"
+    if field.default == ():
+        return "none"
+    if isinstance(field.default, bool):
+        return f"`{str(field.default).lower()}`"
+    if isinstance(field.default, str):
+        return f'`"{field.default}"`'
+    return f"`{field.default}`"
+
+
+def _anchor(kind: FileKind) -> str:
+    return kind.file.replace(".", "")
+
+
+if __name__ == "__main__":
+    generated.run(render, page=PAGE, module="tools.write_format_docs")
