@@ -33,7 +33,9 @@ def test_a_number_alone_counts_bytes(number):
 
 @pytest.mark.parametrize("text", ["", "GiB", "1 apple", "-1 GiB", "1,5 GiB", "1 2"])
 def test_what_is_not_a_size_is_refused(text):
-    complaint = re.escape(f"{text!r} is not a size: write a number and one of B, kB, MB")
+    complaint = re.escape(
+        f"{text!r} is not a size: write a number and one of B, kB, MB"
+    )
     with pytest.raises(ValueError, match=complaint):
         parse_bytes(text)
 
@@ -58,7 +60,7 @@ def test_formatted_bytes_read_back_to_three_digits(num_bytes):
         (24 * GIB, "24 GiB"),
         (2**42, "4 TiB"),
         (-3 * MIB, "-3 MiB"),
-        (2**52, "4,096 TiB"),
+        (2**52, "4096 TiB"),
     ],
 )
 def test_bytes_are_written_with_a_binary_unit(num_bytes, text):

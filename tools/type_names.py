@@ -12,7 +12,7 @@ _PLAIN = {int: "integer", float: "number", str: "text", bool: "boolean"}
 
 
 def type_name(hint: Any) -> str:
-    """Returns "integer", "array of numbers", "`8` or `16`", …
+    """Returns "integer", "array of numbers", "`8` or `16`" and the like.
 
     Raises:
         TypeError: The type has no name here yet.

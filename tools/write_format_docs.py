@@ -94,7 +94,9 @@ def _sections(cls: type[Any], *, prefix: str, is_repeated: bool) -> list[str]:
             _default(field),
             meanings[field.name],
         )
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        rows.append(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        )
         nested, is_many = record_in(hints[field.name])
         if nested is not None:
             path = f"{prefix}.{key}" if prefix else key

@@ -62,14 +62,14 @@ def write_random_checkpoint(
     generator = np.random.default_rng(seed)
     file_of: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
-        path = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        path = WHOLE if len(shards) == 1 else path
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        name = WHOLE if len(shards) == 1 else name
         tensors = {
             file.name: _draw(file.shape, file.is_transposed, generator, _DTYPES[dtype])
             for file in shard
         }
-        save_file(tensors, folder / path, metadata={"format": "pt"})
-        file_of |= dict.fromkeys(tensors, path)
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+        file_of |= dict.fromkeys(tensors, name)
         del tensors
     if len(shards) > 1:
         index = {"metadata": {}, "weight_map": file_of}

@@ -120,7 +120,7 @@ def _read_index(index: Path) -> dict[str, str]:
         raise CheckpointError(msg)
     for tensor, name in file_of.items():
         # A file elsewhere would be read by whoever opens a stranger's checkpoint.
-        if not isinstance(name, str) or Path(name).name != name:
+        if not isinstance(name, str) or not name or Path(name).name != name:
             msg = f"weights {index}: weight_map.{tensor}: found {name!r}, expected the name of a file beside the index"
             raise CheckpointError(msg)
     return file_of

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +40,9 @@ class Tokenizer:
         Raises:
             CheckpointError: Its files are missing or damaged.
         """
-        # Importing transformers takes seconds, so only those who need it do.
-        from transformers import AutoTokenizer
+        with _torch_not_missed():
+            # Importing transformers takes seconds, so only those who need it do.
+            from transformers import AutoTokenizer
 
         if not folder.is_dir():
             # transformers would take the path for a name to look up elsewhere.
@@ -140,6 +143,21 @@ class TextDecoder:
         return self._tokenizer.decode(window)[
             len(self._tokenizer.decode(window[:shown])) :
         ]
+
+
+@contextmanager
+def _torch_not_missed() -> Iterator[None]:
+    """Keeps transformers from telling that there is no PyTorch; we have no use for it."""
+    logger = logging.getLogger("transformers")
+
+    def is_of_interest(record: logging.LogRecord) -> bool:
+        return "PyTorch was not found" not in record.getMessage()
+
+    logger.addFilter(is_of_interest)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_of_interest)
 
 
 def _eos_ids(folder: Path, fallback: object) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ class MonotoneTable:
         between = np.maximum(least, np.minimum(most, fitted))
         exact = smaller & larger
         looked_up = np.where(exact, self.values, 0.0).sum(axis=1)
-        answers = np.where(exact.any(axis=1), looked_up, between)
+        answers = np.where(np.any(exact, axis=1), looked_up, between)
         return answers.reshape(axes[0].shape)
 
 

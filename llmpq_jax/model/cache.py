@@ -36,7 +36,9 @@ class LayerCache(NamedTuple):
             key=write(self.key, new.key), value=write(self.value, new.value)
         )
 
-    def with_tokens(self, new: LayerCache, first_slot_B: Int[Array, " B"]) -> LayerCache:
+    def with_tokens(
+        self, new: LayerCache, first_slot_B: Int[Array, " B"]
+    ) -> LayerCache:
         """Writes each row's new tokens at that row's own slot."""
         write = jax.vmap(
             lambda block, tokens, slot: jax.lax.dynamic_update_slice(

@@ -40,7 +40,9 @@ class Embedding(nnx.Module):
         if self.positions is not None:
             table = self.positions.get_value()
             rows = position_BT + self.position_offset
-            hidden = hidden + jnp.take(table, rows, axis=0, mode="clip").astype(self.dtype)
+            hidden = hidden + jnp.take(table, rows, axis=0, mode="clip").astype(
+                self.dtype
+            )
         return hidden if self.norm is None else self.norm(hidden)
 
 
@@ -61,7 +63,9 @@ class Attention(nnx.Module):
         self.output = Linear(weights, "attention.output", sum_over=tensor_axis)
 
         def head_norm(name: str) -> Norm | None:
-            return Norm(weights, name, architecture) if architecture.has_qk_norm else None
+            return (
+                Norm(weights, name, architecture) if architecture.has_qk_norm else None
+            )
 
         self.query_norm = head_norm("attention.query_norm")
         self.key_norm = head_norm("attention.key_norm")
@@ -73,7 +77,10 @@ class Attention(nnx.Module):
         self.tensor_axis = tensor_axis
 
     def __call__(
-        self, hidden_BTD: Float[Array, "B T D"], cache: LayerCache | None, context: Context
+        self,
+        hidden_BTD: Float[Array, "B T D"],
+        cache: LayerCache | None,
+        context: Context,
     ) -> tuple[Float[Array, "B T D"], LayerCache]:
         """Attends; returns the new tokens' memory, or the cache that now holds it."""
         heads = (*hidden_BTD.shape[:2], -1, self.head_dim)
@@ -149,7 +156,10 @@ class DecoderLayer(nnx.Module):
         self.norms_after = architecture.norm_position == "after"
 
     def __call__(
-        self, hidden_BTD: Float[Array, "B T D"], cache: LayerCache | None, context: Context
+        self,
+        hidden_BTD: Float[Array, "B T D"],
+        cache: LayerCache | None,
+        context: Context,
     ) -> tuple[Float[Array, "B T D"], LayerCache]:
         """Applies the layer.
 
@@ -175,7 +185,11 @@ class Head(nnx.Module):
     """Hidden states to logits; held by the last stage."""
 
     def __init__(
-        self, architecture: Architecture, weights: Weights, *, gather_over: str | None = None
+        self,
+        architecture: Architecture,
+        weights: Weights,
+        *,
+        gather_over: str | None = None,
     ) -> None:
         """Takes the head's weights; `gather_over` is the mesh axis its columns are cut by."""
         has_norm = architecture.has_final_norm

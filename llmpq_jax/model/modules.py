@@ -20,7 +20,9 @@ Weights: TypeAlias = Mapping[str, "jax.Array | QArray"]
 class Linear(nnx.Module):
     """hidden @ weight + bias, for a weight of any precision."""
 
-    def __init__(self, weights: Weights, name: str, *, sum_over: str | None = None) -> None:
+    def __init__(
+        self, weights: Weights, name: str, *, sum_over: str | None = None
+    ) -> None:
         """Takes its weights out of a layer's.
 
         Args:

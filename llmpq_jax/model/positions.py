@@ -34,7 +34,9 @@ class Context(NamedTuple):
         return visible if window is None else visible & (distance < window)
 
 
-def fresh_context(architecture: Architecture, num_rows: int, num_tokens: int) -> Context:
+def fresh_context(
+    architecture: Architecture, num_rows: int, num_tokens: int
+) -> Context:
     """Makes the context of prompts seen whole, each from position 0, padded right."""
     position = jnp.broadcast_to(jnp.arange(num_tokens), (num_rows, num_tokens))
     return _context(architecture, position, num_tokens)
@@ -47,9 +49,7 @@ def cached_context(
     return _context(architecture, position_BT, num_slots)
 
 
-def _context(
-    architecture: Architecture, position_BT: Array, num_slots: int
-) -> Context:
+def _context(architecture: Architecture, position_BT: Array, num_slots: int) -> Context:
     cosine = sine = None
     if architecture.rope is not None:
         rates = jnp.asarray(rotation_rates(architecture.rope, architecture.head_dim))

@@ -21,7 +21,9 @@ def reference_weight(weight: QArray) -> np.ndarray:
         rows = np.asarray(weight.permutation)
     for stored, row in enumerate(rows):
         group = stored // weight.group_size
-        offset = 0 if weight.zero_point is None else np.asarray(weight.zero_point)[group]
+        offset = (
+            0 if weight.zero_point is None else np.asarray(weight.zero_point)[group]
+        )
         result[row] = scale[group] * (values[stored].astype(np.float64) - offset)
     return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import gcd
 
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ def with_groups_cut(weight: QArray, width: int) -> QArray:
     zero_point = weight.zero_point
     if zero_point is not None:
         zero_point = jnp.repeat(zero_point, repeats, axis=0)
-    return weight.replace(
+    return replace(
+        weight,
         scale=jnp.repeat(weight.scale, repeats, axis=0), zero_point=zero_point
     )

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmpq_jax.spec.precision import Bits
-from llmpq_jax.stage.message import Phase
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from llmpq_jax.stage.message import Phase
 
 INK = "#22303c"
 QUIET = "#6b7885"

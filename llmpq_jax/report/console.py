@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 # Of files and pipes, which have no width of their own.
 _WIDTH = 100
+
+
+class Advance(Protocol):
+    """Moves a bar on."""
+
+    def __call__(self, count: float, total: float | None = None) -> None:
+        """Takes units done since the last call, and the total once it is known."""
+        ...
 
 
 def say(text: str = "") -> None:
@@ -30,14 +39,17 @@ def show(renderable: RenderableType) -> None:
     """Writes a table to stdout, coloured and as wide as the terminal if it is one."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else _WIDTH
-    Console(width=width, highlight=False).print(renderable)
+    if sys.stdout.isatty():
+        Console(highlight=False).print(renderable)
+        return
+    plain = io.StringIO()
+    Console(file=plain, width=_WIDTH, highlight=False).print(renderable)
+    for line in plain.getvalue().splitlines():
+        say(line.rstrip())
 
 
 @contextmanager
-def progress_bar(
-    what: str, total: float | None, *, unit: str
-) -> Iterator[Callable[[float], None]]:
+def progress_bar(what: str, total: float | None, *, unit: str) -> Iterator[Advance]:
     """Shows a bar with its rate on stderr, if that is a terminal.
 
     Args:
@@ -46,11 +58,11 @@ def progress_bar(
         unit: In the plural: "tokens".
 
     Yields:
-        A function to call with the number of units done since the last call.
+        What moves it on.
     """
     if not sys.stderr.isatty():
         tell(f"{what} …")
-        yield lambda _: None
+        yield _stand_still
         return
     from rich.console import Console
     from rich.progress import (
@@ -72,9 +84,15 @@ def progress_bar(
     with bar:
         task = bar.add_task(what, total=total, rate=unit)
 
-        def advance(count: float) -> None:
+        def advance(count: float, total: float | None = None) -> None:
+            if total is not None:
+                bar.update(task, total=total)
             bar.advance(task, count)
             speed = bar.tasks[0].speed
             bar.update(task, rate=unit if speed is None else f"{unit}, {speed:.3g}/s")
 
         yield advance
+
+
+def _stand_still(count: float, total: float | None = None) -> None:
+    del count, total

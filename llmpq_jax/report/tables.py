@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
+from llmpq_jax.report.names import bits_text, devices_text, layers_text
 from llmpq_jax.spec.measurements import LayerTime, Measurements
 from llmpq_jax.spec.strategy import Stage, Strategy
 from llmpq_jax.units import format_bytes, format_seconds
@@ -24,7 +25,7 @@ def plan_table(strategy: Strategy) -> Table:
     """Tells what each stage holds and what is expected of it."""
     table = _table("The plan: one row per stage, in pipeline order")
     _add_columns(table, "device", "layers", "bits")
-    _add_columns(table, "memory used of allowed", "prefill", "decode", justify="right")
+    _add_columns(table, "memory of allowed", "prefill", "decode", justify="right")
     for stage in strategy.stages:
         predicted = stage.predicted
         table.add_row(
@@ -52,7 +53,7 @@ def run_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
     table = _table("The run: predicted → measured, one row per stage")
     _add_columns(table, "device", "layers", "bits")
     _add_columns(
-        table, "memory held of allowed", "prefill", "decode", "busy", justify="right"
+        table, "memory of allowed", "prefill", "decode", "busy", justify="right"
     )
     total_s = sum(batch.latency_s for batch in batches)
     for number, stage in enumerate(strategy.stages):
@@ -100,24 +101,14 @@ def measurements_table(measurements: Measurements) -> Table:
             format_seconds(max(seconds)),
             f"± {median(row.spread for row in group):.1%}",
         )
-    table.caption = "fastest and slowest: over the grid; spread: of repeated runs of one"
+    table.caption = (
+        "fastest and slowest: over the grid; spread: of repeated runs of one"
+    )
     return table
 
 
-def bits_text(bits: Sequence[int]) -> str:
-    """Writes bits compactly, in layer order: "16 8×5 4×2"."""
-    runs = [(value, len(list(run))) for value, run in groupby(bits)]
-    return " ".join(f"{value}×{n}" if n > 1 else str(value) for value, n in runs)
-
-
-def layers_text(stage: Stage) -> str:
-    """Writes the layers of a stage, first and last: "0–6"."""
-    first, end = stage.layers
-    return str(first) if end == first + 1 else f"{first}–{end - 1}"
-
-
 def _placement(stage: Stage) -> tuple[str, str, str]:
-    return " + ".join(stage.devices), layers_text(stage), bits_text(stage.bits)
+    return devices_text(stage), layers_text(stage), bits_text(stage.bits)
 
 
 def _of(used_bytes: int, allowed_bytes: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from llmpq_jax.report._style import (
     new_figure,
     save_figure,
 )
+from llmpq_jax.report.names import devices_text, layers_text
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.units import format_seconds
 
@@ -34,7 +36,10 @@ def write_timeline(path: Path, strategy: Strategy, batch: BatchRecord) -> None:
     """Draws a batch; a long one twice, its beginning enlarged above the whole."""
     zoom_s = _end_of_beginning(batch)
     has_zoom = zoom_s < 0.6 * batch.latency_s
-    names = [_stage_name(strategy, number) for number in range(len(strategy.stages))]
+    names = [
+        f"{devices_text(stage)}\nlayers {layers_text(stage)}"
+        for stage in strategy.stages
+    ]
     num_panels = 2 if has_zoom else 1
     height_in = 1.0 + num_panels * (1.0 + _ROW_IN * len(names))
     figure = new_figure(_WIDTH_IN, height_in)
@@ -61,19 +66,15 @@ def _draw(
     title: str,
 ) -> None:
     scale, unit = (1e3, "ms") if end_s < 1 else (1.0, "s")
+    # One collection for all spans of a colour: a long run has tens of thousands.
+    spans: dict[tuple[int, str], list[tuple[float, float]]] = defaultdict(list)
     for event in events:
         if event.started_s >= end_s:
             continue
         width = (min(event.ended_s, end_s) - event.started_s) * scale
         start = event.started_s * scale
-        axes.barh(
-            event.stage,
-            width,
-            left=start,
-            height=0.74,
-            color=PHASE_COLOURS[event.phase][event.micro_batch % 2],
-            linewidth=0,
-        )
+        colour = PHASE_COLOURS[event.phase][event.micro_batch % 2]
+        spans[event.stage, colour].append((start, width))
         label = str(event.micro_batch)
         if width > _DIGIT_SHARE * (len(label) + 1) * end_s * scale:
             axes.text(
@@ -85,6 +86,8 @@ def _draw(
                 fontsize=9,
                 color="white" if event.phase == "prefill" else INK,
             )
+    for (stage, colour), ranges in spans.items():
+        axes.broken_barh(ranges, (stage - 0.37, 0.74), facecolor=colour, linewidth=0)
     axes.set_xlim(0, end_s * scale)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), names, fontsize=10, color=INK)
@@ -107,7 +110,7 @@ def _add_legend(axes: Axes) -> None:
     ]
     axes.legend(
         handles=handles,
-        title="shades take turns; numbers are micro-batches",
+        title="numbers are micro-batches; their shades take turns",
         title_fontsize=9,
         fontsize=10,
         ncols=2,
@@ -121,10 +124,3 @@ def _end_of_beginning(batch: BatchRecord) -> float:
     """Returns when the first rounds of decode are over."""
     ends = [event.ended_s for event in batch.events if event.step <= _ROUNDS_SHOWN]
     return max(ends)
-
-
-def _stage_name(strategy: Strategy, number: int) -> str:
-    stage = strategy.stages[number]
-    first, end = stage.layers
-    layers = f"layer {first}" if end == first + 1 else f"layers {first}–{end - 1}"
-    return f"{' + '.join(stage.devices)}\n{layers}"

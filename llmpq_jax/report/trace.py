@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmpq_jax.report.names import devices_text, layers_text
 from llmpq_jax.spec._toml import write_text
 from llmpq_jax.spec.strategy import Strategy
 
@@ -27,9 +28,8 @@ def trace_events(
     """Returns the trace of batches served one after the other."""
     events = [_named("process_name", 0, f"llmpq-jax {strategy.model.path}")]
     for number, stage in enumerate(strategy.stages):
-        first, end = stage.layers
-        name = f"stage {number}: {' + '.join(stage.devices)}, layers {first}–{end - 1}"
-        events.append(_named("thread_name", number, name))
+        where = f"{devices_text(stage)}, layers {layers_text(stage)}"
+        events.append(_named("thread_name", number, f"stage {number}: {where}"))
         events.append(
             {
                 "ph": "M",

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 import jax
 
 from llmpq_jax.errors import StrategyError
 from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.stage.devices import PLACED_NAME, emulate_cpu_devices
 
-_PLACED_NAME = re.compile(r"(?P<node>[^/]+)/(?P<platform>[a-z]+):(?P<index>[0-9]+)")
-
-
-def emulate_cpu_devices(names: list[str]) -> None:
-    """Asks JAX for as many CPU devices as a list of full device names needs.
-
-    Must come before JAX first looks at its devices; later it has no effect, and
-    `find_devices` says what is missing.
-    """
-    indices = [
-        int(match["index"])
-        for name in names
-        if (match := _PLACED_NAME.fullmatch(name)) and match["platform"] == "cpu"
-    ]
-    needed = max(indices, default=-1) + 1
-    if needed <= max(1, jax.config.jax_num_cpu_devices):
-        return
-    try:
-        jax.config.update("jax_num_cpu_devices", needed)
-    except RuntimeError:  # JAX has its devices already; find_devices will say so
-        return
+__all__ = ["emulate_cpu_devices", "find_devices"]
 
 
 def find_devices(strategy: Strategy) -> list[tuple[jax.Device, ...]]:
@@ -48,7 +27,7 @@ def find_devices(strategy: Strategy) -> list[tuple[jax.Device, ...]]:
 
 
 def _find(name: str) -> jax.Device:
-    match = _PLACED_NAME.fullmatch(name)
+    match = PLACED_NAME.fullmatch(name)
     if match is None:
         msg = f"device {name!r}: expected node/platform:number, such as node0/cuda:0"
         raise StrategyError(msg)

@@ -55,7 +55,11 @@ class BatchShape:
 
     @classmethod
     def of(
-        cls, micro_batch: MicroBatch, num_rows: int, prompt_length: int, context_length: int
+        cls,
+        micro_batch: MicroBatch,
+        num_rows: int,
+        prompt_length: int,
+        context_length: int,
     ) -> BatchShape:
         """Rounds a batch up to whole micro-batches and length buckets."""
         decode_rows = micro_batch.decode
@@ -177,7 +181,9 @@ class BatchDriver:
         else:
             start = result.groups[0] * self._shape.decode_rows
         taken = 0
-        for row, token in zip(self._rows[start : start + len(tokens)], tokens, strict=False):
+        for row, token in zip(
+            self._rows[start : start + len(tokens)], tokens, strict=False
+        ):
             if not row.is_finished:
                 row.add(int(token))
                 taken += 1

@@ -84,7 +84,9 @@ class Pipeline:
         folder = Path(strategy.model.path)
         architecture = read_architecture(folder)
         _check_model(strategy, architecture, folder)
-        emulate_cpu_devices([name for stage in strategy.stages for name in stage.devices])
+        emulate_cpu_devices(
+            [name for stage in strategy.stages for name in stage.devices]
+        )
         devices = find_devices(strategy)
         reader = CheckpointReader(folder)
         workers = [
@@ -106,7 +108,7 @@ class Pipeline:
         prompts: Sequence[str] | Sequence[Sequence[int]],
         *,
         max_new_tokens: int | None = None,
-        sampling: Sampling | Sequence[Sampling] = Sampling(),
+        sampling: Sampling | Sequence[Sampling] | None = None,
         stop: Sequence[str] = (),
         ignores_eos: bool = False,
         on_tokens: Callable[[int], None] = lambda _: None,
@@ -116,7 +118,8 @@ class Pipeline:
         Args:
             prompts: Texts, or token ids.
             max_new_tokens: For each; by default as many as the strategy plans for.
-            sampling: One choice for all, or one for each prompt.
+            sampling: One choice for all, or one for each prompt; by default the
+                likeliest token is taken.
             stop: A continuation ends before the first of these texts.
             ignores_eos: Go on to `max_new_tokens` whatever the model says.
             on_tokens: Hears how many new tokens have come, as they come.
@@ -127,13 +130,18 @@ class Pipeline:
         Raises:
             RequestError: A prompt is empty or does not fit the strategy's context.
         """
-        choices = [sampling] * len(prompts) if isinstance(sampling, Sampling) else sampling
+        sampling = sampling or Sampling()
+        choices = (
+            [sampling] * len(prompts) if isinstance(sampling, Sampling) else sampling
+        )
         if len(choices) != len(prompts):
             msg = f"{len(choices)} sampling choices for {len(prompts)} prompts: expected one for all or one for each"
             raise RequestError(msg)
         requests = [
             Request(
-                token_ids=self.tokenizer.encode(prompt) if isinstance(prompt, str) else tuple(prompt),
+                token_ids=self.tokenizer.encode(prompt)
+                if isinstance(prompt, str)
+                else tuple(prompt),
                 max_new_tokens=max_new_tokens or self.strategy.workload.new_tokens,
                 sampling=choice,
                 stop=tuple(stop),
@@ -242,7 +250,9 @@ class Pipeline:
             self.strategy.micro_batch,
             len(requests),
             max(len(request.token_ids) for request in requests),
-            max(len(request.token_ids) + request.max_new_tokens for request in requests),
+            max(
+                len(request.token_ids) + request.max_new_tokens for request in requests
+            ),
         )
 
     def _serve_batch(
@@ -270,7 +280,8 @@ class Pipeline:
                 num_requests=len(rows),
                 num_new_tokens=sum(len(row.token_ids) for row in rows),
                 memory_bytes=[
-                    worker.program.weight_bytes + worker.cache_bytes for worker in workers
+                    worker.program.weight_bytes + worker.cache_bytes
+                    for worker in workers
                 ],
             )
         )
@@ -280,7 +291,9 @@ class Pipeline:
 
     def _check_memory(self, shape: BatchShape) -> None:
         """Refuses a plan, perhaps edited by hand, whose stages overfill their devices."""
-        for stage, worker in zip(self.strategy.stages, self._engine.workers, strict=True):
+        for stage, worker in zip(
+            self.strategy.stages, self._engine.workers, strict=True
+        ):
             if stage.predicted is None:
                 continue
             needed = worker.program.weight_bytes + worker.expected_cache_bytes(

@@ -30,7 +30,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            msg = f"temperature is {self.temperature}, expected a finite number from 0 up"
+            msg = (
+                f"temperature is {self.temperature}, expected a finite number from 0 up"
+            )
             raise RequestError(msg)
         if self.top_k < 0:
             msg = f"top_k is {self.top_k}, expected 0 (all tokens) or more"

@@ -67,7 +67,9 @@ class Row:
         self.finish_reason = "stop" if self._cut_at_stop() else reason
 
     def _cut_at_stop(self) -> bool:
-        places = [place for stop in self.request.stop if (place := self._text.find(stop)) >= 0]
+        places = [
+            place for stop in self.request.stop if (place := self._text.find(stop)) >= 0
+        ]
         if places:
             self._text = self._text[: min(places)]
         return bool(places)

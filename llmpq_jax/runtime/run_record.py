@@ -113,7 +113,9 @@ def summarize_batch(
     )
 
 
-def write_run_record(path: Path, batches: Sequence[BatchRecord], header: dict[str, Any]) -> None:
+def write_run_record(
+    path: Path, batches: Sequence[BatchRecord], header: dict[str, Any]
+) -> None:
     """Writes a header line, then for each batch a summary line and its events."""
     lines = [json.dumps({"record": "run", **header})]
     for number, batch in enumerate(batches):
@@ -121,7 +123,8 @@ def write_run_record(path: Path, batches: Sequence[BatchRecord], header: dict[st
         events = summary.pop("events")
         lines.append(json.dumps({"record": "batch", "batch": number, **summary}))
         lines += [
-            json.dumps({"record": "event", "batch": number, **event}) for event in events
+            json.dumps({"record": "event", "batch": number, **event})
+            for event in events
         ]
     write_text(path, "\n".join(lines) + "\n")
 
@@ -134,7 +137,9 @@ def _stage_times(
     memory_bytes: int,
 ) -> StageTimes:
     def mean_s(phase: str) -> float:
-        spans = [event.ended_s - event.started_s for event in events if event.phase == phase]
+        spans = [
+            event.ended_s - event.started_s for event in events if event.phase == phase
+        ]
         return fmean(spans) if spans else 0.0
 
     busy_s = sum(event.ended_s - event.started_s for event in events)

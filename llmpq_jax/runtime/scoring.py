@@ -80,7 +80,9 @@ def _prefill(group: int, tokens: np.ndarray, lengths: np.ndarray) -> Message:
 
 
 def _greedy(num_rows: int):  # noqa: ANN202 - the type is sampling_rows'
-    return sampling_rows([0.0] * num_rows, [0] * num_rows, [1.0] * num_rows, [0] * num_rows)
+    return sampling_rows(
+        [0.0] * num_rows, [0] * num_rows, [1.0] * num_rows, [0] * num_rows
+    )
 
 
 def _padded(token_BL: np.ndarray, rows: int, num_tokens: int) -> np.ndarray:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from llmpq_jax.cost.tables import Floats
 from llmpq_jax.solver.instance import Instance
 
 
 def objective_bound(instance: Instance) -> float:
     """Returns a number no plan's objective is below; infinite where none exists."""
-    if not _is_supported(instance):
+    if not _is_possible(instance):
         return float("inf")
     return latency_bound_s(instance) + instance.theta * omega_bound(instance)
 
 
 def omega_bound(instance: Instance) -> float:
     """Returns a number no plan's Σω is below; infinite where none exists."""
-    if not _is_supported(instance):
+    if not _is_possible(instance):
         return float("inf")
     return instance.head_omega + float(instance.omega.min(axis=1).sum())
 
@@ -28,7 +30,7 @@ def latency_bound_s(instance: Instance) -> float:
     in proportion to the devices' speeds, each at its fastest precision. Memory, quality
     and hops are left out, and so may only add. Infinite where no plan exists.
     """
-    if not _is_supported(instance):
+    if not _is_possible(instance):
         return float("inf")
     sum_p, max_p = _sum_and_slowest(
         instance,
@@ -52,10 +54,16 @@ def latency_bound_s(instance: Instance) -> float:
     return bound + max(decode, _hosts_bound(instance, instance.layer_decode_s) * steps)
 
 
-def _is_supported(instance: Instance) -> bool:
-    """Whether every part of the model is supported somewhere."""
+def _is_possible(instance: Instance) -> bool:
+    """Whether every part is supported somewhere and all layers find room, ends aside."""
     parts = (instance.supported, instance.may_be_first, instance.may_be_last)
-    return all(part.any() for part in parts)
+    if not all(part.any() for part in parts):
+        return False
+    room = instance.allowed_bytes[:, None] - instance.buffer_bytes
+    room = room - instance.workspace_bytes
+    most = np.maximum(room, 0) // (instance.layer_bytes + instance.kv_bytes)
+    held = np.where(instance.supported, most, 0).max(axis=1)
+    return bool(held.sum() >= instance.num_layers)
 
 
 def _sum_and_slowest(

@@ -16,6 +16,7 @@ from llmpq_jax.solver.problem import Problem, make_problem
 from llmpq_jax.solver.request import PlanRequest
 from llmpq_jax.solver.search import search
 from llmpq_jax.spec.precision import ALL_BITS
+from llmpq_jax.spec.workload import Workload
 from llmpq_jax.units import format_bytes
 
 # For each question that an explanation asks of HiGHS; most take milliseconds.
@@ -45,7 +46,7 @@ def explain(problem: Problem) -> InfeasibleError:
             "expected [[end]] rows of both for the kinds at the ends of the cluster file; "
             'reorder its devices, or write use = "any" on those that need not be used'
         )
-    fits = "; ".join(_what_would_fit(request))
+    fits = "; ".join(_what_would_fit(problem))
     advice = (
         f"what would fit: {fits}"
         if fits
@@ -109,50 +110,54 @@ def _describe(
     )
 
 
-def _what_would_fit(request: PlanRequest) -> Iterator[str]:
+def _what_would_fit(problem: Problem) -> Iterator[str]:
     """Yields changes that have been tried and do fit."""
+    request = problem.request
     workload = request.workload
+
+    def fits(changed: Workload) -> bool:
+        return _fits(replace(problem, request=replace(request, workload=changed)))
+
     pins = [rows for rows in (request.prefill, request.decode) if rows]
     batch = _largest(
         max(pins, default=1),
         workload.batch - 1,
-        lambda rows: replace(request, workload=replace(workload, batch=rows)),
+        lambda rows: fits(replace(workload, batch=rows)),
     )
     if batch:
         yield f"a batch of {batch}"
     prompt = _largest(
         1,
         workload.prompt_length - 1,
-        lambda length: replace(
-            request, workload=replace(workload, prompt_length=length)
-        ),
+        lambda length: fits(replace(workload, prompt_length=length)),
     )
     if prompt:
         yield f"prompts of at most {prompt} tokens"
     lower = tuple(bits for bits in ALL_BITS if bits < min(request.bits))
-    if lower and _fits(replace(request, bits=(*request.bits, *lower))):
+    if lower and _would_fit(replace(request, bits=(*request.bits, *lower))):
         yield f"layers at {' or '.join(str(bits) for bits in lower)} bits"
-    if 8 not in request.head_bits and _fits(replace(request, head_bits=(8,))):
+    if 8 not in request.head_bits and _would_fit(replace(request, head_bits=(8,))):
         yield "the head at 8 bits"
 
 
-def _largest(least: int, most: int, change: Callable[[int], PlanRequest]) -> int | None:
+def _largest(least: int, most: int, fits: Callable[[int], bool]) -> int | None:
     """The largest number that fits; smaller ones fit where a larger one does."""
-    if most < least or not _fits(change(least)):
+    if most < least or not fits(least):
         return None
     while least < most:
         middle = (least + most + 1) // 2
-        least, most = (middle, most) if _fits(change(middle)) else (least, middle - 1)
+        least, most = (middle, most) if fits(middle) else (least, middle - 1)
     return least
 
 
-def _fits(request: PlanRequest) -> bool:
+def _would_fit(request: PlanRequest) -> bool:
     try:
-        problem = make_problem(request)
+        return _fits(make_problem(request))
     except SpecError:
         return False
-    case = smallest_case(problem, omega_budget=request.omega_budget)
-    found = search(
-        [case], time_limit_s=_QUESTION_S, relative_gap=1.0, goal="omega"
-    ).found
-    return found is not None
+
+
+def _fits(problem: Problem) -> bool:
+    case = smallest_case(problem, omega_budget=problem.request.omega_budget)
+    result = search([case], time_limit_s=_QUESTION_S, relative_gap=1.0, goal="omega")
+    return result.found is not None

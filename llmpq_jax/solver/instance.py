@@ -7,8 +7,10 @@ devices in pipeline order, B precisions. Infinite seconds mean "not supported th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +29,8 @@ from llmpq_jax.cost.tables import Floats
 from llmpq_jax.cost.transfer import hop_s
 from llmpq_jax.solver.problem import Problem
 from llmpq_jax.spec.buckets import bucket_length
-from llmpq_jax.spec.precision import Bits, HeadBits
-from llmpq_jax.spec.workload import MicroBatch
+from llmpq_jax.spec.precision import Activations, Bits, HeadBits
+from llmpq_jax.spec.workload import MicroBatch, Workload
 
 Integers = npt.NDArray[np.int64]
 
@@ -133,45 +135,20 @@ def make_instance(
     omega_budget: float | None,
 ) -> Instance:
     """Predicts every number of one case."""
-    request, latency, space = problem.request, problem.latency, problem.workspace
-    a, workload, activations = (
-        request.architecture,
-        request.workload,
-        request.activations,
-    )
-    kinds = [place.device.kind for place in problem.placed]
+    request, latency, workspace = problem.request, problem.latency, problem.workspace
+    architecture, workload = request.architecture, request.workload
     prefill, decode = micro_batch.prefill, micro_batch.decode
     prompt_tokens = prefill * bucket_length(workload.prompt_length)
+    devices = [place.device for place in problem.placed]
+    ask = _Ask(problem=problem)
+    cut: _Cut = {"workload": workload, "micro_batch": micro_batch}
+    stored: _Stored = {**cut, "activations": request.activations}
 
     def end_s(part: Part, bits: HeadBits, rows: int) -> Floats:
-        return np.array(
-            [
-                latency.end_s(kind, part, bits, rows=rows)
-                if latency.supports_end(kind, part, bits)
-                else np.inf
-                for kind in kinds
-            ]
+        return ask.end(
+            part, bits, lambda kind: latency.end_s(kind, part, bits, rows=rows), np.inf
         )
 
-    pairs = [
-        (j, b, kind, bits)
-        for j, kind in enumerate(kinds)
-        for b, bits in enumerate(problem.bits)
-        if latency.supports_layer(kind, bits)
-    ]
-    layer_prefill_s = np.full((len(kinds), len(problem.bits)), np.inf)
-    layer_decode_s = layer_prefill_s.copy()
-    workspace_bytes = np.zeros(layer_prefill_s.shape, dtype=np.int64)
-    for j, b, kind, bits in pairs:
-        layer_prefill_s[j, b] = latency.prefill_s(
-            kind, bits, rows=prefill, workload=workload
-        )
-        layer_decode_s[j, b] = latency.decode_s(
-            kind, bits, rows=decode, workload=workload
-        )
-        workspace_bytes[j, b] = space.layer_bytes(
-            kind, bits, workload=workload, micro_batch=micro_batch
-        )
     return Instance(
         micro_batch=micro_batch,
         head_bits=head_bits,
@@ -179,8 +156,14 @@ def make_instance(
         num_prefill=-(-workload.batch // prefill),
         num_decode=-(-workload.batch // decode),
         new_tokens=workload.new_tokens,
-        layer_prefill_s=layer_prefill_s,
-        layer_decode_s=layer_decode_s,
+        layer_prefill_s=ask.layers(
+            lambda kind, b: latency.prefill_s(kind, b, rows=prefill, workload=workload),
+            np.inf,
+        ),
+        layer_decode_s=ask.layers(
+            lambda kind, b: latency.decode_s(kind, b, rows=decode, workload=workload),
+            np.inf,
+        ),
         embedding_prefill_s=end_s("embedding", 16, prompt_tokens),
         embedding_decode_s=end_s("embedding", 16, decode),
         head_prefill_s=end_s("head", head_bits, prefill),
@@ -189,43 +172,74 @@ def make_instance(
         hop_decode_s=_hops_s(problem, num_tokens=decode),
         layer_bytes=np.array(
             [
-                layer_bytes(a, bits=b, group_size=request.group_size)
+                layer_bytes(architecture, bits=b, group_size=request.group_size)
                 for b in problem.bits
             ]
         ),
-        kv_bytes=layer_kv_bytes(
-            a, workload=workload, micro_batch=micro_batch, activations=activations
-        ),
-        embedding_bytes=embedding_bytes(a),
-        head_bytes=head_bytes(a, precision=problem.precision(head_bits)),
-        workspace_bytes=workspace_bytes,
-        embedding_workspace_bytes=np.array(
-            [
-                space.embedding_bytes(kind, workload=workload, micro_batch=micro_batch)
-                if latency.supports_end(kind, "embedding")
-                else 0
-                for kind in kinds
-            ]
-        ),
-        head_workspace_bytes=np.array(
-            [
-                space.head_bytes(kind, head_bits, micro_batch=micro_batch)
-                if latency.supports_end(kind, "head", head_bits)
-                else 0
-                for kind in kinds
-            ]
-        ),
-        buffer_bytes=buffer_bytes(
-            a, workload=workload, micro_batch=micro_batch, activations=activations
-        ),
-        allowed_bytes=np.array([p.device.usable_bytes for p in problem.placed]),
-        must_use=np.array([p.device.use == "always" for p in problem.placed]),
+        kv_bytes=layer_kv_bytes(architecture, **stored),
+        embedding_bytes=embedding_bytes(architecture),
+        head_bytes=head_bytes(architecture, precision=problem.precision(head_bits)),
+        workspace_bytes=ask.layers(
+            lambda kind, b: workspace.layer_bytes(kind, b, **cut), 0
+        ).astype(np.int64),
+        embedding_workspace_bytes=ask.end(
+            "embedding", 16, lambda kind: workspace.embedding_bytes(kind, **cut), 0
+        ).astype(np.int64),
+        head_workspace_bytes=ask.end(
+            "head",
+            head_bits,
+            lambda kind: workspace.head_bytes(kind, head_bits, micro_batch=micro_batch),
+            0,
+        ).astype(np.int64),
+        buffer_bytes=buffer_bytes(architecture, **stored),
+        allowed_bytes=np.array([device.usable_bytes for device in devices]),
+        must_use=np.array([device.use == "always" for device in devices]),
         hosts=_hosts(problem),
         omega=problem.omega,
         head_omega=problem.head_omega(head_bits),
         omega_budget=omega_budget,
         theta=request.theta,
     )
+
+
+class _Cut(TypedDict):
+    workload: Workload
+    micro_batch: MicroBatch
+
+
+class _Stored(_Cut):
+    activations: Activations
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ask:
+    """Asks once for each kind of device, and not where the kind lacks support."""
+
+    problem: Problem
+
+    def layers(self, ask: Callable[[str, Bits], float], absent: float) -> Floats:
+        """[J, B]: answers for layers; `absent` where they are not supported."""
+        supports, bits = self.problem.latency.supports_layer, self.problem.bits
+        rows = {
+            kind: [ask(kind, b) if supports(kind, b) else absent for b in bits]
+            for kind in set(self._kinds)
+        }
+        return np.array([rows[kind] for kind in self._kinds])
+
+    def end(
+        self, part: Part, bits: HeadBits, ask: Callable[[str], float], absent: float
+    ) -> Floats:
+        """[J]: answers for an end of the model, likewise."""
+        supports = self.problem.latency.supports_end
+        answers = {
+            kind: ask(kind) if supports(kind, part, bits) else absent
+            for kind in set(self._kinds)
+        }
+        return np.array([answers[kind] for kind in self._kinds])
+
+    @property
+    def _kinds(self) -> list[str]:
+        return [place.device.kind for place in self.problem.placed]
 
 
 def _hops_s(problem: Problem, *, num_tokens: int) -> Floats:

@@ -107,7 +107,7 @@ def with_least_omega(instance: Instance, placement: Placement) -> Placement:
     first, dealt = 0, []
     for columns in placement.columns:
         layers = np.arange(first, first + len(columns))
-        loss = instance.omega[np.ix_(layers, list(columns))]
+        loss = instance.omega[layers[:, None], list(columns)]
         dealt.append(tuple(columns[slot] for slot in linear_sum_assignment(loss)[1]))
         first += len(columns)
     return replace(placement, columns=tuple(dealt))

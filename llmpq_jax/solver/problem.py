@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmpq_jax.cost.latency import LatencyModel, fit_latency
+from llmpq_jax.cost.latency import LatencyModel, Part, fit_latency
 from llmpq_jax.cost.quality import omega_table
 from llmpq_jax.cost.tables import Floats
 from llmpq_jax.cost.workspace import WorkspaceModel, fit_workspace
@@ -61,7 +61,7 @@ def make_problem(request: PlanRequest) -> Problem:
     latency = fit_latency(request.measurements)
     placed = tuple(p for p in request.cluster.placed if p.device.use != "never")
     _check_ends(request, placed, latency)
-    bits = tuple(
+    bits: tuple[Bits, ...] = tuple(
         b
         for b in ALL_BITS
         if b in request.bits
@@ -111,8 +111,10 @@ def _check_ends(
     request: PlanRequest, placed: tuple[Placed, ...], latency: LatencyModel
 ) -> None:
     kinds = {place.device.kind for place in placed}
-    for part, choices in (("embedding", (16,)), ("head", request.head_bits)):
-        for head_bits in choices:
-            if not any(latency.supports_end(kind, part, head_bits) for kind in kinds):
-                msg = f"measurements of {request.measurements.model}: no {part} at {head_bits} bits on any of {sorted(kinds)}: expected [[end]] rows of it; run `llmpq-jax profile`"
-                raise MeasurementError(msg)
+    ends: list[tuple[Part, HeadBits]] = [("embedding", 16)]
+    for bits in request.head_bits:
+        ends.append(("head", bits))
+    for part, bits in ends:
+        if not any(latency.supports_end(kind, part, bits) for kind in kinds):
+            msg = f"measurements of {request.measurements.model}: no {part} at {bits} bits on any of {sorted(kinds)}: expected [[end]] rows of it; run `llmpq-jax profile`"
+            raise MeasurementError(msg)

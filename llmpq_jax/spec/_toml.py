@@ -93,16 +93,17 @@ def to_toml(value: object, *, comment: str = "") -> str:
 def write_text(path: Path, text: str) -> None:
     """Writes a file aside and renames it, so that no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    aside = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
+        aside.chmod(0o644)
+        aside.replace(path)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
         raise
 
 
@@ -129,7 +130,9 @@ def _complaint(detail: ErrorDetails) -> str:
         return f"{path}: unknown key; remove it or correct its spelling"
     if kind in {"missing", "missing_keyword_only_argument"}:
         return f"{path}: missing, expected a value"
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = (
+        detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    )
     if kind == "value_error":
         return f"{path}: {message}" if path else message
     expected = message[0].lower() + message[1:]

@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmpq_jax.spec._record import record
-from llmpq_jax.spec.precision import Activations, Bits, HeadBits, KvBits, Rounding, WireBits
+from llmpq_jax.spec.precision import (
+    Activations,
+    Bits,
+    HeadBits,
+    KvBits,
+    Rounding,
+    WireBits,
+)
 from llmpq_jax.spec.workload import MicroBatch, Workload
 
 

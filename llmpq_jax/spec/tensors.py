@@ -42,10 +42,30 @@ def layer_tensors(architecture: Architecture) -> tuple[TensorSpec, ...]:
     kv_width = a.num_kv_heads * a.head_dim
     tensors = [
         *_norm(a, "attention_norm", a.hidden_size),
-        *_linear("attention.query", a.hidden_size, query_width, "columns", has_bias=a.has_qkv_bias),
-        *_linear("attention.key", a.hidden_size, kv_width, "columns", has_bias=a.has_qkv_bias),
-        *_linear("attention.value", a.hidden_size, kv_width, "columns", has_bias=a.has_qkv_bias),
-        *_linear("attention.output", query_width, a.hidden_size, "rows", has_bias=a.has_output_bias),
+        *_linear(
+            "attention.query",
+            a.hidden_size,
+            query_width,
+            "columns",
+            has_bias=a.has_qkv_bias,
+        ),
+        *_linear(
+            "attention.key", a.hidden_size, kv_width, "columns", has_bias=a.has_qkv_bias
+        ),
+        *_linear(
+            "attention.value",
+            a.hidden_size,
+            kv_width,
+            "columns",
+            has_bias=a.has_qkv_bias,
+        ),
+        *_linear(
+            "attention.output",
+            query_width,
+            a.hidden_size,
+            "rows",
+            has_bias=a.has_output_bias,
+        ),
     ]
     if a.has_qk_norm:
         tensors += _norm(a, "attention.query_norm", a.head_dim)
@@ -53,8 +73,12 @@ def layer_tensors(architecture: Architecture) -> tuple[TensorSpec, ...]:
     tensors += _norm(a, "mlp_norm", a.hidden_size)
     ups = ("mlp.gate", "mlp.up") if a.is_gated else ("mlp.up",)
     for name in ups:
-        tensors += _linear(name, a.hidden_size, a.intermediate_size, "columns", has_bias=a.has_mlp_bias)
-    tensors += _linear("mlp.down", a.intermediate_size, a.hidden_size, "rows", has_bias=a.has_mlp_bias)
+        tensors += _linear(
+            name, a.hidden_size, a.intermediate_size, "columns", has_bias=a.has_mlp_bias
+        )
+    tensors += _linear(
+        "mlp.down", a.intermediate_size, a.hidden_size, "rows", has_bias=a.has_mlp_bias
+    )
     return tuple(tensors)
 
 
@@ -66,7 +90,9 @@ def embedding_tensors(architecture: Architecture) -> tuple[TensorSpec, ...]:
         rows = a.max_positions + a.position_offset
         tensors.append(TensorSpec(name="positions", shape=(rows, a.hidden_size)))
     if a.embedding_size != a.hidden_size:
-        tensors += _linear("project_in", a.embedding_size, a.hidden_size, "whole", has_bias=False)
+        tensors += _linear(
+            "project_in", a.embedding_size, a.hidden_size, "whole", has_bias=False
+        )
     if a.has_embedding_norm:
         tensors += _norm(a, "norm", a.hidden_size)
     return tuple(tensors)
@@ -79,8 +105,12 @@ def head_tensors(architecture: Architecture) -> tuple[TensorSpec, ...]:
     if a.has_final_norm:
         tensors += _norm(a, "norm", a.hidden_size)
     if a.embedding_size != a.hidden_size:
-        tensors += _linear("project_out", a.hidden_size, a.embedding_size, "whole", has_bias=False)
-    tensors += _linear("vocabulary", a.embedding_size, a.vocabulary_size, "columns", has_bias=False)
+        tensors += _linear(
+            "project_out", a.hidden_size, a.embedding_size, "whole", has_bias=False
+        )
+    tensors += _linear(
+        "vocabulary", a.embedding_size, a.vocabulary_size, "columns", has_bias=False
+    )
     return tuple(tensors)
 
 
@@ -120,7 +150,9 @@ def tensors_bytes(
 ) -> int:
     """Adds up `tensor_bytes`."""
     return sum(
-        tensor_bytes(tensor, bits=bits, group_size=group_size, tensor_width=tensor_width)
+        tensor_bytes(
+            tensor, bits=bits, group_size=group_size, tensor_width=tensor_width
+        )
         for tensor in tensors
     )
 
@@ -154,7 +186,10 @@ def _linear(
 ) -> list[TensorSpec]:
     tensors = [
         TensorSpec(
-            name=f"{name}.weight", shape=(contracted, features), is_matrix=True, shard=shard
+            name=f"{name}.weight",
+            shape=(contracted, features),
+            is_matrix=True,
+            shard=shard,
         )
     ]
     if has_bias:

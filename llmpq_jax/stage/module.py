@@ -67,16 +67,14 @@ class StageModule(nnx.Module):
         for layer in self.layers:
             hidden, memory = layer(hidden, None, context)
             memories.append(memory)
-        filled = []
-        for index, group in enumerate(caches):
-            rows = slice(index * rows_per_group, (index + 1) * rows_per_group)
-            filled.append(
-                tuple(
-                    cache.with_rows(jax.tree.map(lambda leaf: leaf[rows], memory), first_row)  # noqa: B023
-                    for cache, memory in zip(group, memories, strict=True)
-                )
+        filled = tuple(
+            tuple(
+                cache.with_rows(_rows(memory, index, rows_per_group), first_row)
+                for cache, memory in zip(group, memories, strict=True)
             )
-        return hidden, tuple(filled)
+            for index, group in enumerate(caches)
+        )
+        return hidden, filled
 
     def decode(
         self, inputs: Array, cache: GroupCache, position_B: Int[Array, " B"]
@@ -106,6 +104,12 @@ class StageModule(nnx.Module):
         if self.embedding is None:
             return inputs
         return self.embedding(inputs, context.position_BT)
+
+
+def _rows(memory: LayerCache, index: int, count: int) -> LayerCache:
+    """Takes the index-th run of so many rows."""
+    rows = slice(index * count, (index + 1) * count)
+    return LayerCache(key=memory.key[rows], value=memory.value[rows])
 
 
 def last_hidden(hidden_BTD: Array, length_B: Array) -> Array:

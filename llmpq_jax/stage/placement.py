@@ -22,11 +22,15 @@ TENSOR_AXIS = "tensor"
 class Placement:
     """A stage's devices, and how weights, caches and activations lie on them."""
 
-    def __init__(self, devices: tuple[jax.Device, ...], *, group_size: int = 128) -> None:
+    def __init__(
+        self, devices: tuple[jax.Device, ...], *, group_size: int = 128
+    ) -> None:
         """Takes the stage's devices; int4 groups hold at most `group_size` rows."""
         self.devices = devices
         self.group_size = group_size
-        self.mesh = Mesh(np.asarray(devices), (TENSOR_AXIS,), axis_types=(AxisType.Auto,))
+        self.mesh = Mesh(
+            np.asarray(devices), (TENSOR_AXIS,), axis_types=(AxisType.Auto,)
+        )
 
     @property
     def width(self) -> int:
@@ -76,7 +80,11 @@ class Placement:
         return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), weight)
 
     def empty_cache(
-        self, architecture: Architecture, num_rows: int, num_slots: int, dtype: jnp.dtype
+        self,
+        architecture: Architecture,
+        num_rows: int,
+        num_slots: int,
+        dtype: jnp.dtype,
     ) -> LayerCache:
         """Allocates one layer's cache, its heads cut over the mesh."""
         shape = (num_rows, num_slots, architecture.num_kv_heads, architecture.head_dim)

@@ -69,7 +69,13 @@ class StageProgram:
         return self._run(
             "prefill",
             wanted,
-            (put(inputs), caches, put(np.int32(first_row)), put(length_B), put(sampling)),
+            (
+                put(inputs),
+                caches,
+                put(np.int32(first_row)),
+                put(length_B),
+                put(sampling),
+            ),
         )
 
     def decode(
@@ -122,11 +128,18 @@ class StageProgram:
         )
         if self.placement.width > 1:
             caches = jax.tree.map(lambda _: CACHE_PARTITION, arguments[1])
-            whole = [jax.tree.map(lambda _: PartitionSpec(), item) for item in arguments]
+            whole = [
+                jax.tree.map(lambda _: PartitionSpec(), item) for item in arguments
+            ]
             body = jax.shard_map(
                 body,
                 mesh=self.placement.mesh,
-                in_specs=([leaf.sharding.spec for leaf in self._leaves], whole[0], caches, *whole[2:]),
+                in_specs=(
+                    [leaf.sharding.spec for leaf in self._leaves],
+                    whole[0],
+                    caches,
+                    *whole[2:],
+                ),
                 out_specs=(PartitionSpec(), caches),
                 axis_names={TENSOR_AXIS},
                 check_vma=False,

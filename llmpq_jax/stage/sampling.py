@@ -52,12 +52,8 @@ def perturbed_logits(
     temperature = jnp.where(rows.temperature_B > 0, rows.temperature_B, 1.0)
     scaled = logits_BV / temperature[:, None]
     is_cut = jnp.any((rows.top_k_B > 0) | (rows.top_p_B < 1))
-    kept = jax.lax.cond(
-        is_cut, lambda s: _cut_off(s, rows), lambda s: s, scaled
-    )
-    noise = jax.vmap(_gumbel, (0, 0, None))(
-        rows.seed_B, position_B, logits_BV.shape[1]
-    )
+    kept = jax.lax.cond(is_cut, lambda s: _cut_off(s, rows), lambda s: s, scaled)
+    noise = jax.vmap(_gumbel, (0, 0, None))(rows.seed_B, position_B, logits_BV.shape[1])
     return kept + noise
 
 

@@ -93,12 +93,20 @@ class StageWorker:
         lengths, sampling = rows(prefill_rows)
         prompt = (prefill_rows, num_tokens)
         inputs = self._describe_inputs(prompt, (*prompt, width))
-        arguments = (inputs, (cache,) * groups, describe((), jnp.int32), lengths, sampling)
+        arguments = (
+            inputs,
+            (cache,) * groups,
+            describe((), jnp.int32),
+            lengths,
+            sampling,
+        )
         self.program.compile("prefill", "tokens", arguments)
         if has_decode:
             positions, sampling = rows(decode_rows)
             inputs = self._describe_inputs((decode_rows,), (decode_rows, 1, width))
-            self.program.compile("decode", "tokens", (inputs, cache, positions, sampling))
+            self.program.compile(
+                "decode", "tokens", (inputs, cache, positions, sampling)
+            )
 
     def process(self, message: Message, received_s: float) -> Message:
         """Does what a message asks and returns it with the result as payload.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,7 +35,7 @@ def _tolerance(hidden: np.ndarray, weight: np.ndarray, unit: float) -> np.ndarra
 
 @given(factors(), st.sampled_from([4, 8]), st.sampled_from([32, 64, 128]))
 def test_quantised_product_agrees_with_float64(
-    pair: tuple[np.ndarray, np.ndarray], bits: int, group_size: int
+    pair: tuple[np.ndarray, np.ndarray], bits: Literal[4, 8], group_size: int
 ) -> None:
     hidden, weight = pair
     quantised = quantize(jnp.asarray(weight), bits=bits, group_size=group_size)
@@ -44,7 +47,7 @@ def test_quantised_product_agrees_with_float64(
 
 @given(factors(), st.sampled_from([4, 8]))
 def test_bfloat16_product_agrees_within_its_own_rounding(
-    pair: tuple[np.ndarray, np.ndarray], bits: int
+    pair: tuple[np.ndarray, np.ndarray], bits: Literal[4, 8]
 ) -> None:
     hidden, weight = pair
     narrow = jnp.asarray(hidden, jnp.bfloat16)
@@ -60,7 +63,9 @@ def test_bfloat16_product_agrees_within_its_own_rounding(
 
 
 @given(factors())
-def test_sixteen_bits_are_the_plain_product(pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_sixteen_bits_are_the_plain_product(
+    pair: tuple[np.ndarray, np.ndarray],
+) -> None:
     hidden, weight = pair
     narrow = jnp.asarray(weight, jnp.bfloat16)
     expected = hidden.astype(np.float64) @ np.asarray(narrow, np.float64)
@@ -70,13 +75,13 @@ def test_sixteen_bits_are_the_plain_product(pair: tuple[np.ndarray, np.ndarray])
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_zero_point_and_permutation_are_served(bits: int) -> None:
+def test_zero_point_and_permutation_are_served(bits: Literal[4, 8]) -> None:
     generator = np.random.default_rng(0)
     hidden = generator.standard_normal((3, 64)).astype(np.float32)
     weight = generator.standard_normal((64, 6)).astype(np.float32)
     quantised = quantize(jnp.asarray(weight), bits=bits, group_size=32)
     shape = quantised.scale.shape
-    quantised = quantised.replace(
+    quantised = replace(quantised, 
         zero_point=jnp.asarray(generator.integers(-3, 4, shape), jnp.int8),
         permutation=jnp.asarray(generator.permutation(64), jnp.int32),
     )

@@ -87,7 +87,9 @@ class Decoder:
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def golden(request: pytest.FixtureRequest) -> tuple[Decoder, list[np.ndarray], list[np.ndarray]]:
+def golden(
+    request: pytest.FixtureRequest,
+) -> tuple[Decoder, list[np.ndarray], list[np.ndarray]]:
     """The model, each row's tokens (prompt and continuation) and their logits."""
     arrays = np.load(GOLDEN / f"{request.param}.npz")
     ends = np.cumsum(arrays["prompt_lengths"])
@@ -128,7 +130,7 @@ def test_steps_through_the_cache_give_the_references_logits(
         )
 
 
-def _place(tensor, array, bits):  # noqa: ANN001, ANN202
+def _place(tensor, array, bits):
     del tensor, bits
     return jnp.asarray(array)
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from llmpq_jax.cost.latency import Part
 from llmpq_jax.solver import PlanRequest
 from llmpq_jax.spec.architecture import Architecture, Rope
 from llmpq_jax.spec.cluster import Cluster, Device, Node
 from llmpq_jax.spec.measurements import EndTime, LayerTime, LinkTime, Measurements
+from llmpq_jax.spec.precision import ALL_BITS, Bits, HeadBits
 from llmpq_jax.spec.sensitivity import LayerSensitivity, Sensitivity
 from llmpq_jax.spec.strategy import ModelReference
 from llmpq_jax.spec.workload import Workload
 
 MIB = 1 << 20
 SLOWNESS = {"fast": 1.0, "slow": 3.0}
+# Seconds per row.
+END_RATES: tuple[tuple[Part, HeadBits, float], ...] = (
+    ("embedding", 16, 1e-8),
+    ("head", 16, 4e-6),
+    ("head", 8, 3e-6),
+)
+LOSSES: tuple[tuple[Bits, float], ...] = ((8, 0.01), (4, 0.3))
 
 
 def architecture(num_layers=4):
@@ -58,7 +67,7 @@ def cluster(*kinds, memory_mib=64, capacity=None, uses=()):
     )
 
 
-def measurements(*, bits=(16, 8, 4), kinds=tuple(SLOWNESS)):
+def measurements(*, bits=ALL_BITS, kinds=tuple(SLOWNESS)):
     sizes = [(rows, length) for rows in (1, 4, 16) for length in (16, 64, 256)]
     layers = [
         LayerTime(
@@ -87,11 +96,7 @@ def measurements(*, bits=(16, 8, 4), kinds=tuple(SLOWNESS)):
             workspace_bytes=2048 * rows,
         )
         for kind in kinds
-        for part, width, rate in (
-            ("embedding", 16, 1e-8),
-            ("head", 16, 4e-6),
-            ("head", 8, 3e-6),
-        )
+        for part, width, rate in END_RATES
         for rows in (1, 16, 256)
     ]
     links = [
@@ -129,7 +134,7 @@ def sensitivity(num_layers=4):
         layers=tuple(
             LayerSensitivity(layer=layer, bits=bits, omega=loss * (1 + layer % 3))
             for layer in range(num_layers)
-            for bits, loss in ((8, 0.01), (4, 0.3))
+            for bits, loss in LOSSES
         ),
     )
 

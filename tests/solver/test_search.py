@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
-from llmpq_jax.solver import highs, search as search_module
+from llmpq_jax.solver import search as search_module
 from llmpq_jax.solver.brute_force import (
     best_by_enumeration,
     least_omega_by_enumeration,
 )
-from llmpq_jax.solver.placement import evaluate
 from llmpq_jax.solver.search import search
 from tests.solver.random_instances import case_lists
 

@@ -299,7 +299,12 @@ def test_what_is_not_implemented_is_refused(
 @given(
     st.sampled_from(ALL),
     st.from_regex(r"new_[a-z]{1,8}", fullmatch=True),
-    st.one_of(st.integers(), st.floats(allow_nan=False), st.text(min_size=1), st.just(True)),
+    st.one_of(
+        st.integers(),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(min_size=1),
+        st.just(True),
+    ),
 )
 def test_an_unknown_key_is_never_ignored(family: str, key: str, value: object) -> None:
     with pytest.raises(UnsupportedModelError, match=rf"config\.json: {key} is "):
@@ -319,7 +324,10 @@ def test_an_unknown_key_that_says_nothing_is_harmless(value: object) -> None:
         ("[" * 100_000, r"config\.json: is not JSON: "),
         ("[]", r"found a list, expected a JSON object with model_type"),
         ("{}", r"model_type: found None, expected one of llama, "),
-        ('{"model_type": "llama", "rms_norm_eps": NaN}', r"holds NaN, which is no JSON"),
+        (
+            '{"model_type": "llama", "rms_norm_eps": NaN}',
+            r"holds NaN, which is no JSON",
+        ),
         (
             {"model_type": "llama", "hidden_size": "4096"},
             r"hidden_size: found '4096', expected a whole number from 1 up",

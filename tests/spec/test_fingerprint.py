@@ -54,7 +54,7 @@ def test_another_computation_has_another_name(folder: Path) -> None:
 @pytest.mark.parametrize("place", ["first", "last", "header"])
 def test_other_weights_have_another_name(folder: Path, place: str) -> None:
     before = model_fingerprint(folder)
-    path = sorted(folder.glob("*.safetensors"))[-1]
+    path = max(folder.glob("*.safetensors"))
     content = bytearray(path.read_bytes())
     first_byte = 8 + int.from_bytes(content[:8], "little")
     content[{"first": first_byte, "last": -1, "header": first_byte - 2}[place]] ^= 1
@@ -64,14 +64,16 @@ def test_other_weights_have_another_name(folder: Path, place: str) -> None:
 
 def test_a_longer_file_has_another_name(folder: Path) -> None:
     before = model_fingerprint(folder)
-    path = sorted(folder.glob("*.safetensors"))[0]
+    path = min(folder.glob("*.safetensors"))
     path.write_bytes(path.read_bytes() + b"\0")
     assert model_fingerprint(folder) != before
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     shutil.copy(GOLDEN / "llama" / "config.json", tmp_path)
-    with pytest.raises(CheckpointError, match=r"has no weights: expected model\.safeten"):
+    with pytest.raises(
+        CheckpointError, match=r"has no weights: expected model\.safeten"
+    ):
         model_fingerprint(tmp_path)
 
 
@@ -84,9 +86,11 @@ def test_a_damaged_index_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(GOLDEN / "qwen2", tmp_path / "model"))
-    shard = sorted(folder.glob("*.safetensors"))[0]
+    shard = min(folder.glob("*.safetensors"))
     shard.unlink()
-    with pytest.raises(CheckpointError, match=rf"{shard.name}: cannot be read \(No such"):
+    with pytest.raises(
+        CheckpointError, match=rf"{shard.name}: cannot be read \(No such"
+    ):
         model_fingerprint(folder)
 
 

@@ -35,7 +35,10 @@ def test_a_row_may_leave_out_what_is_usual():
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"phase": "training"}, "phase: found 'training', input should be 'prefill' or"),
+        (
+            {"phase": "training"},
+            "phase: found 'training', input should be 'prefill' or",
+        ),
         ({"bits": 2}, "bits: found 2, input should be 4, 8 or 16"),
         ({"kv_bits": 4}, "kv_bits: found 4, input should be 16"),
         ({"seconds": "1 ms"}, "seconds: found '1 ms', input should be a valid number"),

@@ -84,12 +84,24 @@ MESH = {"devices": ["node0/cpu:1", "node0/cpu:2"], "tensor": 2}
             {"device": None, "mesh": {"devices": ["node0/cpu:1"] * 2, "tensor": 2}},
             r"mesh names a device twice: \['node0/cpu:1', 'node0/cpu:1'\]",
         ),
-        ({"layers": [4, 2]}, r"layers = \[4, 2\]: expected \[from, up to but without\]"),
+        (
+            {"layers": [4, 2]},
+            r"layers = \[4, 2\]: expected \[from, up to but without\]",
+        ),
         ({"layers": [-1, 1]}, r"layers = \[-1, 1\]: expected"),
-        ({"bits": [8]}, r"stage of layers \[2, 4\] lists 1 bits: expected 2, one per l"),
-        ({"bits": [8, 3]}, r"stage\[1\].bits\[1\]: found 3, input should be 4, 8 or 16"),
+        (
+            {"bits": [8]},
+            r"stage of layers \[2, 4\] lists 1 bits: expected 2, one per l",
+        ),
+        (
+            {"bits": [8, 3]},
+            r"stage\[1\].bits\[1\]: found 3, input should be 4, 8 or 16",
+        ),
         ({"wire_bits": 8}, r"stage\[1\].wire_bits: found 8, input should be 16"),
-        ({"layers": [3, 4], "bits": [8]}, "stage 1 starts at layer 3: expected 2, where"),
+        (
+            {"layers": [3, 4], "bits": [8]},
+            "stage 1 starts at layer 3: expected 2, where",
+        ),
         ({"layers": [2, 3], "bits": [8]}, "the stages end at layer 3: expected 4, the"),
         ({"device": "node0/cpu:0"}, "device 'node0/cpu:0' serves two stages: expected"),
     ],
@@ -103,10 +115,19 @@ def test_a_wrong_stage_is_refused(second, complaint):
     ("changes", "complaint"),
     [
         ({"stage": []}, "the stages end at layer 0: expected 4, the model's number of"),
-        ({"precision": {"kv_bits": 8}}, "precision.kv_bits: found 8, input should be 16"),
+        (
+            {"precision": {"kv_bits": 8}},
+            "precision.kv_bits: found 8, input should be 16",
+        ),
         ({"precision": {"group_size": 48}}, "group_size: found 48, input should be 32"),
-        ({"precision": {"head_bits": 4}}, "head_bits: found 4, input should be 8 or 16"),
-        ({"micro_batch": {"prefill": 2, "decode": 3}}, "^strategy.toml: micro_batch: pre"),
+        (
+            {"precision": {"head_bits": 4}},
+            "head_bits: found 4, input should be 8 or 16",
+        ),
+        (
+            {"micro_batch": {"prefill": 2, "decode": 3}},
+            "^strategy.toml: micro_batch: pre",
+        ),
         ({"workload": {"batch": True}}, "workload.batch: found True, input should be"),
     ],
 )

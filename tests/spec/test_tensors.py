@@ -178,7 +178,9 @@ def test_widths_cut_heads_and_rows_evenly(architecture, most):
 
 
 def test_a_cut_that_leaves_a_rest_is_refused():
-    tensor = TensorSpec(name="mlp.up.weight", shape=(8, 10), is_matrix=True, shard="columns")
+    tensor = TensorSpec(
+        name="mlp.up.weight", shape=(8, 10), is_matrix=True, shard="columns"
+    )
     complaint = (
         r"mlp.up.weight of shape \[8, 10\] cannot be cut into 4: expected a tensor width "
         "that divides 10"

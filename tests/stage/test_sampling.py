@@ -19,7 +19,9 @@ def _logits(seed: int, num_rows: int) -> np.ndarray:
     return (2 * generator.standard_normal((num_rows, _SIZE))).astype(np.float32)
 
 
-def _allowed(logits: np.ndarray, temperature: float, top_k: int, top_p: float) -> set[int]:
+def _allowed(
+    logits: np.ndarray, temperature: float, top_k: int, top_p: float
+) -> set[int]:
     """The slow, obvious filter: sort, cut at k, cut where the sum reaches p."""
     order = sorted(range(len(logits)), key=lambda token: -logits[token])
     order = order[:top_k] if top_k else order
@@ -45,7 +47,9 @@ def test_only_tokens_inside_the_cuts_can_be_drawn(
 ) -> None:
     logits = _logits(seed, 1)
     rows = sampling_rows([temperature], [top_k], [top_p], [seed % 2**32])
-    perturbed = perturbed_logits(jnp.asarray(logits), _on_device(rows), jnp.asarray([3]))
+    perturbed = perturbed_logits(
+        jnp.asarray(logits), _on_device(rows), jnp.asarray([3])
+    )
     finite = {int(token) for token in np.flatnonzero(np.isfinite(perturbed[0]))}
     assert finite == _allowed(logits[0], temperature, top_k, top_p)
 
@@ -71,18 +75,18 @@ def test_a_row_draws_the_same_whoever_shares_its_batch(
     seed: int, order: list[int]
 ) -> None:
     logits = _logits(seed, 5)
-    settings = ([0.9, 0.0, 1.5, 0.7, 1.0], [0, 0, 4, 0, 2], [1.0, 1.0, 1.0, 0.8, 0.5])
+    settings: tuple[list, ...] = ([0.9, 0.0, 1.5, 0.7, 1.0], [0, 0, 4, 0, 2], [1.0, 1.0, 1.0, 0.8, 0.5])
     seeds = [seed % 2**32 + index for index in range(5)]
     position = np.arange(5, dtype=np.int32)
 
     def draw(rows: list[int]) -> np.ndarray:
-        packed = sampling_rows(
-            *([values[row] for row in rows] for values in settings),
-            [seeds[row] for row in rows],
-        )
+        temperature, top_k, top_p = ([values[row] for row in rows] for values in settings)
+        packed = sampling_rows(temperature, top_k, top_p, [seeds[row] for row in rows])
         return np.asarray(
             choose_tokens(
-                jnp.asarray(logits[rows]), _on_device(packed), jnp.asarray(position[rows])
+                jnp.asarray(logits[rows]),
+                _on_device(packed),
+                jnp.asarray(position[rows]),
             )
         )
 
@@ -110,5 +114,5 @@ def test_seed_and_position_both_change_the_draw() -> None:
     assert token(1, 1) == token(1, 1)
 
 
-def _on_device(rows):  # noqa: ANN001, ANN202
+def _on_device(rows):
     return jax.tree.map(jnp.asarray, rows)

@@ -23,7 +23,9 @@ from tools.tiny_lm.network import CONFIG, Params, token_losses
 def export_checkpoint(params: Params, tokenizer: Tokenizer, folder: Path) -> None:
     """Writes config, bfloat16 weights and tokenizer; the text files are the caller's."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(_hugging_face_tensors(params), folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        _hugging_face_tensors(params), folder / "model.safetensors", {"format": "pt"}
+    )
     _write_json(folder / "config.json", CONFIG)
     _write_json(
         folder / "generation_config.json",
@@ -90,7 +92,9 @@ def baseline_bits_per_byte(texts: list[str], training: list[str]) -> dict[str, f
         "unigram bytes": unigram / size,
         "gzip": 8 * len(gzip.compress(judged, 9)) / size,
         "bzip2": 8 * len(bz2.compress(judged, 9)) / size,
-        "xz primed with the training text": 8 * (xz(learned + judged) - xz(learned)) / size,
+        "xz primed with the training text": 8
+        * (xz(learned + judged) - xz(learned))
+        / size,
     }
 
 

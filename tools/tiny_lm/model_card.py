@@ -18,9 +18,7 @@ def write_model_card(
     folder: Path, recipe: Recipe, corpus: Corpus, curve: Path, figures: dict[str, float]
 ) -> None:
     """Writes README.md, splits.json and the training curve (JSON lines)."""
-    rows = {
-        row["step"]: row for row in map(json.loads, curve.read_text().splitlines())
-    }
+    rows = {row["step"]: row for row in map(json.loads, curve.read_text().splitlines())}
     every = max(1, len(rows) // 100)
     kept = [row for index, row in enumerate(rows.values()) if index % every == 0]
     (folder / "training_curve.jsonl").write_text(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -42,7 +41,7 @@ class Recipe:
     long_tokens: int = 512
     long_from: float = 0.8
     library_share: float = 0.75
-    num_steps: int = 2400
+    num_steps: int = 1200
     warmup_steps: int = 60
     matrix_rate: float = 0.02
     other_rate: float = 4e-3
@@ -64,7 +63,11 @@ class Progress:
 
 
 def train(
-    texts: dict[str, np.ndarray], recipe: Recipe, work_dir: Path, *, save_every: int = 100
+    texts: dict[str, np.ndarray],
+    recipe: Recipe,
+    work_dir: Path,
+    *,
+    save_every: int = 100,
 ) -> Iterator[tuple[Progress, Params]]:
     """Trains to the end of the recipe, continuing from `work_dir` if it can.
 
@@ -77,7 +80,7 @@ def train(
     path = work_dir / "state.msgpack"
     meta = {"step": 0, "seconds": 0.0, "loss": 0.0, "recipe": asdict(recipe)}
     if path.exists():
-        saved = serialization.msgpack_restore(path.read_bytes())
+        saved: Any = serialization.msgpack_restore(path.read_bytes())
         meta = json.loads(saved["meta"])
         if meta["recipe"] != asdict(recipe):
             msg = (
@@ -87,9 +90,7 @@ def train(
             raise SystemExit(msg)
         state = serialization.from_state_dict(state, saved["state"])
     update = _make_update(optimizer)
-    mesh = jax.make_mesh(
-        (jax.device_count(),), ("rows",), axis_types=(AxisType.Auto,)
-    )
+    mesh = jax.make_mesh((jax.device_count(),), ("rows",), axis_types=(AxisType.Auto,))
     rows_apart = NamedSharding(mesh, PartitionSpec("rows"))
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     params, optimizer_state = state["params"], state["optimizer"]
@@ -116,14 +117,12 @@ def train(
 
 def restore_params(recipe: Recipe, work_dir: Path) -> Params:
     """Reads the parameters that training last wrote."""
-    saved = serialization.msgpack_restore((work_dir / "state.msgpack").read_bytes())
+    saved: Any = serialization.msgpack_restore((work_dir / "state.msgpack").read_bytes())
     empty = init_params(jax.random.key(recipe.seed))
     return serialization.from_state_dict(empty, saved["state"]["params"])
 
 
-def _windows(
-    texts: dict[str, np.ndarray], recipe: Recipe, step: int
-) -> np.ndarray:
+def _windows(texts: dict[str, np.ndarray], recipe: Recipe, step: int) -> np.ndarray:
     """Draws the windows of one step; a function of recipe, seed and step alone."""
     generator = np.random.default_rng((recipe.seed, step))
     length = recipe.window_tokens(step)
@@ -186,11 +185,13 @@ def _make_update(optimizer: optax.GradientTransformation) -> Any:
     return jax.jit(update, donate_argnums=(0, 1))
 
 
-def _save(path: Path, params: Params, optimizer_state: Any, meta: dict[str, Any]) -> None:
+def _save(
+    path: Path, params: Params, optimizer_state: Any, meta: dict[str, Any]
+) -> None:
     state = {"params": params, "optimizer": optimizer_state}
     payload = serialization.msgpack_serialize(
         {"state": serialization.to_state_dict(state), "meta": json.dumps(meta)}
     )
     aside = path.with_suffix(".tmp")
     aside.write_bytes(payload)
-    os.replace(aside, path)
+    aside.replace(path)

@@ -89,5 +89,5 @@ class LocalEngine:
                     self._send(index + 1, done)
                 else:
                     self._results.put(done)
-            except BaseException as error:  # noqa: BLE001 - the driver raises it again
+            except BaseException as error:
                 self._results.put(_Failure(error))

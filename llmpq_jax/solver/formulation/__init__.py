@@ -58,6 +58,8 @@ DECODE: tuple[Add, ...] = (
     time.decode_hosts,
 )
 QUALITY: tuple[Add, ...] = (quality.omega_budget,)
+GOALS: tuple[Goal, ...] = ("objective", "omega", "shortage")
+# In the order of their numbers: (1) is the first.
 CONSTRAINTS = PLACEMENT + MEMORY + PREFILL + DECODE + QUALITY
 
 
@@ -92,7 +94,7 @@ def formulate(instance: Instance, *, goal: Goal = "objective") -> Formulation:
         parts += DECODE if instance.new_tokens > 1 else ()
     for add in parts:
         add(model, instance, units)
-    quality.objective(model, instance, units, goal=goal)
+    quality.add_objective(model, instance, units, goal=goal)
     scale = {
         "objective": units.time_s,
         "omega": units.omega,

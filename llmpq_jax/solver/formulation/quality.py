@@ -19,7 +19,9 @@ def omega_budget(model: Model, instance: Instance, units: Units) -> None:
     )
 
 
-def objective(model: Model, instance: Instance, units: Units, *, goal: Goal) -> None:
+def add_objective(
+    model: Model, instance: Instance, units: Units, *, goal: Goal
+) -> None:
     """Minimises latency plus θ·Σω, or Σω alone, or the memory that is missing."""
     omega = _layers_omega(model, instance, units) + instance.head_omega / units.omega
     if goal == "omega":

@@ -1,0 +1,86 @@
+"""The group of all commands: its options, and what becomes of errors."""
+
+from __future__ import annotations
+
+import errno
+import shlex
+from typing import IO, Any
+
+import click
+
+from llmpq_jax import __version__
+from llmpq_jax.errors import LlmpqError
+
+_COMMAND_KEY = "llmpq_jax.command"
+
+
+class Failure(click.ClickException):
+    """An error that a person can act on, shown in one line."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Writes the line to stderr."""
+        click.echo(f"error: {self.format_message()}", file=file, err=True)
+
+
+class _Interrupted(Failure):
+    exit_code = 130
+
+
+class _Commands(click.Group):
+    """Lists commands in the order they are used in, and turns errors into lines."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Keeps the order in which they were added."""
+        return list(self.commands)
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Remembers the command as typed, for provenance."""
+        typed = shlex.join(["llmpq-jax", *args])
+        context = super().make_context(info_name, args, parent, **extra)
+        context.meta[_COMMAND_KEY] = typed
+        return context
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command; bugs keep their traceback, with --debug all errors do."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            if ctx.params["debug"]:
+                raise
+            msg = "interrupted"
+            raise _Interrupted(msg) from None
+        except (LlmpqError, OSError) as error:
+            # A closed pipe is for click to handle: it ends without a word.
+            if ctx.params["debug"] or getattr(error, "errno", None) == errno.EPIPE:
+                raise
+            raise Failure(_one_line(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="llmpq-jax")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Serve one language model over devices that differ in memory and speed.
+
+    Measure a model on each device (profile), plan cuts, bits and micro-batches
+    together (solve), and run the plan as a pipeline (generate). The command quickstart
+    does all three with the model that ships in examples/.
+    """
+    del debug  # read where errors are shown
+
+
+def command_as_typed() -> str:
+    """Returns the command that is running, as its user typed it."""
+    return click.get_current_context().meta[_COMMAND_KEY]
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split("\n"))

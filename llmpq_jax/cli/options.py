@@ -1,0 +1,45 @@
+"""Options that several commands share, described once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+FILE = click.Path(path_type=Path)
+POSITIVE = click.IntRange(min=1)
+
+model_option = click.option(
+    "--model",
+    type=FILE,
+    required=True,
+    metavar="DIR",
+    help="Checkpoint folder: config.json, safetensors, tokenizer.",
+)
+cluster_option = click.option(
+    "--cluster",
+    type=FILE,
+    required=True,
+    metavar="FILE",
+    help="The devices, their memory and links, as TOML.",
+)
+batch_option = click.option(
+    "--batch", type=POSITIVE, default=16, show_default=True, help="Prompts at a time."
+)
+prompt_length_option = click.option(
+    "--prompt-length",
+    type=POSITIVE,
+    default=64,
+    show_default=True,
+    help="Tokens of the longest prompt.",
+)
+new_tokens_option = click.option(
+    "--new-tokens",
+    type=POSITIVE,
+    default=64,
+    show_default=True,
+    help="Tokens generated for each prompt at most.",
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON for a program to read."
+)

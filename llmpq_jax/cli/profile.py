@@ -1,0 +1,98 @@
+"""`llmpq-jax profile`: times a model's layers on the devices at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from llmpq_jax.cli.options import (
+    FILE,
+    batch_option,
+    cluster_option,
+    model_option,
+    new_tokens_option,
+    prompt_length_option,
+)
+
+if TYPE_CHECKING:
+    from llmpq_jax.spec.cluster import Cluster
+    from llmpq_jax.spec.precision import Activations
+
+
+@click.command("profile")
+@model_option
+@cluster_option
+@click.option(
+    "--out",
+    type=FILE,
+    required=True,
+    metavar="FILE",
+    help="Measurements, a row each as it is made; an interrupted run goes on there.",
+)
+@batch_option
+@prompt_length_option
+@new_tokens_option
+@click.option(
+    "--activations",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Type of hidden states and cache; by default float32 where all devices are "
+    "CPUs, else bfloat16.",
+)
+@click.option(
+    "--group-size",
+    type=click.Choice(["32", "64", "128"]),
+    default="128",
+    show_default=True,
+    help="Weights that share an int4 scale, at most.",
+)
+@click.option("--overwrite", is_flag=True, help="Start the file --out names anew.")
+def profile_command(
+    model: Path,
+    cluster: Path,
+    out: Path,
+    batch: int,
+    prompt_length: int,
+    new_tokens: int,
+    activations: Activations | None,
+    group_size: str,
+    overwrite: bool,
+) -> None:
+    """Time the model's layers at every precision on each kind of device.
+
+    Times are taken at the sizes that plans for --batch, --prompt-length and
+    --new-tokens are made of.
+    """
+    from llmpq_jax.report.console import say, show
+    from llmpq_jax.report.tables import measurements_table
+    from llmpq_jax.spec.cluster_file import read_cluster
+    from llmpq_jax.spec.workload import Workload
+    from llmpq_jax.workflow.measuring import measure
+
+    devices = read_cluster(cluster)
+    measurements = measure(
+        model,
+        devices,
+        out,
+        workload=Workload(
+            batch=batch, prompt_length=prompt_length, new_tokens=new_tokens
+        ),
+        activations=activations or _usual_activations(devices),
+        group_size=_GROUP_SIZES[group_size],
+        overwrites=overwrite,
+    )
+    show(measurements_table(measurements))
+    say(f"written      {out}")
+
+
+_GROUP_SIZES: dict[str, Literal[32, 64, 128]] = {"32": 32, "64": 64, "128": 128}
+
+
+def _usual_activations(cluster: Cluster) -> Activations:
+    platforms = {
+        placed.device.platform
+        for placed in cluster.placed
+        if placed.device.use != "never"
+    }
+    return "float32" if platforms == {"cpu"} else "bfloat16"

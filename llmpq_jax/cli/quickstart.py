@@ -1,0 +1,32 @@
+"""`llmpq-jax quickstart`: the whole way once, on a model that ships with the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from llmpq_jax.cli.group import command_as_typed
+from llmpq_jax.cli.options import FILE
+
+
+@click.command("quickstart")
+@click.option(
+    "--model",
+    type=FILE,
+    metavar="DIR",
+    help="Checkpoint folder; by default the example model of a source checkout.",
+)
+@click.option(
+    "--work-dir",
+    type=FILE,
+    default=Path("llmpq-quickstart"),
+    show_default=True,
+    metavar="DIR",
+    help="Where all files go; an earlier run's are replaced.",
+)
+def quickstart_command(model: Path | None, work_dir: Path) -> None:
+    """Profile, solve and generate on four emulated CPU devices, and explain it."""
+    from llmpq_jax.workflow.quickstart import quickstart
+
+    quickstart(work_dir, model=model, command=command_as_typed())

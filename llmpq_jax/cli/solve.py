@@ -1,0 +1,241 @@
+"""`llmpq-jax solve`: from cluster, measurements and sensitivities to a strategy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from llmpq_jax.cli.group import command_as_typed
+from llmpq_jax.cli.options import (
+    FILE,
+    POSITIVE,
+    cluster_option,
+    json_option,
+    model_option,
+)
+
+if TYPE_CHECKING:
+    from llmpq_jax.spec.strategy import Strategy
+
+
+@click.command("solve")
+@model_option
+@cluster_option
+@click.option(
+    "--measurements",
+    type=FILE,
+    required=True,
+    metavar="FILE",
+    help="What `llmpq-jax profile` wrote.",
+)
+@click.option("--batch", type=POSITIVE, required=True, help="Prompts served together.")
+@click.option(
+    "--prompt-length",
+    type=POSITIVE,
+    required=True,
+    help="Tokens of the longest prompt.",
+)
+@click.option(
+    "--new-tokens",
+    type=POSITIVE,
+    required=True,
+    help="Tokens generated for each prompt at most.",
+)
+@click.option(
+    "--out", type=FILE, required=True, metavar="FILE", help="The strategy, as TOML."
+)
+@click.option(
+    "--sensitivity",
+    type=FILE,
+    metavar="FILE",
+    help="Quality loss of each layer at each precision; without it, the variance of "
+    "each layer's weights is taken.",
+)
+@click.option(
+    "--theta",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Seconds that a unit of quality loss is worth.",
+)
+@click.option(
+    "--omega-budget",
+    type=click.FloatRange(min=0),
+    help="Quality loss summed over the layers may not exceed it; by default that of "
+    "uniform int8.",
+)
+@click.option(
+    "--min-bits",
+    type=click.Choice(["4", "8", "16"]),
+    default="4",
+    show_default=True,
+    help="The least precision a layer may have.",
+)
+@click.option(
+    "--head-bits",
+    type=click.Choice(["8", "16"]),
+    default="16",
+    show_default=True,
+    help="Precision of the output head.",
+)
+@click.option(
+    "--prefill-micro-batch",
+    type=POSITIVE,
+    help="Pin the prompts of a prefill micro-batch.",
+)
+@click.option(
+    "--decode-micro-batch", type=POSITIVE, help="Pin the rows of a decode micro-batch."
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Then the best plan so far is written, with the gap that is proven.",
+)
+@click.option(
+    "--gap",
+    type=click.FloatRange(min=0),
+    default=1e-4,
+    show_default=True,
+    help="Relative gap at which a plan counts as the best.",
+)
+@json_option
+def solve_command(
+    model: Path,
+    cluster: Path,
+    measurements: Path,
+    batch: int,
+    prompt_length: int,
+    new_tokens: int,
+    out: Path,
+    sensitivity: Path | None,
+    theta: float,
+    omega_budget: float | None,
+    min_bits: str,
+    head_bits: str,
+    prefill_micro_batch: int | None,
+    decode_micro_batch: int | None,
+    time_limit: float,
+    gap: float,
+    as_json: bool,
+) -> None:
+    """Plan cuts, bits and micro-batches together, and write the plan down."""
+    import datetime
+    import hashlib
+    from dataclasses import replace
+
+    from llmpq_jax import __version__
+    from llmpq_jax.cost.quality import total_omega
+    from llmpq_jax.report.console import progress_bar, tell
+    from llmpq_jax.solver import PlanRequest, plan
+    from llmpq_jax.spec.cluster_file import read_cluster
+    from llmpq_jax.spec.families import read_architecture
+    from llmpq_jax.spec.fingerprint import model_fingerprint
+    from llmpq_jax.spec.measurements_file import (
+        check_measurements,
+        read_measurements,
+    )
+    from llmpq_jax.spec.precision import ALL_BITS
+    from llmpq_jax.spec.sensitivity_file import read_sensitivity
+    from llmpq_jax.spec.strategy import ModelReference, Provenance
+    from llmpq_jax.spec.strategy_file import write_strategy
+    from llmpq_jax.spec.workload import Workload
+
+    architecture = read_architecture(model)
+    devices = read_cluster(cluster)
+    measured = read_measurements(measurements)
+    check_measurements(measured, architecture)
+    if sensitivity is None:
+        from llmpq_jax.indicator.weight_variance import weight_variance
+
+        tell("no --sensitivity: judging layers by the variance of their weights alone")
+        judged = weight_variance(model, group_size=measured.group_size)
+    else:
+        judged = read_sensitivity(sensitivity)
+    head_width = 8 if head_bits == "8" else 16
+    try:
+        request = PlanRequest(
+            architecture=architecture,
+            model=ModelReference(
+                path=str(model),
+                architecture=architecture.family,
+                num_layers=architecture.num_layers,
+                fingerprint=model_fingerprint(model),
+            ),
+            cluster=devices,
+            measurements=measured,
+            sensitivity=judged,
+            workload=Workload(
+                batch=batch, prompt_length=prompt_length, new_tokens=new_tokens
+            ),
+            activations=measured.activations,
+            group_size=measured.group_size,
+            bits=tuple(bits for bits in ALL_BITS if bits >= int(min_bits)),
+            head_bits=(head_width,),
+            omega_budget=omega_budget,
+            theta=theta,
+            prefill=prefill_micro_batch,
+            decode=decode_micro_batch,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    with progress_bar("solving", None, unit="cases") as advance:
+        strategy = plan(
+            request,
+            time_limit_s=time_limit,
+            relative_gap=gap,
+            progress=lambda state: advance(1, state.num_cases),
+        )
+    provenance = Provenance(
+        program=f"llmpq-jax {__version__}",
+        command=command_as_typed(),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        cluster=devices.name,
+        measurements=f"sha256:{hashlib.sha256(measurements.read_bytes()).hexdigest()}",
+    )
+    strategy = replace(strategy, provenance=provenance)
+    write_strategy(out, strategy)
+    int8_omega = total_omega(
+        judged, [8] * architecture.num_layers, head_bits=head_width
+    )
+    used = {name for stage in strategy.stages for name in stage.devices}
+    idle = [placed.name for placed in devices.placed if placed.name not in used]
+    if as_json:
+        _print_json(out, strategy, int8_omega, idle)
+    else:
+        _print(out, strategy, int8_omega, idle)
+
+
+def _print(out: Path, strategy: Strategy, int8_omega: float, idle: list[str]) -> None:
+    from llmpq_jax.report.console import say, show
+    from llmpq_jax.report.lines import plan_lines
+    from llmpq_jax.report.tables import plan_table
+
+    show(plan_table(strategy))
+    for line in plan_lines(strategy, int8_omega=int8_omega):
+        say(line)
+    if idle:
+        say(f"idle         {', '.join(idle)}")
+    say(f"written      {out}")
+
+
+def _print_json(
+    out: Path, strategy: Strategy, int8_omega: float, idle: list[str]
+) -> None:
+    import json
+    import tomllib
+
+    from llmpq_jax.report.console import say
+    from llmpq_jax.spec._toml import to_toml
+
+    values = {
+        "out": str(out),
+        "strategy": tomllib.loads(to_toml(strategy)),
+        "omega_of_uniform_int8": int8_omega,
+        "idle": idle,
+    }
+    say(json.dumps(values, indent=2))

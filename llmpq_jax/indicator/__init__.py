@@ -1,0 +1,1 @@
+"""Judges how much quality each layer loses at each precision."""

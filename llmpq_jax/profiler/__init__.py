@@ -1,0 +1,1 @@
+"""Measures what planning needs: layers, ends and links, on each kind of device."""

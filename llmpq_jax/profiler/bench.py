@@ -1,0 +1,190 @@
+"""A stage of random weights on one device, driven as the engine drives it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from llmpq_jax.checkpoint.load import Weights, place_tensors
+from llmpq_jax.model import Embedding, LayerCache
+from llmpq_jax.profiler.grid import Shape
+from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.measurements import Phase
+from llmpq_jax.spec.precision import Activations, Bits
+from llmpq_jax.spec.tensors import (
+    TensorSpec,
+    embedding_tensors,
+    head_tensors,
+    layer_tensors,
+)
+from llmpq_jax.stage.build import DTYPES, build_head, build_layer
+from llmpq_jax.stage.message import Message
+from llmpq_jax.stage.module import StageModule
+from llmpq_jax.stage.placement import Placement
+from llmpq_jax.stage.program import StageProgram
+from llmpq_jax.stage.sampling import SamplingRows
+from llmpq_jax.stage.worker import StageWorker, sampling_rows
+
+_DRAWN_ELEMENTS = 1 << 20
+
+
+class StageBench:
+    """A stage to time: some layers, or one end of the model, or nothing at all."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        device: jax.Device,
+        *,
+        activations: Activations,
+        group_size: int,
+        num_layers: int = 0,
+        bits: Bits = 16,
+        has_embedding: bool = False,
+        has_head: bool = False,
+    ) -> None:
+        """Draws the weights and brings them to the device.
+
+        Args:
+            architecture: Of the model.
+            device: To be measured.
+            activations: Type of hidden states and cache.
+            group_size: Of int4.
+            num_layers: How many of the model's layers.
+            bits: Of all matrices but the embedding's.
+            has_embedding: Whether the stage is a first one.
+            has_head: Whether the stage is a last one.
+        """
+        self.architecture = architecture
+        self.dtype = DTYPES[activations]
+        placement = Placement((device,), group_size=group_size)
+
+        def draw(tensors: Iterable[TensorSpec], bits: Bits) -> Weights:
+            drawn = ((tensor, _draw(tensor)) for tensor in tensors)
+            return place_tensors(drawn, bits=bits, place=placement.place_weight)
+
+        embedding = head = None
+        if has_embedding:
+            weights = draw(embedding_tensors(architecture), 16)
+            embedding = Embedding(architecture, weights, dtype=self.dtype)
+        layers = [
+            build_layer(
+                architecture, layer, draw(layer_tensors(architecture), bits), placement
+            )
+            for layer in range(num_layers)
+        ]
+        if has_head:
+            head = build_head(
+                architecture, draw(head_tensors(architecture), bits), placement
+            )
+        module = StageModule(
+            architecture, embedding=embedding, layers=layers, head=head
+        )
+        program = StageProgram(module, placement)
+        self._worker = StageWorker(program, stage=0, dtype=self.dtype)
+
+    def compile(self, wanted: Iterable[tuple[Phase, Shape]]) -> None:
+        """Compiles side by side: it is what takes longest.
+
+        What cannot be compiled is passed over here and raises when it is called.
+        """
+
+        def compile_one(item: tuple[Phase, Shape]) -> None:
+            with suppress(jax.errors.JaxRuntimeError):
+                self._executable(*item)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(compile_one, wanted))
+
+    def workspace_bytes(self, phase: Phase, shape: Shape) -> int:
+        """Returns the temporary memory of the compiled stage."""
+        return self._executable(phase, shape).memory_analysis().temp_size_in_bytes
+
+    def call(self, phase: Phase, shape: Shape) -> Callable[[], None]:
+        """Returns a call that runs one micro-batch and waits until it is done.
+
+        It allocates the cache, so the call returned before it is void.
+        """
+        worker = self._worker
+        worker.allocate(num_groups=1, num_rows=shape.rows, num_slots=shape.num_slots)
+        length = shape.num_tokens if phase == "prefill" else shape.num_slots - 1
+        message = Message(
+            phase=phase,
+            micro_batch=0,
+            step=0,
+            groups=(0,),
+            first_row=0,
+            payload=worker.placement.put(self._payload(phase, shape)),
+            place_B=np.full(shape.rows, length, np.int32),
+            sampling=_greedy(shape.rows),
+        )
+        return partial(self._process, message)
+
+    def free(self) -> None:
+        """Gives the cache's memory back."""
+        self._worker.free()
+
+    def _process(self, message: Message) -> None:
+        self._worker.process(message, 0.0)
+        self._worker.events.clear()
+
+    def _payload(self, phase: Phase, shape: Shape) -> np.ndarray:
+        generator = np.random.default_rng(0)
+        num_tokens = shape.num_tokens if phase == "prefill" else 1
+        if self._worker.program.has_embedding:
+            size = (shape.rows, num_tokens) if phase == "prefill" else (shape.rows,)
+            vocabulary = self.architecture.vocabulary_size
+            return generator.integers(0, vocabulary, size, dtype=np.int32)
+        size = (shape.rows, num_tokens, self.architecture.hidden_size)
+        return generator.standard_normal(size, np.float32).astype(self.dtype)
+
+    def _executable(self, phase: Phase, shape: Shape) -> Any:
+        """Compiles one phase for one shape, or finds it compiled."""
+        worker = self._worker
+        describe = worker.placement.describe
+        payload = self._payload(phase, shape)
+        inputs = describe(payload.shape, payload.dtype)
+        place_B = describe((shape.rows,), jnp.int32)
+        sampling: SamplingRows = jax.tree.map(
+            lambda leaf: describe(leaf.shape, leaf.dtype), _greedy(shape.rows)
+        )
+        cache = tuple(
+            self._describe_cache(shape) for _ in range(worker.program.num_layers)
+        )
+        arguments = (inputs, cache, place_B, sampling)
+        if phase == "prefill":
+            arguments = (inputs, (cache,), describe((), jnp.int32), place_B, sampling)
+        return worker.program.compile(phase, "tokens", arguments)
+
+    def _describe_cache(self, shape: Shape) -> LayerCache:
+        heads = (self.architecture.num_kv_heads, self.architecture.head_dim)
+        block: Any = jax.ShapeDtypeStruct(
+            (shape.rows, shape.num_slots, *heads),
+            self.dtype,
+            sharding=self._worker.placement.cache_sharding,
+        )
+        return LayerCache(key=block, value=block)
+
+
+def _greedy(rows: int) -> SamplingRows:
+    return sampling_rows([0.0] * rows, [0] * rows, [1.0] * rows, [0] * rows)
+
+
+def _draw(tensor: TensorSpec) -> np.ndarray:
+    """Draws a weight: values only have to be unlike each other and of the right size."""
+    generator = np.random.default_rng(0)
+    noise = generator.standard_normal(_DRAWN_ELEMENTS, np.float32)
+    if tensor.is_matrix:
+        noise *= tensor.shape[0] ** -0.5
+    values = noise.astype(ml_dtypes.bfloat16)
+    # Drawing a large model's layer would take longer than timing it.
+    return np.resize(values, tensor.shape)

@@ -1,0 +1,89 @@
+"""At which sizes things are timed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmpq_jax.spec.buckets import bucket_length
+from llmpq_jax.spec.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """One micro-batch, timed in both phases as the runtime would serve it.
+
+    Attributes:
+        rows: Of the micro-batch.
+        num_tokens: Of each prompt, padding included: the length of a prefill row.
+        num_slots: Of the cache: the length of a decode row.
+    """
+
+    rows: int
+    num_tokens: int
+    num_slots: int
+
+    def __post_init__(self) -> None:
+        if not (self.rows >= 1 and 1 <= self.num_tokens <= self.num_slots):
+            msg = f"{self}: expected at least one row and token, and a cache that holds the prompt"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """All sizes of a profile.
+
+    Attributes:
+        shapes: Of layers.
+        embedding_rows: Tokens looked up.
+        head_rows: Rows whose next token is chosen.
+    """
+
+    shapes: tuple[Shape, ...]
+    embedding_rows: tuple[int, ...]
+    head_rows: tuple[int, ...]
+
+    @classmethod
+    def of(cls, rows: tuple[int, ...], lengths: tuple[tuple[int, int], ...]) -> Grid:
+        """Crosses numbers of rows with pairs of (tokens, slots).
+
+        The embedding is timed where a micro-batch of either phase looks tokens up in
+        the first pair, the head wherever one chooses tokens.
+        """
+        looked_up = {*rows, *(count * lengths[0][0] for count in rows)}
+        return cls(
+            shapes=tuple(
+                Shape(rows=count, num_tokens=tokens, num_slots=slots)
+                for tokens, slots in lengths
+                for count in rows
+            ),
+            embedding_rows=tuple(sorted(looked_up)),
+            head_rows=rows,
+        )
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the largest prefill."""
+        return max(shape.rows * shape.num_tokens for shape in self.shapes)
+
+
+QUICK_GRID = Grid.of((1, 4, 16), ((64, 128), (16, 32)))
+
+
+def grid_for(workload: Workload) -> Grid:
+    """Returns the sizes that plans of a workload are made of.
+
+    Rows are the powers of two below the batch, and the batch. Lengths are the very
+    buckets the runtime pads to, and one shorter pair, so that shorter prompts and
+    contexts lie between two measurements.
+    """
+    batch = workload.batch
+    rows = tuple(sorted({batch, *(1 << n for n in range((batch - 1).bit_length()))}))
+    tokens = bucket_length(workload.prompt_length)
+    slots = bucket_length(workload.context_length)
+    longest = (tokens, max(tokens, slots))
+    shorter_tokens = bucket_length(-(-workload.prompt_length // 2))
+    first_context = bucket_length(workload.prompt_length + 1)
+    if first_context == slots:
+        first_context = bucket_length(-(-workload.context_length // 2))
+    shorter = (shorter_tokens, max(shorter_tokens, first_context))
+    return Grid.of(rows, (longest,) if shorter == longest else (longest, shorter))

@@ -1,0 +1,89 @@
+"""The measurements so far, and the file that grows with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llmpq_jax.errors import MeasurementError
+from llmpq_jax.spec._toml import write_text
+from llmpq_jax.spec.measurements import MeasuredKind, Measurements
+from llmpq_jax.spec.measurements_file import (
+    Row,
+    finished_text,
+    header_text,
+    read_measurements,
+    row_text,
+    with_row,
+)
+
+_HEADER = ("layer_shape", "activations", "group_size")
+_KIND = ("platform", "device", "jax_version", "kernel_path")
+
+
+class Journal:
+    """Takes rows as they are measured; each is in the file before the next begins."""
+
+    def __init__(
+        self, header: Measurements, path: Path | None, *, overwrites: bool = False
+    ) -> None:
+        """Opens the file, or goes on where it ends.
+
+        Args:
+            header: Measurements without rows.
+            path: The file; nothing is written where there is none.
+            overwrites: Start anew, whatever the file holds.
+
+        Raises:
+            MeasurementError: The file holds something else than earlier rows of the
+                same measurements, and is not to be overwritten.
+        """
+        self.measurements = header
+        self._path = path
+        if path is None:
+            return
+        if overwrites or not path.exists():
+            write_text(path, header_text(header))
+            return
+        self.measurements = read_measurements(path)
+        self._refuse_others(header)
+        # A row that was cut short must go before another follows it.
+        write_text(path, finished_text(path))
+
+    def holds(self, rows: tuple[Row, ...], /, **fields: Any) -> bool:
+        """Tells whether one of the rows has these values."""
+        return any(
+            all(getattr(row, name) == value for name, value in fields.items())
+            for row in rows
+        )
+
+    def add(self, row: Row) -> None:
+        """Takes a row and writes it."""
+        self.measurements = with_row(self.measurements, row)
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(row_text(row))
+
+    def add_kind(self, kind: MeasuredKind) -> None:
+        """Takes a kind, unless it is there.
+
+        Raises:
+            MeasurementError: It was measured before under other circumstances.
+        """
+        for earlier in self.measurements.kinds:
+            if earlier.kind == kind.kind:
+                self._refuse_other(earlier, kind, _KIND, f"kind {kind.kind!r}: ")
+                return
+        self.add(kind)
+
+    def _refuse_others(self, header: Measurements) -> None:
+        self._refuse_other(self.measurements, header, _HEADER, "")
+
+    def _refuse_other(
+        self, earlier: object, now: object, names: tuple[str, ...], where: str
+    ) -> None:
+        for name in names:
+            found, expected = getattr(earlier, name), getattr(now, name)
+            if found != expected:
+                msg = f"measurements {self._path}: {where}{name}: found {found!r}, expected {expected!r} to go on there: choose another file, or overwrite this one"
+                raise MeasurementError(msg)

@@ -1,0 +1,112 @@
+"""Times hidden states on their way from device to device within a node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import permutations
+
+import jax
+import numpy as np
+
+from llmpq_jax.profiler.session import Session
+from llmpq_jax.spec.cluster import Cluster
+from llmpq_jax.spec.measurements import LinkTime
+from llmpq_jax.stage.build import DTYPES
+from llmpq_jax.stage.placement import Placement
+
+_NUM_SIZES = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transfer:
+    """One transfer to time.
+
+    Attributes:
+        source_kind: Kind of the device it leaves.
+        target_kind: Kind of the device it reaches.
+        source: The device it leaves.
+        target: The device it reaches.
+        shape: Of the hidden states sent.
+        num_bytes: Of them.
+    """
+
+    source_kind: str
+    target_kind: str
+    source: jax.Device
+    target: jax.Device
+    shape: tuple[int, int, int]
+    num_bytes: int
+
+
+def measure_links(
+    session: Session, cluster: Cluster, devices: Mapping[str, jax.Device]
+) -> None:
+    """Times the transfers that are still missing, as the engine makes them."""
+    dtype = DTYPES[session.activations]
+    for transfer in missing_links(session, cluster, devices):
+        hidden = Placement((transfer.source,)).put(np.zeros(transfer.shape, dtype))
+        target = Placement((transfer.target,))
+        timing = session.stopwatch.time(partial(_send, hidden, target))
+        session.journal.add(
+            LinkTime(
+                source_kind=transfer.source_kind,
+                target_kind=transfer.target_kind,
+                num_bytes=transfer.num_bytes,
+                seconds=timing.seconds,
+                spread=timing.spread,
+            )
+        )
+        pair = f"{transfer.source_kind} to {transfer.target_kind}"
+        session.on_row(f"{pair}: {transfer.num_bytes} bytes")
+
+
+def missing_links(
+    session: Session, cluster: Cluster, devices: Mapping[str, jax.Device]
+) -> list[Transfer]:
+    """Returns the transfers that are still missing.
+
+    Sizes go from one token's hidden state to those of a whole prefill micro-batch.
+    Between nodes this machine cannot measure: the cluster file says those links.
+    """
+    dtype = DTYPES[session.activations]
+    width = session.architecture.hidden_size
+    sizes = np.geomspace(1, session.grid.most_tokens, _NUM_SIZES)
+    missing = []
+    for (source_kind, target_kind), pair in _linked(cluster, devices).items():
+        for tokens in sorted({round(size) for size in sizes.tolist()}):
+            num_bytes = tokens * width * dtype.itemsize
+            if not session.journal.holds(
+                session.journal.measurements.links,
+                source_kind=source_kind,
+                target_kind=target_kind,
+                num_bytes=num_bytes,
+            ):
+                transfer = Transfer(
+                    source_kind=source_kind,
+                    target_kind=target_kind,
+                    source=pair[0],
+                    target=pair[1],
+                    shape=(tokens, 1, width),
+                    num_bytes=num_bytes,
+                )
+                missing.append(transfer)
+    return missing
+
+
+def _linked(
+    cluster: Cluster, devices: Mapping[str, jax.Device]
+) -> dict[tuple[str, str], tuple[jax.Device, jax.Device]]:
+    """Finds two devices for each ordered pair of kinds that share a node."""
+    here = [placed for placed in cluster.placed if placed.name in devices]
+    pairs: dict[tuple[str, str], tuple[jax.Device, jax.Device]] = {}
+    for source, target in permutations(here, 2):
+        if source.node.name == target.node.name:
+            kinds = (source.device.kind, target.device.kind)
+            pairs.setdefault(kinds, (devices[source.name], devices[target.name]))
+    return pairs
+
+
+def _send(hidden: jax.Array, target: Placement) -> None:
+    target.put(hidden).block_until_ready()

@@ -1,0 +1,172 @@
+"""Measures a model on the devices at hand, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jax
+
+from llmpq_jax.profiler.devices import local_devices
+from llmpq_jax.profiler.grid import QUICK_GRID, Grid
+from llmpq_jax.profiler.journal import Journal
+from llmpq_jax.profiler.links import measure_links, missing_links
+from llmpq_jax.profiler.session import Session
+from llmpq_jax.profiler.shared import measure_shared, missing_shared
+from llmpq_jax.profiler.stages import (
+    measure_ends,
+    measure_layers,
+    missing_ends,
+    missing_layers,
+)
+from llmpq_jax.profiler.stopwatch import Stopwatch
+from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.cluster import Cluster, Device
+from llmpq_jax.spec.families import read_architecture
+from llmpq_jax.spec.fingerprint import layer_shape_fingerprint
+from llmpq_jax.spec.measurements import MeasuredKind, Measurements
+from llmpq_jax.spec.precision import ALL_BITS, Activations, Bits
+from llmpq_jax.spec.tensors import layer_tensors, tensors_bytes
+
+OnProgress = Callable[[int, int, str], None]
+
+_STOPWATCH = Stopwatch()
+# A deeper stack takes longer to compile and tells no more.
+_MOST_STACKED = 4
+
+
+def profile(
+    model: Path | Architecture,
+    cluster: Cluster,
+    *,
+    activations: Activations,
+    group_size: int = 128,
+    bits: tuple[Bits, ...] = ALL_BITS,
+    grid: Grid = QUICK_GRID,
+    kinds: Collection[str] | None = None,
+    out: Path | None = None,
+    overwrites: bool = False,
+    stopwatch: Stopwatch = _STOPWATCH,
+    on_progress: OnProgress = lambda _done, _total, _what: None,
+) -> Measurements:
+    """Times layers, ends, links and shared processors of a cluster's devices.
+
+    One device of each kind is measured. Weights are random, so a folder need hold no
+    more than a config.json. With a file, what it holds already is not measured again:
+    an interrupted run goes on, and a cluster of several machines is measured into one
+    file, its kinds machine by machine.
+
+    Args:
+        model: A checkpoint's folder, or what it computes.
+        cluster: Whose devices; those it never uses are left out.
+        activations: Type of hidden states and cache.
+        group_size: Of int4.
+        bits: Of layers.
+        grid: At which sizes.
+        kinds: Only these kinds of device.
+        out: The measurements file.
+        overwrites: Start the file anew, whatever it holds.
+        stopwatch: Times calls.
+        on_progress: Hears how many rows are done of how many, and the last one's name.
+
+    Raises:
+        MeasurementError: A kind of device is not here, or the file holds measurements
+            of other circumstances.
+    """
+    architecture = (
+        model if isinstance(model, Architecture) else read_architecture(model)
+    )
+    name = model.family if isinstance(model, Architecture) else model.resolve().name
+    devices = local_devices(cluster, kinds)
+    measured = _first_of_kind(cluster, devices)
+    journal = Journal(
+        Measurements(
+            model=name,
+            layer_shape=layer_shape_fingerprint(architecture),
+            activations=activations,
+            group_size=group_size,
+            kinds=(),
+            layers=(),
+            ends=(),
+        ),
+        out,
+        overwrites=overwrites,
+    )
+    for device, jax_device in measured.values():
+        journal.add_kind(_measured_kind(device, jax_device))
+    done = total = 0
+
+    def on_row(what: str) -> None:
+        nonlocal done
+        done += 1
+        on_progress(done, total, what)
+
+    session = Session(
+        architecture=architecture,
+        activations=activations,
+        group_size=group_size,
+        bits=bits,
+        grid=grid,
+        num_stacked=num_stacked(
+            architecture, [device for device, _ in measured.values()], len(devices)
+        ),
+        stopwatch=stopwatch,
+        journal=journal,
+        on_row=on_row,
+    )
+    total = (
+        sum(
+            len(missing_layers(session, kind, few)) for kind in measured for few in bits
+        )
+        + sum(len(missing_ends(session, kind)) for kind in measured)
+        + len(missing_links(session, cluster, devices))
+        + len(missing_shared(session, cluster, devices))
+    )
+    for kind, (_, jax_device) in measured.items():
+        measure_layers(session, kind, jax_device)
+        measure_ends(session, kind, jax_device)
+    measure_links(session, cluster, devices)
+    measure_shared(session, cluster, devices)
+    return journal.measurements
+
+
+def num_stacked(
+    architecture: Architecture, devices: Sequence[Device], num_devices: int
+) -> int:
+    """Returns how many layers are timed together: an even share of the model.
+
+    No more than four, nor than fill half of the smallest accelerator; the memory of
+    an emulated device is not its own, and does not count.
+    """
+    share = round(architecture.num_layers / num_devices)
+    tensors = layer_tensors(architecture)
+    layer_bytes = tensors_bytes(tensors, bits=16, group_size=128)
+    fitting = [
+        device.usable_bytes // 2 // layer_bytes
+        for device in devices
+        if device.platform != "cpu"
+    ]
+    return max(1, min(share, _MOST_STACKED, *fitting))
+
+
+def _first_of_kind(
+    cluster: Cluster, devices: Mapping[str, jax.Device]
+) -> dict[str, tuple[Device, jax.Device]]:
+    first: dict[str, tuple[Device, jax.Device]] = {}
+    for placed in cluster.placed:
+        if placed.name in devices:
+            pair = (placed.device, devices[placed.name])
+            first.setdefault(placed.device.kind, pair)
+    return first
+
+
+def _measured_kind(device: Device, jax_device: jax.Device) -> MeasuredKind:
+    return MeasuredKind(
+        kind=device.kind,
+        device=jax_device.device_kind,
+        platform=device.platform,
+        jax_version=jax.__version__,
+        kernel_path="xla",
+        date=datetime.now(UTC).date().isoformat(),
+    )

@@ -1,0 +1,114 @@
+"""How much emulated CPU devices do at once on the one processor they share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from math import ceil
+from statistics import median
+from threading import Barrier
+
+import jax
+
+from llmpq_jax.profiler.session import Session
+from llmpq_jax.spec.cluster import Cluster
+from llmpq_jax.spec.measurements import SharedCapacity
+
+_ROUNDS = 5
+_ROUND_S = 0.03
+_MOST_REPEATS = 50
+
+
+def measure_shared(
+    session: Session, cluster: Cluster, devices: Mapping[str, jax.Device]
+) -> None:
+    """Measures the capacities that are still missing.
+
+    Every device decodes the grid's widest micro-batch through layers of its own: most
+    of a batch's time is decoding.
+    """
+    shape = max(session.grid.shapes, key=lambda shape: (shape.rows, shape.num_slots))
+    for node, found in missing_shared(session, cluster, devices).items():
+        benches = [
+            session.bench(device, num_layers=session.num_stacked, bits=session.bits[0])
+            for device in found
+        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda bench: bench.compile([("decode", shape)]), benches))
+        calls = [bench.call("decode", shape) for bench in benches]
+        capacity = measured_capacity(calls, session.stopwatch.clock)
+        session.journal.add(SharedCapacity(node=node, capacity=capacity))
+        session.on_row(f"{node}: {len(found)} devices at once")
+
+
+def missing_shared(
+    session: Session, cluster: Cluster, devices: Mapping[str, jax.Device]
+) -> dict[str, list[jax.Device]]:
+    """Returns by node the CPU devices that share a processor nobody has measured.
+
+    A node whose cluster file says its capacity is believed and left out.
+    """
+    sharing: dict[str, list[jax.Device]] = {}
+    for placed in cluster.placed:
+        is_cpu = placed.device.platform == "cpu"
+        if is_cpu and placed.name in devices and placed.node.shared_capacity is None:
+            sharing.setdefault(placed.node.name, []).append(devices[placed.name])
+    held = session.journal.measurements.shared
+    return {
+        node: found
+        for node, found in sharing.items()
+        if len(found) > 1 and not session.journal.holds(held, node=node)
+    }
+
+
+def measured_capacity(
+    calls: Sequence[Callable[[], object]], clock: Callable[[], float]
+) -> float:
+    """Runs one call alone and all at once, in turns, and compares.
+
+    Returns:
+        k · t_alone / t_together of k calls, held between 1 and k; the median of
+        several rounds.
+    """
+    for call in calls:
+        call()
+    once_s = _alone_s(calls[0], 1, clock)
+    repeats = min(_MOST_REPEATS, ceil(_ROUND_S / once_s)) if once_s > 0 else 1
+    ratios = []
+    with ThreadPoolExecutor(len(calls)) as pool:
+        for _ in range(_ROUNDS):
+            alone_s = _alone_s(calls[0], repeats, clock)
+            together_s = _together_s(calls, repeats, clock, pool)
+            ratios.append(alone_s / together_s)
+    return min(len(calls), max(1.0, len(calls) * median(ratios)))
+
+
+def _alone_s(
+    call: Callable[[], object], repeats: int, clock: Callable[[], float]
+) -> float:
+    started_s = clock()
+    for _ in range(repeats):
+        call()
+    return clock() - started_s
+
+
+def _together_s(
+    calls: Sequence[Callable[[], object]],
+    repeats: int,
+    clock: Callable[[], float],
+    pool: ThreadPoolExecutor,
+) -> float:
+    start = Barrier(len(calls) + 1)
+
+    def run(call: Callable[[], object]) -> None:
+        start.wait()
+        for _ in range(repeats):
+            call()
+
+    running = [pool.submit(run, call) for call in calls]
+    started_s = clock()
+    start.wait()
+    for one in running:
+        one.result()
+    return clock() - started_s

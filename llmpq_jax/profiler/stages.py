@@ -1,0 +1,131 @@
+"""Times layers and both ends of a model on one device.
+
+What is timed is a stage as the engine drives it, its one call per micro-batch included.
+That call costs something even when the stage holds nothing. The layers carry it: several
+are timed together, and the time is divided by their number, so that Σ over a stage's
+layers is the whole time of a stage of that many. The ends must not carry it again: from
+theirs the time of an empty stage is taken off.
+
+    layer = T(stack of layers) / layers
+    end   = T(stage of this end alone) − T(empty stage)
+
+A stage of n layers is so foretold too long by (n / layers − 1) times the empty call,
+which a layer of a real model dwarfs.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Literal
+
+import jax
+
+from llmpq_jax.profiler.grid import Shape
+from llmpq_jax.profiler.session import Session
+from llmpq_jax.spec.measurements import EndTime, LayerTime, Phase
+from llmpq_jax.spec.precision import Bits, HeadBits
+
+PHASES: tuple[Phase, ...] = ("prefill", "decode")
+Part = Literal["embedding", "head"]
+_EMPTY = Shape(rows=1, num_tokens=1, num_slots=1)
+
+
+def measure_layers(session: Session, kind: str, device: jax.Device) -> None:
+    """Times a layer at each precision, phase and shape that is still missing."""
+    for bits in session.bits:
+        missing = missing_layers(session, kind, bits)
+        if not missing:
+            continue
+        bench = session.bench(device, num_layers=session.num_stacked, bits=bits)
+        bench.compile((phase, shape) for (phase, _, _), shape in missing.items())
+        for (phase, rows, length), shape in missing.items():
+            what = f"{kind}: {phase} of {rows} × {length} at {bits} bits"
+            result = session.time(bench, phase, shape, what)
+            if result is None:
+                continue
+            timing, workspace_bytes = result
+            session.journal.add(
+                LayerTime(
+                    kind=kind,
+                    phase=phase,
+                    bits=bits,
+                    batch=rows,
+                    length=length,
+                    seconds=timing.seconds / session.num_stacked,
+                    spread=timing.spread,
+                    workspace_bytes=workspace_bytes,
+                )
+            )
+
+
+def measure_ends(session: Session, kind: str, device: jax.Device) -> None:
+    """Times the embedding, and the head at both precisions, where still missing."""
+    missing = missing_ends(session, kind)
+    if not missing:
+        return
+    empty = session.bench(device).call("prefill", _EMPTY)
+    for (part, bits), same_end in groupby(missing, key=lambda end: end[:2]):
+        shapes = [Shape(rows=end[2], num_tokens=1, num_slots=1) for end in same_end]
+        bench = session.bench(
+            device,
+            bits=bits,
+            has_embedding=part == "embedding",
+            has_head=part == "head",
+        )
+        bench.compile(("prefill", shape) for shape in shapes)
+        for shape in shapes:
+            what = f"{kind}: {part} of {shape.rows} at {bits} bits"
+            result = session.time(bench, "prefill", shape, what, less=empty)
+            if result is None:
+                continue
+            timing, workspace_bytes = result
+            session.journal.add(
+                EndTime(
+                    kind=kind,
+                    part=part,
+                    bits=bits,
+                    rows=shape.rows,
+                    seconds=timing.seconds,
+                    spread=timing.spread,
+                    workspace_bytes=workspace_bytes,
+                )
+            )
+
+
+def missing_ends(session: Session, kind: str) -> list[tuple[Part, HeadBits, int]]:
+    """Returns part, bits and rows of what is still missing, rows of an end together."""
+    planned: list[tuple[Part, HeadBits, int]] = [
+        *(("embedding", 16, rows) for rows in session.grid.embedding_rows),
+        *(("head", 16, rows) for rows in session.grid.head_rows),
+        *(("head", 8, rows) for rows in session.grid.head_rows),
+    ]
+    held = session.journal.measurements.ends
+    return [
+        (part, bits, rows)
+        for part, bits, rows in planned
+        if not session.journal.holds(held, kind=kind, part=part, bits=bits, rows=rows)
+    ]
+
+
+def missing_layers(
+    session: Session, kind: str, bits: Bits
+) -> dict[tuple[Phase, int, int], Shape]:
+    """Returns by (phase, rows, length) which shape times it."""
+    held = session.journal.measurements.layers
+    missing: dict[tuple[Phase, int, int], Shape] = {}
+    for shape in session.grid.shapes:
+        for phase in PHASES:
+            length = shape.num_tokens if phase == "prefill" else shape.num_slots
+            is_held = session.journal.holds(
+                held,
+                kind=kind,
+                phase=phase,
+                bits=bits,
+                tensor=1,
+                kv_bits=16,
+                batch=shape.rows,
+                length=length,
+            )
+            if not is_held:
+                missing.setdefault((phase, shape.rows, length), shape)
+    return missing

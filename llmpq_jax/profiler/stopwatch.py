@@ -1,0 +1,96 @@
+"""How long a call takes: repeated until its median is steady."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+# Clocks tick in nanoseconds; nothing takes no time at all.
+_LEAST_S = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """What repeated calls took.
+
+    Attributes:
+        seconds: Median, but no less than half the distance between the quartiles: a
+            difference of two calls may be smaller than it can be told.
+        spread: Half the distance between the quartiles, over `seconds`.
+        repeats: Calls that were timed.
+    """
+
+    seconds: float
+    spread: float
+    repeats: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stopwatch:
+    """Times calls that return when their work is done.
+
+    After warm-up a call is repeated until its spread is small, or until it has had its
+    share of repeats or of time.
+
+    Attributes:
+        clock: Seconds from any start.
+        warm_ups: Calls before the first that counts: they compile, fill caches of the
+            processor and wake threads.
+        least_repeats: Calls that count, at least.
+        most_repeats: Calls that count, at most.
+        most_s: No further call after so many seconds.
+        steady_spread: A spread that is small enough.
+    """
+
+    clock: Callable[[], float] = time.perf_counter
+    warm_ups: int = 2
+    least_repeats: int = 7
+    most_repeats: int = 100
+    most_s: float = 0.3
+    steady_spread: float = 0.05
+
+    def time(
+        self, call: Callable[[], object], *, less: Callable[[], object] | None = None
+    ) -> Timing:
+        """Times a call.
+
+        Args:
+            call: Returns when its work is done.
+            less: A call whose time is taken off, sample by sample in turns, so that
+                what slows the machine down for a while slows both down.
+        """
+        for _ in range(self.warm_ups):
+            self._seconds(less)
+            self._seconds(call)
+        began_s = self.clock()
+        samples: list[float] = []
+        while True:
+            less_s = self._seconds(less)
+            samples.append(self._seconds(call) - less_s)
+            if len(samples) < self.least_repeats:
+                continue
+            timing = _summary(samples)
+            if (
+                timing.spread <= self.steady_spread
+                or len(samples) >= self.most_repeats
+                or self.clock() - began_s >= self.most_s
+            ):
+                return timing
+
+    def _seconds(self, call: Callable[[], object] | None) -> float:
+        if call is None:
+            return 0.0
+        started_s = self.clock()
+        call()
+        return self.clock() - started_s
+
+
+def _summary(samples: list[float]) -> Timing:
+    """Returns the median, or what the quartiles leave in doubt where that is more."""
+    first, median, third = np.percentile(samples, [25, 50, 75]).tolist()
+    half_distance = (third - first) / 2
+    seconds = max(median, half_distance, _LEAST_S)
+    return Timing(seconds=seconds, spread=half_distance / seconds, repeats=len(samples))

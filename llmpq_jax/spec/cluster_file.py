@@ -1,0 +1,27 @@
+"""Reads and writes cluster files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmpq_jax.errors import ClusterError
+from llmpq_jax.spec._toml import read_record, to_toml, write_text
+from llmpq_jax.spec.cluster import Cluster
+
+_COMMENT = """\
+Devices of llmpq-jax, in the order in which a pipeline may use them. Edit freely.
+memory and reserve are bytes, or texts such as "24 GiB"; use is "any", "always", "never"."""
+
+
+def read_cluster(path: Path) -> Cluster:
+    """Reads a cluster.
+
+    Raises:
+        ClusterError: The file is missing or does not hold a cluster.
+    """
+    return read_record(Cluster, path, what="cluster", error=ClusterError)
+
+
+def write_cluster(path: Path, cluster: Cluster) -> None:
+    """Writes a cluster."""
+    write_text(path, to_toml(cluster, comment=_COMMENT))

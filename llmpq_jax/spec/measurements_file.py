@@ -1,0 +1,132 @@
+"""Reads measurements files, whole or still growing, and writes them row by row.
+
+A file opens with a header, then come rows in the order they were measured:
+
+    [[layer]]
+    kind = "A100-40"
+    ...
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from llmpq_jax.errors import MeasurementError
+from llmpq_jax.spec._toml import decode_record, to_toml
+from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.fingerprint import layer_shape_fingerprint
+from llmpq_jax.spec.measurements import (
+    EndTime,
+    LayerTime,
+    LinkTime,
+    MeasuredKind,
+    Measurements,
+    SharedCapacity,
+)
+
+Row: TypeAlias = MeasuredKind | LayerTime | EndTime | LinkTime | SharedCapacity
+
+_TABLES: dict[type[Row], str] = {
+    MeasuredKind: "kind",
+    LayerTime: "layer",
+    EndTime: "end",
+    LinkTime: "link",
+    SharedCapacity: "shared",
+}
+_COMMENT = """\
+Measurements of llmpq-jax, a row each as it was made. Made by `llmpq-jax profile`, which
+goes on where the file ends."""
+
+
+def read_measurements(path: Path) -> Measurements:
+    """Reads what has been measured so far.
+
+    A last row that an interruption cut short is ignored, and tables that have not been
+    reached are empty: whoever needs their rows says which are missing.
+
+    Raises:
+        MeasurementError: The file is missing or does not hold measurements.
+    """
+    where = f"measurements {path}"
+    try:
+        data = tomllib.loads(finished_text(path))
+    except tomllib.TOMLDecodeError as reason:
+        msg = f"{where}: is not TOML: {reason}"
+        raise MeasurementError(msg) from reason
+    empty = {table: [] for table in _TABLES.values()}
+    return decode_record(
+        Measurements, {**empty, **data}, where=where, error=MeasurementError
+    )
+
+
+def finished_text(path: Path) -> str:
+    """Returns a file's text without a last row that was cut short.
+
+    Raises:
+        MeasurementError: The file is missing or is not text.
+    """
+    try:
+        content = path.read_bytes()
+        # A cut may fall inside a number, which would still be one: whole lines count.
+        text = content[: content.rfind(b"\n") + 1].decode()
+    except OSError as reason:
+        msg = f"measurements {path}: cannot be read ({reason.strerror or reason}): expected a measurements file; make one with `llmpq-jax profile`"
+        raise MeasurementError(msg) from reason
+    except UnicodeDecodeError as reason:
+        msg = f"measurements {path}: is not UTF-8 text (byte {reason.start}): expected a measurements file in TOML"
+        raise MeasurementError(msg) from reason
+    start = text.rfind("\n[[") + 1
+    return text[:start] if start and _is_cut_short(text[start:]) else text
+
+
+def header_text(measurements: Measurements) -> str:
+    """Writes what stands before all rows."""
+    header = replace(measurements, kinds=(), layers=(), ends=(), links=(), shared=())
+    return to_toml(header, comment=_COMMENT)
+
+
+def row_text(row: Row) -> str:
+    """Writes one row as it stands in the file."""
+    return f"\n[[{_TABLES[type(row)]}]]\n{to_toml(row)}"
+
+
+def with_row(measurements: Measurements, row: Row) -> Measurements:
+    """Returns the measurements with one row more."""
+    match row:
+        case MeasuredKind():
+            return replace(measurements, kinds=(*measurements.kinds, row))
+        case LayerTime():
+            return replace(measurements, layers=(*measurements.layers, row))
+        case EndTime():
+            return replace(measurements, ends=(*measurements.ends, row))
+        case LinkTime():
+            return replace(measurements, links=(*measurements.links, row))
+        case SharedCapacity():
+            return replace(measurements, shared=(*measurements.shared, row))
+
+
+def check_measurements(measurements: Measurements, architecture: Architecture) -> None:
+    """Refuses measurements of layers of another shape than a model's.
+
+    Raises:
+        MeasurementError: They are of another shape.
+    """
+    expected = layer_shape_fingerprint(architecture)
+    if measurements.layer_shape != expected:
+        msg = f"measurements of {measurements.model}: found layers of shape {measurements.layer_shape}, expected {expected}, the shape of this {architecture.family} model: run `llmpq-jax profile` for this model"
+        raise MeasurementError(msg)
+
+
+def _is_cut_short(row: str) -> bool:
+    try:
+        data: dict[str, Any] = tomllib.loads(row)
+    except tomllib.TOMLDecodeError:
+        return False  # whole lines that are no TOML were not cut short but mistyped
+    for cls, table in _TABLES.items():
+        if table in data and isinstance(data[table], list):
+            needed = {field.name for field in fields(cls) if field.default is MISSING}
+            return not needed <= data[table][-1].keys()
+    return False

@@ -1,0 +1,38 @@
+"""Reads and writes sensitivity files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmpq_jax.errors import SpecError
+from llmpq_jax.spec._toml import read_record, to_toml, write_text
+from llmpq_jax.spec.sensitivity import Sensitivity
+
+_COMMENT = """\
+Quality lost by each layer at each precision, in the unit below; 16 bits lose nothing.
+Made by `llmpq-jax indicate`."""
+
+
+def read_sensitivity(path: Path) -> Sensitivity:
+    """Reads sensitivities.
+
+    Raises:
+        SpecError: The file is missing or does not hold sensitivities.
+    """
+    return read_record(Sensitivity, path, what="sensitivity")
+
+
+def check_sensitivity(sensitivity: Sensitivity, fingerprint: str) -> None:
+    """Refuses sensitivities of another model than the one of that fingerprint.
+
+    Raises:
+        SpecError: They are of another model.
+    """
+    if sensitivity.fingerprint != fingerprint:
+        msg = f"sensitivities of {sensitivity.model}: found the model {sensitivity.fingerprint}, expected {fingerprint}: run `llmpq-jax indicate` for this model"
+        raise SpecError(msg)
+
+
+def write_sensitivity(path: Path, sensitivity: Sensitivity) -> None:
+    """Writes sensitivities."""
+    write_text(path, to_toml(sensitivity, comment=_COMMENT))

@@ -1,0 +1,1 @@
+"""Whole errands, some of which join planning and running."""

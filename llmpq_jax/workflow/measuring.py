@@ -1,0 +1,60 @@
+"""Measures a model on a cluster file's devices, with progress on stderr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from llmpq_jax.profiler.grid import grid_for
+from llmpq_jax.profiler.profile import profile
+from llmpq_jax.report.console import progress_bar
+from llmpq_jax.spec.cluster import Cluster
+from llmpq_jax.spec.measurements import Measurements
+from llmpq_jax.spec.precision import Activations
+from llmpq_jax.spec.workload import Workload
+
+
+def measure(
+    model: Path,
+    cluster: Cluster,
+    out: Path,
+    *,
+    workload: Workload,
+    activations: Activations,
+    group_size: Literal[32, 64, 128] = 128,
+    overwrites: bool = False,
+) -> Measurements:
+    """Measures at the sizes that plans of a workload are made of.
+
+    Args:
+        model: The checkpoint's folder.
+        cluster: Whose devices.
+        out: The file, appended to row by row.
+        workload: To be planned.
+        activations: Type of hidden states and cache.
+        group_size: Of int4.
+        overwrites: Start the file anew instead of going on where it ends.
+
+    Raises:
+        MeasurementError: A kind of device is not here, or the file holds measurements
+            of other circumstances.
+    """
+    with progress_bar("measuring", None, unit="rows") as advance:
+        num_done = 0
+
+        def on_progress(done: int, total: int, what: str) -> None:
+            nonlocal num_done
+            del what
+            advance(done - num_done, total)
+            num_done = done
+
+        return profile(
+            model,
+            cluster,
+            activations=activations,
+            group_size=group_size,
+            grid=grid_for(workload),
+            out=out,
+            overwrites=overwrites,
+            on_progress=on_progress,
+        )

@@ -1,0 +1,167 @@
+"""The whole way once, explained as it goes: measure, plan, run, compare."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from llmpq_jax.errors import LlmpqError
+from llmpq_jax.report.console import say, show, tell
+from llmpq_jax.report.lines import plan_lines, run_lines
+from llmpq_jax.report.tables import measurements_table, plan_table, run_table
+from llmpq_jax.report.texts import continued_text
+from llmpq_jax.spec.cluster_file import read_cluster, write_cluster
+from llmpq_jax.spec.families import read_architecture
+from llmpq_jax.spec.strategy_file import read_strategy
+from llmpq_jax.workflow.example import (
+    ACTIVATIONS,
+    CLUSTER,
+    MODEL,
+    PLAIN_PROMPTS,
+    PROMPTS,
+    WORKLOAD,
+    find_model,
+    four_cpu_devices,
+)
+from llmpq_jax.workflow.measuring import measure
+from llmpq_jax.workflow.prompt_file import Choices, Prompt, prompts_of, read_prompts
+from llmpq_jax.workflow.results_file import ResultsFile
+from llmpq_jax.workflow.serving import serve_prompts, write_records
+
+_NUM_SHOWN = 3
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
+    """Runs the main job on a small scale and prints what happens and why.
+
+    Args:
+        work_dir: For all files it writes; what an earlier run left is replaced.
+        model: A checkpoint; the example model if absent.
+        command: As typed, for the run record.
+
+    Raises:
+        LlmpqError: A step failed; the message is that step's.
+    """
+    is_example = model is None
+    folder = find_model(_CHECKOUT) if model is None else model
+    architecture = read_architecture(folder)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    say(f"llmpq-jax quickstart: {folder}, {architecture.num_layers} layers")
+    say()
+    cluster = _cluster_file(folder, work_dir, is_example=is_example)
+    measurements = work_dir / "measurements.toml"
+    say("1 profile    how long a layer takes here at 16, 8 and 4 bits, in both phases:")
+    say("             prefill reads a prompt at once, decode writes token by token")
+    measured = measure(
+        folder,
+        read_cluster(cluster),
+        measurements,
+        workload=WORKLOAD,
+        activations=ACTIVATIONS,
+        overwrites=True,
+    )
+    show(measurements_table(measured))
+    say()
+    say(
+        "2 solve      where to cut the model, bits for each layer, micro-batches: all at"
+    )
+    say("             once, in a process of its own, losing no more quality than int8")
+    strategy_path = work_dir / "strategy.toml"
+    _solve(folder, cluster, measurements, strategy_path)
+    strategy = read_strategy(strategy_path)
+    show(plan_table(strategy))
+    for line in plan_lines(strategy):
+        say(line)
+    say()
+    say(f"3 generate   the plan run as a pipeline of {len(strategy.stages)} stages")
+    prompts = _prompts(folder)
+    files = {
+        "cluster": cluster,
+        "measurements": measurements,
+        "strategy": strategy_path,
+        "results": work_dir / "results.jsonl",
+        "run record": work_dir / "run.jsonl",
+        "trace": work_dir / "trace.json",
+        "timeline": work_dir / "timeline.png",
+    }
+    with ResultsFile(files["results"], overwrite=True) as results:
+        # Whole lengths, so that what is measured is what was predicted.
+        served = serve_prompts(
+            strategy, prompts, ignores_eos=True, on_result=results.add
+        )
+    write_records(
+        strategy,
+        served,
+        command=command,
+        record=files["run record"],
+        trace=files["trace"],
+        timeline=files["timeline"],
+    )
+    say()
+    for prompt, completion in list(zip(prompts, served.completions, strict=True))[
+        :_NUM_SHOWN
+    ]:
+        say(f"── {prompt.custom_id}")
+        say(continued_text(prompt.text, completion.text))
+        say()
+    show(run_table(strategy, served.batches))
+    for line in run_lines(strategy, served.batches):
+        say(line)
+    say()
+    for name, path in files.items():
+        say(f"{name:<12} {path}")
+    say()
+    say("Open the trace at https://ui.perfetto.dev, or look at the timeline.")
+
+
+def _cluster_file(folder: Path, work_dir: Path, *, is_example: bool) -> Path:
+    """Returns the file of the cluster; the committed one belongs to the example."""
+    say(
+        "0 devices    four emulated CPU devices, unequal in memory: too small for 16 bits"
+    )
+    if is_example:
+        for path in (CLUSTER, _CHECKOUT / CLUSTER):
+            if path.is_file():
+                return path
+    path = work_dir / "cluster.toml"
+    write_cluster(path, four_cpu_devices(read_architecture(folder)))
+    return path
+
+
+def _solve(folder: Path, cluster: Path, measurements: Path, out: Path) -> None:
+    """Solves in a child, so that what runs never imports what plans."""
+    arguments = {
+        "--model": folder,
+        "--cluster": cluster,
+        "--measurements": measurements,
+        "--batch": WORKLOAD.batch,
+        "--prompt-length": WORKLOAD.prompt_length,
+        "--new-tokens": WORKLOAD.new_tokens,
+        "--out": out,
+    }
+    words = [str(word) for pair in arguments.items() for word in pair]
+    done = subprocess.run(
+        [sys.executable, "-m", "llmpq_jax", "solve", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        *progress, last = done.stderr.strip().splitlines() or ["it says nothing"]
+        for line in progress:
+            tell(line)
+        msg = f"solving failed: {last.removeprefix('error: ')}"
+        raise LlmpqError(msg)
+
+
+def _prompts(folder: Path) -> tuple[Prompt, ...]:
+    """Returns a batch of prompts: those beside the model, else plain ones."""
+    choices = Choices()
+    if folder.resolve().name == MODEL.name:
+        path = folder.parent / PROMPTS
+        if path.is_file():
+            return read_prompts(path, choices)
+    repeats = -(-WORKLOAD.batch // len(PLAIN_PROMPTS))
+    return prompts_of(PLAIN_PROMPTS * repeats, choices)[: WORKLOAD.batch]

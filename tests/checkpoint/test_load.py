@@ -1,0 +1,203 @@
+"""Loading streams: the right values, at the right bits, a few tensors at a time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from llmpq_jax.checkpoint.load import load_embedding, load_head, load_layer
+from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
+from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
+from llmpq_jax.errors import CheckpointError
+from llmpq_jax.quant import QArray, quantize
+from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.families import read_architecture
+from llmpq_jax.spec.precision import Bits
+from llmpq_jax.spec.tensors import (
+    TensorSpec,
+    embedding_tensors,
+    head_tensors,
+    layer_tensors,
+)
+from tests.checkpoint.configs import CONFIGS
+
+
+def _open(
+    folder: Path, name: str = "llama", dtype: type | None = None
+) -> tuple[CheckpointReader, Architecture]:
+    write_random_checkpoint(folder, CONFIGS[name], seed=3, dtype="float32")
+    if dtype is not None:
+        tensors = load_file(folder / WHOLE)
+        save_file({key: a.astype(dtype) for key, a in tensors.items()}, folder / WHOLE)
+    return CheckpointReader(folder), read_architecture(folder)
+
+
+def _array(weight: jax.Array | QArray) -> jax.Array:
+    assert isinstance(weight, jax.Array)
+    return weight
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_all_tensors_of_the_spec_are_loaded(tmp_path: Path, name: str) -> None:
+    reader, architecture = _open(tmp_path, name)
+    loaded = (
+        (layer_tensors(architecture), load_layer(reader, architecture, 1, bits=16)),
+        (embedding_tensors(architecture), load_embedding(reader, architecture)),
+        (head_tensors(architecture), load_head(reader, architecture, bits=16)),
+    )
+    for tensors, weights in loaded:
+        shapes = {tensor.name: tensor.shape for tensor in tensors}
+        assert {key: _array(weight).shape for key, weight in weights.items()} == shapes
+
+
+@pytest.mark.parametrize(
+    ("dtype", "served"),
+    [
+        (ml_dtypes.bfloat16, jnp.bfloat16),
+        (np.float16, jnp.float16),
+        (np.float32, jnp.bfloat16),
+        (np.float64, jnp.bfloat16),
+    ],
+)
+def test_at_16_bits_the_file_s_own_16_bits_are_served(
+    tmp_path: Path, dtype: type, served: type
+) -> None:
+    reader, architecture = _open(tmp_path, "llama-biases", dtype)
+    layer = load_layer(reader, architecture, 0, bits=16)
+    dtypes = {_array(weight).dtype for weight in layer.values()}
+    assert dtypes == {jnp.dtype(served)}
+    stored = reader.read("model.layers.0.mlp.up_proj.weight").T.astype(served)
+    assert np.array_equal(np.asarray(layer["mlp.up.weight"]), stored)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_matrices_alone_are_quantised_from_the_file_s_values(
+    tmp_path: Path, bits: Literal[4, 8]
+) -> None:
+    reader, architecture = _open(tmp_path, "llama-biases")
+    layer = load_layer(reader, architecture, 1, bits=bits, group_size=32)
+    matrices = {
+        tensor.name for tensor in layer_tensors(architecture) if tensor.is_matrix
+    }
+    assert {key for key, w in layer.items() if isinstance(w, QArray)} == matrices
+    stored = reader.read("model.layers.1.self_attn.o_proj.weight").T
+    expected = quantize(jnp.asarray(stored), bits=bits, group_size=32)
+    found = layer["attention.output.weight"]
+    found_leaves, found_kind = jax.tree.flatten(found)
+    expected_leaves, expected_kind = jax.tree.flatten(expected)
+    assert found_kind == expected_kind
+    assert all(map(np.array_equal, found_leaves, expected_leaves))
+
+
+def test_a_head_of_8_bits_is_quantised_and_its_norm_is_not(tmp_path: Path) -> None:
+    reader, architecture = _open(tmp_path, "mistral")
+    head = load_head(reader, architecture, bits=8)
+    assert isinstance(head["vocabulary.weight"], QArray)
+    assert not isinstance(head["norm.weight"], QArray)
+
+
+def test_float64_is_quantised_too(tmp_path: Path) -> None:
+    reader, architecture = _open(tmp_path, "llama", np.float64)
+    layer = load_layer(reader, architecture, 0, bits=8)
+    assert isinstance(layer["mlp.up.weight"], QArray)
+
+
+def test_bloom_s_fused_tensor_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, architecture = _open(tmp_path, "bloom")
+    read: list[str] = []
+    plain = reader.read
+    monkeypatch.setattr(
+        reader, "read", lambda name: (read.append(name), plain(name))[1]
+    )
+    load_layer(reader, architecture, 0, bits=16)
+    assert len(read) == len(set(read))
+    assert "transformer.h.0.self_attention.query_key_value.weight" in read
+
+
+def test_a_place_of_the_caller_s_gets_every_tensor_with_its_bits(
+    tmp_path: Path,
+) -> None:
+    reader, architecture = _open(tmp_path)
+    seen: dict[str, tuple[tuple[int, ...], Bits]] = {}
+
+    def place(tensor: TensorSpec, array: np.ndarray, bits: Bits) -> jax.Array:
+        seen[tensor.name] = (array.shape, bits)
+        return jnp.zeros(())
+
+    load_layer(reader, architecture, 0, bits=4, place=place)
+    assert seen == {
+        tensor.name: (tensor.shape, 4 if tensor.is_matrix else 16)
+        for tensor in layer_tensors(architecture)
+    }
+
+
+def test_a_missing_tensor_is_noticed_where_it_is_needed(tmp_path: Path) -> None:
+    _, architecture = _open(tmp_path)
+    tensors = load_file(tmp_path / WHOLE)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, tmp_path / WHOLE)
+    reader = CheckpointReader(tmp_path)
+    load_layer(reader, architecture, 0, bits=16)
+    with pytest.raises(
+        CheckpointError, match=r"layers\.1\.mlp\.up_proj\.weight' is missing"
+    ):
+        load_layer(reader, architecture, 1, bits=16)
+
+
+_LOADING = """
+import re, sys
+from pathlib import Path
+import jax, psutil
+from llmpq_jax.checkpoint.load import load_layer
+from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.spec.families import read_architecture
+
+folder = Path(sys.argv[1])
+reader, architecture = CheckpointReader(folder), read_architecture(folder)
+load_layer(reader, architecture, 0, bits=4)  # compiles
+before = psutil.Process().memory_info().rss
+Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+layers = [load_layer(reader, architecture, layer, bits=4) for layer in range(5)]
+status = Path("/proc/self/status").read_text()
+peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
+print(peak - before, sum(leaf.nbytes for leaf in jax.tree.leaves(layers)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the peak")
+def test_loading_holds_a_few_tensors_beyond_what_is_served(tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama",
+        "hidden_size": 2048,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 16,
+        "vocab_size": 64,
+    }
+    write_random_checkpoint(tmp_path, config)
+    largest_bytes = 2048 * 2048 * 2
+    file_bytes = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    assert file_bytes > 30 * largest_bytes
+    done = subprocess.run(
+        [sys.executable, "-c", _LOADING, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    peak_bytes, served_bytes = map(int, done.stdout.split())
+    assert served_bytes < 0.3 * file_bytes
+    # The tensor as read and as placed, two float32 copies of it while it is rounded (2
+    # each), and what the allocator keeps back.
+    assert peak_bytes < served_bytes + 8 * largest_bytes

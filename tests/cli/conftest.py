@@ -1,0 +1,51 @@
+"""A tiny model with a plan for two devices, and a way to type commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from llmpq_jax.cli import main
+from llmpq_jax.spec.strategy_file import write_strategy
+from tests.tiny_models import make_strategy, write_tiny_model
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("cli") / "model")
+
+
+@pytest.fixture(scope="session")
+def strategy(model: Path) -> Path:
+    path = model.parent / "strategy.toml"
+    write_strategy(path, make_strategy(model, [((0,), [16, 8]), ((1,), [4, 8])]))
+    return path
+
+
+@pytest.fixture
+def run() -> Callable[..., Result]:
+    """Types a command; stdout and stderr come back apart."""
+
+    def type_command(*words: object) -> Result:
+        return CliRunner().invoke(main, [str(word) for word in words])
+
+    return type_command
+
+
+@pytest.fixture
+def fails(run: Callable[..., Result]) -> Callable[..., str]:
+    """Types a command that fails; returns its one line, without "error: "."""
+
+    def type_command(*words: object) -> str:
+        result = run(*words)
+        assert result.exit_code == 1, result.output
+        *progress, line = result.stderr.splitlines()
+        assert all(words.endswith("…") for words in progress), result.stderr
+        assert line.startswith("error: ")
+        assert result.stdout == ""
+        return line.removeprefix("error: ")
+
+    return type_command

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llmpq_jax.runtime import Pipeline, Sampling
+from llmpq_jax.spec.strategy_file import read_strategy, write_strategy
+from tests.tiny_models import make_strategy
+
+
+@pytest.fixture(scope="module")
+def expected(strategy) -> list[str]:
+    """What the Python interface says to the prompts used here."""
+    with Pipeline.load(strategy) as pipeline:
+        completions = pipeline.generate(["def f", "class A"], ignores_eos=True)
+    return [completion.text for completion in completions]
+
+
+def test_prompts_are_continued_and_the_run_is_tabled(run, strategy, expected):
+    result = run(
+        *("generate", "--strategy", strategy, "--ignore-eos"),
+        *("--prompt", "def f", "--prompt", "class A"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "── prompt-2: 8 new tokens, ended by length" in result.stdout
+    assert "  def f" in result.stdout
+    assert re.search(r"node0/cpu:0 +0–1 +16 8 ", result.stdout)
+    assert "16 new tokens in" in result.stdout
+    assert "loading …" in result.stderr
+
+
+def test_json_is_for_programs(run, strategy, expected):
+    result = run(
+        *("generate", "--strategy", strategy, "--ignore-eos", "--json"),
+        *("--prompt", "def f", "--prompt", "class A"),
+    )
+    values = json.loads(result.stdout)
+    assert [row["text"] for row in values["results"]] == expected
+    assert values["batches"][0]["num_new_tokens"] == 16
+    assert [stage["stage"] for stage in values["batches"][0]["stages"]] == [0, 1]
+    assert values["predicted"] is None
+
+
+def test_a_file_of_prompts_becomes_a_file_of_results(run, strategy, expected, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    lines = [
+        {"custom_id": "f", "prompt": "def f"},
+        {"custom_id": "a", "prompt": "class A"},
+        {"custom_id": "short", "prompt": "class A", "max_tokens": 3},
+        *({"prompt": f"number {number}"} for number in range(3)),
+    ]
+    prompts.write_text("\n".join(json.dumps(line) for line in lines))
+    paths = {
+        option: tmp_path / name
+        for option, name in {
+            "--out": "results.jsonl",
+            "--record": "run.jsonl",
+            "--trace": "trace.json",
+            "--timeline": "timeline.png",
+        }.items()
+    }
+    result = run(
+        *("generate", "--strategy", strategy, "--prompts", prompts, "--ignore-eos"),
+        *(word for pair in paths.items() for word in pair),
+    )
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in paths["--out"].read_text().splitlines()]
+    ids = ["f", "a", "short", "line-4", "line-5", "line-6"]
+    assert [row["custom_id"] for row in rows] == ids
+    assert [row["text"] for row in rows[:2]] == expected
+    assert rows[2]["num_new_tokens"] == 3
+    record = [json.loads(line) for line in paths["--record"].read_text().splitlines()]
+    assert record[0]["command"].startswith("llmpq-jax generate --strategy ")
+    assert sum(row["record"] == "batch" for row in record) == 2
+    assert json.loads(paths["--trace"].read_text())["traceEvents"]
+    assert paths["--timeline"].read_bytes().startswith(b"\x89PNG")
+    for path in paths.values():
+        assert str(path) in result.stdout
+
+
+def test_options_choose_how_tokens_are_drawn(run, strategy):
+    with Pipeline.load(strategy) as pipeline:
+        (wanted,) = pipeline.generate(
+            ["def f"],
+            max_new_tokens=5,
+            sampling=Sampling(temperature=0.9, top_k=40, top_p=0.9, seed=3),
+            stop=["q"],
+        )
+    result = run(
+        *("generate", "--strategy", strategy, "--json", "--prompt", "def f"),
+        *("--max-new-tokens", 5, "--temperature", 0.9, "--top-k", 40),
+        *("--top-p", 0.9, "--seed", 3, "--stop", "q"),
+    )
+    (row,) = json.loads(result.stdout)["results"]
+    assert (row["text"], row["finish_reason"]) == (wanted.text, wanted.finish_reason)
+
+
+def test_chat_goes_through_the_template(run, fails, strategy, tmp_path):
+    prompt = ("--prompt", "hi", "--max-new-tokens", 2)
+    line = fails("generate", "--strategy", strategy, "--chat", *prompt)
+    assert line.startswith("prompt 1: tokenizer ")
+    assert "has no chat template" in line
+    plan = read_strategy(strategy)
+    folder = tmp_path / "chat"
+    folder.mkdir()
+    for file in Path(plan.model.path).iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    path = tmp_path / "chat.toml"
+    write_strategy(path, replace(plan, model=replace(plan.model, path=str(folder))))
+    result = run("generate", "--strategy", path, "--chat", "--json", *prompt)
+    (row,) = json.loads(result.stdout)["results"]
+    assert row["num_prompt_tokens"] == len("[user] hi")
+
+
+def test_an_existing_results_file_is_refused_before_anything_is_loaded(
+    run, fails, strategy, tmp_path
+):
+    out = tmp_path / "results.jsonl"
+    out.write_text("precious")
+    words = ("generate", "--strategy", strategy, "--prompt", "a", "--out", out)
+    assert "is there already: name another file or say --overwrite" in fails(*words)
+    assert out.read_text() == "precious"
+    assert run(*words, "--overwrite", "--max-new-tokens", 1).exit_code == 0
+    assert json.loads(out.read_text())["prompt"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": "a", "stopp": "x"}', "stopp: unknown key"),
+        (json.dumps({"prompt": "a" * 17}), "the prompt has 17 tokens"),
+        ('{"prompt": "a", "max_tokens": 400}', "400 new ones are asked"),
+    ],
+)
+def test_a_bad_line_is_named_and_nothing_is_served(
+    fails, strategy, tmp_path, line, message
+):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(f'{{"prompt": "good"}}\n{line}\n')
+    out = tmp_path / "results.jsonl"
+    words = ("generate", "--strategy", strategy, "--prompts", prompts, "--out", out)
+    found = fails(*words)
+    assert found.startswith(f"prompts {prompts} line 2: ")
+    assert message in found
+    assert not out.exists()
+
+
+def test_a_missing_strategy_is_one_line(fails, tmp_path):
+    line = fails("generate", "--strategy", tmp_path / "none.toml", "--prompt", "a")
+    assert "none.toml: cannot be read (No such file" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("schema = ", "is not TOML"),
+        ("schema = 2", "schema: found 2, expected 1"),
+        ("batches = 3", "model: missing, expected a value"),
+    ],
+)
+def test_a_file_that_is_no_strategy_is_one_line(fails, tmp_path, text, message):
+    path = tmp_path / "strategy.toml"
+    path.write_text(text)
+    line = fails("generate", "--strategy", path, "--prompt", "a")
+    assert line.startswith(f"strategy {path}: ")
+    assert message in line
+
+
+def test_an_unknown_key_of_a_strategy_is_named(fails, strategy, tmp_path):
+    path = tmp_path / "strategy.toml"
+    path.write_text(f"micro_batches = 3\n{strategy.read_text()}")
+    line = fails("generate", "--strategy", path, "--prompt", "a")
+    assert line == (
+        f"strategy {path}: micro_batches: unknown key; remove it or correct its spelling"
+    )
+
+
+def test_a_strategy_of_another_model_is_refused(fails, strategy, tmp_path):
+    plan = read_strategy(strategy)
+    path = tmp_path / "other.toml"
+    model = replace(plan.model, fingerprint="sha256:other")
+    write_strategy(path, replace(plan, model=model))
+    line = fails("generate", "--strategy", path, "--prompt", "a")
+    assert "the strategy is for the model sha256:other" in line
+
+
+def test_a_strategy_for_devices_that_are_not_here_is_refused(fails, model, tmp_path):
+    path = tmp_path / "far.toml"
+    write_strategy(path, make_strategy(model, [((0,), [8, 8]), ((9,), [8, 8])]))
+    line = fails("generate", "--strategy", path, "--prompt", "a")
+    assert "device 'node0/cpu:9': JAX finds 8 cpu devices here" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "expected either --prompt (once or more) or --prompts"),
+        (["--prompt", "a", "--prompts", "b.txt"], "expected either --prompt"),
+        (["--prompt", "a", "--timeline", "t.pdf"], "ends in .png or .svg"),
+        (["--prompt", "a", "--max-new-tokens", "0"], "0 is not in the range x>=1"),
+    ],
+)
+def test_options_that_contradict_are_wrong_use(run, strategy, words, message):
+    result = run("generate", "--strategy", strategy, *words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--temperature", -1), "temperature is -1.0, expected a finite number"),
+        (("--top-k", -1), "top_k is -1, expected 0"),
+        (("--top-p", 0), "top_p is 0.0, expected more than 0"),
+        (("--seed", -1), "seed is -1, expected 0 to"),
+        (("--stop", ""), "stop: found [''], expected texts"),
+        (("--prompt", ""), "prompt 2: the prompt is empty"),
+    ],
+)
+def test_a_choice_that_cannot_be_served_is_refused(fails, strategy, words, message):
+    line = fails("generate", "--strategy", strategy, "--prompt", "a", *words)
+    assert message in line

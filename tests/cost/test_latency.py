@@ -1,0 +1,76 @@
+"""Seconds come from measurements, at the sizes that the run will have."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmpq_jax.cost.latency import fit_latency
+from llmpq_jax.errors import MeasurementError
+from llmpq_jax.spec.workload import Workload
+from tests.cost.records import end_time, layer_time, measurements
+
+DECODE = [layer_time("decode", 2, length, 1.0 + 0.01 * length) for length in (8, 64)]
+PREFILL = [layer_time("prefill", 2, length, 0.1 * length) for length in (16, 32, 64)]
+MODEL = fit_latency(
+    measurements(
+        *DECODE, *PREFILL, end_time("head", 1, 1.0), end_time("head", 3, 2.0, bits=8)
+    )
+)
+
+
+def workload(prompt_length=20, new_tokens=5):
+    return Workload(batch=4, prompt_length=prompt_length, new_tokens=new_tokens)
+
+
+@pytest.mark.parametrize(("prompt_length", "bucket"), [(1, 16), (16, 16), (17, 32)])
+def test_prefill_computes_the_padding_too(prompt_length, bucket):
+    seconds = MODEL.prefill_s("cpu", 8, rows=2, workload=workload(prompt_length))
+    assert seconds == pytest.approx(0.1 * bucket)
+
+
+def test_decode_is_the_mean_over_a_growing_context():
+    seconds = MODEL.decode_s("cpu", 8, rows=2, workload=workload())
+    contexts = (21, 22, 23, 24)
+    expected = sum(1.0 + 0.01 * context for context in contexts) / 4
+    assert seconds == pytest.approx(expected)
+
+
+def test_a_step_is_not_charged_at_the_mean_context():
+    """A jump in the table is paid by the steps beyond it and by no other."""
+    jump = [layer_time("decode", 1, length, 1.0) for length in (1, 10)]
+    jump += [layer_time("decode", 1, length, 3.0) for length in (11, 99)]
+    prefill = layer_time("prefill", 1, 16, 1.0)
+    model = fit_latency(measurements(prefill, *jump))
+    seconds = model.decode_s("cpu", 8, rows=1, workload=workload(8, 9))
+    assert seconds == pytest.approx((2 * 1.0 + 6 * 3.0) / 8)
+
+
+def test_one_new_token_takes_no_decode_step():
+    assert MODEL.decode_s("cpu", 8, rows=2, workload=workload(new_tokens=1)) == 0.0
+
+
+def test_ends_are_known_by_their_bits():
+    assert MODEL.end_s("cpu", "head", 16, rows=1) == 1.0
+    assert MODEL.end_s("cpu", "head", 8, rows=3) == 2.0
+
+
+def test_a_layer_measured_in_one_phase_only_is_not_supported():
+    model = fit_latency(measurements(layer_time("prefill", 1, 16, 1.0, bits=4)))
+    assert not model.supports_layer("cpu", 4)
+    assert MODEL.supports_layer("cpu", 8)
+    assert not MODEL.supports_layer("cpu", 8, tensor=2)
+    assert not MODEL.supports_layer("gpu", 8)
+
+
+@pytest.mark.parametrize("question", ["prefill_s", "decode_s"])
+def test_what_was_not_measured_is_refused_and_never_free(question):
+    with pytest.raises(
+        MeasurementError, match="of a layer at 4 bits, tensor width 1, on"
+    ):
+        getattr(MODEL, question)("cpu", 4, rows=1, workload=workload())
+
+
+def test_an_end_that_was_not_measured_is_refused():
+    assert not MODEL.supports_end("cpu", "embedding")
+    with pytest.raises(MeasurementError, match="no embedding at 16 bits on 'cpu'"):
+        MODEL.end_s("cpu", "embedding", rows=1)

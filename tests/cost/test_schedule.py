@@ -1,0 +1,108 @@
+"""The schedule's formula against a simulation that moves micro-batches one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmpq_jax.cost.schedule import Host, pipeline_s
+
+
+def simulate(resources_s, num_micro_batches, num_rounds):
+    """Moves each micro-batch through all resources, round after round.
+
+    A resource serves one at a time, in the order of arrival. A micro-batch starts a round
+    when it has ended its last one.
+    """
+    free_s = [0.0] * len(resources_s)
+    ready_s = [0.0] * num_micro_batches
+    for _ in range(num_rounds):
+        for micro_batch in range(num_micro_batches):
+            now_s = ready_s[micro_batch]
+            for resource, duration_s in enumerate(resources_s):
+                now_s = max(now_s, free_s[resource]) + duration_s
+                free_s[resource] = now_s
+            ready_s[micro_batch] = now_s
+    return max(ready_s)
+
+
+times = st.floats(0.0, 10.0)
+
+
+@st.composite
+def pipelines(draw):
+    num_stages = draw(st.integers(1, 6))
+    stages = st.lists(times, min_size=num_stages, max_size=num_stages)
+    hops = st.lists(times, min_size=num_stages - 1, max_size=num_stages - 1)
+    return {
+        "stages_prefill_s": draw(stages),
+        "stages_decode_s": draw(stages),
+        "hops_prefill_s": draw(hops),
+        "hops_decode_s": draw(hops),
+        "num_prefill": draw(st.integers(1, 9)),
+        "num_decode": draw(st.integers(1, 9)),
+        "new_tokens": draw(st.integers(1, 30)),
+    }
+
+
+def interleaved(stages, hops):
+    return [s for pair in zip(stages, [*hops, None], strict=True) for s in pair][:-1]
+
+
+@given(pipelines())
+def test_the_formula_is_what_a_simulation_takes(pipeline):
+    seconds = pipeline_s(**pipeline)
+    prefill = interleaved(pipeline["stages_prefill_s"], pipeline["hops_prefill_s"])
+    decode = interleaved(pipeline["stages_decode_s"], pipeline["hops_decode_s"])
+    rounds = pipeline["new_tokens"] - 1
+    assert seconds.prefill_s == pytest.approx(
+        simulate(prefill, pipeline["num_prefill"], 1), rel=1e-9
+    )
+    assert seconds.decode_s == pytest.approx(
+        simulate(decode, pipeline["num_decode"], rounds), rel=1e-9
+    )
+    assert seconds.latency_s == seconds.prefill_s + seconds.decode_s
+
+
+@given(pipelines(), st.floats(0.5, 8.0))
+def test_a_shared_machine_is_never_faster_than_its_work_over_its_capacity(
+    pipeline, capacity
+):
+    num_stages = len(pipeline["stages_prefill_s"])
+    host = Host(members=tuple(range(num_stages)), capacity=capacity)
+    alone, shared = pipeline_s(**pipeline), pipeline_s(**pipeline, hosts=[host])
+    prefill_work = pipeline["num_prefill"] * sum(pipeline["stages_prefill_s"])
+    rounds = pipeline["new_tokens"] - 1
+    decode_work = rounds * pipeline["num_decode"] * sum(pipeline["stages_decode_s"])
+    assert shared.prefill_s == max(alone.prefill_s, prefill_work / capacity)
+    assert shared.decode_s == pytest.approx(
+        max(alone.decode_s, decode_work / capacity), rel=1e-12
+    )
+
+
+def test_a_machine_slows_its_own_stages_only():
+    pipeline = {
+        "stages_prefill_s": [1.0, 1.0],
+        "stages_decode_s": [1.0, 1.0],
+        "hops_prefill_s": [0.0],
+        "hops_decode_s": [0.0],
+        "num_prefill": 10,
+        "num_decode": 2,
+        "new_tokens": 2,
+    }
+    both = [Host(members=(0, 1), capacity=1.0)]
+    one = [Host(members=(1,), capacity=1.0)]
+    assert pipeline_s(**pipeline, hosts=both).prefill_s == 20.0
+    assert pipeline_s(**pipeline, hosts=one).prefill_s == 11.0
+
+
+@given(pipelines(), st.data())
+def test_a_slower_stage_never_helps(pipeline, data):
+    stage = data.draw(st.integers(0, len(pipeline["stages_decode_s"]) - 1))
+    slower = np.array(pipeline["stages_decode_s"])
+    slower[stage] += data.draw(times)
+    changed = pipeline | {"stages_decode_s": slower.tolist()}
+    before, after = pipeline_s(**pipeline).decode_s, pipeline_s(**changed).decode_s
+    assert after >= before * (1 - 1e-12)

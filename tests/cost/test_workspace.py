@@ -1,0 +1,65 @@
+"""Workspace is that of the larger program, and never below what was measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmpq_jax.cost.workspace import fit_workspace
+from llmpq_jax.errors import MeasurementError
+from llmpq_jax.spec.workload import MicroBatch, Workload
+from tests.cost.records import end_time, layer_time, measurements
+
+MODEL = fit_workspace(
+    measurements(
+        *[
+            layer_time("prefill", rows, length, 1.0, workspace=100 * rows * length)
+            for rows in (1, 4)
+            for length in (16, 64)
+        ],
+        *[
+            layer_time("decode", rows, length, 1.0, workspace=7000 * rows)
+            for rows in (1, 4)
+            for length in (16, 64)
+        ],
+        *[end_time("embedding", rows, 1.0, workspace=10 * rows) for rows in (1, 64)],
+        *[end_time("head", rows, 1.0, workspace=500 * rows) for rows in (1, 4)],
+    )
+)
+WORKLOAD = Workload(batch=8, prompt_length=20, new_tokens=5)
+
+
+def micro_batch(prefill, decode):
+    return MicroBatch(prefill=prefill, decode=decode)
+
+
+@pytest.mark.parametrize(
+    ("prefill", "decode", "expected"),
+    [(4, 1, 100 * 4 * 32), (1, 4, 7000 * 4), (2, 1, 7000), (1, 1, 7000)],
+)
+def test_the_larger_program_counts(prefill, decode, expected):
+    size = MODEL.layer_bytes(
+        "cpu", 8, workload=WORKLOAD, micro_batch=micro_batch(prefill, decode)
+    )
+    assert expected <= size <= 1.01 * expected
+
+
+def test_without_decode_only_prefill_counts():
+    once = Workload(batch=8, prompt_length=20, new_tokens=1)
+    size = MODEL.layer_bytes("cpu", 8, workload=once, micro_batch=micro_batch(1, 4))
+    assert 3200 <= size <= 1.01 * 3200
+
+
+def test_ends_count_the_rows_they_see():
+    """The embedding sees every prompt token, the head one row per prompt."""
+    pair = micro_batch(2, 4)
+    embedding = MODEL.embedding_bytes("cpu", workload=WORKLOAD, micro_batch=pair)
+    assert embedding == pytest.approx(10 * 2 * 32, rel=0.01)
+    assert MODEL.head_bytes("cpu", 16, micro_batch=pair) == 2000
+
+
+def test_what_was_not_measured_is_refused_and_never_free():
+    pair = micro_batch(1, 1)
+    with pytest.raises(MeasurementError, match="no workspace of prefill at 4 bits"):
+        MODEL.layer_bytes("cpu", 4, workload=WORKLOAD, micro_batch=pair)
+    with pytest.raises(MeasurementError, match="no workspace of the head at 8 bits"):
+        MODEL.head_bytes("cpu", 8, micro_batch=pair)

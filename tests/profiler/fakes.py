@@ -1,0 +1,104 @@
+"""A cluster of emulated devices, and stages that only move a clock's hands."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from functools import partial
+
+import jax
+
+from llmpq_jax.profiler.grid import Grid
+from llmpq_jax.profiler.stopwatch import Stopwatch
+from llmpq_jax.spec.architecture import Architecture, Rope
+from llmpq_jax.spec.cluster import Cluster, Device, Node
+
+GRID = Grid.of((1, 4), ((16, 32), (8, 16)))
+CALL_S = 0.25
+END_S = {"embedding": 0.5, "head": 2.0}
+
+
+def architecture(num_layers=4, **overrides):
+    fields = {
+        "family": "llama",
+        "num_layers": num_layers,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "num_kv_heads": 1,
+        "head_dim": 16,
+        "vocabulary_size": 64,
+        "max_positions": 64,
+        "activation": "silu",
+        "is_gated": True,
+        "norm": "rms",
+        "norm_eps": 1e-5,
+        "position": "rope",
+        "rope": Rope(theta=1e4),
+        "layer_windows": (None,) * num_layers,
+        "embedding_size": 32,
+    }
+    return Architecture(**(fields | overrides))
+
+
+def device(name="cpu:0", kind="cpu-emulated", platform="cpu", memory_bytes=1 << 30):
+    return Device(name=name, kind=kind, platform=platform, memory_bytes=memory_bytes)
+
+
+def cluster(*devices, shared_capacity=None):
+    devices = devices or (device("cpu:0"), device("cpu:1"))
+    node = Node(name="node0", devices=devices, shared_capacity=shared_capacity)
+    return Cluster(name="test", nodes=(node,))
+
+
+def layer_s(phase, bits, rows, length):
+    return (3.0 if phase == "prefill" else 1.0) * rows * length * bits / 16
+
+
+@dataclass
+class FakeRoom:
+    """A clock, and how often it was asked to time what."""
+
+    now_s: float = 0.0
+    builds: list = field(default_factory=list)
+    fails: str | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def clock(self):
+        return self.now_s
+
+    def stopwatch(self):
+        return Stopwatch(clock=self.clock, warm_ups=1, least_repeats=3)
+
+    def work(self, seconds):
+        with self.lock:
+            self.now_s += seconds
+
+    def bench(self, _architecture, _device, **fields):
+        self.builds.append(fields)
+        return FakeBench(self, fields)
+
+
+@dataclass
+class FakeBench:
+    room: FakeRoom
+    fields: dict
+
+    def compile(self, wanted):
+        list(wanted)
+
+    def workspace_bytes(self, phase, shape):
+        if self.room.fails is not None:
+            raise jax.errors.JaxRuntimeError(self.room.fails)
+        return shape.rows * (100 if phase == "prefill" else 10)
+
+    def call(self, phase, shape):
+        length = shape.num_tokens if phase == "prefill" else shape.num_slots
+        once_s = layer_s(phase, self.fields["bits"], shape.rows, length)
+        seconds = CALL_S + self.fields["num_layers"] * once_s
+        for end, its_s in END_S.items():
+            seconds += its_s * shape.rows * self.fields[f"has_{end}"]
+        return partial(self.room.work, seconds)
+
+    def free(self):
+        pass

@@ -1,0 +1,87 @@
+from itertools import cycle
+
+import pytest
+
+from llmpq_jax.profiler.stopwatch import Stopwatch
+
+
+class Clock:
+    def __init__(self):
+        self.now_s = 0.0
+
+    def __call__(self):
+        return self.now_s
+
+    def call(self, durations):
+        durations = iter(durations)
+
+        def work():
+            self.calls = getattr(self, "calls", 0) + 1
+            self.now_s += next(durations)
+
+        return work
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_a_steady_call_is_timed_no_more_often_than_it_must(clock):
+    watch = Stopwatch(clock=clock, warm_ups=2, least_repeats=5)
+    timing = watch.time(clock.call(cycle([0.25])))
+    assert (timing.seconds, timing.spread, timing.repeats) == (0.25, 0.0, 5)
+    assert clock.calls == 7
+
+
+def test_warm_ups_do_not_count(clock):
+    watch = Stopwatch(clock=clock, warm_ups=2, least_repeats=3)
+    timing = watch.time(clock.call([100.0, 50.0, 1.0, 1.0, 1.0]))
+    assert timing.seconds == 1.0
+
+
+def test_an_unsteady_call_is_repeated_until_its_quartiles_meet(clock):
+    watch = Stopwatch(clock=clock, warm_ups=0, least_repeats=4, most_s=1e9)
+    timing = watch.time(clock.call([1.0, 2.0, 1.0, 2.0, *[1.5] * 100]))
+    assert timing.repeats == 8
+    assert timing.seconds == 1.5
+    assert timing.spread <= watch.steady_spread
+
+
+def test_median_and_spread_are_those_of_the_samples(clock):
+    watch = Stopwatch(clock=clock, warm_ups=0, least_repeats=5, most_repeats=5)
+    timing = watch.time(clock.call([5.0, 1.0, 4.0, 2.0, 3.0]))
+    assert timing.seconds == 3.0
+    assert timing.spread == pytest.approx((4 - 2) / 2 / 3)
+
+
+def test_a_call_that_never_settles_ends_with_its_repeats(clock):
+    watch = Stopwatch(clock=clock, warm_ups=0, most_repeats=20, most_s=1e9)
+    assert watch.time(clock.call(cycle([1.0, 3.0]))).repeats == 20
+
+
+def test_a_call_that_never_settles_ends_with_its_time(clock):
+    watch = Stopwatch(clock=clock, warm_ups=0, least_repeats=3, most_s=10.0)
+    assert watch.time(clock.call(cycle([1.0, 3.0]))).repeats == 5
+
+
+def test_another_call_is_taken_off_sample_by_sample(clock):
+    watch = Stopwatch(clock=clock, warm_ups=1, least_repeats=4)
+    # Both slow down together; the difference does not.
+    less = clock.call([0.5, 1.0, 2.0, 3.0, 4.0])
+    timing = watch.time(clock.call([0.75, 1.25, 2.25, 3.25, 4.25]), less=less)
+    assert timing.seconds == 0.25
+    assert timing.spread == 0.0
+
+
+def test_a_difference_is_no_smaller_than_its_quartiles_can_tell(clock):
+    watch = Stopwatch(clock=clock, warm_ups=0, least_repeats=5, most_repeats=5)
+    less = clock.call(cycle([10.0]))
+    timing = watch.time(clock.call([8.0, 9.0, 10.0, 11.0, 12.0]), less=less)
+    assert timing.seconds == 1.0
+    assert timing.spread == 1.0
+
+
+def test_nothing_takes_no_time_at_all(clock):
+    watch = Stopwatch(clock=clock, warm_ups=0, least_repeats=3)
+    assert watch.time(clock.call(cycle([0.0]))).seconds > 0

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import sys
+
+from llmpq_jax.report.console import progress_bar, say, tell
+
+
+def test_results_and_progress_go_apart(capsys):
+    say("result")
+    tell("progress")
+    assert capsys.readouterr() == ("result\n", "progress\n")
+
+
+def test_a_pipe_gets_one_line_instead_of_a_bar(capsys):
+    with progress_bar("loading", 3, unit="layers") as advance:
+        advance(1)
+        advance(2)
+    assert capsys.readouterr() == ("", "loading …\n")
+
+
+def test_a_terminal_gets_a_bar_with_its_rate(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with progress_bar("generating", 4, unit="tokens") as advance:
+        for _ in range(4):
+            advance(1)
+    out, shown = capsys.readouterr()
+    assert out == ""
+    assert "generating" in shown
+    assert "4/4" in shown
+    assert "tokens, " in shown
+    assert "/s" in shown
+
+
+def test_a_total_may_come_late(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress_bar("solving", None, unit="cases") as advance:
+        advance(1, 7)
+        advance(6)
+    assert "7/7" in capsys.readouterr().err

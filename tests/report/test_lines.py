@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llmpq_jax.report.lines import plan_lines, run_lines
+from tests.report import samples
+
+
+def test_a_plan_promises_time_quality_and_proof():
+    time, quality, certificate = plan_lines(samples.strategy(), int8_omega=0.125)
+    assert "prefill 20 ms + decode 80 ms = 100 ms, 1,280 tokens/s" in time
+    assert "Σω = 0.1, 80.0% of uniform int8's 0.125" in quality
+    assert "held at or below 0.12 (by weight-variance); a note" in quality
+    assert "proven optimal over all cuts (HiGHS 1, 2 s)" in certificate
+
+
+def test_an_open_gap_is_said():
+    plan = samples.strategy()
+    assert plan.certificate is not None
+    plan = replace(plan, certificate=replace(plan.certificate, gap=0.034))
+    assert "proven within 3.40% of the best" in plan_lines(plan)[-1]
+
+
+def test_a_plan_by_hand_promises_nothing():
+    plan = replace(samples.strategy(), quality=None, predicted=None, certificate=None)
+    assert plan_lines(plan) == []
+    assert len(run_lines(plan, [samples.batch()])) == 1
+
+
+def test_a_run_of_two_batches_adds_them_up():
+    batch = samples.batch()
+    measured, predicted = run_lines(samples.strategy(), [batch, batch])
+    assert f"{2 * batch.num_new_tokens} new tokens" in measured
+    rate = batch.num_new_tokens / batch.latency_s
+    assert measured.endswith(f"{rate:,.0f} tokens/s")
+    assert "128 new tokens in 100 ms" in predicted

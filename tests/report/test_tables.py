@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llmpq_jax.report.console import show
+from llmpq_jax.report.tables import measurements_table, plan_table, run_table
+from tests.report import samples
+from tests.solver.requests import measurements
+
+
+def _shown(capsys: pytest.CaptureFixture[str], table) -> list[list[str]]:
+    show(table)
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_the_plan_has_a_row_for_each_stage(capsys):
+    rows = _shown(capsys, plan_table(samples.strategy()))
+    assert [
+        "node0/cpu:0",
+        "0–4",
+        "16",
+        "8×3",
+        "4",
+        "7",
+        "MiB",
+        "of",
+        "8",
+        "MiB",
+        "4",
+        "ms",
+        "1",
+        "ms",
+    ] in rows
+    assert [
+        "node0/cpu:1",
+        "5",
+        "8",
+        "3",
+        "MiB",
+        "of",
+        "8",
+        "MiB",
+        "2",
+        "ms",
+        "500",
+        "µs",
+    ] in rows
+    mesh = "node0/cpu:2 + node0/cpu:3 6–7 4×2 2 MiB of 8 MiB 3 ms 700 µs"
+    assert mesh.split() in rows
+
+
+def test_a_plan_by_hand_has_nothing_predicted(capsys):
+    plan = samples.strategy()
+    stages = tuple(replace(stage, predicted=None) for stage in plan.stages)
+    plan = replace(plan, stages=stages, predicted=None)
+    rows = _shown(capsys, plan_table(plan))
+    assert ["node0/cpu:1", "5", "8", "–", "–", "–"] in rows
+    rows = _shown(capsys, run_table(plan, [samples.batch()]))
+    assert any("– → 2 ms – → 500 µs" in " ".join(row) for row in rows)
+
+
+def test_the_run_stands_beside_the_plan(capsys):
+    rows = [
+        " ".join(row)
+        for row in _shown(capsys, run_table(samples.strategy(), [samples.batch()]))
+    ]
+    (row,) = [row for row in rows if row.startswith("node0/cpu:0")]
+    assert "6 MiB of 8 MiB" in row
+    assert "4 ms → 4 ms 1 ms → 1 ms" in row
+    batch = samples.batch()
+    busy = batch.stages[0].busy_s / batch.latency_s
+    assert row.endswith(f"{busy:.0%}")
+
+
+def test_a_run_without_decode_says_so(capsys):
+    batch = samples.batch(num_steps=0)
+    rows = _shown(capsys, run_table(samples.strategy(), [batch]))
+    assert any("1 ms → –" in " ".join(row) for row in rows)
+
+
+def test_measurements_have_a_row_for_each_kind_phase_and_bits(capsys):
+    rows = _shown(capsys, measurements_table(measurements()))
+    found = {tuple(row[:3]) for row in rows if row and row[0] in {"fast", "slow"}}
+    assert found == {
+        (kind, phase, bits)
+        for kind in ("fast", "slow")
+        for phase in ("prefill", "decode")
+        for bits in ("16", "8", "4")
+    }
+    assert "± 1.0%" in " ".join(" ".join(row) for row in rows)
+
+
+def test_a_file_gets_lines_without_trailing_blanks_or_colour(capsys):
+    show(plan_table(samples.strategy()))
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    assert all(line == line.rstrip() for line in text.splitlines())

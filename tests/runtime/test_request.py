@@ -1,0 +1,79 @@
+"""Requests refuse what cannot be served, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmpq_jax.errors import RequestError
+from llmpq_jax.runtime.request import Request, Sampling
+from llmpq_jax.runtime.rows import Row
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (
+            {"temperature": -0.1},
+            "temperature is -0.1, expected a finite number from 0 up",
+        ),
+        ({"temperature": float("inf")}, "temperature is inf, expected a finite number"),
+        ({"temperature": float("nan")}, "temperature is nan, expected a finite number"),
+        ({"top_k": -1}, r"top_k is -1, expected 0 \(all tokens\) or more"),
+        ({"top_p": 0.0}, "top_p is 0.0, expected more than 0 and at most 1"),
+        ({"top_p": 1.1}, "top_p is 1.1, expected more than 0 and at most 1"),
+        ({"seed": -1}, "seed is -1, expected 0 to 4294967295"),
+    ],
+)
+def test_a_sampling_choice_is_checked(choice: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        Sampling(**choice)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"token_ids": ()}, "the prompt is empty: expected at least one token"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0, expected at least 1"),
+        ({"stop": ("a", "")}, "a stop text is empty: expected at least one character"),
+    ],
+)
+def test_a_request_is_checked(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        Request(**({"token_ids": (1,), "max_new_tokens": 1} | change))
+
+
+class Letters:
+    """Decodes token n as the n-th letter."""
+
+    def add(self, token_id: int) -> str:
+        return chr(97 + token_id)
+
+    def rest(self) -> str:
+        return ""
+
+
+@given(
+    st.lists(st.integers(0, 2), min_size=1, max_size=12),
+    st.lists(st.text("abc", min_size=1, max_size=3), max_size=2),
+    st.integers(1, 12),
+)
+def test_text_ends_before_the_first_stop_text_or_at_the_limit(
+    tokens: list[int], stops: list[str], most: int
+) -> None:
+    request = Request(token_ids=(1,), max_new_tokens=most, stop=tuple(stops))
+    row = Row(request, eos_ids=(25,), decoder=Letters())
+    for token in [*tokens, 25]:
+        row.add(token)
+    row.finish_reason = row.finish_reason or "length"
+    text = "".join(chr(97 + token) for token in tokens)[:most]
+    # The referee looks at every prefix: the first that holds a stop text is cut there.
+    for end in range(1, len(text) + 1):
+        places = [text[:end].find(stop) for stop in stops if stop in text[:end]]
+        if places:
+            text = text[: min(places)]
+            break
+    assert row.completion().text == text

@@ -1,0 +1,116 @@
+"""Writes every constraint of the formulation on a small example as LP text.
+
+    python -m tools.write_golden_lp
+
+A changed constraint then shows as a readable difference in tests/solver/golden.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pyomo.environ as pyo
+from pyomo.repn.plugins.lp_writer import LPWriter
+
+from llmpq_jax.cost.schedule import Host
+from llmpq_jax.solver.formulation import CONSTRAINTS, GOALS, Add
+from llmpq_jax.solver.formulation.quality import add_objective
+from llmpq_jax.solver.formulation.variables import (
+    Goal,
+    Model,
+    Units,
+    add_variables,
+)
+from llmpq_jax.solver.instance import Instance
+from llmpq_jax.spec.workload import MicroBatch
+
+FOLDER = Path(__file__).parent.parent / "tests" / "solver" / "golden"
+
+# Round numbers, so that every coefficient in the files can be traced to its origin.
+UNITS = Units(size_bytes=100.0, time_s=1.0, omega=1.0)
+
+
+def example() -> Instance:
+    """Three layers over two devices of one machine; the second serves no 4 bits."""
+    return Instance(
+        micro_batch=MicroBatch(prefill=1, decode=2),
+        head_bits=8,
+        bits=(8, 4),
+        num_prefill=4,
+        num_decode=2,
+        new_tokens=6,
+        layer_prefill_s=np.array([[3.0, 5.0], [7.0, np.inf]]),
+        layer_decode_s=np.array([[0.3, 0.2], [0.7, np.inf]]),
+        embedding_prefill_s=np.array([1.1, 1.2]),
+        embedding_decode_s=np.array([0.01, 0.02]),
+        head_prefill_s=np.array([2.1, 2.2]),
+        head_decode_s=np.array([0.11, 0.12]),
+        hop_prefill_s=np.array([[0.0, 9.0], [0.0, 0.0]]),
+        hop_decode_s=np.array([[0.0, 0.9], [0.0, 0.0]]),
+        layer_bytes=np.array([8, 4]),
+        kv_bytes=2,
+        embedding_bytes=30,
+        head_bytes=20,
+        workspace_bytes=np.array([[5, 6], [7, 0]]),
+        embedding_workspace_bytes=np.array([3, 4]),
+        head_workspace_bytes=np.array([13, 14]),
+        buffer_bytes=1,
+        allowed_bytes=np.array([100, 90]),
+        must_use=np.array([False, True]),
+        hosts=(Host(members=(0, 1), capacity=1.25),),
+        omega=np.array([[0.1, 0.4], [0.2, 0.5], [0.3, 0.6]]),
+        head_omega=0.05,
+        omega_budget=0.9,
+        theta=10.0,
+    )
+
+
+def constraint_text(add: Add) -> str:
+    """Writes one constraint alone, with a constant as the objective."""
+    model = pyo.ConcreteModel()
+    add_variables(model, example(), goal="shortage")
+    add(model, example(), UNITS)
+    model.objective = pyo.Objective(expr=0.0)
+    return lp_text(model)
+
+
+def objective_text(goal: Goal) -> str:
+    """Writes one objective alone."""
+    model = pyo.ConcreteModel()
+    add_variables(model, example(), goal=goal)
+    add_objective(model, example(), UNITS, goal=goal)
+    return lp_text(model)
+
+
+def lp_text(model: Model) -> str:
+    """Writes a model as LP text: no comments, numbers to twelve digits."""
+    text = io.StringIO()
+    LPWriter().write(model, text, symbolic_solver_labels=True)
+    lines = (line.rstrip() for line in text.getvalue().splitlines())
+    kept = "\n".join(line for line in lines if line and "\\" not in line) + "\n"
+    return re.sub(r"\d+\.\d+", lambda number: f"{float(number[0]):.12g}", kept)
+
+
+def golden_texts() -> dict[str, str]:
+    """Returns what every golden file should hold, by its name."""
+    constraints = {f"{add.__name__}.lp": constraint_text(add) for add in CONSTRAINTS}
+    goals = {f"minimise_{goal}.lp": objective_text(goal) for goal in GOALS}
+    return constraints | goals
+
+
+def main() -> None:
+    """Rewrites the folder."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    texts = golden_texts()
+    for path in FOLDER.glob("*.lp"):
+        if path.name not in texts:
+            path.unlink()
+    for name, text in texts.items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
