@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from llmpq_jax.indicator.weight_variance import weight_variance
-
 from llmpq_jax.solver import PlanRequest, plan
 from llmpq_jax.spec.cluster_file import read_cluster
 from llmpq_jax.spec.families import read_architecture

@@ -29,7 +29,7 @@ from tools.tiny_lm.export import (
     bits_per_byte,
     export_checkpoint,
 )
-from tools.tiny_lm.model_card import write_model_card
+from tools.tiny_lm.model_card import write_licence, write_model_card
 from tools.tiny_lm.tokenizer import load_tokenizer, train_tokenizer
 from tools.tiny_lm.training import Recipe, restore_params, train
 
@@ -84,6 +84,7 @@ def main(work_dir: Path, out: Path, steps: int) -> None:
     for split, modules in corpus.held_out.items():
         text = DOCUMENT_SEPARATOR.join(modules.values())
         (out / f"{split}.txt").write_text(text, encoding="utf-8")
+    write_licence(out)
     judged = list(corpus.held_out["evaluation"].values())
     figures = {"this model": bits_per_byte(params, tokenizer, judged)}
     figures |= baseline_bits_per_byte(judged, list(corpus.training.values()))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
 FILE = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
+GROUP_SIZES: dict[int, Literal[32, 64, 128]] = {32: 32, 64: 64, 128: 128}
 
 model_option = click.option(
     "--model",

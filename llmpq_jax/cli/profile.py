@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from llmpq_jax.cli.options import (
     FILE,
+    GROUP_SIZES,
     batch_option,
     cluster_option,
     model_option,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--group-size",
-    type=click.Choice(["32", "64", "128"]),
+    type=click.Choice([str(size) for size in GROUP_SIZES]),
     default="128",
     show_default=True,
     help="Weights that share an int4 scale, at most.",
@@ -64,6 +65,7 @@ def profile_command(
     Times are taken at the sizes that plans for --batch, --prompt-length and
     --new-tokens are made of.
     """
+    from llmpq_jax.profiler.grid import grid_for
     from llmpq_jax.report.console import say, show
     from llmpq_jax.report.tables import measurements_table
     from llmpq_jax.spec.cluster_file import read_cluster
@@ -71,22 +73,18 @@ def profile_command(
     from llmpq_jax.workflow.measuring import measure
 
     devices = read_cluster(cluster)
+    workload = Workload(batch=batch, prompt_length=prompt_length, new_tokens=new_tokens)
     measurements = measure(
         model,
         devices,
         out,
-        workload=Workload(
-            batch=batch, prompt_length=prompt_length, new_tokens=new_tokens
-        ),
+        grid=grid_for(workload),
         activations=activations or _usual_activations(devices),
-        group_size=_GROUP_SIZES[group_size],
+        group_size=GROUP_SIZES[int(group_size)],
         overwrites=overwrite,
     )
     show(measurements_table(measurements))
     say(f"written      {out}")
-
-
-_GROUP_SIZES: dict[str, Literal[32, 64, 128]] = {"32": 32, "64": 64, "128": 128}
 
 
 def _usual_activations(cluster: Cluster) -> Activations:

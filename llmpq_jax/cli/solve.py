@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from llmpq_jax.cli.group import command_as_typed
 from llmpq_jax.cli.options import (
     FILE,
+    GROUP_SIZES,
     POSITIVE,
     cluster_option,
     json_option,
@@ -17,6 +18,7 @@ from llmpq_jax.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from llmpq_jax.spec.measurements import Measurements
     from llmpq_jax.spec.strategy import Strategy
 
 
@@ -139,7 +141,7 @@ def solve_command(
         check_measurements,
         read_measurements,
     )
-    from llmpq_jax.spec.precision import ALL_BITS
+    from llmpq_jax.spec.precision import ALL_BITS, Bits
     from llmpq_jax.spec.sensitivity_file import read_sensitivity
     from llmpq_jax.spec.strategy import ModelReference, Provenance
     from llmpq_jax.spec.strategy_file import write_strategy
@@ -173,7 +175,7 @@ def solve_command(
                 batch=batch, prompt_length=prompt_length, new_tokens=new_tokens
             ),
             activations=measured.activations,
-            group_size=measured.group_size,
+            group_size=_group_size(measured),
             bits=tuple(bits for bits in ALL_BITS if bits >= int(min_bits)),
             head_bits=(head_width,),
             omega_budget=omega_budget,
@@ -199,9 +201,8 @@ def solve_command(
     )
     strategy = replace(strategy, provenance=provenance)
     write_strategy(out, strategy)
-    int8_omega = total_omega(
-        judged, [8] * architecture.num_layers, head_bits=head_width
-    )
+    uniform: tuple[Bits, ...] = (8,) * architecture.num_layers
+    int8_omega = total_omega(judged, uniform, head_bits=head_width)
     used = {name for stage in strategy.stages for name in stage.devices}
     idle = [placed.name for placed in devices.placed if placed.name not in used]
     if as_json:
@@ -239,3 +240,12 @@ def _print_json(
         "idle": idle,
     }
     say(json.dumps(values, indent=2))
+
+
+def _group_size(measurements: Measurements) -> Literal[32, 64, 128]:
+    from llmpq_jax.errors import MeasurementError
+
+    if measurements.group_size not in GROUP_SIZES:
+        msg = f"measurements of {measurements.model}: group_size is {measurements.group_size}: expected one of {list(GROUP_SIZES)}; run `llmpq-jax profile` again"
+        raise MeasurementError(msg)
+    return GROUP_SIZES[measurements.group_size]

@@ -11,6 +11,7 @@ from types import TracebackType
 import numpy as np
 from jaxtyping import Float
 
+from llmpq_jax.checkpoint.check import check_checkpoint
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError, StrategyError
@@ -89,6 +90,7 @@ class Pipeline:
         )
         devices = find_devices(strategy)
         reader = CheckpointReader(folder)
+        check_checkpoint(reader, architecture)
         workers = [
             build_worker(
                 reader,

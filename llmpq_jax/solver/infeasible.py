@@ -102,7 +102,7 @@ def _describe(
     )
     lowest = min(instance.bits[b] for b in columns)
     others = sum(lack > 0 for lack in lacks) - 1
-    more = f", and {others} other devices are short too" if others > 0 else ""
+    more = f", and {others} more of its devices" if others > 0 else ""
     return (
         f"{problem.placed[worst].name} is short by {format_bytes(lacks[worst])} even at "
         f"{lowest} bits ({len(columns)} layers: {terms}; it may use "

@@ -112,8 +112,7 @@ def _check_ends(
 ) -> None:
     kinds = {place.device.kind for place in placed}
     ends: list[tuple[Part, HeadBits]] = [("embedding", 16)]
-    for bits in request.head_bits:
-        ends.append(("head", bits))
+    ends.extend(("head", bits) for bits in request.head_bits)
     for part, bits in ends:
         if not any(latency.supports_end(kind, part, bits) for kind in kinds):
             msg = f"measurements of {request.measurements.model}: no {part} at {bits} bits on any of {sorted(kinds)}: expected [[end]] rows of it; run `llmpq-jax profile`"

@@ -1,8 +1,8 @@
 """Goes through the cases with one shared incumbent and one combined bound.
 
-Cases are visited in the order of their closed-form bounds. One whose bound is no better
-than the incumbent, less the gap, is left out with that bound; HiGHS solves the others
-and looks only for what is better. The least bound over all cases bounds them all.
+Cases are visited in the order of their cheap bounds. One whose bound is no better than
+the incumbent, less the gap, is left out with that bound; HiGHS solves the others and
+looks only for what is better. The least bound over all cases bounds them all.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Literal
 
 import numpy as np
 
-from llmpq_jax.solver.bounds import objective_bound, omega_bound
+from llmpq_jax.solver.bounds import omega_bound
 from llmpq_jax.solver.instance import Instance
 from llmpq_jax.solver.placement import Placement, evaluate, with_least_omega
+from llmpq_jax.solver.relaxation import relaxed_bound
 from llmpq_jax.solver.start import starting_placements
 
 SearchGoal = Literal["objective", "omega"]
@@ -112,8 +113,8 @@ def search(
         progress: Called after every case.
     """
     begin = time.monotonic()
-    closed = objective_bound if goal == "objective" else omega_bound
-    bounds = np.array([closed(instance) for instance in instances])
+    bound_of = relaxed_bound if goal == "objective" else omega_bound
+    bounds = np.array([bound_of(instance) for instance in instances])
     found: Found | None = None
     num_solved = num_done = 0
     is_complete = True

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from llmpq_jax.profiler.grid import grid_for
+from llmpq_jax.profiler.grid import Grid
 from llmpq_jax.profiler.profile import profile
 from llmpq_jax.report.console import progress_bar
 from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.measurements import Measurements
 from llmpq_jax.spec.precision import Activations
-from llmpq_jax.spec.workload import Workload
 
 
 def measure(
@@ -19,18 +18,18 @@ def measure(
     cluster: Cluster,
     out: Path,
     *,
-    workload: Workload,
+    grid: Grid,
     activations: Activations,
     group_size: Literal[32, 64, 128] = 128,
     overwrites: bool = False,
 ) -> Measurements:
-    """Measures at the sizes that plans of a workload are made of.
+    """Measures with a bar on stderr, see `profiler.profile.profile`.
 
     Args:
         model: The checkpoint's folder.
         cluster: Whose devices.
         out: The file, appended to row by row.
-        workload: To be planned.
+        grid: At which sizes.
         activations: Type of hidden states and cache.
         group_size: Of int4.
         overwrites: Start the file anew instead of going on where it ends.
@@ -53,7 +52,7 @@ def measure(
             cluster,
             activations=activations,
             group_size=group_size,
-            grid=grid_for(workload),
+            grid=grid,
             out=out,
             overwrites=overwrites,
             on_progress=on_progress,

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from llmpq_jax.errors import LlmpqError
+from llmpq_jax.profiler.grid import QUICK_GRID
 from llmpq_jax.report.console import say, show, tell
 from llmpq_jax.report.lines import plan_lines, run_lines
 from llmpq_jax.report.tables import measurements_table, plan_table, run_table
@@ -58,7 +59,7 @@ def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
         folder,
         read_cluster(cluster),
         measurements,
-        workload=WORKLOAD,
+        grid=QUICK_GRID,
         activations=ACTIVATIONS,
         overwrites=True,
     )
@@ -159,9 +160,8 @@ def _solve(folder: Path, cluster: Path, measurements: Path, out: Path) -> None:
 def _prompts(folder: Path) -> tuple[Prompt, ...]:
     """Returns a batch of prompts: those beside the model, else plain ones."""
     choices = Choices()
-    if folder.resolve().name == MODEL.name:
-        path = folder.parent / PROMPTS
-        if path.is_file():
-            return read_prompts(path, choices)
+    path = folder.parent / PROMPTS
+    if folder.name == MODEL.name and path.is_file():
+        return read_prompts(path, choices)
     repeats = -(-WORKLOAD.batch // len(PLAIN_PROMPTS))
     return prompts_of(PLAIN_PROMPTS * repeats, choices)[: WORKLOAD.batch]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -192,12 +193,14 @@ def test_loading_holds_a_few_tensors_beyond_what_is_served(tmp_path: Path) -> No
     assert file_bytes > 30 * largest_bytes
     done = subprocess.run(
         [sys.executable, "-c", _LOADING, str(tmp_path)],
+        # The allocator gives all large arrays back at once, so that only live ones count.
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)},
         capture_output=True,
         text=True,
         check=True,
     )
     peak_bytes, served_bytes = map(int, done.stdout.split())
     assert served_bytes < 0.3 * file_bytes
-    # The tensor as read and as placed, two float32 copies of it while it is rounded (2
-    # each), and what the allocator keeps back.
-    assert peak_bytes < served_bytes + 8 * largest_bytes
+    # The tensor as read, as placed, and in float32 while it is rounded (2): measured 4,
+    # where the whole file would be 35.
+    assert peak_bytes < served_bytes + 6 * largest_bytes

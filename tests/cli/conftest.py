@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llmpq_jax.cli import main
+from llmpq_jax.spec.cluster import Cluster, Device, Node
+from llmpq_jax.spec.cluster_file import write_cluster
 from llmpq_jax.spec.strategy_file import write_strategy
 from tests.tiny_models import make_strategy, write_tiny_model
 
@@ -49,3 +51,34 @@ def fails(run: Callable[..., Result]) -> Callable[..., str]:
         return line.removeprefix("error: ")
 
     return type_command
+
+
+@pytest.fixture(scope="session")
+def cluster(model: Path) -> Path:
+    """Two equal devices that hold the model with ease."""
+    path = model.parent / "cluster.toml"
+    devices = tuple(
+        Device(name=f"cpu:{number}", kind="cpu", platform="cpu", memory_bytes=64 << 20)
+        for number in range(2)
+    )
+    nodes = (Node(name="node0", devices=devices),)
+    write_cluster(path, Cluster(name="pair", nodes=nodes))
+    return path
+
+
+SIZES = ("--batch", 2, "--prompt-length", 16, "--new-tokens", 8)
+
+
+@pytest.fixture(scope="session")
+def profiled(model: Path, cluster: Path) -> tuple[Path, Result]:
+    """Measurements of the model as `profile` writes them, and what it printed."""
+    path = model.parent / "measurements.toml"
+    words = ["profile", "--model", model, "--cluster", cluster, "--out", path, *SIZES]
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return path, result
+
+
+@pytest.fixture(scope="session")
+def measurements(profiled: tuple[Path, Result]) -> Path:
+    return profiled[0]

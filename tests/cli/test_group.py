@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from llmpq_jax import LlmpqError, __version__
 from llmpq_jax.cli import main
-from llmpq_jax.cli.group import command_as_typed, main as group
+from llmpq_jax.cli.group import command_as_typed
 
 HEAVY = ("jax", "flax", "pyomo", "highspy", "transformers", "matplotlib", "rich")
 LIST_HEAVY = f"""
@@ -81,7 +81,7 @@ def failing(monkeypatch):
         def fail() -> None:
             raise error
 
-        monkeypatch.setitem(group.commands, "fail", fail)
+        monkeypatch.setitem(main.commands, "fail", fail)
 
     return add
 
@@ -146,6 +146,6 @@ def test_a_command_knows_how_it_was_typed(monkeypatch):
         del words
         click.echo(command_as_typed())
 
-    monkeypatch.setitem(group.commands, "typed", typed)
+    monkeypatch.setitem(main.commands, "typed", typed)
     result = CliRunner().invoke(main, ["--debug", "typed", "two words"])
     assert result.stdout == "llmpq-jax --debug typed 'two words'\n"

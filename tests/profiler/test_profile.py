@@ -242,13 +242,15 @@ def test_the_stack_is_an_even_share_that_fits_half_an_accelerator():
 
 
 def test_a_folder_with_a_config_alone_is_measured_for_real(tmp_path):
-    folder = write_tiny_model(tmp_path / "model", hidden_size=32, head_dim=8)
+    folder = write_tiny_model(
+        tmp_path / "model", hidden_size=32, head_dim=8, num_hidden_layers=2
+    )
     (folder / "model.safetensors").unlink()
     measured = profile(
         folder,
         cluster(device("cpu:0"), device("cpu:1")),
         activations="float32",
-        bits=(4,),
+        bits=(16,),
         grid=type(GRID).of((2,), ((8, 16),)),
         stopwatch=Stopwatch(warm_ups=0, least_repeats=1, most_s=0),
     )

@@ -7,6 +7,7 @@ from hypothesis import given
 from llmpq_jax.solver.bounds import objective_bound, omega_bound
 from llmpq_jax.solver.brute_force import feasible_plans
 from llmpq_jax.solver.placement import evaluate
+from llmpq_jax.solver.relaxation import relaxed_bound
 from llmpq_jax.solver.start import starting_placements
 from tests.solver.random_instances import case_lists
 
@@ -15,9 +16,11 @@ from tests.solver.random_instances import case_lists
 def test_no_plan_is_below_the_bounds(instances):
     for instance in instances:
         least = objective_bound(instance) * (1 - 1e-12)
+        relaxed = relaxed_bound(instance)
+        assert relaxed >= least
         least_omega = omega_bound(instance) * (1 - 1e-12)
         for objective, omega in feasible_plans(instance):
-            assert objective >= least
+            assert objective >= max(least, relaxed)
             assert omega >= least_omega
 
 

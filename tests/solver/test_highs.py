@@ -11,19 +11,20 @@ import numpy as np
 import pyomo.environ as pyo
 import pytest
 
+from llmpq_jax.solver.formulation.variables import Model
 from llmpq_jax.solver.highs import solve
 
 
-def empty_model() -> Any:
-    """Attributes come at run time, which types cannot follow."""
-    return pyo.ConcreteModel()
+def empty_model() -> Model:
+    model: Any = pyo.ConcreteModel()
+    return model
 
 
 def knapsack(least=7):
     """Three weights of 2, 3 and 5 that together reach a least: 7 by 2 and 5."""
     model = empty_model()
     model.x = pyo.Var([2, 3, 5], domain=pyo.Binary)
-    total = sum(weight * model.x[weight] for weight in (2, 3, 5))
+    total = 2 * model.x[2] + 3 * model.x[3] + 5 * model.x[5]
     model.enough = pyo.Constraint(expr=total >= least)
     model.objective = pyo.Objective(expr=total + 0.5)
     return model

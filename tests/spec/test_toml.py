@@ -161,34 +161,6 @@ def test_a_file_that_is_not_toml_is_refused_with_its_line(tmp_path):
         read_record(Vehicle, path, what="vehicle")
 
 
-@given(data=st.data())
-def test_of_a_growing_file_every_whole_row_survives_a_cut(tmp_path_factory, data):
-    vehicle = Vehicle(
-        name="train", speed=9.0, wheels=tuple(Wheel(width=n) for n in (7, 88, 999))
-    )
-    text = to_toml(vehicle)
-    ends = [
-        n + 1 for n in range(len(text)) if text.startswith(("7\n", "8\n", "9\n"), n)
-    ]
-    cut = data.draw(st.integers(min_value=text.index("[["), max_value=len(text)))
-    path = tmp_path_factory.mktemp("growing") / "train.toml"
-    path.write_text(text[:cut])
-    found = read_record(Vehicle, path, what="vehicle", is_growing=True)
-    assert found.wheels == vehicle.wheels[: sum(end < cut for end in ends)]
-
-
-def test_a_file_that_does_not_grow_may_not_be_cut(tmp_path):
-    path = tmp_path / "cut.toml"
-    path.write_text(
-        "name = 'cart'\nspeed = 3.0\n[[wheels]]\nwidth = 4\n[[wheels]]\nwid"
-    )
-    with pytest.raises(SpecError, match="is not TOML"):
-        read_record(Vehicle, path, what="vehicle")
-    assert read_record(Vehicle, path, what="vehicle", is_growing=True).wheels == (
-        Wheel(width=4),
-    )
-
-
 def test_writing_makes_folders_and_leaves_nothing_aside(tmp_path):
     path = tmp_path / "new" / "file.toml"
     write_text(path, "first")

@@ -60,9 +60,7 @@ def test_lines_without_an_id_are_named_by_their_number(write):
 
 
 @given(
-    st.lists(
-        st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1
-    )
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1)
 )
 def test_any_text_comes_through_json_unchanged(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
@@ -85,13 +83,22 @@ def test_a_text_file_has_a_prompt_on_each_line(write):
         ('{"text": "a"}', "prompt: missing, expected a text"),
         ('{"prompt": ""}', "the prompt is empty"),
         ('{"prompt": 3}', "prompt: found 3, expected a text"),
-        ('{"prompt": "a", "temprature": 1}', "temprature: unknown key; expected one of"),
+        (
+            '{"prompt": "a", "temprature": 1}',
+            "temprature: unknown key; expected one of",
+        ),
         ('{"prompt": "a", "seed": true}', "seed: found True, expected a whole number"),
         ('{"prompt": "a", "top_k": 1.5}', "top_k: found 1.5, expected a whole number"),
         ('{"prompt": "a", "top_p": "x"}', "top_p: found 'x', expected a number"),
         ('{"prompt": "a", "top_p": 1.5}', "top_p is 1.5, expected more than 0"),
-        ('{"prompt": "a", "temperature": NaN}', "temperature is nan, expected a finite"),
-        ('{"prompt": "a", "max_tokens": 0}', "max_new_tokens is 0, expected at least 1"),
+        (
+            '{"prompt": "a", "temperature": NaN}',
+            "temperature is nan, expected a finite",
+        ),
+        (
+            '{"prompt": "a", "max_tokens": 0}',
+            "max_new_tokens is 0, expected at least 1",
+        ),
         (
             '{"prompt": "a", "max_tokens": 1, "max_new_tokens": 1}',
             "max_tokens and max_new_tokens mean the same",

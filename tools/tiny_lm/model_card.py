@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
+import sysconfig
 from pathlib import Path
 
 import jax
@@ -47,6 +49,12 @@ def write_model_card(
         ),
         encoding="utf-8",
     )
+
+
+def write_licence(folder: Path) -> None:
+    """Puts Python's licence beside the texts that are parts of Python."""
+    stdlib = Path(sysconfig.get_paths()["stdlib"])
+    shutil.copyfile(stdlib / "LICENSE.txt", folder / "LICENSE.PSF")
 
 
 _CARD = """---

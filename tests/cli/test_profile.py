@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from llmpq_jax.spec.measurements_file import read_measurements
+
+
+def test_every_precision_and_phase_is_measured_and_tabled(profiled):
+    path, result = profiled
+    rows = read_measurements(path).layers
+    assert {(row.phase, row.bits) for row in rows} == {
+        (phase, bits) for phase in ("prefill", "decode") for bits in (4, 8, 16)
+    }
+    assert {row.batch for row in rows} == {1, 2}
+    assert "One layer, median" in result.stdout
+    assert f"written      {path}" in result.stdout
+    assert result.stderr == "measuring …\n"
+
+
+def test_emulated_devices_are_measured_in_float32(measurements):
+    assert read_measurements(measurements).activations == "float32"
+
+
+def test_measurements_of_other_circumstances_are_kept(
+    fails, model, cluster, measurements
+):
+    before = measurements.read_text()
+    words = ("--model", model, "--cluster", cluster, "--out", measurements)
+    line = fails("profile", *words, "--activations", "bfloat16")
+    assert "activations: found 'float32', expected 'bfloat16'" in line
+    assert measurements.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[node]", "is not TOML"),
+        ('name = "x"\nnodes = 3', "node: missing, expected a value"),
+        (
+            'name = "x"\n[[node]]\nname = "n"\n[[node.device]]\nname = "cpu:0"\n'
+            'kind = "cpu"\nplatform = "cpu"\nmemory = "lots"',
+            "'lots' is not a size",
+        ),
+    ],
+)
+def test_a_file_that_is_no_cluster_is_one_line(fails, model, tmp_path, text, message):
+    path = tmp_path / "cluster.toml"
+    path.write_text(text)
+    out = tmp_path / "measurements.toml"
+    line = fails("profile", "--model", model, "--cluster", path, "--out", out)
+    assert line.startswith(f"cluster {path}: ")
+    assert message in line
+    assert not out.exists()
+
+
+def test_a_folder_that_is_no_checkpoint_is_one_line(fails, cluster, tmp_path):
+    out = tmp_path / "measurements.toml"
+    line = fails("profile", "--model", tmp_path, "--cluster", cluster, "--out", out)
+    assert "config.json: cannot be read (No such file" in line
+
+
+@pytest.mark.parametrize(
+    "words", [("--batch", 0), ("--activations", "int8"), ("--group-size", 100)]
+)
+def test_options_out_of_range_are_wrong_use(run, model, cluster, tmp_path, words):
+    out = ("--out", tmp_path / "m.toml")
+    result = run("profile", "--model", model, "--cluster", cluster, *out, *words)
+    assert result.exit_code == 2
+    assert words[0] in result.stderr

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from llmpq_jax.profiler.grid import Grid
+from llmpq_jax.spec.strategy_file import read_strategy
+from llmpq_jax.workflow import quickstart
+from tests.tiny_models import write_tiny_model
+
+# Half of what a user waits for.
+SMALL_GRID = Grid.of((1, 16), ((64, 128), (16, 32)))
+
+
+@pytest.mark.slow
+def test_the_whole_way_works_and_works_again(run, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart, "QUICK_GRID", SMALL_GRID)
+    work_dir = tmp_path / "with space"
+    words = ("quickstart", "--model", model, "--work-dir", work_dir)
+    assert run(*words).exit_code == 0
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    files = {
+        match[1]: match[2]
+        for match in re.finditer(r"^([a-z ]+?) +(/.*)$", result.stdout, re.MULTILINE)
+    }
+    assert set(files) == {
+        *("cluster", "measurements", "strategy", "results"),
+        *("run record", "trace", "timeline"),
+    }
+    plan = read_strategy(work_dir / "strategy.toml")
+    assert len(plan.stages) == 4
+    lines = (work_dir / "results.jsonl").read_text().splitlines()
+    assert len(lines) == 16
+    assert all(json.loads(line)["num_new_tokens"] == 64 for line in lines)
+    assert "The run: predicted → measured" in result.stdout
+    assert "1,024 new tokens in" in result.stdout
+    for path in files.values():
+        assert path.startswith(str(work_dir))
+
+
+def test_a_wheel_alone_says_how_to_get_the_example(fails, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(quickstart, "_CHECKOUT", tmp_path / "site-packages")
+    line = fails("quickstart", "--work-dir", tmp_path / "out")
+    assert "clone the repository and run `make quickstart`" in line
+    assert "--model" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_what_the_solver_says_is_said(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart, "QUICK_GRID", SMALL_GRID)
+    folder = write_tiny_model(tmp_path / "model", num_hidden_layers=3)
+    result = run("quickstart", "--model", folder, "--work-dir", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        'error: solving failed: 4 devices have use = "always" and the model has 3 '
+        'layers: expected no more such devices than layers; write use = "any"'
+    )

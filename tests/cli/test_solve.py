@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from llmpq_jax import __version__
+from llmpq_jax.indicator.weight_variance import weight_variance
+from llmpq_jax.spec.cluster_file import read_cluster, write_cluster
+from llmpq_jax.spec.measurements_file import read_measurements
+from llmpq_jax.spec.sensitivity_file import write_sensitivity
+from llmpq_jax.spec.strategy_file import read_strategy
+from tests.cli.conftest import SIZES
+from tests.tiny_models import write_tiny_model
+
+
+@pytest.fixture
+def words(model, cluster, measurements, tmp_path):
+    """A good command; its strategy goes to `tmp_path / "plan.toml"`."""
+    return [
+        *("solve", "--model", model, "--cluster", cluster),
+        *("--measurements", measurements, *SIZES, "--out", tmp_path / "plan.toml"),
+    ]
+
+
+def _without(words, option):
+    index = words.index(option)
+    return words[:index] + words[index + 2 :]
+
+
+def test_a_plan_is_written_explained_and_served(run, words, measurements, tmp_path):
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert "judging layers by the variance of their weights" in result.stderr
+    assert "The plan: one row per stage" in result.stdout
+    assert "% of uniform int8's" in result.stdout
+    assert "certificate  proven" in result.stdout
+    assert f"written      {tmp_path / 'plan.toml'}" in result.stdout
+    plan = read_strategy(tmp_path / "plan.toml")
+    assert plan.quality is not None
+    assert plan.quality.method == "weight-variance"
+    provenance = plan.provenance
+    assert provenance is not None
+    assert provenance.program == f"llmpq-jax {__version__}"
+    assert provenance.command == " ".join(["llmpq-jax", *map(str, words)])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", provenance.date)
+    assert provenance.cluster == "pair"
+    digest = hashlib.sha256(measurements.read_bytes()).hexdigest()
+    assert provenance.measurements == f"sha256:{digest}"
+    served = run(
+        *("generate", "--strategy", tmp_path / "plan.toml", "--prompt", "def f"),
+        *("--json", "--ignore-eos"),
+    )
+    assert served.exit_code == 0, served.output
+    values = json.loads(served.stdout)
+    assert values["results"][0]["num_new_tokens"] == 8
+    assert plan.predicted is not None
+    assert values["predicted"]["latency_s"] == plan.predicted.latency_s
+
+
+def test_json_holds_the_strategy_as_its_file_does(run, words, tmp_path):
+    values = json.loads(run(*words, "--json").stdout)
+    plan = read_strategy(tmp_path / "plan.toml")
+    assert [tuple(stage["bits"]) for stage in values["strategy"]["stage"]] == [
+        stage.bits for stage in plan.stages
+    ]
+    used = {name for stage in plan.stages for name in stage.devices}
+    assert set(values["idle"]) == {"node0/cpu:0", "node0/cpu:1"} - used
+    assert plan.quality is not None
+    assert plan.quality.omega <= values["omega_of_uniform_int8"] * (1 + 1e-9)
+    assert values["out"] == str(tmp_path / "plan.toml")
+
+
+def test_options_bound_the_plan(run, words, tmp_path):
+    result = run(
+        *words,
+        *("--min-bits", 8, "--head-bits", 8, "--theta", 2.0, "--time-limit", 30),
+        *("--prefill-micro-batch", 1, "--decode-micro-batch", 2, "--gap", 0.01),
+    )
+    assert result.exit_code == 0, result.output
+    plan = read_strategy(tmp_path / "plan.toml")
+    assert min(plan.bits) >= 8
+    assert plan.precision.head_bits == 8
+    assert (plan.micro_batch.prefill, plan.micro_batch.decode) == (1, 2)
+
+
+def test_a_budget_is_kept(run, words, model, tmp_path):
+    judged = weight_variance(model)
+    budget = 0.5 * sum(judged.omega(layer, 8) for layer in range(4))
+    assert run(*words, "--omega-budget", budget).exit_code == 0
+    plan = read_strategy(tmp_path / "plan.toml")
+    assert plan.quality is not None
+    assert plan.quality.omega <= budget * (1 + 1e-9)
+    assert sum(bits == 16 for bits in plan.bits) >= 2
+
+
+def test_sensitivities_of_a_file_are_taken(run, words, model, tmp_path):
+    path = tmp_path / "sensitivity.toml"
+    write_sensitivity(path, replace(weight_variance(model), method="by hand"))
+    result = run(*words, "--sensitivity", path)
+    assert "judging layers" not in result.stderr
+    plan = read_strategy(tmp_path / "plan.toml")
+    assert plan.quality is not None
+    assert plan.quality.method == "by hand"
+
+
+def test_idle_devices_are_named(run, words, cluster, tmp_path):
+    devices = read_cluster(cluster)
+    (node,) = devices.nodes
+    first, second = node.devices
+    node = replace(node, devices=(first, replace(second, use="never")))
+    write_cluster(tmp_path / "one.toml", replace(devices, nodes=(node,)))
+    words[words.index("--cluster") + 1] = tmp_path / "one.toml"
+    result = run(*words)
+    assert "idle         node0/cpu:1" in result.stdout
+
+
+def test_what_is_short_is_said_and_nothing_written(fails, words, cluster, tmp_path):
+    devices = read_cluster(cluster)
+    (node,) = devices.nodes
+    small = tuple(replace(device, memory_bytes=4096) for device in node.devices)
+    nodes = (replace(node, devices=small),)
+    write_cluster(tmp_path / "small.toml", replace(devices, nodes=nodes))
+    words[words.index("--cluster") + 1] = tmp_path / "small.toml"
+    line = fails(*words)
+    assert "no plan fits: node0/cpu:" in line
+    assert "is short by" in line
+    assert not (tmp_path / "plan.toml").exists()
+
+
+def test_measurements_of_another_model_are_refused(fails, words, tmp_path):
+    other = write_tiny_model(tmp_path / "other", hidden_size=32)
+    words[words.index("--model") + 1] = other
+    assert "expected sha256:" in fails(*words)
+
+
+def test_sensitivities_of_another_model_are_refused(fails, words, model, tmp_path):
+    path = tmp_path / "sensitivity.toml"
+    judged = replace(weight_variance(model), fingerprint="sha256:other")
+    write_sensitivity(path, judged)
+    assert "found the model sha256:other" in fails(*words, "--sensitivity", path)
+
+
+@pytest.mark.parametrize(
+    ("option", "what"),
+    [
+        ("--cluster", "cluster"),
+        ("--measurements", "measurements"),
+        ("--sensitivity", "sensitivity"),
+        ("--model", "config"),
+    ],
+)
+def test_a_missing_file_is_one_line(fails, words, tmp_path, option, what):
+    missing = tmp_path / "none"
+    words = _without(words, option) if option in words else words
+    line = fails(*words, option, missing)
+    assert line.startswith(f"{what} {missing}")
+    assert "cannot be read" in line
+
+
+def test_measurements_that_are_no_toml_are_one_line(fails, words, tmp_path):
+    path = tmp_path / "measurements.toml"
+    path.write_text("model = 3 3\n")
+    line = fails(*_without(words, "--measurements"), "--measurements", path)
+    assert line.startswith(f"measurements {path}: is not TOML")
+
+
+def test_measurements_fix_activations_and_groups(run, words, measurements, tmp_path):
+    run(*words)
+    measured = read_measurements(measurements)
+    precision = read_strategy(tmp_path / "plan.toml").precision
+    assert precision.activations == measured.activations
+    assert precision.group_size == measured.group_size
+
+
+def test_groups_that_no_kernel_has_are_refused(fails, words, measurements, tmp_path):
+    path = tmp_path / "measurements.toml"
+    text = measurements.read_text()
+    path.write_text(text.replace("group_size = 128", "group_size = 100"))
+    line = fails(*_without(words, "--measurements"), "--measurements", path)
+    assert "group_size is 100: expected one of [32, 64, 128]" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--prefill-micro-batch", 3), "prefill is pinned to 3 rows: expected 1 to 2"),
+        (("--min-bits", 3), "'3' is not one of '4', '8', '16'"),
+        (("--theta", -1), "-1.0 is not in the range x>=0"),
+        (("--theta", "nan"), "theta is nan: expected a finite number"),
+        (("--time-limit", 0), "0.0 is not in the range x>0"),
+        (("--batch", "two"), "'two' is not a valid integer"),
+    ],
+)
+def test_options_out_of_range_are_wrong_use(run, words, options, message):
+    result = run(*words, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--batch", "--out", "--model", "--measurements"])
+def test_what_a_plan_needs_must_be_said(run, words, option):
+    result = run(*_without(words, option))
+    assert result.exit_code == 2
+    assert f"Missing option '{option}'" in result.stderr

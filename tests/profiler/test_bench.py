@@ -1,0 +1,51 @@
+import jax
+import numpy as np
+import pytest
+
+from llmpq_jax.profiler.bench import StageBench
+from llmpq_jax.profiler.grid import Shape
+from tests.profiler.fakes import architecture
+
+SHAPE = Shape(rows=2, num_tokens=4, num_slots=8)
+
+
+def bench(**fields):
+    model = architecture(family="opt", is_gated=False, norm="layer")
+    return StageBench(
+        model, jax.devices()[1], activations="bfloat16", group_size=32, **fields
+    )
+
+
+def test_calls_run_what_was_compiled_ahead_and_fill_the_device_s_cache(monkeypatch):
+    stage = bench(num_layers=1, bits=4)
+    stage.compile([("prefill", SHAPE), ("decode", SHAPE)])
+    compiled_again = []
+    monkeypatch.setattr(
+        stage._worker.program, "_jitted", lambda *what: compiled_again.append(what)
+    )
+    filled = {"prefill": [True] * 4 + [False] * 4, "decode": [False] * 7 + [True]}
+    for phase, slots in filled.items():
+        assert stage.workspace_bytes(phase, SHAPE) > 0
+        call = stage.call(phase, SHAPE)
+        for _ in range(3):
+            call()
+        ((cache,),) = stage._worker._caches.values()
+        assert cache.key.devices() == {jax.devices()[1]}
+        sums = np.abs(np.asarray(cache.key, np.float32)).sum(axis=(0, 2, 3))
+        assert (sums > 0).tolist() == slots
+    assert compiled_again == []
+    stage.free()
+    assert stage._worker.cache_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"has_embedding": True}, {"has_head": True, "bits": 8}],
+    ids=["empty", "embedding", "head"],
+)
+def test_a_stage_may_hold_one_end_or_nothing(fields):
+    rows = Shape(rows=3, num_tokens=1, num_slots=1)
+    stage = bench(**fields)
+    for _ in range(2):
+        stage.call("prefill", rows)()
+    assert stage.workspace_bytes("prefill", rows) >= 0

@@ -1,0 +1,143 @@
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmpq_jax.errors import MeasurementError
+from llmpq_jax.spec.fingerprint import layer_shape_fingerprint
+from llmpq_jax.spec.measurements import (
+    EndTime,
+    LayerTime,
+    LinkTime,
+    MeasuredKind,
+    Measurements,
+    SharedCapacity,
+)
+from llmpq_jax.spec.measurements_file import (
+    check_measurements,
+    header_text,
+    read_measurements,
+    row_text,
+    with_row,
+)
+from tests.cost.records import architecture
+
+HEADER = Measurements(
+    model="tiny",
+    layer_shape=layer_shape_fingerprint(architecture()),
+    activations="float32",
+    group_size=128,
+    kinds=(),
+    layers=(),
+    ends=(),
+)
+ROWS = (
+    MeasuredKind(
+        kind="prozessor-für-alles",
+        device="cpu",
+        platform="cpu",
+        jax_version="0.10.2",
+        kernel_path="xla",
+        date="2026-01-02",
+    ),
+    LayerTime(
+        kind="prozessor-für-alles",
+        phase="decode",
+        bits=4,
+        batch=16,
+        length=128,
+        seconds=1.25e-3,
+        spread=0.031,
+        workspace_bytes=123456,
+    ),
+    EndTime(
+        kind="prozessor-für-alles",
+        part="head",
+        bits=8,
+        rows=16,
+        seconds=2.5e-3,
+        spread=0.02,
+        workspace_bytes=4096,
+    ),
+    LinkTime(source_kind="a", target_kind="b", num_bytes=640, seconds=3e-4, spread=0.1),
+    SharedCapacity(node="node0", capacity=1.375),
+)
+KINDS_OF_ROWS = [type(row).__name__ for row in ROWS]
+
+
+def write(path, rows):
+    path.write_text(header_text(HEADER) + "".join(map(row_text, rows)), "utf-8")
+
+
+def measurements_of(rows):
+    measurements = HEADER
+    for row in rows:
+        measurements = with_row(measurements, row)
+    return measurements
+
+
+@given(rows=st.permutations(ROWS))
+def test_rows_are_read_back_in_whatever_order_they_came(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("growing") / "measurements.toml"
+    write(path, rows)
+    assert read_measurements(path) == measurements_of(rows)
+
+
+@pytest.mark.parametrize("last", ROWS, ids=KINDS_OF_ROWS)
+def test_a_file_cut_at_any_byte_of_its_last_row_holds_all_others(tmp_path, last):
+    path = tmp_path / "measurements.toml"
+    others = tuple(row for row in ROWS if row is not last)
+    write(path, others)
+    start = len(path.read_bytes())
+    write(path, (*others, last))
+    content = path.read_bytes()
+    for end in range(start, len(content)):
+        path.write_bytes(content[:end])
+        assert read_measurements(path) == measurements_of(others), content[start:end]
+    path.write_bytes(content)
+    assert read_measurements(path) == measurements_of((*others, last))
+
+
+def test_a_header_alone_is_a_file_without_rows(tmp_path):
+    path = tmp_path / "measurements.toml"
+    write(path, ())
+    assert read_measurements(path) == HEADER
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read (No such file or directory): expected a measurements"),
+        (b"\xff\xfe\n", "is not UTF-8 text (byte 0): expected a measurements file"),
+        (b"schema = = 1\n", "is not TOML: Invalid value"),
+        (b"schema = 1\n", "model: missing, expected a value"),
+        (b"schema = 1\n[[layer]]\nsize = = 3\n", "is not TOML: Invalid value"),
+        (b"schema = 7\n", "schema: found 7, expected 1"),
+    ],
+)
+def test_what_is_no_measurements_file_is_refused(tmp_path, content, message):
+    path = tmp_path / "measurements.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(MeasurementError, match=re.escape(f"{path}: {message}")):
+        read_measurements(path)
+
+
+def test_an_unfinished_row_in_the_middle_is_an_error(tmp_path):
+    path = tmp_path / "measurements.toml"
+    text = header_text(HEADER) + "\n[[layer]]\nkind = 'a'\n" + row_text(ROWS[-1])
+    path.write_text(text, "utf-8")
+    with pytest.raises(MeasurementError, match=r"layer\[0\]\.phase: missing"):
+        read_measurements(path)
+
+
+def test_measurements_of_other_layers_are_refused():
+    check_measurements(HEADER, architecture())
+    deeper = replace(architecture(), num_layers=4, layer_windows=(None,) * 4)
+    check_measurements(HEADER, deeper)
+    wider = replace(architecture(), intermediate_size=512)
+    message = r"measurements of tiny: found layers of shape sha256:[0-9a-f]{64}, expected sha256:[0-9a-f]{64}, the shape of this opt model: run `llmpq-jax profile`"
+    with pytest.raises(MeasurementError, match=message):
+        check_measurements(HEADER, wider)
