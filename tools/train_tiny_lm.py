@@ -2,7 +2,7 @@
 
     python -m tools.train_tiny_lm --work-dir build/tiny-lm --out examples/tiny-code-lm
 
-Interrupted, it goes on where it stopped. About two hours on 2 cores.
+Interrupted, it goes on where it stopped. About an hour on 2 idle cores.
 """
 
 from __future__ import annotations

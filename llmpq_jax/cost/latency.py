@@ -6,8 +6,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from llmpq_jax.cost.tables import MonotoneTable, fit_table
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.spec.buckets import bucket_length
@@ -68,15 +66,14 @@ class LatencyModel:
     ) -> float:
         """Returns the seconds of a layer on one decode step, mean over the steps.
 
-        The first token comes out of prefill; step k of the other n − 1 reads a context
-        of prompt_length + k tokens. With n = 1 there is no step, and the answer is 0.
+        All steps take as long: a cache has the slots of the longest context's bucket
+        from the first step on, and attention masks those that are still empty but
+        reads them all. With n = 1 there is no step, and the answer is 0.
         """
         if workload.new_tokens == 1:
             return 0.0
         table = self._layer(kind, "decode", bits, tensor)
-        first = workload.prompt_length + 1
-        contexts = np.arange(first, first + workload.new_tokens - 1)
-        return float(table(rows, contexts).mean())
+        return float(table(rows, bucket_length(workload.context_length)))
 
     def end_s(self, kind: str, part: Part, bits: HeadBits = 16, *, rows: int) -> float:
         """Returns the seconds of the embedding of, or the head on, so many rows."""

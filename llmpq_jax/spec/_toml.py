@@ -27,7 +27,6 @@ def read_record(
     *,
     what: str,
     error: type[SpecError] = SpecError,
-    is_growing: bool = False,
 ) -> T:
     """Reads a file as a record.
 
@@ -36,7 +35,6 @@ def read_record(
         path: The file.
         what: What the file should be, for messages: "strategy".
         error: Raised when it is not.
-        is_growing: The file is appended to, so an incomplete last table is ignored.
 
     Raises:
         SpecError: In the subclass `error`: the file is missing, is not TOML, or does
@@ -51,7 +49,7 @@ def read_record(
         msg = f"{what} {path}: is not UTF-8 text (byte {reason.start}): expected a {what} file in TOML"
         raise error(msg) from reason
     try:
-        data = _parse(text, is_growing=is_growing)
+        data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as reason:
         msg = f"{what} {path}: is not TOML: {reason}"
         raise error(msg) from reason
@@ -110,15 +108,6 @@ def write_text(path: Path, text: str) -> None:
 @cache
 def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
-
-
-def _parse(text: str, *, is_growing: bool) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        if not is_growing or "\n[[" not in text:
-            raise
-        return tomllib.loads(text[: text.rindex("\n[[") + 1])
 
 
 def _complaint(detail: ErrorDetails) -> str:

@@ -28,21 +28,11 @@ def test_prefill_computes_the_padding_too(prompt_length, bucket):
     assert seconds == pytest.approx(0.1 * bucket)
 
 
-def test_decode_is_the_mean_over_a_growing_context():
-    seconds = MODEL.decode_s("cpu", 8, rows=2, workload=workload())
-    contexts = (21, 22, 23, 24)
-    expected = sum(1.0 + 0.01 * context for context in contexts) / 4
-    assert seconds == pytest.approx(expected)
-
-
-def test_a_step_is_not_charged_at_the_mean_context():
-    """A jump in the table is paid by the steps beyond it and by no other."""
-    jump = [layer_time("decode", 1, length, 1.0) for length in (1, 10)]
-    jump += [layer_time("decode", 1, length, 3.0) for length in (11, 99)]
-    prefill = layer_time("prefill", 1, 16, 1.0)
-    model = fit_latency(measurements(prefill, *jump))
-    seconds = model.decode_s("cpu", 8, rows=1, workload=workload(8, 9))
-    assert seconds == pytest.approx((2 * 1.0 + 6 * 3.0) / 8)
+@pytest.mark.parametrize(("new_tokens", "bucket"), [(2, 32), (12, 32), (13, 48)])
+def test_a_decode_step_reads_the_whole_cache(new_tokens, bucket):
+    asked = workload(20, new_tokens)
+    seconds = MODEL.decode_s("cpu", 8, rows=2, workload=asked)
+    assert seconds == pytest.approx(1.0 + 0.01 * bucket)
 
 
 def test_one_new_token_takes_no_decode_step():

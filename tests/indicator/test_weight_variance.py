@@ -140,7 +140,7 @@ def _sum(weights, exact):
 def test_weights_that_are_missing_are_named(tmp_path):
     folder = write_tiny_model(tmp_path)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="expected model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"expected model\.safetensors"):
         weight_variance(folder, group_size=32)
 
 

@@ -11,7 +11,7 @@ import jax
 from llmpq_jax.profiler.grid import Grid
 from llmpq_jax.profiler.stopwatch import Stopwatch
 from llmpq_jax.spec.architecture import Architecture, Rope
-from llmpq_jax.spec.cluster import Cluster, Device, Node
+from llmpq_jax.spec.cluster import Cluster, Device, Node, Platform
 
 GRID = Grid.of((1, 4), ((16, 32), (8, 16)))
 CALL_S = 0.25
@@ -41,7 +41,9 @@ def architecture(num_layers=4, **overrides):
     return Architecture(**(fields | overrides))
 
 
-def device(name="cpu:0", kind="cpu-emulated", platform="cpu", memory_bytes=1 << 30):
+def device(
+    name="cpu:0", kind="cpu-emulated", platform: Platform = "cpu", memory_bytes=1 << 30
+):
     return Device(name=name, kind=kind, platform=platform, memory_bytes=memory_bytes)
 
 

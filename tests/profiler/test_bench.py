@@ -4,6 +4,7 @@ import pytest
 
 from llmpq_jax.profiler.bench import StageBench
 from llmpq_jax.profiler.grid import Shape
+from llmpq_jax.spec.measurements import Phase
 from tests.profiler.fakes import architecture
 
 SHAPE = Shape(rows=2, num_tokens=4, num_slots=8)
@@ -23,7 +24,10 @@ def test_calls_run_what_was_compiled_ahead_and_fill_the_device_s_cache(monkeypat
     monkeypatch.setattr(
         stage._worker.program, "_jitted", lambda *what: compiled_again.append(what)
     )
-    filled = {"prefill": [True] * 4 + [False] * 4, "decode": [False] * 7 + [True]}
+    filled: dict[Phase, list[bool]] = {
+        "prefill": [True] * 4 + [False] * 4,
+        "decode": [False] * 7 + [True],
+    }
     for phase, slots in filled.items():
         assert stage.workspace_bytes(phase, SHAPE) > 0
         call = stage.call(phase, SHAPE)

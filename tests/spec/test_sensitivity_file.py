@@ -30,7 +30,7 @@ def test_sensitivities_are_read_as_they_were_written(tmp_path):
 
 def test_what_is_no_sensitivity_file_is_refused(tmp_path):
     path = tmp_path / "sensitivity.toml"
-    with pytest.raises(SpecError, match="sensitivity .*: cannot be read"):
+    with pytest.raises(SpecError, match=r"sensitivity .*: cannot be read"):
         read_sensitivity(path)
 
 

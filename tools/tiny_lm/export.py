@@ -26,6 +26,8 @@ def export_checkpoint(params: Params, tokenizer: Tokenizer, folder: Path) -> Non
     save_file(
         _hugging_face_tensors(params), folder / "model.safetensors", {"format": "pt"}
     )
+    # safetensors writes for its owner alone; the folder is shipped.
+    (folder / "model.safetensors").chmod(0o644)
     _write_json(folder / "config.json", CONFIG)
     _write_json(
         folder / "generation_config.json",
