@@ -41,9 +41,9 @@ def format_bytes(num_bytes: float) -> str:
     size = float(num_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+            return f"{_three_digits(size)} {unit}"
         size /= 1024
-    return f"{size:.3g} TiB" if abs(size) < 1000 else f"{size:,.0f} TiB"
+    return f"{_three_digits(size)} TiB"
 
 
 def format_seconds(seconds: float) -> str:
@@ -53,5 +53,10 @@ def format_seconds(seconds: float) -> str:
         return f"{minutes} min {rest:02d} s"
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
+            return f"{_three_digits(seconds / size)} {unit}"
+    return f"{_three_digits(seconds * 1e6)} µs"
+
+
+def _three_digits(value: float) -> str:
+    # From 1000 up the format "g" would write an exponent.
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"

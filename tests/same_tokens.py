@@ -20,14 +20,16 @@ def logit_tolerance(architecture: Architecture, logits: np.ndarray) -> float:
     """Bounds how far two float32 evaluations of the same weights may lie apart.
 
     A sum of n products errs by about λ·√n units of roundoff with overwhelming
-    probability (Higham and Mary, A New Approach to Probabilistic Rounding Error
-    Analysis, 2019); λ = 8. The errors of the nine products of each layer and of the
-    head are taken to add up, relative to the largest logit.
+    probability, if roundings are independent and without bias (Higham and Mary, A New
+    Approach to Probabilistic Rounding Error Analysis, 2019); λ = 8. Under the same
+    assumption the errors of the nine products of each layer and of the head add up in
+    squares. All are taken relative to the largest logit.
     """
     longest = max(architecture.hidden_size, architecture.intermediate_size)
     num_products = 9 * architecture.num_layers + 1
     unit = float(np.finfo(np.float32).eps) / 2
-    return 8 * math.sqrt(longest) * unit * num_products * float(np.abs(logits).max())
+    largest = float(np.abs(logits).max())
+    return 8 * math.sqrt(longest * num_products) * unit * largest
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def generate_command(
     timeline: Path | None,
     as_json: bool,
 ) -> None:
-    """Continue prompts by running a strategy on this machine's devices."""
+    """Continue prompts by running a strategy here."""
     if bool(texts) == (prompts_path is not None):
         msg = "expected either --prompt (once or more) or --prompts"
         raise click.UsageError(msg)

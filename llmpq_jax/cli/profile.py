@@ -60,10 +60,10 @@ def profile_command(
     group_size: str,
     overwrite: bool,
 ) -> None:
-    """Time the model's layers at every precision on each kind of device.
+    """Time a model's layers on each kind of device.
 
-    Times are taken at the sizes that plans for --batch, --prompt-length and
-    --new-tokens are made of.
+    Times are taken at each precision, in both phases, and at the sizes that plans for
+    --batch, --prompt-length and --new-tokens are made of.
     """
     from llmpq_jax.profiler.grid import grid_for
     from llmpq_jax.report.console import say, show

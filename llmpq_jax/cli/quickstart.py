@@ -26,7 +26,7 @@ from llmpq_jax.cli.options import FILE
     help="Where all files go; an earlier run's are replaced.",
 )
 def quickstart_command(model: Path | None, work_dir: Path) -> None:
-    """Profile, solve and generate on four emulated CPU devices, and explain it."""
+    """Do all three on a tiny model, and explain it."""
     from llmpq_jax.workflow.quickstart import quickstart
 
     quickstart(work_dir, model=model, command=command_as_typed())

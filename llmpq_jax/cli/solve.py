@@ -125,7 +125,7 @@ def solve_command(
     gap: float,
     as_json: bool,
 ) -> None:
-    """Plan cuts, bits and micro-batches together, and write the plan down."""
+    """Plan cuts, bits and micro-batches together."""
     import datetime
     import hashlib
     from dataclasses import replace

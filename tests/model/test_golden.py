@@ -23,7 +23,10 @@ from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.families import read_architecture
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-NAMES = sorted(path.name for path in (GOLDEN / "models").iterdir())
+FOLDERS = [
+    *sorted((GOLDEN / "models").iterdir()),
+    GOLDEN.parents[1] / "examples" / "tiny-code-lm",
+]
 # float32 sums of a few hundred terms, in another order than the reference's.
 TOLERANCE = 1e-4
 
@@ -86,12 +89,12 @@ class Decoder:
         return np.concatenate(logits, axis=1)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: folder.name)
 def golden(
     request: pytest.FixtureRequest,
 ) -> tuple[Decoder, list[np.ndarray], list[np.ndarray]]:
     """The model, each row's tokens (prompt and continuation) and their logits."""
-    arrays = np.load(GOLDEN / f"{request.param}.npz")
+    arrays = np.load(GOLDEN / f"{request.param.name}.npz")
     ends = np.cumsum(arrays["prompt_lengths"])
     prompts = np.split(arrays["prompts"], ends[:-1])
     prompt_logits = np.split(arrays["logits_prompt"], ends[:-1])
@@ -103,7 +106,7 @@ def golden(
         np.concatenate([first, rest[1:]])
         for first, rest in zip(prompt_logits, arrays["logits_greedy"], strict=True)
     ]
-    return Decoder(GOLDEN / "models" / request.param), rows, logits
+    return Decoder(request.param), rows, logits
 
 
 def test_one_pass_gives_the_references_logits(
