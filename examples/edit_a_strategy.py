@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.spec.strategy_file import read_strategy, write_strategy
 
-PROMPT = "def read_lines(path):\n"
+PROMPT = "def read_lines(path):"
 
 solved = read_strategy(Path("strategies/tiny-four-cpu/strategy.toml"))
 edited = replace(

@@ -2,7 +2,7 @@
 
 from llmpq_jax.runtime import Pipeline, Sampling
 
-PROMPTS = ["def read_lines(path):\n", "class Stack:\n    def __init__(self"]
+PROMPTS = ["def read_lines(path):", "class Stack:\n    def __init__(self"]
 
 with Pipeline.load("strategies/tiny-four-cpu/strategy.toml") as pipeline:
     completions = pipeline.generate(

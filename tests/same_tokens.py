@@ -12,8 +12,7 @@ import numpy as np
 
 from llmpq_jax.runtime import Completion, Request
 from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.stage.sampling import perturbed_logits
-from llmpq_jax.stage.worker import sampling_rows
+from llmpq_jax.stage.sampling import perturbed_logits, sampling_rows
 
 
 def logit_tolerance(architecture: Architecture, logits: np.ndarray) -> float:

@@ -1,8 +1,8 @@
 """Sensitivity from the weights alone: expected rounding noise over signal.
 
 Rounding to the nearest multiple of a scale S leaves an error that is close to uniform
-on [−S/2, S/2], of variance S²/12 (the expectation; LLM-PQ's indicator takes the bound
-S²/4, method §4.1). For inputs that are white, an operator's output then carries noise
+on [−S/2, S/2], of variance S²/12 (the expectation; LLM-PQ's indicator, arXiv
+2403.01136, takes the bound S²/4). For inputs that are white, an operator's output then carries noise
 and signal in the ratio
 
     ω_o(b) = Σ_groups n_g · S_g(b)² / 12  /  ‖W_o‖²_F

@@ -31,8 +31,8 @@ from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.module import StageModule
 from llmpq_jax.stage.placement import Placement
 from llmpq_jax.stage.program import StageProgram
-from llmpq_jax.stage.sampling import SamplingRows
-from llmpq_jax.stage.worker import StageWorker, sampling_rows
+from llmpq_jax.stage.sampling import SamplingRows, greedy_rows
+from llmpq_jax.stage.worker import StageWorker
 
 _DRAWN_ELEMENTS = 1 << 20
 
@@ -125,7 +125,7 @@ class StageBench:
             first_row=0,
             payload=worker.placement.put(self._payload(phase, shape)),
             place_B=np.full(shape.rows, length, np.int32),
-            sampling=_greedy(shape.rows),
+            sampling=greedy_rows(shape.rows),
         )
         return partial(self._process, message)
 
@@ -155,7 +155,7 @@ class StageBench:
         inputs = describe(payload.shape, payload.dtype)
         place_B = describe((shape.rows,), jnp.int32)
         sampling: SamplingRows = jax.tree.map(
-            lambda leaf: describe(leaf.shape, leaf.dtype), _greedy(shape.rows)
+            lambda leaf: describe(leaf.shape, leaf.dtype), greedy_rows(shape.rows)
         )
         cache = tuple(
             self._describe_cache(shape) for _ in range(worker.program.num_layers)
@@ -173,10 +173,6 @@ class StageBench:
             sharding=self._worker.placement.cache_sharding,
         )
         return LayerCache(key=block, value=block)
-
-
-def _greedy(rows: int) -> SamplingRows:
-    return sampling_rows([0.0] * rows, [0] * rows, [1.0] * rows, [0] * rows)
 
 
 def _draw(tensor: TensorSpec) -> np.ndarray:

@@ -36,10 +36,11 @@ def plan_table(strategy: Strategy) -> Table:
             _UNKNOWN if predicted is None else format_seconds(predicted.prefill_s),
             _UNKNOWN if predicted is None else format_seconds(predicted.decode_s),
         )
+    prefill, decode = strategy.micro_batch.prefill, strategy.micro_batch.decode
     table.caption = (
-        "seconds predicted of one micro-batch: "
-        f"{strategy.micro_batch.prefill} prompts in prefill, "
-        f"one step of {strategy.micro_batch.decode} rows in decode"
+        "seconds predicted of one micro-batch:\n"
+        f"{_count(prefill, 'prompt')} in prefill, "
+        f"one step of {_count(decode, 'row')} in decode"
     )
     return table
 
@@ -73,7 +74,8 @@ def run_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
             f"{sum(time.busy_s for time in times) / total_s:.0%}",
         )
     table.caption = (
-        "seconds of one micro-batch; busy: share of the run the stage was at work"
+        "memory held by weights and caches; seconds of one micro-batch;\n"
+        "busy: share of the run that the stage was at work"
     )
     return table
 
@@ -118,6 +120,10 @@ def _of(used_bytes: int, allowed_bytes: int) -> str:
 def _arrow(predicted_s: float | None, measured_s: float | None) -> str:
     parts = (predicted_s, measured_s)
     return " → ".join(_UNKNOWN if s is None else format_seconds(s) for s in parts)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _table(title: str) -> Table:

@@ -17,8 +17,8 @@ from llmpq_jax.runtime.rows import Row
 from llmpq_jax.spec.buckets import bucket_length
 from llmpq_jax.spec.workload import MicroBatch
 from llmpq_jax.stage.message import Message
-from llmpq_jax.stage.sampling import SamplingRows
-from llmpq_jax.stage.worker import StageWorker, sampling_rows
+from llmpq_jax.stage.sampling import SamplingRows, sampling_rows
+from llmpq_jax.stage.worker import StageWorker
 
 
 class Engine(Protocol):
@@ -79,6 +79,16 @@ class BatchShape:
         return self.num_groups * self.decode_rows
 
 
+def allocate(engine: Engine, shape: BatchShape) -> None:
+    """Makes every stage's caches for a batch."""
+    for worker in engine.workers:
+        worker.allocate(
+            num_groups=shape.num_groups,
+            num_rows=shape.decode_rows,
+            num_slots=shape.num_slots,
+        )
+
+
 class BatchDriver:
     """Serves one batch of rows to their ends."""
 
@@ -103,15 +113,8 @@ class BatchDriver:
         self._first_tokens = np.zeros(shape.num_rows, np.int32)
 
     def run(self) -> None:
-        """Serves until every row is finished."""
-        shape = self._shape
-        for worker in self._engine.workers:
-            worker.allocate(
-                num_groups=shape.num_groups,
-                num_rows=shape.decode_rows,
-                num_slots=shape.num_slots,
-            )
-        prefills_left = [0] * shape.num_groups
+        """Serves until every row is finished; caches are there already (`allocate`)."""
+        prefills_left = [0] * self._shape.num_groups
         in_flight = 0
         for message in self._prefill_messages():
             for group in message.groups:

@@ -16,7 +16,7 @@ from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError, StrategyError
 from llmpq_jax.runtime.devices import emulate_cpu_devices, find_devices
-from llmpq_jax.runtime.driver import BatchDriver, BatchShape
+from llmpq_jax.runtime.driver import BatchDriver, BatchShape, allocate
 from llmpq_jax.runtime.engines.local import LocalEngine
 from llmpq_jax.runtime.request import Completion, Request, Sampling
 from llmpq_jax.runtime.rows import Row
@@ -215,13 +215,16 @@ class Pipeline:
         score = score_stepwise if stepwise else score_whole
         return score(self._engine, self.strategy.micro_batch, tokens)
 
-    def compile(self, requests: Sequence[Request]) -> None:
-        """Compiles every stage for a batch of these requests, stages side by side."""
+    def prepare(self, requests: Sequence[Request]) -> None:
+        """Compiles every stage for a batch of these requests, stages side by side.
+
+        Serving does it too; done before, no compiling falls into what is timed.
+        """
         shape = self._shape(requests)
         has_decode = any(request.max_new_tokens > 1 for request in requests)
 
-        def compile_one(worker: StageWorker) -> None:
-            worker.compile(
+        def prepare_one(worker: StageWorker) -> None:
+            worker.prepare(
                 prefill_rows=shape.prefill_rows,
                 num_tokens=shape.num_tokens,
                 decode_rows=shape.decode_rows,
@@ -230,7 +233,7 @@ class Pipeline:
             )
 
         with ThreadPoolExecutor() as pool:
-            list(pool.map(compile_one, self._engine.workers))
+            list(pool.map(prepare_one, self._engine.workers))
 
     def close(self) -> None:
         """Ends the stages' threads."""
@@ -260,8 +263,10 @@ class Pipeline:
     def _serve_batch(
         self, requests: Sequence[Request], on_tokens: Callable[[int], None]
     ) -> list[Completion]:
-        self._check_memory(self._shape(requests))
-        self.compile(requests)
+        shape = self._shape(requests)
+        self._check_memory(shape)
+        self.prepare(requests)
+        allocate(self._engine, shape)
         workers = self._engine.workers
         for worker in workers:
             worker.events.clear()
@@ -271,7 +276,7 @@ class Pipeline:
             for request in requests
         ]
         started_s = time.perf_counter()
-        BatchDriver(self._engine, self._shape(requests), rows, on_tokens).run()
+        BatchDriver(self._engine, shape, rows, on_tokens).run()
         ended_s = time.perf_counter()
         self.batches.append(
             summarize_batch(

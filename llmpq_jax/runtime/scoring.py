@@ -9,7 +9,7 @@ from llmpq_jax.runtime.driver import Engine
 from llmpq_jax.spec.buckets import bucket_length
 from llmpq_jax.spec.workload import MicroBatch
 from llmpq_jax.stage.message import Message
-from llmpq_jax.stage.worker import sampling_rows
+from llmpq_jax.stage.sampling import greedy_rows
 
 
 def score_whole(
@@ -57,7 +57,7 @@ def score_stepwise(
                 first_row=0,
                 payload=np.ascontiguousarray(tokens[:, position]),
                 place_B=ones * position,
-                sampling=_greedy(rows),
+                sampling=greedy_rows(rows),
                 wanted="logits",
             )
             engine.submit(message)
@@ -74,14 +74,8 @@ def _prefill(group: int, tokens: np.ndarray, lengths: np.ndarray) -> Message:
         first_row=0,
         payload=np.ascontiguousarray(tokens),
         place_B=lengths,
-        sampling=_greedy(len(tokens)),
+        sampling=greedy_rows(len(tokens)),
         wanted="logits",
-    )
-
-
-def _greedy(num_rows: int):  # noqa: ANN202 - the type is sampling_rows'
-    return sampling_rows(
-        [0.0] * num_rows, [0] * num_rows, [1.0] * num_rows, [0] * num_rows
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from llmpq_jax.errors import StrategyError
 from llmpq_jax.spec._toml import read_record, to_toml, write_text
 from llmpq_jax.spec.strategy import Strategy
+
+T = TypeVar("T")
 
 _COMMENT = """\
 A plan of llmpq-jax. Edit it freely: it is checked when it is read.
@@ -35,4 +38,31 @@ def write_strategy(path: Path, strategy: Strategy) -> None:
     if not folder.is_absolute():
         folder = Path(os.path.relpath(folder, path.parent))
     model = replace(strategy.model, path=folder.as_posix())
-    write_text(path, to_toml(replace(strategy, model=model), comment=_COMMENT))
+    readable = _rounded(replace(strategy, model=model))
+    write_text(path, to_toml(readable, comment=_COMMENT))
+
+
+def _rounded(strategy: Strategy) -> Strategy:
+    """Gives what was computed six significant digits: more than anyone can measure."""
+    stages = tuple(
+        replace(stage, predicted=_with_six_digits(stage.predicted))
+        for stage in strategy.stages
+    )
+    return replace(
+        strategy,
+        stages=stages,
+        quality=_with_six_digits(strategy.quality),
+        predicted=_with_six_digits(strategy.predicted),
+        certificate=_with_six_digits(strategy.certificate),
+    )
+
+
+def _with_six_digits(figures: T | None) -> T | None:
+    if figures is None:
+        return None
+    changes: dict[str, Any] = {
+        field.name: float(f"{value:.6g}")
+        for field in fields(figures)  # pyright: ignore[reportArgumentType]
+        if isinstance(value := getattr(figures, field.name), float)
+    }
+    return replace(figures, **changes)  # pyright: ignore[reportArgumentType, reportReturnType]

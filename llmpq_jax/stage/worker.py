@@ -16,7 +16,7 @@ from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.module import GroupCache
 from llmpq_jax.stage.placement import Placement
 from llmpq_jax.stage.program import StageProgram
-from llmpq_jax.stage.sampling import SamplingRows
+from llmpq_jax.stage.sampling import greedy_rows
 
 
 class StageWorker:
@@ -29,6 +29,7 @@ class StageWorker:
         self.dtype = dtype
         self.events: list[StageEvent] = []
         self._caches: dict[int, GroupCache] = {}
+        self._prepared: set[tuple[int, int, int, int, bool]] = set()
 
     @property
     def placement(self) -> Placement:
@@ -58,7 +59,7 @@ class StageWorker:
         values = 2 * self.program.num_layers * num_rows * num_slots * heads
         return values * self.dtype.itemsize // self.placement.width
 
-    def compile(
+    def prepare(
         self,
         *,
         prefill_rows: int,
@@ -67,46 +68,35 @@ class StageWorker:
         num_slots: int,
         has_decode: bool = True,
     ) -> None:
-        """Compiles both phases ahead for the shapes of a batch."""
-        describe = self.placement.describe
-        groups = max(1, prefill_rows // decode_rows)
-        cache = jax.eval_shape(lambda: self._empty_group(decode_rows, num_slots))
-        cache = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=self.placement.cache_sharding
-            ),
-            cache,
-        )
+        """Compiles both phases for the shapes of a batch, and runs each of them once.
 
-        def rows(count: int) -> tuple[jax.ShapeDtypeStruct, SamplingRows]:
-            float_B = describe((count,), jnp.float32)
-            int_B = describe((count,), jnp.int32)
-            sampling = SamplingRows(
-                temperature_B=float_B,
-                top_k_B=int_B,
-                top_p_B=float_B,
-                seed_B=describe((count,), jnp.uint32),
-            )
-            return int_B, sampling
-
-        width = self.program.architecture.hidden_size
-        lengths, sampling = rows(prefill_rows)
-        prompt = (prefill_rows, num_tokens)
-        inputs = self._describe_inputs(prompt, (*prompt, width))
-        arguments = (
-            inputs,
-            (cache,) * groups,
-            describe((), jnp.int32),
-            lengths,
-            sampling,
+        A first run costs more than those that follow: memory is touched for the first
+        time, and XLA starts what it needs. Shapes that were prepared before cost nothing.
+        """
+        shape = (prefill_rows, num_tokens, decode_rows, num_slots, has_decode)
+        if shape in self._prepared:
+            return
+        group = self._empty_group(decode_rows, num_slots)
+        more = max(1, prefill_rows // decode_rows) - 1
+        caches = (group, *(self._empty_group(decode_rows, num_slots) for _ in range(more)))
+        _, caches = self.program.prefill(
+            self._blank_inputs(prefill_rows, num_tokens),
+            caches,
+            0,
+            np.ones(prefill_rows, np.int32),
+            greedy_rows(prefill_rows),
         )
-        self.program.compile("prefill", "tokens", arguments)
         if has_decode:
-            positions, sampling = rows(decode_rows)
-            inputs = self._describe_inputs((decode_rows,), (decode_rows, 1, width))
-            self.program.compile(
-                "decode", "tokens", (inputs, cache, positions, sampling)
+            inputs = self._blank_inputs(decode_rows, 1)
+            last, _ = self.program.decode(
+                inputs[:, 0] if self.program.has_embedding else inputs,
+                caches[0],
+                np.ones(decode_rows, np.int32),
+                greedy_rows(decode_rows),
             )
+            last.block_until_ready()
+        jax.block_until_ready(caches[1:])
+        self._prepared.add(shape)
 
     def process(self, message: Message, received_s: float) -> Message:
         """Does what a message asks and returns it with the result as payload.
@@ -149,12 +139,11 @@ class StageWorker:
         )
         return replace(message, payload=payload)
 
-    def _describe_inputs(
-        self, tokens: tuple[int, ...], hidden: tuple[int, ...]
-    ) -> jax.ShapeDtypeStruct:
+    def _blank_inputs(self, num_rows: int, num_tokens: int) -> np.ndarray:
         if self.program.has_embedding:
-            return self.placement.describe(tokens, jnp.int32)
-        return self.placement.describe(hidden, self.dtype)
+            return np.zeros((num_rows, num_tokens), np.int32)
+        width = self.program.architecture.hidden_size
+        return np.zeros((num_rows, num_tokens, width), self.dtype)
 
     def _empty_group(self, num_rows: int, num_slots: int) -> GroupCache:
         architecture = self.program.architecture
@@ -162,15 +151,3 @@ class StageWorker:
             self.placement.empty_cache(architecture, num_rows, num_slots, self.dtype)
             for _ in range(self.program.num_layers)
         )
-
-
-def sampling_rows(
-    temperature: list[float], top_k: list[int], top_p: list[float], seed: list[int]
-) -> SamplingRows:
-    """Packs choices, one entry per row, in the types the compiled stage expects."""
-    return SamplingRows(
-        temperature_B=np.asarray(temperature, np.float32),
-        top_k_B=np.asarray(top_k, np.int32),
-        top_p_B=np.asarray(top_p, np.float32),
-        seed_B=np.asarray(seed, np.uint32),
-    )

@@ -34,7 +34,7 @@ PLAIN_PROMPTS = (
 
 # Of the layers at 16 bits with their caches, so much fits on each device: not all of
 # them together, so that some must be quantised, and unequal, so that the cut matters.
-_SHARES = (0.26, 0.235, 0.185, 0.2)
+_SHARES = (0.26, 0.235, 0.235, 0.2)
 
 
 def find_model(root: Path) -> Path:

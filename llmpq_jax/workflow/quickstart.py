@@ -12,6 +12,7 @@ from llmpq_jax.report.console import say, show, tell
 from llmpq_jax.report.lines import plan_lines, run_lines
 from llmpq_jax.report.tables import measurements_table, plan_table, run_table
 from llmpq_jax.report.texts import continued_text
+from llmpq_jax.runtime.request import Sampling
 from llmpq_jax.spec.cluster_file import read_cluster, write_cluster
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.strategy_file import read_strategy
@@ -31,6 +32,8 @@ from llmpq_jax.workflow.results_file import ResultsFile
 from llmpq_jax.workflow.serving import serve_prompts, write_records
 
 _NUM_SHOWN = 3
+# The likeliest words of a tiny model soon go round in circles.
+_SAMPLING = Sampling(temperature=0.6, top_p=0.9, seed=1)
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -159,7 +162,7 @@ def _solve(folder: Path, cluster: Path, measurements: Path, out: Path) -> None:
 
 def _prompts(folder: Path) -> tuple[Prompt, ...]:
     """Returns a batch of prompts: those beside the model, else plain ones."""
-    choices = Choices()
+    choices = Choices(sampling=_SAMPLING)
     path = folder.parent / PROMPTS
     if folder.name == MODEL.name and path.is_file():
         return read_prompts(path, choices)

@@ -141,7 +141,9 @@ def test_sensitivities_of_another_model_are_refused(fails, words, model, tmp_pat
     path = tmp_path / "sensitivity.toml"
     judged = replace(weight_variance(model), fingerprint="sha256:other")
     write_sensitivity(path, judged)
-    assert "fingerprint sha256:other, expected sha256:" in fails(*words, "--sensitivity", path)
+    assert "fingerprint sha256:other, expected sha256:" in fails(
+        *words, "--sensitivity", path
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.stage.sampling import choose_tokens, perturbed_logits
-from llmpq_jax.stage.worker import sampling_rows
+from llmpq_jax.stage.sampling import (
+    choose_tokens,
+    perturbed_logits,
+    sampling_rows,
+)
 
 _SIZE = 12
 
