@@ -33,7 +33,9 @@ def test_every_command_and_option_shown_exists() -> None:
 
 def test_make_targets_shown_exist() -> None:
     targets = set(re.findall(r"\$ make ([a-z-]+)", _TEXT))
-    made = set(re.findall(r"^([a-z-]+):", (_ROOT / "Makefile").read_text(), re.MULTILINE))
+    made = set(
+        re.findall(r"^([a-z-]+):", (_ROOT / "Makefile").read_text(), re.MULTILINE)
+    )
     assert {"quickstart", "test"} <= targets <= made
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from llmpq_jax.model.attention import attend
 from llmpq_jax.model.cache import LayerCache
-from llmpq_jax.model.modules import Linear, Norm, Weights
+from llmpq_jax.model.modules import Linear, Norm, Weights, plain
 from llmpq_jax.model.positions import Context, alibi_slopes, rotate
 from llmpq_jax.spec.architecture import Activation, Architecture
 
@@ -20,9 +20,11 @@ class Embedding(nnx.Module):
     def __init__(
         self, architecture: Architecture, weights: Weights, *, dtype: jnp.dtype
     ) -> None:
-        self.tokens = nnx.Param(weights["tokens"])
-        positions = weights.get("positions")
-        self.positions = None if positions is None else nnx.Param(positions)
+        self.tokens = nnx.Param(plain(weights, "tokens"))
+        has_positions = architecture.position == "learned"
+        self.positions = (
+            nnx.Param(plain(weights, "positions")) if has_positions else None
+        )
         self.position_offset = architecture.position_offset
         has_project_in = "project_in.weight" in weights
         self.project_in = Linear(weights, "project_in") if has_project_in else None
@@ -120,7 +122,7 @@ class Mlp(nnx.Module):
         self.gate = Linear(weights, "mlp.gate") if architecture.is_gated else None
         self.up = Linear(weights, "mlp.up")
         self.down = Linear(weights, "mlp.down", sum_over=tensor_axis)
-        self.activation = architecture.activation
+        self.activation: Activation = architecture.activation
 
     def __call__(self, hidden_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Returns the block's contribution."""

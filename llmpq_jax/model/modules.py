@@ -32,8 +32,7 @@ class Linear(nnx.Module):
                 products are summed over it before the bias is added once.
         """
         self.weight = nnx.Param(weights[f"{name}.weight"])
-        bias = weights.get(f"{name}.bias")
-        self.bias = None if bias is None else nnx.Param(bias)
+        self.bias = _bias(weights, name)
         self.sum_over = sum_over
 
     def __call__(self, hidden: Float[Array, "*rows C"]) -> Float[Array, "*rows F"]:
@@ -51,9 +50,8 @@ class Norm(nnx.Module):
     """Root-mean-square or layer norm over the last axis, in float32."""
 
     def __init__(self, weights: Weights, name: str, architecture: Architecture) -> None:
-        self.weight = nnx.Param(weights[f"{name}.weight"])
-        bias = weights.get(f"{name}.bias")
-        self.bias = None if bias is None else nnx.Param(bias)
+        self.weight = nnx.Param(plain(weights, f"{name}.weight"))
+        self.bias = _bias(weights, name)
         self.epsilon = architecture.norm_eps
         self.is_centred = architecture.norm == "layer"
 
@@ -70,6 +68,18 @@ class Norm(nnx.Module):
             bias = self.bias.get_value().astype(jnp.float32)
             normed = normed + along_last_axis(bias, normed)
         return normed.astype(hidden.dtype)
+
+
+def plain(weights: Weights, name: str) -> jax.Array:
+    """Returns a weight that is never quantised: a vector or a table."""
+    weight = weights[name]
+    assert not isinstance(weight, QArray), name
+    return weight
+
+
+def _bias(weights: Weights, name: str) -> nnx.Param[jax.Array] | None:
+    has_bias = f"{name}.bias" in weights
+    return nnx.Param(plain(weights, f"{name}.bias")) if has_bias else None
 
 
 def along_last_axis(vector_F: Array, like: Array) -> Array:

@@ -27,6 +27,7 @@ from llmpq_jax.spec.tensors import (
     layer_tensors,
 )
 from llmpq_jax.stage.build import DTYPES, build_head, build_layer
+from llmpq_jax.stage.devices import JaxDevice
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.module import StageModule
 from llmpq_jax.stage.placement import Placement
@@ -43,7 +44,7 @@ class StageBench:
     def __init__(
         self,
         architecture: Architecture,
-        device: jax.Device,
+        device: JaxDevice,
         *,
         activations: Activations,
         group_size: int,

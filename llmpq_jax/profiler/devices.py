@@ -8,12 +8,12 @@ import jax
 
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.spec.cluster import Cluster, Placed
-from llmpq_jax.stage.devices import PLACED_NAME, emulate_cpu_devices
+from llmpq_jax.stage.devices import PLACED_NAME, JaxDevice, emulate_cpu_devices
 
 
 def local_devices(
     cluster: Cluster, kinds: Collection[str] | None = None
-) -> dict[str, jax.Device]:
+) -> dict[str, JaxDevice]:
     """Finds the devices of some kinds, or of all, by their full names.
 
     Devices are looked up by platform and number alone, so that a cluster of several
@@ -43,7 +43,7 @@ def local_devices(
     return found
 
 
-def _find(placed: Placed) -> jax.Device | None:
+def _find(placed: Placed) -> JaxDevice | None:
     match = PLACED_NAME.fullmatch(placed.name)
     if match is None or match["platform"] != placed.device.platform:
         platform = placed.device.platform

@@ -14,6 +14,7 @@ from llmpq_jax.profiler.session import Session
 from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.measurements import LinkTime
 from llmpq_jax.stage.build import DTYPES
+from llmpq_jax.stage.devices import JaxDevice
 from llmpq_jax.stage.placement import Placement
 
 _NUM_SIZES = 4
@@ -34,14 +35,14 @@ class Transfer:
 
     source_kind: str
     target_kind: str
-    source: jax.Device
-    target: jax.Device
+    source: JaxDevice
+    target: JaxDevice
     shape: tuple[int, int, int]
     num_bytes: int
 
 
 def measure_links(
-    session: Session, cluster: Cluster, devices: Mapping[str, jax.Device]
+    session: Session, cluster: Cluster, devices: Mapping[str, JaxDevice]
 ) -> None:
     """Times the transfers that are still missing, as the engine makes them."""
     dtype = DTYPES[session.activations]
@@ -63,7 +64,7 @@ def measure_links(
 
 
 def missing_links(
-    session: Session, cluster: Cluster, devices: Mapping[str, jax.Device]
+    session: Session, cluster: Cluster, devices: Mapping[str, JaxDevice]
 ) -> list[Transfer]:
     """Returns the transfers that are still missing.
 
@@ -96,11 +97,11 @@ def missing_links(
 
 
 def _linked(
-    cluster: Cluster, devices: Mapping[str, jax.Device]
-) -> dict[tuple[str, str], tuple[jax.Device, jax.Device]]:
+    cluster: Cluster, devices: Mapping[str, JaxDevice]
+) -> dict[tuple[str, str], tuple[JaxDevice, JaxDevice]]:
     """Finds two devices for each ordered pair of kinds that share a node."""
     here = [placed for placed in cluster.placed if placed.name in devices]
-    pairs: dict[tuple[str, str], tuple[jax.Device, jax.Device]] = {}
+    pairs: dict[tuple[str, str], tuple[JaxDevice, JaxDevice]] = {}
     for source, target in permutations(here, 2):
         if source.node.name == target.node.name:
             kinds = (source.device.kind, target.device.kind)

@@ -28,6 +28,7 @@ from llmpq_jax.spec.fingerprint import layer_shape_fingerprint
 from llmpq_jax.spec.measurements import MeasuredKind, Measurements
 from llmpq_jax.spec.precision import ALL_BITS, Activations, Bits
 from llmpq_jax.spec.tensors import layer_tensors, tensors_bytes
+from llmpq_jax.stage.devices import JaxDevice
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -151,9 +152,9 @@ def num_stacked(
 
 
 def _first_of_kind(
-    cluster: Cluster, devices: Mapping[str, jax.Device]
-) -> dict[str, tuple[Device, jax.Device]]:
-    first: dict[str, tuple[Device, jax.Device]] = {}
+    cluster: Cluster, devices: Mapping[str, JaxDevice]
+) -> dict[str, tuple[Device, JaxDevice]]:
+    first: dict[str, tuple[Device, JaxDevice]] = {}
     for placed in cluster.placed:
         if placed.name in devices:
             pair = (placed.device, devices[placed.name])
@@ -161,7 +162,7 @@ def _first_of_kind(
     return first
 
 
-def _measured_kind(device: Device, jax_device: jax.Device) -> MeasuredKind:
+def _measured_kind(device: Device, jax_device: JaxDevice) -> MeasuredKind:
     return MeasuredKind(
         kind=device.kind,
         device=jax_device.device_kind,

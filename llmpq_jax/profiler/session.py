@@ -14,6 +14,7 @@ from llmpq_jax.profiler.stopwatch import Stopwatch, Timing
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.measurements import Phase
 from llmpq_jax.spec.precision import Activations, Bits
+from llmpq_jax.stage.devices import JaxDevice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -44,7 +45,7 @@ class Session:
 
     def bench(
         self,
-        device: jax.Device,
+        device: JaxDevice,
         *,
         num_layers: int = 0,
         bits: Bits = 16,

@@ -9,11 +9,10 @@ from math import ceil
 from statistics import median
 from threading import Barrier
 
-import jax
-
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.measurements import SharedCapacity
+from llmpq_jax.stage.devices import JaxDevice
 
 _ROUNDS = 5
 _ROUND_S = 0.03
@@ -21,7 +20,7 @@ _MOST_REPEATS = 50
 
 
 def measure_shared(
-    session: Session, cluster: Cluster, devices: Mapping[str, jax.Device]
+    session: Session, cluster: Cluster, devices: Mapping[str, JaxDevice]
 ) -> None:
     """Measures the capacities that are still missing.
 
@@ -43,13 +42,13 @@ def measure_shared(
 
 
 def missing_shared(
-    session: Session, cluster: Cluster, devices: Mapping[str, jax.Device]
-) -> dict[str, list[jax.Device]]:
+    session: Session, cluster: Cluster, devices: Mapping[str, JaxDevice]
+) -> dict[str, list[JaxDevice]]:
     """Returns by node the CPU devices that share a processor nobody has measured.
 
     A node whose cluster file says its capacity is believed and left out.
     """
-    sharing: dict[str, list[jax.Device]] = {}
+    sharing: dict[str, list[JaxDevice]] = {}
     for placed in cluster.placed:
         is_cpu = placed.device.platform == "cpu"
         if is_cpu and placed.name in devices and placed.node.shared_capacity is None:

@@ -18,19 +18,18 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Literal
 
-import jax
-
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.spec.measurements import EndTime, LayerTime, Phase
 from llmpq_jax.spec.precision import Bits, HeadBits
+from llmpq_jax.stage.devices import JaxDevice
 
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
 Part = Literal["embedding", "head"]
 _EMPTY = Shape(rows=1, num_tokens=1, num_slots=1)
 
 
-def measure_layers(session: Session, kind: str, device: jax.Device) -> None:
+def measure_layers(session: Session, kind: str, device: JaxDevice) -> None:
     """Times a layer at each precision, phase and shape that is still missing."""
     for bits in session.bits:
         missing = missing_layers(session, kind, bits)
@@ -58,7 +57,7 @@ def measure_layers(session: Session, kind: str, device: jax.Device) -> None:
             )
 
 
-def measure_ends(session: Session, kind: str, device: jax.Device) -> None:
+def measure_ends(session: Session, kind: str, device: JaxDevice) -> None:
     """Times the embedding, and the head at both precisions, where still missing."""
     missing = missing_ends(session, kind)
     if not missing:

@@ -33,6 +33,5 @@ def with_groups_cut(weight: QArray, width: int) -> QArray:
     if zero_point is not None:
         zero_point = jnp.repeat(zero_point, repeats, axis=0)
     return replace(
-        weight,
-        scale=jnp.repeat(weight.scale, repeats, axis=0), zero_point=zero_point
+        weight, scale=jnp.repeat(weight.scale, repeats, axis=0), zero_point=zero_point
     )

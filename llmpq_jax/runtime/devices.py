@@ -6,12 +6,12 @@ import jax
 
 from llmpq_jax.errors import StrategyError
 from llmpq_jax.spec.strategy import Strategy
-from llmpq_jax.stage.devices import PLACED_NAME, emulate_cpu_devices
+from llmpq_jax.stage.devices import PLACED_NAME, JaxDevice, emulate_cpu_devices
 
 __all__ = ["emulate_cpu_devices", "find_devices"]
 
 
-def find_devices(strategy: Strategy) -> list[tuple[jax.Device, ...]]:
+def find_devices(strategy: Strategy) -> list[tuple[JaxDevice, ...]]:
     """Returns each stage's devices, as JAX knows them.
 
     Raises:
@@ -26,7 +26,7 @@ def find_devices(strategy: Strategy) -> list[tuple[jax.Device, ...]]:
     return [tuple(_find(name) for name in stage.devices) for stage in strategy.stages]
 
 
-def _find(name: str) -> jax.Device:
+def _find(name: str) -> JaxDevice:
     match = PLACED_NAME.fullmatch(name)
     if match is None:
         msg = f"device {name!r}: expected node/platform:number, such as node0/cuda:0"

@@ -24,7 +24,10 @@ from llmpq_jax.stage.worker import StageWorker
 class Engine(Protocol):
     """What the driver needs of an engine."""
 
-    workers: Sequence[StageWorker]
+    @property
+    def workers(self) -> Sequence[StageWorker]:
+        """The stages, in pipeline order."""
+        ...
 
     def submit(self, message: Message) -> None:
         """Sends a micro-batch into the first stage."""

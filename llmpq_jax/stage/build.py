@@ -15,6 +15,7 @@ from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.precision import Activations
 from llmpq_jax.spec.strategy import PrecisionChoice, Stage
 from llmpq_jax.spec.tensors import head_tensors, shard_for
+from llmpq_jax.stage.devices import JaxDevice
 from llmpq_jax.stage.module import StageModule
 from llmpq_jax.stage.placement import TENSOR_AXIS, Placement
 from llmpq_jax.stage.program import StageProgram
@@ -34,7 +35,7 @@ def build_worker(
     precision: PrecisionChoice,
     *,
     number: int,
-    devices: tuple[jax.Device, ...],
+    devices: tuple[JaxDevice, ...],
     on_layer: Callable[[], None] = lambda: None,
 ) -> StageWorker:
     """Loads one stage of a strategy onto its devices, a layer at a time.

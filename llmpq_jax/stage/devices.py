@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any, TypeAlias
 
 import jax
+
+# jax.Device is a variable, which type checkers refuse in annotations.
+JaxDevice: TypeAlias = Any
 
 PLACED_NAME = re.compile(r"(?P<node>[^/]+)/(?P<platform>[a-z]+):(?P<index>[0-9]+)")
 

@@ -15,6 +15,7 @@ from llmpq_jax.quant.shard import with_groups_cut
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.precision import Bits
 from llmpq_jax.spec.tensors import TensorSpec, shard_for
+from llmpq_jax.stage.devices import JaxDevice
 
 TENSOR_AXIS = "tensor"
 
@@ -23,7 +24,7 @@ class Placement:
     """A stage's devices, and how weights, caches and activations lie on them."""
 
     def __init__(
-        self, devices: tuple[jax.Device, ...], *, group_size: int = 128
+        self, devices: tuple[JaxDevice, ...], *, group_size: int = 128
     ) -> None:
         """Takes the stage's devices; int4 groups hold at most `group_size` rows."""
         self.devices = devices

@@ -51,7 +51,7 @@ class StageProgram:
 
     def prefill(
         self,
-        inputs: jax.Array,
+        inputs: jax.Array | np.ndarray,
         caches: tuple[GroupCache, ...],
         first_row: int,
         length_B: np.ndarray,
@@ -80,7 +80,7 @@ class StageProgram:
 
     def decode(
         self,
-        inputs: jax.Array,
+        inputs: jax.Array | np.ndarray,
         cache: GroupCache,
         position_B: np.ndarray,
         sampling: SamplingRows,

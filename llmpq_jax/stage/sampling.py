@@ -25,10 +25,10 @@ class SamplingRows(NamedTuple):
         seed_B: Of the row's own random numbers.
     """
 
-    temperature_B: Float[Array, " B"]
-    top_k_B: Int[Array, " B"]
-    top_p_B: Float[Array, " B"]
-    seed_B: UInt32[Array, " B"]
+    temperature_B: Float[Array | np.ndarray, " B"]
+    top_k_B: Int[Array | np.ndarray, " B"]
+    top_p_B: Float[Array | np.ndarray, " B"]
+    seed_B: UInt32[Array | np.ndarray, " B"]
 
 
 def sampling_rows(
@@ -72,7 +72,8 @@ def perturbed_logits(
     scaled = logits_BV / temperature[:, None]
     is_cut = jnp.any((rows.top_k_B > 0) | (rows.top_p_B < 1))
     kept = jax.lax.cond(is_cut, lambda s: _cut_off(s, rows), lambda s: s, scaled)
-    noise = jax.vmap(_gumbel, (0, 0, None))(rows.seed_B, position_B, logits_BV.shape[1])
+    draw = jax.vmap(_gumbel, (0, 0, None))
+    noise = draw(jnp.asarray(rows.seed_B), position_B, logits_BV.shape[1])
     return kept + noise
 
 

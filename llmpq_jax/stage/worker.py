@@ -78,7 +78,10 @@ class StageWorker:
             return
         group = self._empty_group(decode_rows, num_slots)
         more = max(1, prefill_rows // decode_rows) - 1
-        caches = (group, *(self._empty_group(decode_rows, num_slots) for _ in range(more)))
+        caches = (
+            group,
+            *(self._empty_group(decode_rows, num_slots) for _ in range(more)),
+        )
         _, caches = self.program.prefill(
             self._blank_inputs(prefill_rows, num_tokens),
             caches,

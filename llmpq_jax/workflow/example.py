@@ -82,7 +82,7 @@ def four_cpu_devices(architecture: Architecture) -> Cluster:
             kind="cpu-emulated",
             platform="cpu",
             memory_bytes=-(
-                -round(share * architecture.num_layers * layer + rest) // MIB
+                -round(max(share * architecture.num_layers, 1) * layer + rest) // MIB
             )
             * MIB,
             use="always",

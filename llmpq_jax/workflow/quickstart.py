@@ -122,9 +122,7 @@ def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
 
 def _cluster_file(folder: Path, work_dir: Path, *, is_example: bool) -> Path:
     """Returns the file of the cluster; the committed one belongs to the example."""
-    say(
-        "0 devices    four emulated CPU devices, unequal in memory: too small for 16 bits"
-    )
+    say("0 devices    four emulated CPU devices whose memory is unequal and scarce")
     if is_example:
         for path in (CLUSTER, _CHECKOUT / CLUSTER):
             if path.is_file():

@@ -41,7 +41,7 @@ def test_quantised_product_agrees_with_float64(
     quantised = quantize(jnp.asarray(weight), bits=bits, group_size=group_size)
     expected = reference_product(hidden, quantised)
     found = np.asarray(multiply(jnp.asarray(hidden), quantised), np.float64)
-    bound = _tolerance(hidden, weight * 1.2, np.finfo(np.float32).eps)
+    bound = _tolerance(hidden, weight * 1.2, float(np.finfo(np.float32).eps))
     assert (np.abs(found - expected) <= bound).all()
 
 
@@ -70,7 +70,9 @@ def test_sixteen_bits_are_the_plain_product(
     narrow = jnp.asarray(weight, jnp.bfloat16)
     expected = hidden.astype(np.float64) @ np.asarray(narrow, np.float64)
     found = np.asarray(multiply(jnp.asarray(hidden), narrow), np.float64)
-    bound = _tolerance(hidden, np.asarray(narrow, np.float64), np.finfo(np.float32).eps)
+    bound = _tolerance(
+        hidden, np.asarray(narrow, np.float64), float(np.finfo(np.float32).eps)
+    )
     assert (np.abs(found - expected) <= bound).all()
 
 
@@ -81,7 +83,8 @@ def test_zero_point_and_permutation_are_served(bits: Literal[4, 8]) -> None:
     weight = generator.standard_normal((64, 6)).astype(np.float32)
     quantised = quantize(jnp.asarray(weight), bits=bits, group_size=32)
     shape = quantised.scale.shape
-    quantised = replace(quantised, 
+    quantised = replace(
+        quantised,
         zero_point=jnp.asarray(generator.integers(-3, 4, shape), jnp.int8),
         permutation=jnp.asarray(generator.permutation(64), jnp.int32),
     )

@@ -73,7 +73,7 @@ def test_any_cut_serves_the_tokens_of_one_device(
     head_bits: int,
 ) -> None:
     prefill, decode = micro_batch
-    bits = [bits for _, stage_bits in stages for bits in stage_bits]
+    bits: list[Bits] = [layer for _, stage in stages for layer in stage]
     alone = make_strategy(
         folder, [((0,), bits)], prefill=4, decode=4, head_bits=head_bits
     )

@@ -20,7 +20,13 @@ _MODEL = _EXAMPLES / "tiny-code-lm"
 @pytest.fixture(scope="module")
 def alone() -> Pipeline:
     strategy = make_strategy(
-        _MODEL, [((0,), [16] * 12)], batch=16, prompt_length=64, new_tokens=32, prefill=4, decode=4
+        _MODEL,
+        [((0,), [16] * 12)],
+        batch=16,
+        prompt_length=64,
+        new_tokens=32,
+        prefill=4,
+        decode=4,
     )
     return Pipeline.load(strategy)
 

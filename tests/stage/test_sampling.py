@@ -78,12 +78,18 @@ def test_a_row_draws_the_same_whoever_shares_its_batch(
     seed: int, order: list[int]
 ) -> None:
     logits = _logits(seed, 5)
-    settings: tuple[list, ...] = ([0.9, 0.0, 1.5, 0.7, 1.0], [0, 0, 4, 0, 2], [1.0, 1.0, 1.0, 0.8, 0.5])
+    settings: tuple[list, ...] = (
+        [0.9, 0.0, 1.5, 0.7, 1.0],
+        [0, 0, 4, 0, 2],
+        [1.0, 1.0, 1.0, 0.8, 0.5],
+    )
     seeds = [seed % 2**32 + index for index in range(5)]
     position = np.arange(5, dtype=np.int32)
 
     def draw(rows: list[int]) -> np.ndarray:
-        temperature, top_k, top_p = ([values[row] for row in rows] for values in settings)
+        temperature, top_k, top_p = (
+            [values[row] for row in rows] for values in settings
+        )
         packed = sampling_rows(temperature, top_k, top_p, [seeds[row] for row in rows])
         return np.asarray(
             choose_tokens(

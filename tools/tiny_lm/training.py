@@ -117,7 +117,9 @@ def train(
 
 def restore_params(recipe: Recipe, work_dir: Path) -> Params:
     """Reads the parameters that training last wrote."""
-    saved: Any = serialization.msgpack_restore((work_dir / "state.msgpack").read_bytes())
+    saved: Any = serialization.msgpack_restore(
+        (work_dir / "state.msgpack").read_bytes()
+    )
     empty = init_params(jax.random.key(recipe.seed))
     return serialization.from_state_dict(empty, saved["state"]["params"])
 

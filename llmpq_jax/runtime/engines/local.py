@@ -29,19 +29,24 @@ class LocalEngine:
 
     def __init__(self, workers: Sequence[StageWorker]) -> None:
         """Starts a thread per stage; `close` ends them."""
-        self.workers = tuple(workers)
+        self._workers = tuple(workers)
         self._inboxes: list[queue.SimpleQueue[tuple[Message, float] | None]] = [
-            queue.SimpleQueue() for _ in self.workers
+            queue.SimpleQueue() for _ in self._workers
         ]
         self._results: queue.SimpleQueue[Message | _Failure] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(
                 target=self._serve, args=(index,), name=f"stage-{index}", daemon=True
             )
-            for index in range(len(self.workers))
+            for index in range(len(self._workers))
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def workers(self) -> tuple[StageWorker, ...]:
+        """The stages, in pipeline order."""
+        return self._workers
 
     def submit(self, message: Message) -> None:
         """Sends a micro-batch into the first stage; returns at once."""
@@ -77,15 +82,15 @@ class LocalEngine:
         self.close()
 
     def _send(self, index: int, message: Message) -> None:
-        payload = self.workers[index].placement.put(message.payload)
+        payload = self._workers[index].placement.put(message.payload)
         message = replace(message, payload=payload)
         self._inboxes[index].put((message, time.perf_counter()))
 
     def _serve(self, index: int) -> None:
         while (item := self._inboxes[index].get()) is not None:
             try:
-                done = self.workers[index].process(*item)
-                if index + 1 < len(self.workers):
+                done = self._workers[index].process(*item)
+                if index + 1 < len(self._workers):
                     self._send(index + 1, done)
                 else:
                     self._results.put(done)
