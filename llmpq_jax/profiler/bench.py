@@ -32,7 +32,7 @@ from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.module import StageModule
 from llmpq_jax.stage.placement import Placement
 from llmpq_jax.stage.program import StageProgram
-from llmpq_jax.stage.sampling import SamplingRows, greedy_rows
+from llmpq_jax.stage.sampling import greedy_rows
 from llmpq_jax.stage.worker import StageWorker
 
 _DRAWN_ELEMENTS = 1 << 20
@@ -155,9 +155,11 @@ class StageBench:
         payload = self._payload(phase, shape)
         inputs = describe(payload.shape, payload.dtype)
         place_B = describe((shape.rows,), jnp.int32)
-        sampling: SamplingRows = jax.tree.map(
-            lambda leaf: describe(leaf.shape, leaf.dtype), greedy_rows(shape.rows)
-        )
+        sampling = None
+        if worker.program.has_head:
+            sampling = jax.tree.map(
+                lambda leaf: describe(leaf.shape, leaf.dtype), greedy_rows(shape.rows)
+            )
         cache = tuple(
             self._describe_cache(shape) for _ in range(worker.program.num_layers)
         )

@@ -18,12 +18,12 @@ from llmpq_jax.errors import RequestError, StrategyError
 from llmpq_jax.runtime.devices import emulate_cpu_devices, find_devices
 from llmpq_jax.runtime.driver import BatchDriver, BatchShape, allocate
 from llmpq_jax.runtime.engines.local import LocalEngine
+from llmpq_jax.runtime.limits import check_request
 from llmpq_jax.runtime.request import Completion, Request, Sampling
 from llmpq_jax.runtime.rows import Row
 from llmpq_jax.runtime.run_record import BatchRecord, summarize_batch
 from llmpq_jax.runtime.scoring import score_stepwise, score_whole
 from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.buckets import bucket_length
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.fingerprint import model_fingerprint
 from llmpq_jax.spec.strategy import Strategy
@@ -165,31 +165,10 @@ class Pipeline:
             RequestError: One of them does not fit; none has been served then.
         """
         for request in requests:
-            self.check(request)
+            check_request(request, self.strategy, self.architecture)
         size = self.strategy.workload.batch
         for start in range(0, len(requests), size):
             yield from self._serve_batch(requests[start : start + size], on_tokens)
-
-    def check(self, request: Request) -> None:
-        """Refuses a request that this strategy cannot serve.
-
-        Raises:
-            RequestError: Its prompt or its context is too long, or a token is none.
-        """
-        workload = self.strategy.workload
-        length = len(request.token_ids)
-        most_prompt = bucket_length(workload.prompt_length)
-        most_context = bucket_length(workload.context_length)
-        if length > most_prompt:
-            msg = f"the prompt has {length} tokens: expected at most {most_prompt}, which the strategy plans for; shorten it or solve with a larger --prompt-length"
-            raise RequestError(msg)
-        if length + request.max_new_tokens > most_context:
-            msg = f"the prompt has {length} tokens and {request.max_new_tokens} new ones are asked: expected at most {most_context} together, which the strategy plans for; ask fewer or solve with a larger --new-tokens"
-            raise RequestError(msg)
-        largest = max(request.token_ids)
-        if largest >= self.architecture.vocabulary_size or min(request.token_ids) < 0:
-            msg = f"token {largest} is outside the model's vocabulary of {self.architecture.vocabulary_size}"
-            raise RequestError(msg)
 
     def score(
         self, token_ids: np.ndarray | Sequence[Sequence[int]], *, stepwise: bool = False

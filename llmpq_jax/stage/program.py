@@ -65,18 +65,10 @@ class StageProgram:
             Hidden states, or from the last stage each row's next token [B] or all
             logits [B, T, V]; and the caches.
         """
-        put = self.placement.put
-        return self._run(
-            "prefill",
-            wanted,
-            (
-                put(inputs),
-                caches,
-                put(np.int32(first_row)),
-                put(length_B),
-                put(sampling),
-            ),
+        inputs, row, length_B, sampling = self._put(
+            inputs, np.int32(first_row), length_B, sampling
         )
+        return self._run("prefill", wanted, (inputs, caches, row, length_B, sampling))
 
     def decode(
         self,
@@ -93,10 +85,8 @@ class StageProgram:
             Hidden states, or from the last stage each row's next token [B] or logits
             [B, V]; and the cache.
         """
-        put = self.placement.put
-        return self._run(
-            "decode", wanted, (put(inputs), cache, put(position_B), put(sampling))
-        )
+        inputs, position_B, sampling = self._put(inputs, position_B, sampling)
+        return self._run("decode", wanted, (inputs, cache, position_B, sampling))
 
     def compile(self, phase: Phase, wanted: Wanted, arguments: tuple[Any, ...]) -> Any:
         """Compiles for arguments of these shapes, or finds the executable again.
@@ -115,6 +105,11 @@ class StageProgram:
             jitted = self._jitted(phase, wanted, arguments)
             self._executables[key] = jitted.lower(self._leaves, *arguments).compile()
         return self._executables[key]
+
+    def _put(self, *arguments: Any) -> Any:
+        """Brings arguments here in one go; only a stage with the head samples."""
+        *others, sampling = arguments
+        return self.placement.put((*others, sampling if self.has_head else None))
 
     def _run(self, phase: Phase, wanted: Wanted, arguments: tuple[Any, ...]) -> Any:
         return self.compile(phase, wanted, arguments)(self._leaves, *arguments)
@@ -159,7 +154,7 @@ def _prefill_body(
     caches: tuple[GroupCache, ...],
     first_row: jax.Array,
     length_B: jax.Array,
-    sampling: SamplingRows,
+    sampling: SamplingRows | None,
 ) -> tuple[jax.Array, tuple[GroupCache, ...]]:
     module = nnx.merge(graph, jax.tree.unflatten(tree, leaves))
     with jax.named_scope("prefill"):
@@ -169,6 +164,7 @@ def _prefill_body(
         if wanted == "logits":
             return module.head(hidden), caches
         logits = module.head(last_hidden(hidden, length_B))
+        assert sampling is not None
         return choose_tokens(logits, sampling, length_B), caches
 
 
@@ -180,7 +176,7 @@ def _decode_body(
     inputs: jax.Array,
     cache: GroupCache,
     position_B: jax.Array,
-    sampling: SamplingRows,
+    sampling: SamplingRows | None,
 ) -> tuple[jax.Array, GroupCache]:
     module = nnx.merge(graph, jax.tree.unflatten(tree, leaves))
     with jax.named_scope("decode"):
@@ -190,4 +186,5 @@ def _decode_body(
         logits = module.head(hidden[:, 0])
         if wanted == "logits":
             return logits, cache
+        assert sampling is not None
         return choose_tokens(logits, sampling, position_B + 1), cache

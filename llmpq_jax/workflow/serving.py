@@ -13,6 +13,7 @@ from llmpq_jax.errors import RequestError
 from llmpq_jax.report.console import progress_bar
 from llmpq_jax.report.timeline import write_timeline
 from llmpq_jax.report.trace import write_trace
+from llmpq_jax.runtime.limits import check_request
 from llmpq_jax.runtime.pipeline import Pipeline
 from llmpq_jax.runtime.request import Completion, Request
 from llmpq_jax.runtime.run_record import BatchRecord, write_run_record
@@ -120,24 +121,21 @@ def _checked_requests(
     architecture = read_architecture(folder)
     tokenizer = Tokenizer.load(folder)
     requests = []
-    # A pipeline without stages refuses what one with them refuses, and costs nothing.
-    with Pipeline(strategy, architecture, tokenizer, ()) as checker:
-        for prompt in prompts:
-            message = {"role": "user", "content": prompt.text}
-            try:
-                request = Request(
-                    token_ids=tokenizer.encode_chat([message])
-                    if is_chat
-                    else tokenizer.encode(prompt.text),
-                    max_new_tokens=prompt.max_new_tokens
-                    or strategy.workload.new_tokens,
-                    sampling=prompt.sampling,
-                    stop=prompt.stop,
-                    ignores_eos=ignores_eos,
-                )
-                checker.check(request)
-            except RequestError as reason:
-                msg = f"{prompt.where}: {reason}"
-                raise RequestError(msg) from reason
-            requests.append(request)
+    for prompt in prompts:
+        message = {"role": "user", "content": prompt.text}
+        try:
+            request = Request(
+                token_ids=tokenizer.encode_chat([message])
+                if is_chat
+                else tokenizer.encode(prompt.text),
+                max_new_tokens=prompt.max_new_tokens or strategy.workload.new_tokens,
+                sampling=prompt.sampling,
+                stop=prompt.stop,
+                ignores_eos=ignores_eos,
+            )
+            check_request(request, strategy, architecture)
+        except RequestError as reason:
+            msg = f"{prompt.where}: {reason}"
+            raise RequestError(msg) from reason
+        requests.append(request)
     return requests
