@@ -102,10 +102,13 @@ def _describe(
     )
     lowest = min(instance.bits[b] for b in columns)
     others = sum(lack > 0 for lack in lacks) - 1
-    more = f", and {others} more of its devices" if others > 0 else ""
+    more = ""
+    if others > 0:
+        more = f", and {others} other device{'s' if others > 1 else ''} too"
+    layers = f"{len(columns)} layer{'s' if len(columns) > 1 else ''}"
     return (
         f"{problem.placed[worst].name} is short by {format_bytes(lacks[worst])} even at "
-        f"{lowest} bits ({len(columns)} layers: {terms}; it may use "
+        f"{lowest} bits ({layers}: {terms}; it may use "
         f"{format_bytes(instance.allowed_bytes[worst])}){more}"
     )
 

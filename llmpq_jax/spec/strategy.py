@@ -146,7 +146,9 @@ class Quality:
 
     Attributes:
         omega: Σω over the layers.
-        budget: The Σω it was held under; absent where none was asked.
+        budget: The Σω it was held under: what was asked for, or by default that of a
+            model wholly at 8 bits, or the least that fits; absent where there was no
+            limit.
         method: Where ω comes from.
         note: What a person should know of it.
     """
