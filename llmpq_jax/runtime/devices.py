@@ -6,9 +6,7 @@ import jax
 
 from llmpq_jax.errors import StrategyError
 from llmpq_jax.spec.strategy import Strategy
-from llmpq_jax.stage.devices import PLACED_NAME, JaxDevice, emulate_cpu_devices
-
-__all__ = ["emulate_cpu_devices", "find_devices"]
+from llmpq_jax.stage.devices import PLACED_NAME, JaxDevice
 
 
 def find_devices(strategy: Strategy) -> list[tuple[JaxDevice, ...]]:

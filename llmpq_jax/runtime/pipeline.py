@@ -15,7 +15,7 @@ from llmpq_jax.checkpoint.check import check_checkpoint
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError, StrategyError
-from llmpq_jax.runtime.devices import emulate_cpu_devices, find_devices
+from llmpq_jax.runtime.devices import find_devices
 from llmpq_jax.runtime.driver import BatchDriver, BatchShape, allocate
 from llmpq_jax.runtime.engines.local import LocalEngine
 from llmpq_jax.runtime.limits import check_request
@@ -29,6 +29,7 @@ from llmpq_jax.spec.fingerprint import model_fingerprint
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.spec.strategy_file import read_strategy
 from llmpq_jax.stage.build import build_worker
+from llmpq_jax.stage.devices import emulate_cpu_devices
 from llmpq_jax.stage.worker import StageWorker
 from llmpq_jax.units import format_bytes
 
