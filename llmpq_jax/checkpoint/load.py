@@ -18,13 +18,14 @@ import numpy as np
 from llmpq_jax.checkpoint.check import check_tensor
 from llmpq_jax.checkpoint.names import CheckpointNames, Sources
 from llmpq_jax.checkpoint.reader import CheckpointReader
-from llmpq_jax.quant import QArray, quantize
+from llmpq_jax.kernels import Weight
+from llmpq_jax.quant import quantize
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.precision import Bits, HeadBits
 from llmpq_jax.spec.tensors import TensorSpec
 
-Place = Callable[[TensorSpec, np.ndarray, Bits], jax.Array | QArray]
-Weights = dict[str, jax.Array | QArray]
+Place = Callable[[TensorSpec, np.ndarray, Bits], Weight]
+Weights = dict[str, Weight]
 
 
 def load_layer(
@@ -118,7 +119,7 @@ def _read(
 
 def _place(
     tensor: TensorSpec, array: np.ndarray, bits: Bits, *, group_size: int
-) -> jax.Array | QArray:
+) -> Weight:
     if bits == 16:
         return jnp.asarray(array)
     if array.dtype == np.float64:

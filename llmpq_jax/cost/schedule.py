@@ -18,6 +18,7 @@ The devices of a node that shares capacity c do at most c devices' work at once,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,7 +71,12 @@ def pipeline_s(
         num_decode: Decode micro-batches m_d.
         new_tokens: New tokens n of each row.
         hosts: Stages that share a machine.
+
+    Infinite seconds, of a device that cannot do its part, make the batch's infinite.
     """
+    if math.inf in (*stages_prefill_s, *stages_decode_s):
+        # Times no further micro-batch it would be no number at all.
+        return PhaseSeconds(prefill_s=math.inf, decode_s=math.inf)
     resources = (*stages_prefill_s, *hops_prefill_s)
     prefill = sum(resources) + (num_prefill - 1) * max(resources)
     for host in hosts:

@@ -1,5 +1,17 @@
-"""The one product that hides a weight's precision."""
+"""The products that hide a weight's precision, and attention over a cache."""
 
-from llmpq_jax.kernels.product import multiply
+from llmpq_jax.kernels.layout import serving_layout
+from llmpq_jax.kernels.native import attend_to_cache, kernel_path, serves_attention
+from llmpq_jax.kernels.panels import PanelArray
+from llmpq_jax.kernels.product import Weight, multiply, multiply_together
 
-__all__ = ["multiply"]
+__all__ = [
+    "PanelArray",
+    "Weight",
+    "attend_to_cache",
+    "kernel_path",
+    "multiply",
+    "multiply_together",
+    "serves_attention",
+    "serving_layout",
+]

@@ -1,22 +1,32 @@
-"""hidden @ weight, whatever the weight's bits, in plain XLA.
+"""hidden @ weight, whatever the weight's bits and layout.
 
-A weight is converted from its integers straight to the type it is multiplied in: by
-way of a third type XLA would keep a whole stage's converted copies alive.
+A weight in panels goes to the native kernels. Everything else is plain XLA, where a
+weight is converted from its integers straight to the type it is multiplied in: by way
+of a third type XLA would keep a whole stage's converted copies alive.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from llmpq_jax.kernels.native import multiply_panels
+from llmpq_jax.kernels.panels import PanelArray
 from llmpq_jax.quant import QArray, dequantize, unpacked_values
+
+Weight: TypeAlias = jax.Array | QArray | PanelArray
 
 
 def multiply(
-    hidden: Float[Array, "*rows C"], weight: Float[Array, "C F"] | QArray
+    hidden: Float[Array, "*rows C"], weight: Float[Array, "C F"] | QArray | PanelArray
 ) -> Float[Array, "*rows F"]:
     """Returns the product in `hidden`'s type, accumulated in float32."""
+    if isinstance(weight, PanelArray):
+        return multiply_panels(hidden, [weight])[0]
     if not isinstance(weight, QArray):
         return _dot(hidden, weight.astype(hidden.dtype))
     if weight.permutation is not None:
@@ -25,6 +35,20 @@ def multiply(
         product = _dot32(hidden, unpacked_values(weight).astype(hidden.dtype))
         return (product * _row(weight.scale[0], product)).astype(hidden.dtype)
     return _dot(hidden, dequantize(weight).astype(hidden.dtype))
+
+
+def multiply_together(
+    hidden: Float[Array, "*rows C"], weights: Sequence[Weight]
+) -> tuple[Float[Array, "*rows _F"], ...]:
+    """Returns the products of the same hidden states with several weights.
+
+    Where the native kernels serve them all alike, they do so in one call.
+    """
+    panels = [weight for weight in weights if isinstance(weight, PanelArray)]
+    alike = {(panel.values.dtype, panel.num_groups) for panel in panels}
+    if len(panels) == len(weights) and len(alike) == 1:
+        return multiply_panels(hidden, panels)
+    return tuple(multiply(hidden, weight) for weight in weights)
 
 
 def _dot32(hidden: Array, weight: Array) -> Array:

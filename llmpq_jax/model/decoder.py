@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from llmpq_jax.model.attention import attend
+from llmpq_jax.model.attention import attend, attend_and_store
 from llmpq_jax.model.cache import LayerCache
-from llmpq_jax.model.modules import Linear, Norm, Weights, plain
+from llmpq_jax.model.modules import Linear, Norm, Weights, images, plain
 from llmpq_jax.model.positions import Context, alibi_slopes, rotate
 from llmpq_jax.spec.architecture import Activation, Architecture
 
@@ -86,31 +86,32 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], LayerCache]:
         """Attends; returns the new tokens' memory, or the cache that now holds it."""
         heads = (*hidden_BTD.shape[:2], -1, self.head_dim)
-        query = self.query(hidden_BTD).reshape(heads)
-        key = self.key(hidden_BTD).reshape(heads)
-        value = self.value(hidden_BTD).reshape(heads)
+        query, key, value = (
+            image.reshape(heads)
+            for image in images(hidden_BTD, (self.query, self.key, self.value))
+        )
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
+        query = rotate(query, context)
         memory = LayerCache(key=rotate(key, context), value=value)
-        if cache is not None:
-            memory = cache.with_tokens(memory, context.position_BT[:, 0])
-        mixed = attend(
-            rotate(query, context),
-            memory,
-            context.visible_BTS(self.window),
-            self._alibi(context, query.shape[2]),
-        )
+        slopes = self._slopes(query.shape[2])
+        if cache is None:
+            mixed = attend(query, memory, context, window=self.window, slopes_N=slopes)
+        else:
+            mixed, memory = attend_and_store(
+                query, memory, cache, context, window=self.window, slopes_N=slopes
+            )
         return self.output(mixed.reshape(*hidden_BTD.shape[:2], -1)), memory
 
-    def _alibi(self, context: Context, num_heads: int) -> Array | None:
+    def _slopes(self, num_heads: int) -> Array | None:
+        """Returns ALiBi's slopes for the heads that are here."""
         if not self.num_alibi_heads:
             return None
         slopes = jnp.asarray(alibi_slopes(self.num_alibi_heads))
-        if self.tensor_axis is not None:
-            first = jax.lax.axis_index(self.tensor_axis) * num_heads
-            slopes = jax.lax.dynamic_slice_in_dim(slopes, first, num_heads)
-        behind = context.slot_S[None, None, :] - context.position_BT[:, :, None]
-        return slopes[None, :, None, None] * behind[:, None].astype(jnp.float32)
+        if self.tensor_axis is None:
+            return slopes
+        first = jax.lax.axis_index(self.tensor_axis) * num_heads
+        return jax.lax.dynamic_slice_in_dim(slopes, first, num_heads)
 
 
 class Mlp(nnx.Module):
@@ -126,12 +127,10 @@ class Mlp(nnx.Module):
 
     def __call__(self, hidden_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Returns the block's contribution."""
-        inner = self.up(hidden_BTD)
-        if self.gate is not None:
-            inner = _activate(self.gate(hidden_BTD), self.activation) * inner
-        else:
-            inner = _activate(inner, self.activation)
-        return self.down(inner)
+        if self.gate is None:
+            return self.down(_activate(self.up(hidden_BTD), self.activation))
+        gate, inner = images(hidden_BTD, (self.gate, self.up))
+        return self.down(_activate(gate, self.activation) * inner)
 
 
 class DecoderLayer(nnx.Module):

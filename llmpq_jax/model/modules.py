@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import jax
@@ -10,11 +10,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from llmpq_jax.kernels import multiply
-from llmpq_jax.quant import QArray
+from llmpq_jax.kernels import Weight, multiply, multiply_together
 from llmpq_jax.spec.architecture import Architecture
 
-Weights: TypeAlias = Mapping[str, "jax.Array | QArray"]
+Weights: TypeAlias = Mapping[str, Weight]
 
 
 class Linear(nnx.Module):
@@ -37,13 +36,26 @@ class Linear(nnx.Module):
 
     def __call__(self, hidden: Float[Array, "*rows C"]) -> Float[Array, "*rows F"]:
         """Returns the image, in `hidden`'s type."""
-        product = multiply(hidden, self.weight.get_value())
+        return self.finished(multiply(hidden, self.weight.get_value()))
+
+    def finished(self, product: Float[Array, "*rows F"]) -> Float[Array, "*rows F"]:
+        """Returns the image, given hidden @ weight on this device."""
         if self.sum_over is not None:
             product = jax.lax.psum(product, self.sum_over)
         if self.bias is not None:
             bias = self.bias.get_value().astype(product.dtype)
             product = product + along_last_axis(bias, product)
         return product
+
+
+def images(
+    hidden: Float[Array, "*rows C"], maps: Sequence[Linear]
+) -> tuple[Float[Array, "*rows _F"], ...]:
+    """Returns what several linear maps make of the same hidden states."""
+    products = multiply_together(hidden, [each.weight.get_value() for each in maps])
+    return tuple(
+        each.finished(product) for each, product in zip(maps, products, strict=True)
+    )
 
 
 class Norm(nnx.Module):
@@ -73,7 +85,7 @@ class Norm(nnx.Module):
 def plain(weights: Weights, name: str) -> jax.Array:
     """Returns a weight that is never quantised: a vector or a table."""
     weight = weights[name]
-    assert not isinstance(weight, QArray), name
+    assert isinstance(weight, jax.Array), name
     return weight
 
 

@@ -18,14 +18,15 @@ class Context(NamedTuple):
     Attributes:
         position_BT: Position of each query token in its row.
         slot_S: Position of each key slot.
-        cosine_BTR: Of the rotation angles, R = half a head; absent without rope.
-        sine_BTR: Likewise.
+        cosine_BTH: Of the rotation angles, once for each half of a head; absent
+            without rope.
+        sine_BTH: Likewise, negative for the first half.
     """
 
     position_BT: Int[Array, "B T"]
     slot_S: Int[Array, " S"]
-    cosine_BTR: Float[Array, "B T R"] | None
-    sine_BTR: Float[Array, "B T R"] | None
+    cosine_BTH: Float[Array, "B T H"] | None
+    sine_BTH: Float[Array, "B T H"] | None
 
     def visible_BTS(self, window: int | None) -> Bool[Array, "B T S"]:
         """Says which key each query sees: its own and earlier ones, within a window."""
@@ -55,12 +56,15 @@ def _context(architecture: Architecture, position_BT: Array, num_slots: int) -> 
         rates = jnp.asarray(rotation_rates(architecture.rope, architecture.head_dim))
         # bfloat16 rounds position 257 to 256, so angles are taken in float32.
         angles = position_BT[:, :, None].astype(jnp.float32) * rates[None, None, :]
-        cosine, sine = jnp.cos(angles), jnp.sin(angles)
+        # Joined here, once: XLA keeps what was joined, but would take a bare cosine
+        # anew for every head of every layer.
+        cosine = jnp.concatenate([jnp.cos(angles)] * 2, axis=-1)
+        sine = jnp.concatenate([-jnp.sin(angles), jnp.sin(angles)], axis=-1)
     return Context(
         position_BT=position_BT,
         slot_S=jnp.arange(num_slots),
-        cosine_BTR=cosine,
-        sine_BTR=sine,
+        cosine_BTH=cosine,
+        sine_BTH=sine,
     )
 
 
@@ -86,15 +90,15 @@ def rotate(
     hidden_BTNH: Float[Array, "B T N H"], context: Context
 ) -> Float[Array, "B T N H"]:
     """Rotates each head's pairs (r, r + H/2) by its token's angles."""
-    if context.cosine_BTR is None or context.sine_BTR is None:
+    if context.cosine_BTH is None or context.sine_BTH is None:
         return hidden_BTNH
-    cosine = context.cosine_BTR[:, :, None, :]
-    sine = context.sine_BTR[:, :, None, :]
-    first, second = jnp.split(hidden_BTNH.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate(
-        [first * cosine - second * sine, second * cosine + first * sine], axis=-1
-    )
-    return rotated.astype(hidden_BTNH.dtype)
+    wide = hidden_BTNH.astype(jnp.float32)
+    # Halves are exchanged by a reversal: XLA would write a concatenation of them
+    # element by element.
+    halves = wide.reshape(*wide.shape[:-1], 2, -1)
+    exchanged = jnp.flip(halves, axis=-2).reshape(wide.shape)
+    cosine, sine = context.cosine_BTH[:, :, None], context.sine_BTH[:, :, None]
+    return (wide * cosine + exchanged * sine).astype(hidden_BTNH.dtype)
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:

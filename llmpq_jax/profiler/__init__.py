@@ -1,1 +1,5 @@
 """Measures what planning needs: layers, ends and links, on each kind of device."""
+
+from llmpq_jax.profiler.profile import profile
+
+__all__ = ["profile"]

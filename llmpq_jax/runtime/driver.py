@@ -1,14 +1,17 @@
-"""Drives one batch through the stages: prefill micro-batches, then decode groups.
+"""Drives requests through the stages: prefill micro-batches, then decode groups.
 
 A group is the rows of one decode micro-batch; it has a cache of its own on each stage.
 Decoding of a group begins as soon as its last prompt has left the pipeline, while later
-groups are still in prefill.
+groups are still in prefill. A row that ends makes room for a request that waits: its
+prompt is prefilled into the group's cache alone, and the group decodes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +20,8 @@ from llmpq_jax.runtime.rows import Row
 from llmpq_jax.spec.buckets import bucket_length
 from llmpq_jax.spec.workload import MicroBatch
 from llmpq_jax.stage.message import Message
-from llmpq_jax.stage.sampling import SamplingRows, sampling_rows
+from llmpq_jax.stage.program import STEPS_AT_ONCE
+from llmpq_jax.stage.sampling import SamplingRows, greedy_rows
 from llmpq_jax.stage.worker import StageWorker
 
 
@@ -60,21 +64,37 @@ class BatchShape:
     def of(
         cls,
         micro_batch: MicroBatch,
-        num_rows: int,
-        prompt_length: int,
-        context_length: int,
+        batch: int,
+        prompt_lengths: Sequence[int],
+        context_lengths: Sequence[int],
     ) -> BatchShape:
-        """Rounds a batch up to whole micro-batches and length buckets."""
+        """Rounds up to whole micro-batches and length buckets.
+
+        Args:
+            micro_batch: Of the plan.
+            batch: Rows served at a time, at least; fewer where there are fewer.
+            prompt_lengths: Tokens of each prompt, in order of arrival.
+            context_lengths: Tokens of each prompt and what may follow it.
+        """
+        num_rows = min(batch, len(prompt_lengths))
         decode_rows = micro_batch.decode
         together = max(1, micro_batch.prefill // decode_rows)
         groups = -(-num_rows // (decode_rows * together)) * together
+        num_first = groups * decode_rows
+        num_tokens = bucket_length(max(prompt_lengths[:num_first]))
+        longest = max(*context_lengths, *prompt_lengths)
         return cls(
             num_groups=groups,
             prefill_rows=micro_batch.prefill,
             decode_rows=decode_rows,
-            num_tokens=bucket_length(prompt_length),
-            num_slots=max(bucket_length(context_length), bucket_length(prompt_length)),
+            num_tokens=num_tokens,
+            num_slots=max(bucket_length(longest), num_tokens),
         )
+
+    @property
+    def num_prefills(self) -> int:
+        """Prefill micro-batches of the rows that are served first, at most."""
+        return -(-self.num_rows // self.prefill_rows)
 
     @property
     def num_rows(self) -> int:
@@ -92,132 +112,242 @@ def allocate(engine: Engine, shape: BatchShape) -> None:
         )
 
 
-class BatchDriver:
-    """Serves one batch of rows to their ends."""
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Group:
+    """Rows that decode together, place by place.
 
-    def __init__(
-        self,
-        engine: Engine,
-        shape: BatchShape,
-        rows: Sequence[Row],
-        on_tokens: Callable[[int], None] = lambda _: None,
-    ) -> None:
-        """Takes the rows of the batch; `on_tokens` hears of new tokens as they come."""
-        self._engine = engine
-        self._shape = shape
-        self._rows = rows
-        self._on_tokens = on_tokens
-        self._lengths = np.ones(shape.num_rows, np.int32)
-        self._lengths[: len(rows)] = [len(row.request.token_ids) for row in rows]
-        self._prompts = np.zeros((shape.num_rows, shape.num_tokens), np.int32)
-        for index, row in enumerate(rows):
-            self._prompts[index, : self._lengths[index]] = row.request.token_ids
-        self._sampling = self._pack_sampling()
-        self._first_tokens = np.zeros(shape.num_rows, np.int32)
+    Attributes:
+        rows: Who holds each place; None where nobody does.
+        length_B: Tokens of each row that the caches hold, its prompt at first.
+        token_B: The last token of each row, to be fed next.
+        sampling: Of each row.
+        prefills_left: Prefill micro-batches on their way.
+        num_steps: Decode steps sent so far.
+    """
 
-    def run(self) -> None:
-        """Serves until every row is finished; caches are there already (`allocate`)."""
-        prefills_left = [0] * self._shape.num_groups
-        in_flight = 0
-        for message in self._prefill_messages():
-            for group in message.groups:
-                prefills_left[group] += 1
-            self._engine.submit(message)
-            in_flight += 1
-        while in_flight:
-            result = self._engine.next_result()
-            in_flight -= 1
-            self._take_tokens(result)
-            for group in result.groups:
-                if result.phase == "prefill":
-                    prefills_left[group] -= 1
-                    if prefills_left[group]:
-                        continue
-                if self._is_finished(group):
-                    continue
-                self._engine.submit(self._decode_message(group, result))
-                in_flight += 1
+    rows: list[Row | None]
+    length_B: np.ndarray
+    token_B: np.ndarray
+    sampling: SamplingRows
+    prefills_left: int = 0
+    num_steps: int = 0
 
-    def _prefill_messages(self) -> list[Message]:
-        shape = self._shape
-        messages = []
-        for start in range(0, shape.num_rows, shape.prefill_rows):
-            if start >= len(self._rows):
-                break
-            rows = slice(start, start + shape.prefill_rows)
-            first_group = start // shape.decode_rows
-            num_groups = max(1, shape.prefill_rows // shape.decode_rows)
-            messages.append(
-                Message(
-                    phase="prefill",
-                    micro_batch=start // shape.prefill_rows,
-                    step=0,
-                    groups=tuple(range(first_group, first_group + num_groups)),
-                    first_row=start % shape.decode_rows,
-                    payload=self._prompts[rows],
-                    place_B=self._lengths[rows],
-                    sampling=_rows_of(self._sampling, rows),
-                )
+    @property
+    def active(self) -> list[Row]:
+        """Rows that want more tokens."""
+        return [row for row in self.rows if row is not None and not row.is_finished]
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Driver:
+    """Serves rows to their ends; caches are there already (`allocate`).
+
+    Attributes:
+        engine: Takes micro-batches.
+        shape: Of caches and micro-batches.
+        rows: To be served, in order of arrival.
+        on_tokens: Hears how many new tokens have come, as they come.
+        num_prefills: Prefill micro-batches sent so far.
+    """
+
+    engine: Engine
+    shape: BatchShape
+    rows: Sequence[Row]
+    on_tokens: Callable[[int], None] = lambda _: None
+    num_prefills: int = 0
+    _waiting: deque[Row] = field(default_factory=deque)
+    _groups: list[_Group] = field(default_factory=list)
+    _in_flight: int = 0
+
+    def run(self) -> Generator[Row, None, None]:
+        """Yields rows as they end.
+
+        Abandoned half-way, it waits for what is in flight, so that the stages may serve
+        others.
+        """
+        size = self.shape.decode_rows
+        self._waiting = deque(self.rows)
+        self._groups = [
+            _Group(
+                rows=[None] * size,
+                length_B=np.ones(size, np.int32),
+                token_B=np.zeros(size, np.int32),
+                sampling=greedy_rows(size),
             )
-        return messages
+            for _ in range(self.shape.num_groups)
+        ]
+        try:
+            self._fill()
+            while self._in_flight:
+                # One less either way: what a stage raised comes out of here too.
+                self._in_flight -= 1
+                yield from self._take(self.engine.next_result())
+        finally:
+            while self._in_flight:
+                self._in_flight -= 1
+                # What a stage raised has been raised already.
+                with suppress(BaseException):
+                    self.engine.next_result()
 
-    def _decode_message(self, group: int, previous: Message) -> Message:
-        rows = self._rows_of_group(group)
-        step = previous.step + 1
-        # After prefill the group's tokens may come from several micro-batches; from
-        # then on they go back to the first stage without a stop on the host.
-        is_first = previous.phase == "prefill"
-        position = self._lengths[rows] + step - 1
-        return Message(
-            phase="decode",
-            micro_batch=group,
-            step=step,
-            groups=(group,),
-            first_row=0,
-            payload=self._first_tokens[rows] if is_first else previous.payload,
-            place_B=np.minimum(position, self._shape.num_slots - 1).astype(np.int32),
-            sampling=_rows_of(self._sampling, rows),
+    def _fill(self) -> None:
+        """Sends the first prompts, in the plan's micro-batches."""
+        shape = self.shape
+        together = max(1, shape.prefill_rows // shape.decode_rows)
+        for start in range(0, shape.num_rows, shape.prefill_rows):
+            if not self._waiting:
+                break
+            first_group = start // shape.decode_rows
+            groups = tuple(range(first_group, first_group + together))
+            first_row = start % shape.decode_rows
+            places = [
+                (group, place)
+                for group in groups
+                for place in range(
+                    first_row, first_row + shape.prefill_rows // together
+                )
+            ]
+            self._prefill(groups, first_row, places, shape.num_tokens)
+
+    def _refill(self, number: int) -> None:
+        """Gives the free places of a group to requests that wait."""
+        for place, row in enumerate(self._groups[number].rows):
+            if self._waiting and (row is None or row.is_finished):
+                num_tokens = bucket_length(len(self._waiting[0].request.token_ids))
+                self._prefill((number,), place, [(number, place)], num_tokens)
+
+    def _prefill(
+        self,
+        groups: tuple[int, ...],
+        first_row: int,
+        places: Sequence[tuple[int, int]],
+        num_tokens: int,
+    ) -> None:
+        """Seats waiting requests and sends their prompts as one micro-batch."""
+        prompts = np.zeros((len(places), num_tokens), np.int32)
+        lengths = np.ones(len(places), np.int32)
+        for index, (number, place) in enumerate(places):
+            if not self._waiting:
+                break
+            row = self._waiting.popleft()
+            group = self._groups[number]
+            length = len(row.request.token_ids)
+            prompts[index, :length] = row.request.token_ids
+            lengths[index] = group.length_B[place] = length
+            group.rows[place] = row
+            _seat(group.sampling, place, row)
+        for number in groups:
+            self._groups[number].prefills_left += 1
+        micro_batch, self.num_prefills = self.num_prefills, self.num_prefills + 1
+        sampling = SamplingRows(
+            *(
+                np.array(
+                    [
+                        self._groups[number].sampling[axis][place]
+                        for number, place in places
+                    ]
+                )
+                for axis in range(len(SamplingRows._fields))
+            )
+        )
+        self._send(
+            Message(
+                phase="prefill",
+                micro_batch=micro_batch,
+                step=0,
+                groups=groups,
+                first_row=first_row,
+                payload=prompts,
+                place_B=lengths,
+                sampling=sampling,
+            )
         )
 
-    def _take_tokens(self, result: Message) -> None:
-        tokens = np.asarray(result.payload)
-        if result.phase == "prefill":
-            start = result.micro_batch * self._shape.prefill_rows
-            self._first_tokens[start : start + len(tokens)] = tokens
-        else:
-            start = result.groups[0] * self._shape.decode_rows
+    def _take(self, result: Message) -> Iterator[Row]:
+        """Gives tokens to their rows, and sends groups that are ready on."""
+        ended = list(self._take_tokens(result))
+        for number in result.groups:
+            group = self._groups[number]
+            if result.phase == "prefill":
+                group.prefills_left -= 1
+                if group.prefills_left:
+                    continue
+            if self._waiting:
+                self._refill(number)
+            if not group.prefills_left and group.active:
+                self._decode(number, result)
+        yield from ended
+
+    def _take_tokens(self, result: Message) -> Iterator[Row]:
+        steps = np.asarray(result.payload)[None]
+        if result.tokens is not None:
+            steps = np.asarray(result.tokens)[: result.num_steps]
         taken = 0
-        for row, token in zip(
-            self._rows[start : start + len(tokens)], tokens, strict=False
-        ):
-            if not row.is_finished:
+        for index, (group, place) in enumerate(self._places(result)):
+            row = group.rows[place]
+            group.token_B[place] = steps[-1, index]
+            if result.phase == "decode":
+                group.length_B[place] += len(steps)
+            if row is None or row.is_finished:
+                continue
+            for token in steps[:, index]:
                 row.add(int(token))
                 taken += 1
-        self._on_tokens(taken)
+                if row.is_finished:
+                    yield row
+                    break
+        self.on_tokens(taken)
 
-    def _is_finished(self, group: int) -> bool:
-        rows = self._rows[self._rows_of_group(group)]
-        return all(row.is_finished for row in rows)
+    def _places(self, message: Message) -> list[tuple[_Group, int]]:
+        """Returns whose each of a message's rows are."""
+        per_group = len(message.place_B) // len(message.groups)
+        return [
+            (self._groups[number], message.first_row + index)
+            for number in message.groups
+            for index in range(per_group)
+        ]
 
-    def _rows_of_group(self, group: int) -> slice:
-        start = group * self._shape.decode_rows
-        return slice(start, start + self._shape.decode_rows)
-
-    def _pack_sampling(self) -> SamplingRows:
-        choices = [row.request.sampling for row in self._rows]
-        padding = self._shape.num_rows - len(choices)
-        return sampling_rows(
-            [choice.temperature for choice in choices] + [0.0] * padding,
-            [choice.top_k for choice in choices] + [0] * padding,
-            [choice.top_p for choice in choices] + [1.0] * padding,
-            [choice.seed for choice in choices] + [0] * padding,
+    def _decode(self, number: int, previous: Message) -> None:
+        """Sends the next token, or the next few, of a group's rows."""
+        group = self._groups[number]
+        last_slot = self.shape.num_slots - 1
+        num_steps = self._num_steps(group)
+        # Tokens of a decode step go back to the first stage without a stop on the host.
+        is_after_decode = previous.phase == "decode"
+        self._send(
+            Message(
+                phase="decode",
+                micro_batch=number,
+                step=group.num_steps + 1,
+                groups=(number,),
+                first_row=0,
+                payload=previous.payload if is_after_decode else group.token_B.copy(),
+                # A row's last token sits right behind what the caches hold of it.
+                place_B=np.minimum(group.length_B, last_slot),
+                sampling=group.sampling,
+                num_steps=num_steps,
+            )
         )
+        group.num_steps += num_steps
+
+    def _num_steps(self, group: _Group) -> int:
+        """Returns how many steps go without a stop.
+
+        As many as the longest row still wants, or while others wait for a place, the
+        shortest.
+        """
+        if not self.engine.workers[0].program.takes_steps:
+            return 1
+        left = [row.num_left for row in group.active]
+        return min(STEPS_AT_ONCE, min(left) if self._waiting else max(left))
+
+    def _send(self, message: Message) -> None:
+        self.engine.submit(message)
+        self._in_flight += 1
 
 
-def _rows_of(sampling: SamplingRows, rows: slice) -> SamplingRows:
-    return SamplingRows(
-        temperature_B=sampling.temperature_B[rows],
-        top_k_B=sampling.top_k_B[rows],
-        top_p_B=sampling.top_p_B[rows],
-        seed_B=sampling.seed_B[rows],
-    )
+def _seat(sampling: SamplingRows, place: int, row: Row) -> None:
+    """Writes how a row is sampled into its place."""
+    choice = row.request.sampling
+    values = (choice.temperature, choice.top_k, choice.top_p, choice.seed)
+    for axis, value in zip(sampling, values, strict=True):
+        np.asarray(axis)[place] = value

@@ -16,7 +16,7 @@ from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError, StrategyError
 from llmpq_jax.runtime.devices import find_devices
-from llmpq_jax.runtime.driver import BatchDriver, BatchShape, allocate
+from llmpq_jax.runtime.driver import BatchShape, Driver, allocate
 from llmpq_jax.runtime.engines.local import LocalEngine
 from llmpq_jax.runtime.limits import check_request
 from llmpq_jax.runtime.request import Completion, Request, Sampling
@@ -24,6 +24,7 @@ from llmpq_jax.runtime.rows import Row
 from llmpq_jax.runtime.run_record import BatchRecord, summarize_batch
 from llmpq_jax.runtime.scoring import score_stepwise, score_whole
 from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.buckets import bucket_length
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.fingerprint import model_fingerprint
 from llmpq_jax.spec.strategy import Strategy
@@ -45,7 +46,7 @@ class Pipeline:
     Attributes:
         strategy: What is served.
         architecture: Of the model.
-        batches: A record of each batch served so far.
+        batches: A record of each run of requests served so far.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Pipeline:
         ignores_eos: bool = False,
         on_tokens: Callable[[int], None] = lambda _: None,
     ) -> list[Completion]:
-        """Continues prompts, in batches of the strategy's size.
+        """Continues prompts, as many at a time as the strategy's batch has rows.
 
         Args:
             prompts: Texts, or token ids.
@@ -160,16 +161,18 @@ class Pipeline:
         *,
         on_tokens: Callable[[int], None] = lambda _: None,
     ) -> Iterator[Completion]:
-        """Serves requests batch by batch and yields their completions in order.
+        """Serves requests and yields their completions in order.
+
+        As many are served at a time as the strategy's batch has rows; as one ends, the
+        next takes its place.
 
         Raises:
             RequestError: One of them does not fit; none has been served then.
         """
         for request in requests:
             check_request(request, self.strategy, self.architecture)
-        size = self.strategy.workload.batch
-        for start in range(0, len(requests), size):
-            yield from self._serve_batch(requests[start : start + size], on_tokens)
+        if requests:
+            yield from self._serve(requests, on_tokens)
 
     def score(
         self, token_ids: np.ndarray | Sequence[Sequence[int]], *, stepwise: bool = False
@@ -196,12 +199,16 @@ class Pipeline:
         return score(self._engine, self.strategy.micro_batch, tokens)
 
     def prepare(self, requests: Sequence[Request]) -> None:
-        """Compiles every stage for a batch of these requests, stages side by side.
+        """Compiles every stage for these requests, stages side by side.
 
         Serving does it too; done before, no compiling falls into what is timed.
         """
         shape = self._shape(requests)
         has_decode = any(request.max_new_tokens > 1 for request in requests)
+        later = {
+            bucket_length(len(request.token_ids))
+            for request in requests[shape.num_rows :]
+        }
 
         def prepare_one(worker: StageWorker) -> None:
             worker.prepare(
@@ -211,6 +218,14 @@ class Pipeline:
                 num_slots=shape.num_slots,
                 has_decode=has_decode,
             )
+            for num_tokens in sorted(later):
+                worker.prepare(
+                    prefill_rows=1,
+                    num_tokens=num_tokens,
+                    decode_rows=shape.decode_rows,
+                    num_slots=shape.num_slots,
+                    has_decode=False,
+                )
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(prepare_one, self._engine.workers))
@@ -231,18 +246,20 @@ class Pipeline:
         self.close()
 
     def _shape(self, requests: Sequence[Request]) -> BatchShape:
+        lengths = [len(request.token_ids) for request in requests]
         return BatchShape.of(
             self.strategy.micro_batch,
-            len(requests),
-            max(len(request.token_ids) for request in requests),
-            max(
-                len(request.token_ids) + request.max_new_tokens for request in requests
-            ),
+            self.strategy.workload.batch,
+            lengths,
+            [
+                length + request.max_new_tokens
+                for length, request in zip(lengths, requests, strict=True)
+            ],
         )
 
-    def _serve_batch(
+    def _serve(
         self, requests: Sequence[Request], on_tokens: Callable[[int], None]
-    ) -> list[Completion]:
+    ) -> Iterator[Completion]:
         shape = self._shape(requests)
         self._check_memory(shape)
         self.prepare(requests)
@@ -255,15 +272,30 @@ class Pipeline:
             Row(request, eos_ids=eos_ids, decoder=self.tokenizer.text_decoder())
             for request in requests
         ]
+        driver = Driver(
+            engine=self._engine, shape=shape, rows=rows, on_tokens=on_tokens
+        )
+        num_told = 0
         started_s = time.perf_counter()
-        BatchDriver(self._engine, shape, rows, on_tokens).run()
-        ended_s = time.perf_counter()
+        try:
+            for _ in driver.run():
+                while num_told < len(rows) and rows[num_told].is_finished:
+                    yield rows[num_told].completion()
+                    num_told += 1
+            self._record(driver, rows, started_s)
+        finally:
+            for worker in workers:
+                worker.free()
+
+    def _record(self, driver: Driver, rows: Sequence[Row], started_s: float) -> None:
+        workers = self._engine.workers
         self.batches.append(
             summarize_batch(
                 self.strategy,
                 [event for worker in workers for event in worker.events],
                 started_s=started_s,
-                ended_s=ended_s,
+                ended_s=time.perf_counter(),
+                num_first_prefills=driver.shape.num_prefills,
                 num_requests=len(rows),
                 num_new_tokens=sum(len(row.token_ids) for row in rows),
                 memory_bytes=[
@@ -272,9 +304,6 @@ class Pipeline:
                 ],
             )
         )
-        for worker in workers:
-            worker.free()
-        return [row.completion() for row in rows]
 
     def _check_memory(self, shape: BatchShape) -> None:
         """Refuses a plan, perhaps edited by hand, whose stages overfill their devices."""

@@ -32,6 +32,7 @@ class Row:
         self._eos_ids = () if request.ignores_eos else eos_ids
         self._decoder = decoder
         self._text = ""
+        self._num_decoded = 0
 
     @property
     def is_finished(self) -> bool:
@@ -46,15 +47,27 @@ class Row:
         if token_id in self._eos_ids:
             self._end("eos")
             return
-        self._text += self._decoder.add(token_id)
-        if self._cut_at_stop():
-            self.finish_reason = "stop"
-        elif len(self.token_ids) == self.request.max_new_tokens:
+        # Only stop texts need the text at once: what is not decoded here does not keep
+        # the stages waiting.
+        if self.request.stop:
+            self._decode_text()
+            if self._cut_at_stop():
+                self.finish_reason = "stop"
+                return
+        if not self.num_left:
             self._end("length")
+
+    @property
+    def num_left(self) -> int:
+        """New tokens it may still take."""
+        return self.request.max_new_tokens - len(self.token_ids)
 
     def completion(self) -> Completion:
         """Returns what became of it; to be called once it is finished."""
         assert self.finish_reason is not None
+        if not self.request.stop:
+            self._decode_text()
+            self._text += self._decoder.rest()
         return Completion(
             token_ids=tuple(self.token_ids),
             text=self._text,
@@ -63,8 +76,18 @@ class Row:
         )
 
     def _end(self, reason: FinishReason) -> None:
-        self._text += self._decoder.rest()
-        self.finish_reason = "stop" if self._cut_at_stop() else reason
+        self.finish_reason = reason
+        if self.request.stop:
+            self._text += self._decoder.rest()
+            if self._cut_at_stop():
+                self.finish_reason = "stop"
+
+    def _decode_text(self) -> None:
+        """Decodes the tokens that have not been; an end token has no text."""
+        for token_id in self.token_ids[self._num_decoded :]:
+            if token_id not in self._eos_ids:
+                self._text += self._decoder.add(token_id)
+        self._num_decoded = len(self.token_ids)
 
     def _cut_at_stop(self) -> bool:
         places = [

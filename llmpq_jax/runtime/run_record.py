@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from llmpq_jax.spec._toml import write_text
@@ -41,12 +40,13 @@ class StageTimes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchRecord:
-    """One batch.
+    """One run of requests.
 
     Attributes:
         num_requests: Served in it.
         num_new_tokens: Generated in it.
-        prefill_s: From its first prompt sent to every prompt's first token.
+        prefill_s: From its first prompt sent until every row of the batch has its first
+            token; prompts that take a place later count as decode.
         decode_s: From there to its last token.
         stages: Each stage's share.
         events: All of it, in order of time, from the start of the batch.
@@ -71,11 +71,12 @@ def summarize_batch(
     *,
     started_s: float,
     ended_s: float,
+    num_first_prefills: int,
     num_requests: int,
     num_new_tokens: int,
     memory_bytes: Sequence[int],
 ) -> BatchRecord:
-    """Adds the events of a batch up; `memory_bytes` has one figure per stage."""
+    """Adds the events of a run up; `memory_bytes` has one figure per stage."""
     shifted = sorted(
         (
             StageEvent(
@@ -83,6 +84,7 @@ def summarize_batch(
                 phase=event.phase,
                 micro_batch=event.micro_batch,
                 step=event.step,
+                num_steps=event.num_steps,
                 received_s=event.received_s - started_s,
                 started_s=event.started_s - started_s,
                 ended_s=event.ended_s - started_s,
@@ -92,7 +94,11 @@ def summarize_batch(
         key=lambda event: (event.started_s, event.stage),
     )
     total_s = ended_s - started_s
-    prefill_s = max(event.ended_s for event in shifted if event.phase == "prefill")
+    prefill_s = max(
+        event.ended_s
+        for event in shifted
+        if event.phase == "prefill" and event.micro_batch < num_first_prefills
+    )
     stages = tuple(
         _stage_times(
             number,
@@ -137,10 +143,10 @@ def _stage_times(
     memory_bytes: int,
 ) -> StageTimes:
     def mean_s(phase: str) -> float:
-        spans = [
-            event.ended_s - event.started_s for event in events if event.phase == phase
-        ]
-        return fmean(spans) if spans else 0.0
+        own = [event for event in events if event.phase == phase]
+        num_steps = sum(event.num_steps for event in own)
+        busy_s = sum(event.ended_s - event.started_s for event in own)
+        return busy_s / num_steps if num_steps else 0.0
 
     busy_s = sum(event.ended_s - event.started_s for event in events)
     return StageTimes(

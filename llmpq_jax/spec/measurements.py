@@ -10,6 +10,10 @@ from llmpq_jax.spec._record import record
 from llmpq_jax.spec.precision import Activations, Bits, HeadBits, KvBits
 
 Phase = Literal["prefill", "decode"]
+Count = Annotated[int, Field(ge=1)]
+ByteCount = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Spread = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @record
@@ -54,13 +58,13 @@ class LayerTime:
     kind: str
     phase: Phase
     bits: Bits
-    tensor: int = 1
+    tensor: Count = 1
     kv_bits: KvBits = 16
-    batch: int
-    length: int
-    seconds: float
-    spread: float
-    workspace_bytes: int
+    batch: Count
+    length: Count
+    seconds: Seconds
+    spread: Spread
+    workspace_bytes: ByteCount
 
 
 @record
@@ -80,10 +84,10 @@ class EndTime:
     kind: str
     part: Literal["embedding", "head"]
     bits: HeadBits = 16
-    rows: int
-    seconds: float
-    spread: float
-    workspace_bytes: int
+    rows: Count
+    seconds: Seconds
+    spread: Spread
+    workspace_bytes: ByteCount
 
 
 @record
@@ -100,9 +104,9 @@ class LinkTime:
 
     source_kind: str
     target_kind: str
-    num_bytes: int
-    seconds: float
-    spread: float
+    num_bytes: ByteCount
+    seconds: Seconds
+    spread: Spread
 
 
 @record
@@ -115,7 +119,7 @@ class SharedCapacity:
     """
 
     node: str
-    capacity: float
+    capacity: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @record

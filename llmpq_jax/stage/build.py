@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import jax
 import jax.numpy as jnp
 
 from llmpq_jax.checkpoint.load import load_embedding, load_head, load_layer
 from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.kernels import Weight
 from llmpq_jax.model import DecoderLayer, Embedding, Head
-from llmpq_jax.quant import QArray
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.precision import Activations
 from llmpq_jax.spec.strategy import PrecisionChoice, Stage
@@ -79,7 +78,7 @@ def build_worker(
 def build_layer(
     architecture: Architecture,
     layer: int,
-    weights: Mapping[str, jax.Array | QArray],
+    weights: Mapping[str, Weight],
     placement: Placement,
 ) -> DecoderLayer:
     """Makes a layer of weights that lie on a placement."""
@@ -89,7 +88,7 @@ def build_layer(
 
 def build_head(
     architecture: Architecture,
-    weights: Mapping[str, jax.Array | QArray],
+    weights: Mapping[str, Weight],
     placement: Placement,
 ) -> Head:
     """Makes a head of weights that lie on a placement."""

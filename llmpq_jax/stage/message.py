@@ -26,6 +26,10 @@ class Message:
         place_B: Lengths of the prompts in prefill, positions of the tokens in decode.
         sampling: How its rows are sampled.
         wanted: What the last stage returns.
+        num_steps: Decode steps to be taken in one go; more than one only where one
+            stage is the whole pipeline.
+        tokens: What came of those steps, [steps, B], the first `num_steps` of them
+            valid; absent otherwise.
     """
 
     phase: Phase
@@ -37,6 +41,8 @@ class Message:
     place_B: np.ndarray
     sampling: SamplingRows
     wanted: Wanted = "tokens"
+    num_steps: int = 1
+    tokens: jax.Array | np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +54,7 @@ class StageEvent:
         phase: Of the message.
         micro_batch: Of the message.
         step: Of the message.
+        num_steps: Of the message.
         received_s: When it was there, on the clock `time.perf_counter`.
         started_s: When its turn came.
         ended_s: When its result was ready.
@@ -57,6 +64,7 @@ class StageEvent:
     phase: Phase
     micro_batch: int
     step: int
+    num_steps: int = 1
     received_s: float
     started_s: float
     ended_s: float

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from llmpq_jax.kernels import PanelArray, Weight, serving_layout
 from llmpq_jax.model import LayerCache
-from llmpq_jax.quant import QArray, quantize
+from llmpq_jax.quant import quantize
 from llmpq_jax.quant.shard import with_groups_cut
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.precision import Bits
@@ -61,9 +62,7 @@ class Placement:
         """Describes an array that is whole on each device, to compile for."""
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self.replicated)
 
-    def place_weight(
-        self, tensor: TensorSpec, array: np.ndarray, bits: Bits
-    ) -> jax.Array | QArray:
+    def place_weight(self, tensor: TensorSpec, array: np.ndarray, bits: Bits) -> Weight:
         """Brings a weight here, quantised on its way if it is a matrix of few bits.
 
         The whole tensor is quantised before it is cut, so that the integers do not
@@ -77,8 +76,13 @@ class Placement:
         weight = quantize(on_device, bits=bits, group_size=self.group_size)
         if shard == "rows":
             weight = with_groups_cut(weight, self.width)
-        sharding = NamedSharding(self.mesh, _partition(shard, 2))
-        return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), weight)
+        num_cuts = self.width if shard == "columns" else 1
+        served = serving_layout(weight, platform=self.platform, num_cuts=num_cuts)
+        partition = _partition(shard, 2)
+        if isinstance(served, PanelArray):
+            partition = _panel_partition(shard)
+        sharding = NamedSharding(self.mesh, partition)
+        return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), served)
 
     def empty_cache(
         self,
@@ -103,4 +107,13 @@ def _partition(shard: str, num_axes: int) -> PartitionSpec:
         return PartitionSpec(*([None] * (num_axes - 1)), TENSOR_AXIS)
     if shard == "rows":
         return PartitionSpec(TENSOR_AXIS, *([None] * (num_axes - 1)))
+    return PartitionSpec()
+
+
+def _panel_partition(shard: str) -> PartitionSpec:
+    """Panels run along the features, the axis after them along the rows."""
+    if shard == "columns":
+        return PartitionSpec(TENSOR_AXIS, None, None)
+    if shard == "rows":
+        return PartitionSpec(None, TENSOR_AXIS, None)
     return PartitionSpec()

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
@@ -16,7 +17,13 @@ from llmpq_jax.stage.placement import CACHE_PARTITION, TENSOR_AXIS, Placement
 from llmpq_jax.stage.sampling import SamplingRows, choose_tokens
 
 Phase = Literal["prefill", "decode"]
+# "steps" is decode many times over, on a stage that is the whole model.
+Function = Literal["prefill", "decode", "steps"]
 Wanted = Literal["tokens", "logits"]
+
+# Steps that one call takes at most. Between calls the host sees the tokens, so rows that
+# have ended take part in as many steps in vain, less one.
+STEPS_AT_ONCE = 8
 
 # The default scheduler of XLA:CPU hoists every conversion of a stage's weights to its
 # start and so keeps a float32 copy of the whole stage alive.
@@ -88,21 +95,61 @@ class StageProgram:
         inputs, position_B, sampling = self._put(inputs, position_B, sampling)
         return self._run("decode", wanted, (inputs, cache, position_B, sampling))
 
-    def compile(self, phase: Phase, wanted: Wanted, arguments: tuple[Any, ...]) -> Any:
+    @property
+    def takes_steps(self) -> bool:
+        """Whether the stage is the whole model, and so can feed its tokens back."""
+        return self.has_embedding and self.has_head
+
+    def take_steps(
+        self,
+        inputs: jax.Array | np.ndarray,
+        cache: GroupCache,
+        position_B: np.ndarray,
+        sampling: SamplingRows,
+        *,
+        num_steps: int,
+    ) -> tuple[jax.Array, jax.Array, GroupCache]:
+        """Decodes several tokens of each row without a stop; the cache is consumed.
+
+        Args:
+            inputs: [B] tokens.
+            cache: Of the group.
+            position_B: Of the tokens given.
+            sampling: Of the rows.
+            num_steps: At most `STEPS_AT_ONCE`.
+
+        Returns:
+            Tokens [STEPS_AT_ONCE, B], the first `num_steps` of them valid; the last
+            ones [B]; and the cache.
+        """
+        steps = np.int32(num_steps)
+        inputs, position_B, steps, sampling = self._put(
+            inputs, position_B, steps, sampling
+        )
+        return self._run(
+            "steps", "tokens", (inputs, cache, position_B, steps, sampling)
+        )
+
+    def compile(
+        self, function: Function, wanted: Wanted, arguments: tuple[Any, ...]
+    ) -> Any:
         """Compiles for arguments of these shapes, or finds the executable again.
 
         Args:
-            phase: Which function.
+            function: Which one.
             wanted: What the last stage returns.
             arguments: On this stage's mesh, or described so (`describe`).
 
         Returns:
             The executable, called as `executable(leaves, *arguments)`.
         """
-        leaves, structure = jax.tree.flatten(arguments)
-        key = (phase, wanted, structure, tuple((x.shape, str(x.dtype)) for x in leaves))
+        inputs, caches = arguments[:2]
+        # All caches of a stage are alike.
+        blocks = jax.tree.leaves(caches)
+        shapes = (inputs.shape, len(blocks), blocks[0].shape if blocks else None)
+        key = (function, wanted, str(inputs.dtype), shapes)
         if key not in self._executables:
-            jitted = self._jitted(phase, wanted, arguments)
+            jitted = self._jitted(function, wanted, arguments)
             self._executables[key] = jitted.lower(self._leaves, *arguments).compile()
         return self._executables[key]
 
@@ -111,12 +158,16 @@ class StageProgram:
         *others, sampling = arguments
         return self.placement.put((*others, sampling if self.has_head else None))
 
-    def _run(self, phase: Phase, wanted: Wanted, arguments: tuple[Any, ...]) -> Any:
-        return self.compile(phase, wanted, arguments)(self._leaves, *arguments)
+    def _run(
+        self, function: Function, wanted: Wanted, arguments: tuple[Any, ...]
+    ) -> Any:
+        return self.compile(function, wanted, arguments)(self._leaves, *arguments)
 
-    def _jitted(self, phase: Phase, wanted: Wanted, arguments: tuple[Any, ...]) -> Any:
+    def _jitted(
+        self, function: Function, wanted: Wanted, arguments: tuple[Any, ...]
+    ) -> Any:
         body = partial(
-            _prefill_body if phase == "prefill" else _decode_body,
+            _BODIES[function],
             self._graph,
             self._tree,
             wanted,
@@ -135,7 +186,10 @@ class StageProgram:
                     caches,
                     *whole[2:],
                 ),
-                out_specs=(PartitionSpec(), caches),
+                out_specs=(
+                    *[PartitionSpec()] * (2 if function == "steps" else 1),
+                    caches,
+                ),
                 axis_names={TENSOR_AXIS},
                 check_vma=False,
             )
@@ -188,3 +242,36 @@ def _decode_body(
             return logits, cache
         assert sampling is not None
         return choose_tokens(logits, sampling, position_B + 1), cache
+
+
+def _steps_body(
+    graph: Any,
+    tree: Any,
+    wanted: Wanted,
+    leaves: list[jax.Array],
+    inputs: jax.Array,
+    cache: GroupCache,
+    position_B: jax.Array,
+    num_steps: jax.Array,
+    sampling: SamplingRows,
+) -> tuple[jax.Array, jax.Array, GroupCache]:
+    last_slot = cache[0].key.shape[1] - 1
+
+    def step(number: jax.Array, state: Any) -> Any:
+        tokens_TB, last_B, cache = state
+        # A row that has ended goes on in its last slot, which nobody reads.
+        position = jnp.minimum(position_B + number, last_slot)
+        next_B, cache = _decode_body(
+            graph, tree, wanted, leaves, last_B, cache, position, sampling
+        )
+        return tokens_TB.at[number].set(next_B), next_B, cache
+
+    tokens_TB = jnp.zeros((STEPS_AT_ONCE, inputs.shape[0]), jnp.int32)
+    return jax.lax.fori_loop(0, num_steps, step, (tokens_TB, inputs, cache))
+
+
+_BODIES: dict[Function, Callable[..., Any]] = {
+    "prefill": _prefill_body,
+    "decode": _decode_body,
+    "steps": _steps_body,
+}

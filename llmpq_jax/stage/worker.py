@@ -91,12 +91,21 @@ class StageWorker:
         )
         if has_decode:
             inputs = self._blank_inputs(decode_rows, 1)
-            last, _ = self.program.decode(
-                inputs[:, 0] if self.program.has_embedding else inputs,
-                caches[0],
+            position, sampling = (
                 np.ones(decode_rows, np.int32),
                 greedy_rows(decode_rows),
             )
+            if self.program.takes_steps:
+                last, *_ = self.program.take_steps(
+                    inputs[:, 0], caches[0], position, sampling, num_steps=1
+                )
+            else:
+                last, _ = self.program.decode(
+                    inputs[:, 0] if self.program.has_embedding else inputs,
+                    caches[0],
+                    position,
+                    sampling,
+                )
             last.block_until_ready()
         jax.block_until_ready(caches[1:])
         self._prepared.add(shape)
@@ -109,6 +118,7 @@ class StageWorker:
         """
         started_s = time.perf_counter()
         caches = tuple(self._caches.pop(group) for group in message.groups)
+        tokens = None
         if message.phase == "prefill":
             payload, caches = self.program.prefill(
                 message.payload,
@@ -118,6 +128,15 @@ class StageWorker:
                 message.sampling,
                 wanted=message.wanted,
             )
+        elif self.program.takes_steps and message.wanted == "tokens":
+            tokens, payload, cache = self.program.take_steps(
+                message.payload,
+                caches[0],
+                message.place_B,
+                message.sampling,
+                num_steps=message.num_steps,
+            )
+            caches = (cache,)
         else:
             payload, cache = self.program.decode(
                 message.payload,
@@ -135,12 +154,13 @@ class StageWorker:
                 phase=message.phase,
                 micro_batch=message.micro_batch,
                 step=message.step,
+                num_steps=message.num_steps,
                 received_s=received_s,
                 started_s=started_s,
                 ended_s=time.perf_counter(),
             )
         )
-        return replace(message, payload=payload)
+        return replace(message, payload=payload, tokens=tokens)
 
     def _blank_inputs(self, num_rows: int, num_tokens: int) -> np.ndarray:
         if self.program.has_embedding:

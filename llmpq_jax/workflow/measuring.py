@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from llmpq_jax.profiler import profile
 from llmpq_jax.profiler.grid import Grid
-from llmpq_jax.profiler.profile import profile
 from llmpq_jax.report.console import progress_bar
 from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.measurements import Measurements

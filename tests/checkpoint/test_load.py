@@ -19,6 +19,7 @@ from llmpq_jax.checkpoint.load import load_embedding, load_head, load_layer
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
 from llmpq_jax.errors import CheckpointError
+from llmpq_jax.kernels import Weight
 from llmpq_jax.quant import QArray, quantize
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.families import read_architecture
@@ -42,7 +43,7 @@ def _open(
     return CheckpointReader(folder), read_architecture(folder)
 
 
-def _array(weight: jax.Array | QArray) -> jax.Array:
+def _array(weight: Weight) -> jax.Array:
     assert isinstance(weight, jax.Array)
     return weight
 

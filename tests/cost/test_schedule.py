@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -106,3 +108,17 @@ def test_a_slower_stage_never_helps(pipeline, data):
     changed = pipeline | {"stages_decode_s": slower.tolist()}
     before, after = pipeline_s(**pipeline).decode_s, pipeline_s(**changed).decode_s
     assert after >= before * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("new_tokens", [1, 2, 5])
+def test_a_stage_that_cannot_do_its_part_makes_the_batch_infinite(new_tokens):
+    found = pipeline_s(
+        stages_prefill_s=[1.0, math.inf],
+        stages_decode_s=[1.0, math.inf],
+        hops_prefill_s=[0.0],
+        hops_decode_s=[0.0],
+        num_prefill=1,
+        num_decode=1,
+        new_tokens=new_tokens,
+    )
+    assert found.latency_s == math.inf

@@ -99,6 +99,7 @@ def batch(*, num_steps: int = 15) -> BatchRecord:
         plan,
         events,
         started_s=0.0,
+        num_first_prefills=4,
         ended_s=max(ready),
         num_requests=8,
         num_new_tokens=8 * (num_steps + 1),

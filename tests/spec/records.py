@@ -34,7 +34,7 @@ from llmpq_jax.spec.workload import MicroBatch, Workload
 
 texts = st.text(max_size=12)
 names = st.text(alphabet="abcdefghij0123456789-", min_size=1, max_size=8)
-seconds = st.floats(min_value=0, max_value=1e6)
+seconds = st.floats(min_value=1e-9, max_value=1e6)
 fractions = st.floats(min_value=0, max_value=1)
 sizes = st.integers(min_value=0, max_value=2**50)
 counts = st.integers(min_value=1, max_value=4096)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from llmpq_jax.errors import MeasurementError
@@ -43,6 +45,10 @@ def test_a_row_may_leave_out_what_is_usual():
         ({"kv_bits": 4}, "kv_bits: found 4, input should be 16"),
         ({"seconds": "1 ms"}, "seconds: found '1 ms', input should be a valid number"),
         ({"batch": 1.5}, "batch: found 1.5, input should be a valid integer"),
+        ({"batch": 0}, "batch: found 0, input should be greater than or equal to 1"),
+        ({"seconds": -1.0}, "seconds: found -1.0, input should be greater than 0"),
+        ({"seconds": math.nan}, "seconds: found .*, input should be a finite number"),
+        ({"workspace_bytes": -1}, "workspace_bytes: found -1, input should be greater"),
     ],
 )
 def test_a_wrong_row_is_refused(change, complaint):

@@ -1,0 +1,143 @@
+"""The native CPU kernels: found, registered with XLA, and called from traced code."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from llmpq_jax.kernels.panels import PanelArray
+
+_LIBRARY = "libllmpq_jax_kernels.so"
+_TARGETS = {"llmpq_jax_product": "LlmpqProduct", "llmpq_jax_attend": "LlmpqAttend"}
+_SLOTS_AT_ONCE = 32  # kSlotsAtOnce of native/kernels.h
+_HEADS_PADDED_TO = 16
+
+
+def kernel_path(platform: str) -> str:
+    """Returns which kernels serve a backend: "native-avx2", "native-portable", "xla"."""
+    served = _native_path() if platform == "cpu" else None
+    return "xla" if served is None else f"native-{served}"
+
+
+@cache
+def _native_path() -> str | None:
+    """Returns the native kernels' name for this processor, or None without a library.
+
+    The first call registers them with XLA.
+    """
+    path = _library_path()
+    if path is None:
+        return None
+    library = ctypes.CDLL(str(path))
+    for target, symbol in _TARGETS.items():
+        handler = jax.ffi.pycapsule(getattr(library, symbol))
+        jax.ffi.register_ffi_target(target, handler, platform="cpu")
+    library.LlmpqKernelPath.restype = ctypes.c_char_p
+    return library.LlmpqKernelPath().decode()
+
+
+def _library_path() -> Path | None:
+    beside = Path(__file__).with_name(_LIBRARY)
+    if beside.exists():
+        return beside
+    # An editable install keeps what was compiled apart from the sources.
+    try:
+        installed = files("llmpq-jax") or ()
+    except PackageNotFoundError:
+        return None
+    paths = [Path(str(file.locate())) for file in installed if file.name == _LIBRARY]
+    return next((path for path in paths if path.exists()), None)
+
+
+def multiply_panels(
+    hidden: Float[Array, "*rows C"], weights: Sequence[PanelArray]
+) -> tuple[Float[Array, "*rows _F"], ...]:
+    """Returns hidden @ weight for each weight, in `hidden`'s type, summed in float32.
+
+    The weights are of the same bits and groups; they share one packing of the rows.
+    """
+    _native_path()
+    *batch, num_contracted = hidden.shape
+    rows = hidden.reshape(-1, num_contracted)
+    served = rows.astype(jnp.float32) if hidden.dtype == jnp.float16 else rows
+    num_sums = 0 if weights[0].values.dtype == jnp.int8 else weights[0].num_groups
+    results = [
+        *(
+            jax.ShapeDtypeStruct((rows.shape[0], weight.num_features), served.dtype)
+            for weight in weights
+        ),
+        # Where the rows are packed: XLA's own memory, so that its account is complete.
+        jax.ShapeDtypeStruct(
+            (rows.shape[0] * (num_contracted + num_sums),), jnp.float32
+        ),
+    ]
+    operands = [leaf for weight in weights for leaf in (weight.values, weight.scale)]
+    *products, _ = jax.ffi.ffi_call("llmpq_jax_product", results)(served, *operands)
+    return tuple(
+        product.reshape(*batch, -1).astype(hidden.dtype) for product in products
+    )
+
+
+def serves_attention(dtype: jnp.dtype) -> bool:
+    """Says whether `attend_to_cache` is there on a CPU, for a cache of this type."""
+    is_served = dtype in (jnp.float32, jnp.bfloat16)
+    return is_served and _native_path() is not None
+
+
+def attend_to_cache(
+    query_BNH: Float[Array, "B N H"],
+    key_BKH: Float[Array, "B K H"],
+    value_BKH: Float[Array, "B K H"],
+    keys_BSKH: Float[Array, "B S K H"],
+    values_BSKH: Float[Array, "B S K H"],
+    position_B: Int[Array, " B"],
+    *,
+    window: int | None = None,
+    slopes_N: Float[Array, " N"] | None = None,
+) -> tuple[Float[Array, "B N H"], Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+    """Stores each row's new key and value at its position and attends to all before.
+
+    Args:
+        query_BNH: Query heads, rotated; head n reads key head n // (N / K).
+        key_BKH: The new key, rotated.
+        value_BKH: The new value.
+        keys_BSKH: The cache, updated in place where XLA may.
+        values_BSKH: Likewise.
+        position_B: Of the new token in each row.
+        window: How many tokens back, itself included; all if None.
+        slopes_N: Of ALiBi, for each head.
+
+    Returns:
+        The mix, and the caches with the new token in them.
+    """
+    _native_path()
+    num_rows, num_heads, head_dim = query_BNH.shape
+    num_kv_heads = key_BKH.shape[1]
+    shared = num_heads // num_kv_heads
+    padded = -(-shared // _HEADS_PADDED_TO) * _HEADS_PADDED_TO
+    scratch = 2 * shared * head_dim + (_SLOTS_AT_ONCE + 3) * padded
+    if slopes_N is None:
+        slopes_N = jnp.zeros((0,), jnp.float32)
+    call = jax.ffi.ffi_call(
+        "llmpq_jax_attend",
+        [
+            jax.ShapeDtypeStruct(query_BNH.shape, query_BNH.dtype),
+            jax.ShapeDtypeStruct(keys_BSKH.shape, keys_BSKH.dtype),
+            jax.ShapeDtypeStruct(values_BSKH.shape, values_BSKH.dtype),
+            jax.ShapeDtypeStruct((num_rows * num_kv_heads * scratch,), jnp.float32),
+        ],
+        input_output_aliases={3: 1, 4: 2},
+    )
+    mixed, keys, values, _ = call(
+        *(query_BNH, key_BKH, value_BKH, keys_BSKH, values_BSKH),
+        *(position_B.astype(jnp.int32), slopes_N),
+        window=0 if window is None else window,
+    )
+    return mixed, keys, values

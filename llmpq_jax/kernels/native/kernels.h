@@ -1,0 +1,95 @@
+// What each instruction set implements, and the layouts that all of them share.
+//
+// A weight [C, F] lies in panels of 16 features, so that one pass over a panel reads
+// memory in order and meets a whole vector of features at every contracted row:
+//
+//   int8   [F/16, C, 16]    int8
+//   int4   [F/16, C/8, 16]  uint32: eight consecutive rows of one feature, row i of them
+//                           in bits 4i to 4i+3; the first seven are stored as value + 8,
+//                           the last as two's complement, so that (word & 15 << 4i), read
+//                           as a signed number, is (value + 8)·16^i, or value·16^7
+//   scale  [F/16, G, 16]    float32
+//
+// Hidden states are packed by row blocks of at most kMaxRows: [C][rows of the block], in
+// float32. For int4, row i of eight is multiplied by 16^-i, which is exact, and the sums
+// that undo the + 8 are kept beside: [G][rows of the block].
+#pragma once
+
+#include <cstdint>
+
+namespace llmpq {
+
+constexpr int kPanel = 16;
+constexpr int kMaxRows = 6;
+constexpr int kRowsPerWord = 8;
+
+enum class WeightKind { kInt8, kInt4 };
+enum class Number { kFloat32, kBfloat16 };
+
+struct PackArgs {
+  const void* hidden;  // [num_rows, num_contracted] of `number`
+  Number number;
+  WeightKind kind;
+  int64_t num_rows;  // of this block
+  int64_t num_contracted;
+  int64_t num_groups;
+  float* packed;  // [num_contracted][num_rows]
+  float* sums;    // [num_groups][num_rows]; int4 only
+};
+
+struct TileArgs {
+  WeightKind kind;
+  int64_t num_rows;  // of this block
+  int64_t num_contracted;
+  int64_t num_groups;
+  const float* packed;
+  const float* sums;
+  const void* values;  // of this panel
+  const float* scale;  // [num_groups][kPanel]
+  void* out;           // first feature of this panel in the block's first row
+  Number number;       // of `out`
+  int64_t out_stride;  // elements from row to row
+  int64_t num_valid;   // features of this panel that exist
+  float* kept;         // the panel's weights as floats [num_contracted][kPanel], or null
+  bool is_kept;        // they are there; otherwise they are put there
+};
+
+struct AttendArgs {
+  const void* query;    // [num_kv_heads * num_shared, head_dim]
+  const void* new_key;  // [num_kv_heads, head_dim]
+  const void* new_value;
+  void* keys;  // first slot of this row's first head; the new one goes to `position`
+  void* values;
+  Number number;         // of all of the above and of `out`
+  const float* slopes;   // [num_kv_heads * num_shared] of ALiBi, or null
+  int64_t num_kv_heads;  // of this task
+  int64_t num_shared;    // query heads for each of them
+  int64_t head_dim;
+  int64_t slot_stride;  // elements from slot to slot
+  int64_t position;
+  int64_t first_slot;  // of the window
+  void* out;           // [num_kv_heads * num_shared, head_dim]
+  float* scratch;      // AttendScratch(num_kv_heads * num_shared, head_dim) floats
+};
+
+constexpr int64_t kSlotsAtOnce = 32;
+
+inline int64_t PaddedHeads(int64_t heads) { return (heads + 15) / 16 * 16; }
+
+inline int64_t AttendScratch(int64_t heads, int64_t head_dim) {
+  return 2 * heads * head_dim + (kSlotsAtOnce + 3) * PaddedHeads(heads);
+}
+
+struct Kernels {
+  const char* name;
+  void (*pack)(const PackArgs&);
+  void (*tile)(const TileArgs&);
+  void (*attend)(const AttendArgs&);
+};
+
+extern const Kernels kPortableKernels;
+#if defined(LLMPQ_HAS_AVX2)
+extern const Kernels kAvx2Kernels;
+#endif
+
+}  // namespace llmpq

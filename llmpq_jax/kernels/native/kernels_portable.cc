@@ -1,0 +1,10 @@
+#include "vector_portable.h"
+
+#define LLMPQ_ISA portable
+#include "attend.h"
+#include "tiles.h"
+
+namespace llmpq {
+const Kernels kPortableKernels = {"portable", portable::Pack, portable::Tile,
+                                  portable::Attend};
+}  // namespace llmpq

@@ -1,0 +1,101 @@
+"""Weights in the layout of the native kernels: panels of 16 features.
+
+A pass over a panel reads memory in order and meets a whole vector of features at every
+contracted row. What the integers mean is unchanged; `native/kernels.h` draws the layout.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from llmpq_jax.quant import QArray, unpacked_values
+
+PANEL = 16
+ROWS_PER_WORD = 8
+
+
+@struct.dataclass
+class PanelArray:
+    """A matrix [C, F] of few bits in panels, on a CPU.
+
+    Invariants:
+        * `values` is int8 [F/16, C, 16] at 8 bits, uint32 [F/16, C/8, 16] at 4: eight
+          consecutive rows of a feature to a word, row i in bits 4i to 4i + 3, the first
+          seven as value + 8, the last as two's complement.
+        * `scale` is float32 [F/16, G, 16].
+        * The last `num_padding` features are not there; they have values 0.
+
+    Attributes:
+        values: The integers.
+        scale: Their steps.
+        num_padding: Features that fill the last panel up.
+    """
+
+    values: jax.Array
+    scale: jax.Array
+    num_padding: int = struct.field(pytree_node=False, default=0)
+
+    @property
+    def num_features(self) -> int:
+        """F."""
+        return self.values.shape[0] * PANEL - self.num_padding
+
+    @property
+    def num_groups(self) -> int:
+        """G."""
+        return self.scale.shape[1]
+
+    @property
+    def num_contracted(self) -> int:
+        """C."""
+        rows = self.values.shape[1]
+        return rows if self.values.dtype == jnp.int8 else rows * ROWS_PER_WORD
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, scales included."""
+        return self.values.nbytes + self.scale.nbytes
+
+
+def fits_panels(weight: QArray, *, num_cuts: int = 1) -> bool:
+    """Says whether the native kernels can serve a weight.
+
+    Args:
+        weight: Quantised; where its rows are to be cut, its groups are cut already.
+        num_cuts: How many devices its features are cut over; each must then hold whole
+            panels.
+    """
+    if weight.zero_point is not None or weight.permutation is not None:
+        return False
+    if weight.bits == 4 and weight.group_size % ROWS_PER_WORD:
+        return False
+    return num_cuts == 1 or weight.num_features % (PANEL * num_cuts) == 0
+
+
+@jax.jit
+def _packed(weight: QArray) -> tuple[jax.Array, jax.Array]:
+    values = unpacked_values(weight).astype(jnp.int32)
+    num_contracted, num_features = values.shape
+    padding = -num_features % PANEL
+    values = jnp.pad(values, ((0, 0), (0, padding)))
+    scale = jnp.pad(weight.scale, ((0, 0), (0, padding)), constant_values=1.0)
+    scale = scale.reshape(weight.num_groups, -1, PANEL).swapaxes(0, 1)
+    if weight.bits == 8:
+        panels = values.astype(jnp.int8).reshape(num_contracted, -1, PANEL)
+        return panels.swapaxes(0, 1), scale
+    last = jnp.arange(ROWS_PER_WORD) == ROWS_PER_WORD - 1
+    words = values.reshape(-1, ROWS_PER_WORD, num_features + padding)
+    nibbles = jnp.where(last[None, :, None], words, words + 8).astype(jnp.uint32) & 15
+    shifts = 4 * jnp.arange(ROWS_PER_WORD, dtype=jnp.uint32)
+    packed = jnp.sum(nibbles << shifts[None, :, None], axis=1, dtype=jnp.uint32)
+    return packed.reshape(packed.shape[0], -1, PANEL).swapaxes(0, 1), scale
+
+
+def to_panels(weight: QArray) -> PanelArray:
+    """Brings a weight that `fits_panels` into panels, where it lies."""
+    values, scale = _packed(weight)
+    return PanelArray(
+        values=values, scale=scale, num_padding=-weight.num_features % PANEL
+    )

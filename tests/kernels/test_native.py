@@ -1,0 +1,128 @@
+"""The native kernels against float64, on every path this processor can run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmpq_jax.kernels import PanelArray, kernel_path, multiply_together, serving_layout
+from llmpq_jax.kernels.panels import PANEL, ROWS_PER_WORD
+from llmpq_jax.quant import quantize
+from llmpq_jax.quant.reference import reference_weight
+from tests.kernels.native_cases import check_attention, check_product
+
+pytestmark = pytest.mark.skipif(
+    kernel_path("cpu") == "xla", reason="there is no native library: no C++ compiler"
+)
+DTYPES = st.sampled_from(["float32", "bfloat16", "float16"])
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@given(
+    num_rows=st.integers(1, 40),
+    num_contracted=st.sampled_from([8, 24, 32, 64, 200, 512]),
+    features=st.lists(
+        st.integers(1, 40).map(lambda half: 2 * half), min_size=1, max_size=3
+    ),
+    bits=st.sampled_from([4, 8]),
+    dtype=DTYPES,
+    seed=SEEDS,
+)
+def test_products_agree_with_float64(**case):
+    check_product(**case)
+
+
+@given(
+    num_rows=st.integers(1, 5),
+    num_slots=st.integers(1, 200),
+    num_kv_heads=st.integers(1, 3),
+    shared=st.integers(1, 4),
+    head_dim=st.sampled_from([1, 4, 8, 20, 64, 80]),
+    window=st.none() | st.integers(1, 100),
+    has_slopes=st.booleans(),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+    seed=SEEDS,
+)
+def test_attention_agrees_with_float64(**case):
+    check_attention(**case)
+
+
+def test_the_portable_kernels_agree_too():
+    """In a process of its own: the choice of kernels is made once."""
+    code = """
+from tests.kernels.native_cases import check_attention, check_product
+from llmpq_jax.kernels import kernel_path
+assert kernel_path("cpu") == "native-portable"
+for bits in (4, 8):
+    for num_rows in (1, 2, 5, 7, 20):
+        check_product(num_rows=num_rows, num_contracted=64, features=[34, 16],
+                      bits=bits, dtype="float32", seed=num_rows)
+for window in (None, 50):
+    check_attention(num_rows=3, num_slots=150, num_kv_heads=2, shared=3, head_dim=20,
+                    window=window, has_slopes=True, dtype="bfloat16", seed=1)
+"""
+    environment = os.environ | {"LLMPQ_JAX_KERNELS": "portable", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_panels_hold_the_very_integers(bits):
+    weight = quantize(
+        jnp.asarray(np.random.default_rng(0).normal(size=(64, 40))), bits=bits
+    )
+    panels = serving_layout(weight, platform="cpu")
+    assert isinstance(panels, PanelArray)
+    assert (panels.num_contracted, panels.num_features) == (64, 40)
+    values = np.asarray(panels.values)
+    if bits == 4:
+        rows = [(values >> (4 * row)) & 15 for row in range(ROWS_PER_WORD)]
+        rows[:-1] = [row.astype(np.int64) - 8 for row in rows[:-1]]
+        last = rows[-1].astype(np.int64)
+        rows[-1] = np.where(last >= 8, last - 16, last)
+        values = np.stack(rows, axis=2).reshape(values.shape[0], -1, PANEL)
+    scale = np.repeat(np.asarray(panels.scale), 64 // panels.num_groups, axis=1)
+    found = (values * scale.astype(np.float64)).swapaxes(0, 1).reshape(64, -1)
+    assert (found[:, :40] == reference_weight(weight)).all()
+    assert (found[:, 40:] == 0).all()
+    assert panels.nbytes == weight.nbytes * 48 // 40
+
+
+def test_what_panels_cannot_hold_stays_as_it_is():
+    generator = np.random.default_rng(0)
+    weight = quantize(jnp.asarray(generator.normal(size=(64, 48))), bits=8)
+    assert serving_layout(weight, platform="cuda") is weight
+    assert serving_layout(weight, platform="cpu", num_cuts=2) is weight
+    assert isinstance(serving_layout(weight, platform="cpu", num_cuts=3), PanelArray)
+    shuffled = replace(weight, permutation=jnp.arange(64))
+    assert serving_layout(shuffled, platform="cpu") is shuffled
+    ragged = quantize(jnp.asarray(generator.normal(size=(20, 16))), bits=4)
+    assert ragged.group_size == 20
+    assert serving_layout(ragged, platform="cpu") is ragged
+
+
+def test_weights_of_unlike_kinds_are_multiplied_apart():
+    generator = np.random.default_rng(0)
+    hidden = jnp.asarray(generator.normal(size=(3, 64)).astype(np.float32))
+    plain = [
+        quantize(jnp.asarray(generator.normal(size=(64, 32))), bits=bits)
+        for bits in (8, 4)
+    ]
+    panels = [serving_layout(weight, platform="cpu") for weight in plain]
+    for found, weight in zip(multiply_together(hidden, panels), plain, strict=True):
+        expected = np.asarray(hidden, np.float64) @ reference_weight(weight)
+        assert np.asarray(found) == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_a_wrong_call_is_refused_and_nothing_is_read():
+    panels = serving_layout(quantize(jnp.ones((64, 32)), bits=8), platform="cpu")
+    with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match="do not match"):
+        jax.block_until_ready(multiply_together(jnp.ones((2, 63)), [panels]))

@@ -1,0 +1,47 @@
+"""The native kernels under address and undefined-behaviour sanitizers."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+import llmpq_jax
+
+COMPILER = shutil.which("g++") or shutil.which("clang++") or ""
+NATIVE = Path(llmpq_jax.__file__).parent / "kernels" / "native"
+FUZZ = Path(__file__).with_name("fuzz_kernels.cc")
+FLAGS = (
+    *("-std=c++17", "-O1", "-g", "-fsanitize=address,undefined"),
+    *("-fno-sanitize-recover=all", f"-I{NATIVE}"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not COMPILER, reason="there is no C++ compiler")
+def test_no_kernel_leaves_its_arrays(tmp_path):
+    has_avx2 = platform.machine() == "x86_64"
+    flags = (*FLAGS, "-DLLMPQ_HAS_AVX2") if has_avx2 else FLAGS
+    sources: dict[Path, tuple[str, ...]] = {
+        FUZZ: (),
+        NATIVE / "kernels_portable.cc": (),
+    }
+    if has_avx2:
+        sources[NATIVE / "kernels_avx2.cc"] = ("-mavx2", "-mfma")
+    objects = []
+    for source, own_flags in sources.items():
+        objects.append(tmp_path / f"{source.stem}.o")
+        command = [COMPILER, *flags, *own_flags, "-c", source, "-o", objects[-1]]
+        subprocess.run(command, check=True)
+    program = tmp_path / "fuzz_kernels"
+    subprocess.run([COMPILER, *flags, *objects, "-o", program], check=True)
+    count = 20 * settings().max_examples
+    run = subprocess.run(
+        [program, str(count), "20261123"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert f"portable: {count} products and mixes agree" in run.stdout

@@ -1,0 +1,1 @@
+"""What is timed: kernels, throughput, and both beside what people use today."""
