@@ -45,7 +45,7 @@ class StageProgram:
         self.num_layers = len(module.layers)
         self._graph, state = nnx.split(module)
         self._leaves, self._tree = jax.tree.flatten(state)
-        self._executables: dict[Any, Callable[..., Any]] = {}
+        self._executables: dict[Any, jax.stages.Compiled] = {}
 
     @property
     def weight_bytes(self) -> int:
@@ -259,10 +259,13 @@ def _steps_body(
 
     def step(number: jax.Array, state: Any) -> Any:
         tokens_TB, last_B, cache = state
+        # Bound to the step's number the weights cannot be converted before the loop,
+        # which would keep a float32 copy of all that is not float32.
+        held, number = jax.lax.optimization_barrier((leaves, number))
         # A row that has ended goes on in its last slot, which nobody reads.
         position = jnp.minimum(position_B + number, last_slot)
         next_B, cache = _decode_body(
-            graph, tree, wanted, leaves, last_B, cache, position, sampling
+            graph, tree, wanted, held, last_B, cache, position, sampling
         )
         return tokens_TB.at[number].set(next_B), next_B, cache
 

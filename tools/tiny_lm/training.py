@@ -41,7 +41,7 @@ class Recipe:
     long_tokens: int = 512
     long_from: float = 0.8
     library_share: float = 0.75
-    num_steps: int = 1500
+    num_steps: int = 1200
     warmup_steps: int = 60
     matrix_rate: float = 0.02
     other_rate: float = 4e-3
