@@ -11,6 +11,7 @@ from llmpq_jax.report.console import progress_bar
 from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.measurements import Measurements
 from llmpq_jax.spec.precision import Activations
+from llmpq_jax.workflow.kernels import tell_of_missing_kernels
 
 
 def measure(
@@ -38,6 +39,7 @@ def measure(
         MeasurementError: A kind of device is not here, or the file holds measurements
             of other circumstances.
     """
+    tell_of_missing_kernels(placed.name for placed in cluster.placed)
     with progress_bar("measuring", None, unit="rows") as advance:
         num_done = 0
 

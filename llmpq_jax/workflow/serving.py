@@ -19,6 +19,7 @@ from llmpq_jax.runtime.request import Completion, Request
 from llmpq_jax.runtime.run_record import BatchRecord, write_run_record
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.workflow.kernels import tell_of_missing_kernels
 from llmpq_jax.workflow.prompt_file import Prompt
 
 
@@ -58,6 +59,7 @@ def serve_prompts(
     requests = _checked_requests(
         strategy, prompts, is_chat=is_chat, ignores_eos=ignores_eos
     )
+    tell_of_missing_kernels(name for stage in strategy.stages for name in stage.devices)
     num_layers = strategy.model.num_layers
     with progress_bar("loading", num_layers, unit="layers") as advance:
         pipeline = Pipeline.load(strategy, on_layer=lambda: advance(1))
