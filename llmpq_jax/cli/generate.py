@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llmpq_jax.cli.group import command_as_typed
-from llmpq_jax.cli.options import FILE, POSITIVE, json_option
+from llmpq_jax.cli.options import FILE, OUT_FILE, POSITIVE, json_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     "custom_id, max_new_tokens, temperature, top_k, top_p, seed and stop.",
 )
 @click.option(
-    "--out", type=FILE, metavar="FILE", help="Results, a JSON line for each prompt."
+    "--out", type=OUT_FILE, metavar="FILE", help="Results, a JSON line for each prompt."
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file --out names.")
 @click.option(
@@ -86,13 +86,22 @@ if TYPE_CHECKING:
 )
 @click.option("--ignore-eos", is_flag=True, help="Go on whatever the model says.")
 @click.option(
-    "--record", type=FILE, metavar="FILE", help="What each stage did when, JSON lines."
+    "--record",
+    type=OUT_FILE,
+    metavar="FILE",
+    help="What each stage did when, JSON lines.",
 )
 @click.option(
-    "--trace", type=FILE, metavar="FILE", help="The same for Perfetto or Chrome, JSON."
+    "--trace",
+    type=OUT_FILE,
+    metavar="FILE",
+    help="The same for Perfetto or Chrome, JSON.",
 )
 @click.option(
-    "--timeline", type=FILE, metavar="FILE", help="The last batch as a picture, PNG."
+    "--timeline",
+    type=OUT_FILE,
+    metavar="FILE",
+    help="The last batch as a picture, PNG.",
 )
 @json_option
 def generate_command(

@@ -8,6 +8,8 @@ from typing import Literal
 import click
 
 FILE = click.Path(path_type=Path)
+# Written at the end of long work: what cannot be a file is refused before it.
+OUT_FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
 POSITIVE = click.IntRange(min=1)
 GROUP_SIZES: dict[int, Literal[32, 64, 128]] = {32: 32, 64: 64, 128: 128}
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from llmpq_jax.cli.options import (
-    FILE,
     GROUP_SIZES,
+    OUT_FILE,
     batch_option,
     cluster_option,
     model_option,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @cluster_option
 @click.option(
     "--out",
-    type=FILE,
+    type=OUT_FILE,
     required=True,
     metavar="FILE",
     help="Measurements, a row each as it is made; an interrupted run goes on there.",

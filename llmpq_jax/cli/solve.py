@@ -11,6 +11,7 @@ from llmpq_jax.cli.group import command_as_typed
 from llmpq_jax.cli.options import (
     FILE,
     GROUP_SIZES,
+    OUT_FILE,
     POSITIVE,
     cluster_option,
     json_option,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     help="Tokens generated for each prompt at most.",
 )
 @click.option(
-    "--out", type=FILE, required=True, metavar="FILE", help="The strategy, as TOML."
+    "--out", type=OUT_FILE, required=True, metavar="FILE", help="The strategy, as TOML."
 )
 @click.option(
     "--sensitivity",

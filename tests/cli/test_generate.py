@@ -204,6 +204,8 @@ def test_a_strategy_for_devices_that_are_not_here_is_refused(fails, model, tmp_p
         (["--prompt", "a", "--prompts", "b.txt"], "expected either --prompt"),
         (["--prompt", "a", "--timeline", "t.pdf"], "ends in .png or .svg"),
         (["--prompt", "a", "--max-new-tokens", "0"], "0 is not in the range x>=1"),
+        (["--prompt", "a", "--record", "."], "'--record': File '.' is a directory"),
+        (["--prompt", "a", "--out", "."], "'--out': File '.' is a directory"),
     ],
 )
 def test_options_that_contradict_are_wrong_use(run, strategy, words, message):
