@@ -20,7 +20,8 @@ class StageTimes:
     Attributes:
         stage: Its number.
         devices: Their full names.
-        prefill_s: Mean seconds of one prefill micro-batch; 0 if there was none.
+        prefill_s: Mean seconds of one prefill micro-batch of the plan; 0 if there was
+            none.
         decode_s: Mean seconds of one decode step of one group; 0 if there was none.
         busy_s: Seconds it worked.
         idle_s: Seconds of the batch it did not.
@@ -76,7 +77,19 @@ def summarize_batch(
     num_new_tokens: int,
     memory_bytes: Sequence[int],
 ) -> BatchRecord:
-    """Adds the events of a run up; `memory_bytes` has one figure per stage."""
+    """Adds the events of a run up.
+
+    Args:
+        strategy: That was run.
+        events: Of all stages.
+        started_s: Of the run, on the events' clock.
+        ended_s: Likewise.
+        num_first_prefills: Prefill micro-batches of the plan; what is numbered higher
+            gave a place that fell free to a request that waited.
+        num_requests: Served.
+        num_new_tokens: Generated.
+        memory_bytes: Held by each stage.
+    """
     shifted = sorted(
         (
             StageEvent(
@@ -94,16 +107,19 @@ def summarize_batch(
         key=lambda event: (event.started_s, event.stage),
     )
     total_s = ended_s - started_s
-    prefill_s = max(
-        event.ended_s
+    later = {
+        event
         for event in shifted
-        if event.phase == "prefill" and event.micro_batch < num_first_prefills
-    )
+        if event.phase == "prefill" and event.micro_batch >= num_first_prefills
+    }
+    planned = [event for event in shifted if event not in later]
+    prefill_s = max(event.ended_s for event in planned if event.phase == "prefill")
     stages = tuple(
         _stage_times(
             number,
             stage.devices,
             [event for event in shifted if event.stage == number],
+            [event for event in planned if event.stage == number],
             total_s,
             memory_bytes[number],
         )
@@ -139,11 +155,14 @@ def _stage_times(
     number: int,
     devices: tuple[str, ...],
     events: list[StageEvent],
+    planned: list[StageEvent],
     total_s: float,
     memory_bytes: int,
 ) -> StageTimes:
+    """Adds a stage's events up; means are over the planned ones."""
+
     def mean_s(phase: str) -> float:
-        own = [event for event in events if event.phase == phase]
+        own = [event for event in planned if event.phase == phase]
         num_steps = sum(event.num_steps for event in own)
         busy_s = sum(event.ended_s - event.started_s for event in own)
         return busy_s / num_steps if num_steps else 0.0

@@ -173,8 +173,8 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::AnyBuffer hidden, ffi::RemainingAr
       1, kPackedBytesAtOnce / (kMaxRows * contracted * static_cast<int64_t>(sizeof(float))));
   const int64_t num_row_tasks = CeilDiv(blocks.count, blocks_at_once);
   const int64_t num_threads = std::max<int64_t>(1, pool.num_threads());
-  const int64_t panels_at_once = std::max<int64_t>(
-      1, num_panels * num_row_tasks / (num_threads * kTasksPerThread * num_row_tasks));
+  const int64_t panels_at_once = std::clamp<int64_t>(
+      num_panels * num_row_tasks / (num_threads * kTasksPerThread), 1, num_panels);
   const int64_t num_panel_tasks = CeilDiv(num_panels, panels_at_once);
   ParallelFor(pool, num_row_tasks * num_panel_tasks, [&](int64_t task) {
     const int64_t first_block = task / num_panel_tasks * blocks_at_once;

@@ -1,0 +1,123 @@
+"""Requests of unequal lengths: places refilled at once, beside fixed batches.
+
+    python -m tools.benchmarks.unequal --batch 8 --requests 32
+
+Both ways serve the same requests under the same plan, in turns.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import cast
+
+import click
+import jax
+import numpy as np
+
+from llmpq_jax import __version__
+from llmpq_jax.kernels import kernel_path
+from llmpq_jax.runtime import Pipeline
+from llmpq_jax.runtime.request import Request
+from llmpq_jax.spec.precision import Bits
+from tools.benchmarks.models import CONFIGS, even_strategy, random_model
+
+
+@click.command()
+@click.option("--model", type=click.Choice(list(CONFIGS)), default="llama-250m")
+@click.option("--models", type=click.Path(path_type=Path), default=Path("build/models"))
+@click.option("--bits", type=click.Choice(["4", "8", "16"]), default="8")
+@click.option("--batch", type=int, default=8)
+@click.option("--stages", type=int, default=1)
+@click.option("--decode", type=int, default=None, help="Rows; by default the batch.")
+@click.option("--requests", "num_requests", type=int, default=32)
+@click.option("--prompt", type=int, default=64)
+@click.option("--least", type=int, default=16, help="New tokens of a request.")
+@click.option("--most", type=int, default=512, help="New tokens of a request.")
+@click.option("--repeats", type=int, default=2)
+def main(
+    model: str,
+    models: Path,
+    bits: str,
+    batch: int,
+    stages: int,
+    decode: int | None,
+    num_requests: int,
+    prompt: int,
+    least: int,
+    most: int,
+    repeats: int,
+) -> None:
+    """Times requests whose new tokens are drawn evenly between two lengths."""
+    strategy = even_strategy(
+        random_model(model, models),
+        bits=cast("Bits", int(bits)),
+        head_bits=8,
+        num_stages=stages,
+        batch=batch,
+        prefill=1,
+        decode=decode or batch,
+        prompt_length=prompt,
+        new_tokens=most,
+    )
+    generator = np.random.default_rng(0)
+    seconds: dict[str, list[float]] = {"refilled": [], "fixed": []}
+    with Pipeline.load(strategy) as pipeline:
+        vocabulary = pipeline.architecture.vocabulary_size
+        requests = [
+            Request(
+                token_ids=tuple(generator.integers(3, vocabulary, prompt).tolist()),
+                max_new_tokens=int(generator.integers(least, most + 1)),
+                ignores_eos=True,
+            )
+            for _ in range(num_requests)
+        ]
+        num_tokens = sum(request.max_new_tokens for request in requests)
+        batches = [
+            requests[start : start + batch] for start in range(0, num_requests, batch)
+        ]
+        for part in (requests, *batches):
+            pipeline.prepare(part)
+        for _ in range(repeats):
+            for way, parts in (("refilled", [requests]), ("fixed", batches)):
+                started_s = time.perf_counter()
+                for part in parts:
+                    list(pipeline.serve(part))
+                seconds[way].append(time.perf_counter() - started_s)
+    rates = {way: num_tokens / median(spans) for way, spans in seconds.items()}
+    ratios = [
+        fixed / refilled
+        for refilled, fixed in zip(seconds["refilled"], seconds["fixed"], strict=True)
+    ]
+    click.echo(
+        f"| {model} | {bits} | {batch} | {num_requests} × {least}–{most} "
+        f"| {rates['refilled']:.1f} | {rates['fixed']:.1f} | {median(ratios):.2f} |"
+    )
+    figures = {
+        "model": model,
+        "bits": int(bits),
+        "batch": batch,
+        "stages": stages,
+        "requests": num_requests,
+        "new_tokens": [least, most],
+        "refilled_tokens_per_s": rates["refilled"],
+        "fixed_tokens_per_s": rates["fixed"],
+        "ratios": ratios,
+        "kernels": kernel_path("cpu"),
+        "llmpq_jax": __version__,
+        "jax": jax.__version__,
+        "command": shlex.join(
+            ["python", "-m", "tools.benchmarks.unequal", *sys.argv[1:]]
+        ),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    click.echo(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
