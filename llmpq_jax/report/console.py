@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 # Of files and pipes, which have no width of their own.
-_WIDTH = 100
+_WIDTH = 120
 
 
 class Advance(Protocol):

@@ -61,7 +61,9 @@ def run_lines(strategy: Strategy, batches: Sequence[BatchRecord]) -> list[str]:
 def _quality_line(quality: Quality, int8_omega: float | None) -> str:
     line = f"quality      Σω = {quality.omega:.4g}"
     if int8_omega:
-        line += f", {quality.omega / int8_omega:.1%} of uniform int8's {int8_omega:.4g}"
+        ratio = quality.omega / int8_omega
+        share = f"{ratio:.1%} of" if ratio < 2 else f"{ratio:.3g} times"
+        line += f", {share} uniform int8's {int8_omega:.4g}"
     if quality.budget is not None:
         line += f", held at or below {quality.budget:.4g}"
     line += f" (by {quality.method})"

@@ -71,7 +71,7 @@ def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
     say(
         "2 solve      where to cut the model, bits for each layer, micro-batches: all at"
     )
-    say("             once, in a process of its own, losing no more quality than int8")
+    say("             once, losing no more quality than int8 where memory allows that")
     strategy_path = work_dir / "strategy.toml"
     _solve(folder, cluster, measurements, strategy_path)
     strategy = read_strategy(strategy_path)

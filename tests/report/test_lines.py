@@ -10,6 +10,8 @@ def test_a_plan_promises_time_quality_and_proof():
     time, quality, certificate = plan_lines(samples.strategy(), int8_omega=0.125)
     assert "prefill 20 ms + decode 80 ms = 100 ms, 1,280 tokens/s" in time
     assert "Σω = 0.1, 80.0% of uniform int8's 0.125" in quality
+    many = plan_lines(samples.strategy(), int8_omega=0.004)[1]
+    assert "Σω = 0.1, 25 times uniform int8's 0.004" in many
     assert "held at or below 0.12 (by weight-variance); a note" in quality
     assert "proven optimal over all cuts (HiGHS 1, 2 s)" in certificate
 

@@ -249,7 +249,11 @@ measurements = st.builds(
             spread=fractions,
         )
     ),
-    shared=_rows(st.builds(SharedCapacity, node=texts, capacity=fractions)),
+    shared=_rows(
+        st.builds(
+            SharedCapacity, node=texts, capacity=st.floats(min_value=1e-6, max_value=64)
+        )
+    ),
 )
 
 sensitivities = st.builds(
