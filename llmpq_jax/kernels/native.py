@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, files
@@ -12,16 +13,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from llmpq_jax.errors import LlmpqError
 from llmpq_jax.kernels.panels import PanelArray
 
 _LIBRARY = "libllmpq_jax_kernels.so"
+_WISH = "LLMPQ_JAX_KERNELS"  # read by native/library.cc
 _TARGETS = {"llmpq_jax_product": "LlmpqProduct", "llmpq_jax_attend": "LlmpqAttend"}
 _SLOTS_AT_ONCE = 32  # kSlotsAtOnce of native/kernels.h
 _HEADS_PADDED_TO = 16
 
 
 def kernel_path(platform: str) -> str:
-    """Returns which kernels serve a backend: "native-avx2", "native-portable", "xla"."""
+    """Returns which kernels serve a backend.
+
+    Returns:
+        "native-avx512", "native-avx2", "native-portable" or "xla".
+
+    Raises:
+        LlmpqError: The environment asks for kernels that this processor cannot run.
+    """
     served = _native_path() if platform == "cpu" else None
     return "xla" if served is None else f"native-{served}"
 
@@ -36,11 +46,15 @@ def _native_path() -> str | None:
     if path is None:
         return None
     library = ctypes.CDLL(str(path))
+    library.LlmpqKernelPath.restype = ctypes.c_char_p
+    served = library.LlmpqKernelPath()
+    if served is None:
+        msg = f"environment: {_WISH}={os.environ.get(_WISH, '')} names kernels that are not here: expected avx512, avx2 or portable, as far as the processor has them; unset it for the fastest"
+        raise LlmpqError(msg)
     for target, symbol in _TARGETS.items():
         handler = jax.ffi.pycapsule(getattr(library, symbol))
         jax.ffi.register_ffi_target(target, handler, platform="cpu")
-    library.LlmpqKernelPath.restype = ctypes.c_char_p
-    return library.LlmpqKernelPath().decode()
+    return served.decode()
 
 
 def _library_path() -> Path | None:

@@ -55,7 +55,7 @@ float Widen(uint16_t value) {
 
 void FuzzProduct(const Kernels& kernels) {
   const bool is_int8 = Draw(0, 1), is_narrow = Draw(0, 1);
-  const int64_t rows = Draw(1, llmpq::kMaxRows);
+  const int64_t rows = Draw(1, kernels.max_rows);
   const int64_t groups = is_int8 ? 1 : Draw(1, 4);
   const int64_t contracted =
       is_int8 ? Draw(1, 70) : groups * Draw(1, 6) * kRowsPerWord;
@@ -178,11 +178,17 @@ int main(int argc, char** argv) {
   generator.seed(static_cast<unsigned>(std::atoll(argv[2])));
   const int count = std::atoi(argv[1]);
   Fuzz(llmpq::kPortableKernels, count);
-#if defined(LLMPQ_HAS_AVX2)
+#if defined(LLMPQ_FOR_X86)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     Fuzz(llmpq::kAvx2Kernels, count);
   } else {
     std::printf("avx2: skipped, this processor has none\n");
+  }
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+    Fuzz(llmpq::kAvx512Kernels, count);
+  } else {
+    std::printf("avx512: skipped, this processor has none\n");
   }
 #endif
 }

@@ -56,22 +56,45 @@ def test_attention_agrees_with_float64(**case):
     check_attention(**case)
 
 
-def test_the_portable_kernels_agree_too():
+@pytest.mark.parametrize("path", ["portable", "avx2", "avx512", "avx512bf16"])
+def test_every_path_agrees(path):
     """In a process of its own: the choice of kernels is made once."""
-    code = """
+    code = f"""
 from tests.kernels.native_cases import check_attention, check_product
 from llmpq_jax.kernels import kernel_path
-assert kernel_path("cpu") == "native-portable"
+assert kernel_path("cpu") == "native-{path}"
 for bits in (4, 8):
-    for num_rows in (1, 2, 5, 7, 20):
-        check_product(num_rows=num_rows, num_contracted=64, features=[34, 16],
-                      bits=bits, dtype="float32", seed=num_rows)
+    for num_rows in (1, 2, 5, 7, 20, 33):
+        for dtype in ("float32", "bfloat16"):
+            check_product(num_rows=num_rows, num_contracted=64, features=[34, 16],
+                          bits=bits, dtype=dtype, seed=num_rows)
 for window in (None, 50):
     check_attention(num_rows=3, num_slots=150, num_kv_heads=2, shared=3, head_dim=20,
                     window=window, has_slopes=True, dtype="bfloat16", seed=1)
 """
-    environment = os.environ | {"LLMPQ_JAX_KERNELS": "portable", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    run = _run_with(code, path)
+    if path != "portable" and "names kernels that are not here" in run.stderr:
+        pytest.skip(f"this processor has no {path}")
+    assert run.returncode == 0, run.stderr
+
+
+def test_kernels_that_nobody_wrote_are_refused():
+    run = _run_with("from llmpq_jax.cli import main; main()", "sse9", *_EXAMPLE)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith(
+        "error: environment: LLMPQ_JAX_KERNELS=sse9 names kernels that are not here"
+    )
+
+
+_EXAMPLE = ("generate", "--strategy", "strategies/tiny-two-cpu/strategy.toml", "--prompt=a")
+
+
+def _run_with(code: str, path: str, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"LLMPQ_JAX_KERNELS": path, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment
+    )
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -24,14 +24,17 @@ FLAGS = (
 @pytest.mark.slow
 @pytest.mark.skipif(not COMPILER, reason="there is no C++ compiler")
 def test_no_kernel_leaves_its_arrays(tmp_path):
-    has_avx2 = platform.machine() == "x86_64"
-    flags = (*FLAGS, "-DLLMPQ_HAS_AVX2") if has_avx2 else FLAGS
+    is_x86 = platform.machine() == "x86_64"
+    flags = (*FLAGS, "-DLLMPQ_FOR_X86") if is_x86 else FLAGS
     sources: dict[Path, tuple[str, ...]] = {
         FUZZ: (),
         NATIVE / "kernels_portable.cc": (),
     }
-    if has_avx2:
+    if is_x86:
         sources[NATIVE / "kernels_avx2.cc"] = ("-mavx2", "-mfma")
+        sources[NATIVE / "kernels_avx512.cc"] = (
+            *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"),
+        )
     objects = []
     for source, own_flags in sources.items():
         objects.append(tmp_path / f"{source.stem}.o")

@@ -10,8 +10,8 @@
 //                           as a signed number, is (value + 8)·16^i, or value·16^7
 //   scale  [F/16, G, 16]    float32
 //
-// Hidden states are packed by row blocks of at most kMaxRows: [C][rows of the block], in
-// float32. For int4, row i of eight is multiplied by 16^-i, which is exact, and the sums
+// Hidden states are packed by row blocks: [C][rows of the block], in float32; how many
+// rows a block may have is the instruction set's choice. For int4, row i of eight is multiplied by 16^-i, which is exact, and the sums
 // that undo the + 8 are kept beside: [G][rows of the block].
 #pragma once
 
@@ -20,7 +20,6 @@
 namespace llmpq {
 
 constexpr int kPanel = 16;
-constexpr int kMaxRows = 6;
 constexpr int kRowsPerWord = 8;
 
 enum class WeightKind { kInt8, kInt4 };
@@ -82,14 +81,17 @@ inline int64_t AttendScratch(int64_t heads, int64_t head_dim) {
 
 struct Kernels {
   const char* name;
+  int64_t max_rows;  // of a block
   void (*pack)(const PackArgs&);
   void (*tile)(const TileArgs&);
   void (*attend)(const AttendArgs&);
 };
 
 extern const Kernels kPortableKernels;
-#if defined(LLMPQ_HAS_AVX2)
+#if defined(LLMPQ_FOR_X86)
 extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512Bf16Kernels;
 #endif
 
 }  // namespace llmpq

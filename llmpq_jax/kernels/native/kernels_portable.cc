@@ -5,6 +5,6 @@
 #include "tiles.h"
 
 namespace llmpq {
-const Kernels kPortableKernels = {"portable", portable::Pack, portable::Tile,
-                                  portable::Attend};
+const Kernels kPortableKernels = {"portable", portable::Vector::kMaxRows,
+                                  portable::Pack, portable::Tile, portable::Attend};
 }  // namespace llmpq

@@ -20,20 +20,35 @@ constexpr int64_t kPackedBytesAtOnce = 192 << 10;
 // So many tasks for each thread: the last one to be claimed is a small share of all.
 constexpr int64_t kTasksPerThread = 6;
 
-const Kernels& ChooseKernels() {
-  const char* wish = std::getenv("LLMPQ_JAX_KERNELS");
-  const bool is_portable = wish != nullptr && std::strcmp(wish, "portable") == 0;
-#if defined(LLMPQ_HAS_AVX2)
-  if (!is_portable && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return kAvx2Kernels;
+// The processor's kernels, the fastest last.
+std::vector<const Kernels*> KernelsHere() {
+  std::vector<const Kernels*> here = {&kPortableKernels};
+#if defined(LLMPQ_FOR_X86)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    here.push_back(&kAvx2Kernels);
+  }
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+    here.push_back(&kAvx512Kernels);
+    if (__builtin_cpu_supports("avx512bf16")) here.push_back(&kAvx512Bf16Kernels);
   }
 #endif
-  (void)is_portable;
-  return kPortableKernels;
+  return here;
 }
 
-const Kernels& Chosen() {
-  static const Kernels& kernels = ChooseKernels();
+// LLMPQ_JAX_KERNELS may name other kernels than the fastest. Null: they are not here.
+const Kernels* ChooseKernels() {
+  const std::vector<const Kernels*> here = KernelsHere();
+  const char* wish = std::getenv("LLMPQ_JAX_KERNELS");
+  if (wish == nullptr || *wish == 0) return here.back();
+  for (const Kernels* kernels : here) {
+    if (std::strcmp(wish, kernels->name) == 0) return kernels;
+  }
+  return nullptr;
+}
+
+const Kernels* Chosen() {
+  static const Kernels* const kernels = ChooseKernels();
   return kernels;
 }
 
@@ -57,7 +72,7 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 struct RowBlocks {
   int64_t num_rows;
   int64_t count;
-  explicit RowBlocks(int64_t rows) : num_rows(rows), count(CeilDiv(rows, kMaxRows)) {}
+  RowBlocks(int64_t rows, int64_t most) : num_rows(rows), count(CeilDiv(rows, most)) {}
   int64_t First(int64_t block) const { return block * num_rows / count; }
   int64_t Size(int64_t block) const { return First(block + 1) - First(block); }
 };
@@ -152,8 +167,8 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::AnyBuffer hidden, ffi::RemainingAr
   float* packed = static_cast<float*>((*scratch)->untyped_data());
   float* sums = packed + num_rows * contracted;
 
-  const Kernels& kernels = Chosen();
-  const RowBlocks blocks(num_rows);
+  const Kernels& kernels = *Chosen();
+  const RowBlocks blocks(num_rows, kernels.max_rows);
   const auto pack = [&](int64_t block) {
     const int64_t first = blocks.First(block);
     kernels.pack({static_cast<const char*>(hidden.untyped_data()) +
@@ -170,7 +185,8 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::AnyBuffer hidden, ffi::RemainingAr
   int64_t num_panels = 0;
   for (const Weight& weight : weights) num_panels += weight.num_panels;
   const int64_t blocks_at_once = std::max<int64_t>(
-      1, kPackedBytesAtOnce / (kMaxRows * contracted * static_cast<int64_t>(sizeof(float))));
+      1, kPackedBytesAtOnce /
+             (kernels.max_rows * contracted * static_cast<int64_t>(sizeof(float))));
   const int64_t num_row_tasks = CeilDiv(blocks.count, blocks_at_once);
   const int64_t num_threads = std::max<int64_t>(1, pool.num_threads());
   const int64_t panels_at_once = std::clamp<int64_t>(
@@ -267,7 +283,7 @@ ffi::Error Attend(ffi::ThreadPool pool, ffi::AnyBuffer query, ffi::AnyBuffer new
   if (new_values->untyped_data() != values.untyped_data()) {
     std::memcpy(new_values->untyped_data(), values.untyped_data(), values.size_bytes());
   }
-  const Kernels& kernels = Chosen();
+  const Kernels& kernels = *Chosen();
   const auto at = [](const ffi::AnyBuffer& array, int64_t byte) {
     return static_cast<char*>(array.untyped_data()) + byte;
   };
@@ -320,7 +336,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(LlmpqAttend, llmpq::Attend,
                                   .Ret<xla::ffi::Buffer<xla::ffi::F32>>()
                                   .Attr<int64_t>("window"));
 
-// Which kernels serve here: "avx2" or "portable".
-extern "C" const char* LlmpqKernelPath() { return llmpq::Chosen().name; }
+// Which kernels serve here: "avx512", "avx2" or "portable"; null if LLMPQ_JAX_KERNELS
+// names others. Asked before anything else is called.
+extern "C" const char* LlmpqKernelPath() {
+  const llmpq::Kernels* kernels = llmpq::Chosen();
+  return kernels ? kernels->name : nullptr;
+}
 
 #pragma GCC visibility pop

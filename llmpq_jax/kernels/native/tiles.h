@@ -4,9 +4,11 @@
 // was compiled for one processor must not be merged with another's.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "kernels.h"
 
@@ -84,9 +86,12 @@ constexpr int64_t kPrefetchBytes = 4096;
 
 constexpr int kVectors = kPanel / Vector::kLanes;
 
-// Few rows leave the multipliers waiting for their own sums: those rows get several
-// sums, over every second or fourth contracted row.
-constexpr int SumsFor(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
+// Few rows leave the multipliers waiting for their own sums: those rows get several sums,
+// over every second, fourth or eighth contracted row, so that about eight are under way.
+constexpr int SumsFor(int rows) {
+  const int vectors = rows * kVectors;
+  return vectors == 1 ? 8 : vectors <= 3 ? 4 : vectors <= 6 ? 2 : 1;
+}
 
 template <int kRows>
 struct Sums {
@@ -264,16 +269,18 @@ void TileOf(const TileArgs& args) {
   return TileFrom<kRows, From::kIntegersAndKeep>(args);
 }
 
+using TileFunction = void (*)(const TileArgs&);
+
+template <int... kRowsLessOne>
+constexpr std::array<TileFunction, sizeof...(kRowsLessOne)> TilesOf(
+    std::integer_sequence<int, kRowsLessOne...>) {
+  return {TileOf<kRowsLessOne + 1>...};
+}
+
 inline void Tile(const TileArgs& args) {
-  static_assert(kMaxRows == 6, "a case for each number of rows");
-  switch (args.num_rows) {
-    case 1: return TileOf<1>(args);
-    case 2: return TileOf<2>(args);
-    case 3: return TileOf<3>(args);
-    case 4: return TileOf<4>(args);
-    case 5: return TileOf<5>(args);
-    case 6: return TileOf<6>(args);
-  }
+  static constexpr auto kTiles =
+      TilesOf(std::make_integer_sequence<int, Vector::kMaxRows>());
+  kTiles[args.num_rows - 1](args);
 }
 
 }  // namespace LLMPQ_ISA

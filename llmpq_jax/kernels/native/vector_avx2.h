@@ -11,6 +11,7 @@ namespace avx2 {
 
 struct Vector {
   static constexpr int kLanes = 8;
+  static constexpr int kMaxRows = 6;  // two sums for each, and 16 registers
   __m256 lane;
 
   static Vector Zero() { return {_mm256_setzero_ps()}; }

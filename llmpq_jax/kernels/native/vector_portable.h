@@ -10,6 +10,7 @@ namespace portable {
 
 struct Vector {
   static constexpr int kLanes = 8;
+  static constexpr int kMaxRows = 6;
   float lane[kLanes];
 
   template <class Make>

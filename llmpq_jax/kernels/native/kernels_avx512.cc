@@ -1,0 +1,11 @@
+// Compiled with -mavx512f and its kin; called only where the processor has them.
+#include "vector_avx512.h"
+
+#define LLMPQ_ISA avx512
+#include "attend.h"
+#include "tiles.h"
+
+namespace llmpq {
+const Kernels kAvx512Kernels = {"avx512", avx512::Vector::kMaxRows, avx512::Pack,
+                                avx512::Tile, avx512::Attend};
+}  // namespace llmpq

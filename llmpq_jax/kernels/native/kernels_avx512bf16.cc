@@ -1,0 +1,256 @@
+// Compiled with -mavx512bf16 and its kin; called only where the processor has them.
+//
+// bfloat16 hidden states are multiplied in pairs: one instruction takes 32 products to 16
+// sums, in float32, twice what float32 operands get. Weights of 8 bits and fewer are
+// bfloat16 without rounding, and so nothing is lost. All else is avx512's.
+//
+// Pairs are rows (2i, 2i + 1) of int8, and rows (8i + k, 8i + k + 4), k < 4, of int4: those
+// two lie at the same place of a word's halves. Packed hidden states are the pairs' words,
+// [pairs][rows of the block]; the offset of int4 is taken off by a table.
+#include <immintrin.h>
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "kernels.h"
+
+namespace llmpq {
+namespace avx512bf16 {
+
+constexpr int kMaxRows = 16;
+constexpr int64_t kPrefetchBytes = 4096;
+
+struct Pairs {
+  __m512i lane;  // of 16 features
+};
+
+inline void PackPairs(const PackArgs& args) {
+  const uint16_t* hidden = static_cast<const uint16_t*>(args.hidden);
+  uint32_t* packed = reinterpret_cast<uint32_t*>(args.packed);
+  const int64_t rows = args.num_rows, contracted = args.num_contracted;
+  for (int64_t r = 0; r < rows; ++r) {
+    const uint16_t* from = hidden + r * contracted;
+    const auto put = [&](int64_t pair, uint16_t low, uint16_t high) {
+      packed[pair * rows + r] = static_cast<uint32_t>(high) << 16 | low;
+    };
+    if (args.kind == WeightKind::kInt4) {
+      for (int64_t pair = 0; pair < contracted / 2; ++pair) {
+        const int64_t row = pair / 4 * kRowsPerWord + pair % 4;
+        put(pair, from[row], from[row + 4]);
+      }
+      continue;
+    }
+    for (int64_t pair = 0; pair < contracted / 2; ++pair) {
+      put(pair, from[2 * pair], from[2 * pair + 1]);
+    }
+    if (contracted % 2) put(contracted / 2, from[contracted - 1], 0);
+  }
+}
+
+// An integer's float has zeros where a bfloat16 ends, so shifting is converting.
+inline __m512i Floats(const int8_t* from) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
+}
+
+inline Pairs Int8Pairs(const int8_t* from, bool has_second) {
+  const __m512i low = _mm512_srli_epi32(Floats(from), 16);
+  if (!has_second) return {low};
+  return {_mm512_or_si512(Floats(from + kPanel), low)};
+}
+
+// bfloat16 of -8 to 7 by the four lowest bits; the fifth bit is another row's.
+inline __m512i NibbleTable() {
+  alignas(64) uint16_t table[32];
+  for (int i = 0; i < 32; ++i) {
+    const float value = static_cast<float>(i % 16 - 8);
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    table[i] = static_cast<uint16_t>(bits >> 16);
+  }
+  return _mm512_load_si512(table);
+}
+
+template <int kShift>
+Pairs Int4Pairs(__m512i words, __m512i table) {
+  // The last row of a word has no 8 added: turning its highest bit adds it.
+  if constexpr (kShift == 3) {
+    words = _mm512_xor_si512(words, _mm512_set1_epi32(INT32_MIN));
+  }
+  return {_mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4 * kShift), table)};
+}
+
+constexpr int SumsFor(int rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : rows <= 7 ? 2 : 1; }
+
+template <int kRows>
+struct Sums {
+  __m512 lane[kRows];
+
+  static Sums Zero() {
+    Sums result;
+    for (auto& sum : result.lane) sum = _mm512_setzero_ps();
+    return result;
+  }
+  void Add(const uint32_t* packed, Pairs weight) {
+    for (int r = 0; r < kRows; ++r) {
+      const __m512i both = _mm512_set1_epi32(static_cast<int32_t>(packed[r]));
+      lane[r] = _mm512_dpbf16_ps(lane[r], reinterpret_cast<__m512bh>(both),
+                                 reinterpret_cast<__m512bh>(weight.lane));
+    }
+  }
+};
+
+template <int kRows, int kSums>
+Sums<kRows> Folded(const Sums<kRows> (&sums)[kSums]) {
+  Sums<kRows> result = sums[0];
+  for (int s = 1; s < kSums; ++s) {
+    for (int r = 0; r < kRows; ++r) {
+      result.lane[r] = _mm512_add_ps(result.lane[r], sums[s].lane[r]);
+    }
+  }
+  return result;
+}
+
+enum class From { kIntegers, kIntegersAndKeep, kKept };
+
+// Where the next pairs of a panel are kept, or null.
+struct Kept {
+  uint32_t* next;
+  template <From kFrom, class Make>
+  Pairs TakeOr(Make make) {
+    if constexpr (kFrom == From::kKept) {
+      const Pairs pairs = {_mm512_loadu_si512(next)};
+      next += kPanel;
+      return pairs;
+    }
+    const Pairs pairs = make();
+    if constexpr (kFrom == From::kIntegersAndKeep) {
+      _mm512_storeu_si512(next, pairs.lane);
+      next += kPanel;
+    }
+    return pairs;
+  }
+};
+
+template <int kRows, From kFrom>
+Sums<kRows> MultiplyInt8(const TileArgs& args) {
+  constexpr int kSums = SumsFor(kRows);
+  const int8_t* values = static_cast<const int8_t*>(args.values);
+  const uint32_t* packed = reinterpret_cast<const uint32_t*>(args.packed);
+  Kept kept{reinterpret_cast<uint32_t*>(args.kept)};
+  Sums<kRows> sums[kSums];
+  for (auto& sum : sums) sum = Sums<kRows>::Zero();
+  const int64_t whole = args.num_contracted / 2;
+  const auto step = [&](int64_t pair, bool has_second, Sums<kRows>& sum) {
+    const auto make = [&] { return Int8Pairs(values + 2 * pair * kPanel, has_second); };
+    sum.Add(packed + pair * kRows, kept.TakeOr<kFrom>(make));
+  };
+  int64_t pair = 0;
+  for (; pair + kSums <= whole; pair += kSums) {
+    for (int s = 0; s < kSums; ++s) {
+      if constexpr (kFrom == From::kIntegers) {
+        if (s % 2 == 0) {
+          __builtin_prefetch(values + 2 * (pair + s) * kPanel + kPrefetchBytes);
+        }
+      }
+      step(pair + s, true, sums[s]);
+    }
+  }
+  for (; pair < whole; ++pair) step(pair, true, sums[0]);
+  if (args.num_contracted % 2) step(pair, false, sums[0]);
+  Sums<kRows> total = Folded(sums);
+  const __m512 scale = _mm512_loadu_ps(args.scale);
+  for (auto& sum : total.lane) sum = _mm512_mul_ps(sum, scale);
+  return total;
+}
+
+template <int kRows, From kFrom>
+Sums<kRows> MultiplyInt4(const TileArgs& args) {
+  constexpr int kSums = SumsFor(kRows);
+  const uint32_t* words = static_cast<const uint32_t*>(args.values);
+  const uint32_t* packed = reinterpret_cast<const uint32_t*>(args.packed);
+  const int64_t group_words = args.num_contracted / args.num_groups / kRowsPerWord;
+  const __m512i table = NibbleTable();
+  Kept kept{reinterpret_cast<uint32_t*>(args.kept)};
+  Sums<kRows> total = Sums<kRows>::Zero();
+  for (int64_t g = 0; g < args.num_groups; ++g) {
+    Sums<kRows> sums[kSums];
+    for (auto& sum : sums) sum = Sums<kRows>::Zero();
+    for (int64_t word = 0; word < group_words; ++word) {
+      __m512i held = _mm512_setzero_si512();
+      if constexpr (kFrom != From::kKept) held = _mm512_loadu_si512(words);
+      if constexpr (kFrom == From::kIntegers) {
+        __builtin_prefetch(reinterpret_cast<const char*>(words) + kPrefetchBytes);
+      }
+      const int other = kSums == 8 && word % 2 ? 4 : 0;
+      sums[other % kSums].Add(
+          packed, kept.TakeOr<kFrom>([&] { return Int4Pairs<0>(held, table); }));
+      sums[(other + 1) % kSums].Add(
+          packed + kRows, kept.TakeOr<kFrom>([&] { return Int4Pairs<1>(held, table); }));
+      sums[(other + 2) % kSums].Add(
+          packed + 2 * kRows, kept.TakeOr<kFrom>([&] { return Int4Pairs<2>(held, table); }));
+      sums[(other + 3) % kSums].Add(
+          packed + 3 * kRows, kept.TakeOr<kFrom>([&] { return Int4Pairs<3>(held, table); }));
+      words += kPanel;
+      packed += 4 * kRows;
+    }
+    const Sums<kRows> sum = Folded(sums);
+    const __m512 scale = _mm512_loadu_ps(args.scale + g * kPanel);
+    for (int r = 0; r < kRows; ++r) {
+      total.lane[r] = _mm512_fmadd_ps(scale, sum.lane[r], total.lane[r]);
+    }
+  }
+  return total;
+}
+
+template <int kRows, From kFrom>
+void TileFrom(const TileArgs& args) {
+  const Sums<kRows> sums = args.kind == WeightKind::kInt8
+                               ? MultiplyInt8<kRows, kFrom>(args)
+                               : MultiplyInt4<kRows, kFrom>(args);
+  uint16_t* out = static_cast<uint16_t*>(args.out);
+  const __mmask16 valid = static_cast<__mmask16>((1u << args.num_valid) - 1);
+  for (const __m512& sum : sums.lane) {
+    const __m256i row = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(sum));
+    _mm256_mask_storeu_epi16(out, valid, row);
+    out += args.out_stride;
+  }
+}
+
+template <int kRows>
+void TileOf(const TileArgs& args) {
+  if (args.kept == nullptr) return TileFrom<kRows, From::kIntegers>(args);
+  if (args.is_kept) return TileFrom<kRows, From::kKept>(args);
+  return TileFrom<kRows, From::kIntegersAndKeep>(args);
+}
+
+using TileFunction = void (*)(const TileArgs&);
+
+template <int... kRowsLessOne>
+constexpr std::array<TileFunction, sizeof...(kRowsLessOne)> TilesOf(
+    std::integer_sequence<int, kRowsLessOne...>) {
+  return {TileOf<kRowsLessOne + 1>...};
+}
+
+inline void TilePairs(const TileArgs& args) {
+  static constexpr auto kTiles = TilesOf(std::make_integer_sequence<int, kMaxRows>());
+  kTiles[args.num_rows - 1](args);
+}
+
+inline void Pack(const PackArgs& args) {
+  args.number == Number::kBfloat16 ? PackPairs(args) : kAvx512Kernels.pack(args);
+}
+
+inline void Tile(const TileArgs& args) {
+  args.number == Number::kBfloat16 ? TilePairs(args) : kAvx512Kernels.tile(args);
+}
+
+inline void Attend(const AttendArgs& args) { kAvx512Kernels.attend(args); }
+
+}  // namespace avx512bf16
+
+const Kernels kAvx512Bf16Kernels = {"avx512bf16", avx512bf16::kMaxRows, avx512bf16::Pack,
+                                    avx512bf16::Tile, avx512bf16::Attend};
+}  // namespace llmpq

@@ -1,0 +1,138 @@
+"""One weight's product at every precision, over the machine's bandwidth and peak.
+
+    python -m tools.benchmarks.kernels --contracted 4096 --features 11008
+
+Prints a table row for each precision and number of rows, and a JSON line with versions,
+command and date. Several weights are taken in turn, so that none waits in a cache.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from statistics import median
+from typing import Any
+
+import click
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmpq_jax import __version__
+from llmpq_jax.kernels import kernel_path, multiply, serving_layout
+from llmpq_jax.quant import quantize
+from llmpq_jax.quant.reference import reference_product
+from tools.benchmarks.throughput import read_bandwidth
+
+_CACHED_BYTES = 256 << 20  # more than any cache holds
+
+
+@click.command()
+@click.option("--contracted", type=int, default=4096)
+@click.option("--features", type=int, default=11008)
+@click.option("--rows", type=int, multiple=True, default=(1, 2, 4, 8, 16, 32, 128))
+@click.option("--activations", default="float32")
+@click.option("--repeats", type=int, default=15)
+def main(
+    contracted: int,
+    features: int,
+    rows: tuple[int, ...],
+    activations: str,
+    repeats: int,
+) -> None:
+    """Times hidden @ weight at 16, 8 and 4 bits."""
+    platform = jax.default_backend()
+    generator = np.random.default_rng(0)
+    matrix = generator.standard_normal((contracted, features), np.float32)
+    weights: dict[int, Any] = {16: jnp.asarray(matrix, jnp.bfloat16)}
+    rounded = {bits: quantize(jnp.asarray(matrix), bits=bits) for bits in (8, 4)}
+    for bits, weight in rounded.items():
+        weights[bits] = serving_layout(weight, platform=platform)
+    read_s = 1 / read_bandwidth()
+    peak = _peak_flops(activations)
+    figures: list[dict[str, Any]] = []
+    for num_rows in rows:
+        hidden = jnp.asarray(
+            generator.standard_normal((num_rows, contracted), np.float32), activations
+        )
+        for bits, weight in weights.items():
+            num_bytes = contracted * features * bits // 8
+            copies = [
+                jax.tree.map(jnp.copy, weight)
+                for _ in range(max(2, -(-_CACHED_BYTES // num_bytes)))
+            ]
+            product = jax.jit(multiply)
+            spent_s = _median_s(lambda w: product(hidden, w), copies, repeats)  # noqa: B023
+            figures.append(
+                {
+                    "rows": num_rows,
+                    "bits": bits,
+                    "ms": 1e3 * spent_s,
+                    "gb_per_s": num_bytes / spent_s / 1e9,
+                    "share_of_bandwidth": num_bytes * read_s / spent_s,
+                    "gflop_per_s": 2 * num_rows * contracted * features / spent_s / 1e9,
+                    "share_of_peak": 2 * num_rows * contracted * features / spent_s / peak,
+                }
+            )
+            if bits in rounded:
+                figures[-1]["error"] = _error(
+                    product(hidden, weight), hidden, rounded[bits]
+                )
+            row = figures[-1]
+            click.echo(
+                f"| {num_rows} | {bits} | {row['ms']:.3f} ms "
+                f"| {row['share_of_bandwidth']:.0%} of bandwidth "
+                f"| {row['share_of_peak']:.0%} of peak |"
+            )
+    click.echo(
+        json.dumps(
+            {
+                "contracted": contracted,
+                "features": features,
+                "activations": activations,
+                "read_gb_per_s": 1e-9 / read_s,
+                "peak_gflop_per_s": peak / 1e9,
+                "products": figures,
+                "device": jax.devices()[0].device_kind,
+                "kernels": kernel_path(platform),
+                "llmpq_jax": __version__,
+                "jax": jax.__version__,
+                "command": shlex.join(
+                    ["python", "-m", "tools.benchmarks.kernels", *sys.argv[1:]]
+                ),
+                "date": datetime.now(UTC).date().isoformat(),
+            }
+        )
+    )
+
+
+def _median_s(call: Callable[[Any], jax.Array], copies: list[Any], repeats: int) -> float:
+    for copy in copies[:2]:
+        call(copy).block_until_ready()
+    spans = []
+    for repeat in range(repeats):
+        started_s = time.perf_counter()
+        call(copies[repeat % len(copies)]).block_until_ready()
+        spans.append(time.perf_counter() - started_s)
+    return median(spans)
+
+
+def _peak_flops(activations: str, size: int = 2048) -> float:
+    """Returns operations per second of XLA's own product of large square matrices."""
+    square = jnp.ones((size, size), activations)
+    product = jax.jit(jnp.matmul)
+    return 2 * size**3 / _median_s(lambda matrix: product(matrix, matrix), [square] * 2, 7)
+
+
+def _error(product: jax.Array, hidden: jax.Array, weight: Any) -> float:
+    expected = reference_product(np.asarray(hidden, np.float64), weight)
+    found = np.asarray(product, np.float64)
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""A Llama checkpoint's weights, as the peers want them.
+
+GGUF at Q8_0 or Q4_0 for llama.cpp; and our own rounding undone, a float32 checkpoint
+whose logits in transformers are what our quantised model should give.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf  # pyright: ignore[reportMissingImports]
+import jax.numpy as jnp
+import numpy as np
+from gguf.quants import quantize as gguf_quantize  # pyright: ignore[reportMissingImports]
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from llmpq_jax.quant import dequantize, quantize
+from llmpq_jax.spec.precision import Bits
+
+_GGUF_NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+_GGUF_TYPES = {
+    8: gguf.GGMLQuantizationType.Q8_0,
+    4: gguf.GGMLQuantizationType.Q4_0,
+}
+HEAD_TYPE = gguf.GGMLQuantizationType.Q8_0
+
+
+def write_gguf(folder: Path, bits: Bits, out: Path) -> None:
+    """Writes a GGUF file; embedding and head are Q8_0 at either precision."""
+    config = json.loads((folder / "config.json").read_text())
+    writer = gguf.GGUFWriter(out, "llama")
+    writer.add_name(folder.name)
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("none")
+    for name, tensor in _tensors(folder):
+        new_name, kind = _gguf_place(name, _GGUF_TYPES[bits])
+        values = tensor
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            values = _interleaved(tensor, config["head_dim"])
+        if kind is None:
+            writer.add_tensor(new_name, values)
+        else:
+            writer.add_tensor(new_name, gguf_quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_dequantized(folder: Path, bits: Bits, out: Path) -> None:
+    """Writes a float32 checkpoint of the values that our integers stand for."""
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / "config.json", out)
+    tensors = {}
+    for name, tensor in _tensors(folder):
+        is_head = name == "lm_head.weight"
+        own_bits = 8 if is_head else bits
+        if (is_head or "_proj" in name) and own_bits != 16:
+            weight = quantize(jnp.asarray(tensor.T), bits=own_bits)
+            tensors[name] = np.ascontiguousarray(np.asarray(dequantize(weight)).T)
+        else:
+            tensors[name] = tensor
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="flax") as file:
+            for name in file.keys():  # noqa: SIM118
+                yield name, np.asarray(file.get_tensor(name), np.float32)
+
+
+def _gguf_place(
+    name: str, layer_kind: gguf.GGMLQuantizationType
+) -> tuple[str, gguf.GGMLQuantizationType | None]:
+    whole = {
+        "model.embed_tokens.weight": ("token_embd.weight", HEAD_TYPE),
+        "lm_head.weight": ("output.weight", HEAD_TYPE),
+        "model.norm.weight": ("output_norm.weight", None),
+    }
+    if name in whole:
+        return whole[name]
+    _, _, layer, *part, _ = name.split(".")
+    new_name = f"blk.{layer}.{_GGUF_NAMES['.'.join(part)]}.weight"
+    return new_name, None if "norm" in new_name else layer_kind
+
+
+def _interleaved(weight: np.ndarray, head_dim: int) -> np.ndarray:
+    """Pairs the rows that rotate together, as llama.cpp wants them."""
+    halves = weight.reshape(-1, 2, head_dim // 2, weight.shape[1])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)
