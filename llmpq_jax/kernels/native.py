@@ -81,7 +81,8 @@ def multiply_panels(
     *batch, num_contracted = hidden.shape
     rows = hidden.reshape(-1, num_contracted)
     served = rows.astype(jnp.float32) if hidden.dtype == jnp.float16 else rows
-    num_sums = 0 if weights[0].values.dtype == jnp.int8 else weights[0].num_groups
+    is_int4 = weights[0].values.dtype == jnp.uint32
+    num_sums = weights[0].num_groups if is_int4 else 0
     results = [
         *(
             jax.ShapeDtypeStruct((rows.shape[0], weight.num_features), served.dtype)

@@ -18,17 +18,17 @@ ROWS_PER_WORD = 8
 
 @struct.dataclass
 class PanelArray:
-    """A matrix [C, F] of few bits in panels, on a CPU.
+    """A matrix [C, F] in panels, on a CPU.
 
     Invariants:
-        * `values` is int8 [F/16, C, 16] at 8 bits, uint32 [F/16, C/8, 16] at 4: eight
-          consecutive rows of a feature to a word, row i in bits 4i to 4i + 3, the first
-          seven as value + 8, the last as two's complement.
-        * `scale` is float32 [F/16, G, 16].
+        * `values` is bfloat16 [F/16, C, 16] at 16 bits, int8 of that shape at 8, uint32
+          [F/16, C/8, 16] at 4: eight consecutive rows of a feature to a word, row i in
+          bits 4i to 4i + 3, the first seven as value + 8, the last as two's complement.
+        * `scale` is float32 [F/16, G, 16]; at 16 bits there are no groups.
         * The last `num_padding` features are not there; they have values 0.
 
     Attributes:
-        values: The integers.
+        values: The integers, or at 16 bits the weights themselves.
         scale: Their steps.
         num_padding: Features that fill the last panel up.
     """
@@ -51,7 +51,7 @@ class PanelArray:
     def num_contracted(self) -> int:
         """C."""
         rows = self.values.shape[1]
-        return rows if self.values.dtype == jnp.int8 else rows * ROWS_PER_WORD
+        return rows * ROWS_PER_WORD if self.values.dtype == jnp.uint32 else rows
 
     @property
     def nbytes(self) -> int:
@@ -59,32 +59,44 @@ class PanelArray:
         return self.values.nbytes + self.scale.nbytes
 
 
-def fits_panels(weight: QArray, *, num_cuts: int = 1) -> bool:
+def fits_panels(weight: jax.Array | QArray, *, num_cuts: int = 1) -> bool:
     """Says whether the native kernels can serve a weight.
 
     Args:
-        weight: Quantised; where its rows are to be cut, its groups are cut already.
+        weight: A matrix; where its rows are to be cut, its groups are cut already.
         num_cuts: How many devices its features are cut over; each must then hold whole
             panels.
     """
-    if weight.zero_point is not None or weight.permutation is not None:
+    if isinstance(weight, QArray):
+        if weight.zero_point is not None or weight.permutation is not None:
+            return False
+        if weight.bits == 4 and weight.group_size % ROWS_PER_WORD:
+            return False
+        num_features = weight.num_features
+    elif weight.dtype == jnp.bfloat16 and weight.ndim == 2:
+        num_features = weight.shape[1]
+    else:
         return False
-    if weight.bits == 4 and weight.group_size % ROWS_PER_WORD:
-        return False
-    return num_cuts == 1 or weight.num_features % (PANEL * num_cuts) == 0
+    return num_cuts == 1 or num_features % (PANEL * num_cuts) == 0
+
+
+@jax.jit
+def _in_panels(weight: jax.Array) -> jax.Array:
+    num_contracted, num_features = weight.shape
+    padded = jnp.pad(weight, ((0, 0), (0, -num_features % PANEL)))
+    return padded.reshape(num_contracted, -1, PANEL).swapaxes(0, 1)
 
 
 @jax.jit
 def _packed(weight: QArray) -> tuple[jax.Array, jax.Array]:
     values = unpacked_values(weight).astype(jnp.int32)
-    num_contracted, num_features = values.shape
+    num_features = values.shape[1]
     padding = -num_features % PANEL
     values = jnp.pad(values, ((0, 0), (0, padding)))
     scale = jnp.pad(weight.scale, ((0, 0), (0, padding)), constant_values=1.0)
     scale = scale.reshape(weight.num_groups, -1, PANEL).swapaxes(0, 1)
     if weight.bits == 8:
-        panels = values.astype(jnp.int8).reshape(num_contracted, -1, PANEL)
-        return panels.swapaxes(0, 1), scale
+        return _in_panels(values.astype(jnp.int8)), scale
     last = jnp.arange(ROWS_PER_WORD) == ROWS_PER_WORD - 1
     words = values.reshape(-1, ROWS_PER_WORD, num_features + padding)
     nibbles = jnp.where(last[None, :, None], words, words + 8).astype(jnp.uint32) & 15
@@ -93,9 +105,13 @@ def _packed(weight: QArray) -> tuple[jax.Array, jax.Array]:
     return packed.reshape(packed.shape[0], -1, PANEL).swapaxes(0, 1), scale
 
 
-def to_panels(weight: QArray) -> PanelArray:
+def to_panels(weight: jax.Array | QArray) -> PanelArray:
     """Brings a weight that `fits_panels` into panels, where it lies."""
-    values, scale = _packed(weight)
-    return PanelArray(
-        values=values, scale=scale, num_padding=-weight.num_features % PANEL
-    )
+    if isinstance(weight, QArray):
+        values, scale = _packed(weight)
+        num_features = weight.num_features
+    else:
+        values = _in_panels(weight)
+        scale = jnp.zeros((values.shape[0], 0, PANEL), jnp.float32)
+        num_features = weight.shape[1]
+    return PanelArray(values=values, scale=scale, num_padding=-num_features % PANEL)

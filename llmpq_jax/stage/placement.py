@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llmpq_jax.kernels import PanelArray, Weight, serving_layout
 from llmpq_jax.model import LayerCache
-from llmpq_jax.quant import quantize
+from llmpq_jax.quant import QArray, quantize
 from llmpq_jax.quant.shard import with_groups_cut
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.precision import Bits
@@ -63,19 +63,21 @@ class Placement:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self.replicated)
 
     def place_weight(self, tensor: TensorSpec, array: np.ndarray, bits: Bits) -> Weight:
-        """Brings a weight here, quantised on its way if it is a matrix of few bits.
+        """Brings a weight here; a matrix quantised on its way, and laid out to be read.
 
         The whole tensor is quantised before it is cut, so that the integers do not
         depend on how many devices hold it.
         """
         shard = shard_for(tensor, self.width)
-        if not tensor.is_matrix or bits == 16:
+        if not tensor.is_matrix:
             spec = _partition(shard, array.ndim)
             return jax.device_put(array, NamedSharding(self.mesh, spec))
         on_device = jax.device_put(array, self.devices[0])
-        weight = quantize(on_device, bits=bits, group_size=self.group_size)
-        if shard == "rows":
-            weight = with_groups_cut(weight, self.width)
+        weight: jax.Array | QArray = on_device
+        if bits != 16:
+            weight = quantize(on_device, bits=bits, group_size=self.group_size)
+            if shard == "rows":
+                weight = with_groups_cut(weight, self.width)
         num_cuts = self.width if shard == "columns" else 1
         served = serving_layout(weight, platform=self.platform, num_cuts=num_cuts)
         partition = _partition(shard, 2)

@@ -55,7 +55,7 @@ def choose_tokens(
 
     Drawing is by the Gumbel trick: the argmax of logits / temperature + noise.
     """
-    greedy = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    greedy = _likeliest(logits_BV)
     is_drawn = rows.temperature_B > 0
 
     def draw(_: None) -> Array:
@@ -70,16 +70,31 @@ def perturbed_logits(
     """Returns what the argmax is taken of where a row is drawn; −∞ where cut off."""
     temperature = jnp.where(rows.temperature_B > 0, rows.temperature_B, 1.0)
     scaled = logits_BV / temperature[:, None]
-    is_cut = jnp.any((rows.top_k_B > 0) | (rows.top_p_B < 1))
-    kept = jax.lax.cond(is_cut, lambda s: _cut_off(s, rows), lambda s: s, scaled)
+    likely = _only_where(jnp.any(rows.top_k_B > 0), _likeliest_k, scaled, rows.top_k_B)
+    kept = _only_where(jnp.any(rows.top_p_B < 1), _nucleus, likely, rows.top_p_B)
     draw = jax.vmap(_gumbel, (0, 0, None))
     noise = draw(jnp.asarray(rows.seed_B), position_B, logits_BV.shape[1])
     return kept + noise
 
 
 def _draw(logits_BV: Array, rows: SamplingRows, position_B: Array) -> Array:
-    perturbed = perturbed_logits(logits_BV, rows, position_B)
-    return jnp.argmax(perturbed, axis=-1).astype(jnp.int32)
+    # As an array of its own: fused into what follows, each number is drawn twice.
+    perturbed = jax.lax.optimization_barrier(
+        perturbed_logits(logits_BV, rows, position_B)
+    )
+    return _likeliest(perturbed)
+
+
+def _likeliest(score_BV: Array) -> Array:
+    """Returns the first of the largest scores.
+
+    In two passes that XLA turns into vector code; its argmax on a CPU is four times as
+    slow. Should a row be of NaN, its last token is as good as any.
+    """
+    largest_B1 = jnp.max(score_BV, axis=-1, keepdims=True)
+    size = score_BV.shape[-1]
+    places = jnp.where(score_BV == largest_B1, jnp.arange(size, dtype=jnp.int32), size)
+    return jnp.minimum(jnp.min(places, axis=-1), size - 1)
 
 
 def _gumbel(seed: Array, position: Array, size: int) -> Array:
@@ -87,31 +102,51 @@ def _gumbel(seed: Array, position: Array, size: int) -> Array:
     return jax.random.gumbel(key, (size,), jnp.float32)
 
 
-def _cut_off(scaled_BV: Array, rows: SamplingRows) -> Array:
-    """Removes tokens outside the k likeliest, then outside the nucleus of what is left.
+def _only_where(
+    is_asked: Array,
+    cut_off: Callable[[Array, Array], Array],
+    scaled_BV: Array,
+    choice_B: Float[Array | np.ndarray, " B"] | Int[Array | np.ndarray, " B"],
+) -> Array:
+    """Cuts tokens off if any row asks for it, which costs as much as the head."""
 
-    Equal logits stay or go together. Nothing is sorted, which is slow on every
-    backend: the least logit that stays is found bit by bit.
-    """
+    def keep(scaled_BV: Array, _: Array) -> Array:
+        return scaled_BV
+
+    return jax.lax.cond(is_asked, cut_off, keep, scaled_BV, jnp.asarray(choice_B))
+
+
+# Nothing is sorted below, which is slow on every backend: the least logit that stays is
+# found bit by bit. Equal logits stay or go together.
+
+
+def _likeliest_k(scaled_BV: Array, top_k_B: Array) -> Array:
+    """Removes tokens outside the k likeliest; none where k is 0."""
     size = scaled_BV.shape[1]
-    num_kept = jnp.where(rows.top_k_B > 0, jnp.minimum(rows.top_k_B, size), size)
+    num_kept = jnp.where(top_k_B > 0, jnp.minimum(top_k_B, size), size)
     order_BV = _as_ordered_integers(scaled_BV)
 
     def are_enough(least_B: Array) -> Array:
         return jnp.sum(order_BV >= least_B[:, None], axis=-1) >= num_kept
 
     is_likely = order_BV >= _largest_where(are_enough, num_kept)[:, None]
-    likely_BV = jnp.where(is_likely, scaled_BV, -jnp.inf)
-    probability_BV = jax.nn.softmax(likely_BV, axis=-1)
+    return jnp.where(is_likely, scaled_BV, -jnp.inf)
+
+
+def _nucleus(scaled_BV: Array, top_p_B: Array) -> Array:
+    """Removes tokens outside the fewest whose probabilities reach p."""
+    order_BV = _as_ordered_integers(scaled_BV)
+    probability_BV = jax.nn.softmax(scaled_BV, axis=-1)
+    all_B = jnp.sum(probability_BV, axis=-1)
 
     def is_nucleus(least_B: Array) -> Array:
         is_in = order_BV >= least_B[:, None]
         mass = jnp.sum(jnp.where(is_in, probability_BV, 0.0), axis=-1)
         # The likeliest token alone may do; that all together do not is rounding.
-        return mass >= jnp.minimum(rows.top_p_B, jnp.sum(probability_BV, axis=-1))
+        return mass >= jnp.minimum(top_p_B, all_B)
 
-    is_in_nucleus = order_BV >= _largest_where(is_nucleus, num_kept)[:, None]
-    return jnp.where(is_in_nucleus, likely_BV, -jnp.inf)
+    is_in_nucleus = order_BV >= _largest_where(is_nucleus, top_p_B)[:, None]
+    return jnp.where(is_in_nucleus, scaled_BV, -jnp.inf)
 
 
 def _as_ordered_integers(numbers: Array) -> Array:

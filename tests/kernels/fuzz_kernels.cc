@@ -54,14 +54,14 @@ float Widen(uint16_t value) {
 }
 
 void FuzzProduct(const Kernels& kernels) {
-  const bool is_int8 = Draw(0, 1), is_narrow = Draw(0, 1);
+  const WeightKind kinds[] = {WeightKind::kBfloat16, WeightKind::kInt8, WeightKind::kInt4};
+  const WeightKind kind = kinds[Draw(0, 2)];
+  const bool is_int4 = kind == WeightKind::kInt4, is_narrow = Draw(0, 1);
   const int64_t rows = Draw(1, kernels.max_rows);
-  const int64_t groups = is_int8 ? 1 : Draw(1, 4);
-  const int64_t contracted =
-      is_int8 ? Draw(1, 70) : groups * Draw(1, 6) * kRowsPerWord;
+  const int64_t groups = is_int4 ? Draw(1, 4) : kind == WeightKind::kInt8 ? 1 : 0;
+  const int64_t contracted = is_int4 ? groups * Draw(1, 6) * kRowsPerWord : Draw(1, 70);
   const int64_t valid = Draw(1, kPanel), stride = valid + Draw(0, 5);
   const Number number = is_narrow ? Number::kBfloat16 : Number::kFloat32;
-  const WeightKind kind = is_int8 ? WeightKind::kInt8 : WeightKind::kInt4;
 
   auto wide = Exactly<float>(rows * contracted);
   auto narrow = Exactly<uint16_t>(rows * contracted);
@@ -69,15 +69,23 @@ void FuzzProduct(const Kernels& kernels) {
     narrow[i] = Narrow(DrawNumber());
     wide[i] = is_narrow ? Widen(narrow[i]) : DrawNumber();
   }
-  std::vector<int> integers(contracted * kPanel);
+  // What the weights are, in units of their scales.
+  std::vector<double> exact(contracted * kPanel);
+  auto halves = Exactly<uint16_t>(contracted * kPanel);
   auto bytes = Exactly<int8_t>(contracted * kPanel);
-  auto words = Exactly<uint32_t>(is_int8 ? 0 : contracted / kRowsPerWord * kPanel);
+  auto words = Exactly<uint32_t>(is_int4 ? contracted / kRowsPerWord * kPanel : 0);
   for (int64_t c = 0; c < contracted; ++c) {
     for (int f = 0; f < kPanel; ++f) {
-      const int value = static_cast<int>(is_int8 ? Draw(-127, 127) : Draw(-7, 7));
-      integers[c * kPanel + f] = value;
-      bytes[c * kPanel + f] = static_cast<int8_t>(value);
-      if (is_int8) continue;
+      const int64_t i = c * kPanel + f;
+      if (kind == WeightKind::kBfloat16) {
+        halves[i] = Narrow(DrawNumber());
+        exact[i] = Widen(halves[i]);
+        continue;
+      }
+      const int value = static_cast<int>(is_int4 ? Draw(-7, 7) : Draw(-127, 127));
+      exact[i] = value;
+      bytes[i] = static_cast<int8_t>(value);
+      if (!is_int4) continue;
       const int64_t row = c % kRowsPerWord;
       const uint32_t nibble = (row + 1 < kRowsPerWord ? value + 8 : value) & 15;
       words[c / kRowsPerWord * kPanel + f] |= nibble << (4 * row);
@@ -86,13 +94,14 @@ void FuzzProduct(const Kernels& kernels) {
   auto scale = Exactly<float>(groups * kPanel);
   for (int64_t i = 0; i < groups * kPanel; ++i) scale[i] = std::abs(DrawNumber());
   auto packed = Exactly<float>(rows * contracted);
-  auto sums = Exactly<float>(is_int8 ? 0 : rows * groups);
+  auto sums = Exactly<float>(is_int4 ? rows * groups : 0);
   const void* hidden = is_narrow ? static_cast<const void*>(narrow.get()) : wide.get();
   kernels.pack({hidden, number, kind, rows, contracted, groups, packed.get(), sums.get()});
   const int64_t out_count = (rows - 1) * stride + valid;
   auto out = Exactly<float>(out_count);
   auto narrow_out = Exactly<uint16_t>(out_count);
-  const void* values = is_int8 ? static_cast<const void*>(bytes.get()) : words.get();
+  const void* values = is_int4 ? static_cast<const void*>(words.get()) : bytes.get();
+  if (kind == WeightKind::kBfloat16) values = halves.get();
   void* result = is_narrow ? static_cast<void*>(narrow_out.get()) : out.get();
   auto kept = Exactly<float>(contracted * kPanel);
   const bool keeps = Draw(0, 1);
@@ -105,10 +114,11 @@ void FuzzProduct(const Kernels& kernels) {
     for (int64_t f = 0; f < valid; ++f) {
       double expected = 0, magnitude = 0;
       for (int64_t c = 0; c < contracted; ++c) {
-        const double step = scale[c / (contracted / groups) * kPanel + f];
-        expected += step * wide[r * contracted + c] * integers[c * kPanel + f];
-        magnitude += std::abs(step * wide[r * contracted + c]) *
-                     (std::abs(integers[c * kPanel + f]) + 16);
+        const double step =
+            groups ? scale[c / (contracted / groups) * kPanel + f] : 1.0;
+        const double product = step * wide[r * contracted + c];
+        expected += product * exact[c * kPanel + f];
+        magnitude += std::abs(product) * (std::abs(exact[c * kPanel + f]) + 16);
       }
       const double found =
           is_narrow ? Widen(narrow_out[r * stride + f]) : out[r * stride + f];
@@ -187,6 +197,11 @@ int main(int argc, char** argv) {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     Fuzz(llmpq::kAvx512Kernels, count);
+    if (__builtin_cpu_supports("avx512bf16")) {
+      Fuzz(llmpq::kAvx512Bf16Kernels, count);
+    } else {
+      std::printf("avx512bf16: skipped, this processor has none\n");
+    }
   } else {
     std::printf("avx512: skipped, this processor has none\n");
   }

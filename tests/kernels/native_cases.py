@@ -8,8 +8,8 @@ import numpy as np
 
 from llmpq_jax.kernels.native import attend_to_cache, multiply_panels
 from llmpq_jax.kernels.panels import to_panels
-from llmpq_jax.quant import quantize
-from llmpq_jax.quant.reference import reference_product, reference_weight
+from llmpq_jax.quant import QArray, quantize
+from llmpq_jax.quant.reference import reference_weight
 
 UNIT = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 
@@ -22,21 +22,27 @@ def check_product(
     hidden = jnp.asarray(
         generator.standard_normal((num_rows, num_contracted), np.float32), dtype
     )
-    weights = [
-        quantize(
-            jnp.asarray(generator.standard_normal((num_contracted, count), np.float32)),
-            bits=bits,
-            group_size=32,
-        )
+    drawn = [
+        jnp.asarray(generator.standard_normal((num_contracted, count), np.float32))
         for count in features
+    ]
+    weights = [
+        weight.astype(jnp.bfloat16)
+        if bits == 16
+        else quantize(weight, bits=bits, group_size=32)
+        for weight in drawn
     ]
     products = jax.jit(multiply_panels)(hidden, [to_panels(w) for w in weights])
     wide = np.asarray(hidden, np.float64)
     for weight, product in zip(weights, products, strict=True):
         assert product.dtype == hidden.dtype
-        expected = reference_product(wide, weight)
-        magnitude = np.abs(wide) @ np.abs(reference_weight(weight))
-        if bits == 4:
+        if isinstance(weight, QArray):
+            exact = reference_weight(weight)
+        else:
+            exact = np.asarray(weight, np.float64)
+        expected = wide @ exact
+        magnitude = np.abs(wide) @ np.abs(exact)
+        if isinstance(weight, QArray) and bits == 4:
             # Values are stored as value + 8 and the 8 taken off the sum.
             steps = np.repeat(np.asarray(weight.scale), weight.group_size, axis=0)
             magnitude = magnitude + 16 * np.abs(wide) @ steps.astype(np.float64)

@@ -33,7 +33,7 @@ SEEDS = st.integers(0, 2**32 - 1)
     features=st.lists(
         st.integers(1, 40).map(lambda half: 2 * half), min_size=1, max_size=3
     ),
-    bits=st.sampled_from([4, 8]),
+    bits=st.sampled_from([4, 8, 16]),
     dtype=DTYPES,
     seed=SEEDS,
 )
@@ -63,7 +63,7 @@ def test_every_path_agrees(path):
 from tests.kernels.native_cases import check_attention, check_product
 from llmpq_jax.kernels import kernel_path
 assert kernel_path("cpu") == "native-{path}"
-for bits in (4, 8):
+for bits in (4, 8, 16):
     for num_rows in (1, 2, 5, 7, 20, 33):
         for dtype in ("float32", "bfloat16"):
             check_product(num_rows=num_rows, num_contracted=64, features=[34, 16],
@@ -86,7 +86,12 @@ def test_kernels_that_nobody_wrote_are_refused():
     )
 
 
-_EXAMPLE = ("generate", "--strategy", "strategies/tiny-two-cpu/strategy.toml", "--prompt=a")
+_EXAMPLE = (
+    "generate",
+    "--strategy",
+    "strategies/tiny-two-cpu/strategy.toml",
+    "--prompt=a",
+)
 
 
 def _run_with(code: str, path: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -119,6 +124,25 @@ def test_panels_hold_the_very_integers(bits):
     assert panels.nbytes == weight.nbytes * 48 // 40
 
 
+def test_sixteen_bits_lie_in_panels_unchanged():
+    weight = jnp.asarray(np.random.default_rng(0).normal(size=(24, 40)), jnp.bfloat16)
+    panels = serving_layout(weight, platform="cpu")
+    assert isinstance(panels, PanelArray)
+    assert (panels.num_contracted, panels.num_features) == (24, 40)
+    found = np.asarray(panels.values).swapaxes(0, 1).reshape(24, -1)
+    assert (found[:, :40] == np.asarray(weight)).all()
+    assert (found[:, 40:] == 0).all()
+    assert panels.nbytes == weight.nbytes * 48 // 40
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_odd_row_is_multiplied_too(dtype):
+    for bits in (8, 16):
+        check_product(
+            num_rows=17, num_contracted=41, features=[6], bits=bits, dtype=dtype, seed=0
+        )
+
+
 def test_what_panels_cannot_hold_stays_as_it_is():
     generator = np.random.default_rng(0)
     weight = quantize(jnp.asarray(generator.normal(size=(64, 48))), bits=8)
@@ -130,6 +154,9 @@ def test_what_panels_cannot_hold_stays_as_it_is():
     ragged = quantize(jnp.asarray(generator.normal(size=(20, 16))), bits=4)
     assert ragged.group_size == 20
     assert serving_layout(ragged, platform="cpu") is ragged
+    for dtype in (jnp.float32, jnp.float16):
+        wide = jnp.ones((64, 48), dtype)
+        assert serving_layout(wide, platform="cpu") is wide
 
 
 def test_weights_of_unlike_kinds_are_multiplied_apart():

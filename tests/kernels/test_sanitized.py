@@ -32,9 +32,9 @@ def test_no_kernel_leaves_its_arrays(tmp_path):
     }
     if is_x86:
         sources[NATIVE / "kernels_avx2.cc"] = ("-mavx2", "-mfma")
-        sources[NATIVE / "kernels_avx512.cc"] = (
-            *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"),
-        )
+        avx512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma")
+        sources[NATIVE / "kernels_avx512.cc"] = avx512
+        sources[NATIVE / "kernels_avx512bf16.cc"] = (*avx512, "-mavx512bf16")
     objects = []
     for source, own_flags in sources.items():
         objects.append(tmp_path / f"{source.stem}.o")

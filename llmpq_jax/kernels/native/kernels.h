@@ -3,12 +3,13 @@
 // A weight [C, F] lies in panels of 16 features, so that one pass over a panel reads
 // memory in order and meets a whole vector of features at every contracted row:
 //
+//   16 bit [F/16, C, 16]    bfloat16
 //   int8   [F/16, C, 16]    int8
 //   int4   [F/16, C/8, 16]  uint32: eight consecutive rows of one feature, row i of them
 //                           in bits 4i to 4i+3; the first seven are stored as value + 8,
 //                           the last as two's complement, so that (word & 15 << 4i), read
 //                           as a signed number, is (value + 8)·16^i, or value·16^7
-//   scale  [F/16, G, 16]    float32
+//   scale  [F/16, G, 16]    float32; no groups at 16 bits
 //
 // Hidden states are packed by row blocks: [C][rows of the block], in float32; how many
 // rows a block may have is the instruction set's choice. For int4, row i of eight is multiplied by 16^-i, which is exact, and the sums
@@ -22,7 +23,7 @@ namespace llmpq {
 constexpr int kPanel = 16;
 constexpr int kRowsPerWord = 8;
 
-enum class WeightKind { kInt8, kInt4 };
+enum class WeightKind { kBfloat16, kInt8, kInt4 };
 enum class Number { kFloat32, kBfloat16 };
 
 struct PackArgs {
@@ -81,7 +82,8 @@ inline int64_t AttendScratch(int64_t heads, int64_t head_dim) {
 
 struct Kernels {
   const char* name;
-  int64_t max_rows;  // of a block
+  int64_t max_rows;         // of a block
+  int64_t bfloat16_bytes;  // of one that is packed; a float32 stays what it is
   void (*pack)(const PackArgs&);
   void (*tile)(const TileArgs&);
   void (*attend)(const AttendArgs&);

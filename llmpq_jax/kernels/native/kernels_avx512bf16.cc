@@ -4,7 +4,7 @@
 // sums, in float32, twice what float32 operands get. Weights of 8 bits and fewer are
 // bfloat16 without rounding, and so nothing is lost. All else is avx512's.
 //
-// Pairs are rows (2i, 2i + 1) of int8, and rows (8i + k, 8i + k + 4), k < 4, of int4: those
+// Pairs are rows (2i, 2i + 1) of int8 and bfloat16, and rows (8i + k, 8i + k + 4), k < 4, of int4: those
 // two lie at the same place of a word's halves. Packed hidden states are the pairs' words,
 // [pairs][rows of the block]; the offset of int4 is taken off by a table.
 #include <immintrin.h>
@@ -21,6 +21,7 @@ namespace avx512bf16 {
 
 constexpr int kMaxRows = 16;
 constexpr int64_t kPrefetchBytes = 4096;
+constexpr size_t kLineBytes = 64;
 
 struct Pairs {
   __m512i lane;  // of 16 features
@@ -55,11 +56,36 @@ inline __m512i Floats(const int8_t* from) {
   return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
 }
 
-inline Pairs Int8Pairs(const int8_t* from, bool has_second) {
-  const __m512i low = _mm512_srli_epi32(Floats(from), 16);
-  if (!has_second) return {low};
-  return {_mm512_or_si512(Floats(from + kPanel), low)};
-}
+template <class T>
+struct Rows;
+
+template <>
+struct Rows<int8_t> {
+  Pairs Two(const int8_t* from) const {
+    const __m512i low = _mm512_srli_epi32(Floats(from), 16);
+    return {_mm512_or_si512(Floats(from + kPanel), low)};
+  }
+  Pairs Last(const int8_t* from) const { return {_mm512_srli_epi32(Floats(from), 16)}; }
+};
+
+template <>
+struct Rows<uint16_t> {
+  __m512i order;  // of two rows' numbers, so that those of a feature are neighbours
+
+  Rows() {
+    const __m512i first =
+        _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(kPanel));
+    order = _mm512_or_si512(first, _mm512_slli_epi32(second, 16));
+  }
+  Pairs Two(const uint16_t* from) const {
+    return {_mm512_permutexvar_epi16(order, _mm512_loadu_si512(from))};
+  }
+  Pairs Last(const uint16_t* from) const {
+    const __m256i row = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return {_mm512_cvtepu16_epi32(row)};
+  }
+};
 
 // bfloat16 of -8 to 7 by the four lowest bits; the fifth bit is another row's.
 inline __m512i NibbleTable() {
@@ -113,7 +139,7 @@ Sums<kRows> Folded(const Sums<kRows> (&sums)[kSums]) {
   return result;
 }
 
-enum class From { kIntegers, kIntegersAndKeep, kKept };
+enum class From { kWeights, kWeightsAndKeep, kKept };
 
 // Where the next pairs of a panel are kept, or null.
 struct Kept {
@@ -126,7 +152,7 @@ struct Kept {
       return pairs;
     }
     const Pairs pairs = make();
-    if constexpr (kFrom == From::kIntegersAndKeep) {
+    if constexpr (kFrom == From::kWeightsAndKeep) {
       _mm512_storeu_si512(next, pairs.lane);
       next += kPanel;
     }
@@ -134,33 +160,42 @@ struct Kept {
   }
 };
 
-template <int kRows, From kFrom>
-Sums<kRows> MultiplyInt8(const TileArgs& args) {
+// Weights whose rows lie one after another, of int8_t or, as bfloat16, uint16_t.
+template <class T, int kRows, From kFrom>
+Sums<kRows> MultiplyRows(const TileArgs& args) {
   constexpr int kSums = SumsFor(kRows);
-  const int8_t* values = static_cast<const int8_t*>(args.values);
+  const T* values = static_cast<const T*>(args.values);
   const uint32_t* packed = reinterpret_cast<const uint32_t*>(args.packed);
   Kept kept{reinterpret_cast<uint32_t*>(args.kept)};
   Sums<kRows> sums[kSums];
   for (auto& sum : sums) sum = Sums<kRows>::Zero();
+  const Rows<T> rows;
   const int64_t whole = args.num_contracted / 2;
-  const auto step = [&](int64_t pair, bool has_second, Sums<kRows>& sum) {
-    const auto make = [&] { return Int8Pairs(values + 2 * pair * kPanel, has_second); };
+  const auto step = [&](int64_t pair, Sums<kRows>& sum) {
+    const auto make = [&] { return rows.Two(values + 2 * pair * kPanel); };
     sum.Add(packed + pair * kRows, kept.TakeOr<kFrom>(make));
   };
   int64_t pair = 0;
   for (; pair + kSums <= whole; pair += kSums) {
-    for (int s = 0; s < kSums; ++s) {
-      if constexpr (kFrom == From::kIntegers) {
-        if (s % 2 == 0) {
-          __builtin_prefetch(values + 2 * (pair + s) * kPanel + kPrefetchBytes);
-        }
+    if constexpr (kFrom == From::kWeights) {
+      const char* later = reinterpret_cast<const char*>(values + 2 * pair * kPanel);
+      for (size_t byte = 0; byte < 2 * kSums * kPanel * sizeof(T); byte += kLineBytes) {
+        __builtin_prefetch(later + kPrefetchBytes + byte);
       }
-      step(pair + s, true, sums[s]);
     }
+    for (int s = 0; s < kSums; ++s) step(pair + s, sums[s]);
   }
-  for (; pair < whole; ++pair) step(pair, true, sums[0]);
-  if (args.num_contracted % 2) step(pair, false, sums[0]);
-  Sums<kRows> total = Folded(sums);
+  for (; pair < whole; ++pair) step(pair, sums[0]);
+  if (args.num_contracted % 2) {
+    const auto make = [&] { return rows.Last(values + 2 * pair * kPanel); };
+    sums[0].Add(packed + pair * kRows, kept.TakeOr<kFrom>(make));
+  }
+  return Folded(sums);
+}
+
+template <int kRows, From kFrom>
+Sums<kRows> MultiplyInt8(const TileArgs& args) {
+  Sums<kRows> total = MultiplyRows<int8_t, kRows, kFrom>(args);
   const __m512 scale = _mm512_loadu_ps(args.scale);
   for (auto& sum : total.lane) sum = _mm512_mul_ps(sum, scale);
   return total;
@@ -181,7 +216,7 @@ Sums<kRows> MultiplyInt4(const TileArgs& args) {
     for (int64_t word = 0; word < group_words; ++word) {
       __m512i held = _mm512_setzero_si512();
       if constexpr (kFrom != From::kKept) held = _mm512_loadu_si512(words);
-      if constexpr (kFrom == From::kIntegers) {
+      if constexpr (kFrom == From::kWeights) {
         __builtin_prefetch(reinterpret_cast<const char*>(words) + kPrefetchBytes);
       }
       const int other = kSums == 8 && word % 2 ? 4 : 0;
@@ -206,10 +241,18 @@ Sums<kRows> MultiplyInt4(const TileArgs& args) {
 }
 
 template <int kRows, From kFrom>
+Sums<kRows> Multiply(const TileArgs& args) {
+  switch (args.kind) {
+    case WeightKind::kBfloat16: return MultiplyRows<uint16_t, kRows, kFrom>(args);
+    case WeightKind::kInt8: return MultiplyInt8<kRows, kFrom>(args);
+    case WeightKind::kInt4: break;
+  }
+  return MultiplyInt4<kRows, kFrom>(args);
+}
+
+template <int kRows, From kFrom>
 void TileFrom(const TileArgs& args) {
-  const Sums<kRows> sums = args.kind == WeightKind::kInt8
-                               ? MultiplyInt8<kRows, kFrom>(args)
-                               : MultiplyInt4<kRows, kFrom>(args);
+  const Sums<kRows> sums = Multiply<kRows, kFrom>(args);
   uint16_t* out = static_cast<uint16_t*>(args.out);
   const __mmask16 valid = static_cast<__mmask16>((1u << args.num_valid) - 1);
   for (const __m512& sum : sums.lane) {
@@ -221,9 +264,9 @@ void TileFrom(const TileArgs& args) {
 
 template <int kRows>
 void TileOf(const TileArgs& args) {
-  if (args.kept == nullptr) return TileFrom<kRows, From::kIntegers>(args);
+  if (args.kept == nullptr) return TileFrom<kRows, From::kWeights>(args);
   if (args.is_kept) return TileFrom<kRows, From::kKept>(args);
-  return TileFrom<kRows, From::kIntegersAndKeep>(args);
+  return TileFrom<kRows, From::kWeightsAndKeep>(args);
 }
 
 using TileFunction = void (*)(const TileArgs&);
@@ -251,6 +294,7 @@ inline void Attend(const AttendArgs& args) { kAvx512Kernels.attend(args); }
 
 }  // namespace avx512bf16
 
-const Kernels kAvx512Bf16Kernels = {"avx512bf16", avx512bf16::kMaxRows, avx512bf16::Pack,
-                                    avx512bf16::Tile, avx512bf16::Attend};
+const Kernels kAvx512Bf16Kernels = {"avx512bf16",     avx512bf16::kMaxRows, 2,
+                                    avx512bf16::Pack, avx512bf16::Tile,
+                                    avx512bf16::Attend};
 }  // namespace llmpq

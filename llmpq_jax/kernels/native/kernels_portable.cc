@@ -5,6 +5,6 @@
 #include "tiles.h"
 
 namespace llmpq {
-const Kernels kPortableKernels = {"portable", portable::Vector::kMaxRows,
+const Kernels kPortableKernels = {"portable", portable::Vector::kMaxRows, 4,
                                   portable::Pack, portable::Tile, portable::Attend};
 }  // namespace llmpq

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include <unistd.h>
+
 #include "kernels.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
@@ -15,8 +17,6 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-// Packed hidden states that are multiplied together stay in a core's second cache.
-constexpr int64_t kPackedBytesAtOnce = 192 << 10;
 // So many tasks for each thread: the last one to be claimed is a small share of all.
 constexpr int64_t kTasksPerThread = 6;
 
@@ -47,6 +47,18 @@ const Kernels* ChooseKernels() {
   return nullptr;
 }
 
+// Packed hidden states that are multiplied together: half of a core's second cache, where
+// a panel's kept weights lie beside them.
+int64_t PackedBytesAtOnce() {
+  constexpr int64_t kLeast = 192 << 10;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+  static const int64_t half = sysconf(_SC_LEVEL2_CACHE_SIZE) / 2;
+  return std::max(kLeast, half);
+#else
+  return kLeast;
+#endif
+}
+
 const Kernels* Chosen() {
   static const Kernels* const kernels = ChooseKernels();
   return kernels;
@@ -62,6 +74,12 @@ bool IsNumber(ffi::DataType type) {
 
 Number NumberOf(ffi::DataType type) {
   return type == ffi::DataType::F32 ? Number::kFloat32 : Number::kBfloat16;
+}
+
+bool KindOf(ffi::DataType type, WeightKind* kind) {
+  if (type == ffi::DataType::BF16) return *kind = WeightKind::kBfloat16, true;
+  if (type == ffi::DataType::S8) return *kind = WeightKind::kInt8, true;
+  return *kind = WeightKind::kInt4, type == ffi::DataType::U32;
 }
 
 int64_t SizeOf(Number number) { return number == Number::kFloat32 ? 4 : 2; }
@@ -128,23 +146,26 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::AnyBuffer hidden, ffi::RemainingAr
         CeilDiv(out_shape[1], kPanel) != values_shape[0]) {
       return Refuse("shapes of a weight, its scale and its product do not agree");
     }
-    const bool is_int8 = values->element_type() == ffi::DataType::S8;
-    if (!is_int8 && values->element_type() != ffi::DataType::U32) {
-      return Refuse("values must be int8, or int4 in words of uint32");
-    }
     Weight weight;
-    weight.kind = is_int8 ? WeightKind::kInt8 : WeightKind::kInt4;
+    if (!KindOf(values->element_type(), &weight.kind)) {
+      return Refuse("values must be bfloat16, int8, or int4 in words of uint32");
+    }
+    const bool is_int4 = weight.kind == WeightKind::kInt4;
     weight.values = static_cast<const char*>(values->untyped_data());
     weight.scale = static_cast<const float*>(scale->untyped_data());
     weight.num_panels = values_shape[0];
     weight.num_groups = scale_shape[1];
-    weight.panel_bytes = values_shape[1] * kPanel * (is_int8 ? 1 : 4);
+    weight.panel_bytes =
+        static_cast<int64_t>(values->size_bytes()) / std::max<int64_t>(1, values_shape[0]);
     weight.out = static_cast<char*>((*out)->untyped_data());
     weight.num_features = out_shape[1];
-    const int64_t held = values_shape[1] * (is_int8 ? 1 : kRowsPerWord);
+    const int64_t held = values_shape[1] * (is_int4 ? kRowsPerWord : 1);
     const int64_t group = weight.num_groups ? contracted / weight.num_groups : 0;
-    if (held != contracted || group * weight.num_groups != contracted ||
-        (is_int8 ? weight.num_groups != 1 : group % kRowsPerWord != 0)) {
+    const bool has_groups =
+        is_int4 ? group * weight.num_groups == contracted && group % kRowsPerWord == 0 &&
+                      group > 0
+                : weight.num_groups == (weight.kind == WeightKind::kInt8 ? 1 : 0);
+    if (held != contracted || !has_groups) {
       return Refuse("a weight's rows or groups do not match the hidden states");
     }
     if (w > 0 && (weight.kind != weights[0].kind ||
@@ -184,9 +205,10 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::AnyBuffer hidden, ffi::RemainingAr
 
   int64_t num_panels = 0;
   for (const Weight& weight : weights) num_panels += weight.num_panels;
+  const int64_t packed_bytes =
+      number == Number::kBfloat16 ? kernels.bfloat16_bytes : sizeof(float);
   const int64_t blocks_at_once = std::max<int64_t>(
-      1, kPackedBytesAtOnce /
-             (kernels.max_rows * contracted * static_cast<int64_t>(sizeof(float))));
+      1, PackedBytesAtOnce() / (kernels.max_rows * contracted * packed_bytes));
   const int64_t num_row_tasks = CeilDiv(blocks.count, blocks_at_once);
   const int64_t num_threads = std::max<int64_t>(1, pool.num_threads());
   const int64_t panels_at_once = std::clamp<int64_t>(

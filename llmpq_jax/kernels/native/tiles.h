@@ -45,7 +45,7 @@ template <class T>
 void PackRows(const PackArgs& args) {
   const T* hidden = static_cast<const T*>(args.hidden);
   const int64_t rows = args.num_rows, contracted = args.num_contracted;
-  if (args.kind == WeightKind::kInt8) {
+  if (args.kind != WeightKind::kInt4) {
     for (int64_t r = 0; r < rows; ++r) {
       const T* from = hidden + r * contracted;
       for (int64_t c = 0; c < contracted; ++c) {
@@ -83,6 +83,7 @@ inline void Pack(const PackArgs& args) {
 
 // Processors stop reading ahead at the end of a page, so the page after is asked for.
 constexpr int64_t kPrefetchBytes = 4096;
+constexpr size_t kLineBytes = 64;
 
 constexpr int kVectors = kPanel / Vector::kLanes;
 
@@ -129,13 +130,13 @@ Sums<kRows> Folded(const Sums<kRows> (&sums)[kSums]) {
 
 // Where a tile's weights come from: converted on the way, converted and kept for the row
 // blocks that follow, or kept before.
-enum class From { kIntegers, kIntegersAndKeep, kKept };
+enum class From { kWeights, kWeightsAndKeep, kKept };
 
 template <From kFrom>
 struct Kept {
   float* next;
   void Put(const Vector (&weight)[kVectors]) {
-    if constexpr (kFrom == From::kIntegersAndKeep) {
+    if constexpr (kFrom == From::kWeightsAndKeep) {
       for (int v = 0; v < kVectors; ++v) weight[v].Store(next + v * Vector::kLanes);
       next += kPanel;
     }
@@ -148,10 +149,11 @@ struct Kept {
   }
 };
 
-template <int kRows, From kFrom>
-Sums<kRows> MultiplyInt8(const TileArgs& args) {
+// Weights whose rows lie one after another, of int8_t or, as bfloat16, uint16_t.
+template <class T, int kRows, From kFrom>
+Sums<kRows> MultiplyRows(const TileArgs& args) {
   constexpr int kSums = SumsFor(kRows);
-  const int8_t* values = static_cast<const int8_t*>(args.values);
+  const T* values = static_cast<const T*>(args.values);
   const float* packed = args.packed;
   Kept<kFrom> kept{args.kept};
   Sums<kRows> sums[kSums];
@@ -170,13 +172,21 @@ Sums<kRows> MultiplyInt8(const TileArgs& args) {
   };
   int64_t c = 0;
   for (; c + kSums <= args.num_contracted; c += kSums) {
-    if constexpr (kFrom == From::kIntegers) {
-      __builtin_prefetch(values + c * kPanel + kPrefetchBytes);
+    if constexpr (kFrom == From::kWeights) {
+      const char* later = reinterpret_cast<const char*>(values + c * kPanel);
+      for (size_t byte = 0; byte < kSums * kPanel * sizeof(T); byte += kLineBytes) {
+        __builtin_prefetch(later + kPrefetchBytes + byte);
+      }
     }
     for (int s = 0; s < kSums; ++s) step(c + s, sums[s]);
   }
   for (; c < args.num_contracted; ++c) step(c, sums[0]);
-  Sums<kRows> total = Folded(sums);
+  return Folded(sums);
+}
+
+template <int kRows, From kFrom>
+Sums<kRows> MultiplyInt8(const TileArgs& args) {
+  Sums<kRows> total = MultiplyRows<int8_t, kRows, kFrom>(args);
   for (int v = 0; v < kVectors; ++v) {
     const Vector scale = Vector::Load(args.scale + v * Vector::kLanes);
     for (int r = 0; r < kRows; ++r) total.lane[r][v] = total.lane[r][v] * scale;
@@ -193,7 +203,7 @@ Sums<kRows> GroupInt4(const float* packed, const uint32_t* words, int64_t num_wo
   Sums<kRows> sums[kSums];
   for (auto& sum : sums) sum = Sums<kRows>::Zero();
   for (int64_t word = 0; word < num_words; ++word) {
-    if constexpr (kFrom == From::kIntegers) {
+    if constexpr (kFrom == From::kWeights) {
       __builtin_prefetch(reinterpret_cast<const char*>(words) + kPrefetchBytes);
     }
     for (int i = 0; i < kRowsPerWord; ++i) {
@@ -251,10 +261,18 @@ void Write(const Sums<kRows>& sums, const TileArgs& args) {
 }
 
 template <int kRows, From kFrom>
+Sums<kRows> Multiply(const TileArgs& args) {
+  switch (args.kind) {
+    case WeightKind::kBfloat16: return MultiplyRows<uint16_t, kRows, kFrom>(args);
+    case WeightKind::kInt8: return MultiplyInt8<kRows, kFrom>(args);
+    case WeightKind::kInt4: break;
+  }
+  return MultiplyInt4<kRows, kFrom>(args);
+}
+
+template <int kRows, From kFrom>
 void TileFrom(const TileArgs& args) {
-  const Sums<kRows> sums = args.kind == WeightKind::kInt8
-                               ? MultiplyInt8<kRows, kFrom>(args)
-                               : MultiplyInt4<kRows, kFrom>(args);
+  const Sums<kRows> sums = Multiply<kRows, kFrom>(args);
   if (args.number == Number::kFloat32) {
     Write<float>(sums, args);
   } else {
@@ -264,9 +282,9 @@ void TileFrom(const TileArgs& args) {
 
 template <int kRows>
 void TileOf(const TileArgs& args) {
-  if (args.kept == nullptr) return TileFrom<kRows, From::kIntegers>(args);
+  if (args.kept == nullptr) return TileFrom<kRows, From::kWeights>(args);
   if (args.is_kept) return TileFrom<kRows, From::kKept>(args);
-  return TileFrom<kRows, From::kIntegersAndKeep>(args);
+  return TileFrom<kRows, From::kWeightsAndKeep>(args);
 }
 
 using TileFunction = void (*)(const TileArgs&);

@@ -95,7 +95,6 @@ class _LlamaCpp:
         spent_s = {}
         for settings in choices:
             self._open(settings)
-            self._generate(3)
             spent_s[settings] = self._generate(_STEPS_TO_SEARCH_BY)[key]
         return min(spent_s, key=spent_s.__getitem__)
 

@@ -1,0 +1,189 @@
+"""Two emulated devices on the cores of one: what pipelining costs.
+
+    python -m tools.benchmarks.stages --bits 8 --batch 1 --batch 8 --batch 32
+
+Measures the model, plans two stages of it with the planner's own micro-batches, and runs
+them in turns with one stage on the same cores. Two stages do the same work at best: at
+batch 1 they take turns, and each micro-batch reads all weights again.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import click
+import jax
+import numpy as np
+
+from llmpq_jax import __version__
+from llmpq_jax.indicator.weight_variance import weight_variance
+from llmpq_jax.kernels import kernel_path
+from llmpq_jax.profiler import profile
+from llmpq_jax.profiler.grid import grid_for
+from llmpq_jax.runtime import Pipeline
+from llmpq_jax.runtime.request import Request
+from llmpq_jax.solver import PlanRequest, plan
+from llmpq_jax.spec.cluster import Cluster, Device, Node
+from llmpq_jax.spec.families import read_architecture
+from llmpq_jax.spec.precision import Activations, Bits
+from llmpq_jax.spec.strategy import Strategy
+from tools.benchmarks.models import CONFIGS, even_strategy, random_model
+from tools.benchmarks.throughput import read_bandwidth
+
+
+@click.command()
+@click.option("--model", type=click.Choice(list(CONFIGS)), default="llama-250m")
+@click.option("--models", type=click.Path(path_type=Path), default=Path("build/models"))
+@click.option("--bits", type=click.Choice(["4", "8", "16"]), default="8")
+@click.option("--activations", default="float32")
+@click.option("--batch", "batches", type=int, multiple=True, default=(1, 8, 32))
+@click.option("--prompt", type=int, default=128)
+@click.option("--new-tokens", type=int, default=128)
+@click.option("--repeats", type=int, default=3)
+def main(
+    model: str,
+    models: Path,
+    bits: str,
+    activations: str,
+    batches: tuple[int, ...],
+    prompt: int,
+    new_tokens: int,
+    repeats: int,
+) -> None:
+    """Compares two stages with one."""
+    folder = random_model(model, models)
+    rows = []
+    for batch in batches:
+        one = even_strategy(
+            folder,
+            bits=cast("Bits", int(bits)),
+            head_bits=8,
+            num_stages=1,
+            batch=batch,
+            prefill=batch,
+            decode=batch,
+            prompt_length=prompt,
+            new_tokens=new_tokens,
+            activations=cast("Activations", activations),
+        )
+        rows.append(_compare(folder, one, _planned(folder, one), repeats))
+        row = rows[-1]
+        click.echo(
+            f"| int{bits} | {batch} | {row['micro_batch']} | {row['layers']} "
+            f"| {row['one_tokens_per_s']:.1f} | {row['two_tokens_per_s']:.1f} "
+            f"| {row['ratio']:.2f} | {row['floor_share']:.0%} | {row['idle_share']} |"
+        )
+    click.echo(
+        json.dumps(
+            {
+                "model": model,
+                "bits": int(bits),
+                "activations": activations,
+                "prompt": prompt,
+                "new_tokens": new_tokens,
+                "batches": rows,
+                "read_gb_per_s": read_bandwidth() / 1e9,
+                "kernels": kernel_path("cpu"),
+                "llmpq_jax": __version__,
+                "jax": jax.__version__,
+                "command": shlex.join(
+                    ["python", "-m", "tools.benchmarks.stages", *sys.argv[1:]]
+                ),
+                "date": datetime.now(UTC).date().isoformat(),
+            }
+        )
+    )
+
+
+def _planned(folder: Path, one: Strategy) -> Strategy:
+    """Plans two stages for what one stage serves."""
+    devices = tuple(
+        Device(
+            name=f"cpu:{number}",
+            kind="cpu-emulated",
+            platform="cpu",
+            memory_bytes=8 << 30,
+            use="always",
+        )
+        for number in range(2)
+    )
+    cluster = Cluster(name="two", nodes=(Node(name="node0", devices=devices),))
+    (bits,) = set(one.stages[0].bits)
+    measurements = profile(
+        folder,
+        cluster,
+        activations=one.precision.activations,
+        bits=(bits,),
+        grid=grid_for(one.workload),
+    )
+    strategy = plan(
+        PlanRequest(
+            architecture=read_architecture(folder),
+            model=one.model,
+            cluster=cluster,
+            measurements=measurements,
+            sensitivity=weight_variance(folder),
+            workload=one.workload,
+            activations=one.precision.activations,
+            bits=(bits,),
+            head_bits=(8,),
+            omega_budget=float(1 << 30),
+        )
+    )
+    return replace(strategy, provenance=None)
+
+
+def _compare(
+    folder: Path, one: Strategy, two: Strategy, repeats: int
+) -> dict[str, Any]:
+    workload = one.workload
+    vocabulary = read_architecture(folder).vocabulary_size
+    tokens = np.random.default_rng(0).integers(
+        3, vocabulary, (workload.batch, workload.prompt_length)
+    )
+    requests = [
+        Request(
+            token_ids=tuple(row.tolist()),
+            max_new_tokens=workload.new_tokens,
+            ignores_eos=True,
+        )
+        for row in tokens
+    ]
+    with Pipeline.load(two) as of_two, Pipeline.load(one) as of_one:
+        for pipeline in (of_two, of_one):
+            pipeline.prepare(requests)
+        for _ in range(repeats):
+            for pipeline in (of_two, of_one):
+                list(pipeline.serve(requests))
+        ones, twos = of_one.batches, of_two.batches
+        weight_bytes = of_one._engine.workers[0].program.weight_bytes
+    num_micro_batches = -(-workload.batch // two.micro_batch.decode)
+    num_tokens = workload.batch * workload.new_tokens
+    step_s = median(record.decode_s for record in twos) / (workload.new_tokens - 1)
+    floor_s = num_micro_batches * weight_bytes / read_bandwidth()
+    return {
+        "batch": workload.batch,
+        "micro_batch": [two.micro_batch.prefill, two.micro_batch.decode],
+        "layers": [list(stage.layers) for stage in two.stages],
+        "one_tokens_per_s": median(num_tokens / record.latency_s for record in ones),
+        "two_tokens_per_s": median(num_tokens / record.latency_s for record in twos),
+        # Of runs that followed one another: the machine drifts.
+        "ratio": median(
+            a.latency_s / b.latency_s for a, b in zip(ones, twos, strict=True)
+        ),
+        "floor_share": floor_s / step_s,
+        "idle_share": [
+            round(stage.idle_s / twos[-1].latency_s, 3) for stage in twos[-1].stages
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()
