@@ -41,7 +41,7 @@ def test_make_targets_shown_exist() -> None:
 
 def test_the_strategy_shown_is_the_committed_one() -> None:
     (shown,) = [block for language, block in _BLOCKS if language == "toml"]
-    path = _ROOT / "strategies" / "tiny-four-cpu" / "strategy.toml"
+    path = _ROOT / "strategies" / "tiny-two-cpu" / "strategy.toml"
     committed = path.read_text(encoding="utf-8")
     for part in shown.split("# …\n"):
         assert part.strip() in committed
