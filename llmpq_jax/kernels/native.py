@@ -19,6 +19,7 @@ from llmpq_jax.kernels.panels import PanelArray
 _LIBRARY = "libllmpq_jax_kernels.so"
 _WISH = "LLMPQ_JAX_KERNELS"  # read by native/library.cc
 _TARGETS = {"llmpq_jax_product": "LlmpqProduct", "llmpq_jax_attend": "LlmpqAttend"}
+KERNELS = ("portable", "avx2", "avx512", "avx512bf16", "amx")  # the slowest first
 _SLOTS_AT_ONCE = 32  # kSlotsAtOnce of native/kernels.h
 _HEADS_PADDED_TO = 16
 
@@ -27,7 +28,7 @@ def kernel_path(platform: str) -> str:
     """Returns which kernels serve a backend.
 
     Returns:
-        "native-avx512", "native-avx2", "native-portable" or "xla".
+        "native-" and one of `KERNELS`, or "xla".
 
     Raises:
         LlmpqError: The environment asks for kernels that this processor cannot run.
@@ -49,7 +50,7 @@ def _native_path() -> str | None:
     library.LlmpqKernelPath.restype = ctypes.c_char_p
     served = library.LlmpqKernelPath()
     if served is None:
-        msg = f"environment: {_WISH}={os.environ.get(_WISH, '')} names kernels that are not here: expected avx512, avx2 or portable, as far as the processor has them; unset it for the fastest"
+        msg = f"environment: {_WISH}={os.environ.get(_WISH, '')} names kernels that are not here: expected one of {', '.join(KERNELS)}, as far as the processor has them; unset it for the fastest"
         raise LlmpqError(msg)
     for target, symbol in _TARGETS.items():
         handler = jax.ffi.pycapsule(getattr(library, symbol))

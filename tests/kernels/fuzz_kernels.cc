@@ -3,6 +3,7 @@
 // array ends the program.
 //
 //   fuzz_kernels COUNT SEED
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -18,6 +19,7 @@ namespace {
 using llmpq::kPanel;
 using llmpq::kRowsPerWord;
 using llmpq::Kernels;
+using llmpq::Multiplier;
 using llmpq::Number;
 using llmpq::WeightKind;
 
@@ -57,11 +59,18 @@ void FuzzProduct(const Kernels& kernels) {
   const WeightKind kinds[] = {WeightKind::kBfloat16, WeightKind::kInt8, WeightKind::kInt4};
   const WeightKind kind = kinds[Draw(0, 2)];
   const bool is_int4 = kind == WeightKind::kInt4, is_narrow = Draw(0, 1);
-  const int64_t rows = Draw(1, kernels.max_rows);
   const int64_t groups = is_int4 ? Draw(1, 4) : kind == WeightKind::kInt8 ? 1 : 0;
-  const int64_t contracted = is_int4 ? groups * Draw(1, 6) * kRowsPerWord : Draw(1, 70);
+  // Some kernels are for whole steps of 32 contracted rows.
+  const int64_t group = Draw(0, 1) ? 32 * Draw(1, 4)
+                        : is_int4  ? kRowsPerWord * Draw(1, 6)
+                                   : Draw(1, 70);
+  const int64_t contracted = groups ? groups * group : group;
   const int64_t valid = Draw(1, kPanel), stride = valid + Draw(0, 5);
   const Number number = is_narrow ? Number::kBfloat16 : Number::kFloat32;
+  const int64_t wanted = Draw(1, 80);
+  const Multiplier& multiplier =
+      kernels.multiplier_for({kind, number, wanted, contracted, groups});
+  const int64_t rows = std::min(wanted, multiplier.max_rows);
 
   auto wide = Exactly<float>(rows * contracted);
   auto narrow = Exactly<uint16_t>(rows * contracted);
@@ -96,7 +105,7 @@ void FuzzProduct(const Kernels& kernels) {
   auto packed = Exactly<float>(rows * contracted);
   auto sums = Exactly<float>(is_int4 ? rows * groups : 0);
   const void* hidden = is_narrow ? static_cast<const void*>(narrow.get()) : wide.get();
-  kernels.pack({hidden, number, kind, rows, contracted, groups, packed.get(), sums.get()});
+  multiplier.pack({hidden, number, kind, rows, contracted, groups, packed.get(), sums.get()});
   const int64_t out_count = (rows - 1) * stride + valid;
   auto out = Exactly<float>(out_count);
   auto narrow_out = Exactly<uint16_t>(out_count);
@@ -106,7 +115,7 @@ void FuzzProduct(const Kernels& kernels) {
   auto kept = Exactly<float>(contracted * kPanel);
   const bool keeps = Draw(0, 1);
   for (int turn = 0; turn < (keeps ? 2 : 1); ++turn) {
-    kernels.tile({kind, rows, contracted, groups, packed.get(), sums.get(), values,
+    multiplier.tile({kind, rows, contracted, groups, packed.get(), sums.get(), values,
                   scale.get(), result, number, stride, valid,
                   keeps ? kept.get() : nullptr, turn == 1});
   }
@@ -187,23 +196,5 @@ int main(int argc, char** argv) {
   }
   generator.seed(static_cast<unsigned>(std::atoll(argv[2])));
   const int count = std::atoi(argv[1]);
-  Fuzz(llmpq::kPortableKernels, count);
-#if defined(LLMPQ_FOR_X86)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    Fuzz(llmpq::kAvx2Kernels, count);
-  } else {
-    std::printf("avx2: skipped, this processor has none\n");
-  }
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-    Fuzz(llmpq::kAvx512Kernels, count);
-    if (__builtin_cpu_supports("avx512bf16")) {
-      Fuzz(llmpq::kAvx512Bf16Kernels, count);
-    } else {
-      std::printf("avx512bf16: skipped, this processor has none\n");
-    }
-  } else {
-    std::printf("avx512: skipped, this processor has none\n");
-  }
-#endif
+  for (const Kernels* kernels : llmpq::KernelsHere()) Fuzz(*kernels, count);
 }

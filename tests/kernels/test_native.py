@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpq_jax.kernels import PanelArray, kernel_path, multiply_together, serving_layout
+from llmpq_jax.kernels.native import KERNELS
 from llmpq_jax.kernels.panels import PANEL, ROWS_PER_WORD
 from llmpq_jax.quant import quantize
 from llmpq_jax.quant.reference import reference_weight
@@ -28,7 +29,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 @given(
-    num_rows=st.integers(1, 40),
+    num_rows=st.integers(1, 40) | st.integers(1, 150),
     num_contracted=st.sampled_from([8, 24, 32, 64, 200, 512]),
     features=st.lists(
         st.integers(1, 40).map(lambda half: 2 * half), min_size=1, max_size=3
@@ -56,7 +57,7 @@ def test_attention_agrees_with_float64(**case):
     check_attention(**case)
 
 
-@pytest.mark.parametrize("path", ["portable", "avx2", "avx512", "avx512bf16"])
+@pytest.mark.parametrize("path", KERNELS)
 def test_every_path_agrees(path):
     """In a process of its own: the choice of kernels is made once."""
     code = f"""
@@ -64,7 +65,7 @@ from tests.kernels.native_cases import check_attention, check_product
 from llmpq_jax.kernels import kernel_path
 assert kernel_path("cpu") == "native-{path}"
 for bits in (4, 8, 16):
-    for num_rows in (1, 2, 5, 7, 20, 33):
+    for num_rows in (1, 2, 5, 7, 20, 33, 50, 150):
         for dtype in ("float32", "bfloat16"):
             check_product(num_rows=num_rows, num_contracted=64, features=[34, 16],
                           bits=bits, dtype=dtype, seed=num_rows)

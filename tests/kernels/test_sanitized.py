@@ -11,6 +11,8 @@ import pytest
 from hypothesis import settings
 
 import llmpq_jax
+from llmpq_jax.kernels import kernel_path
+from llmpq_jax.kernels.native import KERNELS
 
 COMPILER = shutil.which("g++") or shutil.which("clang++") or ""
 NATIVE = Path(llmpq_jax.__file__).parent / "kernels" / "native"
@@ -22,19 +24,28 @@ FLAGS = (
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not COMPILER, reason="there is no C++ compiler")
+@pytest.mark.skipif(
+    not COMPILER or kernel_path("cpu") == "xla", reason="there is no C++ compiler"
+)
 def test_no_kernel_leaves_its_arrays(tmp_path):
     is_x86 = platform.machine() == "x86_64"
+    has_amx = is_x86 and platform.system() == "Linux"
     flags = (*FLAGS, "-DLLMPQ_FOR_X86") if is_x86 else FLAGS
+    flags = (*flags, "-DLLMPQ_FOR_AMX") if has_amx else flags
     sources: dict[Path, tuple[str, ...]] = {
         FUZZ: (),
+        NATIVE / "choice.cc": (),
         NATIVE / "kernels_portable.cc": (),
     }
     if is_x86:
         sources[NATIVE / "kernels_avx2.cc"] = ("-mavx2", "-mfma")
         avx512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma")
         sources[NATIVE / "kernels_avx512.cc"] = avx512
-        sources[NATIVE / "kernels_avx512bf16.cc"] = (*avx512, "-mavx512bf16")
+        bfloat16 = (*avx512, "-mavx512bf16")
+        sources[NATIVE / "kernels_avx512bf16.cc"] = bfloat16
+        if has_amx:
+            amx = (*bfloat16, "-mamx-tile", "-mamx-bf16")
+            sources[NATIVE / "kernels_amx.cc"] = amx
     objects = []
     for source, own_flags in sources.items():
         objects.append(tmp_path / f"{source.stem}.o")
@@ -47,4 +58,6 @@ def test_no_kernel_leaves_its_arrays(tmp_path):
         [program, str(count), "20261123"], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
-    assert f"portable: {count} products and mixes agree" in run.stdout
+    served = kernel_path("cpu").removeprefix("native-")
+    for name in KERNELS[: KERNELS.index(served) + 1]:
+        assert f"{name}: {count} products and mixes agree" in run.stdout

@@ -11,12 +11,14 @@
 //                           as a signed number, is (value + 8)·16^i, or value·16^7
 //   scale  [F/16, G, 16]    float32; no groups at 16 bits
 //
-// Hidden states are packed by row blocks: [C][rows of the block], in float32; how many
-// rows a block may have is the instruction set's choice. For int4, row i of eight is multiplied by 16^-i, which is exact, and the sums
-// that undo the + 8 are kept beside: [G][rows of the block].
+// Hidden states are packed by row blocks, in the order in which a multiplier reads them;
+// how many rows a block may have is the multiplier's choice. Where nothing else is said:
+// [C][rows of the block], in float32. For int4, row i of eight is multiplied by 16^-i,
+// which is exact, and the sums that undo the + 8 are kept beside: [G][rows of the block].
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace llmpq {
 
@@ -33,7 +35,7 @@ struct PackArgs {
   int64_t num_rows;  // of this block
   int64_t num_contracted;
   int64_t num_groups;
-  float* packed;  // [num_contracted][num_rows]
+  float* packed;  // room for [num_contracted][num_rows]
   float* sums;    // [num_groups][num_rows]; int4 only
 };
 
@@ -80,12 +82,27 @@ inline int64_t AttendScratch(int64_t heads, int64_t head_dim) {
   return 2 * heads * head_dim + (kSlotsAtOnce + 3) * PaddedHeads(heads);
 }
 
-struct Kernels {
-  const char* name;
-  int64_t max_rows;         // of a block
-  int64_t bfloat16_bytes;  // of one that is packed; a float32 stays what it is
+// What is to be multiplied.
+struct ProductShape {
+  WeightKind kind;
+  Number number;  // of hidden states and products
+  int64_t num_rows;
+  int64_t num_contracted;
+  int64_t num_groups;
+};
+
+// One way to multiply.
+struct Multiplier {
+  int64_t max_rows;      // of a block
+  int64_t packed_bytes;  // of one packed number
   void (*pack)(const PackArgs&);
   void (*tile)(const TileArgs&);
+};
+
+// What serves one instruction set.
+struct Kernels {
+  const char* name;
+  const Multiplier& (*multiplier_for)(const ProductShape&);
   void (*attend)(const AttendArgs&);
 };
 
@@ -94,6 +111,12 @@ extern const Kernels kPortableKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAvx512Bf16Kernels;
+#if defined(LLMPQ_FOR_AMX)
+extern const Kernels kAmxKernels;
 #endif
+#endif
+
+// The processor's kernels, the slowest first.
+std::vector<const Kernels*> KernelsHere();
 
 }  // namespace llmpq

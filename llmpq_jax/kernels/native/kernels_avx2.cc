@@ -6,6 +6,5 @@
 #include "tiles.h"
 
 namespace llmpq {
-const Kernels kAvx2Kernels = {"avx2", avx2::Vector::kMaxRows, 4, avx2::Pack, avx2::Tile,
-                              avx2::Attend};
+const Kernels kAvx2Kernels = {"avx2", avx2::MultiplierFor, avx2::Attend};
 }  // namespace llmpq

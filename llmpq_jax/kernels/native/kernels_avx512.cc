@@ -6,6 +6,5 @@
 #include "tiles.h"
 
 namespace llmpq {
-const Kernels kAvx512Kernels = {"avx512", avx512::Vector::kMaxRows, 4, avx512::Pack,
-                                avx512::Tile, avx512::Attend};
+const Kernels kAvx512Kernels = {"avx512", avx512::MultiplierFor, avx512::Attend};
 }  // namespace llmpq

@@ -1,20 +1,20 @@
 // Compiled with -mavx512bf16 and its kin; called only where the processor has them.
 //
 // bfloat16 hidden states are multiplied in pairs: one instruction takes 32 products to 16
-// sums, in float32, twice what float32 operands get. Weights of 8 bits and fewer are
-// bfloat16 without rounding, and so nothing is lost. All else is avx512's.
+// sums, in float32, twice what float32 operands get. All else is avx512's.
 //
-// Pairs are rows (2i, 2i + 1) of int8 and bfloat16, and rows (8i + k, 8i + k + 4), k < 4, of int4: those
-// two lie at the same place of a word's halves. Packed hidden states are the pairs' words,
-// [pairs][rows of the block]; the offset of int4 is taken off by a table.
+// Packed hidden states are the pairs' words, [pairs][rows of the block]; the offset of
+// int4 is taken off by a table.
 #include <immintrin.h>
 
 #include <array>
 #include <cstdint>
-#include <cstring>
 #include <utility>
 
 #include "kernels.h"
+
+#define LLMPQ_ISA avx512bf16
+#include "pairs_avx512.h"
 
 namespace llmpq {
 namespace avx512bf16 {
@@ -22,10 +22,6 @@ namespace avx512bf16 {
 constexpr int kMaxRows = 16;
 constexpr int64_t kPrefetchBytes = 4096;
 constexpr size_t kLineBytes = 64;
-
-struct Pairs {
-  __m512i lane;  // of 16 features
-};
 
 inline void PackPairs(const PackArgs& args) {
   const uint16_t* hidden = static_cast<const uint16_t*>(args.hidden);
@@ -48,64 +44,6 @@ inline void PackPairs(const PackArgs& args) {
     }
     if (contracted % 2) put(contracted / 2, from[contracted - 1], 0);
   }
-}
-
-// An integer's float has zeros where a bfloat16 ends, so shifting is converting.
-inline __m512i Floats(const int8_t* from) {
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-  return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
-}
-
-template <class T>
-struct Rows;
-
-template <>
-struct Rows<int8_t> {
-  Pairs Two(const int8_t* from) const {
-    const __m512i low = _mm512_srli_epi32(Floats(from), 16);
-    return {_mm512_or_si512(Floats(from + kPanel), low)};
-  }
-  Pairs Last(const int8_t* from) const { return {_mm512_srli_epi32(Floats(from), 16)}; }
-};
-
-template <>
-struct Rows<uint16_t> {
-  __m512i order;  // of two rows' numbers, so that those of a feature are neighbours
-
-  Rows() {
-    const __m512i first =
-        _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(kPanel));
-    order = _mm512_or_si512(first, _mm512_slli_epi32(second, 16));
-  }
-  Pairs Two(const uint16_t* from) const {
-    return {_mm512_permutexvar_epi16(order, _mm512_loadu_si512(from))};
-  }
-  Pairs Last(const uint16_t* from) const {
-    const __m256i row = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-    return {_mm512_cvtepu16_epi32(row)};
-  }
-};
-
-// bfloat16 of -8 to 7 by the four lowest bits; the fifth bit is another row's.
-inline __m512i NibbleTable() {
-  alignas(64) uint16_t table[32];
-  for (int i = 0; i < 32; ++i) {
-    const float value = static_cast<float>(i % 16 - 8);
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    table[i] = static_cast<uint16_t>(bits >> 16);
-  }
-  return _mm512_load_si512(table);
-}
-
-template <int kShift>
-Pairs Int4Pairs(__m512i words, __m512i table) {
-  // The last row of a word has no 8 added: turning its highest bit adds it.
-  if constexpr (kShift == 3) {
-    words = _mm512_xor_si512(words, _mm512_set1_epi32(INT32_MIN));
-  }
-  return {_mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4 * kShift), table)};
 }
 
 constexpr int SumsFor(int rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : rows <= 7 ? 2 : 1; }
@@ -282,19 +220,17 @@ inline void TilePairs(const TileArgs& args) {
   kTiles[args.num_rows - 1](args);
 }
 
-inline void Pack(const PackArgs& args) {
-  args.number == Number::kBfloat16 ? PackPairs(args) : kAvx512Kernels.pack(args);
-}
+constexpr Multiplier kMultiplier = {kMaxRows, 2, PackPairs, TilePairs};
 
-inline void Tile(const TileArgs& args) {
-  args.number == Number::kBfloat16 ? TilePairs(args) : kAvx512Kernels.tile(args);
+inline const Multiplier& MultiplierFor(const ProductShape& shape) {
+  return shape.number == Number::kBfloat16 ? kMultiplier
+                                           : kAvx512Kernels.multiplier_for(shape);
 }
 
 inline void Attend(const AttendArgs& args) { kAvx512Kernels.attend(args); }
 
 }  // namespace avx512bf16
 
-const Kernels kAvx512Bf16Kernels = {"avx512bf16",     avx512bf16::kMaxRows, 2,
-                                    avx512bf16::Pack, avx512bf16::Tile,
+const Kernels kAvx512Bf16Kernels = {"avx512bf16", avx512bf16::MultiplierFor,
                                     avx512bf16::Attend};
 }  // namespace llmpq

@@ -5,6 +5,5 @@
 #include "tiles.h"
 
 namespace llmpq {
-const Kernels kPortableKernels = {"portable", portable::Vector::kMaxRows, 4,
-                                  portable::Pack, portable::Tile, portable::Attend};
+const Kernels kPortableKernels = {"portable", portable::MultiplierFor, portable::Attend};
 }  // namespace llmpq

@@ -20,22 +20,6 @@ namespace ffi = xla::ffi;
 // So many tasks for each thread: the last one to be claimed is a small share of all.
 constexpr int64_t kTasksPerThread = 6;
 
-// The processor's kernels, the fastest last.
-std::vector<const Kernels*> KernelsHere() {
-  std::vector<const Kernels*> here = {&kPortableKernels};
-#if defined(LLMPQ_FOR_X86)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    here.push_back(&kAvx2Kernels);
-  }
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-    here.push_back(&kAvx512Kernels);
-    if (__builtin_cpu_supports("avx512bf16")) here.push_back(&kAvx512Bf16Kernels);
-  }
-#endif
-  return here;
-}
-
 // LLMPQ_JAX_KERNELS may name other kernels than the fastest. Null: they are not here.
 const Kernels* ChooseKernels() {
   const std::vector<const Kernels*> here = KernelsHere();
@@ -106,13 +90,15 @@ struct Weight {
   int64_t num_features;
 };
 
-// A thread's place for one panel's weights as floats; row blocks after the first take
-// them from there.
+// A thread's place for one panel's weights as a multiplier reads them; row blocks after
+// the first take them from there.
 float* KeptPanel(int64_t contracted) {
-  thread_local std::vector<float> kept;
-  const size_t needed = static_cast<size_t>(contracted) * kPanel;
-  if (kept.size() < needed) kept.resize(needed);
-  return kept.data();
+  struct alignas(64) Features {
+    float number[kPanel];
+  };
+  thread_local std::vector<Features> kept;
+  if (kept.size() < static_cast<size_t>(contracted)) kept.resize(contracted);
+  return kept.data()->number;
 }
 
 // hidden [M, C]; then values and scale of each weight (see kernels.h). Returns for each
@@ -188,11 +174,12 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::AnyBuffer hidden, ffi::RemainingAr
   float* packed = static_cast<float*>((*scratch)->untyped_data());
   float* sums = packed + num_rows * contracted;
 
-  const Kernels& kernels = *Chosen();
-  const RowBlocks blocks(num_rows, kernels.max_rows);
+  const Multiplier& multiplier =
+      Chosen()->multiplier_for({kind, number, num_rows, contracted, num_groups});
+  const RowBlocks blocks(num_rows, multiplier.max_rows);
   const auto pack = [&](int64_t block) {
     const int64_t first = blocks.First(block);
-    kernels.pack({static_cast<const char*>(hidden.untyped_data()) +
+    multiplier.pack({static_cast<const char*>(hidden.untyped_data()) +
                       first * contracted * SizeOf(number),
                   number, kind, blocks.Size(block), contracted, num_groups,
                   packed + first * contracted, sums + first * num_groups});
@@ -205,10 +192,10 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::AnyBuffer hidden, ffi::RemainingAr
 
   int64_t num_panels = 0;
   for (const Weight& weight : weights) num_panels += weight.num_panels;
-  const int64_t packed_bytes =
-      number == Number::kBfloat16 ? kernels.bfloat16_bytes : sizeof(float);
-  const int64_t blocks_at_once = std::max<int64_t>(
-      1, PackedBytesAtOnce() / (kernels.max_rows * contracted * packed_bytes));
+  const int64_t block_bytes =
+      multiplier.max_rows * contracted * multiplier.packed_bytes;
+  const int64_t blocks_at_once =
+      std::max<int64_t>(1, PackedBytesAtOnce() / block_bytes);
   const int64_t num_row_tasks = CeilDiv(blocks.count, blocks_at_once);
   const int64_t num_threads = std::max<int64_t>(1, pool.num_threads());
   const int64_t panels_at_once = std::clamp<int64_t>(
@@ -228,7 +215,7 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::AnyBuffer hidden, ffi::RemainingAr
         for (int64_t block = first_block; block < end_block; ++block) {
           const int64_t row = blocks.First(block);
           const int64_t feature = panel * kPanel;
-          kernels.tile({kind, blocks.Size(block), contracted, num_groups,
+          multiplier.tile({kind, blocks.Size(block), contracted, num_groups,
                         packed + row * contracted, sums + row * num_groups,
                         weight.values + panel * weight.panel_bytes,
                         weight.scale + feature * num_groups,
@@ -358,8 +345,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(LlmpqAttend, llmpq::Attend,
                                   .Ret<xla::ffi::Buffer<xla::ffi::F32>>()
                                   .Attr<int64_t>("window"));
 
-// Which kernels serve here: "avx512", "avx2" or "portable"; null if LLMPQ_JAX_KERNELS
-// names others. Asked before anything else is called.
+// Which kernels serve here, by name; null if LLMPQ_JAX_KERNELS names others. Asked before
+// anything else is called.
 extern "C" const char* LlmpqKernelPath() {
   const llmpq::Kernels* kernels = llmpq::Chosen();
   return kernels ? kernels->name : nullptr;

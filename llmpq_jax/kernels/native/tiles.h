@@ -301,5 +301,9 @@ inline void Tile(const TileArgs& args) {
   kTiles[args.num_rows - 1](args);
 }
 
+constexpr Multiplier kMultiplier = {Vector::kMaxRows, sizeof(float), Pack, Tile};
+
+inline const Multiplier& MultiplierFor(const ProductShape&) { return kMultiplier; }
+
 }  // namespace LLMPQ_ISA
 }  // namespace llmpq
