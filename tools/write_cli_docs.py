@@ -26,7 +26,9 @@ def render() -> str:
     """Returns the page: the program's help, then each command's, in its order."""
     from llmpq_jax.cli import main
 
-    program = click.Context(main, info_name="llmpq-jax", terminal_width=WIDTH)
+    program = click.Context(
+        main, info_name="llmpq-jax", terminal_width=WIDTH, **main.context_settings
+    )
     parts = [INTRODUCTION, _section("llmpq-jax", main.get_help(program), level=2)]
     parts += _commands(main, program, level=2)
     return "\n".join(parts)

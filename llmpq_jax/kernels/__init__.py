@@ -1,6 +1,6 @@
 """The products that hide a weight's precision, and attention over a cache."""
 
-from llmpq_jax.kernels.layout import serving_layout
+from llmpq_jax.kernels.layout import serve_matrix, serving_layout
 from llmpq_jax.kernels.native import attend_to_cache, kernel_path, serves_attention
 from llmpq_jax.kernels.panels import PanelArray
 from llmpq_jax.kernels.product import Weight, multiply, multiply_together
@@ -12,6 +12,7 @@ __all__ = [
     "kernel_path",
     "multiply",
     "multiply_together",
+    "serve_matrix",
     "serves_attention",
     "serving_layout",
 ]

@@ -1,12 +1,57 @@
-"""Brings a matrix into the layout that its device's kernels read."""
+"""Brings a matrix to a device, in the precision and layout that its kernels read."""
 
 from __future__ import annotations
 
-import jax
+from typing import Any
 
-from llmpq_jax.kernels.native import kernel_path
-from llmpq_jax.kernels.panels import PanelArray, fits_panels, to_panels
-from llmpq_jax.quant import QArray
+import jax
+import numpy as np
+
+from llmpq_jax.kernels.native import kernel_path, round_to_panels
+from llmpq_jax.kernels.panels import (
+    ROWS_PER_WORD,
+    PanelArray,
+    fits_panels,
+    to_panels,
+)
+from llmpq_jax.quant import QArray, quantize
+from llmpq_jax.spec.precision import Bits, group_size_for
+
+_ROUNDED_NATIVELY = ("float32", "bfloat16", "float16")
+
+
+def serve_matrix(
+    matrix_CF: np.ndarray, *, bits: Bits, group_size: int, device: Any
+) -> jax.Array | QArray | PanelArray:
+    """Returns a matrix as one device serves it.
+
+    A checkpoint's matrix, the transpose of one whose features lie one after another, is
+    rounded straight into panels where native kernels serve; else it is placed, rounded
+    and laid out in turn. The integers and scales are the same.
+
+    Args:
+        matrix_CF: On the host.
+        bits: Of the result; 16 keeps the type.
+        group_size: Of int4, at most.
+        device: Of JAX, where to.
+    """
+    group = matrix_CF.shape[0]
+    if bits == 4:
+        group = group_size_for(group, group_size)
+    if (
+        _serves_panels(device.platform)
+        and matrix_CF.T.flags.c_contiguous
+        and matrix_CF.dtype.name in (_ROUNDED_NATIVELY if bits != 16 else ("bfloat16",))
+        and (bits != 4 or group % ROWS_PER_WORD == 0)
+    ):
+        return round_to_panels(
+            jax.device_put(matrix_CF.T, device), bits=bits, group_size=group
+        )
+    on_device = jax.device_put(matrix_CF, device)
+    weight: jax.Array | QArray = on_device
+    if bits != 16:
+        weight = quantize(on_device, bits=bits, group_size=group_size)
+    return serving_layout(weight, platform=device.platform)
 
 
 def serving_layout(
@@ -19,10 +64,10 @@ def serving_layout(
         platform: JAX's name of the backend.
         num_cuts: How many devices its features are cut over.
     """
-    if (
-        platform == "cpu"
-        and kernel_path("cpu").startswith("native")
-        and fits_panels(weight, num_cuts=num_cuts)
-    ):
+    if _serves_panels(platform) and fits_panels(weight, num_cuts=num_cuts):
         return to_panels(weight)
     return weight
+
+
+def _serves_panels(platform: str) -> bool:
+    return platform == "cpu" and kernel_path("cpu") != "xla"

@@ -5,20 +5,26 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from llmpq_jax.errors import LlmpqError
-from llmpq_jax.kernels.panels import PanelArray
+from llmpq_jax.kernels.panels import PANEL, ROWS_PER_WORD, VALUE_DTYPES, PanelArray
+from llmpq_jax.spec.precision import Bits
 
 _LIBRARY = "libllmpq_jax_kernels.so"
 _WISH = "LLMPQ_JAX_KERNELS"  # read by native/library.cc
-_TARGETS = {"llmpq_jax_product": "LlmpqProduct", "llmpq_jax_attend": "LlmpqAttend"}
+_TARGETS = {
+    "llmpq_jax_attend": "LlmpqAttend",
+    "llmpq_jax_product": "LlmpqProduct",
+    "llmpq_jax_round": "LlmpqRound",
+}
 KERNELS = ("portable", "avx2", "avx512", "avx512bf16", "amx")  # the slowest first
 _SLOTS_AT_ONCE = 32  # kSlotsAtOnce of native/kernels.h
 _HEADS_PADDED_TO = 16
@@ -99,6 +105,35 @@ def multiply_panels(
     return tuple(
         product.reshape(*batch, -1).astype(hidden.dtype) for product in products
     )
+
+
+@partial(jax.jit, static_argnames=("bits", "group_size"))
+def round_to_panels(
+    weight_FC: Float[Array, "F C"], *, bits: Bits, group_size: int
+) -> PanelArray:
+    """Rounds a matrix as a checkpoint has it, features first, straight into panels.
+
+    The integers and scales are those of `quant.quantize` on its transpose.
+
+    Args:
+        weight_FC: float32, bfloat16 or float16; at 16 bits it is bfloat16 and kept.
+        bits: Of the result.
+        group_size: Rows that share a scale: all of them at 8 bits.
+    """
+    _native_path()
+    num_features, num_contracted = weight_FC.shape
+    num_panels = -(-num_features // PANEL)
+    shape = (num_panels, num_contracted, PANEL)
+    if bits == 4:
+        shape = (num_panels, num_contracted // ROWS_PER_WORD, PANEL)
+    num_groups = 0 if bits == 16 else num_contracted // group_size
+    results = [
+        jax.ShapeDtypeStruct(shape, VALUE_DTYPES[bits]),
+        jax.ShapeDtypeStruct((num_panels, num_groups, PANEL), jnp.float32),
+    ]
+    call = jax.ffi.ffi_call("llmpq_jax_round", results)
+    values, scale = call(weight_FC, bits=np.int64(bits), group=np.int64(group_size))
+    return PanelArray(values, scale, num_padding=num_panels * PANEL - num_features)
 
 
 def serves_attention(dtype: jnp.dtype) -> bool:

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from flax import struct
 
 from llmpq_jax.quant import QArray, unpacked_values
+from llmpq_jax.spec.precision import Bits
 
 PANEL = 16
 ROWS_PER_WORD = 8
+VALUE_DTYPES: dict[Bits, type] = {4: jnp.uint32, 8: jnp.int8, 16: jnp.bfloat16}
 
 
 @struct.dataclass

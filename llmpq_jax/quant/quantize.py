@@ -7,12 +7,14 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int8
 
 from llmpq_jax.quant.qarray import QArray
 from llmpq_jax.spec.precision import group_size_for
 
 LARGEST_INTEGER: dict[int, int] = {4: 7, 8: 127}
+_LEAST_NORMAL = np.finfo(np.float32).tiny
 
 
 def quantize(
@@ -22,8 +24,8 @@ def quantize(
 
     8 bits take one scale per feature, 4 bits one per feature and group of
     `spec.precision.group_size_for` rows. The largest magnitude of a group becomes 127
-    or 7, so the error is at most half a scale per element; a group of zeros gets
-    scale 1. The most negative integer is not used.
+    or 7, so the error is at most half a scale per element; a group of zeros, or of
+    numbers below the normal ones, gets scale 1. The most negative integer is not used.
 
     Raises:
         ValueError: 4 bits were asked of an odd number of features, which cannot be
@@ -62,10 +64,11 @@ def _quantize(weight_CF: jax.Array, *, bits: Literal[4, 8], group: int) -> QArra
     largest = LARGEST_INTEGER[bits]
     grouped = weight_CF.astype(jnp.float32).reshape(-1, group, num_features)
     magnitude = jnp.max(jnp.abs(grouped), axis=1)
-    # A group of zeros, or of numbers so small that the quotient underflows.
-    quotient = magnitude / largest
-    scale = jnp.where(quotient > 0, quotient, 1.0)
-    rounded = jnp.round(grouped / scale[:, None, :])
+    # Compilers divide in ways of their own; a product with a reciprocal they leave alone.
+    quotient = magnitude * np.float32(1 / largest)
+    # A group of zeros, or of numbers so small that the reciprocal would overflow.
+    scale = jnp.where(quotient >= _LEAST_NORMAL, quotient, 1.0)
+    rounded = jnp.round(grouped * (1 / scale)[:, None, :])
     clipped = jnp.clip(rounded, -largest, largest).astype(jnp.int8)
     values = clipped.reshape(num_contracted, num_features)
     if bits == 4:

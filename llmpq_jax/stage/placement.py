@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from llmpq_jax.kernels import PanelArray, Weight, serving_layout
+from llmpq_jax.kernels import PanelArray, Weight, serve_matrix, serving_layout
 from llmpq_jax.model import LayerCache
 from llmpq_jax.quant import QArray, quantize
 from llmpq_jax.quant.shard import with_groups_cut
@@ -72,6 +72,20 @@ class Placement:
         if not tensor.is_matrix:
             spec = _partition(shard, array.ndim)
             return jax.device_put(array, NamedSharding(self.mesh, spec))
+        served = (
+            self._cut_matrix(array, bits, shard)
+            if self.width > 1
+            else serve_matrix(
+                array, bits=bits, group_size=self.group_size, device=self.devices[0]
+            )
+        )
+        partition = _partition(shard, 2)
+        if isinstance(served, PanelArray):
+            partition = _panel_partition(shard)
+        sharding = NamedSharding(self.mesh, partition)
+        return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), served)
+
+    def _cut_matrix(self, array: np.ndarray, bits: Bits, shard: str) -> Weight:
         on_device = jax.device_put(array, self.devices[0])
         weight: jax.Array | QArray = on_device
         if bits != 16:
@@ -79,12 +93,7 @@ class Placement:
             if shard == "rows":
                 weight = with_groups_cut(weight, self.width)
         num_cuts = self.width if shard == "columns" else 1
-        served = serving_layout(weight, platform=self.platform, num_cuts=num_cuts)
-        partition = _partition(shard, 2)
-        if isinstance(served, PanelArray):
-            partition = _panel_partition(shard)
-        sharding = NamedSharding(self.mesh, partition)
-        return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), served)
+        return serving_layout(weight, platform=self.platform, num_cuts=num_cuts)
 
     def empty_cache(
         self,

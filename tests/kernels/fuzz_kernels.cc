@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "rounding.h"
 
 namespace {
 
@@ -179,6 +180,37 @@ void FuzzAttention(const Kernels& kernels) {
   }
 }
 
+void FuzzRounding() {
+  const bool is_int4 = Draw(0, 1);
+  const int64_t groups = is_int4 ? Draw(1, 4) : 1;
+  const int64_t group = is_int4 ? kRowsPerWord * Draw(1, 20) : Draw(1, 150);
+  const int64_t contracted = groups * group, valid = Draw(1, kPanel);
+  auto weight = Exactly<float>(valid * contracted);
+  for (int64_t i = 0; i < valid * contracted; ++i) weight[i] = DrawNumber();
+  auto bytes = Exactly<int8_t>(is_int4 ? 0 : contracted * kPanel);
+  auto words = Exactly<uint32_t>(is_int4 ? contracted / kRowsPerWord * kPanel : 0);
+  auto scale = Exactly<float>(groups * kPanel);
+  const llmpq::Rounding rounding = {contracted, group, is_int4 ? 7.0f : 127.0f};
+  void* const values = is_int4 ? static_cast<void*>(words.get()) : bytes.get();
+  llmpq::RoundPanel(weight.get(), valid, rounding,
+                    is_int4 ? llmpq::PutInt4 : llmpq::PutInt8, values, scale.get());
+  for (int64_t c = 0; c < contracted; ++c) {
+    for (int64_t f = 0; f < valid; ++f) {
+      const float step = scale[c / group * kPanel + f];
+      int value = is_int4 ? 0 : bytes[c * kPanel + f];
+      if (is_int4) {
+        const int64_t row = c % kRowsPerWord;
+        value = words[c / kRowsPerWord * kPanel + f] >> (4 * row) & 15;
+        value = row + 1 < kRowsPerWord ? value - 8 : (value ^ 8) - 8;
+      }
+      const double expected = weight[f * contracted + c];
+      if (!(std::abs(value * static_cast<double>(step) - expected) <= 0.5001 * step)) {
+        Fail("rounding", value * step, expected);
+      }
+    }
+  }
+}
+
 void Fuzz(const Kernels& kernels, int count) {
   for (int i = 0; i < count; ++i) {
     FuzzProduct(kernels);
@@ -196,5 +228,6 @@ int main(int argc, char** argv) {
   }
   generator.seed(static_cast<unsigned>(std::atoll(argv[2])));
   const int count = std::atoi(argv[1]);
+  for (int i = 0; i < count; ++i) FuzzRounding();
   for (const Kernels* kernels : llmpq::KernelsHere()) Fuzz(*kernels, count);
 }

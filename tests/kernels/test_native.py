@@ -14,9 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.kernels import PanelArray, kernel_path, multiply_together, serving_layout
+from llmpq_jax.kernels import (
+    PanelArray,
+    kernel_path,
+    multiply_together,
+    serve_matrix,
+    serving_layout,
+)
 from llmpq_jax.kernels.native import KERNELS
-from llmpq_jax.kernels.panels import PANEL, ROWS_PER_WORD
+from llmpq_jax.kernels.panels import PANEL, ROWS_PER_WORD, to_panels
 from llmpq_jax.quant import quantize
 from llmpq_jax.quant.reference import reference_weight
 from tests.kernels.native_cases import check_attention, check_product
@@ -40,6 +46,35 @@ SEEDS = st.integers(0, 2**32 - 1)
 )
 def test_products_agree_with_float64(**case):
     check_product(**case)
+
+
+@given(
+    num_features=st.integers(1, 40).map(lambda half: 2 * half),
+    num_contracted=st.sampled_from([8, 24, 32, 64, 200, 256]),
+    bits=st.sampled_from([4, 8, 16]),
+    dtype=DTYPES,
+    exponent=st.sampled_from([-40, -20, 0, 12]),
+    seed=SEEDS,
+)
+def test_rounding_into_panels_is_rounding_and_laying_out(
+    num_features, num_contracted, bits, dtype, exponent, seed
+):
+    generator = np.random.default_rng(seed)
+    matrix = generator.standard_normal((num_features, num_contracted), np.float32)
+    matrix *= 2.0**exponent * generator.integers(0, 2, (num_features, 1))
+    stored = np.asarray(jnp.asarray(matrix, "bfloat16" if bits == 16 else dtype))
+    served = serve_matrix(
+        stored.T, bits=bits, group_size=128, device=jax.devices("cpu")[0]
+    )
+    weight = jnp.asarray(stored.T)
+    if bits != 16:
+        weight = quantize(weight, bits=bits, group_size=128)
+    expected = to_panels(weight)
+    assert isinstance(served, PanelArray)
+    assert served.num_padding == expected.num_padding
+    assert served.values.dtype == expected.values.dtype
+    np.testing.assert_array_equal(np.asarray(served.values), expected.values)
+    np.testing.assert_array_equal(np.asarray(served.scale), expected.scale)
 
 
 @given(
