@@ -7,19 +7,24 @@ import numpy as np
 from llmpq_jax.cost.tables import Floats
 from llmpq_jax.solver.instance import Instance
 
+# A plan's value is the same sum taken in another order, and may round down.
+_ROUNDING = 1e-12
+
 
 def objective_bound(instance: Instance) -> float:
     """Returns a number no plan's objective is below; infinite where none exists."""
     if not _is_possible(instance):
         return float("inf")
-    return latency_bound_s(instance) + instance.theta * omega_bound(instance)
+    value = latency_bound_s(instance) + instance.theta * omega_bound(instance)
+    return value * (1 - _ROUNDING)
 
 
 def omega_bound(instance: Instance) -> float:
     """Returns a number no plan's Σω is below; infinite where none exists."""
     if not _is_possible(instance):
         return float("inf")
-    return instance.head_omega + float(instance.omega.min(axis=1).sum())
+    value = instance.head_omega + float(instance.omega.min(axis=1).sum())
+    return value * (1 - _ROUNDING)
 
 
 def latency_bound_s(instance: Instance) -> float:
