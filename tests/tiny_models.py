@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.fingerprint import model_fingerprint
-from llmpq_jax.spec.precision import Bits
+from llmpq_jax.spec.precision import Bits, KvBits
 from llmpq_jax.spec.strategy import (
     Mesh,
     ModelReference,
@@ -72,6 +72,7 @@ def make_strategy(
     prefill: int = 2,
     decode: int = 2,
     head_bits: int = 16,
+    kv_bits: KvBits = 16,
 ) -> Strategy:
     """Makes a strategy by hand: for each stage its CPU devices and its layers' bits."""
     architecture = read_architecture(folder)
@@ -101,6 +102,10 @@ def make_strategy(
             batch=batch, prompt_length=prompt_length, new_tokens=new_tokens
         ),
         micro_batch=MicroBatch(prefill=prefill, decode=decode),
-        precision=PrecisionChoice(activations="float32", head_bits=head_bits),  # pyright: ignore[reportArgumentType]
+        precision=PrecisionChoice(
+            activations="float32",
+            head_bits=head_bits,  # pyright: ignore[reportArgumentType]
+            kv_bits=kv_bits,
+        ),
         stages=tuple(made),
     )

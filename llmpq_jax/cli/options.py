@@ -12,6 +12,7 @@ FILE = click.Path(path_type=Path)
 OUT_FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
 POSITIVE = click.IntRange(min=1)
 GROUP_SIZES: dict[int, Literal[32, 64, 128]] = {32: 32, 64: 64, 128: 128}
+KV_BITS: dict[str, Literal[8, 16]] = {"8": 8, "16": 16}
 
 model_option = click.option(
     "--model",
@@ -43,6 +44,13 @@ new_tokens_option = click.option(
     default=64,
     show_default=True,
     help="Tokens generated for each prompt at most.",
+)
+kv_bits_option = click.option(
+    "--kv-bits",
+    type=click.Choice(list(KV_BITS)),
+    default="16",
+    show_default=True,
+    help="Precision of the cache of keys and values; 16 keeps the activations' type.",
 )
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for a program to read."

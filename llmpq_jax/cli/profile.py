@@ -9,9 +9,11 @@ import click
 
 from llmpq_jax.cli.options import (
     GROUP_SIZES,
+    KV_BITS,
     OUT_FILE,
     batch_option,
     cluster_option,
+    kv_bits_option,
     model_option,
     new_tokens_option,
     prompt_length_option,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Weights that share an int4 scale, at most.",
 )
+@kv_bits_option
 @click.option("--overwrite", is_flag=True, help="Start the file --out names anew.")
 def profile_command(
     model: Path,
@@ -58,6 +61,7 @@ def profile_command(
     new_tokens: int,
     activations: Activations | None,
     group_size: str,
+    kv_bits: str,
     overwrite: bool,
 ) -> None:
     """Time a model's layers on each kind of device.
@@ -81,6 +85,7 @@ def profile_command(
         grid=grid_for(workload),
         activations=activations or _usual_activations(devices),
         group_size=GROUP_SIZES[int(group_size)],
+        kv_bits=KV_BITS[kv_bits],
         overwrites=overwrite,
     )
     show(measurements_table(measurements))

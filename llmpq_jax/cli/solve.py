@@ -11,10 +11,12 @@ from llmpq_jax.cli.group import command_as_typed
 from llmpq_jax.cli.options import (
     FILE,
     GROUP_SIZES,
+    KV_BITS,
     OUT_FILE,
     POSITIVE,
     cluster_option,
     json_option,
+    kv_bits_option,
     model_option,
 )
 
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Precision of the output head.",
 )
+@kv_bits_option
 @click.option(
     "--prefill-micro-batch",
     type=POSITIVE,
@@ -120,6 +123,7 @@ def solve_command(
     omega_budget: float | None,
     min_bits: str,
     head_bits: str,
+    kv_bits: str,
     prefill_micro_batch: int | None,
     decode_micro_batch: int | None,
     time_limit: float,
@@ -179,6 +183,7 @@ def solve_command(
             group_size=_group_size(measured),
             bits=tuple(bits for bits in ALL_BITS if bits >= int(min_bits)),
             head_bits=(head_width,),
+            kv_bits=KV_BITS[kv_bits],
             omega_budget=omega_budget,
             theta=theta,
             prefill=prefill_micro_batch,

@@ -6,7 +6,13 @@ from llmpq_jax.cost.workspace import WorkspaceModel
 from llmpq_jax.spec._record import record
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.buckets import bucket_length
-from llmpq_jax.spec.precision import ACTIVATION_BYTES, Activations, Bits
+from llmpq_jax.spec.precision import (
+    ACTIVATION_BYTES,
+    Activations,
+    Bits,
+    KvBits,
+    kv_token_bytes,
+)
 from llmpq_jax.spec.strategy import PrecisionChoice
 from llmpq_jax.spec.tensors import (
     embedding_tensors,
@@ -111,6 +117,7 @@ def stage_memory(
         workload=workload,
         micro_batch=micro_batch,
         activations=precision.activations,
+        kv_bits=precision.kv_bits,
         tensor=tensor,
     )
     return MemoryTerms(
@@ -147,17 +154,19 @@ def layer_kv_bytes(
     workload: Workload,
     micro_batch: MicroBatch,
     activations: Activations,
+    kv_bits: KvBits = 16,
     tensor: int = 1,
 ) -> int:
     """Returns the bytes of one layer's keys and values, of all rows together.
 
-    2 · K · H · bucket(s + n) · rows · bytes: the cache of 16 bits keeps the
-    activations' own type, and its length is a bucket of the longest context.
+    bucket(s + n) · rows · `kv_token_bytes`: a cache is as long as a bucket of the
+    longest context.
     """
     a = architecture
     slots = bucket_length(workload.context_length) * cache_rows(workload, micro_batch)
     heads = a.num_kv_heads // tensor
-    return 2 * heads * a.head_dim * slots * ACTIVATION_BYTES[activations]
+    size = ACTIVATION_BYTES[activations]
+    return slots * kv_token_bytes(heads, a.head_dim, size, kv_bits=kv_bits)
 
 
 def cache_rows(workload: Workload, micro_batch: MicroBatch) -> int:

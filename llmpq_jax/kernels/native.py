@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from llmpq_jax.errors import LlmpqError
 from llmpq_jax.kernels.panels import PANEL, ROWS_PER_WORD, VALUE_DTYPES, PanelArray
@@ -137,7 +137,7 @@ def round_to_panels(
 
 
 def serves_attention(dtype: jnp.dtype) -> bool:
-    """Says whether `attend_to_cache` is there on a CPU, for a cache of this type."""
+    """Says whether `attend_to_cache` is there on a CPU, for queries of this type."""
     is_served = dtype in (jnp.float32, jnp.bfloat16)
     return is_served and _native_path() is not None
 
@@ -146,27 +146,32 @@ def attend_to_cache(
     query_BNH: Float[Array, "B N H"],
     key_BKH: Float[Array, "B K H"],
     value_BKH: Float[Array, "B K H"],
-    keys_BSKH: Float[Array, "B S K H"],
-    values_BSKH: Float[Array, "B S K H"],
+    keys_BSKH: Shaped[Array, "B S K H"],
+    values_BSKH: Shaped[Array, "B S K H"],
     position_B: Int[Array, " B"],
     *,
+    key_scales_BSK1: Float[Array, "B S K 1"] | None = None,
+    value_scales_BSK1: Float[Array, "B S K 1"] | None = None,
     window: int | None = None,
     slopes_N: Float[Array, " N"] | None = None,
-) -> tuple[Float[Array, "B N H"], Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+) -> tuple[Array, Array, Array, Array | None, Array | None]:
     """Stores each row's new key and value at its position and attends to all before.
 
     Args:
         query_BNH: Query heads, rotated; head n reads key head n // (N / K).
         key_BKH: The new key, rotated.
         value_BKH: The new value.
-        keys_BSKH: The cache, updated in place where XLA may.
+        keys_BSKH: The cache, updated in place where XLA may; of the query's type, or
+            int8 where there are scales.
         values_BSKH: Likewise.
         position_B: Of the new token in each row.
+        key_scales_BSK1: What an integer of the cache is multiplied with.
+        value_scales_BSK1: Likewise.
         window: How many tokens back, itself included; all if None.
         slopes_N: Of ALiBi, for each head.
 
     Returns:
-        The mix, and the caches with the new token in them.
+        The mix [B, N, H], the caches and their scales with the new token in them.
     """
     _native_path()
     num_rows, num_heads, head_dim = query_BNH.shape
@@ -174,21 +179,27 @@ def attend_to_cache(
     shared = num_heads // num_kv_heads
     padded = -(-shared // _HEADS_PADDED_TO) * _HEADS_PADDED_TO
     scratch = 2 * shared * head_dim + (_SLOTS_AT_ONCE + 3) * padded
+    nothing = jnp.zeros((0,), jnp.float32)
+    if key_scales_BSK1 is None or value_scales_BSK1 is None:
+        updated = (keys_BSKH, values_BSKH, nothing, nothing)
+    else:
+        updated = (keys_BSKH, values_BSKH, key_scales_BSK1, value_scales_BSK1)
     if slopes_N is None:
-        slopes_N = jnp.zeros((0,), jnp.float32)
+        slopes_N = nothing
     call = jax.ffi.ffi_call(
         "llmpq_jax_attend",
         [
             jax.ShapeDtypeStruct(query_BNH.shape, query_BNH.dtype),
-            jax.ShapeDtypeStruct(keys_BSKH.shape, keys_BSKH.dtype),
-            jax.ShapeDtypeStruct(values_BSKH.shape, values_BSKH.dtype),
+            *(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in updated),
             jax.ShapeDtypeStruct((num_rows * num_kv_heads * scratch,), jnp.float32),
         ],
-        input_output_aliases={3: 1, 4: 2},
+        input_output_aliases={3: 1, 4: 2, 5: 3, 6: 4},
     )
-    mixed, keys, values, _ = call(
-        *(query_BNH, key_BKH, value_BKH, keys_BSKH, values_BSKH),
+    mixed, keys, values, key_scales, value_scales, _ = call(
+        *(query_BNH, key_BKH, value_BKH, *updated),
         *(position_B.astype(jnp.int32), slopes_N),
         window=0 if window is None else window,
     )
-    return mixed, keys, values
+    if key_scales_BSK1 is None:
+        return mixed, keys, values, None, None
+    return mixed, keys, values, key_scales, value_scales

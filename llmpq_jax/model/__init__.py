@@ -1,6 +1,6 @@
 """A decoder, layer by layer, as Flax NNX modules over weights that are already there."""
 
-from llmpq_jax.model.cache import LayerCache
+from llmpq_jax.model.cache import LayerCache, make_cache
 from llmpq_jax.model.decoder import DecoderLayer, Embedding, Head
 from llmpq_jax.model.positions import Context, cached_context, fresh_context
 
@@ -12,4 +12,5 @@ __all__ = [
     "LayerCache",
     "cached_context",
     "fresh_context",
+    "make_cache",
 ]

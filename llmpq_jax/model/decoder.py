@@ -12,6 +12,7 @@ from llmpq_jax.model.cache import LayerCache
 from llmpq_jax.model.modules import Linear, Norm, Weights, images, plain
 from llmpq_jax.model.positions import Context, alibi_slopes, rotate
 from llmpq_jax.spec.architecture import Activation, Architecture
+from llmpq_jax.spec.precision import KvBits
 
 
 class Embedding(nnx.Module):
@@ -57,6 +58,7 @@ class Attention(nnx.Module):
         weights: Weights,
         *,
         window: int | None,
+        kv_bits: KvBits,
         tensor_axis: str | None,
     ) -> None:
         self.query = Linear(weights, "attention.query")
@@ -76,6 +78,7 @@ class Attention(nnx.Module):
             architecture.num_heads if architecture.position == "alibi" else 0
         )
         self.window = window
+        self.kv_bits: KvBits = kv_bits
         self.tensor_axis = tensor_axis
 
     def __call__(
@@ -93,13 +96,16 @@ class Attention(nnx.Module):
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         query = rotate(query, context)
-        memory = LayerCache(key=rotate(key, context), value=value)
+        new = LayerCache(key=rotate(key, context), value=value)
         slopes = self._slopes(query.shape[2])
         if cache is None:
+            # Prompts see what their cache will hold, so that no token depends on which
+            # of its predecessors came with it.
+            memory = new.at(self.kv_bits)
             mixed = attend(query, memory, context, window=self.window, slopes_N=slopes)
         else:
             mixed, memory = attend_and_store(
-                query, memory, cache, context, window=self.window, slopes_N=slopes
+                query, new, cache, context, window=self.window, slopes_N=slopes
             )
         return self.output(mixed.reshape(*hidden_BTD.shape[:2], -1)), memory
 
@@ -142,6 +148,7 @@ class DecoderLayer(nnx.Module):
         layer: int,
         weights: Weights,
         *,
+        kv_bits: KvBits = 16,
         tensor_axis: str | None = None,
     ) -> None:
         """Builds layer number `layer` over its weights (see `spec.tensors`)."""
@@ -150,6 +157,7 @@ class DecoderLayer(nnx.Module):
             architecture,
             weights,
             window=architecture.layer_windows[layer],
+            kv_bits=kv_bits,
             tensor_axis=tensor_axis,
         )
         self.mlp_norm = Norm(weights, "mlp_norm", architecture)

@@ -15,11 +15,11 @@ import ml_dtypes
 import numpy as np
 
 from llmpq_jax.checkpoint.load import Weights, place_tensors
-from llmpq_jax.model import Embedding, LayerCache
+from llmpq_jax.model import Embedding, LayerCache, make_cache
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.measurements import Phase
-from llmpq_jax.spec.precision import Activations, Bits
+from llmpq_jax.spec.precision import Activations, Bits, KvBits
 from llmpq_jax.spec.tensors import (
     TensorSpec,
     embedding_tensors,
@@ -50,6 +50,7 @@ class StageBench:
         group_size: int,
         num_layers: int = 0,
         bits: Bits = 16,
+        kv_bits: KvBits = 16,
         has_embedding: bool = False,
         has_head: bool = False,
     ) -> None:
@@ -62,6 +63,7 @@ class StageBench:
             group_size: Of int4.
             num_layers: How many of the model's layers.
             bits: Of all matrices but the embedding's.
+            kv_bits: Of the cache.
             has_embedding: Whether the stage is a first one.
             has_head: Whether the stage is a last one.
         """
@@ -79,7 +81,11 @@ class StageBench:
             embedding = Embedding(architecture, weights, dtype=self.dtype)
         layers = [
             build_layer(
-                architecture, layer, draw(layer_tensors(architecture), bits), placement
+                architecture,
+                layer,
+                draw(layer_tensors(architecture), bits),
+                placement,
+                kv_bits=kv_bits,
             )
             for layer in range(num_layers)
         ]
@@ -91,7 +97,7 @@ class StageBench:
             architecture, embedding=embedding, layers=layers, head=head
         )
         program = StageProgram(module, placement)
-        self._worker = StageWorker(program, stage=0, dtype=self.dtype)
+        self._worker = StageWorker(program, stage=0, dtype=self.dtype, kv_bits=kv_bits)
 
     def compile(self, wanted: Iterable[tuple[Phase, Shape]]) -> None:
         """Compiles side by side: it is what takes longest.
@@ -169,13 +175,16 @@ class StageBench:
         return worker.program.compile(phase, "tokens", arguments)
 
     def _describe_cache(self, shape: Shape) -> LayerCache:
-        heads = (self.architecture.num_kv_heads, self.architecture.head_dim)
-        block: Any = jax.ShapeDtypeStruct(
-            (shape.rows, shape.num_slots, *heads),
-            self.dtype,
-            sharding=self._worker.placement.cache_sharding,
+        return make_cache(
+            partial(
+                jax.ShapeDtypeStruct, sharding=self._worker.placement.cache_sharding
+            ),
+            self.architecture,
+            num_rows=shape.rows,
+            num_slots=shape.num_slots,
+            dtype=self.dtype,
+            kv_bits=self._worker.kv_bits,
         )
-        return LayerCache(key=block, value=block)
 
 
 def _draw(tensor: TensorSpec) -> np.ndarray:

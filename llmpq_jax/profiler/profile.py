@@ -27,7 +27,7 @@ from llmpq_jax.spec.cluster import Cluster, Device
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.fingerprint import layer_shape_fingerprint
 from llmpq_jax.spec.measurements import MeasuredKind, Measurements
-from llmpq_jax.spec.precision import ALL_BITS, Activations, Bits
+from llmpq_jax.spec.precision import ALL_BITS, Activations, Bits, KvBits
 from llmpq_jax.spec.tensors import layer_tensors, tensors_bytes
 from llmpq_jax.stage.devices import JaxDevice
 
@@ -45,6 +45,7 @@ def profile(
     activations: Activations,
     group_size: int = 128,
     bits: tuple[Bits, ...] = ALL_BITS,
+    kv_bits: KvBits = 16,
     grid: Grid = QUICK_GRID,
     kinds: Collection[str] | None = None,
     out: Path | None = None,
@@ -65,6 +66,7 @@ def profile(
         activations: Type of hidden states and cache.
         group_size: Of int4.
         bits: Of layers.
+        kv_bits: Of the cache.
         grid: At which sizes.
         kinds: Only these kinds of device.
         out: The measurements file.
@@ -109,6 +111,7 @@ def profile(
         activations=activations,
         group_size=group_size,
         bits=bits,
+        kv_bits=kv_bits,
         grid=grid,
         num_stacked=num_stacked(
             architecture, [device for device, _ in measured.values()], len(devices)

@@ -13,7 +13,7 @@ from llmpq_jax.profiler.journal import Journal
 from llmpq_jax.profiler.stopwatch import Stopwatch, Timing
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.measurements import Phase
-from llmpq_jax.spec.precision import Activations, Bits
+from llmpq_jax.spec.precision import Activations, Bits, KvBits
 from llmpq_jax.stage.devices import JaxDevice
 
 
@@ -26,6 +26,7 @@ class Session:
         activations: Type of hidden states and cache.
         group_size: Of int4.
         bits: Of layers, in the order they are measured.
+        kv_bits: Of the cache.
         grid: At which sizes.
         num_stacked: Layers that are timed together.
         stopwatch: Times calls.
@@ -37,6 +38,7 @@ class Session:
     activations: Activations
     group_size: int
     bits: tuple[Bits, ...]
+    kv_bits: KvBits
     grid: Grid
     num_stacked: int
     stopwatch: Stopwatch
@@ -60,6 +62,7 @@ class Session:
             group_size=self.group_size,
             num_layers=num_layers,
             bits=bits,
+            kv_bits=self.kv_bits,
             has_embedding=has_embedding,
             has_head=has_head,
         )

@@ -48,6 +48,7 @@ def measure_layers(session: Session, kind: str, device: JaxDevice) -> None:
                     kind=kind,
                     phase=phase,
                     bits=bits,
+                    kv_bits=session.kv_bits,
                     batch=rows,
                     length=length,
                     seconds=timing.seconds / session.num_stacked,
@@ -121,7 +122,7 @@ def missing_layers(
                 phase=phase,
                 bits=bits,
                 tensor=1,
-                kv_bits=16,
+                kv_bits=session.kv_bits,
                 batch=shape.rows,
                 length=length,
             )

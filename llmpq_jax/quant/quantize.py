@@ -39,6 +39,17 @@ def quantize(
     return _quantize(weight_CF, bits=bits, group=group)
 
 
+def round_rows(
+    array: Float[Array, "*rows H"],
+) -> tuple[Int8[Array, "*rows H"], Float[Array, "*rows 1"]]:
+    """Rounds each run along the last axis to int8, with a scale of its own.
+
+    As `quantize` at 8 bits: the largest magnitude becomes 127.
+    """
+    wide = array.astype(jnp.float32)
+    return _rounded(wide, LARGEST_INTEGER[8], axis=-1)
+
+
 def dequantize(weight: QArray) -> Float[Array, "C F"]:
     """Returns the float32 matrix the integers stand for, rows in their stored order."""
     values = unpacked_values(weight).astype(jnp.float32)
@@ -63,17 +74,21 @@ def _quantize(weight_CF: jax.Array, *, bits: Literal[4, 8], group: int) -> QArra
     num_contracted, num_features = weight_CF.shape
     largest = LARGEST_INTEGER[bits]
     grouped = weight_CF.astype(jnp.float32).reshape(-1, group, num_features)
-    magnitude = jnp.max(jnp.abs(grouped), axis=1)
+    rounded, scale = _rounded(grouped, largest, axis=1)
+    values = rounded.reshape(num_contracted, num_features)
+    if bits == 4:
+        values = _pack(values)
+    return QArray(values=values, scale=scale[:, 0], bits=bits)
+
+
+def _rounded(wide: jax.Array, largest: int, *, axis: int) -> tuple[Array, Array]:
+    magnitude = jnp.max(jnp.abs(wide), axis=axis, keepdims=True)
     # Compilers divide in ways of their own; a product with a reciprocal they leave alone.
     quotient = magnitude * np.float32(1 / largest)
     # A group of zeros, or of numbers so small that the reciprocal would overflow.
     scale = jnp.where(quotient >= _LEAST_NORMAL, quotient, 1.0)
-    rounded = jnp.round(grouped * (1 / scale)[:, None, :])
-    clipped = jnp.clip(rounded, -largest, largest).astype(jnp.int8)
-    values = clipped.reshape(num_contracted, num_features)
-    if bits == 4:
-        values = _pack(values)
-    return QArray(values=values, scale=scale, bits=bits)
+    rounded = jnp.round(wide * (1 / scale))
+    return jnp.clip(rounded, -largest, largest).astype(jnp.int8), scale
 
 
 def _pack(values_CF: Int8[Array, "C F"]) -> Array:

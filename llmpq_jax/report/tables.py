@@ -85,19 +85,21 @@ def measurements_table(measurements: Measurements) -> Table:
     table = _table("One layer, median over the measured batches and lengths")
     _add_columns(table, "kind", "phase")
     _add_columns(
-        table, "bits", "median", "fastest", "slowest", "spread", justify="right"
+        *(table, "bits", "KV", "median", "fastest", "slowest", "spread"),
+        justify="right",
     )
 
-    def key(row: LayerTime) -> tuple[str, str, int]:
-        return row.kind, row.phase, -row.bits
+    def key(row: LayerTime) -> tuple[str, str, int, int]:
+        return row.kind, row.phase, -row.bits, -row.kv_bits
 
-    for (kind, phase, bits), rows in groupby(sorted(measurements.layers, key=key), key):
+    for (kind, phase, bits, kv_bits), rows in groupby(sorted(measurements.layers, key=key), key):
         group = list(rows)
         seconds = [row.seconds for row in group]
         table.add_row(
             kind,
             phase,
             str(-bits),
+            str(-kv_bits),
             format_seconds(median(seconds)),
             format_seconds(min(seconds)),
             format_seconds(max(seconds)),

@@ -176,7 +176,7 @@ def make_instance(
                 for b in problem.bits
             ]
         ),
-        kv_bytes=layer_kv_bytes(architecture, **stored),
+        kv_bytes=layer_kv_bytes(architecture, kv_bits=request.kv_bits, **stored),
         embedding_bytes=embedding_bytes(architecture),
         head_bytes=head_bytes(architecture, precision=problem.precision(head_bits)),
         workspace_bytes=ask.layers(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmpq_jax.cost.latency import LatencyModel, Part, fit_latency
 from llmpq_jax.cost.quality import omega_table
@@ -11,6 +11,7 @@ from llmpq_jax.cost.workspace import WorkspaceModel, fit_workspace
 from llmpq_jax.errors import MeasurementError, SpecError
 from llmpq_jax.solver.request import PlanRequest
 from llmpq_jax.spec.cluster import Placed
+from llmpq_jax.spec.measurements import Measurements
 from llmpq_jax.spec.precision import ALL_BITS, Bits, HeadBits
 from llmpq_jax.spec.strategy import PrecisionChoice
 
@@ -40,6 +41,7 @@ class Problem:
         return PrecisionChoice(
             activations=self.request.activations,
             head_bits=head_bits,
+            kv_bits=self.request.kv_bits,
             group_size=self.request.group_size,
         )
 
@@ -58,7 +60,8 @@ def make_problem(request: PlanRequest) -> Problem:
     """
     _check_measurements(request)
     _check_sensitivity(request)
-    latency = fit_latency(request.measurements)
+    measured = _with_this_cache(request)
+    latency = fit_latency(measured)
     placed = tuple(p for p in request.cluster.placed if p.device.use != "never")
     _check_ends(request, placed, latency)
     bits: tuple[Bits, ...] = tuple(
@@ -78,7 +81,7 @@ def make_problem(request: PlanRequest) -> Problem:
         bits=bits,
         omega=omega_table(request.sensitivity, num_layers=num_layers, bits=bits),
         latency=latency,
-        workspace=fit_workspace(request.measurements),
+        workspace=fit_workspace(measured),
     )
 
 
@@ -95,6 +98,16 @@ def _check_measurements(request: PlanRequest) -> None:
         if place.device.use != "never" and kind not in kinds:
             msg = f'measurements of {found.model}: nothing on {kind!r}, the kind of {place.name}: expected one of {sorted(kinds)}; run `llmpq-jax profile` there, or write use = "never"'
             raise MeasurementError(msg)
+
+
+def _with_this_cache(request: PlanRequest) -> Measurements:
+    """Returns the measurements without layers whose cache had other bits."""
+    found = request.measurements
+    layers = tuple(row for row in found.layers if row.kv_bits == request.kv_bits)
+    if not layers:
+        msg = f"measurements of {found.model}: no layer with a cache of {request.kv_bits} bits: expected [[layer]] rows of it; run `llmpq-jax profile --kv-bits {request.kv_bits}` into the same file"
+        raise MeasurementError(msg)
+    return replace(found, layers=layers)
 
 
 def _check_sensitivity(request: PlanRequest) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.measurements import Measurements
-from llmpq_jax.spec.precision import ALL_BITS, Activations, Bits, HeadBits
+from llmpq_jax.spec.precision import ALL_BITS, Activations, Bits, HeadBits, KvBits
 from llmpq_jax.spec.sensitivity import Sensitivity
 from llmpq_jax.spec.strategy import ModelReference
 from llmpq_jax.spec.workload import Workload
@@ -29,6 +29,7 @@ class PlanRequest:
         group_size: Of int4 groups, at most.
         bits: Precisions a layer may have.
         head_bits: Precisions the head may have; of several the best is taken.
+        kv_bits: Of the cache; 16 keeps it in the activations' type.
         omega_budget: Σω may not exceed it. Absent with `theta` 0, it is that of a model
             wholly at 8 bits, or as little more as the memory forces.
         theta: Seconds a unit of ω is worth; added to the latency that is minimised.
@@ -46,6 +47,7 @@ class PlanRequest:
     group_size: Literal[32, 64, 128] = 128
     bits: tuple[Bits, ...] = ALL_BITS
     head_bits: tuple[HeadBits, ...] = (16,)
+    kv_bits: KvBits = 16
     omega_budget: float | None = None
     theta: float = 0.0
     prefill: int | None = None

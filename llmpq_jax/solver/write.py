@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 from llmpq_jax.solver.placement import Evaluation, evaluate
 from llmpq_jax.solver.problem import Problem
+from llmpq_jax.solver.request import PlanRequest
 from llmpq_jax.solver.search import Found, SearchResult
 from llmpq_jax.spec.strategy import (
     Certificate,
@@ -42,7 +43,7 @@ def make_strategy(
             omega=evaluation.omega,
             budget=budget,
             method=request.sensitivity.method,
-            note=note,
+            note="; ".join(filter(None, (note, _kv_note(request)))) or None,
         ),
         predicted=Prediction(
             prefill_s=evaluation.seconds.prefill_s,
@@ -52,6 +53,12 @@ def make_strategy(
         ),
         certificate=_certificate(problem, result, evaluation, seconds=seconds),
     )
+
+
+def _kv_note(request: PlanRequest) -> str | None:
+    if request.kv_bits == 16:
+        return None
+    return f"omega counts weights alone, not the cache's {request.kv_bits} bits"
 
 
 def _stages(problem: Problem, found: Found, evaluation: Evaluation) -> Iterator[Stage]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 Bits = Literal[4, 8, 16]
 HeadBits = Literal[8, 16]
-KvBits = Literal[16]
+KvBits = Literal[8, 16]
 WireBits = Literal[16]
 Activations = Literal["float32", "bfloat16", "float16"]
 Rounding = Literal["nearest"]
@@ -47,3 +47,15 @@ def matrix_bytes(
         return num_contracted * num_features + SCALE_BYTES * num_features
     num_scales = num_contracted // group * num_features
     return num_contracted * (num_features // 2) + SCALE_BYTES * num_scales
+
+
+def kv_token_bytes(
+    num_kv_heads: int, head_dim: int, activation_bytes: int, *, kv_bits: KvBits
+) -> int:
+    """Returns the bytes of one token's key and value in one layer.
+
+    At 16 bits they keep the activations' own type; at 8, each head of each has a scale.
+    """
+    if kv_bits == 16:
+        return 2 * num_kv_heads * head_dim * activation_bytes
+    return 2 * num_kv_heads * (head_dim + SCALE_BYTES)

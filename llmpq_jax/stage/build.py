@@ -11,7 +11,7 @@ from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.kernels import Weight
 from llmpq_jax.model import DecoderLayer, Embedding, Head
 from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.precision import Activations
+from llmpq_jax.spec.precision import Activations, KvBits
 from llmpq_jax.spec.strategy import PrecisionChoice, Stage
 from llmpq_jax.spec.tensors import head_tensors, shard_for
 from llmpq_jax.stage.devices import JaxDevice
@@ -64,7 +64,11 @@ def build_worker(
             bits=stage.bits[layer - first],
             place=placement.place_weight,
         )
-        layers.append(build_layer(architecture, layer, weights, placement))
+        layers.append(
+            build_layer(
+                architecture, layer, weights, placement, kv_bits=precision.kv_bits
+            )
+        )
         on_layer()
     if end == architecture.num_layers:
         weights = load_head(
@@ -72,7 +76,12 @@ def build_worker(
         )
         head = build_head(architecture, weights, placement)
     module = StageModule(architecture, embedding=embedding, layers=layers, head=head)
-    return StageWorker(StageProgram(module, placement), stage=number, dtype=dtype)
+    return StageWorker(
+        StageProgram(module, placement),
+        stage=number,
+        dtype=dtype,
+        kv_bits=precision.kv_bits,
+    )
 
 
 def build_layer(
@@ -80,10 +89,12 @@ def build_layer(
     layer: int,
     weights: Mapping[str, Weight],
     placement: Placement,
+    *,
+    kv_bits: KvBits = 16,
 ) -> DecoderLayer:
     """Makes a layer of weights that lie on a placement."""
     axis = TENSOR_AXIS if placement.width > 1 else None
-    return DecoderLayer(architecture, layer, weights, tensor_axis=axis)
+    return DecoderLayer(architecture, layer, weights, kv_bits=kv_bits, tensor_axis=axis)
 
 
 def build_head(

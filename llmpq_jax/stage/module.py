@@ -68,7 +68,10 @@ class StageModule(nnx.Module):
             memories.append(memory)
         filled = tuple(
             tuple(
-                cache.with_rows(_rows(memory, index, rows_per_group), first_row)
+                cache.with_rows(
+                    memory.rows(index * rows_per_group, (index + 1) * rows_per_group),
+                    first_row,
+                )
                 for cache, memory in zip(group, memories, strict=True)
             )
             for index, group in enumerate(caches)
@@ -90,7 +93,7 @@ class StageModule(nnx.Module):
         """
         if self.embedding is not None:
             inputs = inputs[:, None]
-        num_slots = cache[0].key.shape[1]
+        num_slots = cache[0].num_slots
         context = cached_context(self.architecture, position_B[:, None], num_slots)
         hidden = self._embed(inputs, context)
         grown = []
@@ -103,12 +106,6 @@ class StageModule(nnx.Module):
         if self.embedding is None:
             return inputs
         return self.embedding(inputs, context.position_BT)
-
-
-def _rows(memory: LayerCache, index: int, count: int) -> LayerCache:
-    """Takes the index-th run of so many rows."""
-    rows = slice(index * count, (index + 1) * count)
-    return LayerCache(key=memory.key[rows], value=memory.value[rows])
 
 
 def last_hidden(hidden_BTD: Array, length_B: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,11 +11,11 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llmpq_jax.kernels import PanelArray, Weight, serve_matrix, serving_layout
-from llmpq_jax.model import LayerCache
+from llmpq_jax.model import LayerCache, make_cache
 from llmpq_jax.quant import QArray, quantize
 from llmpq_jax.quant.shard import with_groups_cut
 from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.precision import Bits
+from llmpq_jax.spec.precision import Bits, KvBits
 from llmpq_jax.spec.tensors import TensorSpec, shard_for
 from llmpq_jax.stage.devices import JaxDevice
 
@@ -98,15 +99,20 @@ class Placement:
     def empty_cache(
         self,
         architecture: Architecture,
+        *,
         num_rows: int,
         num_slots: int,
         dtype: jnp.dtype,
+        kv_bits: KvBits,
     ) -> LayerCache:
         """Allocates one layer's cache, its heads cut over the mesh."""
-        shape = (num_rows, num_slots, architecture.num_kv_heads, architecture.head_dim)
-        return LayerCache(
-            key=jnp.zeros(shape, dtype, device=self.cache_sharding),
-            value=jnp.zeros(shape, dtype, device=self.cache_sharding),
+        return make_cache(
+            partial(jnp.zeros, device=self.cache_sharding),
+            architecture,
+            num_rows=num_rows,
+            num_slots=num_slots,
+            dtype=dtype,
+            kv_bits=kv_bits,
         )
 
 

@@ -147,7 +147,8 @@ class StageProgram:
         # All caches of a stage are alike.
         blocks = jax.tree.leaves(caches)
         shapes = (inputs.shape, len(blocks), blocks[0].shape if blocks else None)
-        key = (function, wanted, str(inputs.dtype), shapes)
+        types = (str(inputs.dtype), str(blocks[0].dtype) if blocks else "")
+        key = (function, wanted, types, shapes)
         if key not in self._executables:
             jitted = self._jitted(function, wanted, arguments)
             self._executables[key] = jitted.lower(self._leaves, *arguments).compile()
@@ -255,7 +256,7 @@ def _steps_body(
     num_steps: jax.Array,
     sampling: SamplingRows,
 ) -> tuple[jax.Array, jax.Array, GroupCache]:
-    last_slot = cache[0].key.shape[1] - 1
+    last_slot = cache[0].num_slots - 1
 
     def step(number: jax.Array, state: Any) -> Any:
         tokens_TB, last_B, cache = state

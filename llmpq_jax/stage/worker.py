@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llmpq_jax.spec.precision import KvBits, kv_token_bytes
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.module import GroupCache
 from llmpq_jax.stage.placement import Placement
@@ -22,11 +23,19 @@ from llmpq_jax.stage.sampling import greedy_rows
 class StageWorker:
     """Runs messages through one stage."""
 
-    def __init__(self, program: StageProgram, *, stage: int, dtype: jnp.dtype) -> None:
-        """Takes a stage's program, its number, and the type of activations and cache."""
+    def __init__(
+        self,
+        program: StageProgram,
+        *,
+        stage: int,
+        dtype: jnp.dtype,
+        kv_bits: KvBits = 16,
+    ) -> None:
+        """Takes a program, the stage's number, the type of activations, the cache's bits."""
         self.program = program
         self.stage = stage
         self.dtype = dtype
+        self.kv_bits: KvBits = kv_bits
         self.events: list[StageEvent] = []
         self._caches: dict[int, GroupCache] = {}
         self._prepared: set[tuple[int, int, int, int, bool]] = set()
@@ -55,9 +64,11 @@ class StageWorker:
     def expected_cache_bytes(self, *, num_rows: int, num_slots: int) -> int:
         """Returns what caches for so many rows will take on each device."""
         architecture = self.program.architecture
-        heads = architecture.num_kv_heads * architecture.head_dim
-        values = 2 * self.program.num_layers * num_rows * num_slots * heads
-        return values * self.dtype.itemsize // self.placement.width
+        heads = architecture.num_kv_heads // self.placement.width
+        token = kv_token_bytes(
+            heads, architecture.head_dim, self.dtype.itemsize, kv_bits=self.kv_bits
+        )
+        return self.program.num_layers * num_rows * num_slots * token
 
     def prepare(
         self,
@@ -171,6 +182,12 @@ class StageWorker:
     def _empty_group(self, num_rows: int, num_slots: int) -> GroupCache:
         architecture = self.program.architecture
         return tuple(
-            self.placement.empty_cache(architecture, num_rows, num_slots, self.dtype)
+            self.placement.empty_cache(
+                architecture,
+                num_rows=num_rows,
+                num_slots=num_slots,
+                dtype=self.dtype,
+                kv_bits=self.kv_bits,
+            )
             for _ in range(self.program.num_layers)
         )

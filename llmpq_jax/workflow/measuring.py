@@ -10,7 +10,7 @@ from llmpq_jax.profiler.grid import Grid
 from llmpq_jax.report.console import progress_bar
 from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.measurements import Measurements
-from llmpq_jax.spec.precision import Activations
+from llmpq_jax.spec.precision import Activations, KvBits
 from llmpq_jax.workflow.kernels import tell_of_missing_kernels
 
 
@@ -22,6 +22,7 @@ def measure(
     grid: Grid,
     activations: Activations,
     group_size: Literal[32, 64, 128] = 128,
+    kv_bits: KvBits = 16,
     overwrites: bool = False,
 ) -> Measurements:
     """Measures with a bar on stderr, see `profiler.profile.profile`.
@@ -33,6 +34,7 @@ def measure(
         grid: At which sizes.
         activations: Type of hidden states and cache.
         group_size: Of int4.
+        kv_bits: Of the cache.
         overwrites: Start the file anew instead of going on where it ends.
 
     Raises:
@@ -54,6 +56,7 @@ def measure(
             cluster,
             activations=activations,
             group_size=group_size,
+            kv_bits=kv_bits,
             grid=grid,
             out=out,
             overwrites=overwrites,

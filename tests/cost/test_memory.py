@@ -64,6 +64,12 @@ def test_16_bits_of_cache_are_the_activations_own():
     assert stage((8,), precision=half).kv_cache == stage((8,)).kv_cache // 2
 
 
+def test_8_bits_of_cache_are_a_byte_a_number_and_a_scale_for_each_head_of_a_token():
+    """The model has 4 key-value heads of width 16."""
+    rounded = PrecisionChoice(activations="float32", head_bits=8, kv_bits=8)
+    assert stage((8,), precision=rounded).kv_cache == 2 * 4 * (16 + 4) * 64 * 8
+
+
 @pytest.mark.parametrize(
     ("prefill", "decode", "rows"),
     [(1, 4, 8), (4, 1, 8), (1, 1, 6), (3, 3, 6), (6, 2, 6)],

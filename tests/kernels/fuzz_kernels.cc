@@ -145,18 +145,49 @@ void FuzzAttention(const Kernels& kernels) {
   const int64_t slots = Draw(1, 100), stride = kv_size + size * Draw(0, 2);
   const int64_t position = Draw(0, slots - 1), first = Draw(0, 3) ? 0 : Draw(0, position);
   const int64_t cached = (slots - 1) * stride + kv_size;
+  const int64_t all_kv_heads = stride / size;
+  const bool is_rounded = Draw(0, 1);
+  const int64_t num_scales = is_rounded ? (slots - 1) * all_kv_heads + kv_heads : 0;
   auto query = Exactly<float>(heads * size), key = Exactly<float>(kv_size);
   auto value = Exactly<float>(kv_size), keys = Exactly<float>(cached);
   auto values = Exactly<float>(cached), out = Exactly<float>(heads * size);
   auto slopes = Exactly<float>(heads);
+  auto rounded_keys = Exactly<int8_t>(cached), rounded_values = Exactly<int8_t>(cached);
+  auto key_scales = Exactly<float>(num_scales), value_scales = Exactly<float>(num_scales);
   auto scratch = Exactly<float>(llmpq::AttendScratch(heads, size));
   for (int64_t i = 0; i < heads * size; ++i) query[i] = DrawNumber();
   for (int64_t i = 0; i < kv_size; ++i) key[i] = DrawNumber(), value[i] = DrawNumber();
   for (int64_t i = 0; i < cached; ++i) keys[i] = DrawNumber(), values[i] = DrawNumber();
   for (int64_t i = 0; i < heads; ++i) slopes[i] = Draw(0, 8) / 8.0f;
-  kernels.attend({query.get(), key.get(), value.get(), keys.get(), values.get(),
-                  Number::kFloat32, slopes.get(), kv_heads, shared, size, stride, position,
-                  first, out.get(), scratch.get()});
+  if (is_rounded) {
+    for (int64_t i = 0; i < num_scales; ++i) {
+      key_scales[i] = Draw(1, 8) / 256.0f, value_scales[i] = Draw(1, 8) / 256.0f;
+    }
+    for (int64_t i = 0; i < cached; ++i) {
+      rounded_keys[i] = static_cast<int8_t>(Draw(-127, 127));
+      rounded_values[i] = static_cast<int8_t>(Draw(-127, 127));
+    }
+  }
+  kernels.attend({query.get(), key.get(), value.get(),
+                  is_rounded ? static_cast<void*>(rounded_keys.get()) : keys.get(),
+                  is_rounded ? static_cast<void*>(rounded_values.get()) : values.get(),
+                  is_rounded ? key_scales.get() : nullptr,
+                  is_rounded ? value_scales.get() : nullptr, Number::kFloat32,
+                  slopes.get(), kv_heads, shared, size, all_kv_heads, position, first,
+                  out.get(), scratch.get()});
+  if (is_rounded) {
+    for (int64_t i = 0; i < cached; ++i) {
+      const int64_t scale = i / stride * all_kv_heads + i % stride / size;
+      if (scale >= num_scales) continue;
+      keys[i] = static_cast<float>(rounded_keys[i]) * key_scales[scale];
+      values[i] = static_cast<float>(rounded_values[i]) * value_scales[scale];
+    }
+    for (int64_t i = 0; i < kv_size; ++i) {
+      const float step = key_scales[position * all_kv_heads + i / size];
+      const float found = keys[position * stride + i];
+      if (!(std::abs(found - key[i]) <= 0.5001f * step)) Fail("key", found, key[i]);
+    }
+  }
   for (int64_t n = 0; n < heads; ++n) {
     const int64_t own = n / shared * size;
     std::vector<double> mixed(size);

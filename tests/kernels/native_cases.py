@@ -8,8 +8,10 @@ import numpy as np
 
 from llmpq_jax.kernels.native import attend_to_cache, multiply_panels
 from llmpq_jax.kernels.panels import to_panels
+from llmpq_jax.model import LayerCache
 from llmpq_jax.quant import QArray, quantize
 from llmpq_jax.quant.reference import reference_weight
+from llmpq_jax.spec.precision import KvBits
 
 UNIT = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 
@@ -63,6 +65,7 @@ def check_attention(
     has_slopes: bool,
     dtype: str,
     seed: int,
+    kv_bits: KvBits = 16,
 ) -> None:
     """Attends once and compares mix and caches with float64."""
     generator = np.random.default_rng(seed)
@@ -74,26 +77,32 @@ def check_attention(
     query = 3 * draw(num_rows, num_heads, head_dim)
     key, value = (draw(num_rows, num_kv_heads, head_dim) for _ in range(2))
     keys, values = (draw(num_rows, num_slots, num_kv_heads, head_dim) for _ in range(2))
+    cache = LayerCache(key=keys, value=values).at(kv_bits)
     position = generator.integers(0, num_slots, num_rows).astype(np.int32)
     slopes = generator.random(num_heads, np.float32) if has_slopes else None
-    mixed, new_keys, new_values = jax.jit(attend_to_cache, static_argnames="window")(
-        *(query, key, value, keys, values, jnp.asarray(position)),
+    mixed, *blocks = jax.jit(attend_to_cache, static_argnames="window")(
+        *(query, key, value, cache.key, cache.value, jnp.asarray(position)),
+        key_scales_BSK1=cache.key_scale,
+        value_scales_BSK1=cache.value_scale,
         window=window,
         slopes_N=None if slopes is None else jnp.asarray(slopes),
     )
-    expected_keys, expected_values = np.array(keys), np.array(values)
-    rows = np.arange(num_rows)
-    expected_keys[rows, position] = np.asarray(key)
-    expected_values[rows, position] = np.asarray(value)
-    assert (np.asarray(new_keys) == expected_keys).all()
-    assert (np.asarray(new_values) == expected_values).all()
+    new = LayerCache(key=key[:, None], value=value[:, None])
+    stored = cache.with_tokens(new, jnp.asarray(position))
+    for found, block in zip(blocks, stored, strict=True):
+        assert (found is None) == (block is None)
+        if block is not None:
+            assert found.dtype == block.dtype
+            assert (np.asarray(found) == np.asarray(block)).all()
+    expected_keys = _as_numbers(stored.key, stored.key_scale)
+    expected_values = _as_numbers(stored.value, stored.value_scale)
     for row in range(num_rows):
         end = position[row] + 1
         start = 0 if window is None else max(0, end - window)
         for head in range(num_heads):
             heads_keys = expected_keys[row, start:end, head // shared]
             scores = (
-                heads_keys.astype(np.float64)
+                heads_keys
                 @ np.asarray(query[row, head], np.float64)
                 / np.sqrt(head_dim)
             )
@@ -101,7 +110,7 @@ def check_attention(
                 scores = scores + slopes[head] * (np.arange(start, end) - position[row])
             weights = np.exp(scores - scores.max())
             weights /= weights.sum()
-            seen = expected_values[row, start:end, head // shared].astype(np.float64)
+            seen = expected_values[row, start:end, head // shared]
             expected = weights @ seen
             # A score's rounding multiplies its weight by as much, so the mix moves by at
             # most that share of what it mixes; exp and division add a few units.
@@ -110,3 +119,8 @@ def check_attention(
             bound += UNIT[dtype] * (np.abs(expected) + bound)
             error = np.abs(np.asarray(mixed[row, head], np.float64) - expected)
             assert (error <= bound).all()
+
+
+def _as_numbers(block: jax.Array, scale: jax.Array | None) -> np.ndarray:
+    numbers = np.asarray(block, np.float64)
+    return numbers if scale is None else numbers * np.asarray(scale, np.float64)

@@ -86,6 +86,7 @@ def test_rounding_into_panels_is_rounding_and_laying_out(
     window=st.none() | st.integers(1, 100),
     has_slopes=st.booleans(),
     dtype=st.sampled_from(["float32", "bfloat16"]),
+    kv_bits=st.sampled_from([8, 16]),
     seed=SEEDS,
 )
 def test_attention_agrees_with_float64(**case):
@@ -105,8 +106,10 @@ for bits in (4, 8, 16):
             check_product(num_rows=num_rows, num_contracted=64, features=[34, 16],
                           bits=bits, dtype=dtype, seed=num_rows)
 for window in (None, 50):
-    check_attention(num_rows=3, num_slots=150, num_kv_heads=2, shared=3, head_dim=20,
-                    window=window, has_slopes=True, dtype="bfloat16", seed=1)
+    for kv_bits in (8, 16):
+        check_attention(num_rows=3, num_slots=150, num_kv_heads=2, shared=3,
+                        head_dim=20, window=window, has_slopes=True, dtype="bfloat16",
+                        seed=1, kv_bits=kv_bits)
 """
     run = _run_with(code, path)
     if path != "portable" and "names kernels that are not here" in run.stderr:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmpq_jax.runtime import Pipeline, Request, Sampling
-from llmpq_jax.spec.precision import Bits
+from llmpq_jax.spec.precision import Bits, KvBits
 from tests.same_tokens import judge_all, logit_tolerance
 from tests.tiny_models import make_strategy, write_tiny_model
 
@@ -103,10 +103,12 @@ def test_any_cut_serves_the_tokens_of_one_device(
 
 @settings(max_examples=_EXAMPLES)
 @given(
-    st.sets(st.integers(1, 3)), st.lists(st.integers(0, 255), min_size=8, max_size=8)
+    st.sets(st.integers(1, 3)),
+    st.lists(st.integers(0, 255), min_size=8, max_size=8),
+    st.sampled_from([8, 16]),
 )
 def test_where_only_cuts_change_logits_are_bit_equal(
-    folder: Path, cuts: set[int], tokens: list[int]
+    folder: Path, cuts: set[int], tokens: list[int], kv_bits: KvBits
 ) -> None:
     bits: list[Bits] = [8, 4, 16, 8]
     ends = [0, *sorted(cuts), 4]
@@ -114,9 +116,9 @@ def test_where_only_cuts_change_logits_are_bit_equal(
         ((number,), bits[first:end])
         for number, (first, end) in enumerate(itertools.pairwise(ends))
     ]
-    with Pipeline.load(make_strategy(folder, stages)) as cut:
+    with Pipeline.load(make_strategy(folder, stages, kv_bits=kv_bits)) as cut:
         found = [cut.score([tokens]), cut.score([tokens], stepwise=True)]
-    with Pipeline.load(make_strategy(folder, [((0,), bits)])) as alone:
+    with Pipeline.load(make_strategy(folder, [((0,), bits)], kv_bits=kv_bits)) as alone:
         expected = [alone.score([tokens]), alone.score([tokens], stepwise=True)]
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])

@@ -50,6 +50,23 @@ def test_only_bits_that_some_device_serves_are_kept():
     assert make_problem(asked).bits == (16, 8)
 
 
+def test_a_plan_reads_the_rows_of_its_own_cache():
+    full = measurements()
+    slower = tuple(
+        replace(row, kv_bits=8, seconds=3 * row.seconds) for row in full.layers
+    )
+    both = replace(full, layers=full.layers + slower)
+    workload = request("fast").workload
+    seconds = [
+        make_problem(
+            request("fast", measurements=both, kv_bits=kv_bits)
+        ).latency.prefill_s("fast", 8, rows=1, workload=workload)
+        for kv_bits in (16, 8)
+    ]
+    assert seconds[1] == pytest.approx(3 * seconds[0])
+    refused("no layer with a cache of 8 bits: .* --kv-bits 8", kv_bits=8)
+
+
 @pytest.mark.parametrize("part", ["embedding", "head"])
 def test_an_end_that_was_measured_nowhere_is_refused(part):
     full = measurements()

@@ -42,7 +42,7 @@ def test_a_row_may_leave_out_what_is_usual():
             "phase: found 'training', input should be 'prefill' or",
         ),
         ({"bits": 2}, "bits: found 2, input should be 4, 8 or 16"),
-        ({"kv_bits": 4}, "kv_bits: found 4, input should be 16"),
+        ({"kv_bits": 4}, "kv_bits: found 4, input should be 8 or 16"),
         ({"seconds": "1 ms"}, "seconds: found '1 ms', input should be a valid number"),
         ({"batch": 1.5}, "batch: found 1.5, input should be a valid integer"),
         ({"batch": 0}, "batch: found 0, input should be greater than or equal to 1"),

@@ -116,8 +116,8 @@ def test_a_wrong_stage_is_refused(second, complaint):
     [
         ({"stage": []}, "the stages end at layer 0: expected 4, the model's number of"),
         (
-            {"precision": {"kv_bits": 8}},
-            "precision.kv_bits: found 8, input should be 16",
+            {"precision": {"kv_bits": 4}},
+            "precision.kv_bits: found 4, input should be 8 or 16",
         ),
         ({"precision": {"group_size": 48}}, "group_size: found 48, input should be 32"),
         (

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels.h"
 #include "tiles.h"
@@ -83,18 +84,51 @@ void InRuns(int64_t heads, Four four, One one) {
   for (; j < heads; ++j) one(j);
 }
 
+// Puts a new token's heads into the cache.
+template <class T>
+void Store(const T* from, int64_t heads, int64_t size, T* to, float*) {
+  std::memcpy(to, from, static_cast<size_t>(heads * size) * sizeof(T));
+}
+
+template <class T>
+void Store(const T* from, int64_t heads, int64_t size, int8_t* to, float* scales) {
+  for (int64_t k = 0; k < heads; ++k) {
+    float magnitude = 0;
+    for (int64_t h = 0; h < size; ++h) {
+      const float size_here = std::fabs(ToFloat(from[k * size + h]));
+      magnitude = size_here > magnitude ? size_here : magnitude;
+    }
+    const float scale = magnitude * (1.0f / 127.0f);
+    scales[k] = scale >= FLT_MIN ? scale : 1.0f;
+    const float reciprocal = 1.0f / scales[k];
+    for (int64_t h = 0; h < size; ++h) {
+      const float quotient = ToFloat(from[k * size + h]) * reciprocal;
+      const float within = quotient > 127.0f ? 127.0f : quotient > -127.0f ? quotient : -127.0f;
+      constexpr float kShift = 12582912.0f;  // leaves no room behind the point
+      to[k * size + h] = static_cast<int8_t>((within + kShift) - kShift);
+    }
+  }
+}
+
 // Softmax over slots is taken in one pass: what was mixed so far is rescaled when a
 // larger score comes (Milakov and Gimelshein, arXiv 1805.02867). All heads go through the
 // slots together, so that keys and values are read in the order they lie in.
-template <class T>
+// T is what the new token comes in, C what the cache keeps.
+template <class T, class C>
 void AttendAs(const AttendArgs& args) {
+  constexpr bool kIsRounded = std::is_same_v<C, int8_t>;
   const int64_t shared = args.num_shared, size = args.head_dim;
   const int64_t heads = args.num_kv_heads * shared, row = PaddedHeads(heads);
-  const int64_t stride = args.slot_stride, kv_size = args.num_kv_heads * size;
-  T* keys = static_cast<T*>(args.keys);
-  T* values = static_cast<T*>(args.values);
-  std::memcpy(keys + args.position * stride, args.new_key, kv_size * sizeof(T));
-  std::memcpy(values + args.position * stride, args.new_value, kv_size * sizeof(T));
+  const int64_t stride = args.all_kv_heads * size, kv_size = args.num_kv_heads * size;
+  C* keys = static_cast<C*>(args.keys);
+  C* values = static_cast<C*>(args.values);
+  const auto put = [&](const void* token, C* cache, float* scales) {
+    float* own = kIsRounded ? scales + args.position * args.all_kv_heads : nullptr;
+    Store(static_cast<const T*>(token), args.num_kv_heads, size,
+          cache + args.position * stride, own);
+  };
+  put(args.new_key, keys, args.key_scales);
+  put(args.new_value, values, args.value_scales);
 
   float* query = args.scratch;                 // [heads, size]
   float* mixed = query + heads * size;         // [heads, size]
@@ -114,9 +148,9 @@ void AttendAs(const AttendArgs& args) {
     const int64_t left = args.position + 1 - start;
     const int64_t slots = left < kSlotsAtOnce ? left : kSlotsAtOnce;
     for (int64_t s = 0; s < slots; ++s) {
-      const T* key = keys + (start + s) * stride;
+      const C* key = keys + (start + s) * stride;
       const char* later = reinterpret_cast<const char*>(values + (start + s) * stride);
-      for (int64_t byte = 0; byte < kv_size * static_cast<int64_t>(sizeof(T)); byte += 64) {
+      for (int64_t byte = 0; byte < kv_size * static_cast<int64_t>(sizeof(C)); byte += 64) {
         __builtin_prefetch(later + byte);
       }
       for (int64_t k = 0; k < args.num_kv_heads; ++k) {
@@ -126,6 +160,10 @@ void AttendAs(const AttendArgs& args) {
             shared,
             [&](int64_t j) { Score<kHeadsAtOnce>(own + j * size, key + k * size, size, to + j); },
             [&](int64_t j) { Score<1>(own + j * size, key + k * size, size, to + j); });
+        if constexpr (kIsRounded) {
+          const float scale = args.key_scales[(start + s) * args.all_kv_heads + k];
+          for (int64_t j = 0; j < shared; ++j) to[j] *= scale;
+        }
       }
       if (args.slopes) {
         const float behind = static_cast<float>(start + s - args.position);
@@ -154,8 +192,14 @@ void AttendAs(const AttendArgs& args) {
       for (int64_t h = 0; h < size; ++h) mixed[n * size + h] *= shrink[n];
     }
     for (int64_t k = 0; k < args.num_kv_heads; ++k) {
-      const T* value = values + start * stride + k * size;
-      const float* weights = scores + k * shared;
+      const C* value = values + start * stride + k * size;
+      float* weights = scores + k * shared;
+      if constexpr (kIsRounded) {
+        for (int64_t s = 0; s < slots; ++s) {
+          const float scale = args.value_scales[(start + s) * args.all_kv_heads + k];
+          for (int64_t j = 0; j < shared; ++j) weights[s * row + j] *= scale;
+        }
+      }
       float* own = mixed + k * shared * size;
       InRuns(
           shared,
@@ -175,12 +219,13 @@ void AttendAs(const AttendArgs& args) {
   }
 }
 
+template <class T>
+void AttendFrom(const AttendArgs& args) {
+  args.key_scales ? AttendAs<T, int8_t>(args) : AttendAs<T, T>(args);
+}
+
 inline void Attend(const AttendArgs& args) {
-  if (args.number == Number::kFloat32) {
-    AttendAs<float>(args);
-  } else {
-    AttendAs<uint16_t>(args);
-  }
+  args.number == Number::kFloat32 ? AttendFrom<float>(args) : AttendFrom<uint16_t>(args);
 }
 
 }  // namespace LLMPQ_ISA

@@ -56,18 +56,22 @@ struct TileArgs {
   bool is_kept;        // they are there; otherwise they are put there
 };
 
+// A cache keeps keys and values as they come or, with a scale for each token and head, as
+// int8: scale times integer.
 struct AttendArgs {
   const void* query;    // [num_kv_heads * num_shared, head_dim]
   const void* new_key;  // [num_kv_heads, head_dim]
   const void* new_value;
   void* keys;  // first slot of this row's first head; the new one goes to `position`
   void* values;
-  Number number;         // of all of the above and of `out`
+  float* key_scales;  // likewise, one number for each head; null unless int8
+  float* value_scales;
+  Number number;         // of query, new key and value, `out`, and of a cache that is not int8
   const float* slopes;   // [num_kv_heads * num_shared] of ALiBi, or null
   int64_t num_kv_heads;  // of this task
   int64_t num_shared;    // query heads for each of them
   int64_t head_dim;
-  int64_t slot_stride;  // elements from slot to slot
+  int64_t all_kv_heads;  // of a slot
   int64_t position;
   int64_t first_slot;  // of the window
   void* out;           // [num_kv_heads * num_shared, head_dim]

@@ -231,14 +231,18 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::AnyBuffer hidden, ffi::RemainingAr
   return ffi::Error::Success();
 }
 
-// query [B, N, H], new key and value [B, K, H], caches [B, S, K, H], position [B] int32,
-// ALiBi slopes [N] or [0]. Returns the mix [B, N, H], the caches with the new token in
-// them (in place where XLA aliases them), and scratch memory.
+// query [B, N, H], new key and value [B, K, H], caches [B, S, K, H] of the same type or of
+// int8, their scales [B, S, K, 1] if they are of int8 and else [0], position [B] int32,
+// ALiBi slopes [N] or [0]. Returns the mix [B, N, H], the caches and scales with the new
+// token in them (in place where XLA aliases them), and scratch memory.
 ffi::Error Attend(ffi::ThreadPool pool, ffi::AnyBuffer query, ffi::AnyBuffer new_key,
                   ffi::AnyBuffer new_value, ffi::AnyBuffer keys, ffi::AnyBuffer values,
+                  ffi::Buffer<ffi::F32> key_scales, ffi::Buffer<ffi::F32> value_scales,
                   ffi::Buffer<ffi::S32> position, ffi::Buffer<ffi::F32> slopes,
                   ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> new_keys,
                   ffi::Result<ffi::AnyBuffer> new_values,
+                  ffi::Result<ffi::Buffer<ffi::F32>> new_key_scales,
+                  ffi::Result<ffi::Buffer<ffi::F32>> new_value_scales,
                   ffi::Result<ffi::Buffer<ffi::F32>> scratch, int64_t window) {
   const auto query_shape = query.dimensions(), cache_shape = keys.dimensions();
   const auto type = query.element_type();
@@ -248,6 +252,7 @@ ffi::Error Attend(ffi::ThreadPool pool, ffi::AnyBuffer query, ffi::AnyBuffer new
   const int64_t num_rows = query_shape[0], num_heads = query_shape[1],
                 head_dim = query_shape[2], num_slots = cache_shape[1],
                 num_kv_heads = cache_shape[2];
+  const bool is_rounded = keys.element_type() == ffi::DataType::S8;
   const auto is_new = [&](const ffi::AnyBuffer& array) {
     const auto shape = array.dimensions();
     return array.element_type() == type && shape.size() == 3 && shape[0] == num_rows &&
@@ -255,10 +260,17 @@ ffi::Error Attend(ffi::ThreadPool pool, ffi::AnyBuffer query, ffi::AnyBuffer new
   };
   const auto is_cache = [&](const ffi::AnyBuffer& array) {
     const auto shape = array.dimensions();
-    return array.element_type() == type && shape == cache_shape;
+    return array.element_type() == (is_rounded ? ffi::DataType::S8 : type) &&
+           shape == cache_shape;
+  };
+  const auto are_scales = [&](const ffi::Buffer<ffi::F32>& array) {
+    return static_cast<int64_t>(array.element_count()) ==
+           (is_rounded ? num_rows * num_slots * num_kv_heads : 0);
   };
   if (!is_new(new_key) || !is_new(new_value) || !is_cache(keys) || !is_cache(values) ||
-      !is_cache(*new_keys) || !is_cache(*new_values) || cache_shape[0] != num_rows ||
+      !is_cache(*new_keys) || !is_cache(*new_values) || !are_scales(key_scales) ||
+      !are_scales(value_scales) || !are_scales(*new_key_scales) ||
+      !are_scales(*new_value_scales) || cache_shape[0] != num_rows ||
       cache_shape[3] != head_dim || out->element_type() != type ||
       !(out->dimensions() == query_shape) || num_kv_heads == 0 ||
       num_heads % num_kv_heads != 0 || window < 0 ||
@@ -285,13 +297,15 @@ ffi::Error Attend(ffi::ThreadPool pool, ffi::AnyBuffer query, ffi::AnyBuffer new
     }
   }
   const Number number = NumberOf(type);
-  const int64_t size = SizeOf(number);
-  if (new_keys->untyped_data() != keys.untyped_data()) {
-    std::memcpy(new_keys->untyped_data(), keys.untyped_data(), keys.size_bytes());
-  }
-  if (new_values->untyped_data() != values.untyped_data()) {
-    std::memcpy(new_values->untyped_data(), values.untyped_data(), values.size_bytes());
-  }
+  const int64_t size = SizeOf(number), cached_size = is_rounded ? 1 : size;
+  const auto keep = [](const auto& before, const auto& after) {
+    if (after.untyped_data() == before.untyped_data()) return;
+    std::memcpy(after.untyped_data(), before.untyped_data(), before.size_bytes());
+  };
+  keep(keys, *new_keys);
+  keep(values, *new_values);
+  keep(key_scales, *new_key_scales);
+  keep(value_scales, *new_value_scales);
   const Kernels& kernels = *Chosen();
   const auto at = [](const ffi::AnyBuffer& array, int64_t byte) {
     return static_cast<char*>(array.untyped_data()) + byte;
@@ -302,13 +316,16 @@ ffi::Error Attend(ffi::ThreadPool pool, ffi::AnyBuffer query, ffi::AnyBuffer new
     const int64_t end = (part + 1) * num_kv_heads / tasks_per_row;
     const int64_t here = position.typed_data()[row];
     const int64_t kv_head = row * num_kv_heads + first, query_head = kv_head * shared;
-    const int64_t slot = (row * num_slots * num_kv_heads + first) * head_dim;
+    const int64_t slot = row * num_slots * num_kv_heads + first;
     kernels.attend({at(query, query_head * head_dim * size),
                     at(new_key, kv_head * head_dim * size),
                     at(new_value, kv_head * head_dim * size),
-                    at(*new_keys, slot * size), at(*new_values, slot * size), number,
+                    at(*new_keys, slot * head_dim * cached_size),
+                    at(*new_values, slot * head_dim * cached_size),
+                    is_rounded ? new_key_scales->typed_data() + slot : nullptr,
+                    is_rounded ? new_value_scales->typed_data() + slot : nullptr, number,
                     num_slopes ? slopes.typed_data() + first * shared : nullptr,
-                    end - first, shared, head_dim, num_kv_heads * head_dim, here,
+                    end - first, shared, head_dim, num_kv_heads, here,
                     window && here >= window ? here - window + 1 : 0,
                     at(*out, query_head * head_dim * size),
                     scratch->typed_data() + row * row_floats +
@@ -337,11 +354,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(LlmpqAttend, llmpq::Attend,
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
+                                  .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
                                   .Arg<xla::ffi::Buffer<xla::ffi::S32>>()
                                   .Arg<xla::ffi::Buffer<xla::ffi::F32>>()
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
+                                  .Ret<xla::ffi::Buffer<xla::ffi::F32>>()
+                                  .Ret<xla::ffi::Buffer<xla::ffi::F32>>()
                                   .Ret<xla::ffi::Buffer<xla::ffi::F32>>()
                                   .Attr<int64_t>("window"));
 

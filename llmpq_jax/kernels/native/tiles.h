@@ -23,6 +23,7 @@ inline uint16_t ToBfloat16(float value) {
 }
 
 inline float ToFloat(float value) { return value; }
+inline float ToFloat(int8_t value) { return value; }
 inline float ToFloat(uint16_t value) {
   const uint32_t bits = static_cast<uint32_t>(value) << 16;
   float result;

@@ -1,0 +1,64 @@
+"""A strategy's cache of 8 bits is the one that runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmpq_jax.runtime import Pipeline, Request
+from llmpq_jax.spec.precision import KvBits
+from llmpq_jax.spec.strategy import Strategy
+from tests.tiny_models import make_strategy, write_tiny_model
+
+TOKENS = [[17, 250, 3, 99, 4, 181, 77, 30]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def at(folder: Path, kv_bits: KvBits) -> Strategy:
+    strategy = make_strategy(folder, [((0, 1), [8, 16]), ((2,), [4, 8])])
+    return replace(strategy, precision=replace(strategy.precision, kv_bits=kv_bits))
+
+
+def test_8_bits_change_logits_a_little_and_alike_in_one_pass_and_step_by_step(folder):
+    with Pipeline.load(at(folder, 16)) as pipeline:
+        exact = pipeline.score(TOKENS)
+    with Pipeline.load(at(folder, 8)) as pipeline:
+        whole = pipeline.score(TOKENS)
+        stepwise = pipeline.score(TOKENS, stepwise=True)
+    moved = np.abs(whole - exact).max()
+    assert 0 < moved < 0.05 * np.abs(exact).max()
+    # Float sums differ between the two; now and then one tips a key to the next integer.
+    assert np.abs(stepwise - whole).max() < 0.3 * moved
+
+
+def test_8_bits_take_the_memory_that_is_foretold(folder):
+    held = {}
+    for kv_bits in (8, 16):
+        with Pipeline.load(at(folder, kv_bits)) as pipeline:
+            workers = pipeline._engine.workers
+            for worker in workers:
+                worker.allocate(num_groups=2, num_rows=3, num_slots=32)
+                assert worker.cache_bytes == 2 * worker.expected_cache_bytes(
+                    num_rows=3, num_slots=32
+                )
+            held[kv_bits] = sum(worker.cache_bytes for worker in workers)
+    assert held[8] < 0.6 * held[16]
+
+
+def test_8_bits_serve_requests(folder):
+    request = Request(token_ids=tuple(TOKENS[0]), max_new_tokens=6)
+    with Pipeline.load(at(folder, 8)) as pipeline:
+        (completion,) = pipeline.serve([request])
+        tokens = [*TOKENS[0], *completion.token_ids]
+        logits = pipeline.score([tokens], stepwise=True)[0]
+    start = len(TOKENS[0]) - 1
+    for place, token in enumerate(completion.token_ids, start):
+        best = logits[place].max()
+        assert logits[place, token] >= best - 1e-3 * np.abs(logits[place]).max()
