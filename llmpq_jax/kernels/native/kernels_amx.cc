@@ -30,6 +30,10 @@ constexpr int64_t kTilePairs = kStep / 2 * kPanel;
 constexpr int64_t kPrefetchBytes = 4096;
 constexpr int64_t kLineBytes = 64;
 
+// Some compilers' intrinsics do not say that they read and write memory: what is stored
+// before and loaded after must not be moved past them, nor left out.
+inline void KeepMemory() { __asm__ volatile("" ::: "memory"); }
+
 // Below so many rows most of a tile would be idle.
 constexpr int64_t kMinRows = 4;
 
@@ -148,11 +152,13 @@ void StoreSums(float* to) {
   if constexpr (kBlocks > 1) _tile_stored(1, to + kSize, kTileBytes);
   if constexpr (kBlocks > 2) _tile_stored(2, to + 2 * kSize, kTileBytes);
   if constexpr (kBlocks > 3) _tile_stored(3, to + 3 * kSize, kTileBytes);
+  KeepMemory();
 }
 
 template <int kBlocks>
 void AddStep(const uint16_t* packed, const uint32_t* weights) {
   constexpr int kSize = kTileRows * kStep;
+  KeepMemory();
   _tile_loadd(7, weights, kTileBytes);
   _tile_loadd(4, packed, kTileBytes);
   _tile_dpbf16ps(0, 4, 7);
@@ -213,6 +219,7 @@ void Multiply(const TileArgs& args) {
   const int64_t num_groups = args.num_groups ? args.num_groups : 1;
   const bool makes = kept == nullptr || !args.is_kept;
   const TileShapes shapes(args.num_rows);
+  KeepMemory();
   _tile_loadconfig(&shapes);
   if (makes) tiles.Make(0, place(0));
   int64_t step = 0;
