@@ -88,16 +88,19 @@ def multiply_panels(
     *batch, num_contracted = hidden.shape
     rows = hidden.reshape(-1, num_contracted)
     served = rows.astype(jnp.float32) if hidden.dtype == jnp.float16 else rows
-    is_int4 = weights[0].values.dtype == jnp.uint32
-    num_sums = weights[0].num_groups if is_int4 else 0
     results = [
         *(
             jax.ShapeDtypeStruct((rows.shape[0], weight.num_features), served.dtype)
             for weight in weights
         ),
-        # Where the rows are packed: XLA's own memory, so that its account is complete.
+        # Where the rows are packed (PackedFloats and SumFloats of native/kernels.h):
+        # XLA's own memory, so that its account is complete.
         jax.ShapeDtypeStruct(
-            (rows.shape[0] * (num_contracted + num_sums),), jnp.float32
+            (
+                rows.shape[0]
+                * (num_contracted + num_contracted % 2 + 2 * weights[0].num_groups + 1),
+            ),
+            jnp.float32,
         ),
     ]
     operands = [leaf for weight in weights for leaf in (weight.values, weight.scale)]

@@ -92,7 +92,9 @@ def measurements_table(measurements: Measurements) -> Table:
     def key(row: LayerTime) -> tuple[str, str, int, int]:
         return row.kind, row.phase, -row.bits, -row.kv_bits
 
-    for (kind, phase, bits, kv_bits), rows in groupby(sorted(measurements.layers, key=key), key):
+    for (kind, phase, bits, kv_bits), rows in groupby(
+        sorted(measurements.layers, key=key), key
+    ):
         group = list(rows)
         seconds = [row.seconds for row in group]
         table.add_row(

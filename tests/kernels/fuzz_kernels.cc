@@ -68,7 +68,7 @@ void FuzzProduct(const Kernels& kernels) {
   const int64_t contracted = groups ? groups * group : group;
   const int64_t valid = Draw(1, kPanel), stride = valid + Draw(0, 5);
   const Number number = is_narrow ? Number::kBfloat16 : Number::kFloat32;
-  const int64_t wanted = Draw(1, 80);
+  const int64_t wanted = Draw(0, 1) ? Draw(1, 3) : Draw(1, 80);
   const Multiplier& multiplier =
       kernels.multiplier_for({kind, number, wanted, contracted, groups});
   const int64_t rows = std::min(wanted, multiplier.max_rows);
@@ -103,8 +103,8 @@ void FuzzProduct(const Kernels& kernels) {
   }
   auto scale = Exactly<float>(groups * kPanel);
   for (int64_t i = 0; i < groups * kPanel; ++i) scale[i] = std::abs(DrawNumber());
-  auto packed = Exactly<float>(rows * contracted);
-  auto sums = Exactly<float>(is_int4 ? rows * groups : 0);
+  auto packed = Exactly<float>(llmpq::PackedFloats(rows, contracted));
+  auto sums = Exactly<float>(llmpq::SumFloats(rows, groups));
   const void* hidden = is_narrow ? static_cast<const void*>(narrow.get()) : wide.get();
   multiplier.pack({hidden, number, kind, rows, contracted, groups, packed.get(), sums.get()});
   const int64_t out_count = (rows - 1) * stride + valid;

@@ -41,6 +41,7 @@ def test_no_kernel_leaves_its_arrays(tmp_path):
         sources[NATIVE / "kernels_avx2.cc"] = ("-mavx2", "-mfma")
         avx512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma")
         sources[NATIVE / "kernels_avx512.cc"] = avx512
+        sources[NATIVE / "few_rows.cc"] = (*avx512, "-mavx512vnni")
         bfloat16 = (*avx512, "-mavx512bf16")
         sources[NATIVE / "kernels_avx512bf16.cc"] = bfloat16
         if has_amx:

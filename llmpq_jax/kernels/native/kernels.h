@@ -35,9 +35,15 @@ struct PackArgs {
   int64_t num_rows;  // of this block
   int64_t num_contracted;
   int64_t num_groups;
-  float* packed;  // room for [num_contracted][num_rows]
-  float* sums;    // [num_groups][num_rows]; int4 only
+  float* packed;  // PackedFloats(num_rows, num_contracted)
+  float* sums;    // SumFloats(num_rows, num_groups)
 };
+
+// Room for packed hidden states, and for what is kept beside them.
+inline int64_t PackedFloats(int64_t rows, int64_t contracted) {
+  return rows * (contracted + contracted % 2);
+}
+inline int64_t SumFloats(int64_t rows, int64_t groups) { return rows * (2 * groups + 1); }
 
 struct TileArgs {
   WeightKind kind;
@@ -102,6 +108,9 @@ struct Multiplier {
   void (*pack)(const PackArgs&);
   void (*tile)(const TileArgs&);
 };
+
+// The multiplier of a row or two (few_rows.cc), or null if that is not for this shape.
+const Multiplier* FewRowsMultiplier(const ProductShape& shape);
 
 // What serves one instruction set.
 struct Kernels {

@@ -4,7 +4,7 @@
 // A tile is 16 rows of 64 bytes. One instruction multiplies 16 hidden states by 16
 // features over 32 contracted rows, in bfloat16 with float32 sums. Four tiles of sums, 64
 // hidden states, share each tile of weights, which is made of a panel's pairs on the way.
-// All other shapes are avx512bf16's.
+// All other shapes are avx512's.
 //
 // Packed hidden states: [C/32][rows of the block][32], a tile's rows one after another.
 #include <immintrin.h>
@@ -34,8 +34,8 @@ constexpr int64_t kLineBytes = 64;
 // before and loaded after must not be moved past them, nor left out.
 inline void KeepMemory() { __asm__ volatile("" ::: "memory"); }
 
-// Below so many rows most of a tile would be idle.
-constexpr int64_t kMinRows = 4;
+// Fewer rows are faster without tiles: making those costs the same for any number.
+constexpr int64_t kMinRows = 3;
 
 // Tiles by number: four of sums, three of hidden states, one of weights. The intrinsics
 // want the numbers as they stand: 0 to 3, 4 to 6, and 7.
@@ -254,14 +254,15 @@ void Tile(const TileArgs& args) {
 constexpr Multiplier kMultiplier = {kMaxRows, 2, PackTiles, Tile};
 
 const Multiplier& MultiplierFor(const ProductShape& shape) {
+  if (const Multiplier* few = FewRowsMultiplier(shape)) return *few;
   const int64_t group =
       shape.num_groups ? shape.num_contracted / shape.num_groups : shape.num_contracted;
   const bool fits = shape.number == Number::kBfloat16 && shape.num_rows >= kMinRows &&
                     group % kStep == 0;
-  return fits ? kMultiplier : kAvx512Bf16Kernels.multiplier_for(shape);
+  return fits ? kMultiplier : kAvx512Kernels.multiplier_for(shape);
 }
 
-void Attend(const AttendArgs& args) { kAvx512Bf16Kernels.attend(args); }
+void Attend(const AttendArgs& args) { kAvx512Kernels.attend(args); }
 
 }  // namespace amx
 

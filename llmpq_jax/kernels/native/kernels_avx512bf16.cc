@@ -223,6 +223,7 @@ inline void TilePairs(const TileArgs& args) {
 constexpr Multiplier kMultiplier = {kMaxRows, 2, PackPairs, TilePairs};
 
 inline const Multiplier& MultiplierFor(const ProductShape& shape) {
+  if (const Multiplier* few = FewRowsMultiplier(shape)) return *few;
   return shape.number == Number::kBfloat16 ? kMultiplier
                                            : kAvx512Kernels.multiplier_for(shape);
 }

@@ -166,13 +166,13 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::AnyBuffer hidden, ffi::RemainingAr
   const int64_t num_groups = weights[0].num_groups;
   auto scratch = rets.get<ffi::AnyBuffer>(num_weights);
   const int64_t num_floats =
-      num_rows * (contracted + (kind == WeightKind::kInt4 ? num_groups : 0));
+      PackedFloats(num_rows, contracted) + SumFloats(num_rows, num_groups);
   if (!scratch || (*scratch)->element_type() != ffi::DataType::F32 ||
       static_cast<int64_t>((*scratch)->element_count()) < num_floats) {
     return Refuse("too little memory for packed rows");
   }
   float* packed = static_cast<float*>((*scratch)->untyped_data());
-  float* sums = packed + num_rows * contracted;
+  float* sums = packed + PackedFloats(num_rows, contracted);
 
   const Multiplier& multiplier =
       Chosen()->multiplier_for({kind, number, num_rows, contracted, num_groups});
@@ -182,7 +182,8 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::AnyBuffer hidden, ffi::RemainingAr
     multiplier.pack({static_cast<const char*>(hidden.untyped_data()) +
                       first * contracted * SizeOf(number),
                   number, kind, blocks.Size(block), contracted, num_groups,
-                  packed + first * contracted, sums + first * num_groups});
+                  packed + PackedFloats(first, contracted),
+                  sums + SumFloats(first, num_groups)});
   };
   if (blocks.count == 1) {
     pack(0);
@@ -216,7 +217,8 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::AnyBuffer hidden, ffi::RemainingAr
           const int64_t row = blocks.First(block);
           const int64_t feature = panel * kPanel;
           multiplier.tile({kind, blocks.Size(block), contracted, num_groups,
-                        packed + row * contracted, sums + row * num_groups,
+                        packed + PackedFloats(row, contracted),
+                        sums + SumFloats(row, num_groups),
                         weight.values + panel * weight.panel_bytes,
                         weight.scale + feature * num_groups,
                         weight.out + (row * weight.num_features + feature) * SizeOf(number),
