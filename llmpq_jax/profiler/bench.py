@@ -160,18 +160,16 @@ class StageBench:
         describe = worker.placement.describe
         payload = self._payload(phase, shape)
         inputs = describe(payload.shape, payload.dtype)
-        place_B = describe((shape.rows,), jnp.int32)
-        sampling = None
-        if worker.program.has_head:
-            sampling = jax.tree.map(
-                lambda leaf: describe(leaf.shape, leaf.dtype), greedy_rows(shape.rows)
-            )
+        packed = worker.program.pack(
+            np.zeros(shape.rows, np.int32), greedy_rows(shape.rows)
+        )
+        rows = describe(packed.shape, packed.dtype)
         cache = tuple(
             self._describe_cache(shape) for _ in range(worker.program.num_layers)
         )
-        arguments = (inputs, cache, place_B, sampling)
+        arguments = (inputs, cache, rows)
         if phase == "prefill":
-            arguments = (inputs, (cache,), describe((), jnp.int32), place_B, sampling)
+            arguments = (inputs, (cache,), describe((), jnp.int32), rows)
         return worker.program.compile(phase, "tokens", arguments)
 
     def _describe_cache(self, shape: Shape) -> LayerCache:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -276,6 +277,9 @@ class Pipeline:
             engine=self._engine, shape=shape, rows=rows, on_tokens=on_tokens
         )
         num_told = 0
+        # What is here already is spared the garbage collector, which would look through
+        # all of JAX's objects again and again while stages wait for the interpreter.
+        gc.freeze()
         started_s = time.perf_counter()
         try:
             for _ in driver.run():
@@ -284,6 +288,7 @@ class Pipeline:
                     num_told += 1
             self._record(driver, rows, started_s)
         finally:
+            gc.unfreeze()
             for worker in workers:
                 worker.free()
 

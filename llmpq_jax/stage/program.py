@@ -14,7 +14,12 @@ from jax.sharding import PartitionSpec
 
 from llmpq_jax.stage.module import GroupCache, StageModule, last_hidden
 from llmpq_jax.stage.placement import CACHE_PARTITION, TENSOR_AXIS, Placement
-from llmpq_jax.stage.sampling import SamplingRows, choose_tokens
+from llmpq_jax.stage.sampling import (
+    SamplingRows,
+    choose_tokens,
+    pack_rows,
+    unpack_rows,
+)
 
 Phase = Literal["prefill", "decode"]
 # "steps" is decode many times over, on a stage that is the whole model.
@@ -72,10 +77,10 @@ class StageProgram:
             Hidden states, or from the last stage each row's next token [B] or all
             logits [B, T, V]; and the caches.
         """
-        inputs, row, length_B, sampling = self._put(
-            inputs, np.int32(first_row), length_B, sampling
+        inputs, row, rows = self._put(
+            inputs, np.int32(first_row), self.pack(length_B, sampling)
         )
-        return self._run("prefill", wanted, (inputs, caches, row, length_B, sampling))
+        return self._run("prefill", wanted, (inputs, caches, row, rows))
 
     def decode(
         self,
@@ -92,8 +97,8 @@ class StageProgram:
             Hidden states, or from the last stage each row's next token [B] or logits
             [B, V]; and the cache.
         """
-        inputs, position_B, sampling = self._put(inputs, position_B, sampling)
-        return self._run("decode", wanted, (inputs, cache, position_B, sampling))
+        inputs, rows = self._put(inputs, self.pack(position_B, sampling))
+        return self._run("decode", wanted, (inputs, cache, rows))
 
     @property
     def takes_steps(self) -> bool:
@@ -122,13 +127,14 @@ class StageProgram:
             Tokens [STEPS_AT_ONCE, B], the first `num_steps` of them valid; the last
             ones [B]; and the cache.
         """
-        steps = np.int32(num_steps)
-        inputs, position_B, steps, sampling = self._put(
-            inputs, position_B, steps, sampling
+        inputs, rows, steps = self._put(
+            inputs, self.pack(position_B, sampling), np.int32(num_steps)
         )
-        return self._run(
-            "steps", "tokens", (inputs, cache, position_B, steps, sampling)
-        )
+        return self._run("steps", "tokens", (inputs, cache, rows, steps))
+
+    def pack(self, place_B: np.ndarray, sampling: SamplingRows) -> np.ndarray:
+        """Packs what is told of rows; only a stage with the head samples."""
+        return pack_rows(place_B, sampling if self.has_head else None)
 
     def compile(
         self, function: Function, wanted: Wanted, arguments: tuple[Any, ...]
@@ -155,9 +161,8 @@ class StageProgram:
         return self._executables[key]
 
     def _put(self, *arguments: Any) -> Any:
-        """Brings arguments here in one go; only a stage with the head samples."""
-        *others, sampling = arguments
-        return self.placement.put((*others, sampling if self.has_head else None))
+        """Brings arguments here in one go."""
+        return self.placement.put(arguments)
 
     def _run(
         self, function: Function, wanted: Wanted, arguments: tuple[Any, ...]
@@ -208,9 +213,9 @@ def _prefill_body(
     inputs: jax.Array,
     caches: tuple[GroupCache, ...],
     first_row: jax.Array,
-    length_B: jax.Array,
-    sampling: SamplingRows | None,
+    rows: jax.Array,
 ) -> tuple[jax.Array, tuple[GroupCache, ...]]:
+    length_B, sampling = unpack_rows(rows)
     module = nnx.merge(graph, jax.tree.unflatten(tree, leaves))
     with jax.named_scope("prefill"):
         hidden, caches = module.prefill(inputs, caches, first_row)
@@ -230,9 +235,9 @@ def _decode_body(
     leaves: list[jax.Array],
     inputs: jax.Array,
     cache: GroupCache,
-    position_B: jax.Array,
-    sampling: SamplingRows | None,
+    rows: jax.Array,
 ) -> tuple[jax.Array, GroupCache]:
+    position_B, sampling = unpack_rows(rows)
     module = nnx.merge(graph, jax.tree.unflatten(tree, leaves))
     with jax.named_scope("decode"):
         hidden, cache = module.decode(inputs, cache, position_B)
@@ -252,9 +257,8 @@ def _steps_body(
     leaves: list[jax.Array],
     inputs: jax.Array,
     cache: GroupCache,
-    position_B: jax.Array,
+    rows: jax.Array,
     num_steps: jax.Array,
-    sampling: SamplingRows,
 ) -> tuple[jax.Array, jax.Array, GroupCache]:
     last_slot = cache[0].num_slots - 1
 
@@ -264,10 +268,8 @@ def _steps_body(
         # which would keep a float32 copy of all that is not float32.
         held, number = jax.lax.optimization_barrier((leaves, number))
         # A row that has ended goes on in its last slot, which nobody reads.
-        position = jnp.minimum(position_B + number, last_slot)
-        next_B, cache = _decode_body(
-            graph, tree, wanted, held, last_B, cache, position, sampling
-        )
+        here = rows.at[0].set(jnp.minimum(rows[0] + number, last_slot))
+        next_B, cache = _decode_body(graph, tree, wanted, held, last_B, cache, here)
         return tokens_TB.at[number].set(next_B), next_B, cache
 
     tokens_TB = jnp.zeros((STEPS_AT_ONCE, inputs.shape[0]), jnp.int32)

@@ -48,6 +48,34 @@ def greedy_rows(count: int) -> SamplingRows:
     return sampling_rows([0.0] * count, [0] * count, [1.0] * count, [0] * count)
 
 
+def pack_rows(place_B: np.ndarray, sampling: SamplingRows | None) -> np.ndarray:
+    """Packs what the host says of each row into one array: int32 [1 or 5, B].
+
+    Every array that is sent to a device costs a call of its own. The bits of other types
+    are kept as they are; `unpack_rows` reads them again.
+    """
+    rows = (place_B, *(sampling or ()))
+    return np.stack([np.ascontiguousarray(row).view(np.int32) for row in rows])
+
+
+def unpack_rows(
+    rows: Int[Array, "N B"],
+) -> tuple[Int[Array, " B"], SamplingRows | None]:
+    """Returns what was packed; traced on the device."""
+    place_B = rows[0]
+    if rows.shape[0] == 1:
+        return place_B, None
+    bits = jax.lax.bitcast_convert_type
+    temperature_B, top_k_B, top_p_B, seed_B = rows[1:]
+    sampling = SamplingRows(
+        temperature_B=bits(temperature_B, jnp.float32),
+        top_k_B=top_k_B,
+        top_p_B=bits(top_p_B, jnp.float32),
+        seed_B=bits(seed_B, jnp.uint32),
+    )
+    return place_B, sampling
+
+
 def choose_tokens(
     logits_BV: Float[Array, "B V"], rows: SamplingRows, position_B: Int[Array, " B"]
 ) -> Int[Array, " B"]:
