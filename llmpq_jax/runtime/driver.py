@@ -73,7 +73,7 @@ class BatchShape:
         Args:
             micro_batch: Of the plan.
             batch: Rows served at a time, at least; fewer where there are fewer.
-            prompt_lengths: Tokens of each prompt, in order of arrival.
+            prompt_lengths: Tokens of each prompt, in the order they are served.
             context_lengths: Tokens of each prompt and what may follow it.
         """
         num_rows = min(batch, len(prompt_lengths))
@@ -145,7 +145,7 @@ class Driver:
     Attributes:
         engine: Takes micro-batches.
         shape: Of caches and micro-batches.
-        rows: To be served, in order of arrival.
+        rows: To be served, in this order.
         on_tokens: Hears how many new tokens have come, as they come.
         num_prefills: Prefill micro-batches sent so far.
     """

@@ -165,7 +165,8 @@ class Pipeline:
         """Serves requests and yields their completions in order.
 
         As many are served at a time as the strategy's batch has rows; as one ends, the
-        next takes its place.
+        next takes its place. Those that may become longest come first, so that no few
+        long ones are left at the end, with most rows empty.
 
         Raises:
             RequestError: One of them does not fit; none has been served then.
@@ -204,6 +205,7 @@ class Pipeline:
 
         Serving does it too; done before, no compiling falls into what is timed.
         """
+        requests = [requests[turn] for turn in _longest_first(requests)]
         shape = self._shape(requests)
         has_decode = any(request.max_new_tokens > 1 for request in requests)
         later = {
@@ -261,7 +263,8 @@ class Pipeline:
     def _serve(
         self, requests: Sequence[Request], on_tokens: Callable[[int], None]
     ) -> Iterator[Completion]:
-        shape = self._shape(requests)
+        turns = _longest_first(requests)
+        shape = self._shape([requests[turn] for turn in turns])
         self._check_memory(shape)
         self.prepare(requests)
         allocate(self._engine, shape)
@@ -274,7 +277,10 @@ class Pipeline:
             for request in requests
         ]
         driver = Driver(
-            engine=self._engine, shape=shape, rows=rows, on_tokens=on_tokens
+            engine=self._engine,
+            shape=shape,
+            rows=[rows[turn] for turn in turns],
+            on_tokens=on_tokens,
         )
         num_told = 0
         # What is here already is spared the garbage collector, which would look through
@@ -323,6 +329,13 @@ class Pipeline:
             if needed > stage.predicted.allowed_bytes:
                 msg = f"the stage on {', '.join(stage.devices)} needs {format_bytes(needed)} for weights and cache, it may use {format_bytes(stage.predicted.allowed_bytes)}: solve again with a smaller batch or fewer bits"
                 raise StrategyError(msg)
+
+
+def _longest_first(requests: Sequence[Request]) -> list[int]:
+    """Returns in which order to serve; those that are alike, as they came."""
+    return sorted(
+        range(len(requests)), key=lambda index: -requests[index].max_new_tokens
+    )
 
 
 def _check_model(strategy: Strategy, architecture: Architecture, folder: Path) -> None:

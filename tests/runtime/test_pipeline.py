@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from llmpq_jax.errors import RequestError, StrategyError
 from llmpq_jax.runtime import Pipeline, Request, Sampling
+from llmpq_jax.runtime.driver import Driver
 from llmpq_jax.spec.strategy import StagePrediction, Strategy
 from llmpq_jax.spec.strategy_file import write_strategy
 from tests.tiny_models import make_strategy, write_tiny_model
@@ -47,6 +49,26 @@ def test_more_prompts_than_a_batch_keep_their_order(pipeline: Pipeline) -> None:
     together = pipeline.generate(prompts, max_new_tokens=3)
     alone = [pipeline.generate([prompt], max_new_tokens=3)[0] for prompt in prompts]
     assert [c.token_ids for c in together] == [c.token_ids for c in alone]
+
+
+def test_what_may_become_longest_is_served_first_and_told_in_order(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[int] = []
+
+    def spy(**fields: Any) -> Driver:
+        served.extend(row.request.max_new_tokens for row in fields["rows"])
+        return Driver(**fields)
+
+    monkeypatch.setattr("llmpq_jax.runtime.pipeline.Driver", spy)
+    lengths = [2, 5, 1, 5, 3, 4, 1, 6, 2]
+    requests = [
+        Request(token_ids=(5, index), max_new_tokens=length, ignores_eos=True)
+        for index, length in enumerate(lengths)
+    ]
+    completions = list(pipeline.serve(requests))
+    assert served == sorted(lengths, reverse=True)
+    assert [len(completion.token_ids) for completion in completions] == lengths
 
 
 def test_a_seed_gives_the_same_text_whatever_shares_the_batch(

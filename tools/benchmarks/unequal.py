@@ -24,7 +24,7 @@ from llmpq_jax import __version__
 from llmpq_jax.kernels import kernel_path
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.request import Request
-from llmpq_jax.spec.precision import Bits
+from llmpq_jax.spec.precision import Activations, Bits
 from tools.benchmarks.models import CONFIGS, even_strategy, random_model
 
 
@@ -32,6 +32,9 @@ from tools.benchmarks.models import CONFIGS, even_strategy, random_model
 @click.option("--model", type=click.Choice(list(CONFIGS)), default="llama-250m")
 @click.option("--models", type=click.Path(path_type=Path), default=Path("build/models"))
 @click.option("--bits", type=click.Choice(["4", "8", "16"]), default="8")
+@click.option(
+    "--activations", type=click.Choice(["float32", "bfloat16"]), default="float32"
+)
 @click.option("--batch", type=int, default=8)
 @click.option("--stages", type=int, default=1)
 @click.option("--decode", type=int, default=None, help="Rows; by default the batch.")
@@ -44,6 +47,7 @@ def main(
     model: str,
     models: Path,
     bits: str,
+    activations: Activations,
     batch: int,
     stages: int,
     decode: int | None,
@@ -64,6 +68,7 @@ def main(
         decode=decode or batch,
         prompt_length=prompt,
         new_tokens=most,
+        activations=activations,
     )
     generator = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {"refilled": [], "fixed": []}

@@ -1,0 +1,100 @@
+"""Seconds from a typed command to its second token, cold and with a warm compile cache.
+
+    python -m tools.benchmarks.startup --bits 8
+
+Prints a table row and a JSON line with versions, command and date. The whole process is
+timed, Python's own start and the tokenizer's imports included; the checkpoint's files are
+in the system's cache. Two tokens, so that prefill and decode are both compiled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import cast
+
+import click
+import jax
+
+from llmpq_jax import __version__
+from llmpq_jax.kernels import kernel_path
+from llmpq_jax.spec.precision import Bits
+from llmpq_jax.spec.strategy_file import write_strategy
+from tools.benchmarks.models import CONFIGS, even_strategy, random_model
+
+# JAX leaves small programs out of its cache unless told otherwise.
+_KEEP_ALL = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+}
+
+
+@click.command()
+@click.option("--model", type=click.Choice(list(CONFIGS)), default="llama-250m")
+@click.option("--models", type=click.Path(path_type=Path), default=Path("build/models"))
+@click.option("--bits", type=click.Choice(["4", "8", "16"]), default="8")
+@click.option("--activations", default="bfloat16")
+@click.option("--repeats", type=int, default=3)
+def main(model: str, models: Path, bits: str, activations: str, repeats: int) -> None:
+    """Times `llmpq-jax generate` from start to end."""
+    strategy = even_strategy(
+        random_model(model, models).resolve(),
+        bits=cast("Bits", int(bits)),
+        head_bits=8,
+        num_stages=1,
+        batch=1,
+        prefill=1,
+        decode=1,
+        prompt_length=128,
+        new_tokens=128,
+        activations=activations,  # pyright: ignore[reportArgumentType]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "strategy.toml")
+        write_strategy(path, strategy)
+        cache = {"JAX_COMPILATION_CACHE_DIR": str(Path(folder, "compiled"))} | _KEEP_ALL
+        _seconds(path, cache)
+        spans: dict[str, list[float]] = {"cold": [], "warm": []}
+        for _ in range(repeats):
+            spans["cold"].append(_seconds(path, {}))
+            spans["warm"].append(_seconds(path, cache))
+    middle = {name: median(values) for name, values in spans.items()}
+    print("| model | bits | cold s | warm compile cache s |\n|---|---|---|---|")
+    print(f"| {model} | {bits} | {middle['cold']:.1f} | {middle['warm']:.1f} |")
+    print(
+        json.dumps(
+            {
+                "model": model,
+                "bits": int(bits),
+                "seconds": spans,
+                "kernels": kernel_path("cpu"),
+                "llmpq_jax": __version__,
+                "jax": jax.__version__,
+                "command": f"python -m tools.benchmarks.startup {shlex.join(sys.argv[1:])}",
+                "date": datetime.now(UTC).date().isoformat(),
+            }
+        )
+    )
+
+
+def _seconds(strategy: Path, variables: dict[str, str]) -> float:
+    command = [sys.executable, "-m", "llmpq_jax", "generate"]
+    command += ["--strategy", str(strategy), "--prompt", "The first thing to know is"]
+    command += ["--max-new-tokens", "2"]
+    started_s = time.perf_counter()
+    subprocess.run(
+        command, check=True, capture_output=True, env={**os.environ, **variables}
+    )
+    return time.perf_counter() - started_s
+
+
+if __name__ == "__main__":
+    main()
