@@ -28,8 +28,7 @@ def attend(
     """Mixes the values by softmax(query · key / √H + bias) over what is visible.
 
     Query head n reads key-value head n // (N / K). Scores and weights are float32; a cache
-    of 8 bits is read as it is. The
-    bias is ALiBi's: −slope · distance, or none.
+    of 8 bits is read as it is. The bias is ALiBi's: −slope · distance, or none.
     """
     batch, length, num_heads, head_dim = query_BTNH.shape
     num_kv_heads = memory.key.shape[2]

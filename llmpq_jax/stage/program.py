@@ -77,8 +77,8 @@ class StageProgram:
             Hidden states, or from the last stage each row's next token [B] or all
             logits [B, T, V]; and the caches.
         """
-        inputs, row, rows = self._put(
-            inputs, np.int32(first_row), self.pack(length_B, sampling)
+        inputs, row, rows = self.placement.put(
+            (inputs, np.int32(first_row), self.pack(length_B, sampling))
         )
         return self._run("prefill", wanted, (inputs, caches, row, rows))
 
@@ -97,7 +97,7 @@ class StageProgram:
             Hidden states, or from the last stage each row's next token [B] or logits
             [B, V]; and the cache.
         """
-        inputs, rows = self._put(inputs, self.pack(position_B, sampling))
+        inputs, rows = self.placement.put((inputs, self.pack(position_B, sampling)))
         return self._run("decode", wanted, (inputs, cache, rows))
 
     @property
@@ -127,8 +127,8 @@ class StageProgram:
             Tokens [STEPS_AT_ONCE, B], the first `num_steps` of them valid; the last
             ones [B]; and the cache.
         """
-        inputs, rows, steps = self._put(
-            inputs, self.pack(position_B, sampling), np.int32(num_steps)
+        inputs, rows, steps = self.placement.put(
+            (inputs, self.pack(position_B, sampling), np.int32(num_steps))
         )
         return self._run("steps", "tokens", (inputs, cache, rows, steps))
 
@@ -159,10 +159,6 @@ class StageProgram:
             jitted = self._jitted(function, wanted, arguments)
             self._executables[key] = jitted.lower(self._leaves, *arguments).compile()
         return self._executables[key]
-
-    def _put(self, *arguments: Any) -> Any:
-        """Brings arguments here in one go."""
-        return self.placement.put(arguments)
 
     def _run(
         self, function: Function, wanted: Wanted, arguments: tuple[Any, ...]

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "kernels.h"
 
@@ -128,14 +129,8 @@ void PackLimbs(const PackArgs& args) {
 
 // Weights of two rows as pairs of 16-bit integers.
 struct Int8Pairs {
-  __m512i order;
+  __m512i order = PairOrder();
 
-  Int8Pairs() {
-    const __m512i first =
-        _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(kPanel));
-    order = _mm512_or_si512(first, _mm512_slli_epi32(second, 16));
-  }
   __m512i Two(const int8_t* from) const {
     const __m256i rows = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
     return _mm512_permutexvar_epi16(order, _mm512_cvtepi8_epi16(rows));

@@ -27,6 +27,14 @@ inline __m512i Floats(const int8_t* from) {
   return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
 }
 
+// Where the 16-bit numbers of two rows go, so that those of a feature are neighbours.
+inline __m512i PairOrder() {
+  const __m512i first =
+      _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(kPanel));
+  return _mm512_or_si512(first, _mm512_slli_epi32(second, 16));
+}
+
 template <class T>
 struct Rows;
 
@@ -41,14 +49,8 @@ struct Rows<int8_t> {
 
 template <>
 struct Rows<uint16_t> {
-  __m512i order;  // of two rows' numbers, so that those of a feature are neighbours
+  __m512i order = PairOrder();
 
-  Rows() {
-    const __m512i first =
-        _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(kPanel));
-    order = _mm512_or_si512(first, _mm512_slli_epi32(second, 16));
-  }
   Pairs Two(const uint16_t* from) const {
     return {_mm512_permutexvar_epi16(order, _mm512_loadu_si512(from))};
   }
