@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
+from llmpq_jax.spec.buckets import PREFILL_CHUNK_TOKENS
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.fingerprint import model_fingerprint
 from llmpq_jax.spec.precision import Bits, KvBits
@@ -73,6 +74,7 @@ def make_strategy(
     decode: int = 2,
     head_bits: int = 16,
     kv_bits: KvBits = 16,
+    chunk_tokens: int = PREFILL_CHUNK_TOKENS,
 ) -> Strategy:
     """Makes a strategy by hand: for each stage its CPU devices and its layers' bits."""
     architecture = read_architecture(folder)
@@ -101,7 +103,9 @@ def make_strategy(
         workload=Workload(
             batch=batch, prompt_length=prompt_length, new_tokens=new_tokens
         ),
-        micro_batch=MicroBatch(prefill=prefill, decode=decode),
+        micro_batch=MicroBatch(
+            prefill=prefill, decode=decode, chunk_tokens=chunk_tokens
+        ),
         precision=PrecisionChoice(
             activations="float32",
             head_bits=head_bits,  # pyright: ignore[reportArgumentType]

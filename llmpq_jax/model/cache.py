@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +56,12 @@ class LayerCache(NamedTuple):
         """Takes some of its rows."""
         return jax.tree.map(lambda block: block[first:end], self)
 
+    def some_rows(self, first_row: Int[Array, ""], count: int) -> LayerCache:
+        """Takes `count` rows from one on that is known only when the stage runs."""
+        return jax.tree.map(
+            lambda block: jax.lax.dynamic_slice_in_dim(block, first_row, count), self
+        )
+
     def with_rows(self, new: LayerCache, first_row: Int[Array, ""]) -> LayerCache:
         """Writes whole rows, from slot 0 on; `new` may be shorter in both axes."""
 
@@ -80,6 +86,13 @@ class LayerCache(NamedTuple):
             self,
             new.at(self.kv_bits),
         )
+
+
+def join_rows(caches: Sequence[LayerCache]) -> LayerCache:
+    """Puts the rows of several caches of a layer behind one another."""
+    if len(caches) == 1:
+        return caches[0]
+    return jax.tree.map(lambda *blocks: jnp.concatenate(blocks), *caches)
 
 
 def make_cache(

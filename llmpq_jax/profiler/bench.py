@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -18,6 +18,7 @@ from llmpq_jax.checkpoint.load import Weights, place_tensors
 from llmpq_jax.model import Embedding, LayerCache, make_cache
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.buckets import PREFILL_CHUNK_TOKENS, num_prefill_chunks
 from llmpq_jax.spec.measurements import Phase
 from llmpq_jax.spec.precision import Activations, Bits, KvBits
 from llmpq_jax.spec.tensors import (
@@ -119,34 +120,45 @@ class StageBench:
     def call(self, phase: Phase, shape: Shape) -> Callable[[], None]:
         """Returns a call that runs one micro-batch and waits until it is done.
 
-        It allocates the cache, so the call returned before it is void.
+        Long prompts come in the runtime's own chunks. It allocates the cache, so the
+        call returned before it is void.
         """
         worker = self._worker
         worker.allocate(num_groups=1, num_rows=shape.rows, num_slots=shape.num_slots)
         length = shape.num_tokens if phase == "prefill" else shape.num_slots - 1
-        message = Message(
-            phase=phase,
-            micro_batch=0,
-            step=0,
-            groups=(0,),
-            first_row=0,
-            payload=worker.placement.put(self._payload(phase, shape)),
-            place_B=np.full(shape.rows, length, np.int32),
-            sampling=greedy_rows(shape.rows),
-        )
-        return partial(self._process, message)
+        num_chunks = _num_chunks(phase, shape)
+        payload = worker.placement.put(self._payload(phase, shape))
+        messages = [
+            Message(
+                phase=phase,
+                micro_batch=0,
+                step=step,
+                groups=(0,),
+                first_row=0,
+                payload=payload,
+                place_B=np.full(shape.rows, length, np.int32),
+                sampling=greedy_rows(shape.rows),
+                num_chunks=num_chunks,
+                chunk_tokens=shape.num_tokens // num_chunks,
+            )
+            for step in range(num_chunks)
+        ]
+        return partial(self._process, messages)
 
     def free(self) -> None:
         """Gives the cache's memory back."""
         self._worker.free()
 
-    def _process(self, message: Message) -> None:
-        self._worker.process(message, 0.0)
+    def _process(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self._worker.process(message, 0.0)
         self._worker.events.clear()
 
     def _payload(self, phase: Phase, shape: Shape) -> np.ndarray:
         generator = np.random.default_rng(0)
-        num_tokens = shape.num_tokens if phase == "prefill" else 1
+        num_tokens = 1
+        if phase == "prefill":
+            num_tokens = shape.num_tokens // _num_chunks(phase, shape)
         if self._worker.program.has_embedding:
             size = (shape.rows, num_tokens) if phase == "prefill" else (shape.rows,)
             vocabulary = self.architecture.vocabulary_size
@@ -167,10 +179,14 @@ class StageBench:
         cache = tuple(
             self._describe_cache(shape) for _ in range(worker.program.num_layers)
         )
-        arguments = (inputs, cache, rows)
-        if phase == "prefill":
-            arguments = (inputs, (cache,), describe((), jnp.int32), rows)
-        return worker.program.compile(phase, "tokens", arguments)
+        compile_for = worker.program.compile
+        if phase == "decode":
+            return compile_for("decode", "tokens", (inputs, cache, rows))
+        if _num_chunks(phase, shape) == 1:
+            row = describe((), jnp.int32)
+            return compile_for("prefill", "tokens", (inputs, (cache,), row, rows))
+        start = describe((2,), jnp.int32)
+        return compile_for("extend", "tokens", (inputs, (cache,), start, rows))
 
     def _describe_cache(self, shape: Shape) -> LayerCache:
         return make_cache(
@@ -183,6 +199,12 @@ class StageBench:
             dtype=self.dtype,
             kv_bits=self._worker.kv_bits,
         )
+
+
+def _num_chunks(phase: Phase, shape: Shape) -> int:
+    if phase == "decode":
+        return 1
+    return num_prefill_chunks(shape.num_tokens, PREFILL_CHUNK_TOKENS)
 
 
 def _draw(tensor: TensorSpec) -> np.ndarray:

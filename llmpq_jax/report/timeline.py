@@ -122,5 +122,8 @@ def _add_legend(axes: Axes) -> None:
 
 def _end_of_beginning(batch: BatchRecord) -> float:
     """Returns when the first rounds of decode are over."""
-    ends = [event.ended_s for event in batch.events if event.step <= _ROUNDS_SHOWN]
-    return max(ends)
+    return max(
+        event.ended_s
+        for event in batch.events
+        if event.phase == "prefill" or event.step <= _ROUNDS_SHOWN
+    )

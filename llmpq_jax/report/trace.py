@@ -56,6 +56,8 @@ def _span(event: StageEvent, batch: int, offset_s: float) -> dict[str, Any]:
     name = f"{event.phase} micro-batch {event.micro_batch}"
     if event.phase == "decode":
         name += f" step {event.step}"
+    elif event.step:
+        name += f" chunk {event.step}"
     return {
         "ph": "X",
         "name": name,

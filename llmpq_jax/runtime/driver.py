@@ -3,7 +3,9 @@
 A group is the rows of one decode micro-batch; it has a cache of its own on each stage.
 Decoding of a group begins as soon as its last prompt has left the pipeline, while later
 groups are still in prefill. A row that ends makes room for a request that waits: its
-prompt is prefilled into the group's cache alone, and the group decodes on.
+prompt is prefilled into the group's cache alone, and the group decodes on. Long prompts
+come in chunks: the first ones all at once, which keeps the stages busy, a later one chunk
+by chunk, so that other groups decode in between.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from llmpq_jax.runtime.rows import Row
-from llmpq_jax.spec.buckets import bucket_length
+from llmpq_jax.spec.buckets import bucket_length, num_prefill_chunks
 from llmpq_jax.spec.workload import MicroBatch
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.program import STEPS_AT_ONCE
@@ -52,6 +54,7 @@ class BatchShape:
         decode_rows: Rows of a decode group.
         num_tokens: Slots of a prompt, padding included.
         num_slots: Slots of the cache.
+        chunk_tokens: Longer prompts come in chunks of at most so many.
     """
 
     num_groups: int
@@ -59,6 +62,7 @@ class BatchShape:
     decode_rows: int
     num_tokens: int
     num_slots: int
+    chunk_tokens: int
 
     @classmethod
     def of(
@@ -89,7 +93,12 @@ class BatchShape:
             decode_rows=decode_rows,
             num_tokens=num_tokens,
             num_slots=max(bucket_length(longest), num_tokens),
+            chunk_tokens=micro_batch.chunk_tokens,
         )
+
+    def num_chunks(self, num_tokens: int) -> int:
+        """Into how many chunks prompts of a bucket's length are cut."""
+        return num_prefill_chunks(num_tokens, self.chunk_tokens)
 
     @property
     def num_prefills(self) -> int:
@@ -157,6 +166,8 @@ class Driver:
     num_prefills: int = 0
     _waiting: deque[Row] = field(default_factory=deque)
     _groups: list[_Group] = field(default_factory=list)
+    # Chunks that follow once the one before is through, by micro-batch.
+    _chunks: dict[int, deque[Message]] = field(default_factory=dict)
     _in_flight: int = 0
 
     def run(self) -> Generator[Row, None, None]:
@@ -206,23 +217,28 @@ class Driver:
                     first_row, first_row + shape.prefill_rows // together
                 )
             ]
-            self._prefill(groups, first_row, places, shape.num_tokens)
+            for chunk in self._prompts(groups, first_row, places, shape.num_tokens):
+                self._send(chunk)
 
     def _refill(self, number: int) -> None:
         """Gives the free places of a group to requests that wait."""
         for place, row in enumerate(self._groups[number].rows):
             if self._waiting and (row is None or row.is_finished):
                 num_tokens = bucket_length(len(self._waiting[0].request.token_ids))
-                self._prefill((number,), place, [(number, place)], num_tokens)
+                chunks = self._prompts((number,), place, [(number, place)], num_tokens)
+                first, *rest = chunks
+                self._send(first)
+                if rest:
+                    self._chunks[first.micro_batch] = deque(rest)
 
-    def _prefill(
+    def _prompts(
         self,
         groups: tuple[int, ...],
         first_row: int,
         places: Sequence[tuple[int, int]],
         num_tokens: int,
-    ) -> None:
-        """Seats waiting requests and sends their prompts as one micro-batch."""
+    ) -> list[Message]:
+        """Seats waiting requests; returns their prompts as one micro-batch, in chunks."""
         prompts = np.zeros((len(places), num_tokens), np.int32)
         lengths = np.ones(len(places), np.int32)
         for index, (number, place) in enumerate(places):
@@ -249,22 +265,31 @@ class Driver:
                 for axis in range(len(SamplingRows._fields))
             )
         )
-        self._send(
+        num_chunks = self.shape.num_chunks(num_tokens)
+        return [
             Message(
                 phase="prefill",
                 micro_batch=micro_batch,
-                step=0,
+                step=step,
                 groups=groups,
                 first_row=first_row,
-                payload=prompts,
+                payload=chunk,
                 place_B=lengths,
                 sampling=sampling,
+                num_chunks=num_chunks,
+                chunk_tokens=num_tokens // num_chunks,
             )
-        )
+            for step, chunk in enumerate(np.split(prompts, num_chunks, axis=1))
+        ]
 
     def _take(self, result: Message) -> Iterator[Row]:
         """Gives tokens to their rows, and sends groups that are ready on."""
         ended = list(self._take_tokens(result))
+        if result.phase == "prefill" and result.step + 1 < result.num_chunks:
+            if rest := self._chunks.get(result.micro_batch):
+                self._send(rest.popleft())
+            yield from ended
+            return
         for number in result.groups:
             group = self._groups[number]
             if result.phase == "prefill":
@@ -284,6 +309,8 @@ class Driver:
         taken = 0
         for index, (group, place) in enumerate(self._places(result)):
             row = group.rows[place]
+            if result.phase == "prefill" and not result.ends_prompt(index):
+                continue
             group.token_B[place] = steps[-1, index]
             if result.phase == "decode":
                 group.length_B[place] += len(steps)

@@ -200,13 +200,26 @@ class Pipeline:
         score = score_stepwise if stepwise else score_whole
         return score(self._engine, self.strategy.micro_batch, tokens)
 
-    def prepare(self, requests: Sequence[Request]) -> None:
+    def prepare(
+        self,
+        requests: Sequence[Request],
+        *,
+        on_stage: Callable[[], None] = lambda: None,
+    ) -> None:
         """Compiles every stage for these requests, stages side by side.
 
         Serving does it too; done before, no compiling falls into what is timed.
+
+        Args:
+            requests: To be served.
+            on_stage: Called as each stage is ready.
+
+        Raises:
+            StrategyError: A stage overfills its device.
         """
         requests = [requests[turn] for turn in _longest_first(requests)]
         shape = self._shape(requests)
+        self._check_memory(shape)
         has_decode = any(request.max_new_tokens > 1 for request in requests)
         later = {
             bucket_length(len(request.token_ids))
@@ -219,6 +232,7 @@ class Pipeline:
                 num_tokens=shape.num_tokens,
                 decode_rows=shape.decode_rows,
                 num_slots=shape.num_slots,
+                num_chunks=shape.num_chunks(shape.num_tokens),
                 has_decode=has_decode,
             )
             for num_tokens in sorted(later):
@@ -227,8 +241,10 @@ class Pipeline:
                     num_tokens=num_tokens,
                     decode_rows=shape.decode_rows,
                     num_slots=shape.num_slots,
+                    num_chunks=shape.num_chunks(num_tokens),
                     has_decode=False,
                 )
+            on_stage()
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(prepare_one, self._engine.workers))
@@ -265,7 +281,6 @@ class Pipeline:
     ) -> Iterator[Completion]:
         turns = _longest_first(requests)
         shape = self._shape([requests[turn] for turn in turns])
-        self._check_memory(shape)
         self.prepare(requests)
         allocate(self._engine, shape)
         workers = self._engine.workers

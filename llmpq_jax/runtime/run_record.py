@@ -163,9 +163,12 @@ def _stage_times(
 
     def mean_s(phase: str) -> float:
         own = [event for event in planned if event.phase == phase]
-        num_steps = sum(event.num_steps for event in own)
+        # The chunks of a long prompt are one micro-batch.
+        num_passes = sum(
+            event.num_steps for event in own if phase == "decode" or event.step == 0
+        )
         busy_s = sum(event.ended_s - event.started_s for event in own)
-        return busy_s / num_steps if num_steps else 0.0
+        return busy_s / num_passes if num_passes else 0.0
 
     busy_s = sum(event.ended_s - event.started_s for event in events)
     return StageTimes(

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from llmpq_jax.runtime.driver import Engine
-from llmpq_jax.spec.buckets import bucket_length
+from llmpq_jax.spec.buckets import bucket_length, num_prefill_chunks
 from llmpq_jax.spec.workload import MicroBatch
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.sampling import greedy_rows
@@ -15,17 +15,25 @@ from llmpq_jax.stage.sampling import greedy_rows
 def score_whole(
     engine: Engine, micro_batch: MicroBatch, token_BL: Int[np.ndarray, "B L"]
 ) -> Float[np.ndarray, "B L V"]:
-    """Returns the logits after each token, all tokens of a row in one pass."""
+    """Returns the logits after each token, as prompts are prefilled.
+
+    All tokens of a row go in one pass, or in the plan's chunks where they are many.
+    """
     num_rows, length = token_BL.shape
     rows = micro_batch.prefill
     num_tokens = bucket_length(length)
+    num_chunks = num_prefill_chunks(num_tokens, micro_batch.chunk_tokens)
     padded = _padded(token_BL, rows, num_tokens)
     num_parts = len(padded) // rows
     _allocate(engine, num_parts, rows, num_tokens)
     for part in range(num_parts):
         tokens = padded[part * rows : (part + 1) * rows]
-        engine.submit(_prefill(part, tokens, np.full(rows, length, np.int32)))
-    logits = _collect(engine, num_parts)
+        lengths = np.full(rows, length, np.int32)
+        for step in range(num_chunks):
+            engine.submit(_prefill(part, tokens, lengths, step, num_chunks))
+    chunks = _collect(engine, num_parts * num_chunks)
+    by_part = chunks.reshape(num_parts, num_chunks, rows, -1, chunks.shape[-1])
+    logits = by_part.swapaxes(1, 2).reshape(num_parts * rows, num_tokens, -1)
     return logits[:num_rows, :length]
 
 
@@ -65,17 +73,27 @@ def score_stepwise(
     return np.stack(columns, axis=1)[:num_rows]
 
 
-def _prefill(group: int, tokens: np.ndarray, lengths: np.ndarray) -> Message:
+def _prefill(
+    group: int,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    step: int = 0,
+    num_chunks: int = 1,
+) -> Message:
+    chunk_tokens = tokens.shape[1] // num_chunks
+    chunk = tokens[:, step * chunk_tokens : (step + 1) * chunk_tokens]
     return Message(
         phase="prefill",
         micro_batch=group,
-        step=0,
+        step=step,
         groups=(group,),
         first_row=0,
-        payload=np.ascontiguousarray(tokens),
+        payload=np.ascontiguousarray(chunk),
         place_B=lengths,
         sampling=greedy_rows(len(tokens)),
         wanted="logits",
+        num_chunks=num_chunks,
+        chunk_tokens=chunk_tokens,
     )
 
 
@@ -94,5 +112,5 @@ def _allocate(engine: Engine, num_groups: int, num_rows: int, num_slots: int) ->
 def _collect(engine: Engine, count: int) -> np.ndarray:
     """Waits for `count` micro-batches and puts their results in order."""
     results = [engine.next_result() for _ in range(count)]
-    results.sort(key=lambda message: message.micro_batch)
+    results.sort(key=lambda message: (message.micro_batch, message.step))
     return np.concatenate([np.asarray(result.payload) for result in results])

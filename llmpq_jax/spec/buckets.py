@@ -17,3 +17,28 @@ def bucket_length(length: int) -> int:
             return short
     step = 64 if length <= 1024 else 256
     return -(-length // step) * step
+
+
+# Of a prompt, computed at a time: enough to keep a processor busy, few enough that
+# attention's scores stay small and other micro-batches get their turn in between.
+PREFILL_CHUNK_TOKENS = 512
+_CHUNK_STEP = 16
+
+
+def num_prefill_chunks(num_tokens: int, chunk_tokens: int) -> int:
+    """Returns into how many equal chunks prompts of a bucket's length are cut.
+
+    The fewest that hold at most `chunk_tokens` each and a multiple of 16 tokens.
+
+    Args:
+        num_tokens: A bucket, see `bucket_length`.
+        chunk_tokens: At most so many at a time, 16 or more.
+    """
+    fewest = -(-num_tokens // chunk_tokens)
+    if fewest == 1:
+        return 1
+    if num_tokens % _CHUNK_STEP or chunk_tokens < _CHUNK_STEP:
+        msg = f"{num_tokens} tokens in chunks of {chunk_tokens}: expected a bucket's length, and chunks of at least {_CHUNK_STEP}"
+        raise ValueError(msg)
+    most = num_tokens // _CHUNK_STEP
+    return next(count for count in range(fewest, most + 1) if most % count == 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmpq_jax.spec._record import record
+from llmpq_jax.spec.buckets import PREFILL_CHUNK_TOKENS
 
 
 @record
@@ -40,10 +41,12 @@ class MicroBatch:
     Attributes:
         prefill: Prompts per prefill micro-batch.
         decode: Rows per decode micro-batch; one is a multiple of the other.
+        chunk_tokens: Longer prompts are computed in chunks of at most so many tokens.
     """
 
     prefill: int
     decode: int
+    chunk_tokens: int = PREFILL_CHUNK_TOKENS
 
     def __post_init__(self) -> None:
         for name in ("prefill", "decode"):
@@ -51,6 +54,9 @@ class MicroBatch:
             if value < 1:
                 msg = f"{name} is {value}, expected at least 1"
                 raise ValueError(msg)
+        if self.chunk_tokens < 16:
+            msg = f"chunk_tokens is {self.chunk_tokens}, expected at least 16"
+            raise ValueError(msg)
         larger, smaller = max(self.prefill, self.decode), min(self.prefill, self.decode)
         if larger % smaller:
             msg = (

@@ -18,7 +18,8 @@ class Message:
     Attributes:
         phase: What is to be done with it.
         micro_batch: Its number within the phase.
-        step: 0 for prefill; n for the n-th decode step.
+        step: Number of the prompts' chunk in prefill, from 0; n for the n-th decode
+            step.
         groups: Cache groups its rows belong to.
         first_row: Where its rows begin, if they are part of one group.
         payload: Tokens before the first stage and after the last, hidden states
@@ -26,6 +27,8 @@ class Message:
         place_B: Lengths of the prompts in prefill, positions of the tokens in decode.
         sampling: How its rows are sampled.
         wanted: What the last stage returns.
+        num_chunks: How many chunks the prompts come in.
+        chunk_tokens: Tokens of each prompt in a chunk, where there are several.
         num_steps: Decode steps to be taken in one go; more than one only where one
             stage is the whole pipeline.
         tokens: What came of those steps, [steps, B], the first `num_steps` of them
@@ -41,8 +44,21 @@ class Message:
     place_B: np.ndarray
     sampling: SamplingRows
     wanted: Wanted = "tokens"
+    num_chunks: int = 1
+    chunk_tokens: int = 0
     num_steps: int = 1
     tokens: jax.Array | np.ndarray | None = None
+
+    @property
+    def first_position(self) -> int | None:
+        """Where a chunk of prompts begins; None where they come whole."""
+        return None if self.num_chunks == 1 else self.step * self.chunk_tokens
+
+    def ends_prompt(self, index: int) -> bool:
+        """Whether the prompt of one of its rows ends in this chunk."""
+        if self.num_chunks == 1:
+            return True
+        return (int(self.place_B[index]) - 1) // self.chunk_tokens == self.step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

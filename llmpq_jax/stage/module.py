@@ -16,6 +16,7 @@ from llmpq_jax.model import (
     LayerCache,
     cached_context,
     fresh_context,
+    join_rows,
 )
 from llmpq_jax.spec.architecture import Architecture
 
@@ -66,17 +67,42 @@ class StageModule(nnx.Module):
         for layer in self.layers:
             hidden, memory = layer(hidden, None, context)
             memories.append(memory)
-        filled = tuple(
-            tuple(
-                cache.with_rows(
-                    memory.rows(index * rows_per_group, (index + 1) * rows_per_group),
-                    first_row,
-                )
-                for cache, memory in zip(group, memories, strict=True)
-            )
-            for index, group in enumerate(caches)
+        return hidden, _with_rows(caches, memories, first_row, rows_per_group)
+
+    def extend(
+        self,
+        inputs: Array,
+        caches: tuple[GroupCache, ...],
+        first_row: Int[Array, ""],
+        first_position: Int[Array, ""],
+    ) -> tuple[Array, tuple[GroupCache, ...]]:
+        """Runs one chunk of long prompts, whose earlier chunks the caches hold.
+
+        Args:
+            inputs: [B, T] tokens or [B, T, D] hidden states of the chunk.
+            caches: As in `prefill`.
+            first_row: As in `prefill`.
+            first_position: Where in the prompts the chunk begins, for all rows alike.
+
+        Returns:
+            Hidden states [B, T, D], and the caches with the chunk in them.
+        """
+        num_rows, num_tokens = inputs.shape[:2]
+        position_BT = jnp.broadcast_to(
+            first_position + jnp.arange(num_tokens), (num_rows, num_tokens)
         )
-        return hidden, filled
+        num_slots = caches[0][0].num_slots if caches[0] else num_tokens
+        context = cached_context(self.architecture, position_BT, num_slots)
+        hidden = self._embed(inputs, context)
+        rows_per_group = num_rows // len(caches)
+        memories: list[LayerCache] = []
+        for index, layer in enumerate(self.layers):
+            held = join_rows(
+                [group[index].some_rows(first_row, rows_per_group) for group in caches]
+            )
+            hidden, memory = layer(hidden, held, context)
+            memories.append(memory)
+        return hidden, _with_rows(caches, memories, first_row, rows_per_group)
 
     def decode(
         self, inputs: Array, cache: GroupCache, position_B: Int[Array, " B"]
@@ -108,7 +134,29 @@ class StageModule(nnx.Module):
         return self.embedding(inputs, context.position_BT)
 
 
+def _with_rows(
+    caches: tuple[GroupCache, ...],
+    memories: Sequence[LayerCache],
+    first_row: Int[Array, ""],
+    rows_per_group: int,
+) -> tuple[GroupCache, ...]:
+    """Writes each layer's rows into the groups they belong to."""
+    return tuple(
+        tuple(
+            cache.with_rows(
+                memory.rows(index * rows_per_group, (index + 1) * rows_per_group),
+                first_row,
+            )
+            for cache, memory in zip(group, memories, strict=True)
+        )
+        for index, group in enumerate(caches)
+    )
+
+
 def last_hidden(hidden_BTD: Array, length_B: Array) -> Array:
-    """Picks each row's hidden state at its last token: [B, D]."""
-    index = (length_B - 1)[:, None, None]
+    """Picks each row's hidden state at its last token: [B, D].
+
+    A row whose last token lies outside [1, T] gives some other one.
+    """
+    index = jnp.clip(length_B - 1, 0, hidden_BTD.shape[1] - 1)[:, None, None]
     return jnp.take_along_axis(hidden_BTD, index, axis=1)[:, 0]

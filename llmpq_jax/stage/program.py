@@ -22,8 +22,9 @@ from llmpq_jax.stage.sampling import (
 )
 
 Phase = Literal["prefill", "decode"]
-# "steps" is decode many times over, on a stage that is the whole model.
-Function = Literal["prefill", "decode", "steps"]
+# "extend" is prefill of one chunk of long prompts, "steps" is decode many times over, on
+# a stage that is the whole model.
+Function = Literal["prefill", "extend", "decode", "steps"]
 Wanted = Literal["tokens", "logits"]
 
 # Steps that one call takes at most. Between calls the host sees the tokens, so rows that
@@ -69,18 +70,26 @@ class StageProgram:
         length_B: np.ndarray,
         sampling: SamplingRows,
         *,
+        first_position: int | None = None,
         wanted: Wanted = "tokens",
     ) -> tuple[jax.Array, tuple[GroupCache, ...]]:
-        """Runs prompts; see `StageModule.prefill`. The caches given are consumed.
+        """Runs prompts, or a chunk of long ones; the caches given are consumed.
+
+        See `StageModule.prefill` and, where there is a `first_position`,
+        `StageModule.extend`.
 
         Returns:
             Hidden states, or from the last stage each row's next token [B] or all
-            logits [B, T, V]; and the caches.
+            logits [B, T, V]; and the caches. The next token of a row whose prompt does
+            not end in the chunk means nothing.
         """
-        inputs, row, rows = self.placement.put(
-            (inputs, np.int32(first_row), self.pack(length_B, sampling))
-        )
-        return self._run("prefill", wanted, (inputs, caches, row, rows))
+        packed = self.pack(length_B, sampling)
+        if first_position is None:
+            inputs, row, rows = self.placement.put((inputs, np.int32(first_row), packed))
+            return self._run("prefill", wanted, (inputs, caches, row, rows))
+        start = np.array([first_row, first_position], np.int32)
+        inputs, start, rows = self.placement.put((inputs, start, packed))
+        return self._run("extend", wanted, (inputs, caches, start, rows))
 
     def decode(
         self,
@@ -211,17 +220,45 @@ def _prefill_body(
     first_row: jax.Array,
     rows: jax.Array,
 ) -> tuple[jax.Array, tuple[GroupCache, ...]]:
-    length_B, sampling = unpack_rows(rows)
     module = nnx.merge(graph, jax.tree.unflatten(tree, leaves))
     with jax.named_scope("prefill"):
         hidden, caches = module.prefill(inputs, caches, first_row)
-        if module.head is None:
-            return hidden, caches
-        if wanted == "logits":
-            return module.head(hidden), caches
-        logits = module.head(last_hidden(hidden, length_B))
-        assert sampling is not None
-        return choose_tokens(logits, sampling, length_B), caches
+        return _after_prompts(module, wanted, hidden, 0, rows), caches
+
+
+def _extend_body(
+    graph: Any,
+    tree: Any,
+    wanted: Wanted,
+    leaves: list[jax.Array],
+    inputs: jax.Array,
+    caches: tuple[GroupCache, ...],
+    start: jax.Array,
+    rows: jax.Array,
+) -> tuple[jax.Array, tuple[GroupCache, ...]]:
+    first_row, first_position = start
+    module = nnx.merge(graph, jax.tree.unflatten(tree, leaves))
+    with jax.named_scope("extend"):
+        hidden, caches = module.extend(inputs, caches, first_row, first_position)
+        return _after_prompts(module, wanted, hidden, first_position, rows), caches
+
+
+def _after_prompts(
+    module: StageModule,
+    wanted: Wanted,
+    hidden: jax.Array,
+    first_position: jax.Array | int,
+    rows: jax.Array,
+) -> jax.Array:
+    """Returns what a stage hands on of prompts that begin at a position."""
+    if module.head is None:
+        return hidden
+    if wanted == "logits":
+        return module.head(hidden)
+    length_B, sampling = unpack_rows(rows)
+    assert sampling is not None
+    logits = module.head(last_hidden(hidden, length_B - first_position))
+    return choose_tokens(logits, sampling, length_B)
 
 
 def _decode_body(
@@ -274,6 +311,7 @@ def _steps_body(
 
 _BODIES: dict[Function, Callable[..., Any]] = {
     "prefill": _prefill_body,
+    "extend": _extend_body,
     "decode": _decode_body,
     "steps": _steps_body,
 }

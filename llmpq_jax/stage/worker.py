@@ -38,7 +38,7 @@ class StageWorker:
         self.kv_bits: KvBits = kv_bits
         self.events: list[StageEvent] = []
         self._caches: dict[int, GroupCache] = {}
-        self._prepared: set[tuple[int, int, int, int, bool]] = set()
+        self._prepared: set[tuple[int, ...]] = set()
 
     @property
     def placement(self) -> Placement:
@@ -77,14 +77,18 @@ class StageWorker:
         num_tokens: int,
         decode_rows: int,
         num_slots: int,
+        num_chunks: int = 1,
         has_decode: bool = True,
     ) -> None:
         """Compiles both phases for the shapes of a batch, and runs each of them once.
 
-        A first run costs more than those that follow: memory is touched for the first
+        Prompts of `num_tokens` come in `num_chunks`. A first run costs more than those that follow: memory is touched for the first
         time, and XLA starts what it needs. Shapes that were prepared before cost nothing.
         """
-        shape = (prefill_rows, num_tokens, decode_rows, num_slots, has_decode)
+        shape = (
+            *(prefill_rows, num_tokens, num_chunks),
+            *(decode_rows, num_slots, has_decode),
+        )
         if shape in self._prepared:
             return
         group = self._empty_group(decode_rows, num_slots)
@@ -94,11 +98,12 @@ class StageWorker:
             *(self._empty_group(decode_rows, num_slots) for _ in range(more)),
         )
         _, caches = self.program.prefill(
-            self._blank_inputs(prefill_rows, num_tokens),
+            self._blank_inputs(prefill_rows, num_tokens // num_chunks),
             caches,
             0,
             np.ones(prefill_rows, np.int32),
             greedy_rows(prefill_rows),
+            first_position=None if num_chunks == 1 else 0,
         )
         if has_decode:
             inputs = self._blank_inputs(decode_rows, 1)
@@ -137,6 +142,7 @@ class StageWorker:
                 message.first_row,
                 message.place_B,
                 message.sampling,
+                first_position=message.first_position,
                 wanted=message.wanted,
             )
         elif self.program.takes_steps and message.wanted == "tokens":

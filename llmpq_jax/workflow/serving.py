@@ -65,14 +65,14 @@ def serve_prompts(
         pipeline = Pipeline.load(strategy, on_layer=lambda: advance(1))
     completions = []
     most_tokens = sum(request.max_new_tokens for request in requests)
-    with (
-        pipeline,
-        progress_bar("generating", most_tokens, unit="tokens") as advance,
-    ):
-        results = pipeline.serve(requests, on_tokens=advance)
-        for prompt, completion in zip(prompts, results, strict=True):
-            completions.append(completion)
-            on_result(prompt, completion)
+    with pipeline:
+        with progress_bar("compiling", len(strategy.stages), unit="stages") as advance:
+            pipeline.prepare(requests, on_stage=lambda: advance(1))
+        with progress_bar("generating", most_tokens, unit="tokens") as advance:
+            results = pipeline.serve(requests, on_tokens=advance)
+            for prompt, completion in zip(prompts, results, strict=True):
+                completions.append(completion)
+                on_result(prompt, completion)
         batches = tuple(pipeline.batches)
     return Served(completions=tuple(completions), batches=batches)
 

@@ -6,6 +6,7 @@ place, position or step changes every later one.
 
 from __future__ import annotations
 
+import itertools
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -75,8 +76,22 @@ class HashEngine:
             )
         self.waiting.append(message)
 
+    def _next(self) -> Message:
+        """Takes any message, but the chunks of a micro-batch in their order."""
+        message = self.random.choice(self.waiting)
+        if message.phase == "prefill":
+            of_it = [
+                other
+                for other in self.waiting
+                if other.phase == "prefill"
+                and other.micro_batch == message.micro_batch
+            ]
+            message = min(of_it, key=lambda other: other.step)
+        self.waiting.remove(message)
+        return message
+
     def next_result(self) -> Message:
-        message = self.waiting.pop(self.random.randrange(len(self.waiting)))
+        message = self._next()
         self.num_answered += 1
         if self.num_answered == self.fails_at:
             msg = "stage broke"
@@ -95,8 +110,11 @@ class HashEngine:
                 )
                 given, at = np.asarray(message.payload)[index], message.place_B[index]
                 if message.phase == "prefill":
-                    assert at <= len(given) <= self.shape.num_slots
-                    rows[place] = given[:at].tolist()
+                    first = message.first_position or 0
+                    assert first + len(given) <= self.shape.num_slots
+                    assert message.num_chunks > 1 or at <= len(given)
+                    known = rows[place][:first] if first else []
+                    rows[place] = [*known, *given[: max(0, at - first)].tolist()]
                 else:
                     position = min(at + step, self.shape.num_slots - 1)
                     fed = given if step == 0 else steps[-1][index]
@@ -122,7 +140,7 @@ def services(draw: st.DrawFn) -> tuple[HashEngine, list[Request]]:
     batch = draw(st.integers(1, 9))
     requests = [
         Request(
-            token_ids=tuple(draw(st.lists(st.integers(0, 9), min_size=1, max_size=20))),
+            token_ids=tuple(draw(st.lists(st.integers(0, 9), min_size=1, max_size=70))),
             max_new_tokens=draw(st.integers(1, 20)),
             ignores_eos=draw(st.booleans()),
             sampling=Sampling(seed=draw(st.integers(0, 9))),
@@ -130,7 +148,11 @@ def services(draw: st.DrawFn) -> tuple[HashEngine, list[Request]]:
         for _ in range(draw(st.integers(1, 12)))
     ]
     shape = BatchShape.of(
-        MicroBatch(prefill=prefill, decode=decode),
+        MicroBatch(
+            prefill=prefill,
+            decode=decode,
+            chunk_tokens=draw(st.sampled_from([16, 32, 512])),
+        ),
         batch,
         [len(request.token_ids) for request in requests],
         [len(request.token_ids) + request.max_new_tokens for request in requests],
@@ -191,3 +213,34 @@ def test_a_place_that_falls_free_is_taken_at_once(takes_steps):
     list(_drive(engine, requests).run())
     prefills = 1 + 7
     assert engine.num_steps == prefills + 39
+
+
+def test_a_long_prompt_that_comes_later_lets_others_decode_between_its_chunks():
+    """Two places; the short row ends first, and a prompt of four chunks takes its place."""
+    requests = [
+        Request(token_ids=(index,) * length, max_new_tokens=count, ignores_eos=True)
+        for index, (length, count) in enumerate([(3, 30), (3, 2), (60, 1)])
+    ]
+    micro_batch = MicroBatch(prefill=1, decode=1, chunk_tokens=16)
+    shape = BatchShape.of(micro_batch, 2, [3, 3, 60], [33, 5, 61])
+    engine = FirstComeEngine(Random(0), shape, takes_steps=False)
+    list(_drive(engine, requests).run())
+    kinds = [
+        (message.phase, message.groups[0], message.num_chunks)
+        for message in engine.answered
+    ]
+    chunks = [index for index, kind in enumerate(kinds) if kind == ("prefill", 1, 4)]
+    assert len(chunks) == 4
+    for before, after in itertools.pairwise(chunks):
+        assert ("decode", 0, 1) in kinds[before:after]
+
+
+@dataclass
+class FirstComeEngine(HashEngine):
+    """Answers messages in the order they came, as a pipeline does, and keeps them."""
+
+    answered: list[Message] = field(default_factory=list)
+
+    def _next(self) -> Message:
+        self.answered.append(self.waiting.pop(0))
+        return self.answered[-1]

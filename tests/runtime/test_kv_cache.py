@@ -62,3 +62,17 @@ def test_8_bits_serve_requests(folder):
     for place, token in enumerate(completion.token_ids, start):
         best = logits[place].max()
         assert logits[place, token] >= best - 1e-3 * np.abs(logits[place]).max()
+
+
+def test_8_bits_are_seen_alike_by_prompts_in_chunks_and_whole(folder):
+    tokens = [[(7 * index + 3) % 256 for index in range(48)]]
+    whole = at(folder, 8)
+    micro_batch = replace(whole.micro_batch, chunk_tokens=16)
+    with Pipeline.load(at(folder, 16)) as pipeline:
+        exact = pipeline.score(tokens)
+    with Pipeline.load(whole) as pipeline:
+        expected = pipeline.score(tokens)
+    with Pipeline.load(replace(whole, micro_batch=micro_batch)) as pipeline:
+        found = pipeline.score(tokens)
+    moved = np.abs(expected - exact).max()
+    assert np.abs(found - expected).max() < 0.3 * moved

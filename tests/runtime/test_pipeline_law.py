@@ -122,3 +122,59 @@ def test_where_only_cuts_change_logits_are_bit_equal(
         expected = [alone.score([tokens]), alone.score([tokens], stepwise=True)]
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
+
+
+_LONG_REQUESTS = st.lists(
+    st.builds(
+        Request,
+        token_ids=st.lists(st.integers(0, 255), min_size=1, max_size=60).map(tuple),
+        max_new_tokens=st.integers(1, 4),
+    ),
+    min_size=1,
+    max_size=7,
+)
+
+
+@settings(max_examples=_EXAMPLES)
+@given(
+    st.sampled_from([(1, 1), (1, 2), (2, 1), (4, 2)]),
+    _LONG_REQUESTS,
+    st.sampled_from([16, 32]),
+    st.sampled_from([1, 2]),
+)
+def test_prompts_in_chunks_get_the_tokens_of_prompts_seen_whole(
+    folder: Path,
+    micro_batch: tuple[int, int],
+    requests: list[Request],
+    chunk_tokens: int,
+    width: int,
+) -> None:
+    prefill, decode = micro_batch
+    stages: list[tuple[tuple[int, ...], list[Bits]]] = [
+        (tuple(range(width)), [8, 4]),
+        ((width,), [16, 8]),
+    ]
+    sizes = {"prompt_length": 60, "new_tokens": 4}
+    chunked = make_strategy(
+        folder,
+        stages,
+        prefill=prefill,
+        decode=decode,
+        chunk_tokens=chunk_tokens,
+        **sizes,
+    )
+    with Pipeline.load(chunked) as pipeline:
+        completions = list(pipeline.serve(requests))
+        rows = [
+            np.asarray([request.token_ids + completion.token_ids])
+            for request, completion in zip(requests, completions, strict=True)
+        ]
+        found = [pipeline.score(row)[0] for row in rows]
+    whole = make_strategy(folder, stages, **sizes)
+    with Pipeline.load(whole) as reference:
+        logits = [reference.score(row)[0] for row in rows]
+        architecture = reference.architecture
+    tolerance = logit_tolerance(architecture, np.concatenate(logits))
+    for scored, expected in zip(found, logits, strict=True):
+        np.testing.assert_allclose(scored, expected, atol=tolerance, rtol=0)
+    assert judge_all(requests, completions, logits, tolerance).num_wrong == 0

@@ -37,3 +37,9 @@ def test_micro_batches_that_share_rows_are_refused(prefill, decode):
     complaint = f"prefill = {prefill} and decode = {decode}: expected one to be a mult"
     with pytest.raises(ValueError, match=complaint):
         MicroBatch(prefill=prefill, decode=decode)
+
+
+def test_chunks_of_less_than_a_bucket_are_refused():
+    complaint = "^chunk_tokens is 15, expected at least 16$"
+    with pytest.raises(ValueError, match=complaint):
+        MicroBatch(prefill=1, decode=1, chunk_tokens=15)

@@ -53,6 +53,29 @@ def test_no_function_keeps_a_converted_copy_of_the_stage(worker: StageWorker) ->
         assert temporary < 4 * layer_values * 1.5, key
 
 
+def test_chunks_of_long_prompts_take_less_memory_than_prompts_seen_whole(
+    worker: StageWorker,
+) -> None:
+    temporary = {}
+    for num_chunks in (1, 4):
+        worker.program._executables.clear()
+        worker.prepare(
+            prefill_rows=ROWS,
+            num_tokens=1024,
+            decode_rows=ROWS,
+            num_slots=1024,
+            num_chunks=num_chunks,
+            has_decode=False,
+        )
+        (executable,) = worker.program._executables.values()
+        temporary[num_chunks] = executable.memory_analysis().temp_size_in_bytes
+    worker.program._executables.clear()
+    worker._prepared.clear()
+    scores = 4 * ROWS * SIZES["num_attention_heads"] * 1024 * 1024
+    assert temporary[1] > scores
+    assert temporary[4] < temporary[1] / 2
+
+
 def test_steps_at_once_are_steps_one_by_one(worker: StageWorker) -> None:
     program = worker.program
     inputs = np.array([3, 70], np.int32)
