@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llmpq_jax.cli.group import command_as_typed
-from llmpq_jax.cli.options import FILE, OUT_FILE, POSITIVE, json_option
+from llmpq_jax.cli.options import FILE, OUT_FILE, POSITIVE, cache_home, json_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,9 +148,11 @@ def generate_command(
     )
     strategy = read_strategy(strategy_path)
 
+    from llmpq_jax.workflow.compile_cache import keep_compiled
     from llmpq_jax.workflow.results_file import ResultsFile
     from llmpq_jax.workflow.serving import serve_prompts, write_records
 
+    keep_compiled(cache_home())
     with ExitStack() as stack:
         results = None
         if out is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,12 @@ OUT_FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
 POSITIVE = click.IntRange(min=1)
 GROUP_SIZES: dict[int, Literal[32, 64, 128]] = {32: 32, 64: 64, 128: 128}
 KV_BITS: dict[str, Literal[8, 16]] = {"8": 8, "16": 16}
+
+
+def cache_home() -> Path:
+    """Returns where the user's programs keep what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
 
 model_option = click.option(
     "--model",

@@ -12,6 +12,7 @@ from llmpq_jax.cli.options import (
     KV_BITS,
     OUT_FILE,
     batch_option,
+    cache_home,
     cluster_option,
     kv_bits_option,
     model_option,
@@ -74,10 +75,12 @@ def profile_command(
     from llmpq_jax.report.tables import measurements_table
     from llmpq_jax.spec.cluster_file import read_cluster
     from llmpq_jax.spec.workload import Workload
+    from llmpq_jax.workflow.compile_cache import keep_compiled
     from llmpq_jax.workflow.measuring import measure
 
     devices = read_cluster(cluster)
     workload = Workload(batch=batch, prompt_length=prompt_length, new_tokens=new_tokens)
+    keep_compiled(cache_home())
     measurements = measure(
         model,
         devices,

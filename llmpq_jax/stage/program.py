@@ -85,7 +85,9 @@ class StageProgram:
         """
         packed = self.pack(length_B, sampling)
         if first_position is None:
-            inputs, row, rows = self.placement.put((inputs, np.int32(first_row), packed))
+            inputs, row, rows = self.placement.put(
+                (inputs, np.int32(first_row), packed)
+            )
             return self._run("prefill", wanted, (inputs, caches, row, rows))
         start = np.array([first_row, first_position], np.int32)
         inputs, start, rows = self.placement.put((inputs, start, packed))

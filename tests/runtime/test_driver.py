@@ -83,8 +83,7 @@ class HashEngine:
             of_it = [
                 other
                 for other in self.waiting
-                if other.phase == "prefill"
-                and other.micro_batch == message.micro_batch
+                if other.phase == "prefill" and other.micro_batch == message.micro_batch
             ]
             message = min(of_it, key=lambda other: other.step)
         self.waiting.remove(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_prompts_in_chunks_get_the_tokens_of_prompts_seen_whole(
         (tuple(range(width)), [8, 4]),
         ((width,), [16, 8]),
     ]
-    sizes = {"prompt_length": 60, "new_tokens": 4}
+    sizes: dict[str, Any] = {"prompt_length": 60, "new_tokens": 4}
     chunked = make_strategy(
         folder,
         stages,

@@ -68,7 +68,9 @@ def test_chunks_of_long_prompts_take_less_memory_than_prompts_seen_whole(
             has_decode=False,
         )
         (executable,) = worker.program._executables.values()
-        temporary[num_chunks] = executable.memory_analysis().temp_size_in_bytes
+        account = executable.memory_analysis()
+        assert account is not None
+        temporary[num_chunks] = account.temp_size_in_bytes
     worker.program._executables.clear()
     worker._prepared.clear()
     scores = 4 * ROWS * SIZES["num_attention_heads"] * 1024 * 1024

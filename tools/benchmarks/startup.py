@@ -35,6 +35,7 @@ _KEEP_ALL = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
 }
+_KEEP_NONE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 
 
 @click.command()
@@ -64,7 +65,7 @@ def main(model: str, models: Path, bits: str, activations: str, repeats: int) ->
         _seconds(path, cache)
         spans: dict[str, list[float]] = {"cold": [], "warm": []}
         for _ in range(repeats):
-            spans["cold"].append(_seconds(path, {}))
+            spans["cold"].append(_seconds(path, _KEEP_NONE))
             spans["warm"].append(_seconds(path, cache))
     middle = {name: median(values) for name, values in spans.items()}
     print("| model | bits | cold s | warm compile cache s |\n|---|---|---|---|")
