@@ -26,8 +26,8 @@ def keep_compiled(cache_home: Path) -> Path | None:
         Where they are kept; None where JAX was told otherwise, or nothing can be
         written there.
     """
-    is_told = jax.config.read("jax_compilation_cache_dir") is not None
-    if is_told or not jax.config.read("jax_enable_compilation_cache"):
+    is_told = jax.config.values["jax_compilation_cache_dir"] is not None
+    if is_told or not jax.config.values["jax_enable_compilation_cache"]:
         return None
     folder = cache_home / "llmpq-jax" / "compiled" / _machine()
     try:
