@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,15 @@ import numpy as np
 from llmpq_jax.checkpoint.check import check_tensor
 from llmpq_jax.checkpoint.names import CheckpointNames, Sources
 from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.checkpoint.rounded import Part, RoundedWeights
 from llmpq_jax.kernels import Weight
-from llmpq_jax.quant import quantize
+from llmpq_jax.quant import QArray, quantize
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.precision import Bits, HeadBits
 from llmpq_jax.spec.tensors import TensorSpec
 
-Place = Callable[[TensorSpec, np.ndarray, Bits], Weight]
+Stored = np.ndarray | QArray
+Place = Callable[[TensorSpec, Stored, Bits], Weight]
 Weights = dict[str, Weight]
 
 
@@ -35,6 +37,7 @@ def load_layer(
     *,
     bits: Bits,
     group_size: int = 128,
+    rounded: RoundedWeights | None = None,
     place: Place | None = None,
 ) -> Weights:
     """Loads one decoder layer.
@@ -45,6 +48,7 @@ def load_layer(
         layer: Counted from 0.
         bits: Of its matrices.
         group_size: Of int4, at most; unused where `place` is given.
+        rounded: Where its matrices come from at few bits, if not from the checkpoint.
         place: Takes a tensor, its values and their bits, and returns what is served;
             by default it is quantised on JAX's default device. At 16 bits the values
             come as bfloat16 or float16, whichever the file has (bfloat16 if neither);
@@ -54,8 +58,12 @@ def load_layer(
         CheckpointError: A tensor is missing, damaged, or of another shape.
     """
     names = CheckpointNames(architecture, reader)
-    tensors = _read(reader, architecture, names.layer(layer))
-    return place_tensors(tensors, bits=bits, group_size=group_size, place=place)
+    sources = names.layer(layer)
+    kept = rounded_tensors(rounded, layer, bits, sources)
+    tensors = _read(reader, architecture, without(sources, kept))
+    return place_tensors(
+        chain(tensors, kept), bits=bits, group_size=group_size, place=place
+    )
 
 
 def load_embedding(
@@ -72,6 +80,7 @@ def load_head(
     architecture: Architecture,
     *,
     bits: HeadBits,
+    rounded: RoundedWeights | None = None,
     place: Place | None = None,
 ) -> Weights:
     """Loads what stands after the layers; otherwise as `load_layer`.
@@ -80,12 +89,32 @@ def load_head(
     nothing of the first.
     """
     names = CheckpointNames(architecture, reader)
-    tensors = _read(reader, architecture, names.head())
-    return place_tensors(tensors, bits=bits, place=place)
+    sources = names.head()
+    kept = rounded_tensors(rounded, "head", bits, sources)
+    tensors = _read(reader, architecture, without(sources, kept))
+    return place_tensors(chain(tensors, kept), bits=bits, place=place)
+
+
+def rounded_tensors(
+    rounded: RoundedWeights | None, part: Part, bits: Bits, sources: Sources
+) -> list[tuple[TensorSpec, Stored]]:
+    """Reads what a folder of rounded weights holds of some sources: their matrices."""
+    if rounded is None or bits == 16:
+        return []
+    matrices = rounded.read(part, bits)
+    return [
+        (tensor, matrices[tensor.name]) for tensor, _ in sources if tensor.is_matrix
+    ]
+
+
+def without(sources: Sources, kept: list[tuple[TensorSpec, Stored]]) -> Sources:
+    """Returns the sources of all other tensors."""
+    names = {tensor.name for tensor, _ in kept}
+    return tuple(source for source in sources if source[0].name not in names)
 
 
 def place_tensors(
-    tensors: Iterable[tuple[TensorSpec, np.ndarray]],
+    tensors: Iterable[tuple[TensorSpec, Stored]],
     *,
     bits: Bits,
     group_size: int = 128,
@@ -96,7 +125,11 @@ def place_tensors(
     weights: Weights = {}
     for tensor, array in tensors:
         kept_bits: Bits = bits if tensor.is_matrix else 16
-        values = array if kept_bits != 16 else _in_16_bits(array)
+        values = (
+            array
+            if kept_bits != 16 or isinstance(array, QArray)
+            else _in_16_bits(array)
+        )
         # JAX returns before the work is done; unawaited tensors would pile up.
         weights[tensor.name] = jax.block_until_ready(place(tensor, values, kept_bits))
         del array, values
@@ -117,9 +150,9 @@ def _read(
         del stored
 
 
-def _place(
-    tensor: TensorSpec, array: np.ndarray, bits: Bits, *, group_size: int
-) -> Weight:
+def _place(tensor: TensorSpec, array: Stored, bits: Bits, *, group_size: int) -> Weight:
+    if isinstance(array, QArray):
+        return jax.tree.map(jnp.asarray, array)
     if bits == 16:
         return jnp.asarray(array)
     if array.dtype == np.float64:

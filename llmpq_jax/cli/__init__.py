@@ -3,16 +3,20 @@
 Errors of ours are one line on stderr and exit 1; wrong use exits 2; Ctrl-C 130.
 """
 
+from llmpq_jax.cli.evaluate import evaluate_command
 from llmpq_jax.cli.generate import generate_command
 from llmpq_jax.cli.group import main
+from llmpq_jax.cli.indicate import indicate_command
 from llmpq_jax.cli.profile import profile_command
 from llmpq_jax.cli.quickstart import quickstart_command
 from llmpq_jax.cli.solve import solve_command
 
 for _command in (
     profile_command,
+    indicate_command,
     solve_command,
     generate_command,
+    evaluate_command,
     quickstart_command,
 ):
     main.add_command(_command)

@@ -59,6 +59,20 @@ kv_bits_option = click.option(
     show_default=True,
     help="Precision of the cache of keys and values; 16 keeps the activations' type.",
 )
+text_option = click.option(
+    "--text",
+    type=FILE,
+    required=True,
+    metavar="FILE",
+    help="UTF-8 text like what the model will meet.",
+)
+window_option = click.option(
+    "--window",
+    type=click.IntRange(min=2),
+    default=512,
+    show_default=True,
+    help="Tokens of each piece of text that is judged by itself.",
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for a program to read."
 )

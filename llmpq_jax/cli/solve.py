@@ -14,10 +14,12 @@ from llmpq_jax.cli.options import (
     KV_BITS,
     OUT_FILE,
     POSITIVE,
+    cache_home,
     cluster_option,
     json_option,
     kv_bits_option,
     model_option,
+    window_option,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +74,36 @@ if TYPE_CHECKING:
     "uniform int8.",
 )
 @click.option(
+    "--max-ppl-increase",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Perplexity may rise by so much at most, measured on the --gate text.",
+)
+@click.option(
+    "--max-kl",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Mean KL divergence from 16 bits may be so much at most, in nats per token, "
+    "measured likewise.",
+)
+@click.option(
+    "--gate",
+    type=FILE,
+    metavar="FILE",
+    help="UTF-8 text that the sensitivities never saw.",
+)
+@window_option
+@click.option(
+    "--gate-tokens",
+    type=POSITIVE,
+    help="Read of the gate text, spread over it; by default all.",
+)
+@click.option(
+    "--gate-record",
+    type=OUT_FILE,
+    metavar="FILE",
+    help="JSON lines of plans judged before: of those that keep the limit the fastest "
+    "is taken.",
+)
+@click.option(
     "--min-bits",
     type=click.Choice(["4", "8", "16"]),
     default="4",
@@ -121,6 +153,12 @@ def solve_command(
     sensitivity: Path | None,
     theta: float,
     omega_budget: float | None,
+    max_ppl_increase: float | None,
+    max_kl: float | None,
+    gate: Path | None,
+    window: int,
+    gate_tokens: int | None,
+    gate_record: Path | None,
     min_bits: str,
     head_bits: str,
     kv_bits: str,
@@ -131,6 +169,14 @@ def solve_command(
     as_json: bool,
 ) -> None:
     """Plan cuts, bits and micro-batches together."""
+    limits = [each for each in (omega_budget, max_ppl_increase, max_kl) if each]
+    if len(limits) > 1:
+        msg = "expected one of --omega-budget, --max-ppl-increase and --max-kl"
+        raise click.UsageError(msg)
+    is_measured = max_ppl_increase is not None or max_kl is not None
+    if is_measured != (gate is not None):
+        msg = "expected --gate with --max-ppl-increase or --max-kl, and only there"
+        raise click.UsageError(msg)
     import datetime
     import hashlib
     from dataclasses import replace
@@ -172,6 +218,7 @@ def solve_command(
                 architecture=architecture.family,
                 num_layers=architecture.num_layers,
                 fingerprint=model_fingerprint(model),
+                rounded=judged.rounded,
             ),
             cluster=devices,
             measurements=measured,
@@ -191,19 +238,49 @@ def solve_command(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    with progress_bar("solving", None, unit="cases") as advance:
-        strategy = plan(
+
+    def solve(request: PlanRequest) -> Strategy:
+        with progress_bar("solving", None, unit="cases") as advance:
+            return plan(
+                request,
+                time_limit_s=time_limit,
+                relative_gap=gap,
+                progress=lambda state: advance(1, state.num_cases),
+            )
+
+    measured_digest = hashlib.sha256(measurements.read_bytes()).hexdigest()
+    if gate is None:
+        strategy = solve(request)
+    else:
+        from llmpq_jax.spec._toml import to_toml
+        from llmpq_jax.workflow.compile_cache import keep_compiled
+        from llmpq_jax.workflow.gate import Limit
+        from llmpq_jax.workflow.quality_budget import plan_under_limit
+
+        keep_compiled(cache_home())
+        strategy = plan_under_limit(
             request,
-            time_limit_s=time_limit,
-            relative_gap=gap,
-            progress=lambda state: advance(1, state.num_cases),
+            Limit(kind="perplexity", value=max_ppl_increase)
+            if max_ppl_increase is not None
+            else Limit(kind="kl", value=max_kl or 0.0),
+            plan=solve,
+            gate_path=gate,
+            window=window,
+            gate_tokens=gate_tokens,
+            work=out.with_name(f".{out.name}.work"),
+            record=gate_record,
+            told=(
+                *(measured_digest, to_toml(devices), to_toml(judged)),
+                *map(repr, (request.workload, request.bits, request.head_bits)),
+                *map(repr, (kv_bits, prefill_micro_batch, decode_micro_batch)),
+            ),
         )
     provenance = Provenance(
         program=f"llmpq-jax {__version__}",
         command=command_as_typed(),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         cluster=devices.name,
-        measurements=f"sha256:{hashlib.sha256(measurements.read_bytes()).hexdigest()}",
+        measurements=f"sha256:{measured_digest}",
     )
     strategy = replace(strategy, provenance=provenance)
     write_strategy(out, strategy)

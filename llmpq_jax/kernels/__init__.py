@@ -4,9 +4,11 @@ from llmpq_jax.kernels.layout import serve_matrix, serving_layout
 from llmpq_jax.kernels.native import attend_to_cache, kernel_path, serves_attention
 from llmpq_jax.kernels.panels import PanelArray
 from llmpq_jax.kernels.product import Weight, multiply, multiply_together
+from llmpq_jax.kernels.watched import WatchedArray, watched
 
 __all__ = [
     "PanelArray",
+    "WatchedArray",
     "Weight",
     "attend_to_cache",
     "kernel_path",
@@ -15,4 +17,5 @@ __all__ = [
     "serve_matrix",
     "serves_attention",
     "serving_layout",
+    "watched",
 ]

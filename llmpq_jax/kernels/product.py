@@ -16,17 +16,21 @@ from jaxtyping import Array, Float
 
 from llmpq_jax.kernels.native import multiply_panels
 from llmpq_jax.kernels.panels import PanelArray
+from llmpq_jax.kernels.watched import WatchedArray, multiply_watched
 from llmpq_jax.quant import QArray, dequantize, unpacked_values
 
-Weight: TypeAlias = jax.Array | QArray | PanelArray
+Weight: TypeAlias = jax.Array | QArray | PanelArray | WatchedArray
 
 
 def multiply(
-    hidden: Float[Array, "*rows C"], weight: Float[Array, "C F"] | QArray | PanelArray
+    hidden: Float[Array, "*rows C"],
+    weight: Float[Array, "C F"] | QArray | PanelArray | WatchedArray,
 ) -> Float[Array, "*rows F"]:
     """Returns the product in `hidden`'s type, accumulated in float32."""
     if isinstance(weight, PanelArray):
         return multiply_panels(hidden, [weight])[0]
+    if isinstance(weight, WatchedArray):
+        return multiply_watched(hidden, weight)
     if not isinstance(weight, QArray):
         return _dot(hidden, weight.astype(hidden.dtype))
     if weight.permutation is not None:

@@ -75,18 +75,29 @@ def _quantize(weight_CF: jax.Array, *, bits: Literal[4, 8], group: int) -> QArra
     largest = LARGEST_INTEGER[bits]
     grouped = weight_CF.astype(jnp.float32).reshape(-1, group, num_features)
     rounded, scale = _rounded(grouped, largest, axis=1)
-    values = rounded.reshape(num_contracted, num_features)
-    if bits == 4:
-        values = _pack(values)
-    return QArray(values=values, scale=scale[:, 0], bits=bits)
+    return packed(rounded.reshape(num_contracted, num_features), scale[:, 0], bits=bits)
 
 
-def _rounded(wide: jax.Array, largest: int, *, axis: int) -> tuple[Array, Array]:
-    magnitude = jnp.max(jnp.abs(wide), axis=axis, keepdims=True)
+def packed(
+    values_CF: Int8[Array, "C F"], scale_GF: Float[Array, "G F"], *, bits: Literal[4, 8]
+) -> QArray:
+    """Makes a weight of its integers and scales."""
+    values = values_CF if bits == 8 else _pack(values_CF)
+    return QArray(values=values, scale=scale_GF, bits=bits)
+
+
+def scale_of(
+    magnitude: Float[Array, "*groups"], largest: int
+) -> Float[Array, "*groups"]:
+    """Returns the scales at which these magnitudes become the largest integer."""
     # Compilers divide in ways of their own; a product with a reciprocal they leave alone.
     quotient = magnitude * np.float32(1 / largest)
     # A group of zeros, or of numbers so small that the reciprocal would overflow.
-    scale = jnp.where(quotient >= _LEAST_NORMAL, quotient, 1.0)
+    return jnp.where(quotient >= _LEAST_NORMAL, quotient, 1.0)
+
+
+def _rounded(wide: jax.Array, largest: int, *, axis: int) -> tuple[Array, Array]:
+    scale = scale_of(jnp.max(jnp.abs(wide), axis=axis, keepdims=True), largest)
     rounded = jnp.round(wide * (1 / scale))
     return jnp.clip(rounded, -largest, largest).astype(jnp.int8), scale
 

@@ -29,6 +29,11 @@ def plan_lines(strategy: Strategy, *, int8_omega: float | None = None) -> list[s
         )
     if (quality := strategy.quality) is not None:
         lines.append(_quality_line(quality, int8_omega))
+        if quality.gate_ppl_increase is not None:
+            lines.append(
+                f"gate         perplexity {quality.gate_ppl_increase:+.4g}, KL "
+                f"{quality.gate_kl:.3g} on {quality.gate_text} (measured)"
+            )
     if strategy.certificate is not None:
         lines.append(_certificate_line(strategy.certificate))
     return lines

@@ -7,9 +7,9 @@ from itertools import groupby
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.table import Table
 
+from llmpq_jax.report._grid import add_columns, new_table
 from llmpq_jax.report.names import bits_text, devices_text, layers_text
 from llmpq_jax.spec.measurements import LayerTime, Measurements
 from llmpq_jax.spec.strategy import Stage, Strategy
@@ -23,9 +23,9 @@ _UNKNOWN = "–"
 
 def plan_table(strategy: Strategy) -> Table:
     """Tells what each stage holds and what is expected of it."""
-    table = _table("The plan: one row per stage, in pipeline order")
-    _add_columns(table, "device", "layers", "bits")
-    _add_columns(table, "memory of allowed", "prefill", "decode", justify="right")
+    table = new_table("The plan: one row per stage, in pipeline order")
+    add_columns(table, "device", "layers", "bits")
+    add_columns(table, "memory of allowed", "prefill", "decode", justify="right")
     for stage in strategy.stages:
         predicted = stage.predicted
         table.add_row(
@@ -51,9 +51,9 @@ def run_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
     Memory predicted is all that the plan counts; memory held is weights and caches,
     without the temporary space of a running program.
     """
-    table = _table("The run: predicted → measured, one row per stage")
-    _add_columns(table, "device", "layers", "bits")
-    _add_columns(
+    table = new_table("The run: predicted → measured, one row per stage")
+    add_columns(table, "device", "layers", "bits")
+    add_columns(
         table, "memory of allowed", "prefill", "decode", "busy", justify="right"
     )
     total_s = sum(batch.latency_s for batch in batches)
@@ -82,9 +82,9 @@ def run_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
 
 def measurements_table(measurements: Measurements) -> Table:
     """Tells the median layer of each kind of device, by phase and bits."""
-    table = _table("One layer, median over the measured batches and lengths")
-    _add_columns(table, "kind", "phase")
-    _add_columns(
+    table = new_table("One layer, median over the measured batches and lengths")
+    add_columns(table, "kind", "phase")
+    add_columns(
         *(table, "bits", "KV", "median", "fastest", "slowest", "spread"),
         justify="right",
     )
@@ -128,14 +128,3 @@ def _arrow(predicted_s: float | None, measured_s: float | None) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
-    )
-
-
-def _add_columns(table: Table, *names: str, justify: str = "left") -> None:
-    for name in names:
-        table.add_column(name, justify="right" if justify == "right" else "left")

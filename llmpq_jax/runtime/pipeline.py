@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from llmpq_jax.checkpoint.check import check_checkpoint
 from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.checkpoint.rounded import RoundedWeights
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError, StrategyError
 from llmpq_jax.runtime.devices import find_devices
@@ -94,6 +95,7 @@ class Pipeline:
         devices = find_devices(strategy)
         reader = CheckpointReader(folder)
         check_checkpoint(reader, architecture)
+        rounded = _rounded_weights(strategy)
         workers = [
             build_worker(
                 reader,
@@ -102,6 +104,7 @@ class Pipeline:
                 strategy.precision,
                 number=number,
                 devices=devices[number],
+                rounded=rounded,
                 on_layer=on_layer,
             )
             for number, stage in enumerate(strategy.stages)
@@ -351,6 +354,22 @@ def _longest_first(requests: Sequence[Request]) -> list[int]:
     return sorted(
         range(len(requests)), key=lambda index: -requests[index].max_new_tokens
     )
+
+
+def _rounded_weights(strategy: Strategy) -> RoundedWeights | None:
+    """Opens the weights that a strategy serves instead of rounding to the nearest."""
+    precision, model = strategy.precision, strategy.model
+    if precision.rounding == "nearest":
+        return None
+    if model.rounded is None:
+        msg = f"the strategy serves weights rounded by {precision.rounding!r} and names no folder of them: expected model.rounded, which `llmpq-jax indicate --rounding` fills"
+        raise StrategyError(msg)
+    rounded = RoundedWeights(Path(model.rounded), fingerprint=model.fingerprint)
+    found = (rounded.made_for.rounding, rounded.made_for.group_size)
+    if found != (precision.rounding, precision.group_size):
+        msg = f"rounded weights {model.rounded}: are rounded by {found[0]!r} in groups of {found[1]}, expected {precision.rounding!r} in groups of {precision.group_size} as the strategy says: name the folder it was planned with"
+        raise StrategyError(msg)
+    return rounded
 
 
 def _check_model(strategy: Strategy, architecture: Architecture, folder: Path) -> None:

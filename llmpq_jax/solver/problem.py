@@ -42,6 +42,7 @@ class Problem:
             activations=self.request.activations,
             head_bits=head_bits,
             kv_bits=self.request.kv_bits,
+            rounding=self.request.sensitivity.rounding,
             group_size=self.request.group_size,
         )
 

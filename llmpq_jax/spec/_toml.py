@@ -90,12 +90,17 @@ def to_toml(value: object, *, comment: str = "") -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file aside and renames it, so that no reader sees half of it."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file as `write_text` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     aside = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         aside.chmod(0o644)

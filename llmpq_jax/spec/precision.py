@@ -13,7 +13,7 @@ HeadBits = Literal[8, 16]
 KvBits = Literal[8, 16]
 WireBits = Literal[16]
 Activations = Literal["float32", "bfloat16", "float16"]
-Rounding = Literal["nearest"]
+Rounding = Literal["nearest", "clip", "learned", "gptq"]
 
 ALL_BITS: tuple[Bits, ...] = (16, 8, 4)
 GROUP_SIZES = (128, 64, 32)

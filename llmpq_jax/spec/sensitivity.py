@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmpq_jax.spec._record import record
-from llmpq_jax.spec.precision import Bits
+from llmpq_jax.spec.precision import Bits, Rounding
 
 
 @record
@@ -31,6 +31,30 @@ class LayerSensitivity:
 
 
 @record
+class Judged:
+    """On what sensitivities were found, and how they were made to fit.
+
+    Attributes:
+        text: Name of the calibration text's file.
+        digest: Its SHA-256.
+        num_tokens: Read of it.
+        seed: Of whatever was drawn.
+        num_assignments: Random choices of bits whose measured increase in
+            log-perplexity Σω was fitted to.
+        factor: What every ω was multiplied with for that.
+        r2: Share of the variance of those increases that Σω then explains.
+    """
+
+    text: str
+    digest: str
+    num_tokens: int
+    seed: int
+    num_assignments: int
+    factor: float
+    r2: float
+
+
+@record
 class Sensitivity:
     """A whole sensitivity file.
 
@@ -41,8 +65,13 @@ class Sensitivity:
         method: How it was found: "weight-variance", "variance", "hessian", …
         unit: What a value of 1 means.
         rounding: The quantiser it judges.
+        rounded: Folder of the weights so rounded, relative to the file or absolute;
+            absent where weights are rounded to the nearest as they are loaded.
         group_size: Of int4 groups.
         head_8: ω of a head at 8 bits.
+        kv_8: ω of a cache at 8 bits, all layers together.
+        wire_8: ω of hidden states at 8 bits between two layers, for each such place.
+        judged: On what; absent where no text was read.
         layers: In the file `[[layer]]`; 16 bits may be left out and count 0.
     """
 
@@ -51,9 +80,13 @@ class Sensitivity:
     fingerprint: str
     method: str
     unit: str
-    rounding: Literal["nearest"] = "nearest"
+    rounding: Rounding = "nearest"
+    rounded: str | None = None
     group_size: int
     head_8: float = 0.0
+    kv_8: float = 0.0
+    wire_8: float = 0.0
+    judged: Judged | None = None
     layers: Annotated[tuple[LayerSensitivity, ...], Field(alias="layer")]
 
     def omega(self, layer: int, bits: Bits) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from llmpq_jax.errors import SpecError
+from llmpq_jax.spec._paths import from_file, to_file
 from llmpq_jax.spec._toml import read_record, to_toml, write_text
 from llmpq_jax.spec.sensitivity import Sensitivity
 
@@ -14,12 +16,14 @@ Made by `llmpq-jax indicate`."""
 
 
 def read_sensitivity(path: Path) -> Sensitivity:
-    """Reads sensitivities.
+    """Reads sensitivities; a relative path in them comes back as seen from here.
 
     Raises:
         SpecError: The file is missing or does not hold sensitivities.
     """
-    return read_record(Sensitivity, path, what="sensitivity")
+    sensitivity = read_record(Sensitivity, path, what="sensitivity")
+    rounded = from_file(path, sensitivity.rounded)
+    return replace(sensitivity, rounded=rounded)
 
 
 def check_sensitivity(sensitivity: Sensitivity, fingerprint: str) -> None:
@@ -34,5 +38,7 @@ def check_sensitivity(sensitivity: Sensitivity, fingerprint: str) -> None:
 
 
 def write_sensitivity(path: Path, sensitivity: Sensitivity) -> None:
-    """Writes sensitivities."""
-    write_text(path, to_toml(sensitivity, comment=_COMMENT))
+    """Writes sensitivities; a relative path is rewritten as seen from the file."""
+    rounded = to_file(path, sensitivity.rounded)
+    text = to_toml(replace(sensitivity, rounded=rounded), comment=_COMMENT)
+    write_text(path, text)

@@ -27,12 +27,15 @@ class ModelReference:
         architecture: Its family, for people.
         num_layers: Decoder layers.
         fingerprint: Of its config and its weights' index; another model is refused.
+        rounded: Folder of its weights rounded with care, where `precision.rounding` is
+            not "nearest"; relative to the strategy file or absolute.
     """
 
     path: str
     architecture: str
     num_layers: int
     fingerprint: str
+    rounded: str | None = None
 
 
 @record
@@ -151,12 +154,19 @@ class Quality:
             limit.
         method: Where ω comes from.
         note: What a person should know of it.
+        gate_text: Name of the text it was judged on before it was trusted; absent where
+            it was not.
+        gate_ppl_increase: Measured there, beside 16 bits.
+        gate_kl: Likewise, KL divergence from 16 bits in nats per token.
     """
 
     omega: float
     budget: float | None = None
     method: str
     note: str | None = None
+    gate_text: str | None = None
+    gate_ppl_increase: float | None = None
+    gate_kl: float | None = None
 
 
 @record

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from llmpq_jax.errors import StrategyError
+from llmpq_jax.spec._paths import from_file, to_file
 from llmpq_jax.spec._toml import read_record, to_toml, write_text
 from llmpq_jax.spec.strategy import Strategy
 
@@ -20,24 +20,27 @@ docs/strategy-format.md explains every field."""
 
 
 def read_strategy(path: Path) -> Strategy:
-    """Reads a strategy; its model path comes back as seen from where we are.
+    """Reads a strategy; its relative paths come back as seen from where we are.
 
     Raises:
         StrategyError: The file is missing or does not hold a strategy.
     """
     strategy = read_record(Strategy, path, what="strategy", error=StrategyError)
-    folder = Path(strategy.model.path)
-    if not folder.is_absolute():
-        folder = Path(os.path.normpath(path.parent / folder))
-    return replace(strategy, model=replace(strategy.model, path=str(folder)))
+    model = replace(
+        strategy.model,
+        path=from_file(path, strategy.model.path),
+        rounded=from_file(path, strategy.model.rounded),
+    )
+    return replace(strategy, model=model)
 
 
 def write_strategy(path: Path, strategy: Strategy) -> None:
-    """Writes a strategy; a relative model path is rewritten as seen from the file."""
-    folder = Path(strategy.model.path)
-    if not folder.is_absolute():
-        folder = Path(os.path.relpath(folder, path.parent))
-    model = replace(strategy.model, path=folder.as_posix())
+    """Writes a strategy; relative paths are rewritten as seen from the file."""
+    model = replace(
+        strategy.model,
+        path=to_file(path, Path(strategy.model.path).as_posix()),
+        rounded=to_file(path, strategy.model.rounded),
+    )
     readable = _rounded(replace(strategy, model=model))
     write_text(path, to_toml(readable, comment=_COMMENT))
 

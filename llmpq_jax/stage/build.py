@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from llmpq_jax.checkpoint.load import load_embedding, load_head, load_layer
 from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.checkpoint.rounded import RoundedWeights
 from llmpq_jax.kernels import Weight
 from llmpq_jax.model import DecoderLayer, Embedding, Head
 from llmpq_jax.spec.architecture import Architecture
@@ -35,6 +36,7 @@ def build_worker(
     *,
     number: int,
     devices: tuple[JaxDevice, ...],
+    rounded: RoundedWeights | None = None,
     on_layer: Callable[[], None] = lambda: None,
 ) -> StageWorker:
     """Loads one stage of a strategy onto its devices, a layer at a time.
@@ -46,6 +48,7 @@ def build_worker(
         precision: What holds for the whole model.
         number: Of the stage in the pipeline.
         devices: JAX's, one per device the stage names.
+        rounded: Where weights of few bits come from, if not from the checkpoint.
         on_layer: Called as each layer is there.
     """
     placement = Placement(devices, group_size=precision.group_size)
@@ -62,6 +65,7 @@ def build_worker(
             architecture,
             layer,
             bits=stage.bits[layer - first],
+            rounded=rounded,
             place=placement.place_weight,
         )
         layers.append(
@@ -72,7 +76,11 @@ def build_worker(
         on_layer()
     if end == architecture.num_layers:
         weights = load_head(
-            reader, architecture, bits=precision.head_bits, place=placement.place_weight
+            reader,
+            architecture,
+            bits=precision.head_bits,
+            rounded=rounded,
+            place=placement.place_weight,
         )
         head = build_head(architecture, weights, placement)
     module = StageModule(architecture, embedding=embedding, layers=layers, head=head)

@@ -63,7 +63,9 @@ class Placement:
         """Describes an array that is whole on each device, to compile for."""
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self.replicated)
 
-    def place_weight(self, tensor: TensorSpec, array: np.ndarray, bits: Bits) -> Weight:
+    def place_weight(
+        self, tensor: TensorSpec, array: np.ndarray | QArray, bits: Bits
+    ) -> Weight:
         """Brings a weight here; a matrix quantised on its way, and laid out to be read.
 
         The whole tensor is quantised before it is cut, so that the integers do not
@@ -71,6 +73,7 @@ class Placement:
         """
         shard = shard_for(tensor, self.width)
         if not tensor.is_matrix:
+            assert not isinstance(array, QArray), "only matrices are quantised"
             spec = _partition(shard, array.ndim)
             return jax.device_put(array, NamedSharding(self.mesh, spec))
         served = (
@@ -86,13 +89,12 @@ class Placement:
         sharding = NamedSharding(self.mesh, partition)
         return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), served)
 
-    def _cut_matrix(self, array: np.ndarray, bits: Bits, shard: str) -> Weight:
-        on_device = jax.device_put(array, self.devices[0])
-        weight: jax.Array | QArray = on_device
-        if bits != 16:
-            weight = quantize(on_device, bits=bits, group_size=self.group_size)
-            if shard == "rows":
-                weight = with_groups_cut(weight, self.width)
+    def _cut_matrix(self, array: np.ndarray | QArray, bits: Bits, shard: str) -> Weight:
+        weight: jax.Array | QArray = jax.device_put(array, self.devices[0])
+        if bits != 16 and not isinstance(weight, QArray):
+            weight = quantize(weight, bits=bits, group_size=self.group_size)
+        if isinstance(weight, QArray) and shard == "rows":
+            weight = with_groups_cut(weight, self.width)
         num_cuts = self.width if shard == "columns" else 1
         return serving_layout(weight, platform=self.platform, num_cuts=num_cuts)
 

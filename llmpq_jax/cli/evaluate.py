@@ -1,0 +1,85 @@
+"""`llmpq-jax evaluate`: how good a strategy is beside the model at 16 bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from llmpq_jax.cli.options import FILE, POSITIVE, cache_home, json_option
+
+
+@click.command("evaluate")
+@click.option(
+    "--strategy",
+    "strategy_path",
+    type=FILE,
+    required=True,
+    metavar="FILE",
+    help="What `llmpq-jax solve` or a person wrote.",
+)
+@click.option(
+    "--text",
+    type=FILE,
+    metavar="FILE",
+    help="UTF-8 text to take perplexity and KL divergence on.",
+)
+@click.option(
+    "--questions",
+    type=FILE,
+    metavar="FILE",
+    help='JSON lines {"question": "…", "choices": ["…"], "answer": 0}, answered by '
+    "likelihood.",
+)
+@click.option(
+    "--window",
+    type=click.IntRange(min=2),
+    help="Tokens of each piece of text; by default 512, or what the strategy plans for.",
+)
+@click.option(
+    "--most-tokens",
+    type=POSITIVE,
+    help="Read of the text, spread over it; by default all.",
+)
+@json_option
+def evaluate_command(
+    strategy_path: Path,
+    text: Path | None,
+    questions: Path | None,
+    window: int | None,
+    most_tokens: int | None,
+    as_json: bool,
+) -> None:
+    """Judge a strategy by its own pipeline, beside 16 bits."""
+    if text is None and questions is None:
+        msg = "expected --text, --questions, or both"
+        raise click.UsageError(msg)
+    import json
+    from dataclasses import asdict
+
+    from llmpq_jax.report.console import say, show
+    from llmpq_jax.report.quality import choices_table, evaluation_table
+    from llmpq_jax.spec.strategy_file import read_strategy
+    from llmpq_jax.workflow.compile_cache import keep_compiled
+    from llmpq_jax.workflow.evaluation import evaluate
+    from llmpq_jax.workflow.questions import read_questions
+
+    strategy = read_strategy(strategy_path)
+    asked = None if questions is None else (questions.name, read_questions(questions))
+    keep_compiled(cache_home())
+    evaluation, choices = evaluate(
+        strategy,
+        text_path=text,
+        questions=asked,
+        window=window,
+        most_tokens=most_tokens,
+    )
+    if as_json:
+        values = {"text": evaluation, "questions": choices}
+        told = {name: each and asdict(each) for name, each in values.items()}
+        say(json.dumps(told, indent=2))
+        return
+    if evaluation is not None:
+        show(evaluation_table(evaluation))
+    if choices is not None:
+        show(choices_table(choices))

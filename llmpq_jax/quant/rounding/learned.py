@@ -1,0 +1,70 @@
+"""Scales learned by gradient steps on the error of a weight's outputs."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+_NUM_STEPS = 200
+_RATE = 0.005
+
+
+@partial(jax.jit, static_argnames=("largest",))
+def learned_scales(
+    weight_CF: Float[Array, "C F"],
+    scale_GF: Float[Array, "G F"],
+    moment_CC: Float[Array, "C C"],
+    *,
+    largest: int,
+) -> Float[Array, "G F"]:
+    """Returns scales with a smaller tr(ΔWᵀ·H·ΔW) than those given, or these.
+
+    Adam moves the scales' logarithms; a rounded weight's derivative by its scale is its
+    integer, as if that did not change (a straight-through estimate). Each feature keeps
+    the best scales it came by.
+
+    Args:
+        weight_CF: To be rounded, float32.
+        scale_GF: To begin with.
+        moment_CC: H = E[x·xᵀ] of the inputs.
+        largest: Integers lie between −largest and largest.
+    """
+    num_groups, num_features = scale_GF.shape
+    grouped = weight_CF.reshape(num_groups, -1, num_features)
+    squares_F = jnp.einsum("CF,CF->F", weight_CF, moment_CC @ weight_CF)
+    unit_F = jnp.maximum(squares_F, jnp.finfo(jnp.float32).tiny)
+
+    def error_F(move_GF: Array) -> Array:
+        scale = (scale_GF * jnp.exp(move_GF))[:, None]
+        integers = jnp.clip(jnp.round(grouped / scale), -largest, largest)
+        served = jax.lax.stop_gradient(integers) * scale
+        error_CF = (served - grouped).reshape(weight_CF.shape)
+        return jnp.einsum("CF,CF->F", error_CF, moment_CC @ error_CF) / unit_F
+
+    optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, _NUM_STEPS))
+
+    def step(state: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
+        move, memory, best, least_F = state
+        error, gradient = jax.value_and_grad(
+            lambda move: (lambda each: (each.sum(), each))(error_F(move)), has_aux=True
+        )(move)
+        is_less = error[1] < least_F
+        best = jnp.where(is_less[None], move, best)
+        least_F = jnp.minimum(error[1], least_F)
+        update, memory = optimizer.update(gradient, memory)
+        return (optax.apply_updates(move, update), memory, best, least_F), None
+
+    still = jnp.zeros_like(scale_GF)
+    start: tuple[Any, ...] = (
+        still,
+        optimizer.init(still),
+        still,
+        jnp.full(num_features, jnp.inf),
+    )
+    (_, _, best, _), _ = jax.lax.scan(step, start, None, length=_NUM_STEPS)
+    return scale_GF * jnp.exp(best)

@@ -1,0 +1,19 @@
+"""How all tables look."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+
+def new_table(title: str) -> Table:
+    """Makes an empty table."""
+    return Table(
+        title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
+    )
+
+
+def add_columns(table: Table, *names: str, justify: str = "left") -> None:
+    """Adds columns that are aligned alike."""
+    for name in names:
+        table.add_column(name, justify="right" if justify == "right" else "left")
