@@ -20,11 +20,17 @@ def multiply_groups(
 ) -> Float[Array, "*rows _F"]:
     """Returns hidden @ weight in `hidden`'s type, summed in float32.
 
-    Integers less their zero point are exact in each type of hidden states, so nothing is
-    rounded before a group's scale meets its float32 sum. Where there is no CUDA the
-    kernel is interpreted: slow, and the same numbers.
+    Integers less their zero point are exact in each type of hidden states, so no weight is
+    rounded: a group's scale multiplies its float32 sum. Where there is no CUDA the kernel
+    is interpreted: slow, and as exact.
+
+    Raises:
+        ValueError: Hidden states and weight do not match; the kernel would read beyond.
     """
     *batch, num_contracted = hidden.shape
+    if num_contracted != weight.num_contracted:
+        msg = f"hidden states of width {num_contracted} and a weight of {weight.num_contracted} rows: expected the same number"
+        raise ValueError(msg)
     rows = permuted(hidden, weight).reshape(-1, num_contracted)
     stored_per_group = weight.values.shape[1]
     blocks = choose_blocks(
@@ -54,7 +60,7 @@ def _call(
     bits: int,
     interpret: bool,
 ) -> Array:
-    num_rows, num_contracted = rows.shape
+    num_rows = rows.shape[0]
     num_groups, stored_per_group, num_features = values.shape
     has_one_split = blocks.num_splits == 1
     result = jax.ShapeDtypeStruct(
@@ -82,7 +88,6 @@ def _call(
         ),
         name="multiply_groups",
     )(rows, values.reshape(num_groups * stored_per_group, -1), scale, *zero_point)
-    assert num_contracted == num_groups * stored_per_group * 8 // bits
     if has_one_split:
         return product[0]
     return jnp.sum(product, axis=0).astype(rows.dtype)

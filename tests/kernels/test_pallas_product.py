@@ -112,6 +112,15 @@ def _converted_weights(text: str, num_elements: int) -> set[str]:
     }
 
 
+def test_hidden_states_of_another_width_are_refused():
+    weight = draw_weight(
+        np.random.default_rng(0), num_groups=2, group_size=32, num_features=8, bits=4
+    )
+    groups = to_groups(weight, kernel="pallas")
+    with pytest.raises(ValueError, match="width 63 and a weight of 64 rows: expected"):
+        multiply(jnp.ones((2, 63)), groups)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("num_rows", [1, 7, 16, 33, 300])
