@@ -82,7 +82,7 @@ model = "tiny"
 layer_shape = "sha256:91ab…"
 activations = "bfloat16"
 group_size = 64
-kind = [{ kind = "T4", device = "Tesla T4", platform = "gpu", jax_version = "0.10.2", kernel_path = "xla", date = "2026-01-31" }]
+kind = [{ kind = "T4", device = "Tesla T4", platform = "gpu", jax_version = "0.10.2", kernel_path = "xla-sm75", date = "2026-01-31" }]
 layer = [
   { kind = "T4", phase = "prefill", bits = 8, batch = 4, length = 64, seconds = 2.1e-3, spread = 0.02, workspace_bytes = 1048576 },
   { kind = "T4", phase = "decode", bits = 8, batch = 8, length = 128, seconds = 4.5e-4, spread = 0.03, workspace_bytes = 65536 },

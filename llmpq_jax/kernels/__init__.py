@@ -1,16 +1,20 @@
 """The products that hide a weight's precision, and attention over a cache."""
 
+from llmpq_jax.kernels.groups import GroupArray
 from llmpq_jax.kernels.layout import serve_matrix, serving_layout
-from llmpq_jax.kernels.native import attend_to_cache, kernel_path, serves_attention
+from llmpq_jax.kernels.native import attend_to_cache, serves_attention
 from llmpq_jax.kernels.panels import PanelArray
+from llmpq_jax.kernels.path import device_kernel_path, kernel_path
 from llmpq_jax.kernels.product import Weight, multiply, multiply_together
 from llmpq_jax.kernels.watched import WatchedArray, watched
 
 __all__ = [
+    "GroupArray",
     "PanelArray",
     "WatchedArray",
     "Weight",
     "attend_to_cache",
+    "device_kernel_path",
     "kernel_path",
     "multiply",
     "multiply_together",

@@ -7,13 +7,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from llmpq_jax.kernels.native import kernel_path, round_to_panels
+from llmpq_jax.kernels.groups import group_kernel, to_groups
+from llmpq_jax.kernels.native import round_to_panels
 from llmpq_jax.kernels.panels import (
     ROWS_PER_WORD,
-    PanelArray,
     fits_panels,
     to_panels,
 )
+from llmpq_jax.kernels.path import device_kernel_path
+from llmpq_jax.kernels.product import Weight
 from llmpq_jax.quant import QArray, quantize
 from llmpq_jax.spec.precision import Bits, group_size_for
 
@@ -22,7 +24,7 @@ _ROUNDED_NATIVELY = ("float32", "bfloat16", "float16")
 
 def serve_matrix(
     matrix_CF: np.ndarray | QArray, *, bits: Bits, group_size: int, device: Any
-) -> jax.Array | QArray | PanelArray:
+) -> Weight:
     """Returns a matrix as one device serves it.
 
     A checkpoint's matrix, the transpose of one whose features lie one after another, is
@@ -37,12 +39,12 @@ def serve_matrix(
     """
     if isinstance(matrix_CF, QArray):
         placed = jax.device_put(matrix_CF, device)
-        return serving_layout(placed, platform=device.platform)
+        return serving_layout(placed, device=device)
     group = matrix_CF.shape[0]
     if bits == 4:
         group = group_size_for(group, group_size)
     if (
-        _serves_panels(device.platform)
+        device_kernel_path(device).startswith("native")
         and matrix_CF.T.flags.c_contiguous
         and matrix_CF.dtype.name in (_ROUNDED_NATIVELY if bits != 16 else ("bfloat16",))
         and (bits != 4 or group % ROWS_PER_WORD == 0)
@@ -54,23 +56,32 @@ def serve_matrix(
     weight: jax.Array | QArray = on_device
     if bits != 16:
         weight = quantize(on_device, bits=bits, group_size=group_size)
-    return serving_layout(weight, platform=device.platform)
+    return serving_layout(weight, device=device)
 
 
 def serving_layout(
-    weight: jax.Array | QArray, *, platform: str, num_cuts: int = 1
-) -> jax.Array | QArray | PanelArray:
+    weight: jax.Array | QArray,
+    *,
+    device: Any,
+    num_cuts: int = 1,
+    num_row_cuts: int = 1,
+) -> Weight:
     """Returns a weight as it is served, or as it was given if that is how.
 
     Args:
         weight: A matrix; where its rows are to be cut, its groups are cut already.
-        platform: JAX's name of the backend.
+        device: Of JAX, one of those that serve it.
         num_cuts: How many devices its features are cut over.
+        num_row_cuts: How many devices its rows are cut over.
     """
-    if _serves_panels(platform) and fits_panels(weight, num_cuts=num_cuts):
-        return to_panels(weight)
+    path = device_kernel_path(device)
+    if path.startswith("native"):
+        if fits_panels(weight, num_cuts=num_cuts):
+            return to_panels(weight)
+    elif "-sm" in path and isinstance(weight, QArray):
+        kernel = group_kernel(
+            weight, has_triton=path.startswith("pallas"), num_row_cuts=num_row_cuts
+        )
+        if kernel is not None:
+            return to_groups(weight, kernel=kernel)
     return weight
-
-
-def _serves_panels(platform: str) -> bool:
-    return platform == "cpu" and kernel_path("cpu") != "xla"

@@ -30,24 +30,14 @@ _SLOTS_AT_ONCE = 32  # kSlotsAtOnce of native/kernels.h
 _HEADS_PADDED_TO = 16
 
 
-def kernel_path(platform: str) -> str:
-    """Returns which kernels serve a backend.
+@cache
+def native_path() -> str | None:
+    """Returns which of `KERNELS` serve this processor, or None without a library.
 
-    Returns:
-        "native-" and one of `KERNELS`, or "xla".
+    The first call registers them with XLA.
 
     Raises:
         LlmpqError: The environment asks for kernels that this processor cannot run.
-    """
-    served = _native_path() if platform == "cpu" else None
-    return "xla" if served is None else f"native-{served}"
-
-
-@cache
-def _native_path() -> str | None:
-    """Returns the native kernels' name for this processor, or None without a library.
-
-    The first call registers them with XLA.
     """
     path = _library_path()
     if path is None:
@@ -84,7 +74,7 @@ def multiply_panels(
 
     The weights are of the same bits and groups; they share one packing of the rows.
     """
-    _native_path()
+    native_path()
     *batch, num_contracted = hidden.shape
     rows = hidden.reshape(-1, num_contracted)
     served = rows.astype(jnp.float32) if hidden.dtype == jnp.float16 else rows
@@ -123,7 +113,7 @@ def round_to_panels(
         bits: Of the result.
         group_size: Rows that share a scale: all of them at 8 bits.
     """
-    _native_path()
+    native_path()
     num_features, num_contracted = weight_FC.shape
     num_panels = -(-num_features // PANEL)
     shape = (num_panels, num_contracted, PANEL)
@@ -142,7 +132,7 @@ def round_to_panels(
 def serves_attention(dtype: jnp.dtype) -> bool:
     """Says whether `attend_to_cache` is there on a CPU, for queries of this type."""
     is_served = dtype in (jnp.float32, jnp.bfloat16)
-    return is_served and _native_path() is not None
+    return is_served and native_path() is not None
 
 
 def attend_to_cache(
@@ -176,7 +166,7 @@ def attend_to_cache(
     Returns:
         The mix [B, N, H], the caches and their scales with the new token in them.
     """
-    _native_path()
+    native_path()
     num_rows, num_heads, head_dim = query_BNH.shape
     num_kv_heads = key_BKH.shape[1]
     shared = num_heads // num_kv_heads

@@ -1,6 +1,7 @@
 """hidden @ weight, whatever the weight's bits and layout.
 
-A weight in panels goes to the native kernels. Everything else is plain XLA, where a
+A weight in panels goes to the native kernels, one in groups to those of its GPU.
+Everything else is plain XLA, where a
 weight is converted from its integers straight to the type it is multiplied in: by way
 of a third type XLA would keep a whole stage's converted copies alive.
 """
@@ -14,27 +15,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from llmpq_jax.kernels.groups import GroupArray, permuted
 from llmpq_jax.kernels.native import multiply_panels
+from llmpq_jax.kernels.pallas_product import multiply_groups
 from llmpq_jax.kernels.panels import PanelArray
+from llmpq_jax.kernels.reduced_product import multiply_without_triton
 from llmpq_jax.kernels.watched import WatchedArray, multiply_watched
 from llmpq_jax.quant import QArray, dequantize, unpacked_values
 
-Weight: TypeAlias = jax.Array | QArray | PanelArray | WatchedArray
+Weight: TypeAlias = jax.Array | QArray | PanelArray | GroupArray
 
 
 def multiply(
     hidden: Float[Array, "*rows C"],
-    weight: Float[Array, "C F"] | QArray | PanelArray | WatchedArray,
+    weight: Float[Array, "C F"] | QArray | PanelArray | GroupArray | WatchedArray,
 ) -> Float[Array, "*rows F"]:
     """Returns the product in `hidden`'s type, accumulated in float32."""
     if isinstance(weight, PanelArray):
         return multiply_panels(hidden, [weight])[0]
     if isinstance(weight, WatchedArray):
         return multiply_watched(hidden, weight)
+    if isinstance(weight, GroupArray):
+        if weight.kernel == "pallas":
+            return multiply_groups(hidden, weight)
+        return multiply_without_triton(hidden, weight)
     if not isinstance(weight, QArray):
         return _dot(hidden, weight.astype(hidden.dtype))
-    if weight.permutation is not None:
-        hidden = jnp.take(hidden, weight.permutation, axis=-1)
+    hidden = permuted(hidden, weight)
     if weight.num_groups == 1 and weight.zero_point is None:
         product = _dot32(hidden, unpacked_values(weight).astype(hidden.dtype))
         return (product * _row(weight.scale[0], product)).astype(hidden.dtype)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from llmpq_jax.kernels import kernel_path
+from llmpq_jax.kernels import device_kernel_path
 from llmpq_jax.profiler.devices import local_devices
 from llmpq_jax.profiler.grid import QUICK_GRID, Grid
 from llmpq_jax.profiler.journal import Journal
@@ -172,6 +172,6 @@ def _measured_kind(device: Device, jax_device: JaxDevice) -> MeasuredKind:
         device=jax_device.device_kind,
         platform=device.platform,
         jax_version=jax.__version__,
-        kernel_path=kernel_path(device.platform),
+        kernel_path=device_kernel_path(jax_device),
         date=datetime.now(UTC).date().isoformat(),
     )

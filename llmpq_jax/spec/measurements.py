@@ -25,7 +25,7 @@ class MeasuredKind:
         device: What JAX calls the device it ran on.
         platform: JAX's backend.
         jax_version: Of the run.
-        kernel_path: Which kernels served: "xla", "native-avx512", …
+        kernel_path: Which kernels served: "native-avx512", "pallas-sm80", "xla-sm75", "xla", …
         date: ISO date of the run.
     """
 

@@ -83,11 +83,16 @@ class Placement:
                 array, bits=bits, group_size=self.group_size, device=self.devices[0]
             )
         )
-        partition = _partition(shard, 2)
-        if isinstance(served, PanelArray):
-            partition = _panel_partition(shard)
-        sharding = NamedSharding(self.mesh, partition)
-        return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), served)
+
+        def place(leaf: jax.Array) -> jax.Array:
+            partition = (
+                _panel_partition(shard)
+                if isinstance(served, PanelArray)
+                else _partition(shard, leaf.ndim)
+            )
+            return jax.device_put(leaf, NamedSharding(self.mesh, partition))
+
+        return jax.tree.map(place, served)
 
     def _cut_matrix(self, array: np.ndarray | QArray, bits: Bits, shard: str) -> Weight:
         weight: jax.Array | QArray = jax.device_put(array, self.devices[0])
@@ -95,8 +100,12 @@ class Placement:
             weight = quantize(weight, bits=bits, group_size=self.group_size)
         if isinstance(weight, QArray) and shard == "rows":
             weight = with_groups_cut(weight, self.width)
-        num_cuts = self.width if shard == "columns" else 1
-        return serving_layout(weight, platform=self.platform, num_cuts=num_cuts)
+        return serving_layout(
+            weight,
+            device=self.devices[0],
+            num_cuts=self.width if shard == "columns" else 1,
+            num_row_cuts=self.width if shard == "rows" else 1,
+        )
 
     def empty_cache(
         self,
@@ -122,6 +131,7 @@ CACHE_PARTITION = PartitionSpec(None, None, TENSOR_AXIS, None)
 
 
 def _partition(shard: str, num_axes: int) -> PartitionSpec:
+    """Features lie along the last axis; groups, or rows, along the first."""
     if shard == "columns":
         return PartitionSpec(*([None] * (num_axes - 1)), TENSOR_AXIS)
     if shard == "rows":

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.skipif(
     kernel_path("cpu") == "xla", reason="there is no native library: no C++ compiler"
 )
 DTYPES = st.sampled_from(["float32", "bfloat16", "float16"])
+CPU = jax.devices("cpu")[0]
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -63,9 +65,7 @@ def test_rounding_into_panels_is_rounding_and_laying_out(
     matrix = generator.standard_normal((num_features, num_contracted), np.float32)
     matrix *= 2.0**exponent * generator.integers(0, 2, (num_features, 1))
     stored = np.asarray(jnp.asarray(matrix, "bfloat16" if bits == 16 else dtype))
-    served = serve_matrix(
-        stored.T, bits=bits, group_size=128, device=jax.devices("cpu")[0]
-    )
+    served = serve_matrix(stored.T, bits=bits, group_size=128, device=CPU)
     weight = jnp.asarray(stored.T)
     if bits != 16:
         weight = quantize(weight, bits=bits, group_size=128)
@@ -146,7 +146,7 @@ def test_panels_hold_the_very_integers(bits):
     weight = quantize(
         jnp.asarray(np.random.default_rng(0).normal(size=(64, 40))), bits=bits
     )
-    panels = serving_layout(weight, platform="cpu")
+    panels = serving_layout(weight, device=CPU)
     assert isinstance(panels, PanelArray)
     assert (panels.num_contracted, panels.num_features) == (64, 40)
     values = np.asarray(panels.values)
@@ -165,7 +165,7 @@ def test_panels_hold_the_very_integers(bits):
 
 def test_sixteen_bits_lie_in_panels_unchanged():
     weight = jnp.asarray(np.random.default_rng(0).normal(size=(24, 40)), jnp.bfloat16)
-    panels = serving_layout(weight, platform="cpu")
+    panels = serving_layout(weight, device=CPU)
     assert isinstance(panels, PanelArray)
     assert (panels.num_contracted, panels.num_features) == (24, 40)
     found = np.asarray(panels.values).swapaxes(0, 1).reshape(24, -1)
@@ -185,17 +185,17 @@ def test_an_odd_row_is_multiplied_too(dtype):
 def test_what_panels_cannot_hold_stays_as_it_is():
     generator = np.random.default_rng(0)
     weight = quantize(jnp.asarray(generator.normal(size=(64, 48))), bits=8)
-    assert serving_layout(weight, platform="cuda") is weight
-    assert serving_layout(weight, platform="cpu", num_cuts=2) is weight
-    assert isinstance(serving_layout(weight, platform="cpu", num_cuts=3), PanelArray)
+    assert serving_layout(weight, device=SimpleNamespace(platform="tpu")) is weight
+    assert serving_layout(weight, device=CPU, num_cuts=2) is weight
+    assert isinstance(serving_layout(weight, device=CPU, num_cuts=3), PanelArray)
     shuffled = replace(weight, permutation=jnp.arange(64))
-    assert serving_layout(shuffled, platform="cpu") is shuffled
+    assert serving_layout(shuffled, device=CPU) is shuffled
     ragged = quantize(jnp.asarray(generator.normal(size=(20, 16))), bits=4)
     assert ragged.group_size == 20
-    assert serving_layout(ragged, platform="cpu") is ragged
+    assert serving_layout(ragged, device=CPU) is ragged
     for dtype in (jnp.float32, jnp.float16):
         wide = jnp.ones((64, 48), dtype)
-        assert serving_layout(wide, platform="cpu") is wide
+        assert serving_layout(wide, device=CPU) is wide
 
 
 def test_weights_of_unlike_kinds_are_multiplied_apart():
@@ -205,13 +205,13 @@ def test_weights_of_unlike_kinds_are_multiplied_apart():
         quantize(jnp.asarray(generator.normal(size=(64, 32))), bits=bits)
         for bits in (8, 4)
     ]
-    panels = [serving_layout(weight, platform="cpu") for weight in plain]
+    panels = [serving_layout(weight, device=CPU) for weight in plain]
     for found, weight in zip(multiply_together(hidden, panels), plain, strict=True):
         expected = np.asarray(hidden, np.float64) @ reference_weight(weight)
         assert np.asarray(found) == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 def test_a_wrong_call_is_refused_and_nothing_is_read():
-    panels = serving_layout(quantize(jnp.ones((64, 32)), bits=8), platform="cpu")
+    panels = serving_layout(quantize(jnp.ones((64, 32)), bits=8), device=CPU)
     with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match="do not match"):
         jax.block_until_ready(multiply_together(jnp.ones((2, 63)), [panels]))

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmpq_jax import __version__
-from llmpq_jax.kernels import kernel_path, multiply, serving_layout
+from llmpq_jax.kernels import device_kernel_path, multiply, serving_layout
 from llmpq_jax.quant import quantize
 from llmpq_jax.quant.reference import reference_product
 from tools.benchmarks.throughput import read_bandwidth
@@ -45,14 +45,14 @@ def main(
     repeats: int,
 ) -> None:
     """Times hidden @ weight at 16, 8 and 4 bits."""
-    platform = jax.default_backend()
+    device = jax.devices()[0]
     generator = np.random.default_rng(0)
     matrix = generator.standard_normal((contracted, features), np.float32)
     rounded: dict[int, Any] = {
         bits: quantize(jnp.asarray(matrix), bits=bits) for bits in (8, 4)
     }
     weights: dict[int, Any] = {
-        bits: serving_layout(weight, platform=platform)
+        bits: serving_layout(weight, device=device)
         for bits, weight in {16: jnp.asarray(matrix, jnp.bfloat16), **rounded}.items()
     }
     read_s = 1 / read_bandwidth()
@@ -105,8 +105,8 @@ def main(
                 "read_gb_per_s": 1e-9 / read_s,
                 "xla_matmul_gflop_per_s": large / 1e9,
                 "products": figures,
-                "device": jax.devices()[0].device_kind,
-                "kernels": kernel_path(platform),
+                "device": device.device_kind,
+                "kernels": device_kernel_path(device),
                 "llmpq_jax": __version__,
                 "jax": jax.__version__,
                 "command": shlex.join(

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmpq_jax import __version__
-from llmpq_jax.kernels import kernel_path
+from llmpq_jax.kernels import device_kernel_path
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.request import Request
 from llmpq_jax.spec.precision import Activations, Bits, HeadBits
@@ -118,7 +118,7 @@ def main(
         ],
         "load_s": loaded_s,
         "prepare_s": prepared_s,
-        "kernels": kernel_path(platform),
+        "kernels": device_kernel_path(jax.devices(platform)[0]),
         "llmpq_jax": __version__,
         "jax": jax.__version__,
         "command": shlex.join(
