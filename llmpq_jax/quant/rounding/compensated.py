@@ -43,7 +43,9 @@ def compensated(
     """
     for damping in _DAMPINGS:
         order_C = jnp.argsort(-jnp.diagonal(moment_CC))
-        factor_CC = _inverse_factor(moment_CC[order_C][:, order_C], damping)
+        factor_CC = _inverse_factor(
+            moment_CC[order_C][:, order_C], jnp.float32(damping)
+        )
         if bool(jnp.isfinite(factor_CC).all()):
             return _rounded_in_order(
                 weight_CF, scale_GF, order_C, factor_CC, largest=largest
@@ -53,7 +55,7 @@ def compensated(
 
 
 @jax.jit
-def _inverse_factor(moment_CC: jax.Array, damping: float) -> jax.Array:
+def _inverse_factor(moment_CC: jax.Array, damping: jax.Array) -> jax.Array:
     """Returns the upper triangular U with UᵀU = (moments + damping)⁻¹."""
     diagonal = jnp.diagonal(moment_CC)
     # An input that is always 0 says nothing of its row.

@@ -56,7 +56,9 @@ def learned_scales(
         is_less = error[1] < least_F
         best = jnp.where(is_less[None], move, best)
         least_F = jnp.minimum(error[1], least_F)
-        update, memory = optimizer.update(gradient, memory)
+        # optax counts steps in integers and multiplies floats with them.
+        with jax.numpy_dtype_promotion("standard"):
+            update, memory = optimizer.update(gradient, memory)
         return (optax.apply_updates(move, update), memory, best, least_F), None
 
     still = jnp.zeros_like(scale_GF)

@@ -1,0 +1,71 @@
+"""What all experiments share: the tiny model, its texts, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from llmpq_jax import __version__
+from llmpq_jax.checkpoint.tokenizer import Tokenizer
+from llmpq_jax.indicator.losses import Losses, losses_of
+from llmpq_jax.indicator.model import StreamedModel
+from llmpq_jax.indicator.text import Text, read_text
+from llmpq_jax.indicator.variant import Variant
+from llmpq_jax.kernels import kernel_path
+
+FOLDER = Path("examples/tiny-code-lm")
+WINDOW = 512
+
+
+def open_model() -> StreamedModel:
+    """Opens the tiny model, rounding to the nearest."""
+    return StreamedModel(FOLDER)
+
+
+def open_split(name: str, most_tokens: int | None = None) -> Text:
+    """Reads "calibration", "gate" or "evaluation"."""
+    tokenizer = Tokenizer.load(FOLDER)
+    path = FOLDER / f"{name}.txt"
+    return read_text(path, tokenizer, window=WINDOW, most_tokens=most_tokens)
+
+
+def judged(
+    model: StreamedModel, text: Text, variants: Sequence[Variant]
+) -> dict[Variant, Losses]:
+    """Judges variants in one pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = losses_of(model, text, variants, folder=Path(folder))
+    return dict(zip(variants, found, strict=True))
+
+
+def window_means(losses: Losses) -> np.ndarray:
+    """Returns the mean −log p of each window."""
+    return losses.nll.mean(axis=1, dtype=np.float64)
+
+
+def print_result(experiment: str, rows: Sequence[Sequence[str]], **values: Any) -> None:
+    """Prints a Markdown table, its first row the heading, and a JSON line."""
+    heading, *others = rows
+    print("| " + " | ".join(heading) + " |")
+    print("|" + "---|" * len(heading))
+    for row in others:
+        print("| " + " | ".join(row) + " |")
+    told = {
+        "experiment": experiment,
+        **values,
+        "kernels": kernel_path("cpu"),
+        "llmpq_jax": __version__,
+        "jax": jax.__version__,
+        "command": f"python -m tools.quality {shlex.join(sys.argv[1:])}",
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    print(json.dumps(told), flush=True)
