@@ -21,7 +21,7 @@ _ROUNDED_NATIVELY = ("float32", "bfloat16", "float16")
 
 
 def serve_matrix(
-    matrix_CF: np.ndarray, *, bits: Bits, group_size: int, device: Any
+    matrix_CF: np.ndarray | QArray, *, bits: Bits, group_size: int, device: Any
 ) -> jax.Array | QArray | PanelArray:
     """Returns a matrix as one device serves it.
 
@@ -30,11 +30,14 @@ def serve_matrix(
     and laid out in turn. The integers and scales are the same.
 
     Args:
-        matrix_CF: On the host.
+        matrix_CF: On the host; what is quantised already keeps its integers and scales.
         bits: Of the result; 16 keeps the type.
         group_size: Of int4, at most.
         device: Of JAX, where to.
     """
+    if isinstance(matrix_CF, QArray):
+        placed = jax.device_put(matrix_CF, device)
+        return serving_layout(placed, platform=device.platform)
     group = matrix_CF.shape[0]
     if bits == 4:
         group = group_size_for(group, group_size)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from llmpq_jax.errors import StrategyError
 from llmpq_jax.kernels import PanelArray, Weight, serve_matrix, serving_layout
 from llmpq_jax.model import LayerCache, make_cache
 from llmpq_jax.quant import QArray, quantize
@@ -63,14 +64,20 @@ class Placement:
         """Describes an array that is whole on each device, to compile for."""
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self.replicated)
 
-    def place_weight(self, tensor: TensorSpec, array: np.ndarray, bits: Bits) -> Weight:
+    def place_weight(
+        self, tensor: TensorSpec, array: np.ndarray | QArray, bits: Bits
+    ) -> Weight:
         """Brings a weight here; a matrix quantised on its way, and laid out to be read.
 
         The whole tensor is quantised before it is cut, so that the integers do not
-        depend on how many devices hold it.
+        depend on how many devices hold it. What is quantised already is kept.
+
+        Raises:
+            StrategyError: A matrix whose rows are permuted would have to be cut.
         """
         shard = shard_for(tensor, self.width)
         if not tensor.is_matrix:
+            assert not isinstance(array, QArray), "only matrices are quantised"
             spec = _partition(shard, array.ndim)
             return jax.device_put(array, NamedSharding(self.mesh, spec))
         served = (
@@ -86,11 +93,14 @@ class Placement:
         sharding = NamedSharding(self.mesh, partition)
         return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), served)
 
-    def _cut_matrix(self, array: np.ndarray, bits: Bits, shard: str) -> Weight:
-        on_device = jax.device_put(array, self.devices[0])
-        weight: jax.Array | QArray = on_device
-        if bits != 16:
-            weight = quantize(on_device, bits=bits, group_size=self.group_size)
+    def _cut_matrix(self, array: np.ndarray | QArray, bits: Bits, shard: str) -> Weight:
+        weight: jax.Array | QArray = jax.device_put(array, self.devices[0])
+        if bits != 16 and not isinstance(weight, QArray):
+            weight = quantize(weight, bits=bits, group_size=self.group_size)
+        if isinstance(weight, QArray):
+            if weight.permutation is not None:
+                msg = f"the checkpoint quantised its weights in the order of their inputs' activations (act-order), and a stage of {self.width} devices would cut them across it: expected one device for each stage; change the strategy, or choose a checkpoint without act-order"
+                raise StrategyError(msg)
             if shard == "rows":
                 weight = with_groups_cut(weight, self.width)
         num_cuts = self.width if shard == "columns" else 1

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llmpq_jax.checkpoint.load import load_embedding, load_head, load_layer
+from llmpq_jax.checkpoint.load import Stored, load_embedding, load_head, load_layer
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
 from llmpq_jax.errors import CheckpointError
@@ -133,7 +133,8 @@ def test_a_place_of_the_caller_s_gets_every_tensor_with_its_bits(
     reader, architecture = _open(tmp_path)
     seen: dict[str, tuple[tuple[int, ...], Bits]] = {}
 
-    def place(tensor: TensorSpec, array: np.ndarray, bits: Bits) -> jax.Array:
+    def place(tensor: TensorSpec, array: Stored, bits: Bits) -> jax.Array:
+        assert isinstance(array, np.ndarray)
         seen[tensor.name] = (array.shape, bits)
         return jnp.zeros(())
 
