@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ml_dtypes
-import numpy as np
+from collections.abc import Sequence
 
-from llmpq_jax.checkpoint.names import HEAD, CheckpointNames, FileTensor, all_files
+from llmpq_jax.checkpoint.names import Sources, all_sources
 from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.checkpoint.stored import StoredWeights, describe
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.precision import ALL_BITS, Bits, HeadBits
 
-WEIGHT_DTYPES = tuple(
-    np.dtype(kind) for kind in (ml_dtypes.bfloat16, np.float16, np.float32, np.float64)
-)
 _MOST_NAMES = 4
 
 
@@ -20,48 +18,69 @@ def check_checkpoint(reader: CheckpointReader, architecture: Architecture) -> No
     """Checks that the checkpoint holds this model's tensors, and no others.
 
     Raises:
-        CheckpointError: A tensor is missing, has another shape or no floating-point
-            numbers, or belongs to nothing in the model.
+        CheckpointError: A tensor is missing, has another shape or another type, or
+            belongs to nothing in the model.
+        UnsupportedModelError: Weights are quantised in a way that is not implemented.
     """
-    names = CheckpointNames(architecture, reader)
-    files = all_files(names)
-    for file in files.values():
-        check_tensor(reader, architecture, file)
+    stored = StoredWeights(reader, architecture)
+    claimed: set[str] = set()
+    for _, file in all_sources(stored.names):
+        claimed |= stored.check(file)
     strangers = [
-        name for name in reader if name not in files and not names.is_harmless(name)
+        name
+        for name in reader
+        if name not in claimed
+        and not stored.names.is_harmless(name)
+        and not stored.is_zero_bias(name)
     ]
     if strangers:
         shown = ", ".join(map(repr, strangers[:_MOST_NAMES]))
         more = len(strangers) - _MOST_NAMES
         tail = f" and {more} more" if more > 0 else ""
-        msg = f"checkpoint {reader.folder}: {shown}{tail} belong to nothing in {_model(architecture)}: expected no tensors but its own; check that config.json is of these weights"
+        msg = f"checkpoint {reader.folder}: {shown}{tail} belong to nothing in {describe(architecture)}: expected no tensors but its own; check that config.json is of these weights"
         raise CheckpointError(msg)
 
 
-def check_tensor(
-    reader: CheckpointReader, architecture: Architecture, file: FileTensor
+def check_bits(
+    reader: CheckpointReader,
+    architecture: Architecture,
+    *,
+    layers: Sequence[Bits],
+    head: HeadBits,
 ) -> None:
-    """Checks that one tensor is there, as it should be.
+    """Checks that a checkpoint can be served at these bits.
 
     Raises:
-        CheckpointError: As in `check_checkpoint`.
+        CheckpointError: A matrix is stored at fewer bits than 16, and others are asked.
     """
-    if file.name not in reader:
-        hint = ""
-        if file.name == HEAD:
-            hint = ", whose config.json does not tie the head to the embedding"
-        msg = f"checkpoint {reader.folder}: tensor {file.name!r} is missing: expected it with shape {list(file.shape)} for {_model(architecture)}{hint}"
-        raise CheckpointError(msg)
-    shape = reader.shape(file.name)
-    if shape != file.shape:
-        msg = f"checkpoint {reader.folder}: tensor {file.name!r}: found shape {list(shape)}, expected {list(file.shape)} for {_model(architecture)}; check that config.json is of these weights"
-        raise CheckpointError(msg)
-    dtype = reader.dtype(file.name)
-    if dtype not in WEIGHT_DTYPES:
-        kinds = ", ".join(kind.name for kind in WEIGHT_DTYPES)
-        msg = f"checkpoint {reader.folder}: tensor {file.name!r}: found {dtype.name}, expected one of {kinds}; choose a checkpoint that is not quantised"
-        raise CheckpointError(msg)
+    stored = StoredWeights(reader, architecture)
+    for layer, bits in enumerate(layers):
+        for tensor, file in stored.names.layer(layer):
+            if tensor.is_matrix:
+                stored.require_bits(file, bits)
+    for tensor, file in stored.names.head():
+        if tensor.is_matrix:
+            stored.require_bits(file, head)
 
 
-def _model(architecture: Architecture) -> str:
-    return f"a {architecture.family} model of {architecture.num_layers} layers"
+def layer_bits(
+    reader: CheckpointReader, architecture: Architecture
+) -> tuple[tuple[Bits, ...], ...]:
+    """Returns for each layer the bits it can be served at, highest first.
+
+    A layer that the checkpoint keeps at 4 or 8 bits can have those or 16, one that it
+    mixes both in 16 alone, any other all.
+    """
+    stored = StoredWeights(reader, architecture)
+    return tuple(
+        _shared_bits(stored, stored.names.layer(layer))
+        for layer in range(architecture.num_layers)
+    )
+
+
+def _shared_bits(stored: StoredWeights, sources: Sources) -> tuple[Bits, ...]:
+    allowed = set(ALL_BITS)
+    for tensor, file in sources:
+        if tensor.is_matrix:
+            allowed &= set(stored.allowed_bits(file))
+    return tuple(bits for bits in ALL_BITS if bits in allowed)

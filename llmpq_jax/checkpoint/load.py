@@ -15,16 +15,18 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from llmpq_jax.checkpoint.check import check_tensor
-from llmpq_jax.checkpoint.names import CheckpointNames, Sources
+from llmpq_jax.checkpoint.formats import QuantizedMatrix
+from llmpq_jax.checkpoint.names import FileTensor, Sources
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.rounded import Part, RoundedWeights
+from llmpq_jax.checkpoint.stored import StoredWeights
 from llmpq_jax.kernels import Weight
 from llmpq_jax.quant import QArray, quantize
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.precision import Bits, HeadBits
 from llmpq_jax.spec.tensors import TensorSpec
 
+# On the host: a plain tensor, or the integers and scales of a quantised checkpoint.
 Stored = np.ndarray | QArray
 Place = Callable[[TensorSpec, Stored, Bits], Weight]
 Weights = dict[str, Weight]
@@ -52,15 +54,17 @@ def load_layer(
         place: Takes a tensor, its values and their bits, and returns what is served;
             by default it is quantised on JAX's default device. At 16 bits the values
             come as bfloat16 or float16, whichever the file has (bfloat16 if neither);
-            where they are to be quantised, they come as the file has them.
+            where they are to be quantised, they come as the file has them, and where
+            the file holds them in these very bits, as its integers and scales.
 
     Raises:
-        CheckpointError: A tensor is missing, damaged, or of another shape.
+        CheckpointError: A tensor is missing, damaged, or of another shape, or is
+            quantised to bits that are neither 16 nor those asked for.
     """
-    names = CheckpointNames(architecture, reader)
-    sources = names.layer(layer)
+    stored = StoredWeights(reader, architecture)
+    sources = stored.names.layer(layer)
     kept = rounded_tensors(rounded, layer, bits, sources)
-    tensors = _read(reader, architecture, without(sources, kept))
+    tensors = read_sources(stored, without(sources, kept), bits=bits)
     return place_tensors(
         chain(tensors, kept), bits=bits, group_size=group_size, place=place
     )
@@ -70,8 +74,8 @@ def load_embedding(
     reader: CheckpointReader, architecture: Architecture, *, place: Place | None = None
 ) -> Weights:
     """Loads what stands before the layers, at 16 bits; otherwise as `load_layer`."""
-    names = CheckpointNames(architecture, reader)
-    tensors = _read(reader, architecture, names.embedding())
+    stored = StoredWeights(reader, architecture)
+    tensors = read_sources(stored, stored.names.embedding(), bits=16)
     return place_tensors(tensors, bits=16, place=place)
 
 
@@ -88,10 +92,10 @@ def load_head(
     A tied head is the embedding read again and transposed, so that the last stage needs
     nothing of the first.
     """
-    names = CheckpointNames(architecture, reader)
-    sources = names.head()
+    stored = StoredWeights(reader, architecture)
+    sources = stored.names.head()
     kept = rounded_tensors(rounded, "head", bits, sources)
-    tensors = _read(reader, architecture, without(sources, kept))
+    tensors = read_sources(stored, without(sources, kept), bits=bits)
     return place_tensors(chain(tensors, kept), bits=bits, place=place)
 
 
@@ -125,29 +129,60 @@ def place_tensors(
     weights: Weights = {}
     for tensor, array in tensors:
         kept_bits: Bits = bits if tensor.is_matrix else 16
-        values = (
-            array
-            if kept_bits != 16 or isinstance(array, QArray)
-            else _in_16_bits(array)
-        )
+        values = array if isinstance(array, QArray) else _in_16_bits(array, kept_bits)
         # JAX returns before the work is done; unawaited tensors would pile up.
         weights[tensor.name] = jax.block_until_ready(place(tensor, values, kept_bits))
         del array, values
     return weights
 
 
-def _read(
-    reader: CheckpointReader, architecture: Architecture, sources: Sources
-) -> Iterator[tuple[TensorSpec, np.ndarray]]:
-    """Reads tensors, those of one fused tensor together so that it is read once."""
-    by_file = sorted(sources, key=lambda source: source[1].name)
-    for name, group in groupby(by_file, key=lambda source: source[1].name):
+def read_sources(
+    stored: StoredWeights, sources: Sources, *, bits: Bits
+) -> Iterator[tuple[TensorSpec, Stored]]:
+    """Reads tensors in our layout, those of one fused tensor at once.
+
+    Args:
+        stored: The checkpoint.
+        sources: What to read.
+        bits: At which its matrices will be served; quantised ones come at these.
+
+    Raises:
+        CheckpointError: As `load_layer`.
+    """
+    by_module = sorted(sources, key=lambda source: _read_once(stored, source[1]))
+    for _, group in groupby(
+        by_module, key=lambda source: _read_once(stored, source[1])
+    ):
         parts = list(group)
-        check_tensor(reader, architecture, parts[0][1])
-        stored = reader.read(name)
-        for tensor, file in parts:
-            yield tensor, file.to_ours(stored)
-        del stored
+        tensor, file = parts[0]
+        if tensor.is_matrix:
+            stored.require_bits(file, bits)
+        found = stored.read(file)
+        if isinstance(found, QuantizedMatrix):
+            yield tensor, _as_planned(found, bits)
+        else:
+            for tensor, file in parts:
+                yield tensor, file.to_ours(found)
+        del found
+
+
+def _as_planned(matrix: QuantizedMatrix, bits: Bits) -> Stored:
+    """Returns a quantised checkpoint's matrix at its own bits, or at 16 dequantised."""
+    if bits == 16:
+        return matrix.dequantized()
+    assert bits == matrix.bits, "other bits are refused before they are read"
+    return QArray(
+        values=matrix.values,
+        scale=matrix.scale,
+        bits=matrix.bits,
+        zero_point=matrix.zero_point,
+        permutation=matrix.permutation,
+    )
+
+
+def _read_once(stored: StoredWeights, file: FileTensor) -> str:
+    """Names what one reading brings: the parts of a fused tensor share it."""
+    return file.module if stored.is_quantized(file) else file.name
 
 
 def _place(tensor: TensorSpec, array: Stored, bits: Bits, *, group_size: int) -> Weight:
@@ -160,7 +195,8 @@ def _place(tensor: TensorSpec, array: Stored, bits: Bits, *, group_size: int) ->
     return quantize(jnp.asarray(array), bits=bits, group_size=group_size)
 
 
-def _in_16_bits(array: np.ndarray) -> np.ndarray:
-    if array.dtype.itemsize == 2:
+def _in_16_bits(array: np.ndarray, bits: Bits) -> np.ndarray:
+    """Rounds what is served at 16 bits, unless it has them already."""
+    if bits != 16 or array.dtype.itemsize == 2:
         return array
     return array.astype(ml_dtypes.bfloat16)

@@ -21,6 +21,7 @@ from llmpq_jax.spec.tensors import (
 )
 
 HEAD = "lm_head.weight"
+_PART_NAMES = ("query", "key", "value")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +41,14 @@ class FileTensor:
     is_transposed: bool = False
     fused_part: int | None = None
     num_heads: int = 1
+
+    @property
+    def module(self) -> str:
+        """Its name without ".weight"; a part of a fused tensor has one of its own."""
+        module = self.name.removesuffix(".weight")
+        if self.fused_part is None:
+            return module
+        return f"{module}.{_PART_NAMES[self.fused_part]}"
 
     def to_ours(self, array: np.ndarray) -> np.ndarray:
         """Turns what the file holds into our tensor, without copying if it can."""
@@ -214,8 +223,13 @@ class CheckpointNames:
 
 
 def all_files(names: CheckpointNames) -> dict[str, FileTensor]:
-    """Returns every tensor a checkpoint must hold, by its name there."""
-    sources = [
+    """Returns every tensor a plain checkpoint must hold, by its name there."""
+    return {file.name: file for _, file in all_sources(names)}
+
+
+def all_sources(names: CheckpointNames) -> Sources:
+    """Says where each tensor of the model comes from."""
+    return (
         *names.embedding(),
         *(
             source
@@ -223,5 +237,4 @@ def all_files(names: CheckpointNames) -> dict[str, FileTensor]:
             for source in names.layer(layer)
         ),
         *names.head(),
-    ]
-    return {file.name: file for _, file in sources}
+    )

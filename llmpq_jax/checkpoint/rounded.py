@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from safetensors.numpy import save
@@ -115,8 +115,8 @@ class RoundedWeights:
         names = {key.rpartition(".")[0] for key in stored}
         return {
             each: QArray(
-                values=cast(Any, read_stored(stored[f"{each}.values"])),
-                scale=cast(Any, read_stored(stored[f"{each}.scale"])),
+                values=read_stored(stored[f"{each}.values"]),
+                scale=read_stored(stored[f"{each}.scale"]),
                 bits=bits,
             )
             for each in sorted(names)

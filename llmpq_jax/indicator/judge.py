@@ -202,7 +202,7 @@ def _judge_part(
 
 def _estimate(method: Method, moments: Moments, weight: QArray) -> float:
     if method == "variance":
-        return float(variance_loss(moments, weight.scale))
+        return float(variance_loss(moments, jnp.asarray(weight.scale)))
     error = dequantize(weight) - moments.weight.astype(jnp.float32)
     return float(curvature_loss(moments, error))
 

@@ -22,10 +22,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from llmpq_jax.checkpoint.check import check_tensor
-from llmpq_jax.checkpoint.names import CheckpointNames, Sources
+from llmpq_jax.checkpoint.names import Sources
 from llmpq_jax.checkpoint.reader import CheckpointReader
-from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.checkpoint.stored import StoredWeights
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.fingerprint import model_fingerprint
 from llmpq_jax.spec.precision import group_size_for
@@ -54,12 +53,12 @@ def weight_variance(
         UnsupportedModelError: The model is not implemented.
     """
     architecture = read_architecture(folder)
-    reader = CheckpointReader(folder)
-    names = CheckpointNames(architecture, reader)
+    stored = StoredWeights(CheckpointReader(folder), architecture)
+    names = stored.names
 
     def omegas(sources: Sources) -> dict[FewBits, float]:
         sums: dict[FewBits, float] = dict.fromkeys(_FEW_BITS, 0.0)
-        for weight_CF in _matrices(reader, architecture, sources):
+        for weight_CF in _matrices(stored, sources):
             for bits in _FEW_BITS:
                 sums[bits] += noise_to_signal(
                     weight_CF, bits=bits, group_size=group_size
@@ -112,14 +111,22 @@ def noise_to_signal(
 
 
 def _matrices(
-    reader: CheckpointReader, architecture: Architecture, sources: Sources
+    stored: StoredWeights, sources: Sources
 ) -> Iterator[Float[np.ndarray, "C F"]]:
-    """Reads matrices one by one, those of one fused tensor together."""
-    matrices = [source for source in sources if source[0].is_matrix]
+    """Reads matrices one by one, those of one fused tensor together.
+
+    Those that the checkpoint holds quantised are served as they are, at its bits or
+    dequantised: they lose nothing more, and are left out.
+    """
+    matrices = [
+        source
+        for source in sources
+        if source[0].is_matrix and not stored.is_quantized(source[1])
+    ]
     matrices.sort(key=lambda source: source[1].name)
     for name, parts in groupby(matrices, key=lambda source: source[1].name):
         files = [file for _, file in parts]
-        check_tensor(reader, architecture, files[0])
-        stored = reader.read(name)
+        stored.check(files[0])
+        array = stored.reader.read(name)
         for file in files:
-            yield file.to_ours(stored)
+            yield file.to_ours(array)

@@ -110,13 +110,14 @@ def group_kernel(
 
 def to_groups(weight: QArray, *, kernel: GroupKernel) -> GroupArray:
     """Brings a weight into groups, where it lies, for the product `group_kernel` names."""
+    zero_point, permutation = weight.zero_point, weight.permutation
     return GroupArray(
         values=_in_groups(weight),
-        scale=weight.scale,
+        scale=jnp.asarray(weight.scale),
         bits=weight.bits,
         kernel=kernel,
-        zero_point=weight.zero_point,
-        permutation=weight.permutation,
+        zero_point=None if zero_point is None else jnp.asarray(zero_point),
+        permutation=None if permutation is None else jnp.asarray(permutation),
     )
 
 

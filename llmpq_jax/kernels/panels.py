@@ -74,6 +74,8 @@ def fits_panels(weight: jax.Array | QArray, *, num_cuts: int = 1) -> bool:
             return False
         if weight.bits == 4 and weight.group_size % ROWS_PER_WORD:
             return False
+        if weight.bits == 8 and weight.num_groups != 1:  # not ours: files have them
+            return False
         num_features = weight.num_features
     elif weight.dtype == jnp.bfloat16 and weight.ndim == 2:
         num_features = weight.shape[1]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import jax
+import numpy as np
 from flax import struct
+
+# A checkpoint's integers are NumPy's until they are placed.
+Leaf: TypeAlias = jax.Array | np.ndarray
 
 
 @struct.dataclass
@@ -17,7 +21,7 @@ class QArray:
     Invariants:
         * `values` is int8 [C, F] at 8 bits, uint8 [C, F/2] at 4: two's-complement
           nibbles, feature 2j in the low half of byte j, feature 2j+1 in the high half.
-        * `scale` is float32 [G, F], positive and finite; G divides C. 8 bits of ours
+        * `scale` is float32 [G, F], finite, ours positive; G divides C. 8 bits of ours
           have G = 1.
         * `zero_point`, where present, is int8 [G, F]. Ours are symmetric and have none.
         * `permutation`, where present, is int32 [C] and puts the inputs in the order
@@ -33,11 +37,11 @@ class QArray:
         permutation: Which input meets which row.
     """
 
-    values: jax.Array
-    scale: jax.Array
+    values: Leaf
+    scale: Leaf
     bits: Literal[4, 8] = struct.field(pytree_node=False)
-    zero_point: jax.Array | None = None
-    permutation: jax.Array | None = None
+    zero_point: Leaf | None = None
+    permutation: Leaf | None = None
 
     @property
     def num_contracted(self) -> int:

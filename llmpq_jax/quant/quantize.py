@@ -63,7 +63,7 @@ def dequantize(weight: QArray) -> Float[Array, "C F"]:
 def unpacked_values(weight: QArray) -> Array:
     """Returns the integers [C, F]: int8, or int4 seen through the packed bytes."""
     if weight.bits == 8:
-        return weight.values
+        return jnp.asarray(weight.values)
     # A bitcast splits each byte into a last axis of two nibbles, low half first.
     nibbles = jax.lax.bitcast_convert_type(weight.values, jnp.int4)
     return nibbles.reshape(weight.num_contracted, weight.num_features)

@@ -12,7 +12,7 @@ from types import TracebackType
 import numpy as np
 from jaxtyping import Float
 
-from llmpq_jax.checkpoint.check import check_checkpoint
+from llmpq_jax.checkpoint.check import check_bits, check_checkpoint
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.rounded import RoundedWeights
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
@@ -82,7 +82,8 @@ class Pipeline:
         Raises:
             StrategyError: The strategy is for another model, for devices that are not
                 here, or does not fit the memory it says it may use.
-            CheckpointError: The weights are missing or damaged.
+            CheckpointError: The weights are missing or damaged, or quantised to other
+                bits than the strategy's.
         """
         if not isinstance(strategy, Strategy):
             strategy = read_strategy(Path(strategy))
@@ -95,6 +96,12 @@ class Pipeline:
         devices = find_devices(strategy)
         reader = CheckpointReader(folder)
         check_checkpoint(reader, architecture)
+        check_bits(
+            reader,
+            architecture,
+            layers=strategy.bits,
+            head=strategy.precision.head_bits,
+        )
         rounded = _rounded_weights(strategy)
         workers = [
             build_worker(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.families import read_architecture
+from llmpq_jax.spec.families import read_architecture, read_quantization
 from llmpq_jax.units import KIB
 
 _SAMPLE_BYTES = 64 * KIB
@@ -33,6 +33,10 @@ def model_fingerprint(folder: Path) -> str:
         CheckpointError: Weight files are missing or unreadable.
     """
     digest = hashlib.sha256(_canonical(asdict(read_architecture(folder))))
+    quantization = read_quantization(folder)
+    if quantization is not None:
+        # The same integers mean other weights under another description.
+        digest.update(_canonical(dict(quantization.values)))
     for path in _weight_files(folder):
         try:
             with path.open("rb") as file:

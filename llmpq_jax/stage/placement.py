@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from llmpq_jax.errors import StrategyError
 from llmpq_jax.kernels import PanelArray, Weight, serve_matrix, serving_layout
 from llmpq_jax.model import LayerCache, make_cache
 from llmpq_jax.quant import QArray, quantize
@@ -69,7 +70,10 @@ class Placement:
         """Brings a weight here; a matrix quantised on its way, and laid out to be read.
 
         The whole tensor is quantised before it is cut, so that the integers do not
-        depend on how many devices hold it.
+        depend on how many devices hold it. What is quantised already is kept.
+
+        Raises:
+            StrategyError: A matrix whose rows are permuted would have to be cut.
         """
         shard = shard_for(tensor, self.width)
         if not tensor.is_matrix:
@@ -98,8 +102,12 @@ class Placement:
         weight: jax.Array | QArray = jax.device_put(array, self.devices[0])
         if bits != 16 and not isinstance(weight, QArray):
             weight = quantize(weight, bits=bits, group_size=self.group_size)
-        if isinstance(weight, QArray) and shard == "rows":
-            weight = with_groups_cut(weight, self.width)
+        if isinstance(weight, QArray):
+            if weight.permutation is not None:
+                msg = f"the checkpoint quantised its weights in the order of their inputs' activations (act-order), and a stage of {self.width} devices would cut them across it: expected one device for each stage; change the strategy, or choose a checkpoint without act-order"
+                raise StrategyError(msg)
+            if shard == "rows":
+                weight = with_groups_cut(weight, self.width)
         return serving_layout(
             weight,
             device=self.devices[0],

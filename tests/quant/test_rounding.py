@@ -46,7 +46,8 @@ def _error(weight, moment, method) -> float:
 
 @given(problems(), st.sampled_from(_METHODS), st.sampled_from([3, 7, 127]))
 def test_integers_keep_their_limits_and_scales_are_positive(problem, method, largest):
-    values, scale = _round(*problem, method, largest)
+    weight, moment = problem
+    values, scale = _round(weight, moment, method, largest)
     assert values.dtype == jnp.int8
     assert np.abs(np.asarray(values)).max() <= largest
     assert (np.asarray(scale) > 0).all()
@@ -86,12 +87,15 @@ def test_clipping_takes_the_share_with_the_least_weighted_error(problem):
 
 @given(problems())
 def test_learned_scales_are_never_worse_than_those_they_begin_with(problem):
-    assert _error(*problem, "learned") <= _error(*problem, "clip") * (1 + 1e-4)
+    weight, moment = problem
+    learned, begun = (_error(weight, moment, each) for each in ("learned", "clip"))
+    assert learned <= begun * (1 + 1e-4)
 
 
 @given(problems())
 def test_compensation_makes_the_outputs_error_smaller(problem):
-    assert _error(*problem, "gptq") < _error(*problem, "clip")
+    weight, moment = problem
+    assert _error(weight, moment, "gptq") < _error(weight, moment, "clip")
 
 
 @given(problems())

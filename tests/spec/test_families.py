@@ -264,10 +264,6 @@ def test_a_path_to_the_file_does_as_well_as_its_folder() -> None:
             r"rope_parameters\.partial_rotary_factor is 0\.5: implemented is 1\.0",
         ),
         (
-            {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}},
-            r"quantization_config is \{'quant_method': 'gptq'\}: implemented for llama",
-        ),
-        (
             {"model_type": "bloom", "apply_residual_connection_post_layernorm": True},
             r"post_layernorm is True: implemented is False or null",
         ),
@@ -322,7 +318,7 @@ def test_an_unknown_key_that_says_nothing_is_harmless(value: object) -> None:
     [
         ("{", r"config\.json: is not JSON: "),
         ("[" * 100_000, r"config\.json: is not JSON: "),
-        ("[]", r"found a list, expected a JSON object with model_type"),
+        ("[]", r"found a list, expected a JSON object"),
         ("{}", r"model_type: found None, expected one of llama, "),
         (
             '{"model_type": "llama", "rms_norm_eps": NaN}',

@@ -6,6 +6,7 @@ have one value, because others are not implemented. Whatever is in no table is r
 unless it is null, false or empty, so that no key is ever ignored by accident.
 """
 
+from llmpq_jax.spec.families._quantization import read_quantization
 from llmpq_jax.spec.families._read import FAMILIES, read_architecture
 
-__all__ = ["FAMILIES", "read_architecture"]
+__all__ = ["FAMILIES", "read_architecture", "read_quantization"]

@@ -34,6 +34,8 @@ class Family:
 # keep in generation_config.json.
 COMMON_HARMLESS = frozenset(
     [
+        # Of the weights, not of the mathematics; `checkpoint.formats` reads it.
+        "quantization_config",
         "model_type",
         "architectures",
         "_name_or_path",

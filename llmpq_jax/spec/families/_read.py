@@ -28,7 +28,7 @@ def read_architecture(path: Path) -> Architecture:
         UnsupportedModelError: The model does something that is not implemented here.
     """
     path = path / "config.json" if path.is_dir() else path
-    values = _read_json(path)
+    values = read_json(path)
     model_type = values.get("model_type")
     if not isinstance(model_type, str):
         msg = f"config {path}: model_type: found {model_type!r}, expected one of {', '.join(FAMILIES)}"
@@ -54,7 +54,12 @@ def read_architecture(path: Path) -> Architecture:
         raise SpecError(msg) from reason
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def read_json(path: Path) -> dict[str, object]:
+    """Reads a file that holds one JSON object.
+
+    Raises:
+        SpecError: It is missing, or is no such file.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as reason:
@@ -74,7 +79,7 @@ def _read_json(path: Path) -> dict[str, object]:
         msg = f"config {path}: is not JSON: {reason}"
         raise SpecError(msg) from reason
     if not isinstance(values, dict):
-        msg = f"config {path}: found a {type(values).__name__}, expected a JSON object with model_type"
+        msg = f"config {path}: found a {type(values).__name__}, expected a JSON object"
         raise SpecError(msg)
     return values
 

@@ -1,0 +1,19 @@
+"""Checkpoints of quantised weights: what their files say, and what that means.
+
+Each format has a file that reads its description, names the tensors of one matrix, and
+turns them into our layout without changing an integer or a scale. A field that is not
+understood is refused by name. docs/checkpoints.md has the formulas.
+"""
+
+from llmpq_jax.checkpoint.formats._format import FewBits, Format, Linear, Part
+from llmpq_jax.checkpoint.formats._matrix import QuantizedMatrix
+from llmpq_jax.checkpoint.formats._read import read_format
+
+__all__ = [
+    "FewBits",
+    "Format",
+    "Linear",
+    "Part",
+    "QuantizedMatrix",
+    "read_format",
+]

@@ -1,0 +1,39 @@
+"""Integers packed into 32-bit words, the lowest bits first."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Int8, Int32, UInt8
+
+from llmpq_jax.checkpoint.formats._matrix import FewBits
+
+
+def unpack_rows(
+    words: Int32[np.ndarray, "W F"], bits: FewBits
+) -> UInt8[np.ndarray, "C F"]:
+    """Takes words apart whose integers run down the rows."""
+    per_word = 32 // bits
+    unsigned = words.view(np.uint32)
+    num_words, num_columns = words.shape
+    values = np.empty((num_words, per_word, num_columns), np.uint8)
+    for place in range(per_word):
+        values[:, place] = (unsigned >> (bits * place)) & (2**bits - 1)
+    return values.reshape(num_words * per_word, num_columns)
+
+
+def unpack_columns(
+    words: Int32[np.ndarray, "R W"], bits: FewBits
+) -> UInt8[np.ndarray, "R F"]:
+    """Takes words apart whose integers run along the columns."""
+    per_word = 32 // bits
+    unsigned = words.view(np.uint32)
+    num_rows, num_words = words.shape
+    values = np.empty((num_rows, num_words, per_word), np.uint8)
+    for place in range(per_word):
+        values[:, :, place] = (unsigned >> (bits * place)) & (2**bits - 1)
+    return values.reshape(num_rows, num_words * per_word)
+
+
+def centred(values: UInt8[np.ndarray, "C F"], bits: FewBits) -> Int8[np.ndarray, "C F"]:
+    """Subtracts half the range: 0 to 2^bits − 1 becomes −2^(bits−1) to 2^(bits−1) − 1."""
+    return (values - np.uint8(2 ** (bits - 1))).view(np.int8)

@@ -1,0 +1,121 @@
+"""AWQ, as AutoAWQ writes it in its layout "gemm".
+
+Of a matrix with C inputs and F features, 4 bits:
+
+    qweight int32 [C, F/8]   integers q of 8 consecutive features to a word
+    qzeros  int32 [G, F/8]   zero points z likewise
+    scales  [G, F]
+
+    weight[i, f] = scales[g, f] · (q[i, f] − z[g, f])     with g = i // group_size
+
+Bits 4n to 4n + 3 of word w hold feature 8w + (0, 2, 4, 6, 1, 3, 5, 7)[n], an order in
+which a GPU takes them apart in pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from llmpq_jax.checkpoint.formats._format import (
+    FLOATS,
+    Format,
+    Linear,
+    Part,
+    our_layout,
+)
+from llmpq_jax.checkpoint.formats._matrix import FewBits, QuantizedMatrix
+from llmpq_jax.checkpoint.formats._words import centred, unpack_columns
+from llmpq_jax.checkpoint.formats.gptq import group_size_in
+from llmpq_jax.spec.families._config import Config
+
+_FEATURE_AT = (0, 2, 4, 6, 1, 3, 5, 7)
+_PER_WORD = 8
+_DEFAULTS = {"version": "gemm", "zero_point": True}
+_ALIASES = {"w_bit": "bits", "q_group_size": "group_size"}
+# How it was made, and what another engine does with it; which modules are quantised the
+# tensors say.
+_HARMLESS = frozenset(
+    [
+        "quant_method",
+        "backend",
+        "do_fuse",
+        "exllama_config",
+        "fuse_max_seq_len",
+        "lm_head",
+        "modules_to_fuse",
+        "modules_to_not_convert",
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Awq(Format):
+    """One checkpoint's description.
+
+    Attributes:
+        group_size: Inputs that share a scale; −1 for all of them.
+    """
+
+    group_size: int
+    name = "awq"
+    marker = "qweight"
+
+    def bits(self, linear: Linear) -> FewBits:
+        """As in `Format`: 4."""
+        del linear
+        return 4
+
+    def parts(self, linear: Linear, found: Container[str]) -> tuple[Part, ...]:
+        """As in `Format`."""
+        del found
+        c, f = linear.num_contracted, linear.num_features
+        if f % _PER_WORD:
+            linear.refuse(
+                f"has {f} features: expected a multiple of {_PER_WORD}, so many to a word; "
+                "check that config.json is of these weights"
+            )
+        g = linear.groups_of(self.group_size)
+        return (
+            Part(suffix="qweight", shape=(c, f // _PER_WORD), dtypes=("int32",)),
+            Part(suffix="qzeros", shape=(g, f // _PER_WORD), dtypes=("int32",)),
+            Part(suffix="scales", shape=(g, f), dtypes=FLOATS),
+        )
+
+    def matrix(
+        self, linear: Linear, tensors: Mapping[str, np.ndarray]
+    ) -> QuantizedMatrix:
+        """As in `Format`."""
+        return our_layout(
+            linear,
+            _in_order(tensors["qweight"]),
+            tensors["scales"],
+            bits=4,
+            zero_point_GF=_in_order(tensors["qzeros"]),
+            group_of_C=None,
+        )
+
+
+def read_awq(config: Config) -> Awq:
+    """Reads the description, refusing by name what is not implemented."""
+    values = {_ALIASES.get(key, key): value for key, value in config.values.items()}
+    config = replace(config, values=values, defaults=_DEFAULTS)
+    known = _HARMLESS | {"bits", "group_size", *_DEFAULTS}
+    config.refuse_strangers(known, {}, what="awq")
+    if config.integer("bits") != 4:
+        config.not_implemented("bits", config.get("bits"), "4")
+    config.choice("version", {"gemm": None, "GEMM": None})
+    if not config.flag("zero_point"):
+        config.not_implemented("zero_point", False, "true")
+    return Awq(group_size=group_size_in(config))
+
+
+def _in_order(words: np.ndarray) -> np.ndarray:
+    """Takes words apart and puts their eight features into order."""
+    mixed = unpack_columns(words, 4)
+    rows = mixed.reshape(len(mixed), -1, _PER_WORD)
+    values = np.empty_like(rows)
+    values[:, :, _FEATURE_AT] = rows
+    return centred(values.reshape(mixed.shape), 4)

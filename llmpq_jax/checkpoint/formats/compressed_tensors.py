@@ -1,0 +1,288 @@
+"""compressed-tensors, as llm-compressor writes it: integers of 4 or 8 bits.
+
+Of a matrix with C inputs and F features, p = 32 / bits and h = 2^(bits−1):
+
+    format pack-quantized
+        weight_packed      int32 [F, ⌈C/p⌉]  q + h of p consecutive inputs to a word
+        weight_shape       int   [2]         F and C
+        weight_zero_point  int32 [⌈F/p⌉, G]  z + h of p consecutive features to a word
+    format int-quantized
+        weight             int8 [F, C]       q
+        weight_zero_point  int8 [F, G]       z
+    both
+        weight_scale       [F, G]; [F, 1] of strategy "channel", [1] of "tensor"
+        weight_g_idx       int32 [C]         the group of each input, of actorder "group"
+
+    weight[f, i] = weight_scale[f, g] · (q[f, i] − z[f, g])   with g = i // group_size
+
+Zero points are there where `symmetric` is false. Which bits and groups a module has is
+said by the group of config.json whose targets name it: first those that name the module,
+then patterns ("re:…", from the name's start), then the class Linear.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from llmpq_jax.checkpoint.formats._format import (
+    FLOATS,
+    Format,
+    Linear,
+    Part,
+    our_layout,
+)
+from llmpq_jax.checkpoint.formats._matrix import FewBits, QuantizedMatrix
+from llmpq_jax.checkpoint.formats._words import centred, unpack_columns, unpack_rows
+from llmpq_jax.checkpoint.formats.gptq import bits_in
+from llmpq_jax.spec.families._config import Config
+
+Storage = Literal["pack-quantized", "int-quantized"]
+NAME = "compressed-tensors"
+PACKED: Storage = "pack-quantized"
+_STORAGES: Mapping[str, Storage] = {
+    "pack-quantized": "pack-quantized",
+    "int-quantized": "int-quantized",
+}
+# "static" and "dynamic" are the newer names. By weight alone, groups stay in order.
+_HAS_ORDER = {"weight": False, "static": False, "group": True, "dynamic": True}
+_STRATEGIES = {"group": "group", "channel": "channel", "tensor": "tensor"}
+_HARMLESS = frozenset(
+    [
+        "quant_method",
+        "config_groups",
+        "format",
+        "global_compression_ratio",
+        "ignore",  # which modules are quantised the tensors say
+        "provider",
+        "quantization_status",
+        "sparsity_config",
+        "version",
+    ]
+)
+_HARMLESS_OF_WEIGHTS = frozenset(
+    ["observer", "observer_kwargs", "scale_dtype", "zp_dtype", "group_size"]
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scheme:
+    """How the modules of one group are quantised.
+
+    Attributes:
+        targets: Names, patterns behind "re:", or the class Linear.
+        bits: Of an integer.
+        group_size: Inputs that share a scale; −1 for all of them.
+        has_one_scale: For the whole matrix.
+        is_symmetric: Without zero points.
+        has_order: Inputs belong to groups by weight_g_idx.
+        storage: How the integers are stored.
+    """
+
+    targets: tuple[str, ...]
+    bits: FewBits
+    group_size: int
+    has_one_scale: bool = False
+    is_symmetric: bool = True
+    has_order: bool = False
+    storage: Storage = PACKED
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressedTensors(Format):
+    """One checkpoint's description.
+
+    Attributes:
+        schemes: Of its groups, in their order.
+    """
+
+    schemes: tuple[Scheme, ...]
+    name = NAME
+    marker = "weight_scale"
+
+    def bits(self, linear: Linear) -> FewBits:
+        """As in `Format`."""
+        return self._scheme_of(linear).bits
+
+    def parts(self, linear: Linear, found: Container[str]) -> tuple[Part, ...]:
+        """As in `Format`."""
+        del found
+        scheme = self._scheme_of(linear)
+        c, f = linear.num_contracted, linear.num_features
+        g = linear.groups_of(scheme.group_size)
+        per_word = 32 // scheme.bits
+        scale_shape = (1,) if scheme.has_one_scale else (f, g)
+        zeros = Part(suffix="weight_zero_point", shape=scale_shape, dtypes=("int8",))
+        if scheme.storage == PACKED:
+            words = (f, -(-c // per_word))
+            parts = [
+                Part(suffix="weight_packed", shape=words, dtypes=("int32",)),
+                Part(suffix="weight_shape", shape=(2,), dtypes=("int64", "int32")),
+            ]
+            if not scheme.has_one_scale:
+                zeros = replace(zeros, shape=(-(-f // per_word), g), dtypes=("int32",))
+        else:
+            parts = [Part(suffix="weight", shape=(f, c), dtypes=("int8",))]
+        parts.append(Part(suffix="weight_scale", shape=scale_shape, dtypes=FLOATS))
+        if not scheme.is_symmetric:
+            parts.append(zeros)
+        if scheme.has_order:
+            parts.append(Part(suffix="weight_g_idx", shape=(c,), dtypes=("int32",)))
+        return tuple(parts)
+
+    def matrix(
+        self, linear: Linear, tensors: Mapping[str, np.ndarray]
+    ) -> QuantizedMatrix:
+        """As in `Format`."""
+        scheme = self._scheme_of(linear)
+        c, f = linear.num_contracted, linear.num_features
+        if scheme.storage == PACKED:
+            said = tensors["weight_shape"].tolist()
+            if said != [f, c]:
+                linear.refuse(
+                    f"has weight_shape {said}: expected {[f, c]}; check that config.json "
+                    "is of these weights"
+                )
+            packed = unpack_columns(tensors["weight_packed"], scheme.bits)
+            values_FC = centred(packed[:, :c], scheme.bits)
+        else:
+            values_FC = tensors["weight"]
+            largest = 2 ** (scheme.bits - 1)
+            if values_FC.min() < -largest or values_FC.max() >= largest:
+                linear.refuse(
+                    f"has integers beyond {scheme.bits} bits: expected −{largest} to "
+                    f"{largest - 1}; fetch the file again"
+                )
+        scale_FG = tensors["weight_scale"]
+        zeros_FG = self._zeros(scheme, tensors, f)
+        if scheme.has_one_scale:
+            scale_FG, zeros_FG = (
+                np.broadcast_to(each.reshape(1, 1), (f, 1))
+                for each in (scale_FG, zeros_FG)
+            )
+        return our_layout(
+            linear,
+            values_FC.T,
+            scale_FG.T,
+            bits=scheme.bits,
+            zero_point_GF=zeros_FG.T,
+            group_of_C=tensors.get("weight_g_idx"),
+        )
+
+    def _zeros(
+        self, scheme: Scheme, tensors: Mapping[str, np.ndarray], num_features: int
+    ) -> np.ndarray:
+        if scheme.is_symmetric:
+            return np.zeros(tensors["weight_scale"].shape, np.int8)
+        stored = tensors["weight_zero_point"]
+        if stored.dtype == np.int8:
+            return stored
+        return centred(unpack_rows(stored, scheme.bits)[:num_features], scheme.bits)
+
+    def _scheme_of(self, linear: Linear) -> Scheme:
+        matches = (
+            scheme
+            for is_match in (_is_name, _is_pattern, _is_class)
+            for scheme in self.schemes
+            if any(is_match(target, linear.module) for target in scheme.targets)
+        )
+        scheme = next(matches, None)
+        if scheme is None:
+            linear.refuse(
+                "is quantised, but no group under config_groups has it among its "
+                "targets: expected config.json and weights to agree; fetch both again"
+            )
+        return scheme
+
+
+def _is_name(target: str, module: str) -> bool:
+    return target == module
+
+
+def _is_pattern(target: str, module: str) -> bool:
+    text = target.removeprefix("re:")
+    return text != target and re.match(text, module) is not None
+
+
+def _is_class(target: str, module: str) -> bool:
+    del module
+    return target == "Linear"
+
+
+def read_compressed_tensors(config: Config) -> CompressedTensors:
+    """Reads the description, refusing by name what is not implemented."""
+    config = replace(config, defaults={"format": None, "sparsity_config": None})
+    config.refuse_strangers(_HARMLESS, {}, what=NAME)
+    status = config.values.get("quantization_status")
+    if status not in (None, "compressed"):
+        config.not_implemented("quantization_status", status, "'compressed'")
+    sparsity = config.get("sparsity_config")
+    if isinstance(sparsity, dict) and sparsity.get("format", "dense") != "dense":
+        config.not_implemented(
+            "sparsity_config.format", sparsity["format"], "'dense' or null"
+        )
+    groups = config.get("config_groups")
+    if not isinstance(groups, dict) or not groups:
+        config.refuse("config_groups", groups, "an object of groups")
+    return CompressedTensors(
+        schemes=tuple(
+            _read_group(_inner(config, f"config_groups.{name}", group), config)
+            for name, group in groups.items()
+        )
+    )
+
+
+def _read_group(group: Config, config: Config) -> Scheme:
+    # Activations in few bits are what the products would have to be computed with.
+    group.refuse_strangers(frozenset(["targets", "weights", "format"]), {}, what=NAME)
+    storage = group if group.values.get("format") is not None else config
+    targets = group.get("targets")
+    if not isinstance(targets, list) or not all(isinstance(t, str) for t in targets):
+        group.refuse("targets", targets, "a list of names")
+    for target in targets:
+        try:
+            re.compile(target.removeprefix("re:"))
+        except re.error:
+            group.refuse("targets", target, "a pattern behind re:")
+    weights = replace(
+        _inner(group, "weights", group.get("weights")),
+        defaults={"type": "int", "symmetric": True, "strategy": None, "actorder": None},
+    )
+    weights.refuse_strangers(
+        _HARMLESS_OF_WEIGHTS | frozenset(weights.defaults) | {"num_bits"},
+        {"dynamic": False},
+        what=NAME,
+    )
+    weights.choice("type", {"int": None})
+    strategy = _strategy(weights)
+    actorder = weights.get("actorder")
+    return Scheme(
+        targets=tuple(targets),
+        bits=bits_in(weights, "num_bits"),
+        group_size=weights.integer("group_size") if strategy == "group" else -1,
+        has_one_scale=strategy == "tensor",
+        is_symmetric=weights.flag("symmetric"),
+        has_order=actorder not in (None, False)
+        and weights.choice("actorder", _HAS_ORDER),
+        storage=storage.choice("format", _STORAGES),
+    )
+
+
+def _strategy(weights: Config) -> str:
+    """Reads the strategy, which follows from group_size where it is not said."""
+    if weights.get("strategy") is not None:
+        return weights.choice("strategy", _STRATEGIES)
+    size = weights.values.get("group_size")
+    if size is None:
+        return "tensor"
+    return "channel" if size == -1 else "group"
+
+
+def _inner(config: Config, key: str, value: object) -> Config:
+    if not isinstance(value, dict):
+        config.refuse(key, value, "an object")
+    return Config(path=config.path, values=value, inside=f"{config.inside}{key}.")

@@ -1,0 +1,222 @@
+"""GPTQ, as AutoGPTQ and GPTQModel write it.
+
+Of a matrix with C inputs and F features, `bits` 4 or 8 and p = 32 / bits:
+
+    qweight int32 [C/p, F]   integers q of p consecutive inputs to a word
+    qzeros  int32 [G, F/p]   zero points z of p consecutive features to a word
+    scales  [G, F]
+    g_idx   int32 [C]        the group of each input; without it, input i's is i // size
+
+    weight[i, f] = scales[g, f] · (q[i, f] − z[g, f])     with g = g_idx[i]
+
+Format "gptq" stores zero points less one: every word of qzeros was written minus the
+word of p ones, and is read plus it, whatever was borrowed between them. Format "gptq_v2"
+stores them as they are. Symmetric files have z = 2^(bits−1) everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from llmpq_jax.checkpoint.formats._format import (
+    FLOATS,
+    Format,
+    Linear,
+    Part,
+    our_layout,
+)
+from llmpq_jax.checkpoint.formats._matrix import FewBits, QuantizedMatrix
+from llmpq_jax.checkpoint.formats._words import centred, unpack_columns, unpack_rows
+from llmpq_jax.spec.families._config import Config
+
+BITS: Mapping[str, FewBits] = {"4": 4, "8": 8}
+_ZEROS_LESS = {"gptq": 1, "gptq_v2": 0}
+_DEFAULTS = {"checkpoint_format": "gptq", "dynamic": None}
+# How it was made, what another engine does with it, and what the tensors say anyway:
+# which modules are quantised, their zero points and the order of their groups.
+_HARMLESS = frozenset(
+    [
+        "quant_method",
+        "act_group_aware",
+        "autoround_version",
+        "backend",
+        "batch_size",
+        "block_name_to_quantize",
+        "cache_block_outputs",
+        "damp_auto_increment",
+        "damp_percent",
+        "dataset",
+        "desc_act",
+        "disable_exllama",
+        "exllama_config",
+        "hyb_act",
+        "lm_head",
+        "max_input_length",
+        "meta",
+        "model_file_base_name",
+        "model_name_or_path",
+        "model_seqlen",
+        "module_name_preceding_first_block",
+        "modules_in_block_to_quantize",
+        "modules_to_not_convert",
+        "mse",
+        "pad_token_id",
+        "quantizer",
+        "static_groups",
+        "sym",
+        "tokenizer",
+        "true_sequential",
+        "use_cuda_fp16",
+        "use_exllama",
+    ]
+)
+_NEUTRAL = {"is_marlin_format": False, "pack_dtype": "int32"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Scheme:
+    bits: FewBits
+    group_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gptq(Format):
+    """One checkpoint's description.
+
+    Attributes:
+        scheme: Of modules that no rule names.
+        rules: Patterns of module names, from their start, with another scheme; the
+            first that matches counts. One without a scheme names unquantised modules.
+        zeros_less: What was taken from the zero points.
+    """
+
+    scheme: _Scheme
+    rules: tuple[tuple[re.Pattern[str], _Scheme | None], ...] = ()
+    zeros_less: int
+    name = "gptq"
+    marker = "qweight"
+
+    def bits(self, linear: Linear) -> FewBits:
+        """As in `Format`."""
+        return self._scheme_of(linear).bits
+
+    def parts(self, linear: Linear, found: Container[str]) -> tuple[Part, ...]:
+        """As in `Format`; g_idx may be missing."""
+        scheme = self._scheme_of(linear)
+        per_word = 32 // scheme.bits
+        c, f = linear.num_contracted, linear.num_features
+        if c % per_word or f % per_word:
+            linear.refuse(
+                f"has shape {[c, f]}: expected multiples of {per_word}, so many to a word; "
+                "check that config.json is of these weights"
+            )
+        g = linear.groups_of(scheme.group_size)
+        parts = (
+            Part(suffix="qweight", shape=(c // per_word, f), dtypes=("int32",)),
+            Part(suffix="qzeros", shape=(g, f // per_word), dtypes=("int32",)),
+            Part(suffix="scales", shape=(g, f), dtypes=FLOATS),
+        )
+        if f"{linear.module}.g_idx" in found:
+            parts += (Part(suffix="g_idx", shape=(c,), dtypes=("int32",)),)
+        return parts
+
+    def matrix(
+        self, linear: Linear, tensors: Mapping[str, np.ndarray]
+    ) -> QuantizedMatrix:
+        """As in `Format`."""
+        bits = self.bits(linear)
+        ones = sum(1 << place for place in range(0, 32, bits))
+        zeros = tensors["qzeros"].view(np.uint32) + np.uint32(self.zeros_less * ones)
+        return our_layout(
+            linear,
+            centred(unpack_rows(tensors["qweight"], bits), bits),
+            tensors["scales"],
+            bits=bits,
+            zero_point_GF=centred(unpack_columns(zeros.view(np.int32), bits), bits),
+            group_of_C=tensors.get("g_idx"),
+        )
+
+    def _scheme_of(self, linear: Linear) -> _Scheme:
+        for pattern, scheme in self.rules:
+            if pattern.match(linear.module):
+                if scheme is None:
+                    linear.refuse(
+                        "is quantised, but a rule under `dynamic` leaves it out: "
+                        "expected config.json and weights to agree; fetch both again"
+                    )
+                return scheme
+        return self.scheme
+
+
+def read_gptq(config: Config) -> Gptq:
+    """Reads the description, refusing by name what is not implemented."""
+    config = replace(config, defaults=_DEFAULTS, values=_renamed(config.values))
+    known = _HARMLESS | {"bits", "group_size", *_DEFAULTS}
+    config.refuse_strangers(known, _NEUTRAL, what="gptq")
+    scheme = _Scheme(bits=bits_in(config), group_size=group_size_in(config))
+    return Gptq(
+        scheme=scheme,
+        rules=_rules(config, scheme),
+        zeros_less=config.choice("checkpoint_format", _ZEROS_LESS),
+    )
+
+
+def bits_in(config: Config, key: str = "bits") -> FewBits:
+    """Reads 4 or 8."""
+    value = config.integer(key)
+    if value not in (4, 8):
+        config.not_implemented(key, value, "4 or 8")
+    return value
+
+
+def group_size_in(config: Config) -> int:
+    """Reads a whole number from 1 up, or −1 for a group of all rows."""
+    value = config.get("group_size")
+    return -1 if value == -1 else config.integer("group_size")
+
+
+def _renamed(values: Mapping[str, object]) -> dict[str, object]:
+    """Gives newer files' `format` the name it had."""
+    return {
+        "checkpoint_format" if key == "format" else key: value
+        for key, value in values.items()
+    }
+
+
+def _rules(
+    config: Config, scheme: _Scheme
+) -> tuple[tuple[re.Pattern[str], _Scheme | None], ...]:
+    found = config.get("dynamic")
+    if found is None or found is False:
+        return ()
+    if not isinstance(found, dict):
+        config.refuse("dynamic", found, "an object of patterns and what holds for them")
+    rules: list[tuple[re.Pattern[str], _Scheme | None]] = []
+    for text, changes in found.items():
+        key = f"dynamic.{text}"
+        if not isinstance(changes, dict):
+            config.refuse(key, changes, "an object")
+        try:
+            pattern = re.compile(text.removeprefix("-:").removeprefix("+:"))
+        except re.error:
+            config.refuse(key, text, "a pattern of module names")
+        if text.startswith("-:"):
+            rules.append((pattern, None))
+            continue
+        inner = Config(
+            path=config.path,
+            values=changes,
+            defaults={"bits": scheme.bits, "group_size": scheme.group_size},
+            inside=f"{config.inside}{key}.",
+        )
+        inner.refuse_strangers(
+            _HARMLESS | {"bits", "group_size"}, _NEUTRAL, what="gptq"
+        )
+        rules.append(
+            (pattern, _Scheme(bits=bits_in(inner), group_size=group_size_in(inner)))
+        )
+    return tuple(rules)
