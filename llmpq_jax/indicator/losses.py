@@ -65,7 +65,7 @@ def losses_of(
     first = work.state.get("layer", 0)
     if first == 0:
         work.save("0-0", model.embed(text.tokens))
-    on_stream(sum(map(len, _streams(every)[:first])))
+    on_stream(sum(map(len, _streams(every)[1 : first + 1])))
     for layer in range(first, model.num_layers):
         _pass_layer(model, work, every, layer, on_stream)
         work.save_state({"layer": layer + 1})

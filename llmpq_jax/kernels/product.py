@@ -23,7 +23,7 @@ from llmpq_jax.kernels.reduced_product import multiply_without_triton
 from llmpq_jax.kernels.watched import WatchedArray, multiply_watched
 from llmpq_jax.quant import QArray, dequantize, unpacked_values
 
-Weight: TypeAlias = jax.Array | QArray | PanelArray | GroupArray
+Weight: TypeAlias = jax.Array | QArray | PanelArray | GroupArray | WatchedArray
 
 
 def multiply(

@@ -28,6 +28,11 @@ class WatchedArray(NamedTuple):
     input_slot: jax.Array
     output_slot: jax.Array
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrix; nothing served has slots."""
+        return self.matrix.nbytes
+
 
 def watched(matrix_CF: Float[Array, "C F"]) -> WatchedArray:
     """Gives a matrix its slots."""
