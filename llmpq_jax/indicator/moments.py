@@ -9,7 +9,7 @@ the model tells the truth (Martens and Grosse, K-FAC, arXiv 1503.05671, section 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,7 +58,7 @@ def moments_of(
     folder: Path,
     seed: int = 0,
     on_layer: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[int, LayerMoments]]:
+) -> Generator[tuple[int, LayerMoments], None, None]:
     """Yields the head's moments (as layer L) and then each layer's, the last one first.
 
     Args:

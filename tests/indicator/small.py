@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from tests.tiny_models import write_tiny_model
 WINDOW = 16
 
 
-def small_model(folder: Path, **overrides: object) -> StreamedModel:
+def small_model(folder: Path, **overrides: Any) -> StreamedModel:
     """Opens a model of four layers."""
     return StreamedModel(write_tiny_model(folder / "model", **overrides), group_size=32)
 
