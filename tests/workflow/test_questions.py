@@ -89,7 +89,7 @@ def test_a_question_that_is_too_long_is_refused(tokenizer, tmp_path):
 )
 def test_a_line_that_is_no_question_is_refused(tmp_path, row):
     with pytest.raises(
-        RequestError, match="line 2: found .*: expected {.question.: tex"
+        RequestError, match=r"line 2: found .*: expected {.question.: tex"
     ):
         read_questions(_write(tmp_path, _question(), row))
 
