@@ -10,6 +10,8 @@ import pytest
 
 from llmpq_jax.checkpoint.rounded import (
     MANIFEST,
+    FewBits,
+    Part,
     RoundedFor,
     RoundedWeights,
     finish,
@@ -39,10 +41,11 @@ def folder(tmp_path: Path) -> Path:
 def test_what_was_written_is_read_bit_for_bit(folder):
     rounded = RoundedWeights(folder, fingerprint="sha256:1")
     assert rounded.made_for == MADE_FOR
-    for part, bits, name, seed in (
+    written: tuple[tuple[Part, FewBits, str, int], ...] = (
         (3, 4, "mlp.up.weight", 0),
         ("head", 8, "vocabulary.weight", 1),
-    ):
+    )
+    for part, bits, name, seed in written:
         found = rounded.read(part, bits)
         assert set(found) == {name}
         expected = _weight(seed, bits)

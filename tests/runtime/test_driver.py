@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.runtime.driver import BatchShape, Driver
+from llmpq_jax.runtime.batch_shape import BatchShape
+from llmpq_jax.runtime.driver import Driver
 from llmpq_jax.runtime.request import Request, Sampling
 from llmpq_jax.runtime.rows import Row
 from llmpq_jax.spec.workload import MicroBatch
