@@ -45,6 +45,12 @@ class RoundedFor:
     text: str
 
 
+def begin(folder: Path) -> None:
+    """Makes a folder that cannot be read before it is finished anew."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+
+
 def write_part(
     folder: Path, part: Part, bits: FewBits, weights: Mapping[str, QArray]
 ) -> None:
@@ -53,7 +59,6 @@ def write_part(
     for name, weight in weights.items():
         arrays[f"{name}.values"] = np.asarray(weight.values)
         arrays[f"{name}.scale"] = np.asarray(weight.scale)
-    folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / _file_name(part, bits), save(arrays))
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from llmpq_jax.cli.options import (
-    FILE,
     GROUP_SIZES,
     OUT_FILE,
     POSITIVE,
@@ -46,7 +45,7 @@ from llmpq_jax.cli.options import (
 )
 @click.option(
     "--rounded",
-    type=FILE,
+    type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Where weights not rounded to the nearest go; by default beside --out.",
 )

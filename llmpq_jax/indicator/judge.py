@@ -16,6 +16,7 @@ from llmpq_jax.checkpoint.rounded import (
     Part,
     RoundedFor,
     RoundedWeights,
+    begin,
     finish,
     write_part,
 )
@@ -89,6 +90,8 @@ def indicate(
         on_step(count, total)
 
     estimates: Omegas = {}
+    if errand.rounded is not None:
+        begin(errand.rounded)
     if looks_back:
         estimates = _look_back(model, text, errand, folder, step)
     if errand.rounding != "nearest":

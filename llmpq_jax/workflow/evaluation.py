@@ -7,6 +7,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
 from llmpq_jax.indicator.evaluation import Choices, Evaluation, Figures
 from llmpq_jax.indicator.intervals import resampled_interval
@@ -47,6 +48,10 @@ def evaluate(
         CheckpointError, RequestError, StrategyError: Something does not fit.
     """
     window = _checked_window(strategy, window)
+    text = None
+    if text_path is not None:
+        tokenizer = Tokenizer.load(Path(strategy.model.path))
+        text = read_text(text_path, tokenizer, window=window, most_tokens=most_tokens)
     tell_of_missing_kernels(name for stage in strategy.stages for name in stage.devices)
     num_layers = strategy.model.num_layers
     with progress_bar("loading", num_layers, unit="layers") as advance:
@@ -54,10 +59,7 @@ def evaluate(
     with pipeline:
         model = StreamedModel(Path(strategy.model.path))
         evaluation = choices = None
-        if text_path is not None:
-            text = read_text(
-                text_path, pipeline.tokenizer, window=window, most_tokens=most_tokens
-            )
+        if text is not None:
             evaluation = _judge_text(pipeline, model, text)
         if questions is not None:
             choices = _judge_choices(pipeline, model, *questions, longest=window)

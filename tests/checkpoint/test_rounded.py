@@ -14,6 +14,7 @@ from llmpq_jax.checkpoint.rounded import (
     Part,
     RoundedFor,
     RoundedWeights,
+    begin,
     finish,
     write_part,
 )
@@ -32,6 +33,7 @@ def _weight(seed: int, bits) -> QArray:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    begin(tmp_path)
     write_part(tmp_path, 3, 4, {"mlp.up.weight": _weight(0, 4)})
     write_part(tmp_path, "head", 8, {"vocabulary.weight": _weight(1, 8)})
     finish(tmp_path, MADE_FOR)
@@ -116,3 +118,11 @@ def test_a_strategy_names_the_weights_it_was_planned_with(tmp_path):
         CheckpointError, match=r"layer-000-int8\.safetensors is missing"
     ):
         Pipeline.load(replace(nameless, model=model))
+
+
+def test_a_folder_that_is_begun_anew_cannot_be_read_until_it_is_finished(folder):
+    begin(folder)
+    with pytest.raises(CheckpointError, match=r"rounded\.json is missing or damaged"):
+        RoundedWeights(folder, fingerprint="sha256:1")
+    finish(folder, MADE_FOR)
+    RoundedWeights(folder, fingerprint="sha256:1").read(3, 4)
