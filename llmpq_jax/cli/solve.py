@@ -138,6 +138,7 @@ def solve_command(
     from llmpq_jax import __version__
     from llmpq_jax.cost.quality import total_omega
     from llmpq_jax.report.console import progress_bar, tell
+    from llmpq_jax.report.search import search_progress
     from llmpq_jax.solver import PlanRequest, plan
     from llmpq_jax.spec.cluster_file import read_cluster
     from llmpq_jax.spec.families import read_architecture
@@ -196,7 +197,7 @@ def solve_command(
             request,
             time_limit_s=time_limit,
             relative_gap=gap,
-            progress=lambda state: advance(1, state.num_cases),
+            progress=search_progress(advance),
         )
     provenance = Provenance(
         program=f"llmpq-jax {__version__}",

@@ -27,6 +27,8 @@ class MeasuredKind:
         jax_version: Of the run.
         kernel_path: Which kernels served: "xla", "native-avx512", …
         date: ISO date of the run.
+        source: "measured", or "roofline" where its rows were foretold from the maker's
+            figures; a plan says which it was made of.
     """
 
     kind: str
@@ -35,6 +37,7 @@ class MeasuredKind:
     jax_version: str
     kernel_path: str
     date: str
+    source: Literal["measured", "roofline"] = "measured"
 
 
 @record
