@@ -50,6 +50,7 @@ def make_strategy(
             decode_s=evaluation.seconds.decode_s,
             latency_s=latency_s,
             throughput_tokens_per_s=tokens / latency_s,
+            source=problem.source,
         ),
         certificate=_certificate(problem, result, evaluation, seconds=seconds),
     )

@@ -22,22 +22,22 @@ class MeasuredKind:
 
     Attributes:
         kind: As the cluster file has it.
+        source: "measured", or "roofline" where its rows were foretold from the maker's
+            figures; a plan says which it was made of.
         device: What JAX calls the device it ran on.
         platform: JAX's backend.
         jax_version: Of the run.
         kernel_path: Which kernels served: "xla", "native-avx512", …
         date: ISO date of the run.
-        source: "measured", or "roofline" where its rows were foretold from the maker's
-            figures; a plan says which it was made of.
     """
 
     kind: str
+    source: Literal["measured", "roofline"] = "measured"
     device: str
     platform: str
     jax_version: str
     kernel_path: str
     date: str
-    source: Literal["measured", "roofline"] = "measured"
 
 
 @record
