@@ -28,6 +28,7 @@ from llmpq_jax.solver.count_tables import CountTables, count_tables
 from llmpq_jax.solver.incumbent import Incumbent, SearchGoal
 from llmpq_jax.solver.instance import Instance
 from llmpq_jax.solver.leaf import settle
+from llmpq_jax.solver.many_devices import has_too_many_states, search_part
 from llmpq_jax.solver.paths import Box, Path, PathFinder
 from llmpq_jax.solver.placement import Placement
 from llmpq_jax.solver.prices import (
@@ -49,6 +50,8 @@ from llmpq_jax.solver.type_tables import TypeTables, most_layers, type_tables
 
 # The share of what is missing to the cutoff by which a cut has to raise the bound.
 _STALLED = 0.05
+# Where only part of the devices is searched: what bounding all of them leaves of the time.
+_SHARE_OF_TIME = 0.8
 
 
 def search(
@@ -74,25 +77,22 @@ def search(
         progress: Called after every node.
         effort: How work is divided.
     """
-    incumbent = Incumbent(
-        goal=goal,
-        relative_gap=relative_gap,
-        deadline=time.monotonic() + time_limit_s,
-    )
-    searcher = _Search(instances, incumbent, progress, effort or Effort())
-    try:
-        for instance, placement in known:
-            incumbent.consider(instance, placement)
-        if goal == "omega":
-            searcher.least_omega()
-        else:
-            searcher.open_cases()
-            searcher.run()
-    except KeyboardInterrupt:
-        if incumbent.found is None:
-            raise
-        searcher.is_complete = False
-    return searcher.result()
+    deadline = time.monotonic() + time_limit_s
+
+    def search_all(
+        cases: Sequence[Instance],
+        known: Sequence[tuple[Instance, Placement]],
+        deadline: float,
+    ) -> SearchResult:
+        incumbent = Incumbent(goal=goal, relative_gap=relative_gap, deadline=deadline)
+        searcher = _Search(cases, incumbent, progress, effort or Effort())
+        return searcher.search(known)
+
+    if goal == "objective" and has_too_many_states(instances[0]):
+        # The rest of the time bounds what is left out.
+        shorter = deadline - (1 - _SHARE_OF_TIME) * time_limit_s
+        return search_part(instances, lambda few: search_all(few, (), shorter))
+    return search_all(instances, known, deadline)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -125,7 +125,7 @@ class _Search:
         self._unopened = np.array([bound_of(instance) for instance in instances])
         self._last_node_bound: float | None = None
         self._num_solved = 0
-        self.is_complete = True
+        self._is_complete = True
 
     @property
     def _bound(self) -> float:
@@ -135,7 +135,23 @@ class _Search:
             bound = min(bound, self._last_node_bound)
         return float(bound)
 
-    def result(self) -> SearchResult:
+    def search(self, known: Sequence[tuple[Instance, Placement]]) -> SearchResult:
+        """Goes through all cases, until they are settled, the time is over, or Ctrl-C."""
+        try:
+            for instance, placement in known:
+                self._incumbent.consider(instance, placement)
+            if self._incumbent.goal == "omega":
+                self._least_omega()
+            else:
+                self._open_cases()
+                self._run()
+        except KeyboardInterrupt:
+            if self._incumbent.found is None:
+                raise
+            self._is_complete = False
+        return self._result()
+
+    def _result(self) -> SearchResult:
         """What was found so far."""
         bound = self._bound
         return SearchResult(
@@ -145,11 +161,11 @@ class _Search:
             else bound,
             num_cases=len(self._instances),
             num_solved=self._num_solved,
-            is_complete=self.is_complete,
+            is_complete=self._is_complete,
             seconds=time.monotonic() - self._begin,
         )
 
-    def least_omega(self) -> None:
+    def _least_omega(self) -> None:
         """Minimises Σω: a sum over stages, so that one shortest path decides a case."""
         for case in np.argsort(self._unopened, kind="stable"):
             if (
@@ -165,7 +181,7 @@ class _Search:
                 self._incumbent.consider_path(tables, path.stages)
             self._tell()
 
-    def open_cases(self) -> None:
+    def _open_cases(self) -> None:
         """Relaxes every case, and finds a first plan in the most promising ones."""
         for case in np.argsort(self._unopened, kind="stable"):
             if self._incumbent.found is not None and self._incumbent.left_s <= 0:
@@ -184,14 +200,14 @@ class _Search:
             self._push(bound, _Node(case=int(case), box=box, multipliers=multipliers))
             self._unopened[case] = float("inf")
 
-    def run(self) -> None:
+    def _run(self) -> None:
         """Visits nodes until none is left that may improve the incumbent enough."""
         while self._open:
             bound, _, node = self._open[0]
             if bound >= self._incumbent.cutoff:
                 break
             if self._incumbent.left_s <= 0:
-                self.is_complete = False
+                self._is_complete = False
                 break
             heapq.heappop(self._open)
             self._last_node_bound = bound
