@@ -3,6 +3,7 @@
 Errors of ours are one line on stderr and exit 1; wrong use exits 2; Ctrl-C 130.
 """
 
+from llmpq_jax.cli.compare import compare_command
 from llmpq_jax.cli.generate import generate_command
 from llmpq_jax.cli.group import main
 from llmpq_jax.cli.profile import profile_command
@@ -12,6 +13,7 @@ from llmpq_jax.cli.solve import solve_command
 for _command in (
     profile_command,
     solve_command,
+    compare_command,
     generate_command,
     quickstart_command,
 ):

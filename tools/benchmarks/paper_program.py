@@ -117,8 +117,9 @@ def write_program(instance: Instance) -> Any:
         expr=i.num_decode * model.decode_slowest <= model.decode_round
     )
     model.empty = pyo.Constraint(expr=once_d <= model.decode_round)
+    z: Any = model.z
     omega = sum(
-        float(i.omega[layer, b]) * model.z[layer, j, b]
+        float(i.omega[layer, b]) * z[layer, j, b]
         for layer in layers
         for j in stages
         for b in columns
