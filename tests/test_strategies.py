@@ -11,24 +11,42 @@ from llmpq_jax.cost.memory import stage_memory
 from llmpq_jax.cost.workspace import fit_workspace
 from llmpq_jax.spec.cluster_file import read_cluster
 from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.fingerprint import model_fingerprint
+from llmpq_jax.spec.fingerprint import config_fingerprint, model_fingerprint
 from llmpq_jax.spec.measurements_file import check_measurements, read_measurements
 from llmpq_jax.spec.strategy_file import read_strategy
+from llmpq_jax.workflow.what_if import catalogue_digest, foretold_measurements
+from tools.paper_clusters import CLUSTERS, PaperCluster, make_cluster
 
 _ROOT = Path(__file__).parents[1] / "strategies"
 _FOLDERS = sorted(path.parent for path in _ROOT.glob("*/strategy.toml"))
 
 
-def test_there_are_strategies() -> None:
-    assert len(_FOLDERS) >= 2
+def _is_foretold(folder: Path) -> bool:
+    predicted = read_strategy(folder / "strategy.toml").predicted
+    assert predicted is not None
+    return predicted.source == "roofline"
+
+
+def test_there_are_strategies_measured_and_foretold() -> None:
+    assert sum(not _is_foretold(folder) for folder in _FOLDERS) >= 2
+    assert sum(map(_is_foretold, _FOLDERS)) == len(CLUSTERS) == 11
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS, ids=lambda cluster: cluster.folder.name)
+def test_a_cluster_of_the_paper_is_what_its_tool_writes(cluster: PaperCluster) -> None:
+    found = read_cluster(cluster.folder / "cluster.toml")
+    assert found == make_cluster(found.name, cluster.kinds)
 
 
 @pytest.mark.parametrize("folder", _FOLDERS, ids=lambda folder: folder.name)
 def test_a_strategy_says_where_it_comes_from(folder: Path) -> None:
     strategy = read_strategy(folder / "strategy.toml")
     assert strategy.provenance is not None
-    digest = hashlib.sha256((folder / "measurements.toml").read_bytes()).hexdigest()
-    assert strategy.provenance.measurements == f"sha256:{digest}"
+    if _is_foretold(folder):
+        assert strategy.provenance.measurements == catalogue_digest()
+    else:
+        digest = hashlib.sha256((folder / "measurements.toml").read_bytes()).hexdigest()
+        assert strategy.provenance.measurements == f"sha256:{digest}"
     assert strategy.provenance.cluster == read_cluster(folder / "cluster.toml").name
     assert strategy.certificate is not None
     assert strategy.certificate.gap <= 1e-4
@@ -38,11 +56,17 @@ def test_a_strategy_says_where_it_comes_from(folder: Path) -> None:
 def test_a_strategy_tiles_its_model_and_fits_its_cluster(folder: Path) -> None:
     strategy = read_strategy(folder / "strategy.toml")
     cluster = read_cluster(folder / "cluster.toml")
-    measurements = read_measurements(folder / "measurements.toml")
     model = Path(strategy.model.path)
     architecture = read_architecture(model)
-    check_measurements(measurements, architecture)
-    assert strategy.model.fingerprint == model_fingerprint(model)
+    if _is_foretold(folder):
+        measurements = foretold_measurements(
+            model, architecture, cluster, strategy.workload
+        )
+        assert strategy.model.fingerprint == config_fingerprint(architecture)
+    else:
+        measurements = read_measurements(folder / "measurements.toml")
+        check_measurements(measurements, architecture)
+        assert strategy.model.fingerprint == model_fingerprint(model)
     assert len(strategy.bits) == architecture.num_layers
     workspace = fit_workspace(measurements)
     for number, stage in enumerate(strategy.stages):

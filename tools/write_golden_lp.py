@@ -16,7 +16,15 @@ import pyomo.environ as pyo
 from pyomo.repn.plugins.lp_writer import LPWriter
 
 from llmpq_jax.cost.schedule import Host
+from llmpq_jax.solver.arcs import Arcs
+from llmpq_jax.solver.device_types import DeviceTypes
 from llmpq_jax.solver.formulation import CONSTRAINTS, GOALS, Add
+from llmpq_jax.solver.formulation.order_free import (
+    ARC_CONSTRAINTS,
+    add_arc_objective,
+    add_arc_variables,
+)
+from llmpq_jax.solver.formulation.order_free import Add as AddArcs
 from llmpq_jax.solver.formulation.quality import add_objective
 from llmpq_jax.solver.formulation.variables import (
     Goal,
@@ -25,6 +33,8 @@ from llmpq_jax.solver.formulation.variables import (
     add_variables,
 )
 from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.paths import Box
+from llmpq_jax.solver.stage_prices import PathStage
 from llmpq_jax.spec.workload import MicroBatch
 
 FOLDER = Path(__file__).parent.parent / "tests" / "solver" / "golden"
@@ -68,6 +78,54 @@ def example() -> Instance:
     )
 
 
+def arc_example() -> Arcs:
+    """Four stages over two devices of one type and one that must be used of another."""
+    given = example()
+    return Arcs(
+        instance=given,
+        types=DeviceTypes(
+            members=((0, 2), (1,)),
+            sizes=np.array([2, 1]),
+            must_use=np.array([False, True]),
+            hop_prefill_s=np.array([[8.0, 9.0], [9.5, 0.0]]),
+            hop_decode_s=np.array([[0.8, 0.9], [0.95, 0.0]]),
+            hosts=((0, 1),),
+        ),
+        box=Box(
+            least_prefill=1.0, most_prefill=16.0, least_decode=0.1, most_decode=1.6
+        ),
+        stages=(
+            PathStage(type=0, first=0, index=2, role="first"),
+            PathStage(type=1, first=0, index=0, role="first"),
+            PathStage(type=0, first=1, index=1, role="middle"),
+            PathStage(type=1, first=2, index=0, role="last"),
+        ),
+        type=np.array([0, 1, 0, 1]),
+        first=np.array([0, 0, 1, 2]),
+        end=np.array([2, 1, 2, 3]),
+        prefill_s=np.array([9.1, 8.2, 5.0, 9.2]),
+        decode_s=np.array([0.51, 0.72, 0.2, 0.82]),
+        omega=np.array([0.6, 0.1, 0.5, 0.3]),
+    )
+
+
+def arc_constraint_text(add: AddArcs) -> str:
+    """Writes one constraint of the order-free model alone."""
+    model = pyo.ConcreteModel()
+    add_arc_variables(model, arc_example(), UNITS)
+    add(model, arc_example(), UNITS)
+    model.objective = pyo.Objective(expr=0.0)
+    return lp_text(model)
+
+
+def arc_objective_text() -> str:
+    """Writes the order-free model's objective alone."""
+    model = pyo.ConcreteModel()
+    add_arc_variables(model, arc_example(), UNITS)
+    add_arc_objective(model, arc_example(), UNITS)
+    return lp_text(model)
+
+
 def constraint_text(add: Add) -> str:
     """Writes one constraint alone, with a constant as the objective."""
     model = pyo.ConcreteModel()
@@ -98,7 +156,8 @@ def golden_texts() -> dict[str, str]:
     """Returns what every golden file should hold, by its name."""
     constraints = {f"{add.__name__}.lp": constraint_text(add) for add in CONSTRAINTS}
     goals = {f"minimise_{goal}.lp": objective_text(goal) for goal in GOALS}
-    return constraints | goals
+    arcs = {f"{add.__name__}.lp": arc_constraint_text(add) for add in ARC_CONSTRAINTS}
+    return constraints | goals | arcs | {"arc_minimise.lp": arc_objective_text()}
 
 
 def main() -> None:

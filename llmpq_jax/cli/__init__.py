@@ -3,6 +3,7 @@
 Errors of ours are one line on stderr and exit 1; wrong use exits 2; Ctrl-C 130.
 """
 
+from llmpq_jax.cli.compare import compare_command
 from llmpq_jax.cli.evaluate import evaluate_command
 from llmpq_jax.cli.generate import generate_command
 from llmpq_jax.cli.group import main
@@ -15,6 +16,7 @@ for _command in (
     profile_command,
     indicate_command,
     solve_command,
+    compare_command,
     generate_command,
     evaluate_command,
     quickstart_command,

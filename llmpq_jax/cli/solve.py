@@ -33,9 +33,14 @@ if TYPE_CHECKING:
 @click.option(
     "--measurements",
     type=FILE,
-    required=True,
     metavar="FILE",
     help="What `llmpq-jax profile` wrote.",
+)
+@click.option(
+    "--roofline",
+    is_flag=True,
+    help="Instead of measurements, foretell seconds from makers' figures of the "
+    "cluster's kinds of device; config.json alone will do for the model.",
 )
 @click.option("--batch", type=POSITIVE, required=True, help="Prompts served together.")
 @click.option(
@@ -145,7 +150,8 @@ if TYPE_CHECKING:
 def solve_command(
     model: Path,
     cluster: Path,
-    measurements: Path,
+    measurements: Path | None,
+    roofline: bool,
     batch: int,
     prompt_length: int,
     new_tokens: int,
@@ -184,10 +190,11 @@ def solve_command(
     from llmpq_jax import __version__
     from llmpq_jax.cost.quality import total_omega
     from llmpq_jax.report.console import progress_bar, tell
+    from llmpq_jax.report.search import search_progress
     from llmpq_jax.solver import PlanRequest, plan
     from llmpq_jax.spec.cluster_file import read_cluster
     from llmpq_jax.spec.families import read_architecture
-    from llmpq_jax.spec.fingerprint import model_fingerprint
+    from llmpq_jax.spec.fingerprint import has_weights, model_fingerprint
     from llmpq_jax.spec.measurements_file import (
         check_measurements,
         read_measurements,
@@ -197,35 +204,62 @@ def solve_command(
     from llmpq_jax.spec.strategy import ModelReference, Provenance
     from llmpq_jax.spec.strategy_file import write_strategy
     from llmpq_jax.spec.workload import Workload
+    from llmpq_jax.workflow.what_if import (
+        catalogue_digest,
+        config_alone,
+        foretold_measurements,
+    )
 
+    if roofline == (measurements is not None):
+        msg = "give either --measurements FILE or --roofline"
+        raise click.UsageError(msg)
     architecture = read_architecture(model)
     devices = read_cluster(cluster)
-    measured = read_measurements(measurements)
-    check_measurements(measured, architecture)
-    if sensitivity is None:
+    workload = Workload(batch=batch, prompt_length=prompt_length, new_tokens=new_tokens)
+    if measurements is None:
+        measured = foretold_measurements(
+            model,
+            architecture,
+            devices,
+            workload,
+            prefill=prefill_micro_batch,
+            decode=decode_micro_batch,
+        )
+        digest = catalogue_digest()
+        tell("--roofline: seconds are foretold from makers' figures, not measured")
+    else:
+        measured = read_measurements(measurements)
+        check_measurements(measured, architecture)
+        digest = f"sha256:{hashlib.sha256(measurements.read_bytes()).hexdigest()}"
+    if roofline and not has_weights(model):
+        reference, judged = config_alone(
+            model, architecture, group_size=measured.group_size
+        )
+        tell(f"no weights in {model}: all layers count as equally sensitive")
+    else:
+        reference = ModelReference(
+            path=str(model),
+            architecture=architecture.family,
+            num_layers=architecture.num_layers,
+            fingerprint=model_fingerprint(model),
+        )
+        judged = None
+    if sensitivity is not None:
+        judged = read_sensitivity(sensitivity)
+    elif judged is None:
         from llmpq_jax.indicator.weight_variance import weight_variance
 
         tell("no --sensitivity: judging layers by the variance of their weights alone")
         judged = weight_variance(model, group_size=measured.group_size)
-    else:
-        judged = read_sensitivity(sensitivity)
     head_width = 8 if head_bits == "8" else 16
     try:
         request = PlanRequest(
             architecture=architecture,
-            model=ModelReference(
-                path=str(model),
-                architecture=architecture.family,
-                num_layers=architecture.num_layers,
-                fingerprint=model_fingerprint(model),
-                rounded=judged.rounded,
-            ),
+            model=replace(reference, rounded=judged.rounded),
             cluster=devices,
             measurements=measured,
             sensitivity=judged,
-            workload=Workload(
-                batch=batch, prompt_length=prompt_length, new_tokens=new_tokens
-            ),
+            workload=workload,
             activations=measured.activations,
             group_size=_group_size(measured),
             bits=tuple(bits for bits in ALL_BITS if bits >= int(min_bits)),
@@ -245,10 +279,9 @@ def solve_command(
                 request,
                 time_limit_s=time_limit,
                 relative_gap=gap,
-                progress=lambda state: advance(1, state.num_cases),
+                progress=search_progress(advance),
             )
 
-    measured_digest = hashlib.sha256(measurements.read_bytes()).hexdigest()
     if gate is None:
         strategy = solve(request)
     else:
@@ -270,7 +303,7 @@ def solve_command(
             work=out.with_name(f".{out.name}.work"),
             record=gate_record,
             told=(
-                *(measured_digest, to_toml(devices), to_toml(judged)),
+                *(digest, to_toml(devices), to_toml(judged)),
                 *map(repr, (request.workload, request.bits, request.head_bits)),
                 *map(repr, (kv_bits, prefill_micro_batch, decode_micro_batch)),
             ),
@@ -280,7 +313,7 @@ def solve_command(
         command=command_as_typed(),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         cluster=devices.name,
-        measurements=f"sha256:{measured_digest}",
+        measurements=digest,
     )
     strategy = replace(strategy, provenance=provenance)
     write_strategy(out, strategy)

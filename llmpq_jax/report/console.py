@@ -18,8 +18,10 @@ _WIDTH = 120
 class Advance(Protocol):
     """Moves a bar on."""
 
-    def __call__(self, count: float, total: float | None = None) -> None:
-        """Takes units done since the last call, and the total once it is known."""
+    def __call__(
+        self, count: float, total: float | None = None, note: str | None = None
+    ) -> None:
+        """Takes units done since the last call, the total once known, and a remark."""
         ...
 
 
@@ -84,7 +86,11 @@ def progress_bar(what: str, total: float | None, *, unit: str) -> Iterator[Advan
     with bar:
         task = bar.add_task(what, total=total, rate=unit)
 
-        def advance(count: float, total: float | None = None) -> None:
+        def advance(
+            count: float, total: float | None = None, note: str | None = None
+        ) -> None:
+            if note is not None:
+                bar.update(task, description=f"{what}: {note}")
             if total is not None:
                 bar.update(task, total=total)
             bar.advance(task, count)
@@ -94,5 +100,7 @@ def progress_bar(what: str, total: float | None, *, unit: str) -> Iterator[Advan
         yield advance
 
 
-def _stand_still(count: float, total: float | None = None) -> None:
-    del count, total
+def _stand_still(
+    count: float, total: float | None = None, note: str | None = None
+) -> None:
+    del count, total, note

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmpq_jax.spec.strategy import Certificate, Quality, Strategy
+from llmpq_jax.spec.strategy import Certificate, Prediction, Quality, Strategy
 from llmpq_jax.units import format_seconds
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def plan_lines(strategy: Strategy, *, int8_omega: float | None = None) -> list[s
             f"time         prefill {format_seconds(predicted.prefill_s)} + decode "
             f"{format_seconds(predicted.decode_s)} = "
             f"{format_seconds(predicted.latency_s)}, "
-            f"{predicted.throughput_tokens_per_s:,.0f} tokens/s (predicted)"
+            f"{predicted.throughput_tokens_per_s:,.0f} tokens/s ({_basis(predicted)})"
         )
     if (quality := strategy.quality) is not None:
         lines.append(_quality_line(quality, int8_omega))
@@ -61,6 +61,12 @@ def run_lines(strategy: Strategy, batches: Sequence[BatchRecord]) -> list[str]:
             "for the batch it was planned for"
         )
     return lines
+
+
+def _basis(predicted: Prediction) -> str:
+    if predicted.source == "measured":
+        return "predicted"
+    return "foretold from makers' figures; no device was measured"
 
 
 def _quality_line(quality: Quality, int8_omega: float | None) -> str:

@@ -5,6 +5,6 @@ strategy = plan(PlanRequest(architecture=…, cluster=…, …))
 
 from llmpq_jax.solver.plan import plan
 from llmpq_jax.solver.request import PlanRequest
-from llmpq_jax.solver.search import Progress
+from llmpq_jax.solver.search_result import Progress
 
 __all__ = ["PlanRequest", "Progress", "plan"]

@@ -37,26 +37,32 @@ def latency_bound_s(instance: Instance) -> float:
     """
     if not _is_possible(instance):
         return float("inf")
-    sum_p, max_p = _sum_and_slowest(
-        instance,
-        instance.layer_prefill_s,
-        instance.embedding_prefill_s.min() + instance.head_prefill_s.min(),
-    )
-    bound = sum_p + (instance.num_prefill - 1) * max_p
-    bound = max(
-        bound, _hosts_bound(instance, instance.layer_prefill_s) * instance.num_prefill
+    return sum(phase_bounds_s(instance))
+
+
+def phase_bounds_s(instance: Instance) -> tuple[float, float]:
+    """Returns seconds that prefill and decode are not below; see `latency_bound_s`."""
+    ends = instance.embedding_prefill_s.min() + instance.head_prefill_s.min()
+    sum_p, max_p = _sum_and_slowest(instance, instance.layer_prefill_s, ends)
+    prefill = max(
+        sum_p + (instance.num_prefill - 1) * max_p,
+        _hosts_bound(instance, instance.layer_prefill_s) * instance.num_prefill,
     )
     if instance.new_tokens == 1:
-        return bound
-    sum_d, max_d = _sum_and_slowest(
-        instance,
-        instance.layer_decode_s,
-        instance.embedding_decode_s.min() + instance.head_decode_s.min(),
-    )
+        return prefill, 0.0
+    ends = instance.embedding_decode_s.min() + instance.head_decode_s.min()
+    sum_d, max_d = _sum_and_slowest(instance, instance.layer_decode_s, ends)
     decode = sum_d + (instance.num_decode - 1) * max_d
     decode += (instance.new_tokens - 2) * max(instance.num_decode * max_d, sum_d)
     steps = (instance.new_tokens - 1) * instance.num_decode
-    return bound + max(decode, _hosts_bound(instance, instance.layer_decode_s) * steps)
+    return prefill, max(decode, _hosts_bound(instance, instance.layer_decode_s) * steps)
+
+
+def slowest_bounds_s(instance: Instance) -> tuple[float, float]:
+    """Returns seconds that the slowest stages of prefill and decode are not below."""
+    prefill = _sum_and_slowest(instance, instance.layer_prefill_s, 0.0)[1]
+    decode = _sum_and_slowest(instance, instance.layer_decode_s, 0.0)[1]
+    return prefill * (1 - _ROUNDING), decode * (1 - _ROUNDING)
 
 
 def _is_possible(instance: Instance) -> bool:

@@ -1,13 +1,13 @@
 """The referee: tries every plan of tiny cases and keeps the best.
 
-Every subset of devices, every cut, every choice of bits, every case. It shares no code
+Every order of every subset of devices, every cut, every choice of bits, every case. It shares no code
 with the solver but the instance's numbers and the schedule, which a simulation referees.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations, pairwise, product
+from itertools import combinations, pairwise, permutations, product
 
 from llmpq_jax.cost.schedule import Host, pipeline_s
 from llmpq_jax.solver.instance import Instance
@@ -31,7 +31,7 @@ def feasible_plans(instance: Instance) -> Iterator[tuple[float, float]]:
     """Yields objective and Σω of every plan that fits."""
     num_layers = instance.num_layers
     for num_used in range(1, min(instance.num_devices, num_layers) + 1):
-        for devices in combinations(range(instance.num_devices), num_used):
+        for devices in permutations(range(instance.num_devices), num_used):
             pinned = {j for j in range(instance.num_devices) if instance.must_use[j]}
             if not pinned <= set(devices):
                 continue

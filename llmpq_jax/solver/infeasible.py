@@ -66,18 +66,37 @@ def _least_omega(problem: Problem) -> float | None:
 
 
 def _shortage(instance: Instance) -> tuple[Instance, Placement, list[float]] | None:
-    """The plan that lacks the least memory, and what each device lacks in it."""
+    """The plan that lacks the least memory in some order, and what each device lacks.
+
+    Orders differ in which devices hold the ends; the larger ones are tried there.
+    """
+    by_size = np.argsort(-instance.allowed_bytes, kind="stable").tolist()
+    orders = [list(range(instance.num_devices)), by_size, by_size[::-1]]
+    orders.append([*by_size[:1], *by_size[2:], *by_size[1:2]])
+    found = [_shortage_in(instance, order) for order in orders]
+    least = [lack for lack in found if lack is not None]
+    return min(least, key=lambda lack: sum(lack[2]), default=None)
+
+
+def _shortage_in(
+    instance: Instance, order: list[int]
+) -> tuple[Instance, Placement, list[float]] | None:
     from llmpq_jax.solver.extract import read_placement
     from llmpq_jax.solver.formulation import formulate
     from llmpq_jax.solver.highs import solve
 
-    formulation = formulate(instance, goal="shortage")
+    ordered = instance.in_order(order)
+    formulation = formulate(ordered, goal="shortage")
     model = formulation.model
     outcome = solve(model, time_limit_s=_QUESTION_S, relative_gap=1e-3)
     if not outcome.has_solution:
         return None
-    lacks = [model.shortage[j].value * formulation.unit for j in model.J]
-    return instance, read_placement(model, instance), lacks
+    placement = read_placement(model, ordered)
+    lacks = [0.0] * len(order)
+    for j in model.J:
+        lacks[order[j]] = model.shortage[j].value * formulation.unit
+    devices = tuple(order[j] for j in placement.devices)
+    return instance, replace(placement, devices=devices), lacks
 
 
 def _describe(

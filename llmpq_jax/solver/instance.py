@@ -7,8 +7,8 @@ devices in pipeline order, B precisions. Infinite seconds mean "not supported th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypedDict
 
@@ -125,6 +125,36 @@ class Instance:
     def may_be_last(self) -> npt.NDArray[np.bool_]:
         """[J]: whether a device can hold the head."""
         return np.isfinite(self.head_prefill_s)
+
+    def in_order(self, order: Sequence[int]) -> Instance:
+        """Returns the same numbers with these devices, in this order."""
+        places = list(order)
+        by_device = (
+            "layer_prefill_s",
+            "layer_decode_s",
+            "embedding_prefill_s",
+            "embedding_decode_s",
+            "head_prefill_s",
+            "head_decode_s",
+            "workspace_bytes",
+            "embedding_workspace_bytes",
+            "head_workspace_bytes",
+            "allowed_bytes",
+            "must_use",
+        )
+        changes = {name: getattr(self, name)[places] for name in by_device}
+        for name in ("hop_prefill_s", "hop_decode_s"):
+            changes[name] = getattr(self, name)[np.ix_(places, places)]
+        hosts = tuple(
+            replace(
+                host,
+                members=tuple(
+                    sorted(places.index(j) for j in host.members if j in places)
+                ),
+            )
+            for host in self.hosts
+        )
+        return replace(self, hosts=hosts, **changes)
 
 
 def make_instance(
@@ -243,21 +273,29 @@ class _Ask:
 
 
 def _hops_s(problem: Problem, *, num_tokens: int) -> Floats:
-    """[J, J], above the diagonal: pipelines follow the cluster file's order."""
+    """[J, J] between any two devices; 0 on the diagonal."""
     request, placed = problem.request, problem.placed
     num_bytes = hidden_bytes(
         request.architecture, num_tokens=num_tokens, activations=request.activations
     )
+    # A hop hangs on nodes and kinds alone, and measured links take a fit each.
+    known: dict[tuple[str, str, str, str], float] = {}
     seconds = np.zeros((len(placed), len(placed)))
     for j, source in enumerate(placed):
-        for k, target in enumerate(placed[j + 1 :], start=j + 1):
-            seconds[j, k] = hop_s(
-                request.cluster,
-                request.measurements,
-                source=source,
-                target=target,
-                num_bytes=num_bytes,
-            )
+        for k, target in enumerate(placed):
+            if j == k:
+                continue
+            ends = (source.node.name, source.device.kind)
+            key = (*ends, target.node.name, target.device.kind)
+            if key not in known:
+                known[key] = hop_s(
+                    request.cluster,
+                    request.measurements,
+                    source=source,
+                    target=target,
+                    num_bytes=num_bytes,
+                )
+            seconds[j, k] = known[key]
     return seconds
 
 

@@ -6,16 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from llmpq_jax.errors import LlmpqError
 from llmpq_jax.solver.cases import all_cases, uniform_int8_omega
 from llmpq_jax.solver.infeasible import explain
 from llmpq_jax.solver.instance import Instance
 from llmpq_jax.solver.problem import make_problem
 from llmpq_jax.solver.request import PlanRequest
-from llmpq_jax.solver.search import Progress, SearchResult, search
+from llmpq_jax.solver.search import search
+from llmpq_jax.solver.search_result import Progress, SearchResult
 from llmpq_jax.solver.write import make_strategy
 from llmpq_jax.spec.strategy import Strategy
-from llmpq_jax.units import format_seconds
 
 # The least Σω becomes a budget, so it is sought more exactly than a latency.
 _OMEGA_GAP = 1e-6
@@ -37,7 +36,7 @@ def plan(
         request: The problem.
         time_limit_s: Then the best plan so far is returned, with the gap proven.
         relative_gap: At which a plan counts as the best.
-        progress: Called after every micro-batch pair.
+        progress: Called after every step of the search.
 
     Returns:
         A strategy without provenance, which is the caller's to fill.
@@ -80,10 +79,7 @@ def plan(
         else:
             result = least
     if result.found is None:
-        if result.is_complete:
-            raise explain(problem)
-        msg = f"no plan found in {format_seconds(time_limit_s)}, and none ruled out: expected one within the time limit; allow more time, pin the micro-batches or allow fewer precisions"
-        raise LlmpqError(msg)
+        raise explain(problem)
     seconds = time.monotonic() - begin
     return make_strategy(
         problem, result, result.found, budget=budget, note=note, seconds=seconds

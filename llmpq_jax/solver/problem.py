@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from llmpq_jax.cost.latency import LatencyModel, Part, fit_latency
 from llmpq_jax.cost.quality import omega_table
@@ -27,6 +28,7 @@ class Problem:
         omega: [layers, bits].
         latency: Fitted.
         workspace: Fitted.
+        source: Of all seconds.
     """
 
     request: PlanRequest
@@ -35,6 +37,7 @@ class Problem:
     omega: Floats
     latency: LatencyModel
     workspace: WorkspaceModel
+    source: Literal["measured", "roofline"]
 
     def precision(self, head_bits: HeadBits) -> PrecisionChoice:
         """Returns what holds for the whole model."""
@@ -83,7 +86,27 @@ def make_problem(request: PlanRequest) -> Problem:
         omega=omega_table(request.sensitivity, num_layers=num_layers, bits=bits),
         latency=latency,
         workspace=fit_workspace(measured),
+        source=_source(request, placed),
     )
+
+
+def _source(
+    request: PlanRequest, placed: tuple[Placed, ...]
+) -> Literal["measured", "roofline"]:
+    """Says where the seconds of the used kinds come from; a mixture is refused.
+
+    Makers' figures flatter: beside measured devices, foretold ones would win.
+    """
+    sources = {kind.kind: kind.source for kind in request.measurements.kinds}
+    used = {place.device.kind for place in placed}
+    foretold = sorted(kind for kind in used if sources.get(kind) == "roofline")
+    if not foretold:
+        return "measured"
+    if len(foretold) < len(used):
+        others = sorted(used - set(foretold))
+        msg = f"measurements of {request.measurements.model}: {', '.join(foretold)} foretold from makers' figures, {', '.join(others)} measured: expected one or the other; measure all kinds with `llmpq-jax profile`, or plan with --roofline alone"
+        raise MeasurementError(msg)
+    return "roofline"
 
 
 def _check_measurements(request: PlanRequest) -> None:

@@ -1,185 +1,103 @@
-"""A lower bound by a small linear programme: counts alone, without cuts.
+"""A lower bound by a small linear programme: counts alone, without cuts or order.
 
 It knows memory, quality and both schedules, and forgets which layer lies where, whole
-numbers and hops: counts c of layers per device and precision, shares y of each layer's
-precisions, one embedding, one head. What it forgets only adds seconds.
+numbers and hops: layers of each type of device at each precision, shares of each layer's
+precisions, one embedding, one head. What it forgets only adds seconds. Its duals are
+the multipliers to begin with, see `prices`.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import lil_array
 
-from llmpq_jax.cost.tables import Floats
-from llmpq_jax.solver.bounds import latency_bound_s, objective_bound
-from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.bounds import objective_bound
+from llmpq_jax.solver.paths import Box
+from llmpq_jax.solver.prices import Multipliers
+from llmpq_jax.solver.programme import Column, Programme
+from llmpq_jax.solver.type_tables import TypeTables
 
 # The programme is solved to a tolerance of 1e-7.
 _SAFETY = 1e-6
 
 
-def relaxed_bound(instance: Instance) -> float:
-    """Returns a number no plan's objective is below; infinite where none exists."""
-    closed = objective_bound(instance)
+def relax(tables: TypeTables) -> tuple[float, Multipliers]:
+    """Returns a number no plan's objective is below, and the multipliers behind it.
+
+    The number is infinite where no plan exists.
+    """
+    closed = objective_bound(tables.instance)
     if not np.isfinite(closed):
-        return closed
-    programme = _Programme(instance, unit_s=latency_bound_s(instance) or 1.0)
-    programme.place()
-    programme.hold()
-    programme.schedule_prefill()
-    if instance.new_tokens > 1:
-        programme.schedule_decode()
-    status, value = programme.solve()
-    if status == 2:
-        return float("inf")
-    return max(closed, value * (1.0 - _SAFETY)) if status == 0 else closed
+        return closed, _neutral(tables)
+    programme = Programme(tables, Box())
+    _add_counts(programme, tables)
+    solved = programme.solve()
+    if solved is None:
+        # Infeasible up to a tolerance, which is no proof: the searcher finds out.
+        return closed, _neutral(tables)
+    value, multipliers = solved
+    return max(closed, value * (1.0 - _SAFETY)), multipliers
 
 
-class _Programme:
-    """Rows and bounds of the linear programme; seconds in units of `unit_s`."""
+def _neutral(tables: TypeTables) -> Multipliers:
+    zeros = np.zeros(tables.types.num_types)
+    hosts = np.zeros(len(tables.instance.hosts))
+    return Multipliers(
+        slowest_prefill=zeros,
+        slowest_decode=zeros,
+        prefill_hosts=hosts,
+        decode_hosts=hosts,
+        empty_round=0.5,
+        omega=0.0,
+    )
 
-    def __init__(self, instance: Instance, *, unit_s: float) -> None:
-        self._instance = instance
-        self._unit_s = unit_s
-        num_layers, num_bits = instance.omega.shape
-        sizes = {
-            "count": instance.supported.size,
-            "share": num_layers * num_bits,
-            "first": instance.num_devices,
-            "last": instance.num_devices,
-            "slowest_p": 1,
-            "time_p": 1,
-            "slowest_d": 1,
-            "round": 1,
-            "time_d": 1,
-        }
-        ends = np.cumsum([0, *sizes.values()])
-        self._at = {
-            name: np.arange(start, end)
-            for name, start, end in zip(sizes, ends, ends[1:], strict=False)
-        }
-        self._width = int(ends[-1])
-        self._most = np.full(self._width, np.inf)
-        self._most[self._at["count"]] = np.where(
-            instance.supported, instance.num_layers, 0
-        ).ravel()
-        self._most[self._at["first"]] = instance.may_be_first
-        self._most[self._at["last"]] = instance.may_be_last
-        self._below: list[tuple[Floats, float]] = []
-        self._equal: list[tuple[Floats, float]] = []
 
-    def place(self) -> None:
-        """Every layer has its precisions; they are counted; the ends have a place."""
-        num_layers, num_bits = self._instance.omega.shape
-        share = self._at["share"].reshape(num_layers, num_bits)
-        count = self._at["count"].reshape(-1, num_bits)
-        for layer in range(num_layers):
-            self._equal.append((self._row((share[layer], 1.0)), 1.0))
-        for b in range(num_bits):
-            row = self._row((count[:, b], 1.0), (share[:, b], -1.0))
-            self._equal.append((row, 0.0))
-        for end in ("first", "last"):
-            self._equal.append((self._row((self._at[end], 1.0)), 1.0))
-
-    def hold(self) -> None:
-        """Memory of every device, and quality."""
-        i = self._instance
-        unit = float(i.allowed_bytes.max())
-        workspace = np.where(i.supported, i.workspace_bytes, i.allowed_bytes[:, None])
-        room = np.maximum(0, i.allowed_bytes - i.buffer_bytes - workspace.min(axis=1))
-        for j in range(i.num_devices):
-            row = self._row(
-                (self._counts(j), (i.layer_bytes + i.kv_bytes) / unit),
-                (self._at["first"][j], i.embedding_bytes / unit),
-                (self._at["last"][j], i.head_bytes / unit),
+def _add_counts(programme: Programme, tables: TypeTables) -> None:
+    i, types = tables.instance, tables.types
+    devices, inf = types.first, float("inf")
+    unit = float(i.allowed_bytes.max())
+    workspace = np.where(i.supported, i.workspace_bytes, i.allowed_bytes[:, None])
+    room = np.maximum(0, i.allowed_bytes - i.buffer_bytes - workspace.min(axis=1))
+    memory = [
+        programme.add_row(-inf, float(size * room[j] / unit))
+        for size, j in zip(types.sizes, devices, strict=True)
+    ]
+    alike, num_alike = np.unique(i.omega, axis=0, return_counts=True)
+    whole = [programme.add_row(float(num), float(num)) for num in num_alike]
+    counted = [programme.add_row(0.0, 0.0) for _ in i.bits]
+    first, last = programme.add_row(1.0, 1.0), programme.add_row(1.0, 1.0)
+    unit_of = np.eye(types.num_types)
+    zeros = np.zeros(types.num_types)
+    for t, j in enumerate(devices):
+        for b in np.flatnonzero(i.supported[j]):
+            size = float(i.layer_bytes[b] + i.kv_bytes) / unit
+            programme.add_column(
+                Column(
+                    prefill_s=unit_of[t] * i.layer_prefill_s[j, b],
+                    decode_s=unit_of[t] * i.layer_decode_s[j, b],
+                    entries=((counted[b], 1.0), (memory[t], size)),
+                )
             )
-            self._below.append((row, room[j] / unit))
-        if i.omega_budget is not None:
-            unit = float(i.omega.max()) or 1.0
-            row = self._row((self._at["share"], i.omega.ravel() / unit))
-            # A plan may exceed its budget by a sum's rounding, see `cost.quality`.
-            budget = i.omega_budget * (1.0 + 2e-9) - i.head_omega
-            self._below.append((row, budget / unit))
-
-    def schedule_prefill(self) -> None:
-        """Prefill takes ΣP + (m_p − 1)·max P, or a shared machine's work."""
-        i = self._instance
-        stages = [
-            self._stage(j, i.layer_prefill_s, i.embedding_prefill_s, i.head_prefill_s)
-            for j in range(i.num_devices)
-        ]
-        slowest, time = self._unit("slowest_p"), self._unit("time_p")
-        self._below += [(stage - slowest, 0.0) for stage in stages]
-        once = np.sum(stages, axis=0)
-        self._below.append((once + (i.num_prefill - 1) * slowest - time, 0.0))
-        for host in i.hosts:
-            work = np.sum([stages[j] for j in host.members], axis=0)
-            row = i.num_prefill / host.capacity * work - time
-            self._below.append((row, 0.0))
-
-    def schedule_decode(self) -> None:
-        """Decode takes ΣD + (m_d − 1)·max D + (n − 2)·round, or a machine's work."""
-        i = self._instance
-        steps = i.new_tokens - 1
-        stages = [
-            steps
-            * self._stage(j, i.layer_decode_s, i.embedding_decode_s, i.head_decode_s)
-            for j in range(i.num_devices)
-        ]
-        slowest, time = self._unit("slowest_d"), self._unit("time_d")
-        a_round = self._unit("round")
-        self._below += [(stage - slowest, 0.0) for stage in stages]
-        once = np.sum(stages, axis=0)
-        self._below.append((i.num_decode * slowest - a_round, 0.0))
-        self._below.append((once - a_round, 0.0))
-        total = once + (i.num_decode - 1) * slowest + (steps - 1) * a_round
-        self._below.append((total / steps - time, 0.0))
-        for host in i.hosts:
-            work = np.sum([stages[j] for j in host.members], axis=0)
-            self._below.append((i.num_decode / host.capacity * work - time, 0.0))
-
-    def solve(self) -> tuple[int, float]:
-        """Returns scipy's status and the objective."""
-        i = self._instance
-        price = i.theta / self._unit_s
-        costs = self._unit("time_p") + self._unit("time_d")
-        costs += self._row((self._at["share"], price * i.omega.ravel()))
-        rows, limits = zip(*self._below, strict=True)
-        equal_rows, values = zip(*self._equal, strict=True)
-        solved = linprog(
-            costs,
-            A_ub=lil_array(np.array(rows)).tocsc(),
-            b_ub=limits,
-            A_eq=lil_array(np.array(equal_rows)).tocsc(),
-            b_eq=values,
-            bounds=np.stack([np.zeros(self._width), self._most], axis=1),
-            method="highs",
+        ends = (
+            (first, i.may_be_first, i.embedding_prefill_s, i.embedding_decode_s),
+            (last, i.may_be_last, i.head_prefill_s, i.head_decode_s),
         )
-        value = solved.fun if solved.fun is not None else np.nan
-        return solved.status, value * self._unit_s + i.theta * i.head_omega
-
-    def _stage(
-        self, j: int, layer_s: Floats, first_s: Floats, last_s: Floats
-    ) -> Floats:
-        # Unsupported entries are bounded to 0, and infinity must not be written.
-        def finite(seconds: Floats) -> Floats:
-            return np.where(np.isfinite(seconds), seconds, 0.0) / self._unit_s
-
-        return self._row(
-            (self._counts(j), finite(layer_s[j])),
-            (self._at["first"][j], finite(first_s[j])),
-            (self._at["last"][j], finite(last_s[j])),
-        )
-
-    def _counts(self, j: int) -> np.ndarray:
-        return self._at["count"].reshape(self._instance.supported.shape)[j]
-
-    def _unit(self, name: str) -> Floats:
-        return self._row((self._at[name], 1.0))
-
-    def _row(self, *entries: tuple[np.ndarray, float | Floats]) -> Floats:
-        row = np.zeros(self._width)
-        for place, value in entries:
-            row[place] = value
-        return row
+        sizes = (i.embedding_bytes / unit, i.head_bytes / unit)
+        for (row, may, prefill_s, decode_s), size in zip(ends, sizes, strict=True):
+            if may[j]:
+                programme.add_column(
+                    Column(
+                        prefill_s=unit_of[t] * prefill_s[j],
+                        decode_s=unit_of[t] * decode_s[j],
+                        entries=((row, 1.0), (memory[t], size)),
+                    )
+                )
+    for row, omega in zip(whole, alike, strict=True):
+        for b, loss in enumerate(omega):
+            programme.add_column(
+                Column(
+                    prefill_s=zeros,
+                    decode_s=zeros,
+                    omega=float(loss),
+                    entries=((row, 1.0), (counted[b], -1.0)),
+                )
+            )

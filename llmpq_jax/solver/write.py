@@ -8,7 +8,7 @@ from importlib.metadata import version
 from llmpq_jax.solver.placement import Evaluation, evaluate
 from llmpq_jax.solver.problem import Problem
 from llmpq_jax.solver.request import PlanRequest
-from llmpq_jax.solver.search import Found, SearchResult
+from llmpq_jax.solver.search_result import Found, SearchResult
 from llmpq_jax.spec.strategy import (
     Certificate,
     Prediction,
@@ -50,6 +50,7 @@ def make_strategy(
             decode_s=evaluation.seconds.decode_s,
             latency_s=latency_s,
             throughput_tokens_per_s=tokens / latency_s,
+            source=problem.source,
         ),
         certificate=_certificate(problem, result, evaluation, seconds=seconds),
     )
@@ -89,9 +90,8 @@ def _certificate(
     num_pairs = result.num_cases // len(heads)
     head = " or ".join(str(bits) for bits in sorted(heads))
     covers = (
-        f"all cuts, bits from {sorted(problem.bits)} and idle devices in the cluster "
-        f"file's order; {num_pairs} micro-batch pairs; head at {head} bits; no tensor "
-        "parallelism"
+        f"all orders and subsets of devices, cuts, and bits from {sorted(problem.bits)}; "
+        f"{num_pairs} micro-batch pairs; head at {head} bits; no tensor parallelism"
     )
     return Certificate(
         gap=result.gap,

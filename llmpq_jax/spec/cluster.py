@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from llmpq_jax.spec._record import record
 from llmpq_jax.units import GIB, MIB, parse_bytes
 
-Platform = Literal["cpu", "cuda"]
+Platform = Literal["cpu", "cuda", "rocm"]
 
 
 def _read_bytes(value: object) -> object:
@@ -35,7 +35,7 @@ class Device:
     Attributes:
         name: Unique on its node, as JAX numbers it: "cuda:0", "cpu:3".
         kind: Devices of a kind are measured once: "A100-40", "cpu-emulated".
-        platform: JAX's name of the backend.
+        platform: JAX's name of the backend; "rocm" is planned for, not run on yet.
         memory_bytes: What a plan may use of it at most, reserve included. In the file
             `memory`, a number of bytes or a text such as "24 GiB".
         reserve_bytes: Left free for the runtime itself. In the file `reserve`.

@@ -57,6 +57,18 @@ def model_fingerprint(folder: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds more of a checkpoint than its config.json."""
+    names = ("model.safetensors", "model.safetensors.index.json")
+    return any((folder / name).is_file() for name in names)
+
+
+def config_fingerprint(architecture: Architecture) -> str:
+    """Names a model whose weights are not there; no checkpoint has such a name."""
+    digest = hashlib.sha256(_canonical(asdict(architecture)))
+    return f"config-sha256:{digest.hexdigest()}"
+
+
 def layer_shape_fingerprint(architecture: Architecture) -> str:
     """Hashes what fixes the cost of a layer and of both ends, whatever their weights.
 

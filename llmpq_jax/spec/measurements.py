@@ -22,6 +22,8 @@ class MeasuredKind:
 
     Attributes:
         kind: As the cluster file has it.
+        source: "measured", or "roofline" where its rows were foretold from the maker's
+            figures; a plan says which it was made of.
         device: What JAX calls the device it ran on.
         platform: JAX's backend.
         jax_version: Of the run.
@@ -30,6 +32,7 @@ class MeasuredKind:
     """
 
     kind: str
+    source: Literal["measured", "roofline"] = "measured"
     device: str
     platform: str
     jax_version: str

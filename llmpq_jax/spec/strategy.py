@@ -178,12 +178,15 @@ class Prediction:
         decode_s: From there to the last token.
         latency_s: Both together.
         throughput_tokens_per_s: New tokens over latency.
+        source: Of the seconds behind it: "measured", or "roofline" where no device was
+            measured and makers' figures stand in.
     """
 
     prefill_s: float
     decode_s: float
     latency_s: float
     throughput_tokens_per_s: float
+    source: Literal["measured", "roofline"] = "measured"
 
 
 @record
@@ -216,7 +219,8 @@ class Provenance:
         command: As typed.
         date: ISO date.
         cluster: Name of the cluster.
-        measurements: SHA-256 of the measurements file.
+        measurements: SHA-256 of the measurements file, or of the catalogue of devices
+            where none was measured.
     """
 
     program: str

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,8 @@ from llmpq_jax.spec.sensitivity_file import write_sensitivity
 from llmpq_jax.spec.strategy_file import read_strategy
 from tests.cli.conftest import SIZES
 from tests.tiny_models import write_tiny_model
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -203,8 +206,34 @@ def test_options_out_of_range_are_wrong_use(run, words, options, message):
     assert message in result.stderr
 
 
-@pytest.mark.parametrize("option", ["--batch", "--out", "--model", "--measurements"])
+@pytest.mark.parametrize("option", ["--batch", "--out", "--model"])
 def test_what_a_plan_needs_must_be_said(run, words, option):
     result = run(*_without(words, option))
     assert result.exit_code == 2
     assert f"Missing option '{option}'" in result.stderr
+
+
+def test_a_config_alone_is_planned_from_makers_figures(run, tmp_path):
+    folder = ROOT / "strategies"
+    result = run(
+        *("solve", "--model", folder / "models" / "opt-13b", "--roofline", *SIZES),
+        *("--cluster", folder / "paper-02" / "cluster.toml"),
+        *("--out", tmp_path / "plan.toml"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "not measured" in result.stderr
+    assert "all layers count as equally sensitive" in result.stderr
+    assert "no device was measured" in result.stdout
+    plan = read_strategy(tmp_path / "plan.toml")
+    assert plan.predicted is not None
+    assert plan.predicted.source == "roofline"
+    assert plan.provenance is not None
+    assert plan.provenance.measurements.startswith("roofline of catalogue sha256:")
+    assert plan.model.fingerprint.startswith("config-sha256:")
+
+
+def test_measurements_and_figures_exclude_each_other(run, words):
+    result = run(*words, "--roofline")
+    assert result.exit_code == 2
+    assert "give either --measurements FILE or --roofline" in result.stderr
+    assert run(*_without(words, "--measurements")).exit_code == 2

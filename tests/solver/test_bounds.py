@@ -1,22 +1,34 @@
-"""Closed-form bounds bound, and starting plans are plans."""
+"""Closed forms, relaxations and prices bound what enumeration finds."""
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
+from hypothesis import strategies as st
 
 from llmpq_jax.solver.bounds import objective_bound, omega_bound
 from llmpq_jax.solver.brute_force import feasible_plans
-from llmpq_jax.solver.placement import evaluate
-from llmpq_jax.solver.relaxation import relaxed_bound
-from llmpq_jax.solver.start import starting_placements
+from llmpq_jax.solver.count_tables import count_tables
+from llmpq_jax.solver.paths import Box, PathFinder
+from llmpq_jax.solver.prices import Multipliers, prices_of
+from llmpq_jax.solver.relaxation import relax
+from llmpq_jax.solver.type_tables import most_layers, type_tables
 from tests.solver.random_instances import case_lists
+
+# Sums of the same numbers in another order.
+ROUNDING = 1e-12
+
+
+def tables_of(instance):
+    counts = count_tables(instance.omega, max_length=most_layers(instance))
+    return type_tables(instance, counts)
 
 
 @given(case_lists(max_layers=3))
 def test_no_plan_is_below_the_bounds(instances):
     for instance in instances:
         least = objective_bound(instance)
-        relaxed = relaxed_bound(instance)
+        relaxed, _ = relax(tables_of(instance))
         assert relaxed >= least
         least_omega = omega_bound(instance)
         for objective, omega in feasible_plans(instance):
@@ -24,23 +36,22 @@ def test_no_plan_is_below_the_bounds(instances):
             assert omega >= least_omega
 
 
-@given(case_lists())
-def test_a_starting_plan_holds_every_layer_at_one_precision_that_is_served(instances):
-    for instance in instances:
-        for placement in starting_placements(instance):
-            layers = [b for columns in placement.columns for b in columns]
-            assert len(layers) == instance.num_layers
-            assert len(set(layers)) == 1
-            assert all(instance.supported[j, layers[0]] for j in placement.devices)
-            assert list(placement.devices) == sorted(set(placement.devices))
-            assert set(instance.must_use.nonzero()[0]) <= set(placement.devices)
-
-
-@given(case_lists())
-def test_a_starting_plan_that_fits_is_among_those_enumerated(instances):
-    for instance in instances:
-        plans = list(feasible_plans(instance))
-        for placement in starting_placements(instance):
-            found = evaluate(instance, placement)
-            if found.fits:
-                assert any(abs(found.objective - value) < 1e-9 for value, _ in plans)
+@given(case_lists(max_layers=3, max_cases=1), st.integers(0, 2**32 - 1))
+def test_no_plan_is_below_its_price_whatever_the_multipliers(instances, seed):
+    (instance,) = instances
+    rng = np.random.default_rng(seed)
+    tables = tables_of(instance)
+    num_types, num_hosts = tables.types.num_types, len(instance.hosts)
+    multipliers = Multipliers(
+        slowest_prefill=rng.normal(1.0, 1.0, num_types),
+        slowest_decode=rng.normal(10.0, 20.0, num_types),
+        prefill_hosts=rng.normal(0.3, 0.5, num_hosts),
+        decode_hosts=rng.normal(0.3, 0.5, num_hosts),
+        empty_round=float(rng.normal(0.5, 0.5)),
+        omega=float(rng.normal(1.0, 1.0)),
+    )
+    path = PathFinder(tables, Box()).cheapest(prices_of(tables, multipliers))
+    least = min((objective for objective, _ in feasible_plans(instance)), default=None)
+    if least is not None:
+        assert path is not None
+        assert path.price <= least * (1 + ROUNDING) + ROUNDING

@@ -13,20 +13,41 @@ from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
 from llmpq_jax.solver import formulation
 from llmpq_jax.solver.formulation import CONSTRAINTS, GOALS, formulate
+from llmpq_jax.solver.formulation.order_free import ARC_CONSTRAINTS, formulate_arcs
 from llmpq_jax.solver.instance import Instance
 from llmpq_jax.units import GIB
 from tools import write_golden_lp
-from tools.write_golden_lp import FOLDER, constraint_text, example, objective_text
+from tools.write_golden_lp import (
+    FOLDER,
+    arc_constraint_text,
+    arc_example,
+    arc_objective_text,
+    constraint_text,
+    example,
+    objective_text,
+)
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "formulation.md"
-NUMBERED = list(enumerate(CONSTRAINTS, start=1))
 NAMES = [add.__name__ for add in CONSTRAINTS]
+ARC_NAMES = [add.__name__ for add in ARC_CONSTRAINTS]
+ALL_NUMBERED = list(enumerate(CONSTRAINTS + ARC_CONSTRAINTS, start=1))
 
 
 @pytest.mark.parametrize("add", CONSTRAINTS, ids=NAMES)
 def test_a_constraint_is_its_golden_file(add):
     golden = (FOLDER / f"{add.__name__}.lp").read_text(encoding="utf-8")
     assert constraint_text(add) == golden
+
+
+@pytest.mark.parametrize("add", ARC_CONSTRAINTS, ids=ARC_NAMES)
+def test_an_order_free_constraint_is_its_golden_file(add):
+    golden = (FOLDER / f"{add.__name__}.lp").read_text(encoding="utf-8")
+    assert arc_constraint_text(add) == golden
+
+
+def test_the_order_free_objective_is_its_golden_file():
+    golden = (FOLDER / "arc_minimise.lp").read_text(encoding="utf-8")
+    assert arc_objective_text() == golden
 
 
 @pytest.mark.parametrize("goal", GOALS)
@@ -50,7 +71,7 @@ def test_the_tool_writes_the_golden_files_anew(tmp_path, monkeypatch):
     }
 
 
-@pytest.mark.parametrize(("number", "add"), NUMBERED, ids=NAMES)
+@pytest.mark.parametrize(("number", "add"), ALL_NUMBERED, ids=NAMES + ARC_NAMES)
 def test_a_constraint_carries_the_number_of_its_row(number, add):
     module = add.__module__.removeprefix(f"{formulation.__name__}.")
     name = add.__name__
@@ -62,18 +83,20 @@ def test_a_constraint_carries_the_number_of_its_row(number, add):
 
 def test_the_table_has_no_row_too_many():
     rows = re.findall(r"^\| \((\d+)\) ", DOCUMENT.read_text(), re.MULTILINE)
-    assert [int(row) for row in rows] == [number for number, _ in NUMBERED]
+    assert [int(row) for row in rows] == [number for number, _ in ALL_NUMBERED]
 
 
 def test_variables_are_named_in_the_document():
-    model = formulate(example()).model
-    for variable in model.component_objects(pyo.Var):
-        assert f"`{variable.name}`" in DOCUMENT.read_text()
+    for model in (formulate(example()).model, formulate_arcs(arc_example()).model):
+        for variable in model.component_objects(pyo.Var):
+            assert f"`{variable.name}`" in DOCUMENT.read_text()
 
 
 def test_every_constraint_is_in_the_model_that_is_solved():
     model = formulate(example()).model
     assert all(model.find_component(name) is not None for name in NAMES)
+    model = formulate_arcs(arc_example()).model
+    assert all(model.find_component(name) is not None for name in ARC_NAMES)
 
 
 def test_units_of_bytes_and_seconds_do_not_show():

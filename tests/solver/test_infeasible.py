@@ -96,12 +96,13 @@ def test_more_pinned_devices_than_layers_are_counted():
 
 
 def test_ends_that_no_order_can_hold_are_told():
-    """The only kind that can embed stands after the only one that can end."""
+    """The only layer cannot lie on the kind that embeds and on the one that ends."""
     full = measurements()
     ends = tuple(
         row
         for row in full.ends
         if (row.kind, row.part) in {("slow", "embedding"), ("fast", "head")}
     )
-    message = reason(request("fast", "slow", measurements=replace(full, ends=ends)))
+    asked = request("fast", "slow", num_layers=1, measurements=replace(full, ends=ends))
+    message = reason(asked)
     assert "no choice of devices can embed on its first" in message

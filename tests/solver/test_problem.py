@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from llmpq_jax.errors import MeasurementError, SpecError
 from llmpq_jax.solver.problem import make_problem
+from llmpq_jax.spec.measurements import MeasuredKind
 from tests.solver.requests import cluster, measurements, request
 
 
@@ -83,3 +84,32 @@ def test_sensitivities_of_another_model_are_refused():
 def test_sensitivities_of_another_group_size_are_refused():
     other = replace(request("fast").sensitivity, group_size=32)
     refused("group_size is 32, the plan wants 128", error=SpecError, sensitivity=other)
+
+
+SOURCES: tuple[tuple[str, Literal["measured", "roofline"]], ...] = (
+    ("slow", "measured"),
+    ("fast", "roofline"),
+)
+
+
+def test_measured_and_foretold_kinds_are_not_mixed():
+    full = measurements()
+    kinds = tuple(
+        MeasuredKind(
+            kind=kind,
+            device=kind,
+            platform="cpu",
+            jax_version="none",
+            kernel_path="none",
+            date="2026-01-01",
+            source=source,
+        )
+        for kind, source in SOURCES
+    )
+    asked = request("slow", "fast", measurements=replace(full, kinds=kinds))
+    with pytest.raises(
+        MeasurementError, match=r"fast foretold .*, slow measured: expected one or"
+    ):
+        make_problem(asked)
+    alone = replace(asked, cluster=cluster("fast"))
+    assert make_problem(alone).source == "roofline"

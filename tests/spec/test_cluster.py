@@ -85,7 +85,10 @@ def test_round_sizes_are_written_with_their_unit(memory_bytes, written):
         ),
         ({"reserve": -1}, "device 'cpu:0' reserves -1 of 1000 bytes: expected a rese"),
         ({"memory": 0}, "reserves 0 of 0 bytes: expected a reserve below its memory"),
-        ({"platform": "tpu"}, "platform: found 'tpu', input should be 'cpu' or 'cuda'"),
+        (
+            {"platform": "tpu"},
+            "platform: found 'tpu', input should be 'cpu', 'cuda' or 'rocm'",
+        ),
         ({"use": "never"}, 'every device has use = "never": expected one that may be'),
         ({"use": "maybe"}, "use: found 'maybe', input should be 'any', 'always' or"),
     ],

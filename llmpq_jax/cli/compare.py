@@ -1,0 +1,114 @@
+"""`llmpq-jax compare`: baselines beside the joint plan, at equal or better quality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from llmpq_jax.cli.options import (
+    FILE,
+    POSITIVE,
+    cluster_option,
+    json_option,
+    model_option,
+)
+
+
+@click.command("compare")
+@model_option
+@cluster_option
+@click.option(
+    "--measurements",
+    type=FILE,
+    metavar="FILE",
+    help="What `llmpq-jax profile` wrote.",
+)
+@click.option(
+    "--roofline", is_flag=True, help="Instead, foretell seconds from makers' figures."
+)
+@click.option("--batch", type=POSITIVE, required=True, help="Prompts served together.")
+@click.option(
+    "--prompt-length",
+    type=POSITIVE,
+    required=True,
+    help="Tokens of the longest prompt.",
+)
+@click.option(
+    "--new-tokens",
+    type=POSITIVE,
+    required=True,
+    help="Tokens generated for each prompt at most.",
+)
+@click.option(
+    "--sensitivity",
+    type=FILE,
+    metavar="FILE",
+    help="Quality loss of each layer at each precision, as for `solve`.",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Of the joint plan beside each baseline.",
+)
+@click.option(
+    "--gap",
+    type=click.FloatRange(min=0),
+    default=1e-3,
+    show_default=True,
+    help="Relative gap at which a joint plan counts as the best.",
+)
+@json_option
+def compare_command(
+    model: Path,
+    cluster: Path,
+    measurements: Path | None,
+    roofline: bool,
+    batch: int,
+    prompt_length: int,
+    new_tokens: int,
+    sensitivity: Path | None,
+    time_limit: float,
+    gap: float,
+    as_json: bool,
+) -> None:
+    """Compare the joint plan with baselines, at equal or better quality.
+
+    Uniform cuts evenly; PipeEdge balances decode at one precision, with the batch over
+    the devices or with its micro-batches searched; adabits minimises the loss alone;
+    transfer is the paper's heuristic. Each is told the fastest plan that loses no more.
+    """
+    import json
+    from dataclasses import asdict
+
+    from llmpq_jax.report.comparison import comparison_table
+    from llmpq_jax.report.console import say, show, tell
+    from llmpq_jax.solver.compare import compare
+    from llmpq_jax.spec.workload import Workload
+    from llmpq_jax.workflow.planning import planning_request
+
+    if roofline == (measurements is not None):
+        msg = "give either --measurements FILE or --roofline"
+        raise click.UsageError(msg)
+    request = planning_request(
+        model,
+        cluster,
+        Workload(batch=batch, prompt_length=prompt_length, new_tokens=new_tokens),
+        measurements=measurements,
+        sensitivity=sensitivity,
+    )
+    rows = compare(
+        request,
+        time_limit_s=time_limit,
+        relative_gap=gap,
+        progress=lambda method: tell(f"comparing with {method} …"),
+    )
+    if as_json:
+        say(json.dumps([asdict(row) | {"ratio": row.ratio} for row in rows], indent=2))
+        return
+    show(comparison_table(rows))
+    source = "foretold from makers' figures" if roofline else "predicted"
+    say(f"seconds are {source}; nothing was run")

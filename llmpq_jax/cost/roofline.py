@@ -1,0 +1,222 @@
+"""Measurements that nobody made: seconds from the figures of a catalogue.
+
+A layer takes as long as its arithmetic at the maker's rate, or as its traffic at the
+maker's bandwidth, whichever is longer, both times a share that programs reach; weights of
+8 and 4 bits are written once as 16 bits and read again where there are many tokens. The
+rows come as measurements do, but their kinds say `source = "roofline"`, and so does every
+plan that is made of them.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator
+
+from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.buckets import bucket_length
+from llmpq_jax.spec.catalogue import DeviceKind
+from llmpq_jax.spec.fingerprint import layer_shape_fingerprint
+from llmpq_jax.spec.measurements import (
+    EndTime,
+    LayerTime,
+    LinkTime,
+    MeasuredKind,
+    Measurements,
+    Phase,
+)
+from llmpq_jax.spec.precision import (
+    ACTIVATION_BYTES,
+    ALL_BITS,
+    Activations,
+    Bits,
+    HeadBits,
+    KvBits,
+    kv_token_bytes,
+)
+from llmpq_jax.spec.tensors import head_tensors, layer_tensors, tensors_bytes
+from llmpq_jax.spec.workload import Workload
+
+# Assumptions, not figures: what well-written programs reach of a maker's numbers, and
+# what starting the few dozen programs of a layer costs.
+REACHED_FLOPS = 0.6
+REACHED_BANDWIDTH = 0.8
+LAYER_START_S = 40e-6
+END_START_S = 40e-6
+# Two kinds without a [[link]] are joined like this: a PCIe 3 slot, one way.
+LINK_BYTES_PER_S = 12e9
+LINK_START_S = 30e-6
+
+HEADS: tuple[HeadBits, ...] = (16, 8)
+CACHES: tuple[KvBits, ...] = (16, 8)
+
+
+def roofline(
+    architecture: Architecture,
+    kinds: Iterable[DeviceKind],
+    *,
+    workload: Workload,
+    rows: Iterable[int],
+    name: str,
+    activations: Activations = "bfloat16",
+    group_size: int = 128,
+) -> Measurements:
+    """Foretells every row a plan of this workload may ask for.
+
+    Args:
+        architecture: Of the model.
+        kinds: Of device.
+        workload: Its lengths are the only ones foretold.
+        rows: Of micro-batches.
+        name: Of the model, for people.
+        activations: Type of hidden states.
+        group_size: Of int4 groups.
+    """
+    kinds, sizes = tuple(kinds), sorted(set(rows))
+    of_layer = [
+        _layer(
+            architecture,
+            kind,
+            phase,
+            bits,
+            kv_bits,
+            num,
+            workload,
+            activations,
+            group_size,
+        )
+        for kind in kinds
+        for phase in ("prefill", "decode")
+        for bits in ALL_BITS
+        for kv_bits in CACHES
+        for num in sizes
+    ]
+    prompt = bucket_length(workload.prompt_length)
+    of_ends = [
+        row
+        for kind in kinds
+        for row in _ends(architecture, kind, sizes, prompt, activations, group_size)
+    ]
+    return Measurements(
+        model=name,
+        layer_shape=layer_shape_fingerprint(architecture),
+        activations=activations,
+        group_size=group_size,
+        kinds=tuple(
+            MeasuredKind(
+                kind=kind.name,
+                device=kind.source,
+                platform=kind.platform,
+                jax_version="none",
+                kernel_path="roofline",
+                date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+                source="roofline",
+            )
+            for kind in kinds
+        ),
+        layers=tuple(of_layer),
+        ends=tuple(of_ends),
+        links=tuple(_links(kinds)),
+    )
+
+
+def _layer(
+    architecture: Architecture,
+    kind: DeviceKind,
+    phase: Phase,
+    bits: Bits,
+    kv_bits: KvBits,
+    rows: int,
+    workload: Workload,
+    activations: Activations,
+    group_size: int,
+) -> LayerTime:
+    a = architecture
+    prompt = bucket_length(workload.prompt_length)
+    slots = bucket_length(workload.context_length)
+    tokens, length = (prompt, prompt) if phase == "prefill" else (1, slots)
+    tensors = layer_tensors(a)
+    weights = tensors_bytes(tensors, bits=bits, group_size=group_size)
+    plain = tensors_bytes(tensors, bits=16, group_size=group_size)
+    size = ACTIVATION_BYTES[activations]
+    cache = kv_token_bytes(a.num_kv_heads, a.head_dim, size, kv_bits=kv_bits)
+    # A product with a weight of two bytes is two operations, an addition among them.
+    products = float(plain) * rows * tokens
+    attention = 4.0 * rows * tokens * length * a.num_heads * a.head_dim
+    width = 8 * a.hidden_size + 3 * a.intermediate_size
+    traffic = weights + rows * length * cache + rows * tokens * width * size
+    if bits < 16 and rows * tokens > _FEW_ROWS:
+        traffic += 2 * plain
+    widest = max(a.intermediate_size, a.num_heads * a.head_dim)
+    unpacked = 2 * a.hidden_size * widest if bits < 16 else 0
+    return LayerTime(
+        kind=kind.name,
+        phase=phase,
+        bits=bits,
+        kv_bits=kv_bits,
+        batch=rows,
+        length=length,
+        seconds=_seconds(kind, products + attention, traffic) + LAYER_START_S,
+        spread=0.0,
+        workspace_bytes=int(
+            rows * tokens * (4 * a.hidden_size + 2 * a.intermediate_size) * size
+            + unpacked
+        ),
+    )
+
+
+# Up to so many rows a product reads packed weights as it goes.
+_FEW_ROWS = 32
+
+
+def _ends(
+    architecture: Architecture,
+    kind: DeviceKind,
+    sizes: list[int],
+    prompt: int,
+    activations: Activations,
+    group_size: int,
+) -> Iterator[EndTime]:
+    a = architecture
+    size = ACTIVATION_BYTES[activations]
+    for rows in sorted({*sizes, *(num * prompt for num in sizes)}):
+        hidden = rows * a.hidden_size * size
+        yield EndTime(
+            kind=kind.name,
+            part="embedding",
+            rows=rows,
+            seconds=_seconds(kind, 0.0, 2 * hidden) + END_START_S,
+            spread=0.0,
+            workspace_bytes=hidden,
+        )
+    for bits in HEADS:
+        weights = tensors_bytes(head_tensors(a), bits=bits, group_size=group_size)
+        for rows in sizes:
+            logits = rows * a.vocabulary_size * 4
+            flops = 2.0 * rows * a.embedding_size * a.vocabulary_size
+            yield EndTime(
+                kind=kind.name,
+                part="head",
+                bits=bits,
+                rows=rows,
+                seconds=_seconds(kind, flops, weights + 2 * logits) + END_START_S,
+                spread=0.0,
+                workspace_bytes=2 * logits,
+            )
+
+
+def _links(kinds: tuple[DeviceKind, ...]) -> Iterator[LinkTime]:
+    for source in kinds:
+        for target in kinds:
+            for num_bytes in (1_000, 100_000_000):
+                yield LinkTime(
+                    source_kind=source.name,
+                    target_kind=target.name,
+                    num_bytes=num_bytes,
+                    seconds=LINK_START_S + num_bytes / LINK_BYTES_PER_S,
+                    spread=0.0,
+                )
+
+
+def _seconds(kind: DeviceKind, flops: float, num_bytes: float) -> float:
+    arithmetic = flops / (REACHED_FLOPS * kind.flops)
+    return max(arithmetic, num_bytes / (REACHED_BANDWIDTH * kind.bandwidth_bytes_per_s))

@@ -1,0 +1,70 @@
+"""Baselines beside the joint plan, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+
+from llmpq_jax.units import format_seconds
+
+if TYPE_CHECKING:
+    from llmpq_jax.solver.compare import Comparison
+
+_UNKNOWN = "–"
+COLUMNS = (
+    "method",
+    "latency",
+    "Σω",
+    "joint plan",
+    "its Σω",
+    "ratio",
+    "gap",
+    "solved in",
+)
+
+
+def comparison_table(rows: Sequence[Comparison]) -> Table:
+    """Tells how long each baseline takes, and the joint plan at its quality or better."""
+    table = Table(
+        title="Baselines, each beside the fastest plan that loses no more",
+        title_justify="left",
+        box=box.SIMPLE,
+    )
+    table.add_column(COLUMNS[0])
+    for column in COLUMNS[1:]:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*comparison_cells(row))
+    return table
+
+
+def comparison_markdown(rows: Sequence[Comparison]) -> list[str]:
+    """Writes the same rows for a page."""
+    return [f"| {' | '.join(comparison_cells(row))} |" for row in rows]
+
+
+def comparison_cells(row: Comparison) -> tuple[str, ...]:
+    """Writes one row; a baseline that finds no plan has none to compare with."""
+    if (
+        row.latency_s is None
+        or row.omega is None
+        or row.joint_latency_s is None
+        or row.joint_omega is None
+        or row.ratio is None
+        or row.gap is None
+        or row.seconds is None
+    ):
+        return (row.method, "nothing fits", *[_UNKNOWN] * (len(COLUMNS) - 2))
+    return (
+        row.method,
+        format_seconds(row.latency_s),
+        f"{row.omega:.4g}",
+        format_seconds(row.joint_latency_s),
+        f"{row.joint_omega:.4g}",
+        f"{row.ratio:.2f}×",
+        f"{100 * row.gap:.2g} %",
+        format_seconds(row.seconds),
+    )

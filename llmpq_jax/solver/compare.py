@@ -1,0 +1,158 @@
+"""Baselines beside the joint plan, each at its own quality or better."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from llmpq_jax.solver.baselines.adabits import adabits
+from llmpq_jax.solver.baselines.one_precision import pipeedge, uniform
+from llmpq_jax.solver.baselines.transfer import transfer
+from llmpq_jax.solver.cases import all_cases
+from llmpq_jax.solver.instance import Instance, make_instance
+from llmpq_jax.solver.placement import Placement, evaluate
+from llmpq_jax.solver.problem import Problem, make_problem
+from llmpq_jax.solver.request import PlanRequest
+from llmpq_jax.solver.search import search
+from llmpq_jax.solver.search_result import Found
+from llmpq_jax.spec.workload import MicroBatch
+
+Method = Literal[
+    "uniform", "PipeEdge", "PipeEdge, micro-batches searched", "adabits", "transfer"
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """One baseline, and the joint plan at its quality or better.
+
+    Attributes:
+        method: Of the baseline.
+        latency_s: Of its plan; absent where it finds none.
+        omega: Of its plan.
+        micro_batch: Of its plan.
+        joint_latency_s: Of the fastest plan found whose Σω is no larger.
+        joint_omega: Of that one.
+        gap: Proven of it.
+        seconds: Its search took.
+    """
+
+    method: Method
+    latency_s: float | None = None
+    omega: float | None = None
+    micro_batch: MicroBatch | None = None
+    joint_latency_s: float | None = None
+    joint_omega: float | None = None
+    gap: float | None = None
+    seconds: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times faster the joint plan is."""
+        if self.latency_s is None or self.joint_latency_s is None:
+            return None
+        return self.latency_s / self.joint_latency_s
+
+
+def compare(
+    request: PlanRequest,
+    *,
+    time_limit_s: float,
+    relative_gap: float,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Comparison, ...]:
+    """Plans with every baseline, and anew with each one's Σω as the budget.
+
+    Args:
+        request: The problem; its budget and θ are not used.
+        time_limit_s: Of each joint plan.
+        relative_gap: Of each joint plan.
+        progress: Told which method is next.
+    """
+    problem = make_problem(replace(request, omega_budget=None, theta=0.0))
+    rows = []
+    for method, found in _baselines(problem):
+        if progress is not None:
+            progress(method)
+        if found is None:
+            rows.append(Comparison(method=method))
+            continue
+        evaluation = evaluate(found.instance, found.placement)
+        cases = all_cases(problem, omega_budget=evaluation.omega)
+        own = replace(found.instance, omega_budget=evaluation.omega)
+        begin = time.monotonic()
+        joint = search(
+            cases,
+            time_limit_s=time_limit_s,
+            relative_gap=relative_gap,
+            known=[(own, found.placement)],
+        )
+        assert joint.found is not None, "the baseline's own plan is known"
+        best = evaluate(joint.found.instance, joint.found.placement)
+        rows.append(
+            Comparison(
+                method=method,
+                latency_s=evaluation.seconds.latency_s,
+                omega=evaluation.omega,
+                micro_batch=found.instance.micro_batch,
+                joint_latency_s=best.seconds.latency_s,
+                joint_omega=best.omega,
+                gap=joint.gap,
+                seconds=time.monotonic() - begin,
+            )
+        )
+    return tuple(rows)
+
+
+def _baselines(problem: Problem) -> Iterator[tuple[Method, Found | None]]:
+    searched = all_cases(problem, omega_budget=None)
+    whole = [i for i in searched if i.head_bits == max(problem.request.head_bits)]
+    even = _even_split(problem)
+    own = [make_instance(problem, even, whole[0].head_bits, omega_budget=None)]
+    yield "uniform", _highest_precision(whole, uniform)
+    yield "PipeEdge", _highest_precision(own, pipeedge)
+    yield "PipeEdge, micro-batches searched", _highest_precision(whole, pipeedge)
+    yield "adabits", _fastest((i, adabits(i)) for i in own)
+    smaller = [
+        make_instance(problem, pair, whole[0].head_bits, omega_budget=None)
+        for pair in _prefill_of(even)
+    ]
+    yield "transfer", _fastest((i, transfer(i)) for i in smaller)
+
+
+def _even_split(problem: Problem) -> MicroBatch:
+    """As the paper's code has it: the batch over the devices, in both phases."""
+    rows = -(-problem.request.workload.batch // len(problem.placed))
+    return MicroBatch(prefill=rows, decode=rows)
+
+
+def _prefill_of(even: MicroBatch) -> Iterator[MicroBatch]:
+    """Divisors of the decode micro-batch, among which the paper's code searches."""
+    for rows in range(1, even.decode + 1):
+        if even.decode % rows == 0:
+            yield MicroBatch(prefill=rows, decode=even.decode)
+
+
+def _highest_precision(
+    instances: Sequence[Instance],
+    method: Callable[[Instance, int], Placement | None],
+) -> Found | None:
+    """The fastest plan at the highest precision that fits in any case."""
+    for b in range(len(instances[0].bits)):
+        found = _fastest((instance, method(instance, b)) for instance in instances)
+        if found is not None:
+            return found
+    return None
+
+
+def _fastest(plans: Iterator[tuple[Instance, Placement | None]]) -> Found | None:
+    found = None
+    for instance, placement in plans:
+        if placement is None:
+            continue
+        value = evaluate(instance, placement).seconds.latency_s
+        if found is None or value < found.value:
+            found = Found(instance=instance, placement=placement, value=value)
+    return found

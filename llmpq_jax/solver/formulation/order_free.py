@@ -1,0 +1,321 @@
+"""Constraints (26) to (40): stages on any devices in any order, chosen from columns.
+
+A plan is a path through the boundaries between layers: a stage takes it from one to a
+later one on a device of some type, a hop from that type to the next one's. How stages
+fit their memory and what they cost is in the columns; docs/formulation.md has the table.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyomo.environ as pyo
+
+from llmpq_jax.cost.tables import Floats
+from llmpq_jax.solver.arcs import Arcs
+from llmpq_jax.solver.formulation.variables import Model, Units, units_of
+from llmpq_jax.solver.instance import Integers
+
+Add = Callable[[Model, Arcs, Units], None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class OrderFree:
+    """A model ready to be solved.
+
+    Attributes:
+        model: Of Pyomo; `stage[s]` says whether column s is in the plan.
+        unit: Seconds that 1 in the objective stands for.
+    """
+
+    model: Model
+    unit: float
+
+
+def formulate_arcs(arcs: Arcs) -> OrderFree:
+    """Writes an order-free problem as a model."""
+    units = units_of(arcs.instance)
+    model = pyo.ConcreteModel()
+    add_arc_variables(model, arcs, units)
+    constraints = PATHS + PREFILL
+    constraints += DECODE if arcs.instance.new_tokens > 1 else ()
+    for add in (*constraints, arc_omega_budget):
+        add(model, arcs, units)
+    add_arc_objective(model, arcs, units)
+    return OrderFree(model=model, unit=units.time_s)
+
+
+def add_arc_variables(model: Model, arcs: Arcs, units: Units) -> None:
+    """Adds the variables with their bounds; the box bounds the slowest of both phases."""
+    ending = set(zip(arcs.end.tolist(), arcs.type.tolist(), strict=True))
+    starting = set(zip(arcs.first.tolist(), arcs.type.tolist(), strict=True))
+    num_types = arcs.types.num_types
+    hops = [
+        (i, t, k)
+        for i in range(1, arcs.instance.num_layers)
+        for t in range(num_types)
+        for k in range(num_types)
+        if (i, t) in ending
+        and (i, k) in starting
+        and (t != k or arcs.types.sizes[t] > 1)
+        and arcs.types.hop_prefill_s[t, k] <= arcs.box.most_prefill
+        and arcs.types.hop_decode_s[t, k] <= arcs.box.most_decode
+    ]
+    model.stage = pyo.Var(range(len(arcs.stages)), domain=pyo.Binary)
+    model.handing = pyo.Var(hops, bounds=(0, 1), dense=True)
+    steps = _all_steps(arcs, units)
+    box, time_s = arcs.box, units.time_s
+    model.prefill_slowest = pyo.Var(
+        bounds=_bounds(box.least_prefill / time_s, box.most_prefill / time_s)
+    )
+    model.decode_slowest = pyo.Var(
+        bounds=_bounds(box.least_decode * steps, box.most_decode * steps)
+    )
+    model.prefill_time = pyo.Var(domain=pyo.NonNegativeReals)
+    model.decode_round = pyo.Var(domain=pyo.NonNegativeReals)
+    model.decode_time = pyo.Var(domain=pyo.NonNegativeReals)
+
+
+def one_beginning(model: Model, arcs: Arcs, units: Units) -> None:
+    """(26) One stage begins the model."""
+    del units
+    begins = np.flatnonzero(arcs.first == 0)
+    model.one_beginning = pyo.Constraint(expr=_chosen(model, begins) == 1)
+
+
+def handed_on(model: Model, arcs: Arcs, units: Units) -> None:
+    """(27) A stage that ends before the model does hands on, from its type."""
+    del units
+    ending = _by_place(arcs.end, arcs.type)
+    leaving = defaultdict(list)
+    for i, t, k in model.handing:
+        leaving[i, t].append(model.handing[i, t, k])
+    model.handed_on = _each(
+        _chosen(model, stages) - sum(leaving[i, t]) == 0
+        for (i, t), stages in ending.items()
+        if i < arcs.instance.num_layers
+    )
+
+
+def taken_over(model: Model, arcs: Arcs, units: Units) -> None:
+    """(28) A stage that does not begin the model takes over, to its type."""
+    del units
+    starting = _by_place(arcs.first, arcs.type)
+    arriving = defaultdict(list)
+    for i, t, k in model.handing:
+        arriving[i, k].append(model.handing[i, t, k])
+    model.taken_over = _each(
+        _chosen(model, stages) - sum(arriving[i, t]) == 0
+        for (i, t), stages in starting.items()
+        if i > 0
+    )
+
+
+def devices_of_type(model: Model, arcs: Arcs, units: Units) -> None:
+    """(29) No more stages on a type than devices; as many, where all must be used."""
+    del units
+    sizes, must_use = arcs.types.sizes.tolist(), arcs.types.must_use
+    held = [np.flatnonzero(arcs.type == t) for t in range(len(sizes))]
+    model.devices_of_type = _each(
+        (size if must_use[t] else None, _chosen(model, held[t]), size)
+        for t, size in enumerate(sizes)
+        if len(held[t])
+    )
+
+
+def arc_prefill_stages(model: Model, arcs: Arcs, units: Units) -> None:
+    """(30) The slowest of prefill is no faster than the stage that holds layer i."""
+    model.arc_prefill_stages = _each(
+        expression - model.prefill_slowest <= 0
+        for expression in _holding(model, arcs, arcs.prefill_s / units.time_s)
+    )
+
+
+def arc_prefill_hops(model: Model, arcs: Arcs, units: Units) -> None:
+    """(31) Nor than the hop at boundary i."""
+    model.arc_prefill_hops = _each(
+        expression - model.prefill_slowest <= 0
+        for expression in _hopping(model, arcs.types.hop_prefill_s / units.time_s)
+    )
+
+
+def arc_prefill_schedule(model: Model, arcs: Arcs, units: Units) -> None:
+    """(32) Prefill takes ΣP + (m_p − 1)·max P."""
+    once = _once(
+        model, arcs.prefill_s / units.time_s, arcs.types.hop_prefill_s / units.time_s
+    )
+    slowest = (arcs.instance.num_prefill - 1) * model.prefill_slowest
+    model.arc_prefill_schedule = pyo.Constraint(
+        expr=once + slowest - model.prefill_time <= 0
+    )
+
+
+def arc_prefill_hosts(model: Model, arcs: Arcs, units: Units) -> None:
+    """(33) Prefill takes no less than a shared machine's work over its capacity."""
+    factor = arcs.instance.num_prefill / units.time_s
+    model.arc_prefill_hosts = _each(
+        work - model.prefill_time <= 0
+        for work in _host_work(model, arcs, factor * arcs.prefill_s)
+    )
+
+
+def arc_decode_stages(model: Model, arcs: Arcs, units: Units) -> None:
+    """(34) The slowest of decode is no faster than the stage that holds layer i."""
+    seconds = arcs.decode_s * _all_steps(arcs, units)
+    model.arc_decode_stages = _each(
+        expression - model.decode_slowest <= 0
+        for expression in _holding(model, arcs, seconds)
+    )
+
+
+def arc_decode_hops(model: Model, arcs: Arcs, units: Units) -> None:
+    """(35) Nor than the hop at boundary i."""
+    seconds = arcs.types.hop_decode_s * _all_steps(arcs, units)
+    model.arc_decode_hops = _each(
+        expression - model.decode_slowest <= 0
+        for expression in _hopping(model, seconds)
+    )
+
+
+def arc_busy_round(model: Model, arcs: Arcs, units: Units) -> None:
+    """(36) A round is no shorter than the slowest resource's work: m_d·max D."""
+    del units
+    busy = arcs.instance.num_decode * model.decode_slowest
+    model.arc_busy_round = pyo.Constraint(expr=busy - model.decode_round <= 0)
+
+
+def arc_empty_round(model: Model, arcs: Arcs, units: Units) -> None:
+    """(37) Nor than one micro-batch's way through: ΣD."""
+    once = _decode_once(model, arcs, units)
+    model.arc_empty_round = pyo.Constraint(expr=once - model.decode_round <= 0)
+
+
+def arc_decode_schedule(model: Model, arcs: Arcs, units: Units) -> None:
+    """(38) Decode takes ΣD + (m_d − 1)·max D + (n − 2)·round, each D of one step."""
+    steps = arcs.instance.new_tokens - 1
+    model.arc_decode_schedule = pyo.Constraint(
+        expr=(1.0 / steps) * _decode_once(model, arcs, units)
+        + (arcs.instance.num_decode - 1) / steps * model.decode_slowest
+        + (steps - 1) / steps * model.decode_round
+        - model.decode_time
+        <= 0
+    )
+
+
+def arc_decode_hosts(model: Model, arcs: Arcs, units: Units) -> None:
+    """(39) Decode takes no less than a shared machine's work over its capacity."""
+    factor = arcs.instance.num_decode * _all_steps(arcs, units)
+    model.arc_decode_hosts = _each(
+        work - model.decode_time <= 0
+        for work in _host_work(model, arcs, factor * arcs.decode_s)
+    )
+
+
+def arc_omega_budget(model: Model, arcs: Arcs, units: Units) -> None:
+    """(40) Σω, the head's included, stays within the budget."""
+    i = arcs.instance
+    # Where no stage loses anything there is nothing to hold, and Pyomo wants a variable.
+    if i.omega_budget is None or not arcs.omega.any():
+        return
+    model.arc_omega_budget = pyo.Constraint(
+        expr=_weighted(model, arcs.omega / units.omega, range(len(arcs.stages)))
+        <= (i.omega_budget - i.head_omega) / units.omega
+    )
+
+
+def add_arc_objective(model: Model, arcs: Arcs, units: Units) -> None:
+    """Minimises latency plus θ·Σω."""
+    i = arcs.instance
+    price = i.theta / units.time_s
+    omega = _weighted(model, price * arcs.omega, range(len(arcs.stages)))
+    model.objective = pyo.Objective(
+        expr=model.prefill_time + model.decode_time + omega + price * i.head_omega
+    )
+
+
+PATHS: tuple[Add, ...] = (one_beginning, handed_on, taken_over, devices_of_type)
+PREFILL: tuple[Add, ...] = (
+    arc_prefill_stages,
+    arc_prefill_hops,
+    arc_prefill_schedule,
+    arc_prefill_hosts,
+)
+DECODE: tuple[Add, ...] = (
+    arc_decode_stages,
+    arc_decode_hops,
+    arc_busy_round,
+    arc_empty_round,
+    arc_decode_schedule,
+    arc_decode_hosts,
+)
+# In the order of their numbers: (26) is the first.
+ARC_CONSTRAINTS = (*PATHS, *PREFILL, *DECODE, arc_omega_budget)
+
+
+def _each(rows: Iterable[Model]) -> pyo.Constraint:
+    """One constraint for each row."""
+    held = list(rows)
+    return pyo.Constraint(range(len(held)), rule=lambda _, row: held[row])
+
+
+def _bounds(least: float, most: float) -> tuple[float, float | None]:
+    return least, most if np.isfinite(most) else None
+
+
+def _all_steps(arcs: Arcs, units: Units) -> float:
+    return (arcs.instance.new_tokens - 1) / units.time_s
+
+
+def _by_place(boundary: Integers, types: Integers) -> dict[tuple[int, int], list[int]]:
+    places: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for s, place in enumerate(zip(boundary.tolist(), types.tolist(), strict=True)):
+        places[place].append(s)
+    return places
+
+
+def _chosen(model: Model, stages: Iterable[int]) -> Model:
+    return pyo.quicksum(model.stage[int(s)] for s in stages)
+
+
+def _weighted(model: Model, weights: Floats, stages: Iterable[int]) -> Model:
+    terms = [(float(weights[s]), model.stage[int(s)]) for s in stages if weights[s]]
+    return pyo.quicksum((w * stage for w, stage in terms)) if terms else 0.0
+
+
+def _holding(model: Model, arcs: Arcs, seconds: Floats) -> Iterable[Model]:
+    for i in range(arcs.instance.num_layers):
+        stages = np.flatnonzero((arcs.first <= i) & (i < arcs.end))
+        if len(stages):
+            yield _weighted(model, seconds, stages)
+
+
+def _hopping(model: Model, seconds: Floats) -> Iterable[Model]:
+    at: dict[int, list[Model]] = defaultdict(list)
+    for i, t, k in model.handing:
+        if seconds[t, k] > 0:
+            at[i].append(float(seconds[t, k]) * model.handing[i, t, k])
+    return [sum(terms) for terms in at.values()]
+
+
+def _once(model: Model, stage_s: Floats, hop_s: Floats) -> Model:
+    hops = [
+        float(hop_s[t, k]) * model.handing[i, t, k]
+        for i, t, k in model.handing
+        if hop_s[t, k] > 0
+    ]
+    return _weighted(model, stage_s, range(len(stage_s))) + sum(hops)
+
+
+def _decode_once(model: Model, arcs: Arcs, units: Units) -> Model:
+    steps = _all_steps(arcs, units)
+    return _once(model, steps * arcs.decode_s, steps * arcs.types.hop_decode_s)
+
+
+def _host_work(model: Model, arcs: Arcs, seconds: Floats) -> Iterable[Model]:
+    for host, types in zip(arcs.instance.hosts, arcs.types.hosts, strict=True):
+        stages = np.flatnonzero(np.isin(arcs.type, types))
+        if len(stages):
+            yield _weighted(model, seconds / host.capacity, stages)

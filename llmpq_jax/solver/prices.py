@@ -1,0 +1,140 @@
+"""Prices that turn the schedule into a sum over stages, and so into a lower bound.
+
+The objective is T_p + T_d + θ·Σω with maxima inside: the slowest stages A and D, the
+round R = max(m_d·D, ΣD), machines that devices share, and a budget on Σω. For any
+multipliers u, v ≥ 0 of types, ρ, σ ≥ 0 of shared machines with sums of at most 1, a share
+λ in [0, 1] and a price η ≥ 0 of ω,
+
+    T_p ≥ (1 − Σρ)(ΣP + (m_p − 1)·A) + Σ_h ρ_h·m_p·Σ_{j in h} P_j / c_h
+    T_d ≥ (1 − Σσ)(ΣD + (m_d − 1)·D + (n − 2)·R) + Σ_h σ_h·(n − 1)·m_d·Σ_{j in h} D_j / c_h
+    R   ≥ λ·ΣD + (1 − λ)·m_d·D
+    a·A ≥ (a − Σ_t N_t·u_t)·A_least + Σ_t u_t·Σ_{j of t} P_j      where Σ_t N_t·u_t ≤ a
+    0   ≥ η·(Σω − Ω)                                              where the budget holds
+
+and likewise for D: a weighted sum of stages' seconds and ω, and a constant. Its least
+value over all pipelines is a lower bound whatever the multipliers are; good ones are the
+duals of a linear programme. Axes: T types, H hosts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llmpq_jax.cost.tables import Floats
+from llmpq_jax.solver.type_tables import TypeTables
+
+# Plans may exceed their budget by a sum's rounding, see `cost.quality`.
+BUDGET_SLACK = 2e-9
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Multipliers:
+    """Any numbers; `prices_of` brings them within their limits.
+
+    Attributes:
+        slowest_prefill: [T] u.
+        slowest_decode: [T] v, of decode seconds of all steps.
+        prefill_hosts: [H] ρ.
+        decode_hosts: [H] σ.
+        empty_round: λ.
+        omega: η.
+    """
+
+    slowest_prefill: Floats
+    slowest_decode: Floats
+    prefill_hosts: Floats
+    decode_hosts: Floats
+    empty_round: float
+    omega: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Prices:
+    """What a stage's seconds and loss weigh, and the rest of the bound.
+
+    Attributes:
+        prefill: [T] of a second of prefill.
+        decode: [T] of a second of a decode step.
+        hop_prefill: Of a hop's second of prefill.
+        hop_decode: Of a hop's second of a decode step.
+        omega: Of a unit of ω.
+        least_prefill: Of a second of A_least.
+        least_decode: Of a second of D_least.
+        constant: Of everything else.
+    """
+
+    prefill: Floats
+    decode: Floats
+    hop_prefill: float
+    hop_decode: float
+    omega: float
+    least_prefill: float
+    least_decode: float
+    constant: float
+
+
+def prices_of(tables: TypeTables, multipliers: Multipliers) -> Prices:
+    """Makes valid prices of multipliers, whatever these are."""
+    i, sizes = tables.instance, tables.types.sizes
+    rho, prefill_share = _within(multipliers.prefill_hosts, 1.0)
+    sigma, decode_share = _within(multipliers.decode_hosts, 1.0)
+    share = float(np.clip(multipliers.empty_round, 0.0, 1.0))
+    on_slowest = (i.num_prefill - 1) * prefill_share
+    slow_p, least_p = _within(multipliers.slowest_prefill, on_slowest, weights=sizes)
+    rounds = max(i.new_tokens - 2, 0)
+    has_decode = i.new_tokens > 1
+    once = decode_share * (1 + rounds * share) if has_decode else 0.0
+    busy = (i.num_decode - 1) + rounds * (1 - share) * i.num_decode
+    on_slowest = decode_share * busy if has_decode else 0.0
+    slow_d, least_d = _within(multipliers.slowest_decode, on_slowest, weights=sizes)
+    prefill, decode = prefill_share + slow_p, once + slow_d
+    for h, host in enumerate(i.hosts):
+        members = list(tables.types.hosts[h])
+        prefill[members] += rho[h] * i.num_prefill / host.capacity
+        steps = i.num_decode * (i.new_tokens - 1)
+        decode[members] += sigma[h] * steps / host.capacity
+    price = max(0.0, multipliers.omega) if i.omega_budget is not None else 0.0
+    constant = (i.theta + price) * i.head_omega
+    if i.omega_budget is not None:
+        constant -= price * i.omega_budget * (1 + BUDGET_SLACK)
+    return Prices(
+        prefill=prefill,
+        decode=decode,
+        hop_prefill=prefill_share,
+        hop_decode=once,
+        omega=i.theta + price,
+        least_prefill=least_p,
+        least_decode=least_d,
+        constant=constant,
+    )
+
+
+def omega_alone(tables: TypeTables) -> Prices:
+    """Prices under which a pipeline's price is its Σω."""
+    zeros = np.zeros(tables.types.num_types)
+    return Prices(
+        prefill=zeros,
+        decode=zeros,
+        hop_prefill=0.0,
+        hop_decode=0.0,
+        omega=1.0,
+        least_prefill=0.0,
+        least_decode=0.0,
+        constant=tables.instance.head_omega,
+    )
+
+
+def _within(
+    values: Floats, most: float, *, weights: npt.NDArray[Any] | None = None
+) -> tuple[Floats, float]:
+    """Returns values from 0 up whose weighted sum is at most `most`, and what is left."""
+    kept = np.maximum(np.asarray(values, dtype=float), 0.0)
+    total = float((kept * (1.0 if weights is None else weights)).sum())
+    if total > most:
+        kept = kept * (most / total)
+        total = most
+    return kept, most - total

@@ -1,0 +1,216 @@
+"""A small linear programme over the schedule, whose duals are good multipliers.
+
+Columns are parts of a plan (layers of a type at some bits) or whole pipelines; each has
+seconds per type, seconds of hops and ω. The rows are the schedule's:
+
+    P_t ≤ N_t·A    ΣP + (m_p − 1)·A ≤ T_p    m_p·Σ_h P / c_h ≤ T_p
+    D_t ≤ N_t·D    m_d·D ≤ R    ΣD ≤ R    ΣD + (m_d − 1)·D + (n − 2)·R ≤ T_d    …
+    Σω ≤ Ω
+
+where P_t sums the stages on all N_t devices of a type. Decode seconds are those of all
+n − 1 steps, and everything is divided by units, so that numbers are near 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from llmpq_jax.cost.tables import Floats
+from llmpq_jax.solver.bounds import latency_bound_s
+from llmpq_jax.solver.paths import Box
+from llmpq_jax.solver.prices import BUDGET_SLACK, Multipliers
+from llmpq_jax.solver.stage_prices import PathStage
+from llmpq_jax.solver.type_tables import TypeTables
+
+# In units of the bound on the latency, for a unit of ω above the budget.
+_OVER_BUDGET = 1e3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Column:
+    """What one unit of a column's variable adds.
+
+    Attributes:
+        prefill_s: [T].
+        decode_s: [T], of one step.
+        hop_prefill_s: Of all its hops.
+        hop_decode_s: Likewise.
+        omega: Of its layers.
+        entries: Row and coefficient in the rows that a user of the programme added.
+        most: Upper bound of the variable.
+    """
+
+    prefill_s: Floats
+    decode_s: Floats
+    hop_prefill_s: float = 0.0
+    hop_decode_s: float = 0.0
+    omega: float = 0.0
+    entries: tuple[tuple[int, float], ...] = ()
+    most: float = float("inf")
+
+
+def column_of(tables: TypeTables, stages: Sequence[PathStage]) -> Column:
+    """Sums up a pipeline."""
+    prefill_s, decode_s = np.zeros((2, tables.types.num_types))
+    for stage in stages:
+        t = stage.type
+        prefill_s[t] += tables.prefill_s[t, stage.index]
+        prefill_s[t] += tables.end_prefill_s[stage.role][t]
+        decode_s[t] += tables.decode_s[t, stage.index]
+        decode_s[t] += tables.end_decode_s[stage.role][t]
+    hops = [(a.type, b.type) for a, b in pairwise(stages)]
+    return Column(
+        prefill_s=prefill_s,
+        decode_s=decode_s,
+        hop_prefill_s=sum(float(tables.types.hop_prefill_s[hop]) for hop in hops),
+        hop_decode_s=sum(float(tables.types.hop_decode_s[hop]) for hop in hops),
+        omega=sum(tables.counts.loss(s.first, s.index) for s in stages),
+    )
+
+
+class Programme:
+    """The programme of one instance in one box; columns may be added at any time."""
+
+    def __init__(self, tables: TypeTables, box: Box) -> None:
+        # HiGHS takes its time to import, which commands that do not solve should not pay.
+        import highspy
+
+        i = self._instance = tables.instance
+        self._types = tables.types
+        self._unit_s = latency_bound_s(i) or 1.0
+        self._unit_omega = float(i.omega.max(axis=1).sum()) or 1.0
+        self._steps = max(i.new_tokens - 1, 1)
+        self._highs = highspy.Highs()
+        self._highs.setOptionValue("output_flag", False)
+        self._highs.setOptionValue("threads", 1)
+        num_types, num_hosts = self._types.num_types, len(i.hosts)
+        names = {
+            "slowest_prefill": num_types,
+            "prefill": 1,
+            "prefill_hosts": num_hosts,
+            "slowest_decode": num_types,
+            "busy_round": 1,
+            "empty_round": 1,
+            "decode": 1,
+            "decode_hosts": num_hosts,
+            "budget": 1,
+        }
+        ends = np.cumsum([0, *names.values()])
+        self._rows = {
+            name: np.arange(start, end)
+            for name, start, end in zip(names, ends[:-1], ends[1:], strict=True)
+        }
+        self._optimal = highspy.HighsModelStatus.kOptimal
+        inf = float("inf")
+        budget = inf
+        if i.omega_budget is not None:
+            budget = i.omega_budget * (1 + BUDGET_SLACK) - i.head_omega
+            budget = budget / self._unit_omega
+        for row in range(int(ends[-1])):
+            upper = budget if row == self._rows["budget"][0] else 0.0
+            self._highs.addRow(-inf, upper, 0, [], [])
+        self._add_schedule(box)
+
+    def _add_schedule(self, box: Box) -> None:
+        """Columns A, T_p, D, R, T_d, and ω above the budget."""
+        i, rows, steps = self._instance, self._rows, self._steps
+        sizes = -self._types.sizes.astype(float)
+        unit = self._unit_s
+        slowest = [*zip(rows["slowest_prefill"], sizes, strict=True)]
+        self._add(
+            0.0,
+            [*slowest, (rows["prefill"][0], i.num_prefill - 1.0)],
+            least=box.least_prefill / unit,
+        )
+        times = [rows["prefill"][0], *rows["prefill_hosts"]]
+        self._add(1.0, [(row, -1.0) for row in times])
+        if i.new_tokens > 1:
+            slowest = [*zip(rows["slowest_decode"], sizes, strict=True)]
+            self._add(
+                0.0,
+                [
+                    *slowest,
+                    (rows["busy_round"][0], float(i.num_decode)),
+                    (rows["decode"][0], (i.num_decode - 1) / steps),
+                ],
+                least=box.least_decode * steps / unit,
+            )
+            rounds = [(rows[name][0], -1.0) for name in ("busy_round", "empty_round")]
+            self._add(0.0, [*rounds, (rows["decode"][0], (steps - 1) / steps)])
+            times = [rows["decode"][0], *rows["decode_hosts"]]
+            self._add(1.0, [(row, -1.0) for row in times])
+        if i.omega_budget is not None:
+            self._add(_OVER_BUDGET, [(rows["budget"][0], -1.0)])
+
+    def add_row(self, least: float, most: float) -> int:
+        """Adds a row for columns' own entries; returns its number."""
+        self._highs.addRow(least, most, 0, [], [])
+        return self._highs.getNumRow() - 1
+
+    def add_column(self, column: Column) -> None:
+        """Adds a variable from 0 up."""
+        i, rows = self._instance, self._rows
+        prefill = column.prefill_s / self._unit_s
+        decode = column.decode_s * (self._steps / self._unit_s)
+        once = prefill.sum() + column.hop_prefill_s / self._unit_s
+        entries = [*column.entries]
+        entries += zip(rows["slowest_prefill"], prefill, strict=True)
+        entries.append((rows["prefill"][0], once))
+        for h, row in enumerate(rows["prefill_hosts"]):
+            work = prefill[list(self._types.hosts[h])].sum()
+            entries.append((row, i.num_prefill * work / i.hosts[h].capacity))
+        if i.new_tokens > 1:
+            hop = column.hop_decode_s * (self._steps / self._unit_s)
+            once = decode.sum() + hop
+            entries += zip(rows["slowest_decode"], decode, strict=True)
+            entries.append((rows["empty_round"][0], once))
+            entries.append((rows["decode"][0], once / self._steps))
+            for h, row in enumerate(rows["decode_hosts"]):
+                work = decode[list(self._types.hosts[h])].sum()
+                entries.append((row, i.num_decode * work / i.hosts[h].capacity))
+        entries.append((rows["budget"][0], column.omega / self._unit_omega))
+        cost = i.theta * column.omega / self._unit_s
+        self._add(cost, entries, most=column.most)
+
+    def slowest_s(self) -> tuple[float, float]:
+        """Returns A and D of the last solution, in seconds."""
+        values = self._highs.getSolution().col_value
+        decode = values[2] if self._instance.new_tokens > 1 else 0.0
+        return values[0] * self._unit_s, decode * self._unit_s / self._steps
+
+    def solve(self) -> tuple[float, Multipliers] | None:
+        """Returns the optimum and its multipliers, or nothing where it is infeasible."""
+        self._highs.run()
+        if self._highs.getModelStatus() != self._optimal:
+            return None
+        duals = -np.array(self._highs.getSolution().row_dual)
+        of = {name: duals[rows] for name, rows in self._rows.items()}
+        rounds = of["busy_round"][0] + of["empty_round"][0]
+        multipliers = Multipliers(
+            slowest_prefill=of["slowest_prefill"],
+            slowest_decode=of["slowest_decode"] * self._steps,
+            prefill_hosts=of["prefill_hosts"],
+            decode_hosts=of["decode_hosts"],
+            empty_round=of["empty_round"][0] / rounds if rounds > 0 else 0.5,
+            omega=of["budget"][0] * self._unit_s / self._unit_omega,
+        )
+        i = self._instance
+        value = self._highs.getInfo().objective_function_value * self._unit_s
+        return value + i.theta * i.head_omega, multipliers
+
+    def _add(
+        self,
+        cost: float,
+        entries: Sequence[tuple[int, float]],
+        *,
+        least: float = 0.0,
+        most: float = float("inf"),
+    ) -> None:
+        kept = [(int(row), float(value)) for row, value in entries if value]
+        indices = np.array([row for row, _ in kept], dtype=np.int32)
+        values = np.array([value for _, value in kept])
+        self._highs.addCol(cost, least, most, len(kept), indices, values)

@@ -1,0 +1,113 @@
+"""What the cheapest stage costs under prices, for every role, type and place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmpq_jax.cost.tables import Floats
+from llmpq_jax.solver.instance import Integers
+from llmpq_jax.solver.prices import Prices
+from llmpq_jax.solver.type_tables import Role, TypeTables
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PathStage:
+    """One stage of a pipeline.
+
+    Attributes:
+        type: Of its device.
+        first: Its first layer.
+        index: Of its counts.
+        role: Which ends it holds.
+    """
+
+    type: int
+    first: int
+    index: int
+    role: Role
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Level:
+    """Counts of one length that a middle stage may have."""
+
+    length: int
+    indices: Integers
+    losses: Floats
+
+
+class StagePrices:
+    """Prices of the cheapest counts for every role, type, first layer and length."""
+
+    def __init__(
+        self,
+        tables: TypeTables,
+        allowed: dict[Role, list[Integers]],
+        levels: list[list[Level]],
+        prices: Prices,
+    ) -> None:
+        self._tables, self._prices, self._allowed = tables, prices, allowed
+        self._levels = levels
+        num_layers = tables.counts.num_layers
+        num_types = tables.types.num_types
+        lengths = tables.counts.lengths
+        self._layers_price = [
+            prices.prefill[t] * tables.prefill_s[t]
+            + prices.decode[t] * tables.decode_s[t]
+            for t in range(num_types)
+        ]
+        self.first = np.full((num_types, num_layers + 1), np.inf)
+        self.last = np.full((num_types, num_layers + 1), np.inf)
+        self.only = np.full(num_types, np.inf)
+        self.middle: list[Floats] = []
+        for t in range(num_types):
+            k = lengths[allowed["first"][t]]
+            keep = k < num_layers
+            np.minimum.at(self.first[t], k[keep], self.of_role("first", t)[keep])
+            k = lengths[allowed["last"][t]]
+            keep = k < num_layers
+            np.minimum.at(
+                self.last[t], num_layers - k[keep], self.of_role("last", t)[keep]
+            )
+            self.only[t] = self.of_role("only", t).min(initial=np.inf)
+            longest = levels[t][-1].length if levels[t] else 0
+            middle = np.full((num_layers + 1, longest), np.inf)
+            for level, values in zip(levels[t], self.middle_values(t), strict=True):
+                k = level.length
+                middle[: num_layers - k + 1, k - 1] = values.min(axis=0)
+            self.middle.append(middle)
+
+    def of_role(self, role: Role, t: int) -> Floats:
+        """Prices of all allowed counts of an end stage."""
+        indices, prices = self._allowed[role][t], self._prices
+        counts = self._tables.counts
+        loss = counts.loss_at_end if role == "last" else counts.loss_at_start
+        if not len(indices):
+            return np.zeros(0)
+        ends = prices.prefill[t] * self._tables.end_prefill_s[role][t]
+        ends += prices.decode[t] * self._tables.end_decode_s[role][t]
+        value = self._layers_price[t][indices] + ends
+        return value + prices.omega * loss[indices]
+
+    def middle_values(self, t: int) -> list[Floats]:
+        """For each level [counts, first layers], or one column where all are alike."""
+        price, values = self._prices.omega, []
+        for level in self._levels[t]:
+            own = self._layers_price[t][level.indices][:, None]
+            values.append(own if price == 0 else own + price * level.losses)
+        return values
+
+    def stage(self, role: Role, t: int, first: int, k: int) -> PathStage:
+        """The cheapest stage of a role at a place."""
+        if role == "middle":
+            levels = zip(self._levels[t], self.middle_values(t), strict=True)
+            level, values = next(pair for pair in levels if pair[0].length == k)
+            column = values[:, first if values.shape[1] > 1 else 0]
+            index = level.indices[int(column.argmin())]
+        else:
+            indices = self._allowed[role][t]
+            own = self._tables.counts.lengths[indices] == k
+            index = indices[own][int(self.of_role(role, t)[own].argmin())]
+        return PathStage(type=t, first=first, index=int(index), role=role)

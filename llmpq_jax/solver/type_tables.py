@@ -1,0 +1,123 @@
+"""An instance by types of device and counts of layers: what every stage would cost.
+
+A stage is a type, a first layer, counts, and its role: whether it embeds and whether it
+holds the head. Seconds and bytes depend on type, counts and role alone. Axes: T types,
+C counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from llmpq_jax.cost.tables import Floats
+from llmpq_jax.solver.count_tables import CountTables
+from llmpq_jax.solver.device_types import DeviceTypes, device_types
+from llmpq_jax.solver.instance import Instance
+
+Role = Literal["middle", "first", "last", "only"]
+ROLES: tuple[Role, ...] = ("middle", "first", "last", "only")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class TypeTables:
+    """Seconds of every possible stage, and which ones fit.
+
+    Attributes:
+        instance: Which this is of.
+        types: Its types of device.
+        counts: The tables of counts.
+        prefill_s: [T, C] of the layers alone.
+        decode_s: [T, C] likewise, of one step.
+        end_prefill_s: By role [T], what the ends add; infinite where unsupported.
+        end_decode_s: By role [T] likewise.
+        fits: By role [T, C].
+    """
+
+    instance: Instance
+    types: DeviceTypes
+    counts: CountTables
+    prefill_s: Floats
+    decode_s: Floats
+    end_prefill_s: dict[Role, Floats]
+    end_decode_s: dict[Role, Floats]
+    fits: dict[Role, npt.NDArray[np.bool_]]
+
+
+def most_layers(instance: Instance) -> int:
+    """Returns the most layers any device holds, ends and workspace aside."""
+    size = instance.layer_bytes + instance.kv_bytes
+    room = np.maximum(instance.allowed_bytes - instance.buffer_bytes, 0)
+    held = np.where(instance.supported, room[:, None] // size, 0)
+    return int(min(instance.num_layers, max(1, held.max())))
+
+
+def type_tables(instance: Instance, counts: CountTables) -> TypeTables:
+    """Tabulates an instance."""
+    types = device_types(instance)
+    devices = types.first
+    supported = instance.supported[devices]
+    of_counts = counts.counts
+    may_hold = np.stack(
+        [(of_counts[:, ~row] == 0).all(axis=1) for row in supported], axis=0
+    )
+    ends_prefill: dict[Role, Floats] = {"middle": np.zeros(len(devices))}
+    ends_decode: dict[Role, Floats] = {"middle": np.zeros(len(devices))}
+    ends_prefill["first"] = instance.embedding_prefill_s[devices]
+    ends_prefill["last"] = instance.head_prefill_s[devices]
+    ends_prefill["only"] = ends_prefill["first"] + ends_prefill["last"]
+    ends_decode["first"] = instance.embedding_decode_s[devices]
+    ends_decode["last"] = instance.head_decode_s[devices]
+    ends_decode["only"] = ends_decode["first"] + ends_decode["last"]
+    fits: dict[Role, npt.NDArray[np.bool_]] = {
+        role: may_hold
+        & np.isfinite(ends_prefill[role])[:, None]
+        & (
+            _stage_bytes(instance, devices, of_counts, role)
+            <= _allowed(instance, devices)
+        )
+        for role in ROLES
+    }
+    fits["only"] &= counts.lengths == instance.num_layers
+    return TypeTables(
+        instance=instance,
+        types=types,
+        counts=counts,
+        prefill_s=_layers_s(instance.layer_prefill_s[devices], supported) @ of_counts.T,
+        decode_s=_layers_s(instance.layer_decode_s[devices], supported) @ of_counts.T,
+        end_prefill_s=ends_prefill,
+        end_decode_s=ends_decode,
+        fits=fits,
+    )
+
+
+def _allowed(instance: Instance, devices: list[int]) -> npt.NDArray[np.int64]:
+    return instance.allowed_bytes[devices][:, None]
+
+
+def _layers_s(seconds: Floats, supported: npt.NDArray[np.bool_]) -> Floats:
+    # Counts that use an unsupported precision fit nowhere, so their seconds are unread.
+    return np.where(supported, seconds, 0.0)
+
+
+def _stage_bytes(
+    instance: Instance, devices: list[int], counts: npt.NDArray[np.int64], role: Role
+) -> npt.NDArray[np.int64]:
+    """[T, C]: bytes of a stage with its largest workspace."""
+    held = counts @ (instance.layer_bytes + instance.kv_bytes) + instance.buffer_bytes
+    workspace = np.zeros((len(devices), len(counts)), dtype=np.int64)
+    for b in range(counts.shape[1]):
+        need = instance.workspace_bytes[devices, b][:, None]
+        workspace = np.maximum(workspace, np.where(counts[:, b] > 0, need, 0))
+    if role in ("first", "only"):
+        held = held + instance.embedding_bytes
+        need = instance.embedding_workspace_bytes[devices][:, None]
+        workspace = np.maximum(workspace, need)
+    if role in ("last", "only"):
+        held = held + instance.head_bytes
+        need = instance.head_workspace_bytes[devices][:, None]
+        workspace = np.maximum(workspace, need)
+    return held[None, :] + workspace

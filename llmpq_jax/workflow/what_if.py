@@ -1,0 +1,70 @@
+"""What a plan is made of where nothing can be measured: figures and a config.json."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+from llmpq_jax.cost.assumed_sensitivity import assumed_sensitivity
+from llmpq_jax.cost.roofline import roofline
+from llmpq_jax.solver.micro_batches import micro_batches
+from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.catalogue import read_catalogue
+from llmpq_jax.spec.cluster import Cluster
+from llmpq_jax.spec.fingerprint import config_fingerprint
+from llmpq_jax.spec.measurements import Measurements
+from llmpq_jax.spec.sensitivity import Sensitivity
+from llmpq_jax.spec.strategy import ModelReference
+from llmpq_jax.spec.workload import Workload
+
+
+def foretold_measurements(
+    model: Path,
+    architecture: Architecture,
+    cluster: Cluster,
+    workload: Workload,
+    *,
+    prefill: int | None = None,
+    decode: int | None = None,
+) -> Measurements:
+    """Foretells what a plan may ask of every kind of device in a cluster.
+
+    Raises:
+        ClusterError: The catalogue lacks one of them.
+    """
+    catalogue = read_catalogue()
+    used = dict.fromkeys(
+        place.device.kind for place in cluster.placed if place.device.use != "never"
+    )
+    pairs = micro_batches(workload.batch, prefill=prefill, decode=decode)
+    return roofline(
+        architecture,
+        [catalogue.find(kind) for kind in used],
+        workload=workload,
+        rows={rows for pair in pairs for rows in (pair.prefill, pair.decode)},
+        name=model.name,
+    )
+
+
+def config_alone(
+    model: Path, architecture: Architecture, *, group_size: int
+) -> tuple[ModelReference, Sensitivity]:
+    """Names and judges a model whose weights are not there."""
+    fingerprint = config_fingerprint(architecture)
+    reference = ModelReference(
+        path=str(model),
+        architecture=architecture.family,
+        num_layers=architecture.num_layers,
+        fingerprint=fingerprint,
+    )
+    sensitivity = assumed_sensitivity(
+        architecture, name=model.name, fingerprint=fingerprint, group_size=group_size
+    )
+    return reference, sensitivity
+
+
+def catalogue_digest() -> str:
+    """Names the catalogue a plan was made with."""
+    content = (resources.files("llmpq_jax.spec") / "catalogue.toml").read_bytes()
+    return f"roofline of catalogue sha256:{hashlib.sha256(content).hexdigest()}"

@@ -1,0 +1,29 @@
+"""Assumed losses are those of rounding normal weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmpq_jax.cost.assumed_sensitivity import assumed_sensitivity
+from llmpq_jax.spec.families import read_architecture
+
+MODEL = Path(__file__).parents[2] / "strategies" / "models" / "qwen3-0.6b"
+
+
+@pytest.mark.parametrize(("bits", "num_sharing"), [(8, 1024), (4, 128)])
+def test_the_loss_is_the_error_of_rounding_normal_weights(bits, num_sharing):
+    found = assumed_sensitivity(
+        read_architecture(MODEL), name="qwen", fingerprint="x", group_size=128
+    )
+    weights = np.random.default_rng(0).normal(size=(num_sharing, 4000))
+    scale = np.abs(weights).max(axis=0) / (2 ** (bits - 1) - 1)
+    error = np.round(weights / scale) * scale - weights
+    # The formula takes the largest weight at a quantile and ignores how it scatters,
+    # which is a tenth of it for a hundred weights, squared.
+    assert found.omega(0, bits) == pytest.approx((error**2).mean(), rel=0.2)
+    assert found.omega(3, bits) == found.omega(0, bits)
+    assert found.omega(0, 16) == 0.0
+    assert found.head_8 == found.omega(0, 8)

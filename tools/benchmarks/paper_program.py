@@ -1,0 +1,189 @@
+"""The paper's own program, with the corrected objective, to time beside the planner.
+
+Binary z[i, j, b] puts layer i on stage j at b bits, for one order of devices, all of them
+used, and one pair of micro-batches; x[i, j] + x[i − 1, k] ≤ 1 for j < k keeps stages
+contiguous. Everything else the planner decides is given to it here: the order and the
+micro-batches of the plan that the planner found.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pyomo.environ as pyo
+
+from llmpq_jax.solver import PlanRequest
+from llmpq_jax.solver.highs import solve
+from llmpq_jax.solver.instance import Instance, make_instance
+from llmpq_jax.solver.problem import make_problem
+from llmpq_jax.spec.cluster_file import read_cluster
+from llmpq_jax.spec.families import read_architecture
+from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.spec.strategy_file import read_strategy
+from llmpq_jax.workflow.what_if import config_alone, foretold_measurements
+from tools.paper_clusters import ROOT
+
+
+def timed_paper_program(folder: Path, model: str, *, limit_s: float) -> dict[str, Any]:
+    """Solves the program for the order and pair of the strategy in a folder."""
+    strategy = read_strategy(folder / "strategy.toml")
+    instance = _instance(folder, ROOT / "strategies" / "models" / model, strategy)
+    program = write_program(instance)
+    certificate = strategy.certificate
+    assert certificate is not None
+    begin = time.monotonic()
+    outcome = solve(
+        program, time_limit_s=limit_s, relative_gap=max(certificate.gap, 1e-4)
+    )
+    seconds = time.monotonic() - begin
+    found: Any = pyo.value(program.objective) if outcome.has_solution else None
+    return {
+        "paper_program_seconds": round(seconds, 2),
+        "paper_program_status": outcome.status,
+        "paper_program_objective": found,
+        "paper_program_bound": outcome.bound,
+    }
+
+
+def write_program(instance: Instance) -> Any:
+    """Writes the program of an instance, whose devices stand in pipeline order."""
+    i, last = instance, instance.num_devices - 1
+    unit = float(i.allowed_bytes.max())
+    model = _empty_model()
+    layers, stages = range(i.num_layers), range(i.num_devices)
+    columns = range(len(i.bits))
+    model.z = pyo.Var(
+        layers,
+        stages,
+        columns,
+        domain=pyo.Binary,
+        bounds=lambda _, layer, j, b: (0, int(i.supported[j, b])),
+    )
+    names = ("prefill_slowest", "decode_slowest", "decode_round")
+    for name in names:
+        setattr(model, name, pyo.Var(domain=pyo.NonNegativeReals))
+
+    def x(m: Any, layer: int, j: int) -> Any:
+        return sum(m.z[layer, j, b] for b in columns)
+
+    def stage(m: Any, seconds: Any, ends: tuple[Any, Any], j: int) -> Any:
+        total = sum(
+            float(seconds[j, b]) * m.z[layer, j, b]
+            for layer in layers
+            for b in columns
+            if i.supported[j, b]
+        )
+        total += float(ends[0][j]) if j == 0 else 0.0
+        return total + (float(ends[1][j]) if j == last else 0.0)
+
+    prefill_ends = (i.embedding_prefill_s, i.head_prefill_s)
+    decode_ends = (i.embedding_decode_s, i.head_decode_s)
+    prefill = [stage(model, i.layer_prefill_s, prefill_ends, j) for j in stages]
+    decode = [stage(model, i.layer_decode_s, decode_ends, j) for j in stages]
+    hops = [(j, j + 1) for j in range(last)]
+    model.one = pyo.Constraint(
+        layers, rule=lambda m, layer: sum(x(m, layer, j) for j in stages) == 1
+    )
+    model.memory = pyo.Constraint(
+        stages,
+        rule=lambda m, j: (
+            _held(m, i, j)
+            <= 1 * (float(i.allowed_bytes[j] - _fixed_bytes(i, j)) / unit)
+        ),
+    )
+    model.contiguous = pyo.Constraint(
+        layers,
+        stages,
+        stages,
+        rule=lambda m, layer, j, k: (
+            x(m, layer, j) + x(m, layer - 1, k) <= 1
+            if layer > 0 and j < k
+            else pyo.Constraint.Skip
+        ),
+    )
+    model.first = pyo.Constraint(expr=x(model, 0, 0) == 1)
+    model.last = pyo.Constraint(expr=x(model, i.num_layers - 1, last) == 1)
+    model.slow_p = pyo.Constraint(
+        stages, rule=lambda m, j: prefill[j] <= m.prefill_slowest
+    )
+    model.slow_d = pyo.Constraint(
+        stages, rule=lambda m, j: decode[j] <= m.decode_slowest
+    )
+    once_p = sum(prefill) + sum(float(i.hop_prefill_s[hop]) for hop in hops)
+    once_d = sum(decode) + sum(float(i.hop_decode_s[hop]) for hop in hops)
+    model.busy = pyo.Constraint(
+        expr=i.num_decode * model.decode_slowest <= model.decode_round
+    )
+    model.empty = pyo.Constraint(expr=once_d <= model.decode_round)
+    z: Any = model.z
+    omega = sum(
+        float(i.omega[layer, b]) * z[layer, j, b]
+        for layer in layers
+        for j in stages
+        for b in columns
+    )
+    if i.omega_budget is not None:
+        model.budget = pyo.Constraint(
+            expr=omega / i.omega_budget <= 1 + 1e-9 - i.head_omega / i.omega_budget
+        )
+    model.objective = pyo.Objective(
+        expr=once_p
+        + (i.num_prefill - 1) * model.prefill_slowest
+        + once_d
+        + (i.num_decode - 1) * model.decode_slowest
+        + (i.new_tokens - 2) * model.decode_round
+        + i.theta * omega
+    )
+    return model
+
+
+def _empty_model() -> Any:
+    # Pyomo gives models their attributes at run time, which no type checker can follow.
+    return pyo.ConcreteModel()
+
+
+def _held(model: Any, instance: Instance, j: int) -> Any:
+    unit = float(instance.allowed_bytes.max())
+    return sum(
+        float(instance.layer_bytes[b] + instance.kv_bytes) / unit * model.z[layer, j, b]
+        for layer in range(instance.num_layers)
+        for b in range(len(instance.bits))
+    )
+
+
+def _fixed_bytes(instance: Instance, j: int) -> int:
+    """Ends, buffers and the largest workspace, which the paper reserves too."""
+    workspace = instance.workspace_bytes[j].max()
+    size = instance.buffer_bytes
+    if j == 0:
+        size += instance.embedding_bytes
+        workspace = max(workspace, instance.embedding_workspace_bytes[j])
+    if j == instance.num_devices - 1:
+        size += instance.head_bytes
+        workspace = max(workspace, instance.head_workspace_bytes[j])
+    return int(size + workspace)
+
+
+def _instance(folder: Path, model: Path, strategy: Strategy) -> Instance:
+    cluster = read_cluster(folder / "cluster.toml")
+    architecture = read_architecture(model)
+    measured = foretold_measurements(model, architecture, cluster, strategy.workload)
+    reference, sensitivity = config_alone(model, architecture, group_size=128)
+    request = PlanRequest(
+        architecture=architecture,
+        model=reference,
+        cluster=cluster,
+        measurements=measured,
+        sensitivity=sensitivity,
+        workload=strategy.workload,
+        activations="bfloat16",
+    )
+    problem = make_problem(request)
+    assert strategy.quality is not None
+    whole = make_instance(
+        problem, strategy.micro_batch, 16, omega_budget=strategy.quality.budget
+    )
+    names = [place.name for place in problem.placed]
+    return whole.in_order([names.index(s.devices[0]) for s in strategy.stages])
