@@ -8,6 +8,7 @@ from llmpq_jax.cli.generate import generate_command
 from llmpq_jax.cli.group import main
 from llmpq_jax.cli.indicate import indicate_command
 from llmpq_jax.cli.profile import profile_command
+from llmpq_jax.cli.quantize import quantize_command
 from llmpq_jax.cli.quickstart import quickstart_command
 from llmpq_jax.cli.solve import solve_command
 
@@ -17,6 +18,7 @@ for _command in (
     solve_command,
     generate_command,
     evaluate_command,
+    quantize_command,
     quickstart_command,
 ):
     main.add_command(_command)

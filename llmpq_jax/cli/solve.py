@@ -182,6 +182,8 @@ def solve_command(
     from dataclasses import replace
 
     from llmpq_jax import __version__
+    from llmpq_jax.checkpoint.check import plannable_bits
+    from llmpq_jax.checkpoint.reader import CheckpointReader
     from llmpq_jax.cost.quality import total_omega
     from llmpq_jax.report.console import progress_bar, tell
     from llmpq_jax.solver import PlanRequest, plan
@@ -192,7 +194,7 @@ def solve_command(
         check_measurements,
         read_measurements,
     )
-    from llmpq_jax.spec.precision import ALL_BITS, Bits
+    from llmpq_jax.spec.precision import Bits
     from llmpq_jax.spec.sensitivity_file import read_sensitivity
     from llmpq_jax.spec.strategy import ModelReference, Provenance
     from llmpq_jax.spec.strategy_file import write_strategy
@@ -202,6 +204,8 @@ def solve_command(
     devices = read_cluster(cluster)
     measured = read_measurements(measurements)
     check_measurements(measured, architecture)
+    head_width = 8 if head_bits == "8" else 16
+    allowed = plannable_bits(CheckpointReader(model), architecture, head=head_width)
     if sensitivity is None:
         from llmpq_jax.indicator.weight_variance import weight_variance
 
@@ -209,7 +213,6 @@ def solve_command(
         judged = weight_variance(model, group_size=measured.group_size)
     else:
         judged = read_sensitivity(sensitivity)
-    head_width = 8 if head_bits == "8" else 16
     try:
         request = PlanRequest(
             architecture=architecture,
@@ -228,7 +231,7 @@ def solve_command(
             ),
             activations=measured.activations,
             group_size=_group_size(measured),
-            bits=tuple(bits for bits in ALL_BITS if bits >= int(min_bits)),
+            bits=tuple(bits for bits in allowed if bits >= int(min_bits)),
             head_bits=(head_width,),
             kv_bits=KV_BITS[kv_bits],
             omega_budget=omega_budget,

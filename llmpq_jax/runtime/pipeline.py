@@ -12,9 +12,7 @@ from types import TracebackType
 import numpy as np
 from jaxtyping import Float
 
-from llmpq_jax.checkpoint.check import check_bits, check_checkpoint
-from llmpq_jax.checkpoint.reader import CheckpointReader
-from llmpq_jax.checkpoint.rounded import RoundedWeights
+from llmpq_jax.checkpoint.source import open_source
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError, StrategyError
 from llmpq_jax.runtime.devices import find_devices
@@ -27,8 +25,6 @@ from llmpq_jax.runtime.run_record import BatchRecord, summarize_batch
 from llmpq_jax.runtime.scoring import score_stepwise, score_whole
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.buckets import bucket_length
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.fingerprint import model_fingerprint
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.spec.strategy_file import read_strategy
 from llmpq_jax.stage.build import build_worker
@@ -87,36 +83,26 @@ class Pipeline:
         """
         if not isinstance(strategy, Strategy):
             strategy = read_strategy(Path(strategy))
-        folder = Path(strategy.model.path)
-        architecture = read_architecture(folder)
-        _check_model(strategy, architecture, folder)
+        source = open_source(strategy)
         emulate_cpu_devices(
             [name for stage in strategy.stages for name in stage.devices]
         )
         devices = find_devices(strategy)
-        reader = CheckpointReader(folder)
-        check_checkpoint(reader, architecture)
-        check_bits(
-            reader,
-            architecture,
-            layers=strategy.bits,
-            head=strategy.precision.head_bits,
-        )
-        rounded = _rounded_weights(strategy)
         workers = [
             build_worker(
-                reader,
-                architecture,
+                source.reader,
+                source.architecture,
                 stage,
                 strategy.precision,
                 number=number,
                 devices=devices[number],
-                rounded=rounded,
+                rounded=source.rounded,
                 on_layer=on_layer,
             )
             for number, stage in enumerate(strategy.stages)
         ]
-        return cls(strategy, architecture, Tokenizer.load(folder), workers)
+        tokenizer = Tokenizer.load(source.reader.folder)
+        return cls(strategy, source.architecture, tokenizer, workers)
 
     def generate(
         self,
@@ -361,29 +347,3 @@ def _longest_first(requests: Sequence[Request]) -> list[int]:
     return sorted(
         range(len(requests)), key=lambda index: -requests[index].max_new_tokens
     )
-
-
-def _rounded_weights(strategy: Strategy) -> RoundedWeights | None:
-    """Opens the weights that a strategy serves instead of rounding to the nearest."""
-    precision, model = strategy.precision, strategy.model
-    if precision.rounding == "nearest":
-        return None
-    if model.rounded is None:
-        msg = f"the strategy serves weights rounded by {precision.rounding!r} and names no folder of them: expected model.rounded, which `llmpq-jax indicate --rounding` fills"
-        raise StrategyError(msg)
-    rounded = RoundedWeights(Path(model.rounded), fingerprint=model.fingerprint)
-    found = (rounded.made_for.rounding, rounded.made_for.group_size)
-    if found != (precision.rounding, precision.group_size):
-        msg = f"rounded weights {model.rounded}: are rounded by {found[0]!r} in groups of {found[1]}, expected {precision.rounding!r} in groups of {precision.group_size} as the strategy says: name the folder it was planned with"
-        raise StrategyError(msg)
-    return rounded
-
-
-def _check_model(strategy: Strategy, architecture: Architecture, folder: Path) -> None:
-    if architecture.num_layers != strategy.model.num_layers:
-        msg = f"the strategy is for {strategy.model.num_layers} layers, the model in {folder} has {architecture.num_layers}: solve for this model"
-        raise StrategyError(msg)
-    found = model_fingerprint(folder)
-    if found != strategy.model.fingerprint:
-        msg = f"the strategy is for the model {strategy.model.fingerprint}, {folder} holds {found}: solve for this model, or correct model.path"
-        raise StrategyError(msg)
