@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -84,7 +84,8 @@ def write_served_weights(
 
     Raises:
         CheckpointError: The checkpoint is damaged, or the disk is full.
-        UnsupportedModelError: The family keeps several matrices in one.
+        UnsupportedModelError: The family keeps several matrices in one, or the
+            checkpoint one with act-order.
     """
     shards = ShardWriter(folder, shard_bytes=shard_bytes)
     schemes: dict[str, Scheme] = {}
@@ -94,7 +95,7 @@ def write_served_weights(
     read: set[str] = set()
     written: set[str] = set()
     for part in _parts(source, strategy, stored.names):
-        tensors = _file_tensors(part, written, schemes, plain)
+        tensors = _file_tensors(source.reader.folder, part, written, schemes, plain)
         shards.add(tensors)
         written |= tensors.keys()
         names = {name for _, file in part.found for name in stored.check(file)} - read
@@ -162,11 +163,16 @@ def _parts(
 
 
 def _file_tensors(
-    part: _Part, written: set[str], schemes: dict[str, Scheme], plain: list[str]
+    folder: Path,
+    part: _Part,
+    written: set[str],
+    schemes: dict[str, Scheme],
+    plain: list[str],
 ) -> dict[str, np.ndarray]:
     """Returns a part's tensors as they are written, and notes how its matrices are.
 
     Args:
+        folder: That it is from.
         part: As it would be served.
         written: Names that are written already.
         schemes: Takes the modules of few bits.
@@ -178,6 +184,9 @@ def _file_tensors(
         is_head = tensor.name == "vocabulary.weight"
         module = HEAD.removesuffix(".weight") if is_head else file.module
         if isinstance(weight, QArray):
+            if weight.permutation is not None:
+                msg = f"checkpoint {folder}: {file.module} has act-order, which newer compressed-tensors do not know: implemented is writing groups in order; serve the strategy from this checkpoint"
+                raise UnsupportedModelError(msg)
             matrix = _on_host(weight)
             schemes[module] = scheme_of(matrix)
             for suffix, array in packed_tensors(matrix).items():
@@ -193,15 +202,12 @@ def _file_tensors(
 
 
 def _on_host(weight: QArray) -> QuantizedMatrix:
-    def array(leaf: Any) -> Any:
-        return None if leaf is None else np.asarray(leaf)
-
+    zero_point = weight.zero_point
     return QuantizedMatrix(
         values=np.asarray(weight.values),
         scale=np.asarray(weight.scale),
         bits=weight.bits,
-        zero_point=array(weight.zero_point),
-        permutation=array(weight.permutation),
+        zero_point=None if zero_point is None else np.asarray(zero_point),
     )
 
 

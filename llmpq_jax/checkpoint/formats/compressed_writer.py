@@ -24,25 +24,18 @@ def scheme_of(matrix: QuantizedMatrix) -> Scheme:
         bits=matrix.bits,
         group_size=-1 if num_groups == 1 else num_contracted // num_groups,
         is_symmetric=matrix.zero_point is None,
-        has_order=matrix.permutation is not None,
     )
 
 
 def packed_tensors(matrix: QuantizedMatrix) -> dict[str, np.ndarray]:
-    """Returns the tensors that make a matrix, by suffix of the module's name."""
+    """Returns the tensors that make a matrix, by suffix of the module's name.
+
+    Its inputs are in order: newer versions of the format know no other.
+    """
+    assert matrix.permutation is None
     bits = matrix.bits
     values_CF = matrix.values if bits == 8 else unpack_nibbles(matrix.values)
     tensors: dict[str, np.ndarray] = {}
-    if matrix.permutation is not None:
-        num_contracted = len(values_CF)
-        group_of_row = np.arange(num_contracted) // (
-            num_contracted // len(matrix.scale)
-        )
-        tensors["weight_g_idx"] = np.empty(num_contracted, np.int32)
-        tensors["weight_g_idx"][matrix.permutation] = group_of_row
-        in_order_CF = np.empty_like(values_CF)
-        in_order_CF[matrix.permutation] = values_CF
-        values_CF = in_order_CF
     values_FC = np.ascontiguousarray(values_CF.T)
     tensors["weight_packed"] = pack_columns(shifted(values_FC, bits), bits)
     tensors["weight_shape"] = np.array(values_FC.shape, np.int64)
@@ -79,7 +72,7 @@ def description(schemes: Mapping[str, Scheme], plain: Sequence[str]) -> dict[str
                     if scheme.group_size == -1
                     else scheme.group_size,
                     "dynamic": False,
-                    "actorder": "group" if scheme.has_order else None,
+                    "actorder": None,
                 },
                 "input_activations": None,
                 "output_activations": None,

@@ -30,7 +30,7 @@ MODULE = "model.layers.0.mlp.down_proj"
 
 @st.composite
 def matrices(draw: st.DrawFn) -> QuantizedMatrix:
-    """Ours, and those that others wrote with zero points and act-order."""
+    """Ours, and those that others wrote with zero points."""
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     bits: Literal[4, 8] = draw(st.sampled_from([4, 8]))
     group_size = draw(st.sampled_from([6, 32, 40]))
@@ -41,17 +41,11 @@ def matrices(draw: st.DrawFn) -> QuantizedMatrix:
     values = generator.integers(-half, half, shape, dtype=np.int8)
     zero = generator.integers(-half, half, (num_groups, num_features), dtype=np.int8)
     zero[0, 0] = 1  # or there would be none
-    permutation = None
-    if num_groups > 1 and draw(st.booleans()):
-        # Groups whose inputs ascend, as the readers of formats leave them.
-        order = generator.permutation(shape[0]).reshape(num_groups, group_size)
-        permutation = np.sort(order, axis=1).reshape(-1).astype(np.int32)
     return QuantizedMatrix(
         values=pack_nibbles(values) if bits == 4 else values,
         scale=generator.random((num_groups, num_features), np.float32) + 1e-3,
         bits=bits,
         zero_point=zero if draw(st.booleans()) else None,
-        permutation=permutation,
     )
 
 
@@ -75,7 +69,7 @@ def test_the_reader_finds_the_integers_and_scales_that_were_written(
         assert array.dtype.name in parts[suffix].dtypes
     read = form.matrix(linear, tensors)
     assert read.bits == matrix.bits
-    for name in ("values", "scale", "zero_point", "permutation"):
+    for name in ("values", "scale", "zero_point"):
         expected, got = getattr(matrix, name), getattr(read, name)
         assert (got is None) == (expected is None)
         if expected is not None:
