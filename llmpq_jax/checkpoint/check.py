@@ -78,6 +78,48 @@ def layer_bits(
     )
 
 
+def plannable_bits(
+    reader: CheckpointReader, architecture: Architecture, *, head: HeadBits
+) -> tuple[Bits, ...]:
+    """Returns the bits that every layer can be served at, highest first.
+
+    Plans choose among the same bits for all layers, so what only some can have is lost.
+
+    Raises:
+        CheckpointError: That would leave 16 bits alone, though layers are stored at
+            fewer, or the head cannot be served at its bits.
+    """
+    found = layer_bits(reader, architecture)
+    shared: tuple[Bits, ...] = tuple(
+        bits for bits in ALL_BITS if all(bits in each for each in found)
+    )
+    if len(shared) == 1 and any(len(each) > 1 for each in found):
+        layers_of: dict[tuple[Bits, ...], list[int]] = {}
+        for layer, bits in enumerate(found):
+            layers_of.setdefault(bits, []).append(layer)
+        told = "; ".join(
+            f"{', '.join(map(str, bits))} bits for layers {_ranges(layers)}"
+            for bits, layers in layers_of.items()
+        )
+        msg = f"checkpoint {reader.folder}: can be served at {told}: expected bits below 16 that all layers share, among which a plan chooses; serve it by its own strategy.toml if it has one, or plan for the unquantised checkpoint"
+        raise CheckpointError(msg)
+    check_bits(reader, architecture, layers=(), head=head)
+    return shared
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    """Writes ascending numbers with runs joined: 0–2, 5."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and runs[-1][-1] == layer - 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(
+        str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs
+    )
+
+
 def _shared_bits(stored: StoredWeights, sources: Sources) -> tuple[Bits, ...]:
     allowed = set(ALL_BITS)
     for tensor, file in sources:

@@ -50,6 +50,10 @@ class CheckpointReader:
         """Returns a tensor's type, from its header; bfloat16 is ml_dtypes'."""
         return self._find(name).dtype
 
+    def num_bytes(self, name: str) -> int:
+        """Returns a tensor's size, from its header."""
+        return self._find(name).num_bytes
+
     def read(self, name: str) -> np.ndarray:
         """Reads a whole tensor into fresh memory."""
         return read_stored(self._find(name))

@@ -9,6 +9,7 @@ from llmpq_jax.cli.generate import generate_command
 from llmpq_jax.cli.group import main
 from llmpq_jax.cli.indicate import indicate_command
 from llmpq_jax.cli.profile import profile_command
+from llmpq_jax.cli.quantize import quantize_command
 from llmpq_jax.cli.quickstart import quickstart_command
 from llmpq_jax.cli.solve import solve_command
 
@@ -19,6 +20,7 @@ for _command in (
     compare_command,
     generate_command,
     evaluate_command,
+    quantize_command,
     quickstart_command,
 ):
     main.add_command(_command)

@@ -188,6 +188,8 @@ def solve_command(
     from dataclasses import replace
 
     from llmpq_jax import __version__
+    from llmpq_jax.checkpoint.check import plannable_bits
+    from llmpq_jax.checkpoint.reader import CheckpointReader
     from llmpq_jax.cost.quality import total_omega
     from llmpq_jax.report.console import progress_bar, tell
     from llmpq_jax.report.search import search_progress
@@ -231,6 +233,8 @@ def solve_command(
         measured = read_measurements(measurements)
         check_measurements(measured, architecture)
         digest = f"sha256:{hashlib.sha256(measurements.read_bytes()).hexdigest()}"
+    head_width = 8 if head_bits == "8" else 16
+    allowed = ALL_BITS
     if roofline and not has_weights(model):
         reference, judged = config_alone(
             model, architecture, group_size=measured.group_size
@@ -244,6 +248,8 @@ def solve_command(
             fingerprint=model_fingerprint(model),
         )
         judged = None
+        reader = CheckpointReader(model)
+        allowed = plannable_bits(reader, architecture, head=head_width)
     if sensitivity is not None:
         judged = read_sensitivity(sensitivity)
     elif judged is None:
@@ -251,7 +257,6 @@ def solve_command(
 
         tell("no --sensitivity: judging layers by the variance of their weights alone")
         judged = weight_variance(model, group_size=measured.group_size)
-    head_width = 8 if head_bits == "8" else 16
     try:
         request = PlanRequest(
             architecture=architecture,
@@ -262,7 +267,7 @@ def solve_command(
             workload=workload,
             activations=measured.activations,
             group_size=_group_size(measured),
-            bits=tuple(bits for bits in ALL_BITS if bits >= int(min_bits)),
+            bits=tuple(bits for bits in allowed if bits >= int(min_bits)),
             head_bits=(head_width,),
             kv_bits=KV_BITS[kv_bits],
             omega_budget=omega_budget,

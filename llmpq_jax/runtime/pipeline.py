@@ -12,8 +12,7 @@ from types import TracebackType
 import numpy as np
 from jaxtyping import Float
 
-from llmpq_jax.checkpoint.check import check_bits, check_checkpoint
-from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.checkpoint.source import open_source
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError, StrategyError
 from llmpq_jax.runtime.batch_shape import BatchShape
@@ -21,14 +20,12 @@ from llmpq_jax.runtime.devices import find_devices
 from llmpq_jax.runtime.driver import Driver, allocate
 from llmpq_jax.runtime.engines.local import LocalEngine
 from llmpq_jax.runtime.limits import check_request
-from llmpq_jax.runtime.model_files import check_model, rounded_weights
 from llmpq_jax.runtime.request import Completion, Request, Sampling
 from llmpq_jax.runtime.rows import Row
 from llmpq_jax.runtime.run_record import BatchRecord, summarize_batch
 from llmpq_jax.runtime.scoring import score_stepwise, score_whole
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.buckets import bucket_length
-from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.spec.strategy_file import read_strategy
 from llmpq_jax.stage.build import build_worker
@@ -87,36 +84,26 @@ class Pipeline:
         """
         if not isinstance(strategy, Strategy):
             strategy = read_strategy(Path(strategy))
-        folder = Path(strategy.model.path)
-        architecture = read_architecture(folder)
-        check_model(strategy, architecture, folder)
+        source = open_source(strategy)
         emulate_cpu_devices(
             [name for stage in strategy.stages for name in stage.devices]
         )
         devices = find_devices(strategy)
-        reader = CheckpointReader(folder)
-        check_checkpoint(reader, architecture)
-        check_bits(
-            reader,
-            architecture,
-            layers=strategy.bits,
-            head=strategy.precision.head_bits,
-        )
-        rounded = rounded_weights(strategy)
         workers = [
             build_worker(
-                reader,
-                architecture,
+                source.reader,
+                source.architecture,
                 stage,
                 strategy.precision,
                 number=number,
                 devices=devices[number],
-                rounded=rounded,
+                rounded=source.rounded,
                 on_layer=on_layer,
             )
             for number, stage in enumerate(strategy.stages)
         ]
-        return cls(strategy, architecture, Tokenizer.load(folder), workers)
+        tokenizer = Tokenizer.load(source.reader.folder)
+        return cls(strategy, source.architecture, tokenizer, workers)
 
     def generate(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llmpq_jax.checkpoint.check import check_checkpoint
+from llmpq_jax.checkpoint.check import check_checkpoint, plannable_bits
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
+from llmpq_jax.checkpoint.source import open_source
+from llmpq_jax.checkpoint.write import write_served_weights
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.spec.families import read_architecture
+from llmpq_jax.spec.precision import Bits, HeadBits
 from tests.checkpoint.configs import CONFIGS
+from tests.tiny_models import make_strategy
 
 
 def _check(
@@ -119,3 +124,49 @@ def test_checking_a_checkpoint_waits_for_neither_jax_nor_transformers() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def _mixed(folder: Path, layers: list[Bits], head: HeadBits = 16) -> CheckpointReader:
+    """Writes a checkpoint whose layers are at these bits, and opens it."""
+    config = CONFIGS["llama"] | {"num_hidden_layers": len(layers)}
+    write_random_checkpoint(folder / "model", config)
+    strategy = make_strategy(folder / "model", [((0,), layers)], head_bits=head)
+    (folder / "out").mkdir()
+    write_served_weights(open_source(strategy), strategy, folder / "out")
+    return CheckpointReader(folder / "out")
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([16, 16], (16, 8, 4)),
+        ([4, 4], (16, 4)),
+        ([8, 16], (16, 8)),
+        ([16, 4, 16], (16, 4)),
+    ],
+)
+def test_plans_choose_among_the_bits_that_all_layers_can_have(
+    tmp_path: Path, layers: list[Bits], expected: tuple[Bits, ...]
+) -> None:
+    reader = _mixed(tmp_path, layers)
+    architecture = read_architecture(reader.folder)
+    assert plannable_bits(reader, architecture, head=8) == expected
+
+
+def test_layers_without_few_bits_in_common_are_named(tmp_path: Path) -> None:
+    reader = _mixed(tmp_path, [4, 4, 4, 16, 8, 4])
+    message = r"served at 16, 4 bits for layers 0–2, 5; 16, 8, 4 bits for layers 3; 16, 8 bits for layers 4: expected bits below 16 that all layers share"
+    with pytest.raises(CheckpointError, match=message):
+        plannable_bits(reader, read_architecture(reader.folder), head=16)
+
+
+def test_a_head_s_bits_are_checked_before_planning(tmp_path: Path) -> None:
+    reader = _mixed(tmp_path, [16, 16], head=8)
+    architecture = read_architecture(reader.folder)
+    assert plannable_bits(reader, architecture, head=16) == (16, 8, 4)
+    config = json.loads((reader.folder / "config.json").read_text())
+    (group,) = config["quantization_config"]["config_groups"].values()
+    group["weights"]["num_bits"] = 4
+    (reader.folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="lm_head holds integers of 4 bits"):
+        plannable_bits(reader, architecture, head=8)

@@ -81,7 +81,7 @@ FORMATS: dict[str, tuple[Write, dict[str, Any], Literal[4, 8]]] = {
 }
 
 
-def _write(folder: Path, write: Write, description: dict[str, Any]) -> Path:
+def write_foreign(folder: Path, write: Write, description: dict[str, Any]) -> Path:
     """Writes a model and beside it, in `dense`, its twin of the very same weights.
 
     Scales are powers of two, so that float16 holds what the integers stand for.
@@ -113,7 +113,7 @@ def foreign(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Literal[4, 8]]:
     write, description, bits = FORMATS[request.param]
-    return _write(tmp_path_factory.mktemp("foreign"), write, description), bits
+    return write_foreign(tmp_path_factory.mktemp("foreign"), write, description), bits
 
 
 def _logits(model: Path, bits: Any, devices: tuple[int, ...] = (0,)) -> np.ndarray:
@@ -165,7 +165,7 @@ def test_a_mesh_cuts_it_without_changing_what_it_computes(
     tmp_path: Path, name: str
 ) -> None:
     write, description, bits = FORMATS[name]
-    model = _write(tmp_path, write, description)
+    model = write_foreign(tmp_path, write, description)
     whole, cut = _logits(model, bits), _logits(model, bits, devices=(0, 1))
     tolerance = 2 * logit_tolerance(read_architecture(model), whole)
     np.testing.assert_allclose(cut, whole, atol=tolerance, rtol=0)
@@ -174,7 +174,7 @@ def test_a_mesh_cuts_it_without_changing_what_it_computes(
 @pytest.fixture
 def gptq(tmp_path: Path) -> Path:
     write, description, _ = FORMATS["gptq"]
-    return _write(tmp_path, write, description)
+    return write_foreign(tmp_path, write, description)
 
 
 def _change(model: Path, added: dict[str, np.ndarray], dropped: str = "") -> None:
@@ -189,7 +189,7 @@ def _check(model: Path) -> None:
 
 def test_act_order_is_not_cut_over_a_mesh(tmp_path: Path) -> None:
     write, description, bits = FORMATS["gptq-act-order"]
-    model = _write(tmp_path, write, description)
+    model = write_foreign(tmp_path, write, description)
     with pytest.raises(StrategyError, match=r"act-order\), and a stage of 2 devices"):
         _logits(model, bits, devices=(0, 1))
 

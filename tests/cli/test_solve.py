@@ -13,9 +13,9 @@ from llmpq_jax.indicator.weight_variance import weight_variance
 from llmpq_jax.spec.cluster_file import read_cluster, write_cluster
 from llmpq_jax.spec.measurements_file import read_measurements
 from llmpq_jax.spec.sensitivity_file import write_sensitivity
-from llmpq_jax.spec.strategy_file import read_strategy
+from llmpq_jax.spec.strategy_file import read_strategy, write_strategy
 from tests.cli.conftest import SIZES
-from tests.tiny_models import write_tiny_model
+from tests.tiny_models import make_strategy, write_tiny_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -237,3 +237,34 @@ def test_measurements_and_figures_exclude_each_other(run, words):
     assert result.exit_code == 2
     assert "give either --measurements FILE or --roofline" in result.stderr
     assert run(*_without(words, "--measurements")).exit_code == 2
+
+
+def _quantised(run, model, tmp_path, bits):
+    """Writes the model with its layers at these bits; returns the folder."""
+    strategy = make_strategy(model, [((0,), bits)])
+    write_strategy(tmp_path / "before.toml", strategy)
+    out = tmp_path / "quantised"
+    words = ("quantize", "--strategy", tmp_path / "before.toml", "--out", out)
+    assert run(*words).exit_code == 0
+    return out
+
+
+def test_a_quantised_checkpoint_is_planned_for_at_bits_it_has(
+    run, words, model, tmp_path
+):
+    out = _quantised(run, model, tmp_path, [4, 16, 4, 4])
+    words[words.index("--model") + 1] = out
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert set(read_strategy(tmp_path / "plan.toml").bits) <= {4, 16}
+    served = run("generate", "--strategy", tmp_path / "plan.toml", "--prompt", "def f")
+    assert served.exit_code == 0, served.output
+
+
+def test_layers_of_unlike_bits_are_named(run, fails, words, model, tmp_path):
+    out = _quantised(run, model, tmp_path, [4, 8, 4, 4])
+    words[words.index("--model") + 1] = out
+    line = fails(*words)
+    assert "16, 4 bits for layers 0, 2–3; 16, 8 bits for layers 1: expected" in line
+    assert "serve it by its own strategy.toml if it has one" in line
+    assert not (tmp_path / "plan.toml").exists()

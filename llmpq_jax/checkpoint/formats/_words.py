@@ -37,3 +37,21 @@ def unpack_columns(
 def centred(values: UInt8[np.ndarray, "C F"], bits: FewBits) -> Int8[np.ndarray, "C F"]:
     """Subtracts half the range: 0 to 2^bits − 1 becomes −2^(bits−1) to 2^(bits−1) − 1."""
     return (values - np.uint8(2 ** (bits - 1))).view(np.int8)
+
+
+def pack_columns(
+    values: UInt8[np.ndarray, "R F"], bits: FewBits
+) -> Int32[np.ndarray, "R W"]:
+    """Undoes `unpack_columns`; a last word that is not full ends in zeros."""
+    per_word = 32 // bits
+    num_rows, num_columns = values.shape
+    words = np.zeros((num_rows, -(-num_columns // per_word)), np.uint32)
+    for place in range(per_word):
+        column = values[:, place::per_word].astype(np.uint32)
+        words[:, : column.shape[1]] |= column << np.uint32(bits * place)
+    return words.view(np.int32)
+
+
+def shifted(values: Int8[np.ndarray, "R F"], bits: FewBits) -> UInt8[np.ndarray, "R F"]:
+    """Undoes `centred`."""
+    return values.view(np.uint8) + np.uint8(2 ** (bits - 1))

@@ -1,0 +1,84 @@
+"""Writes matrices as compressed-tensors, format pack-quantized; the reader has the layout.
+
+Scales are stored as float32, in which we serve them: the format leaves their type open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from llmpq_jax.checkpoint.formats._matrix import QuantizedMatrix, unpack_nibbles
+from llmpq_jax.checkpoint.formats._words import pack_columns, shifted
+from llmpq_jax.checkpoint.formats.compressed_tensors import NAME, PACKED, Scheme
+
+
+def scheme_of(matrix: QuantizedMatrix) -> Scheme:
+    """Returns how a matrix is quantised, without the modules it holds for."""
+    num_contracted, num_groups = len(matrix.values), len(matrix.scale)
+    return Scheme(
+        targets=(),
+        bits=matrix.bits,
+        group_size=-1 if num_groups == 1 else num_contracted // num_groups,
+        is_symmetric=matrix.zero_point is None,
+    )
+
+
+def packed_tensors(matrix: QuantizedMatrix) -> dict[str, np.ndarray]:
+    """Returns the tensors that make a matrix, by suffix of the module's name.
+
+    Its inputs are in order: newer versions of the format know no other.
+    """
+    assert matrix.permutation is None
+    bits = matrix.bits
+    values_CF = matrix.values if bits == 8 else unpack_nibbles(matrix.values)
+    tensors: dict[str, np.ndarray] = {}
+    values_FC = np.ascontiguousarray(values_CF.T)
+    tensors["weight_packed"] = pack_columns(shifted(values_FC, bits), bits)
+    tensors["weight_shape"] = np.array(values_FC.shape, np.int64)
+    tensors["weight_scale"] = np.ascontiguousarray(matrix.scale.T)
+    if matrix.zero_point is not None:
+        words_GW = pack_columns(shifted(matrix.zero_point, bits), bits)
+        tensors["weight_zero_point"] = np.ascontiguousarray(words_GW.T)
+    return tensors
+
+
+def description(schemes: Mapping[str, Scheme], plain: Sequence[str]) -> dict[str, Any]:
+    """Returns what config.json says of the weights, under quantization_config.
+
+    Args:
+        schemes: Of quantised modules, by name.
+        plain: Matrices that stay at 16 bits.
+    """
+    modules_of: dict[Scheme, list[str]] = {}
+    for module, scheme in schemes.items():
+        modules_of.setdefault(replace(scheme, targets=()), []).append(module)
+    return {
+        "quant_method": NAME,
+        "format": PACKED,
+        "quantization_status": "compressed",
+        "config_groups": {
+            f"group_{number}": {
+                "targets": modules,
+                "weights": {
+                    "num_bits": scheme.bits,
+                    "type": "int",
+                    "symmetric": scheme.is_symmetric,
+                    "strategy": "channel" if scheme.group_size == -1 else "group",
+                    "group_size": None
+                    if scheme.group_size == -1
+                    else scheme.group_size,
+                    "dynamic": False,
+                    "actorder": None,
+                },
+                "input_activations": None,
+                "output_activations": None,
+            }
+            for number, (scheme, modules) in enumerate(modules_of.items())
+        },
+        "ignore": list(plain),
+        "kv_cache_scheme": None,
+    }

@@ -1,0 +1,75 @@
+"""What a strategy is made from: its checkpoint, checked against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmpq_jax.checkpoint.check import check_bits, check_checkpoint
+from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.checkpoint.rounded import RoundedWeights
+from llmpq_jax.errors import StrategyError
+from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.families import read_architecture
+from llmpq_jax.spec.fingerprint import model_fingerprint
+from llmpq_jax.spec.strategy import Strategy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Source:
+    """Where the weights of a strategy come from.
+
+    Attributes:
+        reader: Of the checkpoint.
+        architecture: Of the model.
+        rounded: Where weights of few bits come from, if not from the checkpoint.
+    """
+
+    reader: CheckpointReader
+    architecture: Architecture
+    rounded: RoundedWeights | None
+
+
+def open_source(strategy: Strategy) -> Source:
+    """Opens a strategy's checkpoint, and its rounded weights where it serves such.
+
+    Raises:
+        StrategyError: The strategy is for another model, or names other rounded weights.
+        CheckpointError: Weights are missing or damaged, or quantised to other bits than
+            the strategy's.
+    """
+    folder = Path(strategy.model.path)
+    architecture = read_architecture(folder)
+    _check_model(strategy, architecture, folder)
+    reader = CheckpointReader(folder)
+    check_checkpoint(reader, architecture)
+    head_bits = strategy.precision.head_bits
+    check_bits(reader, architecture, layers=strategy.bits, head=head_bits)
+    rounded = _rounded_weights(strategy)
+    return Source(reader=reader, architecture=architecture, rounded=rounded)
+
+
+def _check_model(strategy: Strategy, architecture: Architecture, folder: Path) -> None:
+    if architecture.num_layers != strategy.model.num_layers:
+        msg = f"the strategy is for {strategy.model.num_layers} layers, the model in {folder} has {architecture.num_layers}: solve for this model"
+        raise StrategyError(msg)
+    found = model_fingerprint(folder)
+    if found != strategy.model.fingerprint:
+        msg = f"the strategy is for the model {strategy.model.fingerprint}, {folder} holds {found}: solve for this model, or correct model.path"
+        raise StrategyError(msg)
+
+
+def _rounded_weights(strategy: Strategy) -> RoundedWeights | None:
+    """Opens the weights that a strategy serves instead of rounding to the nearest."""
+    precision, model = strategy.precision, strategy.model
+    if precision.rounding == "nearest":
+        return None
+    if model.rounded is None:
+        msg = f"the strategy serves weights rounded by {precision.rounding!r} and names no folder of them: expected model.rounded, which `llmpq-jax indicate --rounding` fills"
+        raise StrategyError(msg)
+    rounded = RoundedWeights(Path(model.rounded), fingerprint=model.fingerprint)
+    found = (rounded.made_for.rounding, rounded.made_for.group_size)
+    if found != (precision.rounding, precision.group_size):
+        msg = f"rounded weights {model.rounded}: are rounded by {found[0]!r} in groups of {found[1]}, expected {precision.rounding!r} in groups of {precision.group_size} as the strategy says: name the folder it was planned with"
+        raise StrategyError(msg)
+    return rounded
