@@ -85,10 +85,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--head-bits",
-    type=click.Choice(["8", "16"]),
+    type=click.Choice(["8", "16", "any"]),
     default="16",
     show_default=True,
-    help="Precision of the output head.",
+    help="Precision of the output head; any lets the planner choose.",
 )
 @kv_bits_option
 @click.option(
@@ -205,7 +205,7 @@ def solve_command(
 
         tell("no --sensitivity: judging layers by the variance of their weights alone")
         judged = weight_variance(model, group_size=measured.group_size)
-    head_width = 8 if head_bits == "8" else 16
+    head_widths = {"8": (8,), "16": (16,), "any": (16, 8)}[head_bits]
     try:
         request = PlanRequest(
             architecture=architecture,
@@ -217,7 +217,7 @@ def solve_command(
             activations=measured.activations,
             group_size=_group_size(measured),
             bits=tuple(bits for bits in ALL_BITS if bits >= int(min_bits)),
-            head_bits=(head_width,),
+            head_bits=head_widths,
             kv_bits=KV_BITS[kv_bits],
             omega_budget=omega_budget,
             theta=theta,
@@ -243,6 +243,7 @@ def solve_command(
     strategy = replace(strategy, provenance=provenance)
     write_strategy(out, strategy)
     uniform: tuple[Bits, ...] = (8,) * architecture.num_layers
+    head_width = strategy.precision.head_bits
     int8_omega = total_omega(judged, uniform, head_bits=head_width)
     used = {name for stage in strategy.stages for name in stage.devices}
     idle = [placed.name for placed in devices.placed if placed.name not in used]

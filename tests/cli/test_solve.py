@@ -237,3 +237,12 @@ def test_measurements_and_figures_exclude_each_other(run, words):
     assert result.exit_code == 2
     assert "give either --measurements FILE or --roofline" in result.stderr
     assert run(*_without(words, "--measurements")).exit_code == 2
+
+
+def test_the_heads_precision_may_be_left_to_the_planner(run, words, tmp_path):
+    result = run(*words, "--head-bits", "any", "--theta", "1e9")
+    assert result.exit_code == 0, result.output
+    plan = read_strategy(tmp_path / "plan.toml")
+    assert plan.certificate is not None
+    assert "head at 8 or 16 bits" in plan.certificate.covers
+    assert set(plan.bits) == {16}
