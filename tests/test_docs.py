@@ -99,10 +99,9 @@ def test_links_between_pages_lead_somewhere(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-def test_decisions_have_numbers_of_their_own_and_all_parts():
+def test_decisions_are_numbered_without_gaps_and_have_all_parts():
     pages = sorted(ROOT.glob("docs/adr/*.md"))
-    numbers = [int(page.name[:4]) for page in pages]
-    assert len(set(numbers)) == len(numbers)
+    assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
     for page in pages:
         text = page.read_text(encoding="utf-8")
         assert text.startswith(f"# {page.name[:4]} ")

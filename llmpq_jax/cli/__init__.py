@@ -5,6 +5,7 @@ Errors of ours are one line on stderr and exit 1; wrong use exits 2; Ctrl-C 130.
 
 from llmpq_jax.cli.compare import compare_command
 from llmpq_jax.cli.evaluate import evaluate_command
+from llmpq_jax.cli.export import export_command
 from llmpq_jax.cli.generate import generate_command
 from llmpq_jax.cli.group import main
 from llmpq_jax.cli.indicate import indicate_command
@@ -21,6 +22,7 @@ for _command in (
     generate_command,
     evaluate_command,
     quantize_command,
+    export_command,
     quickstart_command,
 ):
     main.add_command(_command)

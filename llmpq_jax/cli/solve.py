@@ -117,10 +117,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--head-bits",
-    type=click.Choice(["8", "16"]),
+    type=click.Choice(["8", "16", "any"]),
     default="16",
     show_default=True,
-    help="Precision of the output head.",
+    help="Precision of the output head; any lets the planner choose.",
 )
 @kv_bits_option
 @click.option(
@@ -233,7 +233,7 @@ def solve_command(
         measured = read_measurements(measurements)
         check_measurements(measured, architecture)
         digest = f"sha256:{hashlib.sha256(measurements.read_bytes()).hexdigest()}"
-    head_width = 8 if head_bits == "8" else 16
+    head_widths = {"8": (8,), "16": (16,), "any": (16, 8)}[head_bits]
     allowed = ALL_BITS
     if roofline and not has_weights(model):
         reference, judged = config_alone(
@@ -249,7 +249,7 @@ def solve_command(
         )
         judged = None
         reader = CheckpointReader(model)
-        allowed = plannable_bits(reader, architecture, head=head_width)
+        allowed = plannable_bits(reader, architecture, head=head_widths[0])
     if sensitivity is not None:
         judged = read_sensitivity(sensitivity)
     elif judged is None:
@@ -268,7 +268,7 @@ def solve_command(
             activations=measured.activations,
             group_size=_group_size(measured),
             bits=tuple(bits for bits in allowed if bits >= int(min_bits)),
-            head_bits=(head_width,),
+            head_bits=head_widths,
             kv_bits=KV_BITS[kv_bits],
             omega_budget=omega_budget,
             theta=theta,
@@ -323,6 +323,7 @@ def solve_command(
     strategy = replace(strategy, provenance=provenance)
     write_strategy(out, strategy)
     uniform: tuple[Bits, ...] = (8,) * architecture.num_layers
+    head_width = strategy.precision.head_bits
     int8_omega = total_omega(judged, uniform, head_bits=head_width)
     used = {name for stage in strategy.stages for name in stage.devices}
     idle = [placed.name for placed in devices.placed if placed.name not in used]

@@ -71,8 +71,11 @@ def _parts(instance: Instance) -> list[list[int]]:
     """Devices to plan for: the fastest first, and else an even share of all types."""
     types = device_types(instance)
     steps = (instance.new_tokens - 1) * instance.num_decode
-    work = instance.num_prefill * instance.layer_prefill_s.min(axis=1)
-    work = (work + steps * instance.layer_decode_s.min(axis=1))[types.first]
+    prefill_s = instance.layer_prefill_s.min(axis=1)[types.first]
+    decode_s = instance.layer_decode_s.min(axis=1)[types.first]
+    # Infinity, where nothing is supported, must not be multiplied by no step.
+    decode_s = np.where(np.isfinite(decode_s), decode_s, 0.0)
+    work = instance.num_prefill * prefill_s + steps * decode_s
     order = sorted(
         range(types.num_types), key=lambda t: (not types.must_use[t], work[t])
     )

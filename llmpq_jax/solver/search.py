@@ -91,7 +91,16 @@ def search(
     if goal == "objective" and has_too_many_states(instances[0]):
         # The rest of the time bounds what is left out.
         shorter = deadline - (1 - _SHARE_OF_TIME) * time_limit_s
-        return search_part(instances, lambda few: search_all(few, (), shorter))
+        result = search_part(instances, lambda few: search_all(few, (), shorter))
+        incumbent = Incumbent(goal=goal, relative_gap=relative_gap, deadline=deadline)
+        for instance, placement in known:
+            incumbent.consider(instance, placement)
+        own, best = result.found, incumbent.found
+        if best is not None and (own is None or best.value < own.value):
+            return replace(result, found=best, bound=min(result.bound, best.value))
+        if own is not None:
+            return result
+        # That part of the devices holds no plan says nothing of all of them.
     return search_all(instances, known, deadline)
 
 

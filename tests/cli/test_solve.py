@@ -268,3 +268,12 @@ def test_layers_of_unlike_bits_are_named(run, fails, words, model, tmp_path):
     assert "16, 4 bits for layers 0, 2–3; 16, 8 bits for layers 1: expected" in line
     assert "serve it by its own strategy.toml if it has one" in line
     assert not (tmp_path / "plan.toml").exists()
+
+
+def test_the_heads_precision_may_be_left_to_the_planner(run, words, tmp_path):
+    result = run(*words, "--head-bits", "any", "--theta", "1e9")
+    assert result.exit_code == 0, result.output
+    plan = read_strategy(tmp_path / "plan.toml")
+    assert plan.certificate is not None
+    assert "head at 8 or 16 bits" in plan.certificate.covers
+    assert set(plan.bits) == {16}

@@ -19,6 +19,7 @@ def test_plans_fit_and_no_plan_is_below_the_bound(instances, most_states):
         patch.setattr(many_devices, "MOST_STATES", most_states)
         result = search(instances, time_limit_s=60.0, relative_gap=1e-6)
     best = best_by_enumeration(instances)
+    assert (result.found is None) == (best is None)
     if best is not None:
         assert result.bound <= best * (1 + 1e-9)
     if result.found is not None:
