@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from llmpq_jax.cli.group import command_as_typed
 from llmpq_jax.cli.options import (
     FILE,
-    GROUP_SIZES,
     KV_BITS,
     OUT_FILE,
     POSITIVE,
@@ -23,7 +22,6 @@ from llmpq_jax.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from llmpq_jax.spec.measurements import Measurements
     from llmpq_jax.spec.strategy import Strategy
 
 
@@ -184,99 +182,45 @@ def solve_command(
         msg = "expected --gate with --max-ppl-increase or --max-kl, and only there"
         raise click.UsageError(msg)
     import datetime
-    import hashlib
     from dataclasses import replace
 
     from llmpq_jax import __version__
-    from llmpq_jax.checkpoint.check import plannable_bits
-    from llmpq_jax.checkpoint.reader import CheckpointReader
     from llmpq_jax.cost.quality import total_omega
     from llmpq_jax.report.console import progress_bar, tell
     from llmpq_jax.report.search import search_progress
     from llmpq_jax.solver import PlanRequest, plan
-    from llmpq_jax.spec.cluster_file import read_cluster
-    from llmpq_jax.spec.families import read_architecture
-    from llmpq_jax.spec.fingerprint import has_weights, model_fingerprint
-    from llmpq_jax.spec.measurements_file import (
-        check_measurements,
-        read_measurements,
-    )
-    from llmpq_jax.spec.precision import ALL_BITS, Bits
-    from llmpq_jax.spec.sensitivity_file import read_sensitivity
-    from llmpq_jax.spec.strategy import ModelReference, Provenance
+    from llmpq_jax.spec.precision import Bits
+    from llmpq_jax.spec.strategy import Provenance
     from llmpq_jax.spec.strategy_file import write_strategy
     from llmpq_jax.spec.workload import Workload
-    from llmpq_jax.workflow.what_if import (
-        catalogue_digest,
-        config_alone,
-        foretold_measurements,
-    )
+    from llmpq_jax.workflow.planning import measurements_digest, planning_request
 
     if roofline == (measurements is not None):
         msg = "give either --measurements FILE or --roofline"
         raise click.UsageError(msg)
-    architecture = read_architecture(model)
-    devices = read_cluster(cluster)
-    workload = Workload(batch=batch, prompt_length=prompt_length, new_tokens=new_tokens)
-    if measurements is None:
-        measured = foretold_measurements(
+    head_widths = {"8": (8,), "16": (16,), "any": (16, 8)}[head_bits]
+    try:
+        request = planning_request(
             model,
-            architecture,
-            devices,
-            workload,
+            cluster,
+            Workload(batch=batch, prompt_length=prompt_length, new_tokens=new_tokens),
+            measurements=measurements,
+            sensitivity=sensitivity,
+            head_bits=head_widths,
             prefill=prefill_micro_batch,
             decode=decode_micro_batch,
+            on_note=tell,
         )
-        digest = catalogue_digest()
-        tell("--roofline: seconds are foretold from makers' figures, not measured")
-    else:
-        measured = read_measurements(measurements)
-        check_measurements(measured, architecture)
-        digest = f"sha256:{hashlib.sha256(measurements.read_bytes()).hexdigest()}"
-    head_widths = {"8": (8,), "16": (16,), "any": (16, 8)}[head_bits]
-    allowed = ALL_BITS
-    if roofline and not has_weights(model):
-        reference, judged = config_alone(
-            model, architecture, group_size=measured.group_size
-        )
-        tell(f"no weights in {model}: all layers count as equally sensitive")
-    else:
-        reference = ModelReference(
-            path=str(model),
-            architecture=architecture.family,
-            num_layers=architecture.num_layers,
-            fingerprint=model_fingerprint(model),
-        )
-        judged = None
-        reader = CheckpointReader(model)
-        allowed = plannable_bits(reader, architecture, head=head_widths[0])
-    if sensitivity is not None:
-        judged = read_sensitivity(sensitivity)
-    elif judged is None:
-        from llmpq_jax.indicator.weight_variance import weight_variance
-
-        tell("no --sensitivity: judging layers by the variance of their weights alone")
-        judged = weight_variance(model, group_size=measured.group_size)
-    try:
-        request = PlanRequest(
-            architecture=architecture,
-            model=replace(reference, rounded=judged.rounded),
-            cluster=devices,
-            measurements=measured,
-            sensitivity=judged,
-            workload=workload,
-            activations=measured.activations,
-            group_size=_group_size(measured),
-            bits=tuple(bits for bits in allowed if bits >= int(min_bits)),
-            head_bits=head_widths,
+        request = replace(
+            request,
+            bits=tuple(bits for bits in request.bits if bits >= int(min_bits)),
             kv_bits=KV_BITS[kv_bits],
             omega_budget=omega_budget,
             theta=theta,
-            prefill=prefill_micro_batch,
-            decode=decode_micro_batch,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    digest = measurements_digest(measurements)
 
     def solve(request: PlanRequest) -> Strategy:
         with progress_bar("solving", None, unit="cases") as advance:
@@ -308,7 +252,7 @@ def solve_command(
             work=out.with_name(f".{out.name}.work"),
             record=gate_record,
             told=(
-                *(digest, to_toml(devices), to_toml(judged)),
+                *(digest, to_toml(request.cluster), to_toml(request.sensitivity)),
                 *map(repr, (request.workload, request.bits, request.head_bits)),
                 *map(repr, (kv_bits, prefill_micro_batch, decode_micro_batch)),
             ),
@@ -317,16 +261,16 @@ def solve_command(
         program=f"llmpq-jax {__version__}",
         command=command_as_typed(),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        cluster=devices.name,
+        cluster=request.cluster.name,
         measurements=digest,
     )
     strategy = replace(strategy, provenance=provenance)
     write_strategy(out, strategy)
-    uniform: tuple[Bits, ...] = (8,) * architecture.num_layers
+    uniform: tuple[Bits, ...] = (8,) * request.architecture.num_layers
     head_width = strategy.precision.head_bits
-    int8_omega = total_omega(judged, uniform, head_bits=head_width)
+    int8_omega = total_omega(request.sensitivity, uniform, head_bits=head_width)
     used = {name for stage in strategy.stages for name in stage.devices}
-    idle = [placed.name for placed in devices.placed if placed.name not in used]
+    idle = [placed.name for placed in request.cluster.placed if placed.name not in used]
     if as_json:
         _print_json(out, strategy, int8_omega, idle)
     else:
@@ -362,12 +306,3 @@ def _print_json(
         "idle": idle,
     }
     say(json.dumps(values, indent=2))
-
-
-def _group_size(measurements: Measurements) -> Literal[32, 64, 128]:
-    from llmpq_jax.errors import MeasurementError
-
-    if measurements.group_size not in GROUP_SIZES:
-        msg = f"measurements of {measurements.model}: group_size is {measurements.group_size}: expected one of {list(GROUP_SIZES)}; run `llmpq-jax profile` again"
-        raise MeasurementError(msg)
-    return GROUP_SIZES[measurements.group_size]

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, cast, get_args
 
+from llmpq_jax.checkpoint.check import plannable_bits
+from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.errors import MeasurementError
 from llmpq_jax.solver import PlanRequest
 from llmpq_jax.spec.cluster_file import read_cluster
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.fingerprint import has_weights, model_fingerprint
+from llmpq_jax.spec.measurements import Measurements
 from llmpq_jax.spec.measurements_file import check_measurements, read_measurements
+from llmpq_jax.spec.precision import ALL_BITS, HeadBits
 from llmpq_jax.spec.sensitivity_file import read_sensitivity
 from llmpq_jax.spec.strategy import ModelReference
 from llmpq_jax.spec.workload import Workload
-from llmpq_jax.workflow.what_if import config_alone, foretold_measurements
+from llmpq_jax.workflow.what_if import (
+    catalogue_digest,
+    config_alone,
+    foretold_measurements,
+)
+
+_GroupSize = Literal[32, 64, 128]
 
 
 def planning_request(
@@ -23,28 +37,52 @@ def planning_request(
     *,
     measurements: Path | None,
     sensitivity: Path | None,
+    head_bits: tuple[HeadBits, ...] = (16,),
+    prefill: int | None = None,
+    decode: int | None = None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> PlanRequest:
     """Reads what a plan is made of; without measurements, makers' figures stand in.
 
     Without a sensitivity file the weights' variance is taken, or, where there are no
-    weights either, all layers count alike.
+    weights either, all layers count alike. Layers may have the bits that the checkpoint
+    allows all of them.
+
+    Args:
+        model: Folder of the checkpoint, or of its config alone.
+        cluster: Its file.
+        workload: What is served.
+        measurements: Their file.
+        sensitivity: Its file.
+        head_bits: The head may have.
+        prefill: Pins the rows of a prefill micro-batch.
+        decode: Pins the rows of a decode micro-batch.
+        on_note: Hears of what stands in for something.
 
     Raises:
+        CheckpointError: Weights are damaged, or quantised so that no plan is left.
         SpecError: A file cannot be read, or is of another model.
+        ValueError: A pin is outside the batch.
     """
     architecture = read_architecture(model)
     devices = read_cluster(cluster)
     if measurements is None:
-        measured = foretold_measurements(model, architecture, devices, workload)
+        measured = foretold_measurements(
+            model, architecture, devices, workload, prefill=prefill, decode=decode
+        )
+        on_note("--roofline: seconds are foretold from makers' figures, not measured")
     else:
         measured = read_measurements(measurements)
         check_measurements(measured, architecture)
-    judged = None
+    judged, allowed = None, ALL_BITS
     if measurements is None and not has_weights(model):
         reference, judged = config_alone(
             model, architecture, group_size=measured.group_size
         )
+        on_note(f"no weights in {model}: all layers count as equally sensitive")
     else:
+        reader = CheckpointReader(model)
+        allowed = plannable_bits(reader, architecture, head=head_bits[0])
         reference = ModelReference(
             path=str(model),
             architecture=architecture.family,
@@ -56,6 +94,9 @@ def planning_request(
     elif judged is None:
         from llmpq_jax.indicator.weight_variance import weight_variance
 
+        on_note(
+            "no --sensitivity: judging layers by the variance of their weights alone"
+        )
         judged = weight_variance(model, group_size=measured.group_size)
     return PlanRequest(
         architecture=architecture,
@@ -65,6 +106,24 @@ def planning_request(
         sensitivity=judged,
         workload=workload,
         activations=measured.activations,
-        # Another one than a plan may have is refused with the measurements.
-        group_size=measured.group_size,  # pyright: ignore[reportArgumentType]
+        group_size=_group_size(measured),
+        bits=allowed,
+        head_bits=head_bits,
+        prefill=prefill,
+        decode=decode,
     )
+
+
+def measurements_digest(measurements: Path | None) -> str:
+    """Says by which measurements, or which catalogue, a plan was made."""
+    if measurements is None:
+        return catalogue_digest()
+    return f"sha256:{hashlib.sha256(measurements.read_bytes()).hexdigest()}"
+
+
+def _group_size(measured: Measurements) -> _GroupSize:
+    allowed = get_args(_GroupSize)
+    if measured.group_size not in allowed:
+        msg = f"measurements of {measured.model}: group_size is {measured.group_size}: expected one of {list(allowed)}; run `llmpq-jax profile` again"
+        raise MeasurementError(msg)
+    return cast("_GroupSize", measured.group_size)
