@@ -6,22 +6,19 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.options import FILE, json_option
+from llmpq_jax.cli.options import (
+    json_option,
+    strategy_option,
+)
 
 
 @click.command("export")
-@click.option(
-    "--strategy",
-    type=FILE,
-    required=True,
-    metavar="FILE",
-    help="What `llmpq-jax solve` or a person wrote.",
-)
+@strategy_option
 @click.option(
     "--to", "engine", type=click.Choice(["vllm"]), required=True, help="Which engine."
 )
 @json_option
-def export_command(strategy: Path, engine: str, as_json: bool) -> None:
+def export_command(strategy_path: Path, engine: str, as_json: bool) -> None:
     """Write what another engine can take of a plan.
 
     The command line goes to stdout, what the engine cannot take to stderr.
@@ -34,7 +31,7 @@ def export_command(strategy: Path, engine: str, as_json: bool) -> None:
     from llmpq_jax.report.vllm import vllm_export
     from llmpq_jax.spec.strategy_file import read_strategy
 
-    exported = vllm_export(read_strategy(strategy))
+    exported = vllm_export(read_strategy(strategy_path))
     if as_json:
         say(json.dumps(asdict(exported) | {"command": exported.command}, indent=2))
         return

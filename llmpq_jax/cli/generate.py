@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from llmpq_jax.cli.group import command_as_typed
-from llmpq_jax.cli.options import FILE, OUT_FILE, POSITIVE, cache_home, json_option
+from llmpq_jax.cli.options import (
+    FILE,
+    OUT_FILE,
+    POSITIVE,
+    cache_home,
+    json_option,
+    strategy_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,14 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command("generate")
-@click.option(
-    "--strategy",
-    "strategy_path",
-    type=FILE,
-    required=True,
-    metavar="FILE",
-    help="What `llmpq-jax solve` or a person wrote.",
-)
+@strategy_option
 @click.option(
     "--prompt",
     "texts",

@@ -28,6 +28,14 @@ model_option = click.option(
     metavar="DIR",
     help="Checkpoint folder: config.json, safetensors, tokenizer.",
 )
+strategy_option = click.option(
+    "--strategy",
+    "strategy_path",
+    type=FILE,
+    required=True,
+    metavar="FILE",
+    help="What `llmpq-jax solve` or a person wrote.",
+)
 cluster_option = click.option(
     "--cluster",
     type=FILE,

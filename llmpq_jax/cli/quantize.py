@@ -6,18 +6,16 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.options import FILE, cache_home, json_option
+from llmpq_jax.cli.options import (
+    FILE,
+    cache_home,
+    json_option,
+    strategy_option,
+)
 
 
 @click.command("quantize")
-@click.option(
-    "--strategy",
-    "strategy_path",
-    type=FILE,
-    required=True,
-    metavar="FILE",
-    help="What `llmpq-jax solve` or a person wrote.",
-)
+@strategy_option
 @click.option(
     "--out",
     type=FILE,
