@@ -48,6 +48,7 @@ def example() -> Instance:
     return Instance(
         micro_batch=MicroBatch(prefill=1, decode=2),
         head_bits=8,
+        kv_bits=16,
         bits=(8, 4),
         num_prefill=4,
         num_decode=2,
@@ -72,7 +73,7 @@ def example() -> Instance:
         must_use=np.array([False, True]),
         hosts=(Host(members=(0, 1), capacity=1.25),),
         omega=np.array([[0.1, 0.4], [0.2, 0.5], [0.3, 0.6]]),
-        head_omega=0.05,
+        fixed_omega=0.05,
         omega_budget=0.9,
         theta=10.0,
     )

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from llmpq_jax.cli.group import command_as_typed
 from llmpq_jax.cli.options import (
     FILE,
-    KV_BITS,
     OUT_FILE,
     POSITIVE,
     cache_home,
     cluster_option,
     json_option,
-    kv_bits_option,
     model_option,
     window_option,
 )
 
 if TYPE_CHECKING:
     from llmpq_jax.spec.strategy import Strategy
+
+
+EIGHT_OR_SIXTEEN: dict[str, tuple[Literal[8, 16], ...]] = {
+    "8": (8,),
+    "16": (16,),
+    "any": (16, 8),
+}
 
 
 @click.command("solve")
@@ -120,7 +125,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="Precision of the output head; any lets the planner choose.",
 )
-@kv_bits_option
+@click.option(
+    "--kv-bits",
+    type=click.Choice(["8", "16", "any"]),
+    default="16",
+    show_default=True,
+    help="Precision of the cache of keys and values, 16 being the activations' type; "
+    "any lets the planner choose among those that were measured.",
+)
 @click.option(
     "--prefill-micro-batch",
     type=POSITIVE,
@@ -198,7 +210,6 @@ def solve_command(
     if roofline == (measurements is not None):
         msg = "give either --measurements FILE or --roofline"
         raise click.UsageError(msg)
-    head_widths = {"8": (8,), "16": (16,), "any": (16, 8)}[head_bits]
     try:
         request = planning_request(
             model,
@@ -206,7 +217,7 @@ def solve_command(
             Workload(batch=batch, prompt_length=prompt_length, new_tokens=new_tokens),
             measurements=measurements,
             sensitivity=sensitivity,
-            head_bits=head_widths,
+            head_bits=EIGHT_OR_SIXTEEN[head_bits],
             prefill=prefill_micro_batch,
             decode=decode_micro_batch,
             on_note=tell,
@@ -214,7 +225,7 @@ def solve_command(
         request = replace(
             request,
             bits=tuple(bits for bits in request.bits if bits >= int(min_bits)),
-            kv_bits=KV_BITS[kv_bits],
+            kv_bits=EIGHT_OR_SIXTEEN[kv_bits],
             omega_budget=omega_budget,
             theta=theta,
         )
@@ -268,7 +279,12 @@ def solve_command(
     write_strategy(out, strategy)
     uniform: tuple[Bits, ...] = (8,) * request.architecture.num_layers
     head_width = strategy.precision.head_bits
-    int8_omega = total_omega(request.sensitivity, uniform, head_bits=head_width)
+    int8_omega = total_omega(
+        request.sensitivity,
+        uniform,
+        head_bits=head_width,
+        kv_bits=strategy.precision.kv_bits,
+    )
     used = {name for stage in strategy.stages for name in stage.devices}
     idle = [placed.name for placed in request.cluster.placed if placed.name not in used]
     if as_json:

@@ -49,7 +49,7 @@ def _costs(
     cuts: list[tuple[int, int]],
     bits: tuple[int, ...],
 ) -> tuple[float, float] | None:
-    omega = instance.head_omega + sum(
+    omega = instance.fixed_omega + sum(
         float(instance.omega[layer, b]) for layer, b in enumerate(bits)
     )
     budget = instance.omega_budget

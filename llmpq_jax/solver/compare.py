@@ -108,15 +108,20 @@ def compare(
 
 def _baselines(problem: Problem) -> Iterator[tuple[Method, Found | None]]:
     searched = all_cases(problem, omega_budget=None)
-    whole = [i for i in searched if i.head_bits == max(problem.request.head_bits)]
+    precision = problem.precision(max(problem.request.head_bits), max(problem.kv_bits))
+    whole = [
+        i
+        for i in searched
+        if (i.head_bits, i.kv_bits) == (precision.head_bits, precision.kv_bits)
+    ]
     even = _even_split(problem)
-    own = [make_instance(problem, even, whole[0].head_bits, omega_budget=None)]
+    own = [make_instance(problem, even, precision, omega_budget=None)]
     yield "uniform", _highest_precision(whole, uniform)
     yield "PipeEdge", _highest_precision(own, pipeedge)
     yield "PipeEdge, micro-batches searched", _highest_precision(whole, pipeedge)
     yield "adabits", _fastest((i, adabits(i)) for i in own)
     smaller = [
-        make_instance(problem, pair, whole[0].head_bits, omega_budget=None)
+        make_instance(problem, pair, precision, omega_budget=None)
         for pair in _prefill_of(even)
     ]
     yield "transfer", _fastest((i, transfer(i)) for i in smaller)

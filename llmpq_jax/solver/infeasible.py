@@ -160,6 +160,8 @@ def _what_would_fit(problem: Problem) -> Iterator[str]:
         yield f"layers at {' or '.join(str(bits) for bits in lower)} bits"
     if 8 not in request.head_bits and _would_fit(replace(request, head_bits=(8,))):
         yield "the head at 8 bits"
+    if 8 not in request.kv_bits and _would_fit(replace(request, kv_bits=(8,))):
+        yield "a cache at 8 bits"
 
 
 def _largest(least: int, most: int, fits: Callable[[int], bool]) -> int | None:

@@ -1,4 +1,4 @@
-"""One choice of micro-batches and head precision, in numbers.
+"""One choice of micro-batches and of what holds for the whole model, in numbers.
 
 The only place where cost meets the solver: records go in, arrays of seconds and bytes
 come out, and nothing behind this file asks a measurement again. Axes: L layers, J
@@ -15,7 +15,7 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from llmpq_jax.cost.latency import Part
+from llmpq_jax.cost.latency import LatencyModel, Part
 from llmpq_jax.cost.memory import (
     buffer_bytes,
     embedding_bytes,
@@ -29,7 +29,8 @@ from llmpq_jax.cost.tables import Floats
 from llmpq_jax.cost.transfer import hop_s
 from llmpq_jax.solver.problem import Problem
 from llmpq_jax.spec.buckets import bucket_length
-from llmpq_jax.spec.precision import Activations, Bits, HeadBits
+from llmpq_jax.spec.precision import Activations, Bits, HeadBits, KvBits
+from llmpq_jax.spec.strategy import PrecisionChoice
 from llmpq_jax.spec.workload import MicroBatch, Workload
 
 Integers = npt.NDArray[np.int64]
@@ -42,6 +43,7 @@ class Instance:
     Attributes:
         micro_batch: How the batch is cut.
         head_bits: Of the head.
+        kv_bits: Of the cache.
         bits: What the columns of axis B stand for.
         num_prefill: Prefill micro-batches m_p.
         num_decode: Decode micro-batches m_d.
@@ -66,13 +68,14 @@ class Instance:
         must_use: [J], whether a device may not stay idle.
         hosts: Devices that share a machine's capacity.
         omega: [L, B].
-        head_omega: Of the head at its bits.
-        omega_budget: Σω may not exceed it, the head's included.
+        fixed_omega: Of the head and the cache at their bits.
+        omega_budget: Σω may not exceed it, that of head and cache included.
         theta: Seconds that a unit of ω is worth.
     """
 
     micro_batch: MicroBatch
     head_bits: HeadBits
+    kv_bits: KvBits
     bits: tuple[Bits, ...]
     num_prefill: int
     num_decode: int
@@ -97,7 +100,7 @@ class Instance:
     must_use: npt.NDArray[np.bool_]
     hosts: tuple[Host, ...]
     omega: Floats
-    head_omega: float
+    fixed_omega: float
     omega_budget: float | None
     theta: float
 
@@ -160,17 +163,27 @@ class Instance:
 def make_instance(
     problem: Problem,
     micro_batch: MicroBatch,
-    head_bits: HeadBits,
+    precision: PrecisionChoice,
     *,
     omega_budget: float | None,
 ) -> Instance:
-    """Predicts every number of one case."""
-    request, latency, workspace = problem.request, problem.latency, problem.workspace
+    """Predicts every number of one case.
+
+    Args:
+        problem: Whose devices and model.
+        micro_batch: How the batch is cut.
+        precision: Of head and cache, both among the problem's.
+        omega_budget: Σω may not exceed it.
+    """
+    request = problem.request
+    head_bits, kv_bits = precision.head_bits, precision.kv_bits
+    fitted = problem.fitted[kv_bits]
+    latency, workspace = fitted.latency, fitted.workspace
     architecture, workload = request.architecture, request.workload
     prefill, decode = micro_batch.prefill, micro_batch.decode
     prompt_tokens = prefill * bucket_length(workload.prompt_length)
     devices = [place.device for place in problem.placed]
-    ask = _Ask(problem=problem)
+    ask = _Ask(problem=problem, latency=latency)
     cut: _Cut = {"workload": workload, "micro_batch": micro_batch}
     stored: _Stored = {**cut, "activations": request.activations}
 
@@ -182,6 +195,7 @@ def make_instance(
     return Instance(
         micro_batch=micro_batch,
         head_bits=head_bits,
+        kv_bits=kv_bits,
         bits=problem.bits,
         num_prefill=-(-workload.batch // prefill),
         num_decode=-(-workload.batch // decode),
@@ -206,9 +220,9 @@ def make_instance(
                 for b in problem.bits
             ]
         ),
-        kv_bytes=layer_kv_bytes(architecture, kv_bits=request.kv_bits, **stored),
+        kv_bytes=layer_kv_bytes(architecture, kv_bits=kv_bits, **stored),
         embedding_bytes=embedding_bytes(architecture),
-        head_bytes=head_bytes(architecture, precision=problem.precision(head_bits)),
+        head_bytes=head_bytes(architecture, precision=precision),
         workspace_bytes=ask.layers(
             lambda kind, b: workspace.layer_bytes(kind, b, **cut), 0
         ).astype(np.int64),
@@ -226,7 +240,7 @@ def make_instance(
         must_use=np.array([device.use == "always" for device in devices]),
         hosts=_hosts(problem),
         omega=problem.omega,
-        head_omega=problem.head_omega(head_bits),
+        fixed_omega=problem.fixed_omega(head_bits, kv_bits),
         omega_budget=omega_budget,
         theta=request.theta,
     )
@@ -246,10 +260,11 @@ class _Ask:
     """Asks once for each kind of device, and not where the kind lacks support."""
 
     problem: Problem
+    latency: LatencyModel
 
     def layers(self, ask: Callable[[str, Bits], float], absent: float) -> Floats:
         """[J, B]: answers for layers; `absent` where they are not supported."""
-        supports, bits = self.problem.latency.supports_layer, self.problem.bits
+        supports, bits = self.latency.supports_layer, self.problem.bits
         rows = {
             kind: [ask(kind, b) if supports(kind, b) else absent for b in bits]
             for kind in set(self._kinds)
@@ -260,7 +275,7 @@ class _Ask:
         self, part: Part, bits: HeadBits, ask: Callable[[str], float], absent: float
     ) -> Floats:
         """[J]: answers for an end of the model, likewise."""
-        supports = self.problem.latency.supports_end
+        supports = self.latency.supports_end
         answers = {
             kind: ask(kind) if supports(kind, part, bits) else absent
             for kind in set(self._kinds)

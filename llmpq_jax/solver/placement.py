@@ -35,7 +35,7 @@ class Evaluation:
         prefill_s: Of each stage.
         decode_s: Of each stage.
         memory_bytes: Of each stage.
-        omega: Σω, the head's included.
+        omega: Σω, the head's and the cache's included.
         objective: Latency plus θ·Σω.
         fits: Whether memory and budget hold.
     """
@@ -77,7 +77,7 @@ def evaluate(instance: Instance, placement: Placement) -> Evaluation:
         hosts=_stage_hosts(instance, devices),
     )
     layers = [b for columns in placement.columns for b in columns]
-    omega = instance.head_omega + float(
+    omega = instance.fixed_omega + float(
         instance.omega[range(len(layers)), layers].sum()
     )
     memory = tuple(

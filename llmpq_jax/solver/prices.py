@@ -98,7 +98,7 @@ def prices_of(tables: TypeTables, multipliers: Multipliers) -> Prices:
         steps = i.num_decode * (i.new_tokens - 1)
         decode[members] += sigma[h] * steps / host.capacity
     price = max(0.0, multipliers.omega) if i.omega_budget is not None else 0.0
-    constant = (i.theta + price) * i.head_omega
+    constant = (i.theta + price) * i.fixed_omega
     if i.omega_budget is not None:
         constant -= price * i.omega_budget * (1 + BUDGET_SLACK)
     return Prices(
@@ -124,7 +124,7 @@ def omega_alone(tables: TypeTables) -> Prices:
         omega=1.0,
         least_prefill=0.0,
         least_decode=0.0,
-        constant=tables.instance.head_omega,
+        constant=tables.instance.fixed_omega,
     )
 
 

@@ -108,7 +108,7 @@ class Programme:
         inf = float("inf")
         budget = inf
         if i.omega_budget is not None:
-            budget = i.omega_budget * (1 + BUDGET_SLACK) - i.head_omega
+            budget = i.omega_budget * (1 + BUDGET_SLACK) - i.fixed_omega
             budget = budget / self._unit_omega
         for row in range(int(ends[-1])):
             upper = budget if row == self._rows["budget"][0] else 0.0
@@ -200,7 +200,7 @@ class Programme:
         )
         i = self._instance
         value = self._highs.getInfo().objective_function_value * self._unit_s
-        return value + i.theta * i.head_omega, multipliers
+        return value + i.theta * i.fixed_omega, multipliers
 
     def _add(
         self,

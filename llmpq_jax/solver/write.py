@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 
 from llmpq_jax.solver.placement import Evaluation, evaluate
 from llmpq_jax.solver.problem import Problem
 from llmpq_jax.solver.request import PlanRequest
 from llmpq_jax.solver.search_result import Found, SearchResult
+from llmpq_jax.spec.precision import KvBits
 from llmpq_jax.spec.strategy import (
     Certificate,
     Prediction,
@@ -37,13 +38,16 @@ def make_strategy(
         model=request.model,
         workload=request.workload,
         micro_batch=found.instance.micro_batch,
-        precision=problem.precision(found.instance.head_bits),
+        precision=problem.precision(found.instance.head_bits, found.instance.kv_bits),
         stages=tuple(_stages(problem, found, evaluation)),
         quality=Quality(
             omega=evaluation.omega,
             budget=budget,
             method=request.sensitivity.method,
-            note="; ".join(filter(None, (note, _kv_note(request)))) or None,
+            note="; ".join(
+                filter(None, (note, _kv_note(request, found.instance.kv_bits)))
+            )
+            or None,
         ),
         predicted=Prediction(
             prefill_s=evaluation.seconds.prefill_s,
@@ -56,10 +60,10 @@ def make_strategy(
     )
 
 
-def _kv_note(request: PlanRequest) -> str | None:
-    if request.kv_bits == 16:
+def _kv_note(request: PlanRequest, kv_bits: KvBits) -> str | None:
+    if kv_bits == 16 or request.sensitivity.kv_8 > 0:
         return None
-    return f"omega counts weights alone, not the cache's {request.kv_bits} bits"
+    return "omega counts the cache's 8 bits as 0: the sensitivities do not judge them"
 
 
 def _stages(problem: Problem, found: Found, evaluation: Evaluation) -> Iterator[Stage]:
@@ -83,15 +87,19 @@ def _stages(problem: Problem, found: Found, evaluation: Evaluation) -> Iterator[
         first = end
 
 
+def _either(widths: Iterable[int]) -> str:
+    return " or ".join(str(bits) for bits in sorted(widths))
+
+
 def _certificate(
     problem: Problem, result: SearchResult, evaluation: Evaluation, *, seconds: float
 ) -> Certificate:
-    heads = problem.request.head_bits
-    num_pairs = result.num_cases // len(heads)
-    head = " or ".join(str(bits) for bits in sorted(heads))
+    heads, caches = problem.request.head_bits, problem.kv_bits
+    num_pairs = result.num_cases // (len(heads) * len(caches))
     covers = (
         f"all orders and subsets of devices, cuts, and bits from {sorted(problem.bits)}; "
-        f"{num_pairs} micro-batch pairs; head at {head} bits; no tensor parallelism"
+        f"{num_pairs} micro-batch pairs; head at {_either(heads)} bits; "
+        f"cache at {_either(caches)} bits; no tensor parallelism"
     )
     return Certificate(
         gap=result.gap,

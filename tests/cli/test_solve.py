@@ -11,7 +11,7 @@ import pytest
 from llmpq_jax import __version__
 from llmpq_jax.indicator.weight_variance import weight_variance
 from llmpq_jax.spec.cluster_file import read_cluster, write_cluster
-from llmpq_jax.spec.measurements_file import read_measurements
+from llmpq_jax.spec.measurements_file import read_measurements, row_text
 from llmpq_jax.spec.sensitivity_file import write_sensitivity
 from llmpq_jax.spec.strategy_file import read_strategy, write_strategy
 from tests.cli.conftest import SIZES
@@ -270,10 +270,27 @@ def test_layers_of_unlike_bits_are_named(run, fails, words, model, tmp_path):
     assert not (tmp_path / "plan.toml").exists()
 
 
+def test_the_caches_precision_may_be_left_to_the_planner(
+    run, words, measurements, tmp_path
+):
+    measured = read_measurements(measurements)
+    path = tmp_path / "both.toml"
+    rows = [replace(row, kv_bits=8) for row in measured.layers]
+    text = "".join(row_text(row) for row in rows)
+    path.write_text(measurements.read_text() + text)
+    words[words.index("--measurements") + 1] = path
+    result = run(*words, "--kv-bits", "any")
+    assert result.exit_code == 0, result.output
+    plan = read_strategy(tmp_path / "plan.toml")
+    assert plan.certificate is not None
+    assert "cache at 8 or 16 bits" in plan.certificate.covers
+
+
 def test_the_heads_precision_may_be_left_to_the_planner(run, words, tmp_path):
     result = run(*words, "--head-bits", "any", "--theta", "1e9")
     assert result.exit_code == 0, result.output
     plan = read_strategy(tmp_path / "plan.toml")
     assert plan.certificate is not None
     assert "head at 8 or 16 bits" in plan.certificate.covers
+    assert "cache at 16 bits" in plan.certificate.covers
     assert set(plan.bits) == {16}

@@ -33,6 +33,7 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3):
     looseness = draw(st.sampled_from([0.9, 1.3, 3.0]))
     common = {
         "head_bits": 16,
+        "kv_bits": 16,
         "bits": bits,
         "new_tokens": draw(st.sampled_from([1, 2, 3, 8, 50])),
         "layer_bytes": layer_bytes,
@@ -46,7 +47,7 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3):
         "must_use": rng.random(num_devices) < draw(st.sampled_from([0.0, 0.3])),
         "hosts": draw(_hosts(num_devices)),
         "omega": omega,
-        "head_omega": 0.0,
+        "fixed_omega": float(rng.choice([0.0, 0.3])),
         "omega_budget": budget,
         "theta": draw(st.sampled_from([0.0, 0.1, 3.0])),
     }

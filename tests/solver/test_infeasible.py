@@ -73,6 +73,14 @@ def test_bits_that_were_not_measured_are_not_offered():
     assert "4 bits" not in reason(asked)
 
 
+def test_a_smaller_cache_is_offered_where_it_was_measured():
+    measured = measurements(caches=(16, 8))
+    asked = request("fast", memory_mib=12, workload=LONG, measurements=measured)
+    assert "a cache at 8 bits" in reason(asked)
+    assert plan(replace(asked, kv_bits=(8,))).precision.kv_bits == 8
+    assert "a cache" not in reason(replace(asked, measurements=measurements()))
+
+
 def test_where_nothing_helps_it_says_so():
     message = reason(request("fast", memory_mib=2))
     assert message.endswith(

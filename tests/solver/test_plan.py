@@ -143,6 +143,47 @@ def test_one_new_token_has_no_decode():
     assert planned(asked).predicted.decode_s == 0.0
 
 
+BOTH_CACHES = measurements(caches=(16, 8))
+EITHER_CACHE = {"measurements": BOTH_CACHES, "kv_bits": (16, 8)}
+
+
+@pytest.mark.parametrize("memory_mib", [6, 8])
+def test_with_the_caches_precision_free_a_plan_is_the_best_of_all(memory_mib):
+    asked = request(
+        *("slow", "fast"), num_layers=3, memory_mib=memory_mib, **EITHER_CACHE
+    )
+    found = planned(asked, relative_gap=GAP)
+    cases = all_cases(make_problem(asked), omega_budget=found.quality.budget)
+    assert {case.kv_bits for case in cases} == {16, 8}
+    best = brute_force.best_by_enumeration(cases)
+    assert found.certificate.objective == pytest.approx(best, rel=1e-6)
+    assert "cache at 8 or 16 bits" in found.certificate.covers
+
+
+def test_a_cache_at_8_bits_is_taken_where_its_omega_is_paid_for():
+    tight = request("fast", omega_budget=0.0039, **EITHER_CACHE)
+    assert planned(tight).precision.kv_bits == 16
+    found = planned(replace(tight, omega_budget=0.0041))
+    assert found.precision.kv_bits == 8
+    assert found.quality.omega == pytest.approx(0.004)
+    assert found.quality.note is None
+
+
+def test_uniform_int8_stays_feasible_where_head_and_cache_are_pinned_to_8_bits():
+    asked = request("fast", measurements=BOTH_CACHES, kv_bits=(8,), head_bits=(8,))
+    found = planned(replace(asked, bits=(8,)))
+    expected = total_omega(asked.sensitivity, (8,) * 4, head_bits=8, kv_bits=8)
+    assert found.quality.omega == pytest.approx(expected)
+    assert found.quality.budget == pytest.approx(expected)
+
+
+def test_a_cache_that_no_sensitivity_judges_is_noted():
+    asked = request("fast", measurements=BOTH_CACHES, kv_bits=(8,), omega_budget=1.0)
+    unjudged = replace(asked.sensitivity, kv_8=0.0)
+    found = planned(replace(asked, sensitivity=unjudged))
+    assert "counts the cache's 8 bits as 0" in found.quality.note
+
+
 @given(st.integers(5, 20), st.integers(0, 12))
 def test_more_memory_is_never_slower(memory_mib, more_mib):
     # Σω is held, since more memory would otherwise be spent on quality.

@@ -126,7 +126,7 @@ def write_program(instance: Instance) -> Any:
     )
     if i.omega_budget is not None:
         model.budget = pyo.Constraint(
-            expr=omega / i.omega_budget <= 1 + 1e-9 - i.head_omega / i.omega_budget
+            expr=omega / i.omega_budget <= 1 + 1e-9 - i.fixed_omega / i.omega_budget
         )
     model.objective = pyo.Objective(
         expr=once_p
@@ -183,7 +183,10 @@ def _instance(folder: Path, model: Path, strategy: Strategy) -> Instance:
     problem = make_problem(request)
     assert strategy.quality is not None
     whole = make_instance(
-        problem, strategy.micro_batch, 16, omega_budget=strategy.quality.budget
+        problem,
+        strategy.micro_batch,
+        problem.precision(16, 16),
+        omega_budget=strategy.quality.budget,
     )
     names = [place.name for place in problem.placed]
     return whole.in_order([names.index(s.devices[0]) for s in strategy.stages])

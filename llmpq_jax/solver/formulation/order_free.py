@@ -215,14 +215,14 @@ def arc_decode_hosts(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_omega_budget(model: Model, arcs: Arcs, units: Units) -> None:
-    """(40) Σω, the head's included, stays within the budget."""
+    """(40) Σω, the head's and the cache's included, stays within the budget."""
     i = arcs.instance
     # Where no stage loses anything there is nothing to hold, and Pyomo wants a variable.
     if i.omega_budget is None or not arcs.omega.any():
         return
     model.arc_omega_budget = pyo.Constraint(
         expr=_weighted(model, arcs.omega / units.omega, range(len(arcs.stages)))
-        <= (i.omega_budget - i.head_omega) / units.omega
+        <= (i.omega_budget - i.fixed_omega) / units.omega
     )
 
 
@@ -232,7 +232,7 @@ def add_arc_objective(model: Model, arcs: Arcs, units: Units) -> None:
     price = i.theta / units.time_s
     omega = _weighted(model, price * arcs.omega, range(len(arcs.stages)))
     model.objective = pyo.Objective(
-        expr=model.prefill_time + model.decode_time + omega + price * i.head_omega
+        expr=model.prefill_time + model.decode_time + omega + price * i.fixed_omega
     )
 
 

@@ -42,7 +42,7 @@ def units_of(instance: Instance) -> Units:
     return Units(
         size_bytes=float(instance.allowed_bytes.max()),
         time_s=bound_s if 0 < bound_s < float("inf") else 1.0,
-        omega=instance.head_omega + float(instance.omega.max(axis=1).sum()) or 1.0,
+        omega=instance.fixed_omega + float(instance.omega.max(axis=1).sum()) or 1.0,
     )
 
 
