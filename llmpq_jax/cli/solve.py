@@ -28,6 +28,7 @@ EIGHT_OR_SIXTEEN: dict[str, tuple[Literal[8, 16], ...]] = {
     "16": (16,),
     "any": (16, 8),
 }
+WIDTHS: dict[str, tuple[int, ...]] = {"1": (1,), "any": (1, 2, 4, 8)}
 
 
 @click.command("solve")
@@ -134,6 +135,14 @@ EIGHT_OR_SIXTEEN: dict[str, tuple[Literal[8, 16], ...]] = {
     "any lets the planner choose among those that were measured.",
 )
 @click.option(
+    "--tensor",
+    type=click.Choice(["1", "any"]),
+    default="1",
+    show_default=True,
+    help="Devices that hold a stage together: one, or as many equal ones of a node as "
+    "the planner chooses among the widths that were measured (with --roofline, 2, 4 and 8).",
+)
+@click.option(
     "--prefill-micro-batch",
     type=POSITIVE,
     help="Pin the prompts of a prefill micro-batch.",
@@ -178,6 +187,7 @@ def solve_command(
     min_bits: str,
     head_bits: str,
     kv_bits: str,
+    tensor: str,
     prefill_micro_batch: int | None,
     decode_micro_batch: int | None,
     time_limit: float,
@@ -220,6 +230,7 @@ def solve_command(
             head_bits=EIGHT_OR_SIXTEEN[head_bits],
             prefill=prefill_micro_batch,
             decode=decode_micro_batch,
+            tensor=WIDTHS[tensor],
             on_note=tell,
         )
         request = replace(
@@ -265,7 +276,7 @@ def solve_command(
             told=(
                 *(digest, to_toml(request.cluster), to_toml(request.sensitivity)),
                 *map(repr, (request.workload, request.bits, request.head_bits)),
-                *map(repr, (kv_bits, prefill_micro_batch, decode_micro_batch)),
+                *map(repr, (kv_bits, tensor, prefill_micro_batch, decode_micro_batch)),
             ),
         )
     provenance = Provenance(

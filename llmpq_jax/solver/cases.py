@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from llmpq_jax.cost.quality import omega_table
-from llmpq_jax.solver.instance import Instance, make_instance
+from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.make_instance import make_instance
 from llmpq_jax.solver.micro_batches import micro_batches
 from llmpq_jax.solver.problem import Problem
 

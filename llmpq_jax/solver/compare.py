@@ -11,7 +11,8 @@ from llmpq_jax.solver.baselines.adabits import adabits
 from llmpq_jax.solver.baselines.one_precision import pipeedge, uniform
 from llmpq_jax.solver.baselines.transfer import transfer
 from llmpq_jax.solver.cases import all_cases
-from llmpq_jax.solver.instance import Instance, make_instance
+from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.make_instance import make_instance
 from llmpq_jax.solver.placement import Placement, evaluate
 from llmpq_jax.solver.problem import Problem, make_problem
 from llmpq_jax.solver.request import PlanRequest
@@ -66,12 +67,13 @@ def compare(
     """Plans with every baseline, and anew with each one's Σω as the budget.
 
     Args:
-        request: The problem; its budget and θ are not used.
+        request: The problem; its budget, its θ and its tensor widths are not used, which
+            the baselines do not know.
         time_limit_s: Of each joint plan.
         relative_gap: Of each joint plan.
         progress: Told which method is next.
     """
-    problem = make_problem(replace(request, omega_budget=None, theta=0.0))
+    problem = make_problem(replace(request, omega_budget=None, theta=0.0, tensor=(1,)))
     rows = []
     for method, found in _baselines(problem):
         if progress is not None:

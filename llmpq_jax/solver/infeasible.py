@@ -28,7 +28,7 @@ def explain(problem: Problem) -> InfeasibleError:
     request = problem.request
     num_layers = request.architecture.num_layers
     num_pinned = sum(place.device.use == "always" for place in problem.placed)
-    if num_pinned > num_layers:
+    if num_pinned > num_layers and not problem.pools:
         return InfeasibleError(
             f'{num_pinned} devices have use = "always" and the model has {num_layers} '
             'layers: expected no more such devices than layers; write use = "any"'
@@ -112,10 +112,10 @@ def _describe(
     if is_last:
         workspace = max(workspace, instance.head_workspace_bytes[worst])
     terms = MemoryTerms(
-        weights=int(sum(instance.layer_bytes[b] for b in columns)),
-        kv_cache=len(columns) * instance.kv_bytes,
-        embedding=instance.embedding_bytes if is_first else 0,
-        head=instance.head_bytes if is_last else 0,
+        weights=int(sum(instance.layer_bytes[worst, b] for b in columns)),
+        kv_cache=len(columns) * int(instance.kv_bytes[worst]),
+        embedding=int(instance.embedding_bytes[worst]) if is_first else 0,
+        head=int(instance.head_bytes[worst]) if is_last else 0,
         workspace=int(workspace),
         buffers=instance.buffer_bytes,
     )
@@ -126,7 +126,7 @@ def _describe(
         more = f", and {others} other device{'s' if others > 1 else ''} too"
     layers = f"{len(columns)} layer{'s' if len(columns) > 1 else ''}"
     return (
-        f"{problem.placed[worst].name} is short by {format_bytes(lacks[worst])} even at "
+        f"{problem.units[worst].name} is short by {format_bytes(lacks[worst])} even at "
         f"{lowest} bits ({layers}: {terms}; it may use "
         f"{format_bytes(instance.allowed_bytes[worst])}){more}"
     )

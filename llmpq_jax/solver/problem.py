@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,10 +11,13 @@ from llmpq_jax.cost.quality import omega_table, whole_model_omega
 from llmpq_jax.cost.tables import Floats
 from llmpq_jax.cost.workspace import WorkspaceModel, fit_workspace
 from llmpq_jax.errors import MeasurementError, SpecError
+from llmpq_jax.solver.instance import Pool
 from llmpq_jax.solver.request import PlanRequest
+from llmpq_jax.solver.units import Unit, find_units
 from llmpq_jax.spec.cluster import Placed
 from llmpq_jax.spec.precision import ALL_BITS, Bits, HeadBits, KvBits
 from llmpq_jax.spec.strategy import PrecisionChoice
+from llmpq_jax.spec.tensors import tensor_widths
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -31,6 +35,8 @@ class Problem:
     Attributes:
         request: As it was made.
         placed: Devices that may be used, in pipeline order.
+        units: What may hold a stage: these, and meshes of them; axis J everywhere.
+        pools: Units that share devices.
         bits: Precisions that some of them serve, highest first; axis B everywhere.
         omega: [layers, bits].
         fitted: By bits of the cache; those that were not measured are not there.
@@ -39,6 +45,8 @@ class Problem:
 
     request: PlanRequest
     placed: tuple[Placed, ...]
+    units: tuple[Unit, ...]
+    pools: tuple[Pool, ...]
     bits: tuple[Bits, ...]
     omega: Floats
     fitted: dict[KvBits, Fitted]
@@ -80,15 +88,31 @@ def make_problem(request: PlanRequest) -> Problem:
     latencies = [each.latency for each in fitted.values()]
     placed = tuple(p for p in request.cluster.placed if p.device.use != "never")
     _check_ends(request, placed, latencies[0])
+
+    def is_served(
+        kind: str, width: int, among: Collection[Bits] = request.bits
+    ) -> bool:
+        return any(
+            latency.supports_layer(kind, b, tensor=width)
+            for latency in latencies
+            for b in among
+        )
+
+    most = max(len(node.devices) for node in request.cluster.nodes)
+    cutting = tensor_widths(request.architecture, most)
+    units, pools = find_units(
+        placed,
+        allowed=[width for width in request.tensor if width in cutting],
+        is_served=is_served,
+    )
+    if not units:
+        msg = f"measurements of {request.measurements.model}: no stage of {' or '.join(map(str, request.tensor))} devices can be made: expected [[layer]] rows with such a tensor width, and a node with as many equal devices; measure them, or allow single devices"
+        raise MeasurementError(msg)
     bits: tuple[Bits, ...] = tuple(
         b
         for b in ALL_BITS
         if b in request.bits
-        and any(
-            latency.supports_layer(place.device.kind, b)
-            for place in placed
-            for latency in latencies
-        )
+        and any(is_served(unit.kind, unit.width, (b,)) for unit in units)
     )
     if not bits:
         kinds = ", ".join(sorted({repr(place.device.kind) for place in placed}))
@@ -98,6 +122,8 @@ def make_problem(request: PlanRequest) -> Problem:
     return Problem(
         request=request,
         placed=placed,
+        units=units,
+        pools=pools,
         bits=bits,
         omega=omega_table(request.sensitivity, num_layers=num_layers, bits=bits),
         fitted=fitted,
@@ -168,7 +194,7 @@ def _check_sensitivity(request: PlanRequest) -> None:
 
 
 def _check_ends(
-    request: PlanRequest, placed: tuple[Placed, ...], latency: LatencyModel
+    request: PlanRequest, placed: Sequence[Placed], latency: LatencyModel
 ) -> None:
     kinds = {place.device.kind for place in placed}
     ends: list[tuple[Part, HeadBits]] = [("embedding", 16)]

@@ -12,6 +12,7 @@ from llmpq_jax.solver.search_result import Found, SearchResult
 from llmpq_jax.spec.precision import KvBits
 from llmpq_jax.spec.strategy import (
     Certificate,
+    Mesh,
     Prediction,
     Quality,
     Stage,
@@ -68,20 +69,27 @@ def _kv_note(request: PlanRequest, kv_bits: KvBits) -> str | None:
 
 def _stages(problem: Problem, found: Found, evaluation: Evaluation) -> Iterator[Stage]:
     first = 0
+    used: set[str] = set()
     for number, (j, columns) in enumerate(
         zip(found.placement.devices, found.placement.columns, strict=True)
     ):
-        place = problem.placed[j]
+        unit = problem.units[j]
         end = first + len(columns)
+        names = [place.name for place in unit.places if place.name not in used]
+        names = names[: unit.width]
+        used.update(names)
         yield Stage(
-            device=place.name,
+            device=names[0] if unit.width == 1 else None,
+            mesh=None
+            if unit.width == 1
+            else Mesh(devices=tuple(names), tensor=unit.width),
             layers=(first, end),
             bits=tuple(problem.bits[b] for b in columns),
             predicted=StagePrediction(
                 prefill_s=evaluation.prefill_s[number],
                 decode_s=evaluation.decode_s[number],
                 memory_bytes=evaluation.memory_bytes[number],
-                allowed_bytes=place.device.usable_bytes,
+                allowed_bytes=unit.places[0].device.usable_bytes,
             ),
         )
         first = end
@@ -89,6 +97,13 @@ def _stages(problem: Problem, found: Found, evaluation: Evaluation) -> Iterator[
 
 def _either(widths: Iterable[int]) -> str:
     return " or ".join(str(bits) for bits in sorted(widths))
+
+
+def _tensor(problem: Problem) -> str:
+    widths = {unit.width for unit in problem.units}
+    if widths == {1}:
+        return "no tensor parallelism"
+    return f"stages over {_either(widths)} equal devices of a node"
 
 
 def _certificate(
@@ -99,7 +114,7 @@ def _certificate(
     covers = (
         f"all orders and subsets of devices, cuts, and bits from {sorted(problem.bits)}; "
         f"{num_pairs} micro-batch pairs; head at {_either(heads)} bits; "
-        f"cache at {_either(caches)} bits; no tensor parallelism"
+        f"cache at {_either(caches)} bits; {_tensor(problem)}"
     )
     return Certificate(
         gap=result.gap,

@@ -232,6 +232,38 @@ def test_a_config_alone_is_planned_from_makers_figures(run, tmp_path):
     assert plan.model.fingerprint.startswith("config-sha256:")
 
 
+def test_a_stage_over_two_devices_is_planned_written_and_served(
+    run, words, measurements, tmp_path
+):
+    measured = read_measurements(measurements)
+    path = tmp_path / "wide.toml"
+    rows = [replace(row, tensor=2, seconds=row.seconds / 9) for row in measured.layers]
+    path.write_text(measurements.read_text() + "".join(map(row_text, rows)))
+    words[words.index("--measurements") + 1] = path
+    result = run(*words, "--tensor", "any")
+    assert result.exit_code == 0, result.output
+    (stage,) = read_strategy(tmp_path / "plan.toml").stages
+    assert stage.mesh is not None
+    assert stage.mesh.devices == ("node0/cpu:0", "node0/cpu:1")
+    served = run("generate", "--strategy", tmp_path / "plan.toml", "--prompt", "def f")
+    assert served.exit_code == 0, served.output
+
+
+def test_stages_may_be_spread_over_devices_of_a_node(run, tmp_path):
+    folder = ROOT / "strategies"
+    result = run(
+        *("solve", "--model", folder / "models" / "opt-66b", "--roofline", *SIZES),
+        *("--cluster", folder / "paper-10" / "cluster.toml", "--gap", 0.01),
+        *("--tensor", "any", "--out", tmp_path / "plan.toml"),
+    )
+    assert result.exit_code == 0, result.output
+    plan = read_strategy(tmp_path / "plan.toml")
+    assert plan.certificate is not None
+    assert "stages over 1 or 2 or 4 equal devices" in plan.certificate.covers
+    assert any(stage.mesh is not None for stage in plan.stages)
+    assert "v100-32/cuda:0 + v100-32/cuda:1" in result.stdout
+
+
 def test_measurements_and_figures_exclude_each_other(run, words):
     result = run(*words, "--roofline")
     assert result.exit_code == 2

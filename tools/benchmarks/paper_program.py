@@ -16,7 +16,8 @@ import pyomo.environ as pyo
 
 from llmpq_jax.solver import PlanRequest
 from llmpq_jax.solver.highs import solve
-from llmpq_jax.solver.instance import Instance, make_instance
+from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.make_instance import make_instance
 from llmpq_jax.solver.problem import make_problem
 from llmpq_jax.spec.cluster_file import read_cluster
 from llmpq_jax.spec.families import read_architecture
@@ -147,7 +148,9 @@ def _empty_model() -> Any:
 def _held(model: Any, instance: Instance, j: int) -> Any:
     unit = float(instance.allowed_bytes.max())
     return sum(
-        float(instance.layer_bytes[b] + instance.kv_bytes) / unit * model.z[layer, j, b]
+        float(instance.layer_bytes[j, b] + instance.kv_bytes[j])
+        / unit
+        * model.z[layer, j, b]
         for layer in range(instance.num_layers)
         for b in range(len(instance.bits))
     )
@@ -158,10 +161,10 @@ def _fixed_bytes(instance: Instance, j: int) -> int:
     workspace = instance.workspace_bytes[j].max()
     size = instance.buffer_bytes
     if j == 0:
-        size += instance.embedding_bytes
+        size += instance.embedding_bytes[j]
         workspace = max(workspace, instance.embedding_workspace_bytes[j])
     if j == instance.num_devices - 1:
-        size += instance.head_bytes
+        size += instance.head_bytes[j]
         workspace = max(workspace, instance.head_workspace_bytes[j])
     return int(size + workspace)
 
