@@ -24,11 +24,12 @@ from llmpq_jax.cost.memory import (
     layer_bytes,
     layer_kv_bytes,
 )
+from llmpq_jax.cost.refills import Refills
 from llmpq_jax.cost.schedule import Host
+from llmpq_jax.cost.service import expected_service
 from llmpq_jax.cost.tables import Floats
 from llmpq_jax.cost.transfer import hop_s
 from llmpq_jax.solver.problem import Problem
-from llmpq_jax.spec.buckets import bucket_length
 from llmpq_jax.spec.precision import Activations, Bits, HeadBits
 from llmpq_jax.spec.workload import MicroBatch, Workload
 
@@ -44,8 +45,9 @@ class Instance:
         head_bits: Of the head.
         bits: What the columns of axis B stand for.
         num_prefill: Prefill micro-batches m_p.
-        num_decode: Decode micro-batches m_d.
-        new_tokens: New tokens n of each row.
+        num_decode: Decode micro-batches m_d; where rows end apart, the mean over the
+            rounds of those that are still busy, see `cost.service`.
+        new_tokens: New tokens n of each row; of the group that takes longest.
         layer_prefill_s: [J, B] of one layer and one prefill micro-batch.
         layer_decode_s: [J, B] of one layer, one step and one decode micro-batch.
         embedding_prefill_s: [J] on the first used device.
@@ -75,7 +77,7 @@ class Instance:
     head_bits: HeadBits
     bits: tuple[Bits, ...]
     num_prefill: int
-    num_decode: int
+    num_decode: float
     new_tokens: int
     layer_prefill_s: Floats
     layer_decode_s: Floats
@@ -168,38 +170,61 @@ def make_instance(
     request, latency, workspace = problem.request, problem.latency, problem.workspace
     architecture, workload = request.architecture, request.workload
     prefill, decode = micro_batch.prefill, micro_batch.decode
-    prompt_tokens = prefill * bucket_length(workload.prompt_length)
+    service = expected_service(workload, micro_batch)
+    first = Workload(batch=prefill, prompt_length=service.first_tokens, new_tokens=1)
+    # Prompts that are prefilled alone, beside whole micro-batches.
+    among_prefills = Refills(latency=latency, shares=service.refills_of("prefill"))
+    among_steps = Refills(latency=latency, shares=service.refills_of("decode"))
+    prompt_tokens = prefill * service.first_tokens
     devices = [place.device for place in problem.placed]
     ask = _Ask(problem=problem)
     cut: _Cut = {"workload": workload, "micro_batch": micro_batch}
     stored: _Stored = {**cut, "activations": request.activations}
 
-    def end_s(part: Part, bits: HeadBits, rows: int) -> Floats:
+    def end_s(part: Part, bits: HeadBits, rows: int, refills: Refills) -> Floats:
         return ask.end(
-            part, bits, lambda kind: latency.end_s(kind, part, bits, rows=rows), np.inf
+            part,
+            bits,
+            lambda kind: (
+                latency.end_s(kind, part, bits, rows=rows)
+                + refills.end_s(kind, part, bits)
+            ),
+            np.inf,
         )
+
+    def hops_s(num_tokens: int, refills: Refills) -> Floats:
+        seconds = _hops_s(problem, num_tokens=num_tokens)
+        for tokens, share in refills.shares:
+            seconds = seconds + share * _hops_s(problem, num_tokens=tokens)
+        return seconds
 
     return Instance(
         micro_batch=micro_batch,
         head_bits=head_bits,
         bits=problem.bits,
-        num_prefill=-(-workload.batch // prefill),
-        num_decode=-(-workload.batch // decode),
-        new_tokens=workload.new_tokens,
+        num_prefill=service.num_prefill,
+        num_decode=service.num_decode,
+        new_tokens=service.new_tokens,
         layer_prefill_s=ask.layers(
-            lambda kind, b: latency.prefill_s(kind, b, rows=prefill, workload=workload),
+            lambda kind, b: (
+                latency.prefill_s(kind, b, rows=prefill, workload=first)
+                + among_prefills.layer_s(kind, b)
+            ),
             np.inf,
         ),
         layer_decode_s=ask.layers(
-            lambda kind, b: latency.decode_s(kind, b, rows=decode, workload=workload),
+            lambda kind, b: (
+                latency.decode_s(kind, b, rows=decode, workload=workload)
+                + among_steps.layer_s(kind, b)
+            ),
             np.inf,
         ),
-        embedding_prefill_s=end_s("embedding", 16, prompt_tokens),
-        embedding_decode_s=end_s("embedding", 16, decode),
-        head_prefill_s=end_s("head", head_bits, prefill),
-        head_decode_s=end_s("head", head_bits, decode),
-        hop_prefill_s=_hops_s(problem, num_tokens=prompt_tokens),
-        hop_decode_s=_hops_s(problem, num_tokens=decode),
+        embedding_prefill_s=end_s("embedding", 16, prompt_tokens, among_prefills),
+        embedding_decode_s=end_s("embedding", 16, decode, among_steps),
+        head_prefill_s=end_s("head", head_bits, prefill, among_prefills),
+        head_decode_s=end_s("head", head_bits, decode, among_steps),
+        hop_prefill_s=hops_s(prompt_tokens, among_prefills),
+        hop_decode_s=hops_s(decode, among_steps),
         layer_bytes=np.array(
             [
                 layer_bytes(architecture, bits=b, group_size=request.group_size)
