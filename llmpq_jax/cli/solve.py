@@ -18,6 +18,7 @@ from llmpq_jax.cli.options import (
     model_option,
     window_option,
 )
+from llmpq_jax.cli.workload import workload_as_typed, workload_options
 
 if TYPE_CHECKING:
     from llmpq_jax.spec.strategy import Strategy
@@ -46,19 +47,7 @@ WIDTHS: dict[str, tuple[int, ...]] = {"1": (1,), "any": (1, 2, 4, 8)}
     help="Instead of measurements, foretell seconds from makers' figures of the "
     "cluster's kinds of device; config.json alone will do for the model.",
 )
-@click.option("--batch", type=POSITIVE, required=True, help="Prompts served together.")
-@click.option(
-    "--prompt-length",
-    type=POSITIVE,
-    required=True,
-    help="Tokens of the longest prompt.",
-)
-@click.option(
-    "--new-tokens",
-    type=POSITIVE,
-    required=True,
-    help="Tokens generated for each prompt at most.",
-)
+@workload_options
 @click.option(
     "--out", type=OUT_FILE, required=True, metavar="FILE", help="The strategy, as TOML."
 )
@@ -171,9 +160,11 @@ def solve_command(
     cluster: Path,
     measurements: Path | None,
     roofline: bool,
-    batch: int,
-    prompt_length: int,
-    new_tokens: int,
+    batch: int | None,
+    prompt_length: int | None,
+    new_tokens: int | None,
+    prompts: Path | None,
+    output_length_fraction: float | None,
     out: Path,
     sensitivity: Path | None,
     theta: float,
@@ -214,7 +205,6 @@ def solve_command(
     from llmpq_jax.spec.precision import Bits
     from llmpq_jax.spec.strategy import Provenance
     from llmpq_jax.spec.strategy_file import write_strategy
-    from llmpq_jax.spec.workload import Workload
     from llmpq_jax.workflow.planning import measurements_digest, planning_request
 
     if roofline == (measurements is not None):
@@ -224,7 +214,14 @@ def solve_command(
         request = planning_request(
             model,
             cluster,
-            Workload(batch=batch, prompt_length=prompt_length, new_tokens=new_tokens),
+            workload_as_typed(
+                model,
+                batch=batch,
+                prompt_length=prompt_length,
+                new_tokens=new_tokens,
+                prompts=prompts,
+                output_length_fraction=output_length_fraction,
+            ),
             measurements=measurements,
             sensitivity=sensitivity,
             head_bits=EIGHT_OR_SIXTEEN[head_bits],

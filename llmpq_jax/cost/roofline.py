@@ -100,6 +100,9 @@ def roofline(
     """
     inside = inside or {}
     kinds, sizes = tuple(kinds), sorted(set(rows))
+    prompts = workload.prompt_buckets
+    lengths: list[tuple[Phase, int]] = [("prefill", tokens) for tokens in prompts]
+    lengths.append(("decode", bucket_length(workload.context_length)))
     of_layer = [
         _layer(
             architecture,
@@ -108,7 +111,7 @@ def roofline(
             bits,
             kv_bits,
             num,
-            workload,
+            length,
             activations,
             group_size,
             width,
@@ -116,16 +119,15 @@ def roofline(
         )
         for kind in kinds
         for width in (1, *inside.get(kind.name, _ALONE).widths)
-        for phase in ("prefill", "decode")
+        for phase, length in lengths
         for bits in ALL_BITS
         for kv_bits in CACHES
         for num in sizes
     ]
-    prompt = bucket_length(workload.prompt_length)
     of_ends = [
         row
         for kind in kinds
-        for row in _ends(architecture, kind, sizes, prompt, activations, group_size)
+        for row in _ends(architecture, kind, sizes, prompts, activations, group_size)
     ]
     return Measurements(
         model=name,
@@ -157,16 +159,14 @@ def _layer(
     bits: Bits,
     kv_bits: KvBits,
     rows: int,
-    workload: Workload,
+    length: int,
     activations: Activations,
     group_size: int,
     width: int,
     inside: InsideNode,
 ) -> LayerTime:
     a = architecture
-    prompt = bucket_length(workload.prompt_length)
-    slots = bucket_length(workload.context_length)
-    tokens, length = (prompt, prompt) if phase == "prefill" else (1, slots)
+    tokens = length if phase == "prefill" else 1
     tensors = layer_tensors(a)
     cut = {"group_size": group_size, "tensor_width": width}
     weights = tensors_bytes(tensors, bits=bits, **cut)
@@ -212,13 +212,14 @@ def _ends(
     architecture: Architecture,
     kind: DeviceKind,
     sizes: list[int],
-    prompt: int,
+    prompts: tuple[int, ...],
     activations: Activations,
     group_size: int,
 ) -> Iterator[EndTime]:
     a = architecture
     size = ACTIVATION_BYTES[activations]
-    for rows in sorted({*sizes, *(num * prompt for num in sizes)}):
+    tokens = {num * prompt for num in sizes for prompt in prompts}
+    for rows in sorted({*sizes, *tokens}):
         hidden = rows * a.hidden_size * size
         yield EndTime(
             kind=kind.name,

@@ -56,7 +56,7 @@ def pipeline_s(
     hops_prefill_s: Sequence[float],
     hops_decode_s: Sequence[float],
     num_prefill: int,
-    num_decode: int,
+    num_decode: float,
     new_tokens: int,
     hosts: Sequence[Host] = (),
 ) -> PhaseSeconds:

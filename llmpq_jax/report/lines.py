@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmpq_jax.spec.strategy import Certificate, Prediction, Quality, Strategy
+from llmpq_jax.spec.workload import Workload
 from llmpq_jax.units import format_seconds
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def plan_lines(strategy: Strategy, *, int8_omega: float | None = None) -> list[s
         strategy: The plan.
         int8_omega: Σω of the same model wholly at 8 bits, to compare with.
     """
-    lines = []
+    lines = workload_lines(strategy.workload)
     if (predicted := strategy.predicted) is not None:
         lines.append(
             f"time         prefill {format_seconds(predicted.prefill_s)} + decode "
@@ -39,6 +40,22 @@ def plan_lines(strategy: Strategy, *, int8_omega: float | None = None) -> list[s
     return lines
 
 
+def workload_lines(workload: Workload) -> list[str]:
+    """Says what was planned for where prompts differ or may end early; else nothing."""
+    if workload.lengths is None and workload.output_length_fraction is None:
+        return []
+    prompts, tokens = workload.num_prompts, workload.expected_new_tokens
+    line = (
+        f"workload     {prompts:,} prompts, {workload.batch:,} at a time: memory for "
+        f"prompts of {workload.prompt_length:,} and contexts of "
+        f"{workload.context_length:,} tokens, time for {tokens / prompts:,.4g} new "
+        "tokens a prompt in the mean"
+    )
+    if workload.output_length_fraction is not None:
+        line += f" ({workload.output_length_fraction:g} of what each may have)"
+    return [line]
+
+
 def run_lines(strategy: Strategy, batches: Sequence[BatchRecord]) -> list[str]:
     """Says how a run went, beside what was predicted of a full batch."""
     num_tokens = sum(batch.num_new_tokens for batch in batches)
@@ -50,8 +67,7 @@ def run_lines(strategy: Strategy, batches: Sequence[BatchRecord]) -> list[str]:
         f"{format_seconds(total_s - prefill_s)}): {num_tokens / total_s:,.0f} tokens/s"
     ]
     if (predicted := strategy.predicted) is not None:
-        workload = strategy.workload
-        planned = workload.batch * workload.new_tokens
+        planned = strategy.workload.expected_new_tokens
         lines.append(
             f"predicted    {planned:,} new tokens in "
             f"{format_seconds(predicted.latency_s)} "

@@ -144,14 +144,14 @@ def _what_would_fit(problem: Problem) -> Iterator[str]:
     batch = _largest(
         max(pins, default=1),
         workload.batch - 1,
-        lambda rows: fits(replace(workload, batch=rows)),
+        lambda rows: fits(workload.within(batch=rows)),
     )
     if batch:
         yield f"a batch of {batch}"
     prompt = _largest(
         1,
         workload.prompt_length - 1,
-        lambda length: fits(replace(workload, prompt_length=length)),
+        lambda length: fits(workload.within(prompt_length=length)),
     )
     if prompt:
         yield f"prompts of at most {prompt} tokens"

@@ -46,8 +46,9 @@ class Instance:
         kv_bits: Of the cache.
         bits: What the columns of axis B stand for.
         num_prefill: Prefill micro-batches m_p.
-        num_decode: Decode micro-batches m_d.
-        new_tokens: New tokens n of each row.
+        num_decode: Decode micro-batches m_d; where rows end apart, the mean over the
+            rounds of those that are still busy, see `cost.service`.
+        new_tokens: New tokens n of each row; of the group that takes longest.
         layer_prefill_s: [J, B] of one layer and one prefill micro-batch.
         layer_decode_s: [J, B] of one layer, one step and one decode micro-batch.
         embedding_prefill_s: [J] on the first used device.
@@ -82,7 +83,7 @@ class Instance:
     kv_bits: KvBits
     bits: tuple[Bits, ...]
     num_prefill: int
-    num_decode: int
+    num_decode: float
     new_tokens: int
     layer_prefill_s: Floats
     layer_decode_s: Floats

@@ -22,13 +22,14 @@ from llmpq_jax.cost.memory import (
     layer_bytes,
     layer_kv_bytes,
 )
+from llmpq_jax.cost.refills import Refills
 from llmpq_jax.cost.schedule import Host
+from llmpq_jax.cost.service import expected_service
 from llmpq_jax.cost.tables import Floats
 from llmpq_jax.cost.transfer import hop_s
 from llmpq_jax.solver.instance import Instance, Integers
 from llmpq_jax.solver.problem import Problem
 from llmpq_jax.solver.units import Unit
-from llmpq_jax.spec.buckets import bucket_length
 from llmpq_jax.spec.precision import Activations, Bits, HeadBits
 from llmpq_jax.spec.strategy import PrecisionChoice
 from llmpq_jax.spec.workload import MicroBatch, Workload
@@ -55,16 +56,39 @@ def make_instance(
     latency, workspace = fitted.latency, fitted.workspace
     architecture, workload = request.architecture, request.workload
     prefill, decode = micro_batch.prefill, micro_batch.decode
-    prompt_tokens = prefill * bucket_length(workload.prompt_length)
+    service = expected_service(workload, micro_batch)
+    first = Workload(batch=prefill, prompt_length=service.first_tokens, new_tokens=1)
+    # Prompts that are prefilled alone, beside whole micro-batches.
+    among_prefills = Refills(latency=latency, shares=service.refills_of("prefill"))
+    among_steps = Refills(latency=latency, shares=service.refills_of("decode"))
+    prompt_tokens = prefill * service.first_tokens
     devices = [unit.places[0].device for unit in problem.units]
     ask = _Ask(problem=problem, latency=latency)
     cut: _Cut = {"workload": workload, "micro_batch": micro_batch}
     stored: _Stored = {**cut, "activations": request.activations}
 
-    def end_s(part: Part, bits: HeadBits, rows: int) -> Floats:
+    def end_s(part: Part, bits: HeadBits, rows: int, refills: Refills) -> Floats:
         return ask.end(
-            part, bits, lambda kind: latency.end_s(kind, part, bits, rows=rows), np.inf
+            part,
+            bits,
+            lambda kind: (
+                latency.end_s(kind, part, bits, rows=rows)
+                + refills.end_s(kind, part, bits)
+            ),
+            np.inf,
         )
+
+    def gathers_s(rows: int, refills: Refills) -> Floats:
+        # Of a refill's head there is one row.
+        shares = sum(share for _, share in refills.shares)
+        once = _gathers_s(problem, rows=rows)
+        return once + shares * _gathers_s(problem, rows=1) if shares else once
+
+    def hops_s(num_tokens: int, refills: Refills) -> Floats:
+        seconds = _hops_s(problem, num_tokens=num_tokens)
+        for tokens, share in refills.shares:
+            seconds = seconds + share * _hops_s(problem, num_tokens=tokens)
+        return seconds
 
     def by_width(size: Callable[[int], int]) -> Integers:
         sizes = {unit.width: size(unit.width) for unit in problem.units}
@@ -75,30 +99,32 @@ def make_instance(
         head_bits=head_bits,
         kv_bits=kv_bits,
         bits=problem.bits,
-        num_prefill=-(-workload.batch // prefill),
-        num_decode=-(-workload.batch // decode),
-        new_tokens=workload.new_tokens,
+        num_prefill=service.num_prefill,
+        num_decode=service.num_decode,
+        new_tokens=service.new_tokens,
         layer_prefill_s=ask.layers(
-            lambda kind, b, w: latency.prefill_s(
-                kind, b, rows=prefill, workload=workload, tensor=w
+            lambda kind, b, w: (
+                latency.prefill_s(kind, b, rows=prefill, workload=first, tensor=w)
+                + among_prefills.layer_s(kind, b, tensor=w)
             ),
             np.inf,
         ),
         layer_decode_s=ask.layers(
-            lambda kind, b, w: latency.decode_s(
-                kind, b, rows=decode, workload=workload, tensor=w
+            lambda kind, b, w: (
+                latency.decode_s(kind, b, rows=decode, workload=workload, tensor=w)
+                + among_steps.layer_s(kind, b, tensor=w)
             ),
             np.inf,
         ),
         # Each device of a mesh embeds by itself, and chooses from whole logits.
-        embedding_prefill_s=end_s("embedding", 16, prompt_tokens),
-        embedding_decode_s=end_s("embedding", 16, decode),
-        head_prefill_s=end_s("head", head_bits, prefill)
-        + _gathers_s(problem, rows=prefill),
-        head_decode_s=end_s("head", head_bits, decode)
-        + _gathers_s(problem, rows=decode),
-        hop_prefill_s=_hops_s(problem, num_tokens=prompt_tokens),
-        hop_decode_s=_hops_s(problem, num_tokens=decode),
+        embedding_prefill_s=end_s("embedding", 16, prompt_tokens, among_prefills),
+        embedding_decode_s=end_s("embedding", 16, decode, among_steps),
+        head_prefill_s=end_s("head", head_bits, prefill, among_prefills)
+        + gathers_s(prefill, among_prefills),
+        head_decode_s=end_s("head", head_bits, decode, among_steps)
+        + gathers_s(decode, among_steps),
+        hop_prefill_s=hops_s(prompt_tokens, among_prefills),
+        hop_decode_s=hops_s(decode, among_steps),
         layer_bytes=np.stack(
             [
                 by_width(

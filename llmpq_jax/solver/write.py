@@ -34,7 +34,7 @@ def make_strategy(
     request = problem.request
     evaluation = evaluate(found.instance, found.placement)
     latency_s = evaluation.seconds.latency_s
-    tokens = request.workload.batch * request.workload.new_tokens
+    tokens = request.workload.expected_new_tokens
     return Strategy(
         model=request.model,
         workload=request.workload,

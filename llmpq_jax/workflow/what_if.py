@@ -54,7 +54,8 @@ def foretold_measurements(
         architecture,
         [catalogue.find(kind) for kind in used],
         workload=workload,
-        rows={rows for pair in pairs for rows in (pair.prefill, pair.decode)},
+        # Prompts that take the places of others are prefilled one by one.
+        rows={1, *(rows for pair in pairs for rows in (pair.prefill, pair.decode))},
         name=model.name,
         inside={kind: _inside(cluster, kind, architecture, tensor) for kind in used},
     )

@@ -326,3 +326,31 @@ def test_the_heads_precision_may_be_left_to_the_planner(run, words, tmp_path):
     assert "head at 8 or 16 bits" in plan.certificate.covers
     assert "cache at 16 bits" in plan.certificate.covers
     assert set(plan.bits) == {16}
+
+
+def test_prompts_say_what_to_plan_for(run, words, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": "abcdef", "max_new_tokens": 4}, {"prompt": "x"}, {"prompt": "y"}]
+    prompts.write_text("\n".join(map(json.dumps, rows)))
+    words = _without(words, "--prompt-length")
+    result = run(*words, "--prompts", prompts, "--output-length-fraction", 0.5)
+    assert result.exit_code == 0, result.output
+    assert "workload     3 prompts, 2 at a time" in result.stdout
+    found = read_strategy(tmp_path / "plan.toml").workload
+    assert found.lengths == ((16, 8, 2), (16, 4, 1))
+    assert (found.batch, found.longest_context) == (2, 10)
+    assert found.output_length_fraction == 0.5
+
+
+def test_prompts_and_a_length_do_not_go_together(run, words):
+    result = run(*words, "--prompts", "prompts.jsonl")
+    assert result.exit_code == 2
+    assert "expected no --prompt-length beside it" in result.stderr
+
+
+def test_a_missing_size_is_named(run, words):
+    words = _without(_without(words, "--new-tokens"), "--prompt-length")
+    result = run(*words)
+    assert result.exit_code == 2
+    expected = "Missing options '--prompt-length', '--new-tokens': expected --batch"
+    assert expected in " ".join(result.stderr.split())

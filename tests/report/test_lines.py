@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llmpq_jax.report.lines import plan_lines, run_lines
+from llmpq_jax.spec.workload import workload_of_lengths
 from tests.report import samples
 
 
@@ -36,3 +37,16 @@ def test_a_run_of_two_batches_adds_them_up():
     rate = batch.num_new_tokens / batch.latency_s
     assert measured.endswith(f"{rate:,.0f} tokens/s")
     assert "128 new tokens in 100 ms" in predicted
+
+
+def test_prompts_of_many_lengths_are_told_with_what_is_planned_for():
+    workload = workload_of_lengths(
+        [(100, 40), (10, 20), (20, 10)], batch=2, output_length_fraction=0.5
+    )
+    plan = replace(samples.strategy(), workload=workload)
+    assert plan_lines(plan)[0] == (
+        "workload     3 prompts, 2 at a time: memory for prompts of 100 and contexts of "
+        "140 tokens, time for 11.67 new tokens a prompt in the mean (0.5 of what each "
+        "may have)"
+    )
+    assert "35 new tokens in 100 ms" in run_lines(plan, [samples.batch()])[1]
