@@ -12,7 +12,7 @@ from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.spec.buckets import PREFILL_CHUNK_TOKENS
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.fingerprint import model_fingerprint
-from llmpq_jax.spec.precision import Bits, KvBits
+from llmpq_jax.spec.precision import Bits, KvBits, WireBits
 from llmpq_jax.spec.strategy import (
     Mesh,
     ModelReference,
@@ -74,13 +74,14 @@ def make_strategy(
     decode: int = 2,
     head_bits: int = 16,
     kv_bits: KvBits = 16,
+    wire_bits: WireBits = 16,
     chunk_tokens: int = PREFILL_CHUNK_TOKENS,
 ) -> Strategy:
     """Makes a strategy by hand: for each stage its CPU devices and its layers' bits."""
     architecture = read_architecture(folder)
     made = []
     first = 0
-    for devices, bits in stages:
+    for number, (devices, bits) in enumerate(stages):
         names = tuple(f"node0/cpu:{index}" for index in devices)
         made.append(
             Stage(
@@ -90,6 +91,7 @@ def make_strategy(
                 else Mesh(devices=names, tensor=len(names)),
                 layers=(first, first + len(bits)),
                 bits=tuple(bits),
+                wire_bits=wire_bits if number + 1 < len(stages) else 16,
             )
         )
         first += len(bits)

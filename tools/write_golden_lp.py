@@ -32,7 +32,7 @@ from llmpq_jax.solver.formulation.variables import (
     Units,
     add_variables,
 )
-from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.instance import Instance, Pool
 from llmpq_jax.solver.paths import Box
 from llmpq_jax.solver.stage_prices import PathStage
 from llmpq_jax.spec.workload import MicroBatch
@@ -44,10 +44,11 @@ UNITS = Units(size_bytes=100.0, time_s=1.0, omega=1.0)
 
 
 def example() -> Instance:
-    """Three layers over two devices of one machine; the second serves no 4 bits."""
+    """Three layers over a mesh of two, of a pool of three, and a device without 4 bits."""
     return Instance(
         micro_batch=MicroBatch(prefill=1, decode=2),
         head_bits=8,
+        kv_bits=16,
         bits=(8, 4),
         num_prefill=4,
         num_decode=2,
@@ -60,36 +61,40 @@ def example() -> Instance:
         head_decode_s=np.array([0.11, 0.12]),
         hop_prefill_s=np.array([[0.0, 9.0], [0.0, 0.0]]),
         hop_decode_s=np.array([[0.0, 0.9], [0.0, 0.0]]),
-        layer_bytes=np.array([8, 4]),
-        kv_bytes=2,
-        embedding_bytes=30,
-        head_bytes=20,
+        layer_bytes=np.array([[8, 4], [8, 4]]),
+        kv_bytes=np.array([2, 2]),
+        embedding_bytes=np.array([30, 30]),
+        head_bytes=np.array([20, 20]),
         workspace_bytes=np.array([[5, 6], [7, 0]]),
         embedding_workspace_bytes=np.array([3, 4]),
         head_workspace_bytes=np.array([13, 14]),
         buffer_bytes=1,
         allowed_bytes=np.array([100, 90]),
         must_use=np.array([False, True]),
-        hosts=(Host(members=(0, 1), capacity=1.25),),
+        width=np.array([2, 1]),
+        pools=(Pool(members=(0,), num_devices=3),),
+        hosts=(Host(members=(0, 0, 1), capacity=1.25),),
         omega=np.array([[0.1, 0.4], [0.2, 0.5], [0.3, 0.6]]),
-        head_omega=0.05,
+        fixed_omega=0.05,
         omega_budget=0.9,
         theta=10.0,
     )
 
 
 def arc_example() -> Arcs:
-    """Four stages over two devices of one type and one that must be used of another."""
+    """Four stages over two meshes, of a pool of five, and a device that must be used."""
     given = example()
     return Arcs(
         instance=given,
         types=DeviceTypes(
             members=((0, 2), (1,)),
-            sizes=np.array([2, 1]),
+            widths=np.array([2, 1]),
+            pool=np.array([0, 1]),
+            sizes=np.array([5, 1]),
             must_use=np.array([False, True]),
             hop_prefill_s=np.array([[8.0, 9.0], [9.5, 0.0]]),
             hop_decode_s=np.array([[0.8, 0.9], [0.95, 0.0]]),
-            hosts=((0, 1),),
+            hosts=((0, 0, 1),),
         ),
         box=Box(
             least_prefill=1.0, most_prefill=16.0, least_decode=0.1, most_decode=1.6

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from llmpq_jax.cli.group import command_as_typed
 from llmpq_jax.cli.options import (
     FILE,
-    KV_BITS,
     OUT_FILE,
     POSITIVE,
     cache_home,
     cluster_option,
     json_option,
-    kv_bits_option,
     model_option,
     window_option,
 )
@@ -24,6 +22,14 @@ from llmpq_jax.cli.workload import workload_as_typed, workload_options
 
 if TYPE_CHECKING:
     from llmpq_jax.spec.strategy import Strategy
+
+
+EIGHT_OR_SIXTEEN: dict[str, tuple[Literal[8, 16], ...]] = {
+    "8": (8,),
+    "16": (16,),
+    "any": (16, 8),
+}
+WIDTHS: dict[str, tuple[int, ...]] = {"1": (1,), "any": (1, 2, 4, 8)}
 
 
 @click.command("solve")
@@ -109,7 +115,22 @@ if TYPE_CHECKING:
     show_default=True,
     help="Precision of the output head; any lets the planner choose.",
 )
-@kv_bits_option
+@click.option(
+    "--kv-bits",
+    type=click.Choice(["8", "16", "any"]),
+    default="16",
+    show_default=True,
+    help="Precision of the cache of keys and values, 16 being the activations' type; "
+    "any lets the planner choose among those that were measured.",
+)
+@click.option(
+    "--tensor",
+    type=click.Choice(["1", "any"]),
+    default="1",
+    show_default=True,
+    help="Devices that hold a stage together: one, or as many equal ones of a node as "
+    "the planner chooses among the widths that were measured (with --roofline, 2, 4 and 8).",
+)
 @click.option(
     "--prefill-micro-batch",
     type=POSITIVE,
@@ -157,6 +178,7 @@ def solve_command(
     min_bits: str,
     head_bits: str,
     kv_bits: str,
+    tensor: str,
     prefill_micro_batch: int | None,
     decode_micro_batch: int | None,
     time_limit: float,
@@ -188,7 +210,6 @@ def solve_command(
     if roofline == (measurements is not None):
         msg = "give either --measurements FILE or --roofline"
         raise click.UsageError(msg)
-    head_widths = {"8": (8,), "16": (16,), "any": (16, 8)}[head_bits]
     try:
         request = planning_request(
             model,
@@ -203,15 +224,16 @@ def solve_command(
             ),
             measurements=measurements,
             sensitivity=sensitivity,
-            head_bits=head_widths,
+            head_bits=EIGHT_OR_SIXTEEN[head_bits],
             prefill=prefill_micro_batch,
             decode=decode_micro_batch,
+            tensor=WIDTHS[tensor],
             on_note=tell,
         )
         request = replace(
             request,
             bits=tuple(bits for bits in request.bits if bits >= int(min_bits)),
-            kv_bits=KV_BITS[kv_bits],
+            kv_bits=EIGHT_OR_SIXTEEN[kv_bits],
             omega_budget=omega_budget,
             theta=theta,
         )
@@ -251,7 +273,7 @@ def solve_command(
             told=(
                 *(digest, to_toml(request.cluster), to_toml(request.sensitivity)),
                 *map(repr, (request.workload, request.bits, request.head_bits)),
-                *map(repr, (kv_bits, prefill_micro_batch, decode_micro_batch)),
+                *map(repr, (kv_bits, tensor, prefill_micro_batch, decode_micro_batch)),
             ),
         )
     provenance = Provenance(
@@ -265,7 +287,12 @@ def solve_command(
     write_strategy(out, strategy)
     uniform: tuple[Bits, ...] = (8,) * request.architecture.num_layers
     head_width = strategy.precision.head_bits
-    int8_omega = total_omega(request.sensitivity, uniform, head_bits=head_width)
+    int8_omega = total_omega(
+        request.sensitivity,
+        uniform,
+        head_bits=head_width,
+        kv_bits=strategy.precision.kv_bits,
+    )
     used = {name for stage in strategy.stages for name in stage.devices}
     idle = [placed.name for placed in request.cluster.placed if placed.name not in used]
     if as_json:

@@ -7,6 +7,9 @@ the n weights that share it, which of n normal ones is about their quantile at
     ω_b = S²/12 = (z(1 − 1/(2n)) / (2^(b−1) − 1))² / 12
 
 is the loss relative to the weights' variance. It tells precisions apart, not layers.
+Keys, values and hidden states count as normal too: a cache has a scale for the numbers of
+a head, a wire one for those of a token, and what they lose weighs as much as that of the
+weights that made them.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ def assumed_sensitivity(
         unit="squared rounding error over the weights' variance",
         group_size=group_size,
         head_8=losses[8],
+        kv_8=architecture.num_layers * _loss(8, architecture.head_dim),
+        wire_8=losses[8],
         layers=tuple(
             LayerSensitivity(layer=layer, bits=bits, omega=losses[bits])
             for layer in range(architecture.num_layers)

@@ -25,6 +25,7 @@ from llmpq_jax.units import format_bytes
 
 # One micro-batch is worked on while the next one arrives.
 NUM_BUFFERS = 2
+_LOGIT_BYTES = 4
 
 
 @record
@@ -111,6 +112,9 @@ def stage_memory(
     if is_last:
         needs.append(
             workspace.head_bytes(kind, precision.head_bits, micro_batch=micro_batch)
+            + gathered_logits_bytes(
+                architecture, micro_batch=micro_batch, tensor=tensor
+            )
         )
     kv_cache = layer_kv_bytes(
         architecture,
@@ -195,6 +199,19 @@ def head_bytes(
         group_size=precision.group_size,
         tensor_width=tensor,
     )
+
+
+def gathered_logits_bytes(
+    architecture: Architecture, *, micro_batch: MicroBatch, tensor: int
+) -> int:
+    """Returns what a mesh adds to the head's workspace: a device's share of the logits.
+
+    It lies beside the whole of them, which is what one device needs anyway.
+    """
+    if tensor == 1 or architecture.vocabulary_size % tensor:
+        return 0
+    rows = max(micro_batch.prefill, micro_batch.decode)
+    return rows * architecture.vocabulary_size // tensor * _LOGIT_BYTES
 
 
 def buffer_bytes(

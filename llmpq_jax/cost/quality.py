@@ -1,4 +1,4 @@
-"""What a choice of bits costs in quality: ω summed over the layers, and the head's."""
+"""What a choice of bits costs in quality: ω of the layers, the head and the cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from llmpq_jax.cost.tables import Floats
 from llmpq_jax.errors import SpecError
-from llmpq_jax.spec.precision import Bits, HeadBits
+from llmpq_jax.spec.precision import Bits, HeadBits, KvBits
 from llmpq_jax.spec.sensitivity import Sensitivity
 
 # Sums of the same numbers in another order differ by their rounding.
@@ -47,12 +47,23 @@ def omega_table(
 
 
 def total_omega(
-    sensitivity: Sensitivity, bits: Sequence[Bits], *, head_bits: HeadBits = 16
+    sensitivity: Sensitivity,
+    bits: Sequence[Bits],
+    *,
+    head_bits: HeadBits = 16,
+    kv_bits: KvBits = 16,
 ) -> float:
-    """Returns Σω of a choice of bits for every layer, and of the head's."""
-    head = sensitivity.head_8 if head_bits == 8 else 0.0
+    """Returns Σω of a choice of bits for every layer, for the head and the cache."""
     layers = sum(sensitivity.omega(layer, width) for layer, width in enumerate(bits))
-    return layers + head
+    return layers + whole_model_omega(sensitivity, head_bits=head_bits, kv_bits=kv_bits)
+
+
+def whole_model_omega(
+    sensitivity: Sensitivity, *, head_bits: HeadBits, kv_bits: KvBits
+) -> float:
+    """Returns what the choices for the whole model, head and cache, add to Σω."""
+    head = sensitivity.head_8 if head_bits == 8 else 0.0
+    return head + (sensitivity.kv_8 if kv_bits == 8 else 0.0)
 
 
 def is_within(omega: float, budget: float | None) -> bool:

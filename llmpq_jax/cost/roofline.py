@@ -2,7 +2,11 @@
 
 A layer takes as long as its arithmetic at the maker's rate, or as its traffic at the
 maker's bandwidth, whichever is longer, both times a share that programs reach; weights of
-8 and 4 bits are written once as 16 bits and read again where there are many tokens. The
+8 and 4 bits are written once as 16 bits and read again where there are many tokens. A
+layer over w devices of a node does a w-th of the work on each, except for what all of them
+repeat, and sums its hidden states over them twice, after attention and after the MLP: a
+ring all-reduce of S bytes takes 2·(w − 1) transfers of S/w bytes (Patarasuk and Yuan, 2009,
+"Bandwidth optimal all-reduce algorithms for clusters of workstations"). The
 rows come as measurements do, but their kinds say `source = "roofline"`, and so does every
 plan that is made of them.
 """
@@ -10,7 +14,8 @@ plan that is made of them.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.buckets import bucket_length
@@ -50,6 +55,26 @@ HEADS: tuple[HeadBits, ...] = (16, 8)
 CACHES: tuple[KvBits, ...] = (16, 8)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InsideNode:
+    """How devices of a kind work together inside one node.
+
+    Attributes:
+        widths: Devices that a layer may be spread over, each above 1.
+        bandwidth_bytes_per_s: Of one transfer between two of them, one way.
+        latency_s: Before its first byte.
+    """
+
+    widths: tuple[int, ...] = ()
+    bandwidth_bytes_per_s: float = LINK_BYTES_PER_S
+    latency_s: float = LINK_START_S
+
+    def reduce_s(self, num_bytes: int, width: int) -> float:
+        """Returns the seconds of a ring all-reduce; 0 on one device."""
+        share = num_bytes / width / self.bandwidth_bytes_per_s
+        return 2 * (width - 1) * (self.latency_s + share)
+
+
 def roofline(
     architecture: Architecture,
     kinds: Iterable[DeviceKind],
@@ -59,6 +84,7 @@ def roofline(
     name: str,
     activations: Activations = "bfloat16",
     group_size: int = 128,
+    inside: Mapping[str, InsideNode] | None = None,
 ) -> Measurements:
     """Foretells every row a plan of this workload may ask for.
 
@@ -70,7 +96,9 @@ def roofline(
         name: Of the model, for people.
         activations: Type of hidden states.
         group_size: Of int4 groups.
+        inside: By kind, where layers may be spread over several devices.
     """
+    inside = inside or {}
     kinds, sizes = tuple(kinds), sorted(set(rows))
     prompts = workload.prompt_buckets
     lengths: list[tuple[Phase, int]] = [("prefill", tokens) for tokens in prompts]
@@ -86,8 +114,11 @@ def roofline(
             length,
             activations,
             group_size,
+            width,
+            inside.get(kind.name, _ALONE),
         )
         for kind in kinds
+        for width in (1, *inside.get(kind.name, _ALONE).widths)
         for phase, length in lengths
         for bits in ALL_BITS
         for kv_bits in CACHES
@@ -131,39 +162,48 @@ def _layer(
     length: int,
     activations: Activations,
     group_size: int,
+    width: int,
+    inside: InsideNode,
 ) -> LayerTime:
     a = architecture
     tokens = length if phase == "prefill" else 1
     tensors = layer_tensors(a)
-    weights = tensors_bytes(tensors, bits=bits, group_size=group_size)
-    plain = tensors_bytes(tensors, bits=16, group_size=group_size)
+    cut = {"group_size": group_size, "tensor_width": width}
+    weights = tensors_bytes(tensors, bits=bits, **cut)
+    plain = tensors_bytes(tensors, bits=16, **cut)
     size = ACTIVATION_BYTES[activations]
-    cache = kv_token_bytes(a.num_kv_heads, a.head_dim, size, kv_bits=kv_bits)
+    cache = kv_token_bytes(a.num_kv_heads // width, a.head_dim, size, kv_bits=kv_bits)
     # A product with a weight of two bytes is two operations, an addition among them.
     products = float(plain) * rows * tokens
-    attention = 4.0 * rows * tokens * length * a.num_heads * a.head_dim
-    width = 8 * a.hidden_size + 3 * a.intermediate_size
-    traffic = weights + rows * length * cache + rows * tokens * width * size
+    attention = 4.0 * rows * tokens * length * a.num_heads * a.head_dim / width
+    # Hidden states are whole on each device, what is between up and down is cut.
+    inner = a.intermediate_size // width
+    numbers = 8 * a.hidden_size + 3 * inner
+    traffic = weights + rows * length * cache + rows * tokens * numbers * size
     if bits < 16 and rows * tokens > _FEW_ROWS:
         traffic += 2 * plain
-    widest = max(a.intermediate_size, a.num_heads * a.head_dim)
+    widest = max(inner, a.num_heads * a.head_dim // width)
+    reduced = inside.reduce_s(rows * tokens * a.hidden_size * size, width)
     unpacked = 2 * a.hidden_size * widest if bits < 16 else 0
     return LayerTime(
         kind=kind.name,
         phase=phase,
         bits=bits,
+        tensor=width,
         kv_bits=kv_bits,
         batch=rows,
         length=length,
-        seconds=_seconds(kind, products + attention, traffic) + LAYER_START_S,
+        seconds=_seconds(kind, products + attention, traffic)
+        + LAYER_START_S
+        + 2 * reduced,
         spread=0.0,
         workspace_bytes=int(
-            rows * tokens * (4 * a.hidden_size + 2 * a.intermediate_size) * size
-            + unpacked
+            rows * tokens * (4 * a.hidden_size + 2 * inner) * size + unpacked
         ),
     )
 
 
+_ALONE = InsideNode()
 # Up to so many rows a product reads packed weights as it goes.
 _FEW_ROWS = 32
 

@@ -95,7 +95,11 @@ class StageBench:
                 architecture, draw(head_tensors(architecture), bits), placement
             )
         module = StageModule(
-            architecture, embedding=embedding, layers=layers, head=head
+            architecture,
+            embedding=embedding,
+            layers=layers,
+            head=head,
+            dtype=self.dtype,
         )
         program = StageProgram(module, placement)
         self._worker = StageWorker(program, stage=0, dtype=self.dtype, kv_bits=kv_bits)

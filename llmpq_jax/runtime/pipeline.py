@@ -97,6 +97,7 @@ class Pipeline:
                 strategy.precision,
                 number=number,
                 devices=devices[number],
+                arriving_bits=strategy.arriving_bits(number),
                 rounded=source.rounded,
                 on_layer=on_layer,
             )

@@ -56,9 +56,10 @@ class Arcs:
 
     @property
     def may_be_whole(self) -> bool:
-        """Whether something begins the model, and each type that must be used is there."""
+        """Whether something begins the model, and each pool that must be used is there."""
         has_must = all(
-            (self.type == t).any() for t in np.flatnonzero(self.types.must_use)
+            (self.types.pool[self.type] == pool).any()
+            for pool in np.flatnonzero(self.types.must_use)
         )
         return has_must and bool((self.first == 0).any())
 

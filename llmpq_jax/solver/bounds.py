@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from llmpq_jax.cost.tables import Floats
-from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.instance import Instance, Integers
 
 # A plan's value is the same sum taken in another order, and may round down.
 _ROUNDING = 1e-12
@@ -23,7 +23,7 @@ def omega_bound(instance: Instance) -> float:
     """Returns a number no plan's Σω is below; infinite where none exists."""
     if not _is_possible(instance):
         return float("inf")
-    value = instance.head_omega + float(instance.omega.min(axis=1).sum())
+    value = instance.fixed_omega + float(instance.omega.min(axis=1).sum())
     return value * (1 - _ROUNDING)
 
 
@@ -72,9 +72,22 @@ def _is_possible(instance: Instance) -> bool:
         return False
     room = instance.allowed_bytes[:, None] - instance.buffer_bytes
     room = room - instance.workspace_bytes
-    most = np.maximum(room, 0) // (instance.layer_bytes + instance.kv_bytes)
+    size = instance.layer_bytes + instance.kv_bytes[:, None]
+    most = np.maximum(room, 0) // size
     held = np.where(instance.supported, most, 0).max(axis=1)
-    return bool(held.sum() >= instance.num_layers)
+    return _together(instance, held) >= instance.num_layers * (1 - _ROUNDING)
+
+
+def _together(instance: Instance, values: Floats | Integers) -> float:
+    """Adds up what devices do; of a pool as if all did what its best ones do each."""
+    alone = np.ones(instance.num_devices, dtype=bool)
+    total = 0.0
+    for pool in instance.pools:
+        members = list(pool.members)
+        alone[members] = False
+        each = values[members] / instance.width[members]
+        total += pool.num_devices * float(each.max(initial=0.0))
+    return total + float(values[alone].sum())
 
 
 def _sum_and_slowest(
@@ -83,7 +96,7 @@ def _sum_and_slowest(
     fastest = layer_s.min(axis=1)
     if (fastest <= 0).any():
         return float(instance.num_layers * fastest.min() + ends_s), 0.0
-    together = instance.num_layers / float((1.0 / fastest).sum())
+    together = instance.num_layers / _together(instance, 1.0 / fastest)
     slowest = max(together, float(fastest.min()))
     return float(instance.num_layers * fastest.min() + ends_s), slowest
 
@@ -91,6 +104,8 @@ def _sum_and_slowest(
 def _hosts_bound(instance: Instance, layer_s: Floats) -> float:
     """Seconds of one micro-batch where one shared machine holds every device."""
     for host in instance.hosts:
-        if len(host.members) == instance.num_devices:
-            return instance.num_layers * float(layer_s.min()) / host.capacity
+        if set(host.members) == set(range(instance.num_devices)):
+            # A second on a mesh is one of each of its devices.
+            least = float((layer_s * instance.width[:, None]).min())
+            return instance.num_layers * least / host.capacity
     return 0.0

@@ -32,8 +32,7 @@ def feasible_plans(instance: Instance) -> Iterator[tuple[float, float]]:
     num_layers = instance.num_layers
     for num_used in range(1, min(instance.num_devices, num_layers) + 1):
         for devices in permutations(range(instance.num_devices), num_used):
-            pinned = {j for j in range(instance.num_devices) if instance.must_use[j]}
-            if not pinned <= set(devices):
+            if not _are_there(instance, devices):
                 continue
             for inner in combinations(range(1, num_layers), num_used - 1):
                 cuts = list(pairwise((0, *inner, num_layers)))
@@ -43,13 +42,33 @@ def feasible_plans(instance: Instance) -> Iterator[tuple[float, float]]:
                         yield costs
 
 
+def _are_there(instance: Instance, devices: tuple[int, ...]) -> bool:
+    """Whether pools have devices for all of these, and no pinned device is idle."""
+    pooled: set[int] = set()
+    for pool in instance.pools:
+        pooled |= set(pool.members)
+        taken = 0
+        for j in pool.members:
+            if j in devices:
+                taken += int(instance.width[j])
+        if taken > pool.num_devices:
+            return False
+        if taken < pool.num_devices and instance.must_use[list(pool.members)].any():
+            return False
+    return all(
+        j in devices
+        for j in range(instance.num_devices)
+        if instance.must_use[j] and j not in pooled
+    )
+
+
 def _costs(
     instance: Instance,
     devices: tuple[int, ...],
     cuts: list[tuple[int, int]],
     bits: tuple[int, ...],
 ) -> tuple[float, float] | None:
-    omega = instance.head_omega + sum(
+    omega = instance.fixed_omega + sum(
         float(instance.omega[layer, b]) for layer, b in enumerate(bits)
     )
     budget = instance.omega_budget
@@ -62,17 +81,17 @@ def _costs(
         workspaces = []
         for layer in range(first, end):
             b = bits[layer]
-            size += int(instance.layer_bytes[b]) + instance.kv_bytes
+            size += int(instance.layer_bytes[j, b]) + int(instance.kv_bytes[j])
             workspaces.append(int(instance.workspace_bytes[j, b]))
             stage_prefill += float(instance.layer_prefill_s[j, b])
             stage_decode += float(instance.layer_decode_s[j, b])
         if j == devices[0]:
-            size += instance.embedding_bytes
+            size += int(instance.embedding_bytes[j])
             workspaces.append(int(instance.embedding_workspace_bytes[j]))
             stage_prefill += float(instance.embedding_prefill_s[j])
             stage_decode += float(instance.embedding_decode_s[j])
         if j == devices[-1]:
-            size += instance.head_bytes
+            size += int(instance.head_bytes[j])
             workspaces.append(int(instance.head_workspace_bytes[j]))
             stage_prefill += float(instance.head_prefill_s[j])
             stage_decode += float(instance.head_decode_s[j])
@@ -93,7 +112,12 @@ def _costs(
         new_tokens=instance.new_tokens,
         hosts=[
             Host(
-                members=tuple(s for s, j in enumerate(devices) if j in host.members),
+                members=tuple(
+                    s
+                    for member in host.members
+                    for s, j in enumerate(devices)
+                    if j == member
+                ),
                 capacity=host.capacity,
             )
             for host in instance.hosts

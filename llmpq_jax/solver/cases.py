@@ -3,41 +3,50 @@
 from __future__ import annotations
 
 from llmpq_jax.cost.quality import omega_table
-from llmpq_jax.solver.instance import Instance, make_instance
+from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.make_instance import make_instance
 from llmpq_jax.solver.micro_batches import micro_batches
 from llmpq_jax.solver.problem import Problem
 
 
 def all_cases(problem: Problem, *, omega_budget: float | None) -> tuple[Instance, ...]:
-    """Makes an instance of every micro-batch pair and head precision, smallest first."""
+    """Makes an instance of every micro-batch pair and precision of head and cache."""
     request = problem.request
     pairs = micro_batches(
         request.workload.batch, prefill=request.prefill, decode=request.decode
     )
     return tuple(
-        make_instance(problem, pair, head_bits, omega_budget=omega_budget)
+        make_instance(
+            problem,
+            pair,
+            problem.precision(head_bits, kv_bits),
+            omega_budget=omega_budget,
+        )
         for pair in pairs
         for head_bits in request.head_bits
+        for kv_bits in problem.kv_bits
     )
 
 
 def smallest_case(problem: Problem, *, omega_budget: float | None) -> Instance:
-    """Makes the instance that needs the least memory, by rows and by head."""
+    """Makes the instance that needs the least memory, by rows, head and cache."""
     request = problem.request
     pairs = micro_batches(
         request.workload.batch, prefill=request.prefill, decode=request.decode
     )
     least = min(pairs, key=lambda pair: (pair.prefill, pair.decode))
-    head_bits = min(request.head_bits)
-    return make_instance(problem, least, head_bits, omega_budget=omega_budget)
+    precision = problem.precision(min(request.head_bits), min(problem.kv_bits))
+    return make_instance(problem, least, precision, omega_budget=omega_budget)
 
 
 def uniform_int8_omega(problem: Problem) -> float:
     """Returns Σω of all layers at 8 bits, the quality that is kept when none is asked.
 
-    Where the head is pinned to 8 bits, its own ω is allowed on top.
+    Where head or cache are pinned to 8 bits, their own ω is allowed on top.
     """
     request = problem.request
     num_layers = request.architecture.num_layers
     table = omega_table(request.sensitivity, num_layers=num_layers, bits=(8,))
-    return float(table.sum()) + problem.head_omega(max(request.head_bits))
+    return float(table.sum()) + problem.fixed_omega(
+        max(request.head_bits), max(problem.kv_bits)
+    )

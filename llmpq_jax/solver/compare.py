@@ -11,7 +11,8 @@ from llmpq_jax.solver.baselines.adabits import adabits
 from llmpq_jax.solver.baselines.one_precision import pipeedge, uniform
 from llmpq_jax.solver.baselines.transfer import transfer
 from llmpq_jax.solver.cases import all_cases
-from llmpq_jax.solver.instance import Instance, make_instance
+from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.make_instance import make_instance
 from llmpq_jax.solver.placement import Placement, evaluate
 from llmpq_jax.solver.problem import Problem, make_problem
 from llmpq_jax.solver.request import PlanRequest
@@ -66,12 +67,13 @@ def compare(
     """Plans with every baseline, and anew with each one's Σω as the budget.
 
     Args:
-        request: The problem; its budget and θ are not used.
+        request: The problem; its budget, its θ and its tensor widths are not used, which
+            the baselines do not know.
         time_limit_s: Of each joint plan.
         relative_gap: Of each joint plan.
         progress: Told which method is next.
     """
-    problem = make_problem(replace(request, omega_budget=None, theta=0.0))
+    problem = make_problem(replace(request, omega_budget=None, theta=0.0, tensor=(1,)))
     rows = []
     for method, found in _baselines(problem):
         if progress is not None:
@@ -108,15 +110,20 @@ def compare(
 
 def _baselines(problem: Problem) -> Iterator[tuple[Method, Found | None]]:
     searched = all_cases(problem, omega_budget=None)
-    whole = [i for i in searched if i.head_bits == max(problem.request.head_bits)]
+    precision = problem.precision(max(problem.request.head_bits), max(problem.kv_bits))
+    whole = [
+        i
+        for i in searched
+        if (i.head_bits, i.kv_bits) == (precision.head_bits, precision.kv_bits)
+    ]
     even = _even_split(problem)
-    own = [make_instance(problem, even, whole[0].head_bits, omega_budget=None)]
+    own = [make_instance(problem, even, precision, omega_budget=None)]
     yield "uniform", _highest_precision(whole, uniform)
     yield "PipeEdge", _highest_precision(own, pipeedge)
     yield "PipeEdge, micro-batches searched", _highest_precision(whole, pipeedge)
     yield "adabits", _fastest((i, adabits(i)) for i in own)
     smaller = [
-        make_instance(problem, pair, whole[0].head_bits, omega_budget=None)
+        make_instance(problem, pair, precision, omega_budget=None)
         for pair in _prefill_of(even)
     ]
     yield "transfer", _fastest((i, transfer(i)) for i in smaller)

@@ -1,8 +1,10 @@
 """Which devices of an instance are interchangeable, and its numbers by such types.
 
 Two devices are of one type where swapping them changes no number: same times, memory,
-pins and shared machine, and the same hops to and from every other device. Plans then
-differ by *how many* devices of each type they use, never by which. Axes: T types.
+pins, width and shared machine, and the same hops to and from every other device. Plans
+then differ by *how many* devices of each type they use, never by which. Types whose meshes
+may be made of the same devices share a pool; any other type is a pool of its own. Axes: T
+types, Q pools.
 """
 
 from __future__ import annotations
@@ -22,14 +24,18 @@ class DeviceTypes:
 
     Attributes:
         members: For each type its devices, as indices of axis J, in that order.
-        sizes: [T] how many there are.
-        must_use: [T], whether all of them have to be used.
+        widths: [T] devices that each of them takes from its pool.
+        pool: [T] which pool that is.
+        sizes: [Q] devices in a pool.
+        must_use: [Q], whether all of them have to be used.
         hop_prefill_s: [T, T] from row to column; within a type between any two.
         hop_decode_s: [T, T] likewise.
-        hosts: For each host of the instance its types.
+        hosts: For each host of the instance its types, each as often as it is wide.
     """
 
     members: tuple[tuple[int, ...], ...]
+    widths: Integers
+    pool: Integers
     sizes: Integers
     must_use: np.ndarray
     hop_prefill_s: Floats
@@ -45,6 +51,22 @@ class DeviceTypes:
     def num_types(self) -> int:
         """T."""
         return len(self.members)
+
+    @property
+    def num_pools(self) -> int:
+        """Q."""
+        return len(self.sizes)
+
+    def may_follow(self, t: int, k: int) -> bool:
+        """Whether a plan may have a device of each of these types, beside each other."""
+        taken = self.widths[t] + self.widths[k]
+        return bool(self.pool[t] != self.pool[k] or taken <= self.sizes[self.pool[t]])
+
+    def by_pool(self, values: Floats) -> Floats:
+        """[Q]: sums what types have, each times its width."""
+        total = np.zeros(self.num_pools)
+        np.add.at(total, self.pool, self.widths * values)
+        return total
 
 
 def device_types(instance: Instance) -> DeviceTypes:
@@ -62,17 +84,43 @@ def device_types(instance: Instance) -> DeviceTypes:
             candidates.append(group)
         group.append(j)
     members = tuple(tuple(group) for group in groups)
+    pool, sizes = _pools(instance, members)
+    must_use = np.zeros(len(sizes), dtype=bool)
+    must_use[pool] = instance.must_use[[group[0] for group in members]]
     return DeviceTypes(
         members=members,
-        sizes=np.array([len(group) for group in members]),
-        must_use=instance.must_use[[group[0] for group in members]],
+        widths=instance.width[[group[0] for group in members]],
+        pool=pool,
+        sizes=sizes,
+        must_use=must_use,
         hop_prefill_s=_between_types(instance.hop_prefill_s, members),
         hop_decode_s=_between_types(instance.hop_decode_s, members),
         hosts=tuple(
-            tuple(t for t, group in enumerate(members) if group[0] in host.members)
+            tuple(
+                t
+                for t, group in enumerate(members)
+                for _ in range(host.members.count(group[0]))
+            )
             for host in instance.hosts
         ),
     )
+
+
+def _pools(
+    instance: Instance, members: tuple[tuple[int, ...], ...]
+) -> tuple[Integers, Integers]:
+    """Numbers the pools in the order of their first types; [T] which, [Q] their sizes."""
+    shared = {j: pool for pool in instance.pools for j in pool.members}
+    numbers: dict[tuple[int, ...], int] = {}
+    pool_of, sizes = [], []
+    for group in members:
+        pool = shared.get(group[0])
+        key = group if pool is None else pool.members
+        if key not in numbers:
+            numbers[key] = len(sizes)
+            sizes.append(len(group) if pool is None else pool.num_devices)
+        pool_of.append(numbers[key])
+    return np.array(pool_of), np.array(sizes)
 
 
 def _own_numbers(instance: Instance, j: int) -> bytes:
@@ -83,12 +131,18 @@ def _own_numbers(instance: Instance, j: int) -> bytes:
         instance.embedding_decode_s[[j]],
         instance.head_prefill_s[[j]],
         instance.head_decode_s[[j]],
+        instance.layer_bytes[j],
+        instance.kv_bytes[[j]],
+        instance.embedding_bytes[[j]],
+        instance.head_bytes[[j]],
         instance.workspace_bytes[j],
         instance.embedding_workspace_bytes[[j]],
         instance.head_workspace_bytes[[j]],
         instance.allowed_bytes[[j]],
         instance.must_use[[j]],
-        np.array([j in host.members for host in instance.hosts], dtype=bool),
+        instance.width[[j]],
+        np.array([host.members.count(j) for host in instance.hosts], dtype=np.int64),
+        np.array([j in pool.members for pool in instance.pools], dtype=bool),
     ]
     return b"".join(np.ascontiguousarray(row).tobytes() for row in numbers)
 

@@ -20,7 +20,7 @@ def explain(problem: Problem) -> InfeasibleError:
     request = problem.request
     num_layers = request.architecture.num_layers
     num_pinned = sum(place.device.use == "always" for place in problem.placed)
-    if num_pinned > num_layers:
+    if num_pinned > num_layers and not problem.pools:
         return InfeasibleError(
             f'{num_pinned} devices have use = "always" and the model has {num_layers} '
             'layers: expected no more such devices than layers; write use = "any"'
@@ -66,15 +66,15 @@ def _describe(problem: Problem, stages: tuple[StageNeed, ...]) -> str:
         key=lambda stage: -stage.lack_bytes,
     )
     worst, *others = short
-    place = problem.placed[worst.device]
+    unit = problem.units[worst.device]
     layers = f"{worst.num_layers} layer{'s' if worst.num_layers > 1 else ''}"
     text = (
-        f"{place.name} is short by {format_bytes(worst.lack_bytes)} even at "
+        f"{unit.name} is short by {format_bytes(worst.lack_bytes)} even at "
         f"{worst.bits} bits ({layers}: {worst.terms}; it may use "
-        f"{format_bytes(place.device.usable_bytes)}), most of it for the {_part(worst)}"
+        f"{format_bytes(unit.places[0].device.usable_bytes)}), most of it for the {_part(worst)}"
     )
     for other in others[:_MOST_NAMED]:
-        name = problem.placed[other.device].name
+        name = problem.units[other.device].name
         text += f", {name} by {format_bytes(other.lack_bytes)} ({_part(other)})"
     if len(others) > _MOST_NAMED:
         text += f" and {len(others) - _MOST_NAMED} more"

@@ -1,39 +1,39 @@
-"""One choice of micro-batches and head precision, in numbers.
+"""One choice of micro-batches and of what holds for the whole model, in numbers.
 
-The only place where cost meets the solver: records go in, arrays of seconds and bytes
-come out, and nothing behind this file asks a measurement again. Axes: L layers, J
-devices in pipeline order, B precisions. Infinite seconds mean "not supported there".
+Axes: L layers, J devices, B precisions. What is called a device here is whatever may
+hold a stage: one device, or a mesh of several equal ones of a node, whose seconds are the
+mesh's and whose bytes are those on each of its devices. Meshes that may be made of the
+same devices share a pool. Infinite seconds mean "not supported there".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from llmpq_jax.cost.latency import Part
-from llmpq_jax.cost.memory import (
-    buffer_bytes,
-    embedding_bytes,
-    head_bytes,
-    hidden_bytes,
-    layer_bytes,
-    layer_kv_bytes,
-)
-from llmpq_jax.cost.refills import Refills
 from llmpq_jax.cost.schedule import Host
-from llmpq_jax.cost.service import expected_service
 from llmpq_jax.cost.tables import Floats
-from llmpq_jax.cost.transfer import hop_s
-from llmpq_jax.solver.problem import Problem
-from llmpq_jax.spec.precision import Activations, Bits, HeadBits
-from llmpq_jax.spec.workload import MicroBatch, Workload
+from llmpq_jax.spec.precision import Bits, HeadBits, KvBits
+from llmpq_jax.spec.workload import MicroBatch
 
 Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pool:
+    """Equal devices of one node, of which stages take one or several each.
+
+    Attributes:
+        members: Devices and meshes that may be made of them, as indices of axis J.
+        num_devices: How many there are to take.
+    """
+
+    members: tuple[int, ...]
+    num_devices: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,6 +43,7 @@ class Instance:
     Attributes:
         micro_batch: How the batch is cut.
         head_bits: Of the head.
+        kv_bits: Of the cache.
         bits: What the columns of axis B stand for.
         num_prefill: Prefill micro-batches m_p.
         num_decode: Decode micro-batches m_d; where rows end apart, the mean over the
@@ -56,25 +57,30 @@ class Instance:
         head_decode_s: [J] likewise.
         hop_prefill_s: [J, J] from row to column, of one micro-batch.
         hop_decode_s: [J, J] likewise.
-        layer_bytes: [B] of one layer's weights.
-        kv_bytes: Of one layer's cache.
-        embedding_bytes: On the first used device.
-        head_bytes: On the last used device.
+        layer_bytes: [J, B] of one layer's weights.
+        kv_bytes: [J] of one layer's cache.
+        embedding_bytes: [J] on the first used device.
+        head_bytes: [J] on the last used device.
         workspace_bytes: [J, B] of one layer; a stage needs the largest it runs.
         embedding_workspace_bytes: [J].
         head_workspace_bytes: [J].
         buffer_bytes: On every used device.
         allowed_bytes: [J].
-        must_use: [J], whether a device may not stay idle.
-        hosts: Devices that share a machine's capacity.
+        must_use: [J], whether a device may not stay idle; in a pool, whether none of its
+            devices may.
+        width: [J], devices of a mesh, else 1.
+        pools: Those that share devices; a device in none is there by itself.
+        hosts: Devices that share a machine's capacity; a mesh stands in one as often as
+            it has devices, which all work for as long as it does.
         omega: [L, B].
-        head_omega: Of the head at its bits.
-        omega_budget: Σω may not exceed it, the head's included.
+        fixed_omega: Of the head and the cache at their bits.
+        omega_budget: Σω may not exceed it, that of head and cache included.
         theta: Seconds that a unit of ω is worth.
     """
 
     micro_batch: MicroBatch
     head_bits: HeadBits
+    kv_bits: KvBits
     bits: tuple[Bits, ...]
     num_prefill: int
     num_decode: float
@@ -88,18 +94,20 @@ class Instance:
     hop_prefill_s: Floats
     hop_decode_s: Floats
     layer_bytes: Integers
-    kv_bytes: int
-    embedding_bytes: int
-    head_bytes: int
+    kv_bytes: Integers
+    embedding_bytes: Integers
+    head_bytes: Integers
     workspace_bytes: Integers
     embedding_workspace_bytes: Integers
     head_workspace_bytes: Integers
     buffer_bytes: int
     allowed_bytes: Integers
     must_use: npt.NDArray[np.bool_]
+    width: Integers
+    pools: tuple[Pool, ...]
     hosts: tuple[Host, ...]
     omega: Floats
-    head_omega: float
+    fixed_omega: float
     omega_budget: float | None
     theta: float
 
@@ -138,201 +146,37 @@ class Instance:
             "embedding_decode_s",
             "head_prefill_s",
             "head_decode_s",
+            "layer_bytes",
+            "kv_bytes",
+            "embedding_bytes",
+            "head_bytes",
             "workspace_bytes",
             "embedding_workspace_bytes",
             "head_workspace_bytes",
             "allowed_bytes",
             "must_use",
+            "width",
         )
         changes = {name: getattr(self, name)[places] for name in by_device}
         for name in ("hop_prefill_s", "hop_decode_s"):
             changes[name] = getattr(self, name)[np.ix_(places, places)]
-        hosts = tuple(
-            replace(
-                host,
-                members=tuple(
-                    sorted(places.index(j) for j in host.members if j in places)
-                ),
-            )
-            for host in self.hosts
-        )
-        return replace(self, hosts=hosts, **changes)
 
+        def moved(members: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(sorted(places.index(j) for j in members if j in places))
 
-def make_instance(
-    problem: Problem,
-    micro_batch: MicroBatch,
-    head_bits: HeadBits,
-    *,
-    omega_budget: float | None,
-) -> Instance:
-    """Predicts every number of one case."""
-    request, latency, workspace = problem.request, problem.latency, problem.workspace
-    architecture, workload = request.architecture, request.workload
-    prefill, decode = micro_batch.prefill, micro_batch.decode
-    service = expected_service(workload, micro_batch)
-    first = Workload(batch=prefill, prompt_length=service.first_tokens, new_tokens=1)
-    # Prompts that are prefilled alone, beside whole micro-batches.
-    among_prefills = Refills(latency=latency, shares=service.refills_of("prefill"))
-    among_steps = Refills(latency=latency, shares=service.refills_of("decode"))
-    prompt_tokens = prefill * service.first_tokens
-    devices = [place.device for place in problem.placed]
-    ask = _Ask(problem=problem)
-    cut: _Cut = {"workload": workload, "micro_batch": micro_batch}
-    stored: _Stored = {**cut, "activations": request.activations}
+        hosts = tuple(replace(h, members=moved(h.members)) for h in self.hosts)
+        pools = tuple(replace(p, members=moved(p.members)) for p in self.pools)
+        return replace(self, hosts=hosts, pools=pools, **changes)
 
-    def end_s(part: Part, bits: HeadBits, rows: int, refills: Refills) -> Floats:
-        return ask.end(
-            part,
-            bits,
-            lambda kind: (
-                latency.end_s(kind, part, bits, rows=rows)
-                + refills.end_s(kind, part, bits)
-            ),
-            np.inf,
-        )
-
-    def hops_s(num_tokens: int, refills: Refills) -> Floats:
-        seconds = _hops_s(problem, num_tokens=num_tokens)
-        for tokens, share in refills.shares:
-            seconds = seconds + share * _hops_s(problem, num_tokens=tokens)
-        return seconds
-
-    return Instance(
-        micro_batch=micro_batch,
-        head_bits=head_bits,
-        bits=problem.bits,
-        num_prefill=service.num_prefill,
-        num_decode=service.num_decode,
-        new_tokens=service.new_tokens,
-        layer_prefill_s=ask.layers(
-            lambda kind, b: (
-                latency.prefill_s(kind, b, rows=prefill, workload=first)
-                + among_prefills.layer_s(kind, b)
-            ),
-            np.inf,
-        ),
-        layer_decode_s=ask.layers(
-            lambda kind, b: (
-                latency.decode_s(kind, b, rows=decode, workload=workload)
-                + among_steps.layer_s(kind, b)
-            ),
-            np.inf,
-        ),
-        embedding_prefill_s=end_s("embedding", 16, prompt_tokens, among_prefills),
-        embedding_decode_s=end_s("embedding", 16, decode, among_steps),
-        head_prefill_s=end_s("head", head_bits, prefill, among_prefills),
-        head_decode_s=end_s("head", head_bits, decode, among_steps),
-        hop_prefill_s=hops_s(prompt_tokens, among_prefills),
-        hop_decode_s=hops_s(decode, among_steps),
-        layer_bytes=np.array(
-            [
-                layer_bytes(architecture, bits=b, group_size=request.group_size)
-                for b in problem.bits
-            ]
-        ),
-        kv_bytes=layer_kv_bytes(architecture, kv_bits=request.kv_bits, **stored),
-        embedding_bytes=embedding_bytes(architecture),
-        head_bytes=head_bytes(architecture, precision=problem.precision(head_bits)),
-        workspace_bytes=ask.layers(
-            lambda kind, b: workspace.layer_bytes(kind, b, **cut), 0
-        ).astype(np.int64),
-        embedding_workspace_bytes=ask.end(
-            "embedding", 16, lambda kind: workspace.embedding_bytes(kind, **cut), 0
-        ).astype(np.int64),
-        head_workspace_bytes=ask.end(
-            "head",
-            head_bits,
-            lambda kind: workspace.head_bytes(kind, head_bits, micro_batch=micro_batch),
-            0,
-        ).astype(np.int64),
-        buffer_bytes=buffer_bytes(architecture, **stored),
-        allowed_bytes=np.array([device.usable_bytes for device in devices]),
-        must_use=np.array([device.use == "always" for device in devices]),
-        hosts=_hosts(problem),
-        omega=problem.omega,
-        head_omega=problem.head_omega(head_bits),
-        omega_budget=omega_budget,
-        theta=request.theta,
-    )
-
-
-class _Cut(TypedDict):
-    workload: Workload
-    micro_batch: MicroBatch
-
-
-class _Stored(_Cut):
-    activations: Activations
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Ask:
-    """Asks once for each kind of device, and not where the kind lacks support."""
-
-    problem: Problem
-
-    def layers(self, ask: Callable[[str, Bits], float], absent: float) -> Floats:
-        """[J, B]: answers for layers; `absent` where they are not supported."""
-        supports, bits = self.problem.latency.supports_layer, self.problem.bits
-        rows = {
-            kind: [ask(kind, b) if supports(kind, b) else absent for b in bits]
-            for kind in set(self._kinds)
-        }
-        return np.array([rows[kind] for kind in self._kinds])
-
-    def end(
-        self, part: Part, bits: HeadBits, ask: Callable[[str], float], absent: float
-    ) -> Floats:
-        """[J]: answers for an end of the model, likewise."""
-        supports = self.problem.latency.supports_end
-        answers = {
-            kind: ask(kind) if supports(kind, part, bits) else absent
-            for kind in set(self._kinds)
-        }
-        return np.array([answers[kind] for kind in self._kinds])
-
-    @property
-    def _kinds(self) -> list[str]:
-        return [place.device.kind for place in self.problem.placed]
-
-
-def _hops_s(problem: Problem, *, num_tokens: int) -> Floats:
-    """[J, J] between any two devices; 0 on the diagonal."""
-    request, placed = problem.request, problem.placed
-    num_bytes = hidden_bytes(
-        request.architecture, num_tokens=num_tokens, activations=request.activations
-    )
-    # A hop hangs on nodes and kinds alone, and measured links take a fit each.
-    known: dict[tuple[str, str, str, str], float] = {}
-    seconds = np.zeros((len(placed), len(placed)))
-    for j, source in enumerate(placed):
-        for k, target in enumerate(placed):
-            if j == k:
-                continue
-            ends = (source.node.name, source.device.kind)
-            key = (*ends, target.node.name, target.device.kind)
-            if key not in known:
-                known[key] = hop_s(
-                    request.cluster,
-                    request.measurements,
-                    source=source,
-                    target=target,
-                    num_bytes=num_bytes,
-                )
-            seconds[j, k] = known[key]
-    return seconds
-
-
-def _hosts(problem: Problem) -> tuple[Host, ...]:
-    """A node's own line comes before what was measured of it."""
-    measured = {row.node: row.capacity for row in problem.request.measurements.shared}
-    hosts = []
-    for node in problem.request.cluster.nodes:
-        capacity = node.shared_capacity or measured.get(node.name)
-        members = tuple(
-            j for j, place in enumerate(problem.placed) if place.node.name == node.name
-        )
-        if capacity is not None and members:
-            hosts.append(Host(members=members, capacity=capacity))
-    return tuple(hosts)
+    def has_devices_for(self, used: Sequence[int]) -> bool:
+        """Whether stages on these may be there together, and none is left out."""
+        held = set(used)
+        is_pooled = np.zeros(self.num_devices, dtype=bool)
+        for pool in self.pools:
+            is_pooled[list(pool.members)] = True
+            taken = sum(int(self.width[j]) for j in pool.members if j in held)
+            must = any(self.must_use[j] for j in pool.members)
+            if taken > pool.num_devices or (must and taken < pool.num_devices):
+                return False
+        alone = np.flatnonzero(self.must_use & ~is_pooled)
+        return held.issuperset(alone.tolist())

@@ -7,14 +7,14 @@ is room for; the bound is the relaxation of every case to counts, which knows al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from llmpq_jax.solver.count_tables import count_tables
-from llmpq_jax.solver.device_types import device_types
-from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.device_types import DeviceTypes, device_types
+from llmpq_jax.solver.instance import Instance, Integers
 from llmpq_jax.solver.relaxation import relax
 from llmpq_jax.solver.search_result import SearchResult
 from llmpq_jax.solver.type_tables import type_tables
@@ -39,9 +39,10 @@ def search_part(
         instances: The cases.
         search_few: Searches cases of few devices.
     """
-    result, kept, few = None, [], []
-    for kept in _parts(instances[0]):
-        few = [_restricted(instance, kept) for instance in instances]
+    result, kept, few = None, (), []
+    for part in _parts(instances[0]):
+        kept = part.kept
+        few = [_restricted(instance, part) for instance in instances]
         result = search_few(few)
         if result.found is not None:
             break
@@ -67,36 +68,68 @@ def _relaxed(instance: Instance) -> float:
     return relax(type_tables(instance, counts))[0]
 
 
-def _parts(instance: Instance) -> list[list[int]]:
-    """Devices to plan for: the fastest first, and else an even share of all types."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """Some of the devices.
+
+    Attributes:
+        kept: Of axis J; meshes among them that can be made of those left.
+        in_pools: Devices left of each of an instance's pools.
+    """
+
+    kept: tuple[int, ...]
+    in_pools: tuple[int, ...]
+
+
+def _parts(instance: Instance) -> Iterator[_Part]:
+    """Devices to plan for: those of the fastest pools, and else an even share of all."""
     types = device_types(instance)
     steps = (instance.new_tokens - 1) * instance.num_decode
     prefill_s = instance.layer_prefill_s.min(axis=1)[types.first]
     decode_s = instance.layer_decode_s.min(axis=1)[types.first]
     # Infinity, where nothing is supported, must not be multiplied by no step.
     decode_s = np.where(np.isfinite(decode_s), decode_s, 0.0)
-    work = instance.num_prefill * prefill_s + steps * decode_s
+    work = types.widths * (instance.num_prefill * prefill_s + steps * decode_s)
+    best = np.full(types.num_pools, np.inf)
+    np.minimum.at(best, types.pool, work)
     order = sorted(
-        range(types.num_types), key=lambda t: (not types.must_use[t], work[t])
+        range(types.num_pools), key=lambda q: (not types.must_use[q], best[q])
     )
-    fastest, room = np.zeros(types.num_types, dtype=np.int64), float(MOST_STATES)
-    for t in order:
-        must = types.sizes[t] if types.must_use[t] else 0
-        fastest[t] = max(must, min(types.sizes[t], int(room) - 1))
-        room /= fastest[t] + 1
-    even = int(MOST_STATES ** (1.0 / types.num_types)) - 1
+    fastest, room = np.zeros(types.num_pools, dtype=np.int64), float(MOST_STATES)
+    for pool in order:
+        must = types.sizes[pool] if types.must_use[pool] else 0
+        fastest[pool] = max(must, min(types.sizes[pool], int(room) - 1))
+        room /= fastest[pool] + 1
+    even = int(MOST_STATES ** (1.0 / types.num_pools)) - 1
     shares = np.where(types.must_use, types.sizes, np.minimum(types.sizes, even))
-    return [
-        sorted(
-            j
-            for group, size in zip(types.members, sizes, strict=True)
-            for j in group[: int(size)]
-        )
-        for sizes in (fastest, shares)
-    ]
+    yield _part(instance, types, fastest)
+    if shares.any():
+        yield _part(instance, types, shares)
 
 
-def _restricted(instance: Instance, kept: list[int]) -> Instance:
+def _part(instance: Instance, types: DeviceTypes, sizes: Integers) -> _Part:
+    """Takes so many devices of each of the types' pools."""
+    kept: list[int] = []
+    pool_of = {}
+    for group, width, pool in zip(types.members, types.widths, types.pool, strict=True):
+        kept += group[: int(sizes[pool] // width)]
+        pool_of[group[0]] = pool
+    return _Part(
+        kept=tuple(sorted(kept)),
+        in_pools=tuple(
+            next(int(sizes[pool_of[j]]) for j in pool.members if j in pool_of)
+            for pool in instance.pools
+        ),
+    )
+
+
+def _restricted(instance: Instance, part: _Part) -> Instance:
     """The same numbers with some of the devices."""
-    few = instance.in_order(kept)
-    return replace(few, hosts=tuple(host for host in few.hosts if host.members))
+    few = instance.in_order(part.kept)
+    pools = tuple(
+        replace(pool, num_devices=num)
+        for pool, num in zip(few.pools, part.in_pools, strict=True)
+        if pool.members
+    )
+    hosts = tuple(host for host in few.hosts if host.members)
+    return replace(few, hosts=hosts, pools=pools)

@@ -1,13 +1,14 @@
 """The cheapest pipeline under given prices, over all orders and subsets of devices.
 
-A dynamic programme over (devices used of each type, type of the last stage, layers
+A dynamic programme over (devices used of each pool, type of the last stage, layers
 placed). With n the used devices, t the last stage's type and i the layers before it ends,
 
-    rest[n, t, i]  = min over t' with n_t' < N_t' of  hop[t, t'] + stage[n + e_t', t', i]
+    rest[n, t, i]  = min over t' that n has room for of  hop[t, t'] + stage[n + e_t', t', i]
     stage[n, t, i] = min(last[t, i], min over k of  middle[t, i, k] + rest[n, t, i + k])
 
 where middle, first, last and only are the prices of the cheapest counts a stage of that
-role may have there, within its device's memory and the box's limits. Axes as in
+role may have there, within its device's memory and the box's limits, and e_t' the devices
+that a stage on t' takes from its pool: one, or as many as its mesh has. Axes as in
 `type_tables`, N states of used devices, I layer boundaries 0 … L, K lengths.
 """
 
@@ -59,9 +60,7 @@ class PathFinder:
         self._tables, self.box = tables, box
         self._num_layers = tables.counts.num_layers
         self._num_types = tables.types.num_types
-        self._states = States(
-            tables.types.sizes, tables.types.must_use, self._num_layers
-        )
+        self._states = States(tables.types, self._num_layers)
         self._hop_is_allowed = (tables.types.hop_prefill_s <= box.most_prefill) & (
             tables.types.hop_decode_s <= box.most_decode
         )
@@ -201,15 +200,18 @@ class PathFinder:
         states, num_types = self._states, self._num_types
         shape = (states.num_states, num_types, self._num_layers + 1)
         stage, rest = np.full(shape, np.inf), np.full(shape, np.inf)
-        for depth in range(len(states.depths) - 1, 0, -1):
-            if depth < len(states.depths) - 1:
-                for t in range(num_types):
-                    onward = states.with_one_of(depth + 1, t)
-                    earlier = onward - states.steps[t]
-                    value = stage[onward, t][:, None, :] + hops[:, t][None, :, None]
-                    rest[earlier] = np.minimum(rest[earlier], value)
+        deepest = len(states.depths) - 1
+        widths = self._tables.types.widths
+        for depth in range(deepest, 0, -1):
             for t in range(num_types):
-                here = states.with_one_of(depth, t)
+                if depth + widths[t] > deepest:
+                    continue
+                onward = states.ending_on(depth + widths[t], t)
+                earlier = onward - states.steps[t]
+                value = stage[onward, t][:, None, :] + hops[:, t][None, :, None]
+                rest[earlier] = np.minimum(rest[earlier], value)
+            for t in range(num_types):
+                here = states.ending_on(depth, t)
                 if not len(here):
                     continue
                 ends = np.where(
@@ -230,7 +232,7 @@ class PathFinder:
             after[states.steps[t], t] = costs.first[t]
         for depth in range(2, len(states.depths)):
             for t in range(num_types):
-                here = states.with_one_of(depth, t)
+                here = states.ending_on(depth, t)
                 if not len(here):
                     continue
                 earlier = after[here - states.steps[t]]
@@ -241,7 +243,8 @@ class PathFinder:
                 for k in range(1, middle.shape[1] + 1):
                     value = arrive[:, :-k] + middle[:-k, k - 1]
                     np.minimum(done[:, k:], value, out=done[:, k:])
-                after[here, t] = done
+                # With meshes a state may be both a first stage's and a later one's.
+                after[here, t] = np.minimum(after[here, t], done)
         return before
 
     def _trace(
@@ -257,7 +260,9 @@ class PathFinder:
         stages = [costs.stage(role, t, 0, i)]
         state = self._states.steps[t]
         while i < self._num_layers:
-            room = self._states.digits[state] < self._tables.types.sizes
+            types = self._tables.types
+            left = (types.sizes - self._states.digits[state])[types.pool]
+            room = types.widths <= left
             options = [
                 hops[t, after] + stage[state + self._states.steps[after], after, i]
                 if room[after]

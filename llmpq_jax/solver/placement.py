@@ -35,9 +35,9 @@ class Evaluation:
         prefill_s: Of each stage.
         decode_s: Of each stage.
         memory_bytes: Of each stage.
-        omega: Σω, the head's included.
+        omega: Σω, the head's and the cache's included.
         objective: Latency plus θ·Σω.
-        fits: Whether memory and budget hold.
+        fits: Whether memory, pools, pins and budget hold.
     """
 
     seconds: PhaseSeconds
@@ -77,7 +77,7 @@ def evaluate(instance: Instance, placement: Placement) -> Evaluation:
         hosts=_stage_hosts(instance, devices),
     )
     layers = [b for columns in placement.columns for b in columns]
-    omega = instance.head_omega + float(
+    omega = instance.fixed_omega + float(
         instance.omega[range(len(layers)), layers].sum()
     )
     memory = tuple(
@@ -94,7 +94,9 @@ def evaluate(instance: Instance, placement: Placement) -> Evaluation:
         memory_bytes=memory,
         omega=omega,
         objective=seconds.latency_s + instance.theta * omega,
-        fits=fits_memory and is_within(omega, instance.omega_budget),
+        fits=fits_memory
+        and instance.has_devices_for(devices)
+        and is_within(omega, instance.omega_budget),
     )
 
 
@@ -116,12 +118,12 @@ def with_least_omega(instance: Instance, placement: Placement) -> Placement:
 def _memory_bytes(instance: Instance, placement: Placement, stage: int) -> int:
     j, columns = placement.devices[stage], placement.columns[stage]
     workspace = max(instance.workspace_bytes[j, b] for b in columns)
-    total = sum(instance.layer_bytes[b] + instance.kv_bytes for b in columns)
+    total = sum(instance.layer_bytes[j, b] + instance.kv_bytes[j] for b in columns)
     if stage == 0:
-        total += instance.embedding_bytes
+        total += instance.embedding_bytes[j]
         workspace = max(workspace, instance.embedding_workspace_bytes[j])
     if stage == len(placement.devices) - 1:
-        total += instance.head_bytes
+        total += instance.head_bytes[j]
         workspace = max(workspace, instance.head_workspace_bytes[j])
     return int(total + workspace + instance.buffer_bytes)
 
@@ -130,7 +132,9 @@ def _stage_hosts(instance: Instance, devices: tuple[int, ...]) -> tuple[Host, ..
     return tuple(
         Host(
             members=tuple(
-                stage for stage, j in enumerate(devices) if j in host.members
+                stage
+                for stage, j in enumerate(devices)
+                for _ in range(host.members.count(j))
             ),
             capacity=host.capacity,
         )

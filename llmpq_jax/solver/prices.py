@@ -2,18 +2,18 @@
 
 The objective is T_p + T_d + θ·Σω with maxima inside: the slowest stages A and D, the
 round R = max(m_d·D, ΣD), machines that devices share, and a budget on Σω. For any
-multipliers u, v ≥ 0 of types, ρ, σ ≥ 0 of shared machines with sums of at most 1, a share
+multipliers u, v ≥ 0 of pools of N_q devices, ρ, σ ≥ 0 of shared machines with sums of at most 1, a share
 λ in [0, 1] and a price η ≥ 0 of ω,
 
     T_p ≥ (1 − Σρ)(ΣP + (m_p − 1)·A) + Σ_h ρ_h·m_p·Σ_{j in h} P_j / c_h
     T_d ≥ (1 − Σσ)(ΣD + (m_d − 1)·D + (n − 2)·R) + Σ_h σ_h·(n − 1)·m_d·Σ_{j in h} D_j / c_h
     R   ≥ λ·ΣD + (1 − λ)·m_d·D
-    a·A ≥ (a − Σ_t N_t·u_t)·A_least + Σ_t u_t·Σ_{j of t} P_j      where Σ_t N_t·u_t ≤ a
+    a·A ≥ (a − Σ_q N_q·u_q)·A_least + Σ_q u_q·Σ_{j of q} w_j·P_j  where Σ_q N_q·u_q ≤ a
     0   ≥ η·(Σω − Ω)                                              where the budget holds
 
-and likewise for D: a weighted sum of stages' seconds and ω, and a constant. Its least
+since stages on a pool take w_j devices each and N_q in all; and likewise for D: a weighted sum of stages' seconds and ω, and a constant. Its least
 value over all pipelines is a lower bound whatever the multipliers are; good ones are the
-duals of a linear programme. Axes: T types, H hosts.
+duals of a linear programme. Axes: T types, Q pools, H hosts.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Multipliers:
     """Any numbers; `prices_of` brings them within their limits.
 
     Attributes:
-        slowest_prefill: [T] u.
-        slowest_decode: [T] v, of decode seconds of all steps.
+        slowest_prefill: [Q] u.
+        slowest_decode: [Q] v, of decode seconds of all steps.
         prefill_hosts: [H] ρ.
         decode_hosts: [H] σ.
         empty_round: λ.
@@ -79,7 +79,7 @@ class Prices:
 
 def prices_of(tables: TypeTables, multipliers: Multipliers) -> Prices:
     """Makes valid prices of multipliers, whatever these are."""
-    i, sizes = tables.instance, tables.types.sizes
+    i, types, sizes = tables.instance, tables.types, tables.types.sizes
     rho, prefill_share = _within(multipliers.prefill_hosts, 1.0)
     sigma, decode_share = _within(multipliers.decode_hosts, 1.0)
     share = float(np.clip(multipliers.empty_round, 0.0, 1.0))
@@ -91,14 +91,15 @@ def prices_of(tables: TypeTables, multipliers: Multipliers) -> Prices:
     busy = (i.num_decode - 1) + rounds * (1 - share) * i.num_decode
     on_slowest = decode_share * busy if has_decode else 0.0
     slow_d, least_d = _within(multipliers.slowest_decode, on_slowest, weights=sizes)
-    prefill, decode = prefill_share + slow_p, once + slow_d
+    prefill = prefill_share + types.widths * slow_p[types.pool]
+    decode = once + types.widths * slow_d[types.pool]
     for h, host in enumerate(i.hosts):
-        members = list(tables.types.hosts[h])
-        prefill[members] += rho[h] * i.num_prefill / host.capacity
+        members = list(types.hosts[h])
+        np.add.at(prefill, members, rho[h] * i.num_prefill / host.capacity)
         steps = i.num_decode * (i.new_tokens - 1)
-        decode[members] += sigma[h] * steps / host.capacity
+        np.add.at(decode, members, sigma[h] * steps / host.capacity)
     price = max(0.0, multipliers.omega) if i.omega_budget is not None else 0.0
-    constant = (i.theta + price) * i.head_omega
+    constant = (i.theta + price) * i.fixed_omega
     if i.omega_budget is not None:
         constant -= price * i.omega_budget * (1 + BUDGET_SLACK)
     return Prices(
@@ -124,7 +125,7 @@ def omega_alone(tables: TypeTables) -> Prices:
         omega=1.0,
         least_prefill=0.0,
         least_decode=0.0,
-        constant=tables.instance.head_omega,
+        constant=tables.instance.fixed_omega,
     )
 
 

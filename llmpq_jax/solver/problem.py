@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmpq_jax.cost.latency import LatencyModel, Part, fit_latency
-from llmpq_jax.cost.quality import omega_table
+from llmpq_jax.cost.quality import omega_table, whole_model_omega
 from llmpq_jax.cost.tables import Floats
 from llmpq_jax.cost.workspace import WorkspaceModel, fit_workspace
 from llmpq_jax.errors import MeasurementError, SpecError
+from llmpq_jax.solver.instance import Pool
 from llmpq_jax.solver.request import PlanRequest
+from llmpq_jax.solver.units import Unit, find_units
 from llmpq_jax.spec.cluster import Placed
-from llmpq_jax.spec.measurements import Measurements
-from llmpq_jax.spec.precision import ALL_BITS, Bits, HeadBits
+from llmpq_jax.spec.precision import ALL_BITS, Bits, HeadBits, KvBits
 from llmpq_jax.spec.strategy import PrecisionChoice
+from llmpq_jax.spec.tensors import tensor_widths
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Fitted:
+    """What the measurements say of layers with a cache of some bits, and of the ends."""
+
+    latency: LatencyModel
+    workspace: WorkspaceModel
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -24,34 +35,43 @@ class Problem:
     Attributes:
         request: As it was made.
         placed: Devices that may be used, in pipeline order.
+        units: What may hold a stage: these, and meshes of them; axis J everywhere.
+        pools: Units that share devices.
         bits: Precisions that some of them serve, highest first; axis B everywhere.
         omega: [layers, bits].
-        latency: Fitted.
-        workspace: Fitted.
+        fitted: By bits of the cache; those that were not measured are not there.
         source: Of all seconds.
     """
 
     request: PlanRequest
     placed: tuple[Placed, ...]
+    units: tuple[Unit, ...]
+    pools: tuple[Pool, ...]
     bits: tuple[Bits, ...]
     omega: Floats
-    latency: LatencyModel
-    workspace: WorkspaceModel
+    fitted: dict[KvBits, Fitted]
     source: Literal["measured", "roofline"]
 
-    def precision(self, head_bits: HeadBits) -> PrecisionChoice:
+    @property
+    def kv_bits(self) -> tuple[KvBits, ...]:
+        """Precisions the cache may have, in the request's order."""
+        return tuple(self.fitted)
+
+    def precision(self, head_bits: HeadBits, kv_bits: KvBits) -> PrecisionChoice:
         """Returns what holds for the whole model."""
         return PrecisionChoice(
             activations=self.request.activations,
             head_bits=head_bits,
-            kv_bits=self.request.kv_bits,
+            kv_bits=kv_bits,
             rounding=self.request.sensitivity.rounding,
             group_size=self.request.group_size,
         )
 
-    def head_omega(self, head_bits: HeadBits) -> float:
-        """Returns what the head adds to Σω."""
-        return self.request.sensitivity.head_8 if head_bits == 8 else 0.0
+    def fixed_omega(self, head_bits: HeadBits, kv_bits: KvBits) -> float:
+        """Returns what head and cache add to Σω."""
+        return whole_model_omega(
+            self.request.sensitivity, head_bits=head_bits, kv_bits=kv_bits
+        )
 
 
 def make_problem(request: PlanRequest) -> Problem:
@@ -64,15 +84,35 @@ def make_problem(request: PlanRequest) -> Problem:
     """
     _check_measurements(request)
     _check_sensitivity(request)
-    measured = _with_this_cache(request)
-    latency = fit_latency(measured)
+    fitted = _by_cache(request)
+    latencies = [each.latency for each in fitted.values()]
     placed = tuple(p for p in request.cluster.placed if p.device.use != "never")
-    _check_ends(request, placed, latency)
+    _check_ends(request, placed, latencies[0])
+
+    def is_served(
+        kind: str, width: int, among: Collection[Bits] = request.bits
+    ) -> bool:
+        return any(
+            latency.supports_layer(kind, b, tensor=width)
+            for latency in latencies
+            for b in among
+        )
+
+    most = max(len(node.devices) for node in request.cluster.nodes)
+    cutting = tensor_widths(request.architecture, most)
+    units, pools = find_units(
+        placed,
+        allowed=[width for width in request.tensor if width in cutting],
+        is_served=is_served,
+    )
+    if not units:
+        msg = f"measurements of {request.measurements.model}: no stage of {' or '.join(map(str, request.tensor))} devices can be made: expected [[layer]] rows with such a tensor width, and a node with as many equal devices; measure them, or allow single devices"
+        raise MeasurementError(msg)
     bits: tuple[Bits, ...] = tuple(
         b
         for b in ALL_BITS
         if b in request.bits
-        and any(latency.supports_layer(place.device.kind, b) for place in placed)
+        and any(is_served(unit.kind, unit.width, (b,)) for unit in units)
     )
     if not bits:
         kinds = ", ".join(sorted({repr(place.device.kind) for place in placed}))
@@ -82,10 +122,11 @@ def make_problem(request: PlanRequest) -> Problem:
     return Problem(
         request=request,
         placed=placed,
+        units=units,
+        pools=pools,
         bits=bits,
         omega=omega_table(request.sensitivity, num_layers=num_layers, bits=bits),
-        latency=latency,
-        workspace=fit_workspace(measured),
+        fitted=fitted,
         source=_source(request, placed),
     )
 
@@ -124,14 +165,22 @@ def _check_measurements(request: PlanRequest) -> None:
             raise MeasurementError(msg)
 
 
-def _with_this_cache(request: PlanRequest) -> Measurements:
-    """Returns the measurements without layers whose cache had other bits."""
+def _by_cache(request: PlanRequest) -> dict[KvBits, Fitted]:
+    """Fits the rows of each cache that may be chosen; one without rows is left out."""
     found = request.measurements
-    layers = tuple(row for row in found.layers if row.kv_bits == request.kv_bits)
-    if not layers:
-        msg = f"measurements of {found.model}: no layer with a cache of {request.kv_bits} bits: expected [[layer]] rows of it; run `llmpq-jax profile --kv-bits {request.kv_bits}` into the same file"
+    fitted: dict[KvBits, Fitted] = {}
+    for kv_bits in request.kv_bits:
+        layers = tuple(row for row in found.layers if row.kv_bits == kv_bits)
+        if layers:
+            measured = replace(found, layers=layers)
+            fitted[kv_bits] = Fitted(
+                latency=fit_latency(measured), workspace=fit_workspace(measured)
+            )
+    if not fitted:
+        kv_bits = request.kv_bits[0]
+        msg = f"measurements of {found.model}: no layer with a cache of {kv_bits} bits: expected [[layer]] rows of it; run `llmpq-jax profile --kv-bits {kv_bits}` into the same file"
         raise MeasurementError(msg)
-    return replace(found, layers=layers)
+    return fitted
 
 
 def _check_sensitivity(request: PlanRequest) -> None:
@@ -145,7 +194,7 @@ def _check_sensitivity(request: PlanRequest) -> None:
 
 
 def _check_ends(
-    request: PlanRequest, placed: tuple[Placed, ...], latency: LatencyModel
+    request: PlanRequest, placed: Sequence[Placed], latency: LatencyModel
 ) -> None:
     kinds = {place.device.kind for place in placed}
     ends: list[tuple[Part, HeadBits]] = [("embedding", 16)]

@@ -3,11 +3,11 @@
 Columns are parts of a plan (layers of a type at some bits) or whole pipelines; each has
 seconds per type, seconds of hops and ω. The rows are the schedule's:
 
-    P_t ≤ N_t·A    ΣP + (m_p − 1)·A ≤ T_p    m_p·Σ_h P / c_h ≤ T_p
-    D_t ≤ N_t·D    m_d·D ≤ R    ΣD ≤ R    ΣD + (m_d − 1)·D + (n − 2)·R ≤ T_d    …
+    P_q ≤ N_q·A    ΣP + (m_p − 1)·A ≤ T_p    m_p·Σ_h P / c_h ≤ T_p
+    D_q ≤ N_q·D    m_d·D ≤ R    ΣD ≤ R    ΣD + (m_d − 1)·D + (n − 2)·R ≤ T_d    …
     Σω ≤ Ω
 
-where P_t sums the stages on all N_t devices of a type. Decode seconds are those of all
+where P_q sums the stages on the N_q devices of a pool, each times the devices it takes. Decode seconds are those of all
 n − 1 steps, and everything is divided by units, so that numbers are near 1.
 """
 
@@ -87,12 +87,12 @@ class Programme:
         self._highs = highspy.Highs()
         self._highs.setOptionValue("output_flag", False)
         self._highs.setOptionValue("threads", 1)
-        num_types, num_hosts = self._types.num_types, len(i.hosts)
+        num_pools, num_hosts = self._types.num_pools, len(i.hosts)
         names = {
-            "slowest_prefill": num_types,
+            "slowest_prefill": num_pools,
             "prefill": 1,
             "prefill_hosts": num_hosts,
-            "slowest_decode": num_types,
+            "slowest_decode": num_pools,
             "busy_round": 1,
             "empty_round": 1,
             "decode": 1,
@@ -108,7 +108,7 @@ class Programme:
         inf = float("inf")
         budget = inf
         if i.omega_budget is not None:
-            budget = i.omega_budget * (1 + BUDGET_SLACK) - i.head_omega
+            budget = i.omega_budget * (1 + BUDGET_SLACK) - i.fixed_omega
             budget = budget / self._unit_omega
         for row in range(int(ends[-1])):
             upper = budget if row == self._rows["budget"][0] else 0.0
@@ -158,7 +158,8 @@ class Programme:
         decode = column.decode_s * (self._steps / self._unit_s)
         once = prefill.sum() + column.hop_prefill_s / self._unit_s
         entries = [*column.entries]
-        entries += zip(rows["slowest_prefill"], prefill, strict=True)
+        by_pool = self._types.by_pool(prefill)
+        entries += zip(rows["slowest_prefill"], by_pool, strict=True)
         entries.append((rows["prefill"][0], once))
         for h, row in enumerate(rows["prefill_hosts"]):
             work = prefill[list(self._types.hosts[h])].sum()
@@ -166,7 +167,8 @@ class Programme:
         if i.new_tokens > 1:
             hop = column.hop_decode_s * (self._steps / self._unit_s)
             once = decode.sum() + hop
-            entries += zip(rows["slowest_decode"], decode, strict=True)
+            by_pool = self._types.by_pool(decode)
+            entries += zip(rows["slowest_decode"], by_pool, strict=True)
             entries.append((rows["empty_round"][0], once))
             entries.append((rows["decode"][0], once / self._steps))
             for h, row in enumerate(rows["decode_hosts"]):
@@ -200,7 +202,7 @@ class Programme:
         )
         i = self._instance
         value = self._highs.getInfo().objective_function_value * self._unit_s
-        return value + i.theta * i.head_omega, multipliers
+        return value + i.theta * i.fixed_omega, multipliers
 
     def _add(
         self,

@@ -1,7 +1,7 @@
 """A lower bound by a small linear programme: counts alone, without cuts or order.
 
 It knows memory, quality and both schedules, and forgets which layer lies where, whole
-numbers and hops: layers of each type of device at each precision, shares of each layer's
+numbers and hops: layers of each type of device at each precision, within its pool's devices, shares of each layer's
 precisions, one embedding, one head. What it forgets only adds seconds. Its duals are
 the multipliers to begin with, see `prices`.
 """
@@ -39,7 +39,7 @@ def relax(tables: TypeTables) -> tuple[float, Multipliers]:
 
 
 def _neutral(tables: TypeTables) -> Multipliers:
-    zeros = np.zeros(tables.types.num_types)
+    zeros = np.zeros(tables.types.num_pools)
     hosts = np.zeros(len(tables.instance.hosts))
     return Multipliers(
         slowest_prefill=zeros,
@@ -54,13 +54,10 @@ def _neutral(tables: TypeTables) -> Multipliers:
 def _add_counts(programme: Programme, tables: TypeTables) -> None:
     i, types = tables.instance, tables.types
     devices, inf = types.first, float("inf")
-    unit = float(i.allowed_bytes.max())
     workspace = np.where(i.supported, i.workspace_bytes, i.allowed_bytes[:, None])
     room = np.maximum(0, i.allowed_bytes - i.buffer_bytes - workspace.min(axis=1))
-    memory = [
-        programme.add_row(-inf, float(size * room[j] / unit))
-        for size, j in zip(types.sizes, devices, strict=True)
-    ]
+    # Of a pool's devices, what lies on a mesh takes its share of each of the mesh's.
+    memory = [programme.add_row(-inf, float(size)) for size in types.sizes]
     alike, num_alike = np.unique(i.omega, axis=0, return_counts=True)
     whole = [programme.add_row(float(num), float(num)) for num in num_alike]
     counted = [programme.add_row(0.0, 0.0) for _ in i.bits]
@@ -68,27 +65,30 @@ def _add_counts(programme: Programme, tables: TypeTables) -> None:
     unit_of = np.eye(types.num_types)
     zeros = np.zeros(types.num_types)
     for t, j in enumerate(devices):
+        if room[j] == 0:
+            continue
+        row_of_pool, share = memory[types.pool[t]], types.widths[t] / float(room[j])
         for b in np.flatnonzero(i.supported[j]):
-            size = float(i.layer_bytes[b] + i.kv_bytes) / unit
+            size = float(i.layer_bytes[j, b] + i.kv_bytes[j]) * share
             programme.add_column(
                 Column(
                     prefill_s=unit_of[t] * i.layer_prefill_s[j, b],
                     decode_s=unit_of[t] * i.layer_decode_s[j, b],
-                    entries=((counted[b], 1.0), (memory[t], size)),
+                    entries=((counted[b], 1.0), (row_of_pool, size)),
                 )
             )
         ends = (
             (first, i.may_be_first, i.embedding_prefill_s, i.embedding_decode_s),
             (last, i.may_be_last, i.head_prefill_s, i.head_decode_s),
         )
-        sizes = (i.embedding_bytes / unit, i.head_bytes / unit)
+        sizes = (i.embedding_bytes[j] * share, i.head_bytes[j] * share)
         for (row, may, prefill_s, decode_s), size in zip(ends, sizes, strict=True):
             if may[j]:
                 programme.add_column(
                     Column(
                         prefill_s=unit_of[t] * prefill_s[j],
                         decode_s=unit_of[t] * decode_s[j],
-                        entries=((row, 1.0), (memory[t], size)),
+                        entries=((row, 1.0), (row_of_pool, float(size))),
                     )
                 )
     for row, omega in zip(whole, alike, strict=True):

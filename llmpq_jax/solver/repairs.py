@@ -103,8 +103,8 @@ def _precision_changes(request: PlanRequest) -> Iterator[tuple[str, PlanRequest]
         yield text, replace(request, bits=(*request.bits, *lower[:number]))
     if 8 not in request.head_bits:
         yield "the head at 8 bits", replace(request, head_bits=(8,))
-    if request.kv_bits != 8:
-        yield "the cache at 8 bits", replace(request, kv_bits=8)
+    if 8 not in request.kv_bits:
+        yield "the cache at 8 bits", replace(request, kv_bits=(8,))
 
 
 def _devices(request: PlanRequest) -> Iterator[Repair]:
@@ -167,7 +167,7 @@ def _together(request: PlanRequest) -> Iterator[Repair]:
     lower = tuple(bits for bits in ALL_BITS if bits < min(request.bits))
     changes: dict[str, Callable[[PlanRequest], PlanRequest]] = {
         "the head at 8 bits": lambda asked: replace(asked, head_bits=(8,)),
-        "the cache at 8 bits": lambda asked: replace(asked, kv_bits=8),
+        "the cache at 8 bits": lambda asked: replace(asked, kv_bits=(8,)),
     }
     if lower:
         text = f"layers at {' or '.join(str(bits) for bits in lower)} bits"

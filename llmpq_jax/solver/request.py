@@ -29,7 +29,10 @@ class PlanRequest:
         group_size: Of int4 groups, at most.
         bits: Precisions a layer may have.
         head_bits: Precisions the head may have; of several the best is taken.
-        kv_bits: Of the cache; 16 keeps it in the activations' type.
+        kv_bits: Precisions the cache may have, of which the measured ones are tried; 16
+            keeps it in the activations' type.
+        tensor: Devices that a stage may be spread over; widths above 1 are tried where
+            they were measured, divide the model's heads, and fit a node.
         omega_budget: Σω may not exceed it. Absent with `theta` 0, it is that of a model
             wholly at 8 bits, or as little more as the memory forces.
         theta: Seconds a unit of ω is worth; added to the latency that is minimised.
@@ -47,17 +50,21 @@ class PlanRequest:
     group_size: Literal[32, 64, 128] = 128
     bits: tuple[Bits, ...] = ALL_BITS
     head_bits: tuple[HeadBits, ...] = (16,)
-    kv_bits: KvBits = 16
+    kv_bits: tuple[KvBits, ...] = (16,)
+    tensor: tuple[int, ...] = (1,)
     omega_budget: float | None = None
     theta: float = 0.0
     prefill: int | None = None
     decode: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("bits", "head_bits"):
+        for name in ("bits", "head_bits", "kv_bits"):
             if not getattr(self, name):
                 msg = f"{name} is empty: expected at least one precision"
                 raise ValueError(msg)
+        if not self.tensor or min(self.tensor) < 1:
+            msg = f"tensor is {self.tensor}: expected at least one width, from 1 up"
+            raise ValueError(msg)
         if not 0 <= self.theta < float("inf"):
             msg = (
                 f"theta is {self.theta}: expected a finite number of seconds from 0 up"

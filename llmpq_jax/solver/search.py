@@ -1,6 +1,6 @@
 """Finds the best plan over all cases, orders, subsets, cuts and bits, with a bound.
 
-A node is a case (a micro-batch pair and a precision of the head) and a box: limits on the
+A node is a case (a micro-batch pair and precisions of head and cache) and a box: limits on the
 slowest stages A and D of both phases. Nodes are visited in the order of their bounds,
 with one incumbent. In a node, prices (see `prices`) are improved by column generation:
 the cheapest pipeline under them is a bound and a plan at once, and a small programme over

@@ -13,17 +13,20 @@ largest of its layers', so all of them may have the cheapest weights within that
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from llmpq_jax.cost.memory import MemoryTerms
 from llmpq_jax.cost.tables import Floats
-from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.instance import Instance, Integers
 
 # Whether a stage is the first and whether it is the last.
-_ROLES = ((False, False), (True, False), (False, True), (True, True))
-_Trace = list[dict[tuple[bool, bool], list[tuple[int, tuple[bool, bool]] | None]]]
+_Role = tuple[bool, bool]
+_Least = dict[_Role, Floats]
+_Choices = Mapping[_Role, Integers]
+_ROLES: tuple[_Role, ...] = ((False, False), (True, False), (False, True), (True, True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,16 +54,43 @@ def least_shortage(instance: Instance) -> tuple[StageNeed, ...] | None:
     In pipeline order, but that those between the ends may change places.
     """
     num_layers = instance.num_layers
-    least = {role: np.full(num_layers + 1, np.inf) for role in _ROLES}
-    least[False, False][0] = 0.0
-    trace: _Trace = []
+    least: _Least = {
+        role: np.full((1, num_layers + 1), np.inf, dtype=float) for role in _ROLES
+    }
+    least[False, False][0, 0] = 0.0
+    trace: list[tuple[int, _Choices]] = []
+
+    def take(members: Sequence[int], num_devices: int, *, must_use: bool) -> None:
+        """Takes devices of a pool, or one that is by itself."""
+        nonlocal least
+        least = {
+            role: np.concatenate(
+                [table, np.full((num_devices, num_layers + 1), np.inf)]
+            )
+            for role, table in least.items()
+        }
+        for j in members:
+            least, choices = _with_device(instance, j, least)
+            trace.append((j, choices))
+        if must_use:
+            for table in least.values():
+                table[:num_devices] = np.inf
+        # From here on it is all one how many of them were taken.
+        chosen = {role: table.argmin(axis=0) for role, table in least.items()}
+        trace.append((-1, chosen))
+        least = {role: table.min(axis=0)[None] for role, table in least.items()}
+
+    pooled = {j for pool in instance.pools for j in pool.members}
     for j in range(instance.num_devices):
-        lacks = {role: _lacks(instance, j, *role) for role in _ROLES}
-        least, chosen = _with_device(least, lacks, must_use=bool(instance.must_use[j]))
-        trace.append(chosen)
-    if not np.isfinite(least[True, True][num_layers]):
+        if j not in pooled:
+            num = int(instance.width[j])
+            take([j], num, must_use=bool(instance.must_use[j]))
+    for pool in instance.pools:
+        must_use = any(instance.must_use[j] for j in pool.members)
+        take(pool.members, pool.num_devices, must_use=must_use)
+    if not np.isfinite(least[True, True][0, num_layers]):
         return None
-    held = _held(trace, num_layers)
+    held = _held(instance, trace)
     held.sort(key=lambda stage: (not stage[2][0], stage[2][1]))
     return tuple(_need(instance, j, num, *role) for j, num, role in held)
 
@@ -72,44 +102,51 @@ def shortage_bytes(instance: Instance) -> int | None:
 
 
 def _with_device(
-    least: dict[tuple[bool, bool], Floats],
-    lacks: dict[tuple[bool, bool], Floats],
-    *,
-    must_use: bool,
-) -> tuple[
-    dict[tuple[bool, bool], Floats],
-    dict[tuple[bool, bool], list[tuple[int, tuple[bool, bool]] | None]],
-]:
-    """Takes one more device; also returns what each new entry has it hold."""
-    size = len(least[False, False])
+    instance: Instance, j: int, least: _Least
+) -> tuple[_Least, dict[_Role, Integers]]:
+    """Takes one more device; also returns what each new entry has it hold.
+
+    Tables are over devices taken of the pool and layers placed. A choice is 4 times the
+    layers and the number of the role; 0 leaves the device idle.
+    """
+    lacks = {role: _lacks(instance, j, *role) for role in _ROLES}
+    width = int(instance.width[j])
     after, chosen = {}, {}
     for state in _ROLES:
-        best = np.full(size, np.inf) if must_use else least[state].copy()
-        choice: list[tuple[int, tuple[bool, bool]] | None] = [None] * size
-        for role in _ROLES:
+        best = least[state].copy()
+        choice = np.zeros(best.shape, dtype=np.int64)
+        for number, role in enumerate(_ROLES):
             if any(own and not has for own, has in zip(role, state, strict=True)):
                 continue
-            before = least[state[0] and not role[0], state[1] and not role[1]]
-            for num in range(1, size):
-                moved = before[: size - num] + lacks[role][num]
-                better = np.flatnonzero(moved < best[num:]) + num
-                best[better] = moved[better - num]
-                for end in better:
-                    choice[end] = (num, role)
+            before = least[_without(state, role)]
+            for num in range(1, instance.num_layers + 1):
+                moved = before[:-width, : before.shape[1] - num] + lacks[role][num]
+                better = moved < best[width:, num:]
+                best[width:, num:][better] = moved[better]
+                choice[width:, num:][better] = 4 * num + number
         after[state], chosen[state] = best, choice
     return after, chosen
 
 
-def _held(trace: _Trace, num_layers: int) -> list[tuple[int, int, tuple[bool, bool]]]:
+def _without(state: _Role, role: _Role) -> _Role:
+    return state[0] and not role[0], state[1] and not role[1]
+
+
+def _held(
+    instance: Instance, trace: list[tuple[int, _Choices]]
+) -> list[tuple[int, int, _Role]]:
     """Follows the choices back: device, layers and role of each stage."""
-    stages, end, state = [], num_layers, (True, True)
-    for j in range(len(trace) - 1, -1, -1):
-        choice = trace[j][state][end]
-        if choice is not None:
-            num, role = choice
+    stages, end, state, taken = [], instance.num_layers, (True, True), 0
+    for j, choices in reversed(trace):
+        if j < 0:
+            taken = int(choices[state][end])
+            continue
+        num, number = divmod(int(choices[state][taken, end]), 4)
+        if num:
+            role = _ROLES[number]
             stages.append((j, num, role))
-            end -= num
-            state = (state[0] and not role[0], state[1] and not role[1])
+            end, state = end - num, _without(state, role)
+            taken -= int(instance.width[j])
     return stages
 
 
@@ -142,10 +179,10 @@ def _need(
         if is_last:
             workspace = max(workspace, instance.head_workspace_bytes[j])
         terms = MemoryTerms(
-            weights=int(num_layers * instance.layer_bytes[b]),
-            kv_cache=num_layers * instance.kv_bytes,
-            embedding=instance.embedding_bytes if is_first else 0,
-            head=instance.head_bytes if is_last else 0,
+            weights=int(num_layers * instance.layer_bytes[j, b]),
+            kv_cache=num_layers * int(instance.kv_bytes[j]),
+            embedding=int(instance.embedding_bytes[j]) if is_first else 0,
+            head=int(instance.head_bytes[j]) if is_last else 0,
             workspace=int(workspace),
             buffers=instance.buffer_bytes,
         )

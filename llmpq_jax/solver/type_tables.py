@@ -49,7 +49,7 @@ class TypeTables:
 
 def most_layers(instance: Instance) -> int:
     """Returns the most layers any device holds, ends and workspace aside."""
-    size = instance.layer_bytes + instance.kv_bytes
+    size = instance.layer_bytes + instance.kv_bytes[:, None]
     room = np.maximum(instance.allowed_bytes - instance.buffer_bytes, 0)
     held = np.where(instance.supported, room[:, None] // size, 0)
     return int(min(instance.num_layers, max(1, held.max())))
@@ -107,17 +107,18 @@ def _stage_bytes(
     instance: Instance, devices: list[int], counts: npt.NDArray[np.int64], role: Role
 ) -> npt.NDArray[np.int64]:
     """[T, C]: bytes of a stage with its largest workspace."""
-    held = counts @ (instance.layer_bytes + instance.kv_bytes) + instance.buffer_bytes
+    size = instance.layer_bytes[devices] + instance.kv_bytes[devices, None]
+    held = size @ counts.T + instance.buffer_bytes
     workspace = np.zeros((len(devices), len(counts)), dtype=np.int64)
     for b in range(counts.shape[1]):
         need = instance.workspace_bytes[devices, b][:, None]
         workspace = np.maximum(workspace, np.where(counts[:, b] > 0, need, 0))
     if role in ("first", "only"):
-        held = held + instance.embedding_bytes
+        held = held + instance.embedding_bytes[devices, None]
         need = instance.embedding_workspace_bytes[devices][:, None]
         workspace = np.maximum(workspace, need)
     if role in ("last", "only"):
-        held = held + instance.head_bytes
+        held = held + instance.head_bytes[devices, None]
         need = instance.head_workspace_bytes[devices][:, None]
         workspace = np.maximum(workspace, need)
-    return held[None, :] + workspace
+    return held + workspace

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 
 from llmpq_jax.solver.placement import Evaluation, evaluate
 from llmpq_jax.solver.problem import Problem
 from llmpq_jax.solver.request import PlanRequest
 from llmpq_jax.solver.search_result import Found, SearchResult
+from llmpq_jax.spec.precision import KvBits
 from llmpq_jax.spec.strategy import (
     Certificate,
+    Mesh,
     Prediction,
     Quality,
     Stage,
@@ -37,13 +39,16 @@ def make_strategy(
         model=request.model,
         workload=request.workload,
         micro_batch=found.instance.micro_batch,
-        precision=problem.precision(found.instance.head_bits),
+        precision=problem.precision(found.instance.head_bits, found.instance.kv_bits),
         stages=tuple(_stages(problem, found, evaluation)),
         quality=Quality(
             omega=evaluation.omega,
             budget=budget,
             method=request.sensitivity.method,
-            note="; ".join(filter(None, (note, _kv_note(request)))) or None,
+            note="; ".join(
+                filter(None, (note, _kv_note(request, found.instance.kv_bits)))
+            )
+            or None,
         ),
         predicted=Prediction(
             prefill_s=evaluation.seconds.prefill_s,
@@ -56,42 +61,60 @@ def make_strategy(
     )
 
 
-def _kv_note(request: PlanRequest) -> str | None:
-    if request.kv_bits == 16:
+def _kv_note(request: PlanRequest, kv_bits: KvBits) -> str | None:
+    if kv_bits == 16 or request.sensitivity.kv_8 > 0:
         return None
-    return f"omega counts weights alone, not the cache's {request.kv_bits} bits"
+    return "omega counts the cache's 8 bits as 0: the sensitivities do not judge them"
 
 
 def _stages(problem: Problem, found: Found, evaluation: Evaluation) -> Iterator[Stage]:
     first = 0
+    used: set[str] = set()
     for number, (j, columns) in enumerate(
         zip(found.placement.devices, found.placement.columns, strict=True)
     ):
-        place = problem.placed[j]
+        unit = problem.units[j]
         end = first + len(columns)
+        names = [place.name for place in unit.places if place.name not in used]
+        names = names[: unit.width]
+        used.update(names)
         yield Stage(
-            device=place.name,
+            device=names[0] if unit.width == 1 else None,
+            mesh=None
+            if unit.width == 1
+            else Mesh(devices=tuple(names), tensor=unit.width),
             layers=(first, end),
             bits=tuple(problem.bits[b] for b in columns),
             predicted=StagePrediction(
                 prefill_s=evaluation.prefill_s[number],
                 decode_s=evaluation.decode_s[number],
                 memory_bytes=evaluation.memory_bytes[number],
-                allowed_bytes=place.device.usable_bytes,
+                allowed_bytes=unit.places[0].device.usable_bytes,
             ),
         )
         first = end
 
 
+def _either(widths: Iterable[int]) -> str:
+    return " or ".join(str(bits) for bits in sorted(widths))
+
+
+def _tensor(problem: Problem) -> str:
+    widths = {unit.width for unit in problem.units}
+    if widths == {1}:
+        return "no tensor parallelism"
+    return f"stages over {_either(widths)} equal devices of a node"
+
+
 def _certificate(
     problem: Problem, result: SearchResult, evaluation: Evaluation, *, seconds: float
 ) -> Certificate:
-    heads = problem.request.head_bits
-    num_pairs = result.num_cases // len(heads)
-    head = " or ".join(str(bits) for bits in sorted(heads))
+    heads, caches = problem.request.head_bits, problem.kv_bits
+    num_pairs = result.num_cases // (len(heads) * len(caches))
     covers = (
         f"all orders and subsets of devices, cuts, and bits from {sorted(problem.bits)}; "
-        f"{num_pairs} micro-batch pairs; head at {head} bits; no tensor parallelism"
+        f"{num_pairs} micro-batch pairs; head at {_either(heads)} bits; "
+        f"cache at {_either(caches)} bits; {_tensor(problem)}"
     )
     return Certificate(
         gap=result.gap,

@@ -107,7 +107,7 @@ class Stage:
         mesh: Its devices where the stage is spread over several.
         layers: From, up to but without.
         bits: One precision per layer, in layer order.
-        wire_bits: Of the hidden states it hands on.
+        wire_bits: Of the hidden states it hands on; at 8 each token has a scale.
         predicted: What the planner expects of it.
     """
 
@@ -269,11 +269,18 @@ class Strategy:
         if expected != self.model.num_layers:
             msg = f"the stages end at layer {expected}: expected {self.model.num_layers}, the model's number of layers"
             raise ValueError(msg)
+        if self.stages[-1].wire_bits != 16:
+            msg = f"the last stage has wire_bits = {self.stages[-1].wire_bits}: expected none, since it hands on tokens"
+            raise ValueError(msg)
         names = [name for stage in self.stages for name in stage.devices]
         doubles = sorted({name for name in names if names.count(name) > 1})
         if doubles:
             msg = f"device {doubles[0]!r} serves two stages: expected each device once"
             raise ValueError(msg)
+
+    def arriving_bits(self, number: int) -> WireBits:
+        """Returns the precision of the hidden states that a stage is handed."""
+        return self.stages[number - 1].wire_bits if number else 16
 
     @property
     def bits(self) -> tuple[Bits, ...]:

@@ -12,7 +12,7 @@ from llmpq_jax.checkpoint.rounded import RoundedWeights
 from llmpq_jax.kernels import Weight
 from llmpq_jax.model import DecoderLayer, Embedding, Head
 from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.precision import Activations, KvBits
+from llmpq_jax.spec.precision import Activations, KvBits, WireBits
 from llmpq_jax.spec.strategy import PrecisionChoice, Stage
 from llmpq_jax.spec.tensors import head_tensors, shard_for
 from llmpq_jax.stage.devices import JaxDevice
@@ -36,6 +36,7 @@ def build_worker(
     *,
     number: int,
     devices: tuple[JaxDevice, ...],
+    arriving_bits: WireBits,
     rounded: RoundedWeights | None = None,
     on_layer: Callable[[], None] = lambda: None,
 ) -> StageWorker:
@@ -48,6 +49,7 @@ def build_worker(
         precision: What holds for the whole model.
         number: Of the stage in the pipeline.
         devices: JAX's, one per device the stage names.
+        arriving_bits: Of the hidden states that the stage before hands on.
         rounded: Where weights of few bits come from, if not from the checkpoint.
         on_layer: Called as each layer is there.
     """
@@ -83,12 +85,20 @@ def build_worker(
             place=placement.place_weight,
         )
         head = build_head(architecture, weights, placement)
-    module = StageModule(architecture, embedding=embedding, layers=layers, head=head)
+    module = StageModule(
+        architecture,
+        embedding=embedding,
+        layers=layers,
+        head=head,
+        dtype=dtype,
+        wire_bits=stage.wire_bits,
+    )
     return StageWorker(
         StageProgram(module, placement),
         stage=number,
         dtype=dtype,
         kv_bits=precision.kv_bits,
+        arriving_bits=arriving_bits,
     )
 
 

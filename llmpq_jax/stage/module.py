@@ -19,6 +19,8 @@ from llmpq_jax.model import (
     join_rows,
 )
 from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.precision import WireBits
+from llmpq_jax.stage.wire import pack_hidden, unpack_hidden
 
 GroupCache = tuple[LayerCache, ...]
 
@@ -27,7 +29,8 @@ class StageModule(nnx.Module):
     """Consecutive layers with what stands before the first and after the last.
 
     Inputs are tokens where the stage has the embedding, hidden states elsewhere;
-    outputs are logits where it has the head, hidden states elsewhere.
+    outputs are logits where it has the head, hidden states elsewhere. Hidden states
+    arrive and leave as `wire` has them.
     """
 
     def __init__(
@@ -37,8 +40,13 @@ class StageModule(nnx.Module):
         embedding: Embedding | None,
         layers: Sequence[DecoderLayer],
         head: Head | None,
+        dtype: jnp.dtype,
+        wire_bits: WireBits = 16,
     ) -> None:
+        """Joins the parts; `dtype` is that of the activations, `wire_bits` of what leaves."""
         self.architecture = architecture
+        self.dtype = dtype
+        self.wire_bits = wire_bits
         self.embedding = embedding
         self.layers = nnx.List(layers)
         self.head = head
@@ -58,7 +66,8 @@ class StageModule(nnx.Module):
             first_row: Where in the group the rows begin, if they are part of one.
 
         Returns:
-            Hidden states [B, T, D], and the caches with the rows in them.
+            Hidden states [B, T, D], not yet `handed_on`, and the caches with the rows
+            in them.
         """
         context = fresh_context(self.architecture, *inputs.shape[:2])
         hidden = self._embed(inputs, context)
@@ -128,9 +137,13 @@ class StageModule(nnx.Module):
             grown.append(new_memory)
         return hidden, tuple(grown)
 
+    def handed_on(self, hidden: Array) -> Array:
+        """Returns hidden states as the next stage gets them."""
+        return pack_hidden(hidden) if self.wire_bits == 8 else hidden
+
     def _embed(self, inputs: Array, context: Context) -> Array:
         if self.embedding is None:
-            return inputs
+            return unpack_hidden(inputs, self.architecture.hidden_size, self.dtype)
         return self.embedding(inputs, context.position_BT)
 
 

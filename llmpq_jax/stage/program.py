@@ -254,7 +254,7 @@ def _after_prompts(
 ) -> jax.Array:
     """Returns what a stage hands on of prompts that begin at a position."""
     if module.head is None:
-        return hidden
+        return module.handed_on(hidden)
     if wanted == "logits":
         return module.head(hidden)
     length_B, sampling = unpack_rows(rows)
@@ -277,7 +277,7 @@ def _decode_body(
     with jax.named_scope("decode"):
         hidden, cache = module.decode(inputs, cache, position_B)
         if module.head is None:
-            return hidden, cache
+            return module.handed_on(hidden), cache
         logits = module.head(hidden[:, 0])
         if wanted == "logits":
             return logits, cache

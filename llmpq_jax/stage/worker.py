@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmpq_jax.spec.precision import KvBits, kv_token_bytes
+from llmpq_jax.spec.precision import SCALE_BYTES, KvBits, WireBits, kv_token_bytes
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.module import GroupCache
 from llmpq_jax.stage.placement import Placement
@@ -30,12 +30,22 @@ class StageWorker:
         stage: int,
         dtype: jnp.dtype,
         kv_bits: KvBits = 16,
+        arriving_bits: WireBits = 16,
     ) -> None:
-        """Takes a program, the stage's number, the type of activations, the cache's bits."""
+        """Takes a program with the types of what it works on.
+
+        Args:
+            program: Of the stage.
+            stage: Its number in the pipeline.
+            dtype: Of activations.
+            kv_bits: Of the cache.
+            arriving_bits: Of hidden states that the stage before hands on.
+        """
         self.program = program
         self.stage = stage
         self.dtype = dtype
         self.kv_bits: KvBits = kv_bits
+        self.arriving_bits: WireBits = arriving_bits
         self.events: list[StageEvent] = []
         self._caches: dict[int, GroupCache] = {}
         self._prepared: set[tuple[int, ...]] = set()
@@ -183,6 +193,8 @@ class StageWorker:
         if self.program.has_embedding:
             return np.zeros((num_rows, num_tokens), np.int32)
         width = self.program.architecture.hidden_size
+        if self.arriving_bits == 8:
+            return np.zeros((num_rows, num_tokens, width + SCALE_BYTES), np.int8)
         return np.zeros((num_rows, num_tokens, width), self.dtype)
 
     def _empty_group(self, num_rows: int, num_slots: int) -> GroupCache:

@@ -40,6 +40,7 @@ def planning_request(
     head_bits: tuple[HeadBits, ...] = (16,),
     prefill: int | None = None,
     decode: int | None = None,
+    tensor: tuple[int, ...] = (1,),
     on_note: Callable[[str], None] = lambda _: None,
 ) -> PlanRequest:
     """Reads what a plan is made of; without measurements, makers' figures stand in.
@@ -57,6 +58,7 @@ def planning_request(
         head_bits: The head may have.
         prefill: Pins the rows of a prefill micro-batch.
         decode: Pins the rows of a decode micro-batch.
+        tensor: Devices of a node that a stage may be spread over.
         on_note: Hears of what stands in for something.
 
     Raises:
@@ -68,7 +70,13 @@ def planning_request(
     devices = read_cluster(cluster)
     if measurements is None:
         measured = foretold_measurements(
-            model, architecture, devices, workload, prefill=prefill, decode=decode
+            model,
+            architecture,
+            devices,
+            workload,
+            prefill=prefill,
+            decode=decode,
+            tensor=tensor,
         )
         on_note("--roofline: seconds are foretold from makers' figures, not measured")
     else:
@@ -83,6 +91,12 @@ def planning_request(
     else:
         reader = CheckpointReader(model)
         allowed = plannable_bits(reader, architecture, head=head_bits[0])
+        if max(tensor) > 1 and any(name.endswith("g_idx") for name in reader):
+            on_note(
+                "the checkpoint's groups may be in act-order, which no mesh serves: "
+                "each stage has one device"
+            )
+            tensor = (1,)
         reference = ModelReference(
             path=str(model),
             architecture=architecture.family,
@@ -111,6 +125,7 @@ def planning_request(
         head_bits=head_bits,
         prefill=prefill,
         decode=decode,
+        tensor=tensor,
     )
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 
 from llmpq_jax.cost.assumed_sensitivity import assumed_sensitivity
-from llmpq_jax.cost.roofline import roofline
+from llmpq_jax.cost.roofline import InsideNode, roofline
 from llmpq_jax.solver.micro_batches import micro_batches
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.catalogue import read_catalogue
-from llmpq_jax.spec.cluster import Cluster
+from llmpq_jax.spec.cluster import Cluster, Placed
 from llmpq_jax.spec.fingerprint import config_fingerprint
 from llmpq_jax.spec.measurements import Measurements
 from llmpq_jax.spec.sensitivity import Sensitivity
 from llmpq_jax.spec.strategy import ModelReference
+from llmpq_jax.spec.tensors import tensor_widths
 from llmpq_jax.spec.workload import Workload
 
 
@@ -27,8 +29,18 @@ def foretold_measurements(
     *,
     prefill: int | None = None,
     decode: int | None = None,
+    tensor: Collection[int] = (1,),
 ) -> Measurements:
     """Foretells what a plan may ask of every kind of device in a cluster.
+
+    Args:
+        model: Its folder.
+        architecture: Of it.
+        cluster: Whose kinds.
+        workload: What is served.
+        prefill: Pins the rows of a prefill micro-batch.
+        decode: Pins the rows of a decode micro-batch.
+        tensor: Devices of a node that a layer may be spread over.
 
     Raises:
         ClusterError: The catalogue lacks one of them.
@@ -45,6 +57,37 @@ def foretold_measurements(
         # Prompts that take the places of others are prefilled one by one.
         rows={1, *(rows for pair in pairs for rows in (pair.prefill, pair.decode))},
         name=model.name,
+        inside={kind: _inside(cluster, kind, architecture, tensor) for kind in used},
+    )
+
+
+def _inside(
+    cluster: Cluster, kind: str, architecture: Architecture, tensor: Collection[int]
+) -> InsideNode:
+    """How a kind's devices reduce: by the slowest link of all nodes with several."""
+    groups: dict[str, list[Placed]] = {}
+    for place in cluster.placed:
+        if place.device.kind == kind and place.device.use != "never":
+            groups.setdefault(place.node.name, []).append(place)
+    several = [group for group in groups.values() if len(group) > 1]
+    if not several:
+        return InsideNode()
+    most = max(len(group) for group in several)
+    found = [cluster.link_between(group[0], group[1]) for group in several]
+    usual = InsideNode()
+    bandwidths = [link.bandwidth_bytes_per_s for link in found if link]
+    latencies = [link.latency_s for link in found if link]
+    if None in found:
+        bandwidths.append(usual.bandwidth_bytes_per_s)
+        latencies.append(usual.latency_s)
+    return InsideNode(
+        widths=tuple(
+            width
+            for width in tensor_widths(architecture, most)
+            if width > 1 and width in tensor
+        ),
+        bandwidth_bytes_per_s=min(bandwidths),
+        latency_s=max(latencies),
     )
 
 

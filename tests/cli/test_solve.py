@@ -11,7 +11,7 @@ import pytest
 from llmpq_jax import __version__
 from llmpq_jax.indicator.weight_variance import weight_variance
 from llmpq_jax.spec.cluster_file import read_cluster, write_cluster
-from llmpq_jax.spec.measurements_file import read_measurements
+from llmpq_jax.spec.measurements_file import read_measurements, row_text
 from llmpq_jax.spec.sensitivity_file import write_sensitivity
 from llmpq_jax.spec.strategy_file import read_strategy, write_strategy
 from tests.cli.conftest import SIZES
@@ -232,6 +232,38 @@ def test_a_config_alone_is_planned_from_makers_figures(run, tmp_path):
     assert plan.model.fingerprint.startswith("config-sha256:")
 
 
+def test_a_stage_over_two_devices_is_planned_written_and_served(
+    run, words, measurements, tmp_path
+):
+    measured = read_measurements(measurements)
+    path = tmp_path / "wide.toml"
+    rows = [replace(row, tensor=2, seconds=row.seconds / 9) for row in measured.layers]
+    path.write_text(measurements.read_text() + "".join(map(row_text, rows)))
+    words[words.index("--measurements") + 1] = path
+    result = run(*words, "--tensor", "any")
+    assert result.exit_code == 0, result.output
+    (stage,) = read_strategy(tmp_path / "plan.toml").stages
+    assert stage.mesh is not None
+    assert stage.mesh.devices == ("node0/cpu:0", "node0/cpu:1")
+    served = run("generate", "--strategy", tmp_path / "plan.toml", "--prompt", "def f")
+    assert served.exit_code == 0, served.output
+
+
+def test_stages_may_be_spread_over_devices_of_a_node(run, tmp_path):
+    folder = ROOT / "strategies"
+    result = run(
+        *("solve", "--model", folder / "models" / "opt-66b", "--roofline", *SIZES),
+        *("--cluster", folder / "paper-10" / "cluster.toml", "--gap", 0.01),
+        *("--tensor", "any", "--out", tmp_path / "plan.toml"),
+    )
+    assert result.exit_code == 0, result.output
+    plan = read_strategy(tmp_path / "plan.toml")
+    assert plan.certificate is not None
+    assert "stages over 1 or 2 or 4 equal devices" in plan.certificate.covers
+    assert any(stage.mesh is not None for stage in plan.stages)
+    assert "v100-32/cuda:0 + v100-32/cuda:1" in result.stdout
+
+
 def test_measurements_and_figures_exclude_each_other(run, words):
     result = run(*words, "--roofline")
     assert result.exit_code == 2
@@ -270,12 +302,29 @@ def test_layers_of_unlike_bits_are_named(run, fails, words, model, tmp_path):
     assert not (tmp_path / "plan.toml").exists()
 
 
+def test_the_caches_precision_may_be_left_to_the_planner(
+    run, words, measurements, tmp_path
+):
+    measured = read_measurements(measurements)
+    path = tmp_path / "both.toml"
+    rows = [replace(row, kv_bits=8) for row in measured.layers]
+    text = "".join(row_text(row) for row in rows)
+    path.write_text(measurements.read_text() + text)
+    words[words.index("--measurements") + 1] = path
+    result = run(*words, "--kv-bits", "any")
+    assert result.exit_code == 0, result.output
+    plan = read_strategy(tmp_path / "plan.toml")
+    assert plan.certificate is not None
+    assert "cache at 8 or 16 bits" in plan.certificate.covers
+
+
 def test_the_heads_precision_may_be_left_to_the_planner(run, words, tmp_path):
     result = run(*words, "--head-bits", "any", "--theta", "1e9")
     assert result.exit_code == 0, result.output
     plan = read_strategy(tmp_path / "plan.toml")
     assert plan.certificate is not None
     assert "head at 8 or 16 bits" in plan.certificate.covers
+    assert "cache at 16 bits" in plan.certificate.covers
     assert set(plan.bits) == {16}
 
 

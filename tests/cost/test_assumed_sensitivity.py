@@ -27,3 +27,16 @@ def test_the_loss_is_the_error_of_rounding_normal_weights(bits, num_sharing):
     assert found.omega(3, bits) == found.omega(0, bits)
     assert found.omega(0, 16) == 0.0
     assert found.head_8 == found.omega(0, 8)
+    assert found.wire_8 == found.omega(0, 8)
+
+
+def test_a_cache_loses_what_rounding_its_heads_does_in_every_layer():
+    architecture = read_architecture(MODEL)
+    found = assumed_sensitivity(
+        architecture, name="qwen", fingerprint="x", group_size=128
+    )
+    rows = np.random.default_rng(0).normal(size=(4000, architecture.head_dim))
+    scale = np.abs(rows).max(axis=1, keepdims=True) / 127
+    error = np.round(rows / scale) * scale - rows
+    expected = architecture.num_layers * (error**2).mean()
+    assert found.kv_8 == pytest.approx(expected, rel=0.2)

@@ -17,6 +17,7 @@ def sensitivity(*rows):
         unit="nothing",
         group_size=128,
         head_8=0.5,
+        kv_8=0.25,
         layers=tuple(
             LayerSensitivity(layer=layer, bits=bits, omega=omega)
             for layer, bits, omega in rows
@@ -52,6 +53,7 @@ def test_a_layer_without_its_row_is_refused():
 def test_the_sum_counts_layers_and_head():
     assert total_omega(TWO_LAYERS, (8, 16)) == 1.0
     assert total_omega(TWO_LAYERS, (4, 8), head_bits=8) == 5.5
+    assert total_omega(TWO_LAYERS, (4, 8), head_bits=8, kv_bits=8) == 5.75
 
 
 def test_a_budget_is_kept_to_the_rounding_of_a_sum():

@@ -14,6 +14,7 @@ from llmpq_jax.cost.roofline import (
     LAYER_START_S,
     REACHED_BANDWIDTH,
     REACHED_FLOPS,
+    InsideNode,
     roofline,
 )
 from llmpq_jax.spec.catalogue import read_catalogue
@@ -76,6 +77,34 @@ def test_decode_of_one_row_takes_the_reading_of_its_weights():
     expected = size / (REACHED_BANDWIDTH * kind.bandwidth_bytes_per_s) + LAYER_START_S
     # Hidden states of one token are thousands of bytes beside a billion.
     assert found.seconds == pytest.approx(expected, rel=5e-4)
+
+
+def test_a_layer_over_two_devices_does_half_and_sums_twice():
+    """OPT-30b in prefill: half of the arithmetic, and two all-reduces of a ring."""
+    kind = read_catalogue().find("A100-40")
+    link = InsideNode(widths=(2, 4), bandwidth_bytes_per_s=1e11, latency_s=1e-5)
+    measurements = roofline(
+        read_architecture(MODELS / "opt-30b"),
+        [kind],
+        workload=WORKLOAD,
+        rows=(8,),
+        name="opt-30b",
+        inside={kind.name: link},
+    )
+    wanted = {"phase": "prefill", "bits": 16, "kv_bits": 16, "batch": 8}
+    alone = row(measurements, **wanted, tensor=1)
+    tokens, hidden = 8 * 512, 7168
+    for width in (2, 4):
+        found = row(measurements, **wanted, tensor=width)
+        size = tokens * hidden * 2
+        steps = 2 * (width - 1)
+        reduced = 2 * steps * (1e-5 + size / width / 1e11)
+        shared = (alone.seconds - LAYER_START_S) / width
+        # Norms and biases of outputs are 9·h of 12·h² numbers and are not shared.
+        assert found.seconds == pytest.approx(
+            shared + LAYER_START_S + reduced, rel=2e-4
+        )
+        assert found.workspace_bytes < alone.workspace_bytes
 
 
 @given(

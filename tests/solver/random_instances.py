@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import strategies as st
 
 from llmpq_jax.cost.schedule import Host
-from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.instance import Instance, Pool
 from llmpq_jax.spec.workload import MicroBatch
 
 MIB = 1 << 20
 
 
 @st.composite
-def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3):
+def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1):
     """Lists of cases that differ in what micro-batches change: times and counts."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     num_layers = draw(st.integers(1, max_layers))
-    num_devices = draw(st.integers(1, max_devices))
+    num_devices = draw(st.integers(min_devices, max_devices))
     bits = draw(st.sampled_from([(16, 8, 4), (16, 4), (8,), (8, 4)]))
     shape = (num_devices, len(bits))
     omega = np.sort(rng.exponential(1.0, (num_layers, len(bits))), axis=1)
@@ -33,20 +35,23 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3):
     looseness = draw(st.sampled_from([0.9, 1.3, 3.0]))
     common = {
         "head_bits": 16,
+        "kv_bits": 16,
         "bits": bits,
         "new_tokens": draw(st.sampled_from([1, 2, 3, 8, 50])),
-        "layer_bytes": layer_bytes,
-        "kv_bytes": kv_bytes,
-        "embedding_bytes": int(rng.integers(0, MIB)),
-        "head_bytes": int(rng.integers(0, MIB)),
+        "layer_bytes": np.tile(layer_bytes, (num_devices, 1)),
+        "kv_bytes": np.full(num_devices, kv_bytes),
+        "embedding_bytes": np.full(num_devices, rng.integers(0, MIB)),
+        "head_bytes": np.full(num_devices, rng.integers(0, MIB)),
         "buffer_bytes": int(rng.integers(0, MIB // 4)),
         "allowed_bytes": (
             looseness * need * rng.uniform(0.7, 1.6, num_devices) + MIB
         ).astype(np.int64),
         "must_use": rng.random(num_devices) < draw(st.sampled_from([0.0, 0.3])),
+        "width": np.ones(num_devices, dtype=np.int64),
+        "pools": (),
         "hosts": draw(_hosts(num_devices)),
         "omega": omega,
-        "head_omega": 0.0,
+        "fixed_omega": float(rng.choice([0.0, 0.3])),
         "omega_budget": budget,
         "theta": draw(st.sampled_from([0.0, 0.1, 3.0])),
     }
@@ -72,6 +77,39 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3):
         )
         for _ in range(draw(st.integers(1, max_cases)))
     ]
+
+
+@st.composite
+def mesh_case_lists(draw, *, max_cases=2, max_layers=3):
+    """Cases with a pool of equal devices, of which stages take one or several each.
+
+    The first of the devices drawn gives a pool its single ones, the second its meshes;
+    a third one, where there is one, stands by itself.
+    """
+    drawn = draw(case_lists(max_cases=max_cases, max_layers=max_layers, min_devices=2))
+    size, width = draw(st.sampled_from([(2, 2), (3, 2), (3, 3)]))
+    num_singles = size if draw(st.booleans()) else 0
+    kinds = [0] * num_singles + [1] * (size // width) + [2] * (len(drawn[0].width) - 2)
+    widths = np.array([[1, width, 1][kind] for kind in kinds])
+    pooled = tuple(j for j, kind in enumerate(kinds) if kind < 2)
+    hosts = ()
+    if draw(st.booleans()):
+        among = range(len(kinds)) if draw(st.booleans()) else pooled
+        members = tuple(j for j in among for _ in range(widths[j]))
+        hosts = (Host(members=members, capacity=draw(st.sampled_from([0.8, 1.7]))),)
+    cases = []
+    for instance in drawn:
+        must_use = instance.must_use.copy()
+        must_use[1] = must_use[0]
+        cases.append(
+            replace(
+                replace(instance, must_use=must_use, hosts=()).in_order(kinds),
+                width=widths,
+                pools=(Pool(members=pooled, num_devices=size),),
+                hosts=hosts,
+            )
+        )
+    return cases
 
 
 @st.composite

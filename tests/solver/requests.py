@@ -14,6 +14,10 @@ from llmpq_jax.spec.workload import Workload
 
 MIB = 1 << 20
 SLOWNESS = {"fast": 1.0, "slow": 3.0}
+# Of a layer with a cache of 8 bits, beside one of 16.
+CACHE_8 = 0.9
+# Of a layer over several devices, for each of them.
+MESH_SPEEDUP = 0.8
 # Seconds per row.
 END_RATES: tuple[tuple[Part, HeadBits, float], ...] = (
     ("embedding", 16, 1e-8),
@@ -67,21 +71,28 @@ def cluster(*kinds, memory_mib=64, capacity=None, uses=()):
     )
 
 
-def measurements(*, bits=ALL_BITS, kinds=tuple(SLOWNESS)):
+def measurements(*, bits=ALL_BITS, kinds=tuple(SLOWNESS), caches=(16,), tensor=(1,)):
     sizes = [(rows, length) for rows in (1, 4, 16) for length in (16, 64, 256)]
     layers = [
         LayerTime(
             kind=kind,
             phase=phase,
             bits=width,
+            kv_bits=kv_bits,
+            tensor=devices,
             batch=rows,
             length=length,
-            seconds=SLOWNESS[kind] * _layer_s(phase, width, rows, length),
+            seconds=SLOWNESS[kind]
+            * _layer_s(phase, width, rows, length)
+            * (1.0 if kv_bits == 16 else CACHE_8)
+            / (1.0 if devices == 1 else MESH_SPEEDUP * devices),
             spread=0.01,
             workspace_bytes=1024 * rows * (length if phase == "prefill" else 4),
         )
         for kind in kinds
         for width in bits
+        for kv_bits in caches
+        for devices in tensor
         for phase in ("prefill", "decode")
         for rows, length in sizes
     ]
@@ -131,6 +142,7 @@ def sensitivity(num_layers=4):
         unit="nothing",
         group_size=128,
         head_8=0.005,
+        kv_8=0.004,
         layers=tuple(
             LayerSensitivity(layer=layer, bits=bits, omega=loss * (1 + layer % 3))
             for layer in range(num_layers)

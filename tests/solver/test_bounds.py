@@ -13,7 +13,7 @@ from llmpq_jax.solver.paths import Box, PathFinder
 from llmpq_jax.solver.prices import Multipliers, prices_of
 from llmpq_jax.solver.relaxation import relax
 from llmpq_jax.solver.type_tables import most_layers, type_tables
-from tests.solver.random_instances import case_lists
+from tests.solver.random_instances import case_lists, mesh_case_lists
 
 # Sums of the same numbers in another order.
 ROUNDING = 1e-12
@@ -24,7 +24,7 @@ def tables_of(instance):
     return type_tables(instance, counts)
 
 
-@given(case_lists(max_layers=3))
+@given(st.one_of(case_lists(max_layers=3), mesh_case_lists()))
 def test_no_plan_is_below_the_bounds(instances):
     for instance in instances:
         least = objective_bound(instance)
@@ -36,15 +36,18 @@ def test_no_plan_is_below_the_bounds(instances):
             assert omega >= least_omega
 
 
-@given(case_lists(max_layers=3, max_cases=1), st.integers(0, 2**32 - 1))
+@given(
+    st.one_of(case_lists(max_layers=3, max_cases=1), mesh_case_lists(max_cases=1)),
+    st.integers(0, 2**32 - 1),
+)
 def test_no_plan_is_below_its_price_whatever_the_multipliers(instances, seed):
     (instance,) = instances
     rng = np.random.default_rng(seed)
     tables = tables_of(instance)
-    num_types, num_hosts = tables.types.num_types, len(instance.hosts)
+    num_pools, num_hosts = tables.types.num_pools, len(instance.hosts)
     multipliers = Multipliers(
-        slowest_prefill=rng.normal(1.0, 1.0, num_types),
-        slowest_decode=rng.normal(10.0, 20.0, num_types),
+        slowest_prefill=rng.normal(1.0, 1.0, num_pools),
+        slowest_decode=rng.normal(10.0, 20.0, num_pools),
         prefill_hosts=rng.normal(0.3, 0.5, num_hosts),
         decode_hosts=rng.normal(0.3, 0.5, num_hosts),
         empty_round=float(rng.normal(0.5, 0.5)),

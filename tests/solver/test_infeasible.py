@@ -74,6 +74,14 @@ def test_bits_that_were_not_measured_are_not_offered():
     assert "4 bits" not in reason(asked)
 
 
+def test_a_smaller_cache_is_offered_where_it_was_measured():
+    measured = measurements(caches=(16, 8))
+    asked = request("fast", memory_mib=12, workload=LONG, measurements=measured)
+    assert "the cache at 8 bits" in reason(asked)
+    assert plan(replace(asked, kv_bits=(8,))).precision.kv_bits == 8
+    assert "the cache" not in reason(replace(asked, measurements=measurements()))
+
+
 def test_where_nothing_helps_it_says_so():
     """The head alone fills the device, and what was measured holds it nowhere else."""
     full = measurements()

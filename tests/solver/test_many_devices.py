@@ -10,10 +10,10 @@ from llmpq_jax.solver import many_devices
 from llmpq_jax.solver.brute_force import best_by_enumeration
 from llmpq_jax.solver.placement import evaluate
 from llmpq_jax.solver.search import search
-from tests.solver.random_instances import case_lists
+from tests.solver.random_instances import case_lists, mesh_case_lists
 
 
-@given(case_lists(), st.sampled_from([2, 4, 6]))
+@given(st.one_of(case_lists(), mesh_case_lists()), st.sampled_from([2, 4, 6]))
 def test_plans_fit_and_no_plan_is_below_the_bound(instances, most_states):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(many_devices, "MOST_STATES", most_states)

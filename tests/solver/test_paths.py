@@ -29,8 +29,7 @@ def with_a_twin(instance):
             changes[field.name][0] = value[1]
     for name in ("hop_prefill_s", "hop_decode_s"):
         changes[name] = np.full_like(getattr(instance, name), 0.3)
-    for name in ("omega", "layer_bytes"):
-        changes.pop(name, None)
+    changes.pop("omega", None)
     return replace(instance, hosts=(), **changes)
 
 
@@ -69,14 +68,14 @@ def priced_plans(instance, tables, prices, box):
 def stage(instance, j, bits, ends):
     prefill = sum(instance.layer_prefill_s[j, b] for b in bits)
     decode = sum(instance.layer_decode_s[j, b] for b in bits)
-    size = sum(instance.layer_bytes[b] + instance.kv_bytes for b in bits)
+    size = sum(instance.layer_bytes[j, b] + instance.kv_bytes[j] for b in bits)
     size += instance.buffer_bytes
     workspace = max(instance.workspace_bytes[j, b] for b in bits)
     for is_there, part in zip(ends, ("embedding", "head"), strict=True):
         if is_there:
             prefill += getattr(instance, f"{part}_prefill_s")[j]
             decode += getattr(instance, f"{part}_decode_s")[j]
-            size += getattr(instance, f"{part}_bytes")
+            size += getattr(instance, f"{part}_bytes")[j]
             need = getattr(instance, f"{part}_workspace_bytes")[j]
             workspace = max(workspace, need)
     return prefill, decode, size + workspace

@@ -13,6 +13,7 @@ from llmpq_jax.cost.latency import fit_latency
 from llmpq_jax.cost.memory import stage_memory
 from llmpq_jax.cost.quality import total_omega
 from llmpq_jax.cost.workspace import fit_workspace
+from llmpq_jax.errors import InfeasibleError, MeasurementError
 from llmpq_jax.solver import PlanRequest, Progress, brute_force, plan
 from llmpq_jax.solver import search as search_module
 from llmpq_jax.solver.cases import all_cases
@@ -141,6 +142,137 @@ def test_a_shared_machine_makes_no_plan_faster():
 def test_one_new_token_has_no_decode():
     asked = request("slow", workload=Workload(batch=4, prompt_length=48, new_tokens=1))
     assert planned(asked).predicted.decode_s == 0.0
+
+
+BOTH_CACHES = measurements(caches=(16, 8))
+EITHER_CACHE = {"measurements": BOTH_CACHES, "kv_bits": (16, 8)}
+
+
+@pytest.mark.parametrize("memory_mib", [6, 8])
+def test_with_the_caches_precision_free_a_plan_is_the_best_of_all(memory_mib):
+    asked = request(
+        *("slow", "fast"), num_layers=3, memory_mib=memory_mib, **EITHER_CACHE
+    )
+    found = planned(asked, relative_gap=GAP)
+    cases = all_cases(make_problem(asked), omega_budget=found.quality.budget)
+    assert {case.kv_bits for case in cases} == {16, 8}
+    best = brute_force.best_by_enumeration(cases)
+    assert found.certificate.objective == pytest.approx(best, rel=1e-6)
+    assert "cache at 8 or 16 bits" in found.certificate.covers
+
+
+def test_a_cache_at_8_bits_is_taken_where_its_omega_is_paid_for():
+    tight = request("fast", omega_budget=0.0039, **EITHER_CACHE)
+    assert planned(tight).precision.kv_bits == 16
+    found = planned(replace(tight, omega_budget=0.0041))
+    assert found.precision.kv_bits == 8
+    assert found.quality.omega == pytest.approx(0.004)
+    assert found.quality.note is None
+
+
+def test_uniform_int8_stays_feasible_where_head_and_cache_are_pinned_to_8_bits():
+    asked = request("fast", measurements=BOTH_CACHES, kv_bits=(8,), head_bits=(8,))
+    found = planned(replace(asked, bits=(8,)))
+    expected = total_omega(asked.sensitivity, (8,) * 4, head_bits=8, kv_bits=8)
+    assert found.quality.omega == pytest.approx(expected)
+    assert found.quality.budget == pytest.approx(expected)
+
+
+def test_a_cache_that_no_sensitivity_judges_is_noted():
+    asked = request("fast", measurements=BOTH_CACHES, kv_bits=(8,), omega_budget=1.0)
+    unjudged = replace(asked.sensitivity, kv_8=0.0)
+    found = planned(replace(asked, sensitivity=unjudged))
+    assert "counts the cache's 8 bits as 0" in found.quality.note
+
+
+MESHES = measurements(tensor=(1, 2, 4))
+ANY_WIDTH = {"measurements": MESHES, "tensor": (1, 2, 4)}
+
+
+@pytest.mark.parametrize("kinds", [("slow", "slow", "fast"), ("slow",) * 4])
+@pytest.mark.parametrize("memory_mib", [4, 8])
+def test_with_meshes_a_plan_is_the_best_of_all(kinds, memory_mib):
+    asked = request(*kinds, num_layers=3, memory_mib=memory_mib, **SHORT, **ANY_WIDTH)
+    found = planned(asked, relative_gap=GAP)
+    cases = all_cases(make_problem(asked), omega_budget=found.quality.budget)
+    best = brute_force.best_by_enumeration(cases)
+    assert found.certificate.objective == pytest.approx(best, rel=1e-6)
+    names = [name for stage in found.stages for name in stage.devices]
+    assert len(names) == len(set(names))
+    assert "equal devices of a node" in found.certificate.covers
+
+
+def test_a_mesh_costs_what_latency_and_memory_model_say_of_it():
+    asked = request("slow", "slow", "fast", **SHORT, **{**ANY_WIDTH, "tensor": (2,)})
+    (stage,) = planned(asked).stages
+    assert stage.mesh.devices == ("node0/cpu:0", "node0/cpu:1")
+    assert stage.mesh.tensor == 2
+    found = planned(asked)
+    terms = stage_memory(
+        asked.architecture,
+        kind="slow",
+        bits=stage.bits,
+        is_first=True,
+        is_last=True,
+        workload=asked.workload,
+        micro_batch=found.micro_batch,
+        precision=found.precision,
+        workspace=fit_workspace(asked.measurements),
+        tensor=2,
+    )
+    assert stage.predicted.memory_bytes == terms.total
+    model = fit_latency(asked.measurements)
+    rows = found.micro_batch.decode
+    layers = [
+        model.decode_s("slow", bits, rows=rows, workload=asked.workload, tensor=2)
+        for bits in stage.bits
+    ]
+    ends = model.end_s("slow", "embedding", rows=rows)
+    ends += model.end_s("slow", "head", rows=rows)
+    # One device sends its half of the logits to the other.
+    gather = 2e-5 + rows * 2048 // 2 * 4 * 1e-9
+    assert stage.predicted.decode_s == pytest.approx(sum(layers) + ends + gather)
+
+
+def test_each_device_of_a_mesh_receives_the_hidden_states():
+    asked = request("slow", "slow", "fast", "fast", **SHORT, **ANY_WIDTH)
+    problem = make_problem(asked)
+    case = all_cases(problem, omega_budget=None)[0]
+    unit = {(u.kind, u.width): j for j, u in enumerate(problem.units)}
+    one, two = unit["fast", 1], unit["fast", 2]
+    slow = unit["slow", 1]
+    twice = 2 * case.hop_decode_s[slow, one]
+    assert case.hop_decode_s[slow, two] == pytest.approx(twice)
+    assert case.hop_decode_s[unit["slow", 2], one] == case.hop_decode_s[slow, one]
+
+
+def test_devices_of_a_pool_that_must_be_used_all_are():
+    uses = ("always",) * 4
+    pinned = cluster(*("fast",) * 4, memory_mib=16, uses=uses)
+    asked = request("fast", cluster=pinned, num_layers=2, **SHORT, **ANY_WIDTH)
+    found = planned(asked)
+    assert sum(len(stage.devices) for stage in found.stages) == 4
+
+
+def test_widths_that_were_not_measured_or_do_not_fit_are_not_offered():
+    asked = request("slow", "slow", "fast", tensor=(1, 2, 4), measurements=MESHES)
+    assert {unit.width for unit in make_problem(asked).units} == {1, 2}
+    plain = replace(asked, measurements=measurements())
+    assert make_problem(plain).pools == ()
+    with pytest.raises(MeasurementError, match="no stage of 4 devices can be made"):
+        make_problem(replace(asked, tensor=(4,)))
+
+
+@given(st.integers(4, 12), st.integers(1, 3))
+def test_wider_stages_may_only_help(memory_mib, num_slow):
+    kinds = ("slow",) * num_slow + ("fast",)
+    asked = request(*kinds, num_layers=3, memory_mib=memory_mib, **SHORT)
+    wide = replace(asked, measurements=MESHES, tensor=(1, 2))
+    try:
+        narrow_s = latency(asked)
+    except InfeasibleError:
+        return
+    assert latency(wide) <= narrow_s * (1 + 2 * GAP)
 
 
 @given(st.integers(5, 20), st.integers(0, 12))

@@ -58,14 +58,17 @@ def test_a_plan_reads_the_rows_of_its_own_cache():
     )
     both = replace(full, layers=full.layers + slower)
     workload = request("fast").workload
+    problem = make_problem(request("fast", measurements=both, kv_bits=(16, 8)))
     seconds = [
-        make_problem(
-            request("fast", measurements=both, kv_bits=kv_bits)
-        ).latency.prefill_s("fast", 8, rows=1, workload=workload)
-        for kv_bits in (16, 8)
+        problem.fitted[kv_bits].latency.prefill_s("fast", 8, rows=1, workload=workload)
+        for kv_bits in problem.kv_bits
     ]
     assert seconds[1] == pytest.approx(3 * seconds[0])
-    refused("no layer with a cache of 8 bits: .* --kv-bits 8", kv_bits=8)
+    refused("no layer with a cache of 8 bits: .* --kv-bits 8", kv_bits=(8,))
+
+
+def test_a_cache_that_was_not_measured_is_not_offered():
+    assert make_problem(request("fast", kv_bits=(16, 8))).kv_bits == (16,)
 
 
 @pytest.mark.parametrize("part", ["embedding", "head"])

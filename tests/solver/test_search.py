@@ -18,7 +18,7 @@ from llmpq_jax.solver.highs import solve
 from llmpq_jax.solver.placement import evaluate, with_least_omega
 from llmpq_jax.solver.search import search
 from llmpq_jax.solver.search_result import Effort
-from tests.solver.random_instances import case_lists
+from tests.solver.random_instances import case_lists, mesh_case_lists
 
 LONG_S = 60.0
 EXACT = 1e-8
@@ -72,6 +72,27 @@ def test_the_least_omega_is_enumerations(instances):
     assert same(best(instances, goal="omega"), least_omega_by_enumeration(instances))
 
 
+@settings(max_examples=NUM_EXAMPLES)
+@given(mesh_case_lists())
+def test_with_meshes_the_search_finds_what_enumeration_finds(instances):
+    assert same(best(instances), best_by_enumeration(instances))
+
+
+@given(mesh_case_lists(max_cases=1), st.data())
+def test_meshes_in_rounds_that_neither_end_decides(instances, data):
+    (drawn,) = instances
+    instance = replace(
+        drawn, num_decode=data.draw(st.integers(2, 4)), new_tokens=20, theta=0.0
+    )
+    effort = Effort(rounds=2)
+    assert same(best([instance], effort=effort), best_by_enumeration([instance]))
+
+
+@given(mesh_case_lists())
+def test_with_meshes_the_least_omega_is_enumerations(instances):
+    assert same(best(instances, goal="omega"), least_omega_by_enumeration(instances))
+
+
 @given(case_lists(max_cases=1), st.randoms(use_true_random=False))
 def test_the_order_of_the_devices_changes_no_objective(instances, random):
     (instance,) = instances
@@ -80,7 +101,7 @@ def test_the_order_of_the_devices_changes_no_objective(instances, random):
     assert same(best([instance.in_order(order)]), best([instance]))
 
 
-@given(case_lists(max_cases=1))
+@given(st.one_of(case_lists(max_cases=1), mesh_case_lists(max_cases=1)))
 def test_the_formulation_in_the_best_order_finds_no_better_plan(instances):
     """The fixed-order model knows nothing of prices, paths and columns."""
     (instance,) = instances

@@ -15,6 +15,9 @@ from llmpq_jax.stage.sampling import (
 )
 
 _SIZE = 12
+# As stages have them: each shape is compiled once.
+_choose_tokens = jax.jit(choose_tokens)
+_perturbed_logits = jax.jit(perturbed_logits)
 
 
 def _logits(seed: int, num_rows: int) -> np.ndarray:
@@ -50,7 +53,7 @@ def test_only_tokens_inside_the_cuts_can_be_drawn(
 ) -> None:
     logits = _logits(seed, 1)
     rows = sampling_rows([temperature], [top_k], [top_p], [seed % 2**32])
-    perturbed = perturbed_logits(
+    perturbed = _perturbed_logits(
         jnp.asarray(logits), _on_device(rows), jnp.asarray([3])
     )
     finite = {int(token) for token in np.flatnonzero(np.isfinite(perturbed[0]))}
@@ -63,7 +66,7 @@ def test_draws_follow_the_softmax() -> None:
     rows = sampling_rows(
         [0.7] * num_draws, [0] * num_draws, [1.0] * num_draws, list(range(num_draws))
     )
-    tokens = choose_tokens(
+    tokens = _choose_tokens(
         jnp.asarray(logits), _on_device(rows), jnp.zeros(num_draws, jnp.int32)
     )
     counts = np.bincount(np.asarray(tokens), minlength=_SIZE)
@@ -92,7 +95,7 @@ def test_a_row_draws_the_same_whoever_shares_its_batch(
         )
         packed = sampling_rows(temperature, top_k, top_p, [seeds[row] for row in rows])
         return np.asarray(
-            choose_tokens(
+            _choose_tokens(
                 jnp.asarray(logits[rows]),
                 _on_device(packed),
                 jnp.asarray(position[rows]),
@@ -107,7 +110,7 @@ def test_a_row_draws_the_same_whoever_shares_its_batch(
 def test_temperature_zero_takes_the_likeliest_beside_rows_that_draw() -> None:
     logits = _logits(1, 2)
     rows = sampling_rows([0.0, 1.0], [0, 0], [1.0, 1.0], [1, 2])
-    tokens = choose_tokens(jnp.asarray(logits), _on_device(rows), jnp.asarray([0, 0]))
+    tokens = _choose_tokens(jnp.asarray(logits), _on_device(rows), jnp.asarray([0, 0]))
     assert int(tokens[0]) == int(logits[0].argmax())
 
 
@@ -116,7 +119,9 @@ def test_seed_and_position_both_change_the_draw() -> None:
 
     def token(seed: int, position: int) -> int:
         rows = _on_device(sampling_rows([1.0], [0], [1.0], [seed]))
-        return int(choose_tokens(jnp.asarray(logits), rows, jnp.asarray([position]))[0])
+        return int(
+            _choose_tokens(jnp.asarray(logits), rows, jnp.asarray([position]))[0]
+        )
 
     drawn = {token(1, 0), token(1, 1), token(2, 0), token(2, 1)}
     assert len(drawn) > 1

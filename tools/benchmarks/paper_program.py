@@ -16,7 +16,8 @@ import pyomo.environ as pyo
 
 from llmpq_jax.solver import PlanRequest
 from llmpq_jax.solver.highs import solve
-from llmpq_jax.solver.instance import Instance, make_instance
+from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.make_instance import make_instance
 from llmpq_jax.solver.problem import make_problem
 from llmpq_jax.spec.cluster_file import read_cluster
 from llmpq_jax.spec.families import read_architecture
@@ -126,7 +127,7 @@ def write_program(instance: Instance) -> Any:
     )
     if i.omega_budget is not None:
         model.budget = pyo.Constraint(
-            expr=omega / i.omega_budget <= 1 + 1e-9 - i.head_omega / i.omega_budget
+            expr=omega / i.omega_budget <= 1 + 1e-9 - i.fixed_omega / i.omega_budget
         )
     model.objective = pyo.Objective(
         expr=once_p
@@ -147,7 +148,9 @@ def _empty_model() -> Any:
 def _held(model: Any, instance: Instance, j: int) -> Any:
     unit = float(instance.allowed_bytes.max())
     return sum(
-        float(instance.layer_bytes[b] + instance.kv_bytes) / unit * model.z[layer, j, b]
+        float(instance.layer_bytes[j, b] + instance.kv_bytes[j])
+        / unit
+        * model.z[layer, j, b]
         for layer in range(instance.num_layers)
         for b in range(len(instance.bits))
     )
@@ -158,10 +161,10 @@ def _fixed_bytes(instance: Instance, j: int) -> int:
     workspace = instance.workspace_bytes[j].max()
     size = instance.buffer_bytes
     if j == 0:
-        size += instance.embedding_bytes
+        size += instance.embedding_bytes[j]
         workspace = max(workspace, instance.embedding_workspace_bytes[j])
     if j == instance.num_devices - 1:
-        size += instance.head_bytes
+        size += instance.head_bytes[j]
         workspace = max(workspace, instance.head_workspace_bytes[j])
     return int(size + workspace)
 
@@ -183,7 +186,10 @@ def _instance(folder: Path, model: Path, strategy: Strategy) -> Instance:
     problem = make_problem(request)
     assert strategy.quality is not None
     whole = make_instance(
-        problem, strategy.micro_batch, 16, omega_budget=strategy.quality.budget
+        problem,
+        strategy.micro_batch,
+        problem.precision(16, 16),
+        omega_budget=strategy.quality.budget,
     )
     names = [place.name for place in problem.placed]
     return whole.in_order([names.index(s.devices[0]) for s in strategy.stages])

@@ -63,9 +63,11 @@ def one_precision_fits(instance: Instance, b: int) -> np.ndarray:
     fits = np.zeros((num_devices, num_layers + 1, num_layers + 1), dtype=bool)
     first, k = np.indices((num_layers + 1, num_layers + 1))
     is_first, is_last = first == 0, first + k == num_layers
-    size = k * int(instance.layer_bytes[b] + instance.kv_bytes) + instance.buffer_bytes
-    size = size + is_first * instance.embedding_bytes + is_last * instance.head_bytes
     for j in range(num_devices):
+        layer = int(instance.layer_bytes[j, b] + instance.kv_bytes[j])
+        size = k * layer + instance.buffer_bytes
+        size = size + is_first * instance.embedding_bytes[j]
+        size = size + is_last * instance.head_bytes[j]
         workspace = np.full(k.shape, instance.workspace_bytes[j, b])
         ends = (
             (is_first, instance.embedding_workspace_bytes[j], instance.may_be_first[j]),

@@ -58,9 +58,10 @@ DECODE: tuple[Add, ...] = (
     time.decode_hosts,
 )
 QUALITY: tuple[Add, ...] = (quality.omega_budget,)
+POOLS: tuple[Add, ...] = (placement.pool_devices,)
 GOALS: tuple[Goal, ...] = ("objective", "omega", "shortage")
 # In the order of their numbers: (1) is the first.
-CONSTRAINTS = PLACEMENT + MEMORY + PREFILL + DECODE + QUALITY
+CONSTRAINTS = PLACEMENT + MEMORY + PREFILL + DECODE + QUALITY + POOLS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -87,7 +88,7 @@ def formulate(instance: Instance, *, goal: Goal = "objective") -> Formulation:
     units = units_of(instance)
     model = pyo.ConcreteModel()
     add_variables(model, instance, goal=goal)
-    parts = PLACEMENT + MEMORY + QUALITY
+    parts = PLACEMENT + MEMORY + QUALITY + POOLS
     if goal == "objective":
         parts += PREFILL
         # With one new token there is no decode step, and decode_time is free to be 0.

@@ -53,13 +53,13 @@ def head_workspace(model: Model, instance: Instance, units: Units) -> None:
 def memory(model: Model, instance: Instance, units: Units) -> None:
     """(14) Weights, cache, ends, workspace and buffers fit every device."""
     unit = units.size_bytes
-    layer = [(size + instance.kv_bytes) / unit for size in instance.layer_bytes]
+    layer = (instance.layer_bytes + instance.kv_bytes[:, None]) / unit
     model.memory = pyo.Constraint(
         model.J,
         rule=lambda m, j: (
-            sum(layer[b] * m.count[j, b] for b in bits_of(instance, j))
-            + instance.embedding_bytes / unit * m.first[j]
-            + instance.head_bytes / unit * m.last[j]
+            sum(float(layer[j, b]) * m.count[j, b] for b in bits_of(instance, j))
+            + instance.embedding_bytes[j] / unit * m.first[j]
+            + instance.head_bytes[j] / unit * m.last[j]
             + instance.buffer_bytes / unit * m.used[j]
             + m.workspace[j]
             - m.shortage[j]

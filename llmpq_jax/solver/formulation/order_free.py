@@ -1,4 +1,4 @@
-"""Constraints (26) to (40): stages on any devices in any order, chosen from columns.
+"""Constraints (27) to (41): stages on any devices in any order, chosen from columns.
 
 A plan is a path through the boundaries between layers: a stage takes it from one to a
 later one on a device of some type, a hop from that type to the next one's. How stages
@@ -60,7 +60,7 @@ def add_arc_variables(model: Model, arcs: Arcs, units: Units) -> None:
         for k in range(num_types)
         if (i, t) in ending
         and (i, k) in starting
-        and (t != k or arcs.types.sizes[t] > 1)
+        and arcs.types.may_follow(t, k)
         and arcs.types.hop_prefill_s[t, k] <= arcs.box.most_prefill
         and arcs.types.hop_decode_s[t, k] <= arcs.box.most_decode
     ]
@@ -80,14 +80,14 @@ def add_arc_variables(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def one_beginning(model: Model, arcs: Arcs, units: Units) -> None:
-    """(26) One stage begins the model."""
+    """(27) One stage begins the model."""
     del units
     begins = np.flatnonzero(arcs.first == 0)
     model.one_beginning = pyo.Constraint(expr=_chosen(model, begins) == 1)
 
 
 def handed_on(model: Model, arcs: Arcs, units: Units) -> None:
-    """(27) A stage that ends before the model does hands on, from its type."""
+    """(28) A stage that ends before the model does hands on, from its type."""
     del units
     ending = _by_place(arcs.end, arcs.type)
     leaving = defaultdict(list)
@@ -101,7 +101,7 @@ def handed_on(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def taken_over(model: Model, arcs: Arcs, units: Units) -> None:
-    """(28) A stage that does not begin the model takes over, to its type."""
+    """(29) A stage that does not begin the model takes over, to its type."""
     del units
     starting = _by_place(arcs.first, arcs.type)
     arriving = defaultdict(list)
@@ -114,20 +114,25 @@ def taken_over(model: Model, arcs: Arcs, units: Units) -> None:
     )
 
 
-def devices_of_type(model: Model, arcs: Arcs, units: Units) -> None:
-    """(29) No more stages on a type than devices; as many, where all must be used."""
+def devices_of_pool(model: Model, arcs: Arcs, units: Units) -> None:
+    """(30) Stages take no more devices than a pool has; all, where all must be used."""
     del units
-    sizes, must_use = arcs.types.sizes.tolist(), arcs.types.must_use
-    held = [np.flatnonzero(arcs.type == t) for t in range(len(sizes))]
-    model.devices_of_type = _each(
-        (size if must_use[t] else None, _chosen(model, held[t]), size)
-        for t, size in enumerate(sizes)
-        if len(held[t])
+    types = arcs.types
+    widths = types.widths[arcs.type].astype(float)
+    held = [np.flatnonzero(types.pool[arcs.type] == q) for q in range(types.num_pools)]
+    model.devices_of_pool = _each(
+        (
+            size if types.must_use[pool] else None,
+            _weighted(model, widths, held[pool]),
+            size,
+        )
+        for pool, size in enumerate(types.sizes.tolist())
+        if len(held[pool])
     )
 
 
 def arc_prefill_stages(model: Model, arcs: Arcs, units: Units) -> None:
-    """(30) The slowest of prefill is no faster than the stage that holds layer i."""
+    """(31) The slowest of prefill is no faster than the stage that holds layer i."""
     model.arc_prefill_stages = _each(
         expression - model.prefill_slowest <= 0
         for expression in _holding(model, arcs, arcs.prefill_s / units.time_s)
@@ -135,7 +140,7 @@ def arc_prefill_stages(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_prefill_hops(model: Model, arcs: Arcs, units: Units) -> None:
-    """(31) Nor than the hop at boundary i."""
+    """(32) Nor than the hop at boundary i."""
     model.arc_prefill_hops = _each(
         expression - model.prefill_slowest <= 0
         for expression in _hopping(model, arcs.types.hop_prefill_s / units.time_s)
@@ -143,7 +148,7 @@ def arc_prefill_hops(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_prefill_schedule(model: Model, arcs: Arcs, units: Units) -> None:
-    """(32) Prefill takes ΣP + (m_p − 1)·max P."""
+    """(33) Prefill takes ΣP + (m_p − 1)·max P."""
     once = _once(
         model, arcs.prefill_s / units.time_s, arcs.types.hop_prefill_s / units.time_s
     )
@@ -154,7 +159,7 @@ def arc_prefill_schedule(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_prefill_hosts(model: Model, arcs: Arcs, units: Units) -> None:
-    """(33) Prefill takes no less than a shared machine's work over its capacity."""
+    """(34) Prefill takes no less than a shared machine's work over its capacity."""
     factor = arcs.instance.num_prefill / units.time_s
     model.arc_prefill_hosts = _each(
         work - model.prefill_time <= 0
@@ -163,7 +168,7 @@ def arc_prefill_hosts(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_decode_stages(model: Model, arcs: Arcs, units: Units) -> None:
-    """(34) The slowest of decode is no faster than the stage that holds layer i."""
+    """(35) The slowest of decode is no faster than the stage that holds layer i."""
     seconds = arcs.decode_s * _all_steps(arcs, units)
     model.arc_decode_stages = _each(
         expression - model.decode_slowest <= 0
@@ -172,7 +177,7 @@ def arc_decode_stages(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_decode_hops(model: Model, arcs: Arcs, units: Units) -> None:
-    """(35) Nor than the hop at boundary i."""
+    """(36) Nor than the hop at boundary i."""
     seconds = arcs.types.hop_decode_s * _all_steps(arcs, units)
     model.arc_decode_hops = _each(
         expression - model.decode_slowest <= 0
@@ -181,20 +186,20 @@ def arc_decode_hops(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_busy_round(model: Model, arcs: Arcs, units: Units) -> None:
-    """(36) A round is no shorter than the slowest resource's work: m_d·max D."""
+    """(37) A round is no shorter than the slowest resource's work: m_d·max D."""
     del units
     busy = arcs.instance.num_decode * model.decode_slowest
     model.arc_busy_round = pyo.Constraint(expr=busy - model.decode_round <= 0)
 
 
 def arc_empty_round(model: Model, arcs: Arcs, units: Units) -> None:
-    """(37) Nor than one micro-batch's way through: ΣD."""
+    """(38) Nor than one micro-batch's way through: ΣD."""
     once = _decode_once(model, arcs, units)
     model.arc_empty_round = pyo.Constraint(expr=once - model.decode_round <= 0)
 
 
 def arc_decode_schedule(model: Model, arcs: Arcs, units: Units) -> None:
-    """(38) Decode takes ΣD + (m_d − 1)·max D + (n − 2)·round, each D of one step."""
+    """(39) Decode takes ΣD + (m_d − 1)·max D + (n − 2)·round, each D of one step."""
     steps = arcs.instance.new_tokens - 1
     model.arc_decode_schedule = pyo.Constraint(
         expr=(1.0 / steps) * _decode_once(model, arcs, units)
@@ -206,7 +211,7 @@ def arc_decode_schedule(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_decode_hosts(model: Model, arcs: Arcs, units: Units) -> None:
-    """(39) Decode takes no less than a shared machine's work over its capacity."""
+    """(40) Decode takes no less than a shared machine's work over its capacity."""
     factor = arcs.instance.num_decode * _all_steps(arcs, units)
     model.arc_decode_hosts = _each(
         work - model.decode_time <= 0
@@ -215,14 +220,14 @@ def arc_decode_hosts(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_omega_budget(model: Model, arcs: Arcs, units: Units) -> None:
-    """(40) Σω, the head's included, stays within the budget."""
+    """(41) Σω, the head's and the cache's included, stays within the budget."""
     i = arcs.instance
     # Where no stage loses anything there is nothing to hold, and Pyomo wants a variable.
     if i.omega_budget is None or not arcs.omega.any():
         return
     model.arc_omega_budget = pyo.Constraint(
         expr=_weighted(model, arcs.omega / units.omega, range(len(arcs.stages)))
-        <= (i.omega_budget - i.head_omega) / units.omega
+        <= (i.omega_budget - i.fixed_omega) / units.omega
     )
 
 
@@ -232,11 +237,11 @@ def add_arc_objective(model: Model, arcs: Arcs, units: Units) -> None:
     price = i.theta / units.time_s
     omega = _weighted(model, price * arcs.omega, range(len(arcs.stages)))
     model.objective = pyo.Objective(
-        expr=model.prefill_time + model.decode_time + omega + price * i.head_omega
+        expr=model.prefill_time + model.decode_time + omega + price * i.fixed_omega
     )
 
 
-PATHS: tuple[Add, ...] = (one_beginning, handed_on, taken_over, devices_of_type)
+PATHS: tuple[Add, ...] = (one_beginning, handed_on, taken_over, devices_of_pool)
 PREFILL: tuple[Add, ...] = (
     arc_prefill_stages,
     arc_prefill_hops,
@@ -251,7 +256,7 @@ DECODE: tuple[Add, ...] = (
     arc_decode_schedule,
     arc_decode_hosts,
 )
-# In the order of their numbers: (26) is the first.
+# In the order of their numbers: (27) is the first.
 ARC_CONSTRAINTS = (*PATHS, *PREFILL, *DECODE, arc_omega_budget)
 
 
@@ -316,6 +321,8 @@ def _decode_once(model: Model, arcs: Arcs, units: Units) -> Model:
 
 def _host_work(model: Model, arcs: Arcs, seconds: Floats) -> Iterable[Model]:
     for host, types in zip(arcs.instance.hosts, arcs.types.hosts, strict=True):
-        stages = np.flatnonzero(np.isin(arcs.type, types))
+        # A mesh works on all of its devices, and its type stands there as often.
+        often = np.bincount(types, minlength=arcs.types.num_types)[arcs.type]
+        stages = np.flatnonzero(often)
         if len(stages):
-            yield _weighted(model, seconds / host.capacity, stages)
+            yield _weighted(model, often * seconds / host.capacity, stages)

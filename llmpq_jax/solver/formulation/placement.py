@@ -1,4 +1,4 @@
-"""Constraints (1) to (9): which layers lie where, at which precision."""
+"""Constraints (1) to (9) and (26): which layers lie where, at which precision."""
 
 from __future__ import annotations
 
@@ -105,6 +105,19 @@ def one_first(model: Model, instance: Instance, units: Units) -> None:
     """
     del instance, units
     model.one_first = pyo.Constraint(expr=sum(model.first[j] for j in model.J) == 1)
+
+
+def pool_devices(model: Model, instance: Instance, units: Units) -> None:
+    """(26) Stages take no more devices than a pool has; all, where all must be used."""
+    del units
+
+    def taken(m: Model, q: int) -> Model:
+        pool = instance.pools[q]
+        used = sum(int(instance.width[j]) * m.used[j] for j in pool.members)
+        must = any(instance.must_use[j] for j in pool.members)
+        return (pool.num_devices if must else None, used, pool.num_devices)
+
+    model.pool_devices = pyo.Constraint(range(len(instance.pools)), rule=taken)
 
 
 def _holds(model: Model, i: int, j: int) -> Model:

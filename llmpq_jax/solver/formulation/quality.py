@@ -9,13 +9,13 @@ from llmpq_jax.solver.instance import Instance
 
 
 def omega_budget(model: Model, instance: Instance, units: Units) -> None:
-    """(25) Σω, the head's included, stays within the budget."""
+    """(25) Σω, the head's and the cache's included, stays within the budget."""
     if instance.omega_budget is None:
         return
-    head = instance.head_omega / units.omega
+    fixed = instance.fixed_omega / units.omega
     model.omega_budget = pyo.Constraint(
         expr=_layers_omega(model, instance, units)
-        <= instance.omega_budget / units.omega - head
+        <= instance.omega_budget / units.omega - fixed
     )
 
 
@@ -23,7 +23,7 @@ def add_objective(
     model: Model, instance: Instance, units: Units, *, goal: Goal
 ) -> None:
     """Minimises latency plus θ·Σω, or Σω alone, or the memory that is missing."""
-    omega = _layers_omega(model, instance, units) + instance.head_omega / units.omega
+    omega = _layers_omega(model, instance, units) + instance.fixed_omega / units.omega
     if goal == "omega":
         expression = omega
     elif goal == "shortage":

@@ -42,7 +42,7 @@ def units_of(instance: Instance) -> Units:
     return Units(
         size_bytes=float(instance.allowed_bytes.max()),
         time_s=bound_s if 0 < bound_s < float("inf") else 1.0,
-        omega=instance.head_omega + float(instance.omega.max(axis=1).sum()) or 1.0,
+        omega=instance.fixed_omega + float(instance.omega.max(axis=1).sum()) or 1.0,
     )
 
 
@@ -59,8 +59,11 @@ def add_variables(model: Model, instance: Instance, *, goal: Goal) -> None:
     model.before = pyo.Var(
         model.I, model.J, domain=pyo.Binary, bounds=lambda _, i, j: (int(j == last), 1)
     )
+    pooled = {j for pool in instance.pools for j in pool.members}
     model.used = pyo.Var(
-        model.J, domain=pyo.Binary, bounds=lambda _, j: (int(instance.must_use[j]), 1)
+        model.J,
+        domain=pyo.Binary,
+        bounds=lambda _, j: (int(instance.must_use[j] and j not in pooled), 1),
     )
     model.assign = pyo.Var(model.I, model.JB, bounds=(0, 1))
     model.count = pyo.Var(

@@ -1,0 +1,292 @@
+"""Predicts the numbers of one case.
+
+The only place where cost meets the solver: records go in, arrays of seconds and bytes
+come out, and nothing behind this file asks a measurement again. Axes as in `instance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+
+from llmpq_jax.cost.latency import LatencyModel, Part
+from llmpq_jax.cost.memory import (
+    buffer_bytes,
+    embedding_bytes,
+    gathered_logits_bytes,
+    head_bytes,
+    hidden_bytes,
+    layer_bytes,
+    layer_kv_bytes,
+)
+from llmpq_jax.cost.refills import Refills
+from llmpq_jax.cost.schedule import Host
+from llmpq_jax.cost.service import expected_service
+from llmpq_jax.cost.tables import Floats
+from llmpq_jax.cost.transfer import hop_s
+from llmpq_jax.solver.instance import Instance, Integers
+from llmpq_jax.solver.problem import Problem
+from llmpq_jax.solver.units import Unit
+from llmpq_jax.spec.precision import Activations, Bits, HeadBits
+from llmpq_jax.spec.strategy import PrecisionChoice
+from llmpq_jax.spec.workload import MicroBatch, Workload
+
+
+def make_instance(
+    problem: Problem,
+    micro_batch: MicroBatch,
+    precision: PrecisionChoice,
+    *,
+    omega_budget: float | None,
+) -> Instance:
+    """Predicts every number of one case.
+
+    Args:
+        problem: Whose devices and model.
+        micro_batch: How the batch is cut.
+        precision: Of head and cache, both among the problem's.
+        omega_budget: Σω may not exceed it.
+    """
+    request = problem.request
+    head_bits, kv_bits = precision.head_bits, precision.kv_bits
+    fitted = problem.fitted[kv_bits]
+    latency, workspace = fitted.latency, fitted.workspace
+    architecture, workload = request.architecture, request.workload
+    prefill, decode = micro_batch.prefill, micro_batch.decode
+    service = expected_service(workload, micro_batch)
+    first = Workload(batch=prefill, prompt_length=service.first_tokens, new_tokens=1)
+    # Prompts that are prefilled alone, beside whole micro-batches.
+    among_prefills = Refills(latency=latency, shares=service.refills_of("prefill"))
+    among_steps = Refills(latency=latency, shares=service.refills_of("decode"))
+    prompt_tokens = prefill * service.first_tokens
+    devices = [unit.places[0].device for unit in problem.units]
+    ask = _Ask(problem=problem, latency=latency)
+    cut: _Cut = {"workload": workload, "micro_batch": micro_batch}
+    stored: _Stored = {**cut, "activations": request.activations}
+
+    def end_s(part: Part, bits: HeadBits, rows: int, refills: Refills) -> Floats:
+        return ask.end(
+            part,
+            bits,
+            lambda kind: (
+                latency.end_s(kind, part, bits, rows=rows)
+                + refills.end_s(kind, part, bits)
+            ),
+            np.inf,
+        )
+
+    def head_s(rows: int, refills: Refills) -> Floats:
+        gathers = _gathers_s(problem, rows=rows)
+        for _, share in refills.shares:
+            gathers = gathers + share * _gathers_s(problem, rows=1)
+        return end_s("head", head_bits, rows, refills) + gathers
+
+    def hops_s(num_tokens: int, refills: Refills) -> Floats:
+        seconds = _hops_s(problem, num_tokens=num_tokens)
+        for tokens, share in refills.shares:
+            seconds = seconds + share * _hops_s(problem, num_tokens=tokens)
+        return seconds
+
+    def by_width(size: Callable[[int], int]) -> Integers:
+        sizes = {unit.width: size(unit.width) for unit in problem.units}
+        return np.array([sizes[unit.width] for unit in problem.units])
+
+    return Instance(
+        micro_batch=micro_batch,
+        head_bits=head_bits,
+        kv_bits=kv_bits,
+        bits=problem.bits,
+        num_prefill=service.num_prefill,
+        num_decode=service.num_decode,
+        new_tokens=service.new_tokens,
+        layer_prefill_s=ask.layers(
+            lambda kind, b, w: (
+                latency.prefill_s(kind, b, rows=prefill, workload=first, tensor=w)
+                + among_prefills.layer_s(kind, b, tensor=w)
+            ),
+            np.inf,
+        ),
+        layer_decode_s=ask.layers(
+            lambda kind, b, w: (
+                latency.decode_s(kind, b, rows=decode, workload=workload, tensor=w)
+                + among_steps.layer_s(kind, b, tensor=w)
+            ),
+            np.inf,
+        ),
+        # Each device of a mesh embeds by itself, and chooses from whole logits.
+        embedding_prefill_s=end_s("embedding", 16, prompt_tokens, among_prefills),
+        embedding_decode_s=end_s("embedding", 16, decode, among_steps),
+        head_prefill_s=head_s(prefill, among_prefills),
+        head_decode_s=head_s(decode, among_steps),
+        hop_prefill_s=hops_s(prompt_tokens, among_prefills),
+        hop_decode_s=hops_s(decode, among_steps),
+        layer_bytes=np.stack(
+            [
+                by_width(
+                    lambda w, b=b: layer_bytes(
+                        architecture, bits=b, group_size=request.group_size, tensor=w
+                    )
+                )
+                for b in problem.bits
+            ],
+            axis=1,
+        ),
+        kv_bytes=by_width(
+            lambda w: layer_kv_bytes(architecture, kv_bits=kv_bits, tensor=w, **stored)
+        ),
+        embedding_bytes=by_width(lambda w: embedding_bytes(architecture, tensor=w)),
+        head_bytes=by_width(
+            lambda w: head_bytes(architecture, precision=precision, tensor=w)
+        ),
+        workspace_bytes=ask.layers(
+            lambda kind, b, w: workspace.layer_bytes(kind, b, tensor=w, **cut), 0
+        ).astype(np.int64),
+        embedding_workspace_bytes=ask.end(
+            "embedding", 16, lambda kind: workspace.embedding_bytes(kind, **cut), 0
+        ).astype(np.int64),
+        head_workspace_bytes=ask.end(
+            "head",
+            head_bits,
+            lambda kind: workspace.head_bytes(kind, head_bits, micro_batch=micro_batch),
+            0,
+        ).astype(np.int64)
+        + by_width(
+            lambda w: gathered_logits_bytes(
+                architecture, micro_batch=micro_batch, tensor=w
+            )
+        ),
+        buffer_bytes=buffer_bytes(architecture, **stored),
+        allowed_bytes=np.array([device.usable_bytes for device in devices]),
+        must_use=np.array([device.use == "always" for device in devices]),
+        width=np.array([unit.width for unit in problem.units]),
+        pools=problem.pools,
+        hosts=_hosts(problem),
+        omega=problem.omega,
+        fixed_omega=problem.fixed_omega(head_bits, kv_bits),
+        omega_budget=omega_budget,
+        theta=request.theta,
+    )
+
+
+class _Cut(TypedDict):
+    workload: Workload
+    micro_batch: MicroBatch
+
+
+class _Stored(_Cut):
+    activations: Activations
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ask:
+    """Asks once for each kind of device and width, and not where it lacks support."""
+
+    problem: Problem
+    latency: LatencyModel
+
+    def layers(self, ask: Callable[[str, Bits, int], float], absent: float) -> Floats:
+        """[J, B]: answers for layers; `absent` where they are not supported."""
+        supports, bits = self.latency.supports_layer, self.problem.bits
+        rows = {
+            (kind, width): [
+                ask(kind, b, width) if supports(kind, b, tensor=width) else absent
+                for b in bits
+            ]
+            for kind, width in {(unit.kind, unit.width) for unit in self.problem.units}
+        }
+        return np.array([rows[unit.kind, unit.width] for unit in self.problem.units])
+
+    def end(
+        self, part: Part, bits: HeadBits, ask: Callable[[str], float], absent: float
+    ) -> Floats:
+        """[J]: answers for an end of the model, likewise."""
+        supports = self.latency.supports_end
+        answers = {
+            kind: ask(kind) if supports(kind, part, bits) else absent
+            for kind in {unit.kind for unit in self.problem.units}
+        }
+        return np.array([answers[unit.kind] for unit in self.problem.units])
+
+
+def _gathers_s(problem: Problem, *, rows: int) -> Floats:
+    """[J]: what a mesh adds to the head's seconds on one device; 0 without one.
+
+    Its devices each make a share of the logits and pass the shares round. The product
+    itself counts as if it were not shared, since heads are measured on one device.
+    """
+    architecture = problem.request.architecture
+
+    def seconds(unit: Unit) -> float:
+        if unit.width == 1 or architecture.vocabulary_size % unit.width:
+            return 0.0
+        share = rows * architecture.vocabulary_size // unit.width * _LOGIT_BYTES
+        return (unit.width - 1) * _between_s(problem, unit, unit, share)
+
+    known = {
+        (unit.places[0].node.name, unit.kind, unit.width): unit
+        for unit in problem.units
+    }
+    values = {key: seconds(unit) for key, unit in known.items()}
+    return np.array(
+        [
+            values[unit.places[0].node.name, unit.kind, unit.width]
+            for unit in problem.units
+        ]
+    )
+
+
+_LOGIT_BYTES = 4
+
+
+def _hops_s(problem: Problem, *, num_tokens: int) -> Floats:
+    """[J, J] between any two devices; 0 on the diagonal.
+
+    Each device of a mesh receives the whole of the hidden states, from one that sends.
+    """
+    request, units = problem.request, problem.units
+    num_bytes = hidden_bytes(
+        request.architecture, num_tokens=num_tokens, activations=request.activations
+    )
+    # A hop hangs on nodes and kinds alone, and measured links take a fit each.
+    known: dict[tuple[str, str, str, str], float] = {}
+    seconds = np.zeros((len(units), len(units)))
+    for j, source in enumerate(units):
+        for k, target in enumerate(units):
+            if j == k:
+                continue
+            ends = (source.places[0].node.name, source.kind)
+            key = (*ends, target.places[0].node.name, target.kind)
+            if key not in known:
+                known[key] = _between_s(problem, source, target, num_bytes)
+            seconds[j, k] = target.width * known[key]
+    return seconds
+
+
+def _between_s(problem: Problem, source: Unit, target: Unit, num_bytes: int) -> float:
+    return hop_s(
+        problem.request.cluster,
+        problem.request.measurements,
+        source=source.places[0],
+        target=target.places[-1],
+        num_bytes=num_bytes,
+    )
+
+
+def _hosts(problem: Problem) -> tuple[Host, ...]:
+    """A node's own line comes before what was measured of it."""
+    measured = {row.node: row.capacity for row in problem.request.measurements.shared}
+    hosts = []
+    for node in problem.request.cluster.nodes:
+        capacity = node.shared_capacity or measured.get(node.name)
+        members = tuple(
+            j
+            for j, unit in enumerate(problem.units)
+            for _ in range(unit.width)
+            if unit.places[0].node.name == node.name
+        )
+        if capacity is not None and members:
+            hosts.append(Host(members=members, capacity=capacity))
+    return tuple(hosts)
