@@ -78,11 +78,11 @@ def make_instance(
             np.inf,
         )
 
-    def gathers_s(rows: int, refills: Refills) -> Floats:
-        # Of a refill's head there is one row.
-        shares = sum(share for _, share in refills.shares)
-        once = _gathers_s(problem, rows=rows)
-        return once + shares * _gathers_s(problem, rows=1) if shares else once
+    def head_s(rows: int, refills: Refills) -> Floats:
+        gathers = _gathers_s(problem, rows=rows)
+        for _, share in refills.shares:
+            gathers = gathers + share * _gathers_s(problem, rows=1)
+        return end_s("head", head_bits, rows, refills) + gathers
 
     def hops_s(num_tokens: int, refills: Refills) -> Floats:
         seconds = _hops_s(problem, num_tokens=num_tokens)
@@ -119,10 +119,8 @@ def make_instance(
         # Each device of a mesh embeds by itself, and chooses from whole logits.
         embedding_prefill_s=end_s("embedding", 16, prompt_tokens, among_prefills),
         embedding_decode_s=end_s("embedding", 16, decode, among_steps),
-        head_prefill_s=end_s("head", head_bits, prefill, among_prefills)
-        + gathers_s(prefill, among_prefills),
-        head_decode_s=end_s("head", head_bits, decode, among_steps)
-        + gathers_s(decode, among_steps),
+        head_prefill_s=head_s(prefill, among_prefills),
+        head_decode_s=head_s(decode, among_steps),
         hop_prefill_s=hops_s(prompt_tokens, among_prefills),
         hop_decode_s=hops_s(decode, among_steps),
         layer_bytes=np.stack(

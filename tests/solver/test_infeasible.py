@@ -32,7 +32,8 @@ def test_the_short_device_is_named_with_its_terms():
     assert re.search(
         r"no plan fits: node0/cpu:0 is short by [\d.]+ MiB even at 4 bits \(4 layers: "
         r"weights [\d.]+ MiB, KV cache 16 MiB, embedding 1 MiB, head [\d.]+ MiB, "
-        r"workspace [\d.]+ KiB, buffers [\d.]+ KiB; it may use 8 MiB\)",
+        r"workspace [\d.]+ KiB, buffers [\d.]+ KiB; it may use 8 MiB\), most of it for "
+        r"the KV cache; what would fit: ",
         message,
     )
 
@@ -69,22 +70,38 @@ def test_fewer_bits_are_offered_where_they_were_not_allowed():
 def test_bits_that_were_not_measured_are_not_offered():
     asked = request("fast", memory_mib=5, bits=(16, 8))
     asked = replace(asked, measurements=measurements(bits=(16, 8)))
-    assert "bits;" not in reason(asked).split("what would fit")[-1]
+    assert "what would fit" in reason(asked)
     assert "4 bits" not in reason(asked)
 
 
 def test_a_smaller_cache_is_offered_where_it_was_measured():
     measured = measurements(caches=(16, 8))
     asked = request("fast", memory_mib=12, workload=LONG, measurements=measured)
-    assert "a cache at 8 bits" in reason(asked)
+    assert "the cache at 8 bits" in reason(asked)
     assert plan(replace(asked, kv_bits=(8,))).precision.kv_bits == 8
-    assert "a cache" not in reason(replace(asked, measurements=measurements()))
+    assert "the cache" not in reason(replace(asked, measurements=measurements()))
 
 
 def test_where_nothing_helps_it_says_so():
-    message = reason(request("fast", memory_mib=2))
+    """The head alone fills the device, and what was measured holds it nowhere else."""
+    full = measurements()
+    ends = tuple(row for row in full.ends if row.bits == 16)
+    large = tuple(replace(row, workspace_bytes=2**50) for row in ends)
+    asked = request("fast", measurements=replace(full, ends=large))
+    message = reason(asked)
     assert message.endswith(
-        "no smaller batch or prompt would fit: add memory or a device"
+        "nothing that was tried would fit: no smaller batch, shorter prompt or "
+        "continuation, no fewer bits, no more devices of one kind or memory on one"
+    )
+    assert "most of it for the workspace and buffers" in message
+
+
+def test_every_short_device_is_named_with_its_part():
+    message = reason(request("fast", "slow", memory_mib=2))
+    assert re.search(
+        r"^no plan fits: node0/cpu:\d is short by [\d.]+ KiB even at 4 bits .*, most of it "
+        r"for the embedding and head, node0/cpu:\d by [\d.]+ KiB \(embedding and head\); ",
+        message,
     )
 
 
