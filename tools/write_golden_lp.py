@@ -71,6 +71,8 @@ def example() -> Instance:
         buffer_bytes=1,
         allowed_bytes=np.array([100, 90]),
         must_use=np.array([False, True]),
+        may_hold=np.ones((3, 2), dtype=bool),
+        may_have=np.ones((3, 2), dtype=bool),
         width=np.array([2, 1]),
         pools=(Pool(members=(0,), num_devices=3),),
         hosts=(Host(members=(0, 0, 1), capacity=1.25),),

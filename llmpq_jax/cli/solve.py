@@ -140,6 +140,28 @@ WIDTHS: dict[str, tuple[int, ...]] = {"1": (1,), "any": (1, 2, 4, 8)}
     "--decode-micro-batch", type=POSITIVE, help="Pin the rows of a decode micro-batch."
 )
 @click.option(
+    "--pin-layers",
+    multiple=True,
+    metavar="FIRST:END=DEVICE",
+    help="Layers from FIRST up to but without END lie on that device, such as "
+    "0:12=node0/cuda:0; may be given several times, as the next three.",
+)
+@click.option(
+    "--pin-bits",
+    multiple=True,
+    metavar="FIRST:END=BITS",
+    help="Layers from FIRST up to but without END have so many bits, such as 0:2=16.",
+)
+@click.option(
+    "--use",
+    multiple=True,
+    metavar="DEVICE",
+    help="This device may not stay idle, whatever the cluster file says.",
+)
+@click.option(
+    "--leave-idle", multiple=True, metavar="DEVICE", help="This device stays idle."
+)
+@click.option(
     "--time-limit",
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
@@ -181,6 +203,10 @@ def solve_command(
     tensor: str,
     prefill_micro_batch: int | None,
     decode_micro_batch: int | None,
+    pin_layers: tuple[str, ...],
+    pin_bits: tuple[str, ...],
+    use: tuple[str, ...],
+    leave_idle: tuple[str, ...],
     time_limit: float,
     gap: float,
     as_json: bool,
@@ -198,6 +224,7 @@ def solve_command(
     from dataclasses import replace
 
     from llmpq_jax import __version__
+    from llmpq_jax.cli.pins import read_pins, read_uses
     from llmpq_jax.cost.quality import total_omega
     from llmpq_jax.report.console import progress_bar, tell
     from llmpq_jax.report.search import search_progress
@@ -228,6 +255,7 @@ def solve_command(
             prefill=prefill_micro_batch,
             decode=decode_micro_batch,
             tensor=WIDTHS[tensor],
+            uses=read_uses(always=use, never=leave_idle),
             on_note=tell,
         )
         request = replace(
@@ -236,6 +264,7 @@ def solve_command(
             kv_bits=EIGHT_OR_SIXTEEN[kv_bits],
             omega_budget=omega_budget,
             theta=theta,
+            pins=read_pins(layers=pin_layers, bits=pin_bits),
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
@@ -273,6 +302,7 @@ def solve_command(
             told=(
                 *(digest, to_toml(request.cluster), to_toml(request.sensitivity)),
                 *map(repr, (request.workload, request.bits, request.head_bits)),
+                repr(request.pins),
                 *map(repr, (kv_bits, tensor, prefill_micro_batch, decode_micro_batch)),
             ),
         )

@@ -23,7 +23,7 @@ def omega_bound(instance: Instance) -> float:
     """Returns a number no plan's Σω is below; infinite where none exists."""
     if not _is_possible(instance):
         return float("inf")
-    value = instance.fixed_omega + float(instance.omega.min(axis=1).sum())
+    value = instance.fixed_omega + float(instance.allowed_omega.min(axis=1).sum())
     return value * (1 - _ROUNDING)
 
 

@@ -81,6 +81,8 @@ def _costs(
         workspaces = []
         for layer in range(first, end):
             b = bits[layer]
+            if not (instance.may_hold[layer, j] and instance.may_have[layer, b]):
+                return None
             size += int(instance.layer_bytes[j, b]) + int(instance.kv_bytes[j])
             workspaces.append(int(instance.workspace_bytes[j, b]))
             stage_prefill += float(instance.layer_prefill_s[j, b])

@@ -6,6 +6,7 @@ from llmpq_jax.cost.quality import omega_table
 from llmpq_jax.solver.instance import Instance
 from llmpq_jax.solver.make_instance import make_instance
 from llmpq_jax.solver.micro_batches import micro_batches
+from llmpq_jax.solver.pins import BitsPin
 from llmpq_jax.solver.problem import Problem
 
 
@@ -42,11 +43,18 @@ def smallest_case(problem: Problem, *, omega_budget: float | None) -> Instance:
 def uniform_int8_omega(problem: Problem) -> float:
     """Returns Σω of all layers at 8 bits, the quality that is kept when none is asked.
 
-    Where head or cache are pinned to 8 bits, their own ω is allowed on top.
+    Where head or cache are pinned to 8 bits, their own ω is allowed on top; where layers
+    are pinned to fewer, what they lose.
     """
     request = problem.request
     num_layers = request.architecture.num_layers
     table = omega_table(request.sensitivity, num_layers=num_layers, bits=(8,))
-    return float(table.sum()) + problem.fixed_omega(
+    layers = table[:, 0]
+    for pin in request.pins:
+        if isinstance(pin, BitsPin):
+            for layer in range(pin.first, pin.end):
+                own = request.sensitivity.omega(layer, pin.bits)
+                layers[layer] = max(layers[layer], own)
+    return float(layers.sum()) + problem.fixed_omega(
         max(request.head_bits), max(problem.kv_bits)
     )

@@ -32,6 +32,7 @@ class CountTables:
         losses: For each k, [counts of k layers, L − k + 1] over first layers.
         loss_at_start: [C], of a stage that begins the model.
         loss_at_end: [C], of one that ends it.
+        is_finite: Whether every layer may have any bits.
         is_uniform: Whether all layers have the same ω, so that a first layer does not
             matter.
     """
@@ -43,6 +44,7 @@ class CountTables:
     losses: tuple[Floats, ...]
     loss_at_start: Floats
     loss_at_end: Floats
+    is_finite: bool
     is_uniform: bool
 
     @property
@@ -73,7 +75,7 @@ def count_tables(omega: Floats, *, max_length: int) -> CountTables:
     """Tabulates every run of at most `max_length` layers of a model.
 
     Args:
-        omega: [L, B].
+        omega: [L, B], infinite where a layer may not have these bits.
         max_length: Longest run, at most L.
     """
     num_layers, num_bits = omega.shape
@@ -104,6 +106,7 @@ def count_tables(omega: Floats, *, max_length: int) -> CountTables:
         losses=(losses[0][:0], *losses[1:]),
         loss_at_start=np.concatenate([loss[:, 0] for loss in losses[1:]]),
         loss_at_end=np.concatenate([loss[:, -1] for loss in losses[1:]]),
+        is_finite=bool(np.isfinite(omega).all()),
         is_uniform=bool((omega == omega[0]).all()),
     )
 

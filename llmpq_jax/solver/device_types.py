@@ -141,6 +141,7 @@ def _own_numbers(instance: Instance, j: int) -> bytes:
         instance.allowed_bytes[[j]],
         instance.must_use[[j]],
         instance.width[[j]],
+        instance.may_hold[:, j],
         np.array([host.members.count(j) for host in instance.hosts], dtype=np.int64),
         np.array([j in pool.members for pool in instance.pools], dtype=bool),
     ]

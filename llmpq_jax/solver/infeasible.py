@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmpq_jax.errors import InfeasibleError
 from llmpq_jax.solver.cases import all_cases, smallest_case
+from llmpq_jax.solver.pin_clash import pin_clash
 from llmpq_jax.solver.problem import Problem
 from llmpq_jax.solver.repairs import repairs
 from llmpq_jax.solver.search import search
@@ -25,6 +26,9 @@ def explain(problem: Problem) -> InfeasibleError:
             f'{num_pinned} devices have use = "always" and the model has {num_layers} '
             'layers: expected no more such devices than layers; write use = "any"'
         )
+    clash = pin_clash(problem)
+    if clash is not None:
+        return InfeasibleError(clash)
     least = _least_omega(problem) if request.omega_budget is not None else None
     if least is not None:
         return InfeasibleError(

@@ -68,6 +68,8 @@ class Instance:
         allowed_bytes: [J].
         must_use: [J], whether a device may not stay idle; in a pool, whether none of its
             devices may.
+        may_hold: [L, J], whether a layer may lie there.
+        may_have: [L, B], whether a layer may have these bits.
         width: [J], devices of a mesh, else 1.
         pools: Those that share devices; a device in none is there by itself.
         hosts: Devices that share a machine's capacity; a mesh stands in one as often as
@@ -103,6 +105,8 @@ class Instance:
     buffer_bytes: int
     allowed_bytes: Integers
     must_use: npt.NDArray[np.bool_]
+    may_hold: npt.NDArray[np.bool_]
+    may_have: npt.NDArray[np.bool_]
     width: Integers
     pools: tuple[Pool, ...]
     hosts: tuple[Host, ...]
@@ -136,6 +140,11 @@ class Instance:
         """[J]: whether a device can hold the head."""
         return np.isfinite(self.head_prefill_s)
 
+    @cached_property
+    def allowed_omega(self) -> Floats:
+        """[L, B]: ω, infinite where a layer may not have these bits."""
+        return np.where(self.may_have, self.omega, np.inf)
+
     def in_order(self, order: Sequence[int]) -> Instance:
         """Returns the same numbers with these devices, in this order."""
         places = list(order)
@@ -158,6 +167,7 @@ class Instance:
             "width",
         )
         changes = {name: getattr(self, name)[places] for name in by_device}
+        changes["may_hold"] = self.may_hold[:, places]
         for name in ("hop_prefill_s", "hop_decode_s"):
             changes[name] = getattr(self, name)[np.ix_(places, places)]
 

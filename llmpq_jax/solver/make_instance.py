@@ -28,6 +28,7 @@ from llmpq_jax.cost.service import expected_service
 from llmpq_jax.cost.tables import Floats
 from llmpq_jax.cost.transfer import hop_s
 from llmpq_jax.solver.instance import Instance, Integers
+from llmpq_jax.solver.pins import may_have, may_hold
 from llmpq_jax.solver.problem import Problem
 from llmpq_jax.solver.units import Unit
 from llmpq_jax.spec.precision import Activations, Bits, HeadBits
@@ -161,6 +162,14 @@ def make_instance(
         buffer_bytes=buffer_bytes(architecture, **stored),
         allowed_bytes=np.array([device.usable_bytes for device in devices]),
         must_use=np.array([device.use == "always" for device in devices]),
+        may_hold=may_hold(
+            request.pins,
+            [unit.name for unit in problem.units],
+            num_layers=architecture.num_layers,
+        ),
+        may_have=may_have(
+            request.pins, problem.bits, num_layers=architecture.num_layers
+        ),
         width=np.array([unit.width for unit in problem.units]),
         pools=problem.pools,
         hosts=_hosts(problem),

@@ -64,7 +64,7 @@ def search_part(
 
 def _relaxed(instance: Instance) -> float:
     # The relaxation asks for types alone, so the shortest tables will do.
-    counts = count_tables(instance.omega, max_length=1)
+    counts = count_tables(instance.allowed_omega, max_length=1)
     return relax(type_tables(instance, counts))[0]
 
 

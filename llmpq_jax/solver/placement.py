@@ -12,6 +12,9 @@ from llmpq_jax.cost.quality import is_within
 from llmpq_jax.cost.schedule import Host, PhaseSeconds, pipeline_s
 from llmpq_jax.solver.instance import Instance
 
+# Beside any ω.
+_FORBIDDEN = 1e6
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
@@ -96,6 +99,7 @@ def evaluate(instance: Instance, placement: Placement) -> Evaluation:
         objective=seconds.latency_s + instance.theta * omega,
         fits=fits_memory
         and instance.has_devices_for(devices)
+        and _keeps_pins(instance, placement)
         and is_within(omega, instance.omega_budget),
     )
 
@@ -110,9 +114,24 @@ def with_least_omega(instance: Instance, placement: Placement) -> Placement:
     for columns in placement.columns:
         layers = np.arange(first, first + len(columns))
         loss = instance.omega[layers[:, None], list(columns)]
+        # Dear, and not infinite: a choice that no pin allows is for `evaluate` to refuse.
+        allowed = instance.may_have[layers[:, None], list(columns)]
+        loss = np.where(allowed, loss, _FORBIDDEN * (1.0 + instance.omega.max()))
         dealt.append(tuple(columns[slot] for slot in linear_sum_assignment(loss)[1]))
         first += len(columns)
     return replace(placement, columns=tuple(dealt))
+
+
+def _keeps_pins(instance: Instance, placement: Placement) -> bool:
+    held = [
+        (j, b)
+        for j, columns in zip(placement.devices, placement.columns, strict=True)
+        for b in columns
+    ]
+    return all(
+        instance.may_hold[layer, j] and instance.may_have[layer, b]
+        for layer, (j, b) in enumerate(held)
+    )
 
 
 def _memory_bytes(instance: Instance, placement: Placement, stage: int) -> int:

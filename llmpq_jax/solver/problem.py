@@ -12,6 +12,7 @@ from llmpq_jax.cost.tables import Floats
 from llmpq_jax.cost.workspace import WorkspaceModel, fit_workspace
 from llmpq_jax.errors import MeasurementError, SpecError
 from llmpq_jax.solver.instance import Pool
+from llmpq_jax.solver.pins import BitsPin, LayerPin
 from llmpq_jax.solver.request import PlanRequest
 from llmpq_jax.solver.units import Unit, find_units
 from llmpq_jax.spec.cluster import Placed
@@ -104,6 +105,7 @@ def make_problem(request: PlanRequest) -> Problem:
         placed,
         allowed=[width for width in request.tensor if width in cutting],
         is_served=is_served,
+        alone=[pin.device for pin in request.pins if isinstance(pin, LayerPin)],
     )
     if not units:
         msg = f"measurements of {request.measurements.model}: no stage of {' or '.join(map(str, request.tensor))} devices can be made: expected [[layer]] rows with such a tensor width, and a node with as many equal devices; measure them, or allow single devices"
@@ -114,6 +116,10 @@ def make_problem(request: PlanRequest) -> Problem:
         if b in request.bits
         and any(is_served(unit.kind, unit.width, (b,)) for unit in units)
     )
+    for pin in request.pins:
+        if isinstance(pin, BitsPin) and pin.bits not in bits:
+            msg = f"pinned {pin}: expected one of {sorted(bits)}, the bits that were measured; measure it with `llmpq-jax profile`, or pin other bits"
+            raise MeasurementError(msg)
     if not bits:
         kinds = ", ".join(sorted({repr(place.device.kind) for place in placed}))
         msg = f"measurements: no layer at any of {sorted(request.bits)} bits on {kinds}: expected [[layer]] rows of both phases; measure with `llmpq-jax profile`"

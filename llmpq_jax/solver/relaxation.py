@@ -58,7 +58,7 @@ def _add_counts(programme: Programme, tables: TypeTables) -> None:
     room = np.maximum(0, i.allowed_bytes - i.buffer_bytes - workspace.min(axis=1))
     # Of a pool's devices, what lies on a mesh takes its share of each of the mesh's.
     memory = [programme.add_row(-inf, float(size)) for size in types.sizes]
-    alike, num_alike = np.unique(i.omega, axis=0, return_counts=True)
+    alike, num_alike = np.unique(i.allowed_omega, axis=0, return_counts=True)
     whole = [programme.add_row(float(num), float(num)) for num in num_alike]
     counted = [programme.add_row(0.0, 0.0) for _ in i.bits]
     first, last = programme.add_row(1.0, 1.0), programme.add_row(1.0, 1.0)
@@ -93,6 +93,8 @@ def _add_counts(programme: Programme, tables: TypeTables) -> None:
                 )
     for row, omega in zip(whole, alike, strict=True):
         for b, loss in enumerate(omega):
+            if not np.isfinite(loss):
+                continue
             programme.add_column(
                 Column(
                     prefill_s=zeros,

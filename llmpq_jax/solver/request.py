@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from llmpq_jax.solver.pins import Pin, check_pins
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.measurements import Measurements
@@ -36,6 +37,7 @@ class PlanRequest:
         omega_budget: Σω may not exceed it. Absent with `theta` 0, it is that of a model
             wholly at 8 bits, or as little more as the memory forces.
         theta: Seconds a unit of ω is worth; added to the latency that is minimised.
+        pins: Layers that lie on a device, or have a precision.
         prefill: Pins the rows of a prefill micro-batch.
         decode: Pins the rows of a decode micro-batch.
     """
@@ -54,6 +56,7 @@ class PlanRequest:
     tensor: tuple[int, ...] = (1,)
     omega_budget: float | None = None
     theta: float = 0.0
+    pins: tuple[Pin, ...] = ()
     prefill: int | None = None
     decode: int | None = None
 
@@ -65,6 +68,12 @@ class PlanRequest:
         if not self.tensor or min(self.tensor) < 1:
             msg = f"tensor is {self.tensor}: expected at least one width, from 1 up"
             raise ValueError(msg)
+        check_pins(
+            self.pins,
+            num_layers=self.architecture.num_layers,
+            cluster=self.cluster,
+            bits=self.bits,
+        )
         if not 0 <= self.theta < float("inf"):
             msg = (
                 f"theta is {self.theta}: expected a finite number of seconds from 0 up"

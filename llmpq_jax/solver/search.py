@@ -300,7 +300,7 @@ class _Search:
     def _tables_of(self, case: int) -> TypeTables:
         if self._counts is None:
             longest = max(most_layers(instance) for instance in self._instances)
-            omega = self._instances[0].omega
+            omega = self._instances[0].allowed_omega
             self._counts = count_tables(omega, max_length=longest)
         if case not in self._tables:
             self._tables[case] = type_tables(self._instances[case], self._counts)

@@ -89,14 +89,20 @@ class StagePrices:
         ends = prices.prefill[t] * self._tables.end_prefill_s[role][t]
         ends += prices.decode[t] * self._tables.end_decode_s[role][t]
         value = self._layers_price[t][indices] + ends
-        return value + prices.omega * loss[indices]
+        return value + _weighed(prices.omega, loss[indices])
 
     def middle_values(self, t: int) -> list[Floats]:
         """For each level [counts, first layers], or one column where all are alike."""
         price, values = self._prices.omega, []
+        runs = self._tables.longest_runs[t]
         for level in self._levels[t]:
-            own = self._layers_price[t][level.indices][:, None]
-            values.append(own if price == 0 else own + price * level.losses)
+            value = self._layers_price[t][level.indices][:, None]
+            if price != 0 or not self._tables.counts.is_finite:
+                value = value + _weighed(price, level.losses)
+            if self._tables.is_pinned[t]:
+                starts = runs[: len(runs) - level.length]
+                value = np.where(starts >= level.length, value, np.inf)
+            values.append(value)
         return values
 
     def stage(self, role: Role, t: int, first: int, k: int) -> PathStage:
@@ -111,3 +117,10 @@ class StagePrices:
             own = self._tables.counts.lengths[indices] == k
             index = indices[own][int(self.of_role(role, t)[own].argmin())]
         return PathStage(type=t, first=first, index=int(index), role=role)
+
+
+def _weighed(price: float, losses: Floats) -> Floats:
+    """Returns price times loss; what is not allowed stays so at a price of 0."""
+    if price == 0:
+        return np.where(np.isfinite(losses), 0.0, np.inf)
+    return price * losses

@@ -35,6 +35,8 @@ class TypeTables:
         end_prefill_s: By role [T], what the ends add; infinite where unsupported.
         end_decode_s: By role [T] likewise.
         fits: By role [T, C].
+        longest_runs: [T, L + 1], the most layers from each on that a type may hold.
+        is_pinned: [T], whether there are any that it may not.
     """
 
     instance: Instance
@@ -45,6 +47,8 @@ class TypeTables:
     end_prefill_s: dict[Role, Floats]
     end_decode_s: dict[Role, Floats]
     fits: dict[Role, npt.NDArray[np.bool_]]
+    longest_runs: npt.NDArray[np.int64]
+    is_pinned: npt.NDArray[np.bool_]
 
 
 def most_layers(instance: Instance) -> int:
@@ -82,6 +86,10 @@ def type_tables(instance: Instance, counts: CountTables) -> TypeTables:
         for role in ROLES
     }
     fits["only"] &= counts.lengths == instance.num_layers
+    runs = _longest_runs(instance.may_hold[:, devices].T)
+    fits["first"] &= counts.lengths <= runs[:, :1]
+    fits["only"] &= counts.lengths <= runs[:, :1]
+    fits["last"] &= counts.lengths <= runs[:, instance.num_layers - counts.lengths]
     return TypeTables(
         instance=instance,
         types=types,
@@ -91,7 +99,18 @@ def type_tables(instance: Instance, counts: CountTables) -> TypeTables:
         end_prefill_s=ends_prefill,
         end_decode_s=ends_decode,
         fits=fits,
+        longest_runs=runs,
+        is_pinned=np.asarray(~instance.may_hold[:, devices].all(axis=0)),
     )
+
+
+def _longest_runs(may_hold: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """[T, L + 1]: how many layers in a row from each on are allowed."""
+    num_types, num_layers = may_hold.shape
+    runs = np.zeros((num_types, num_layers + 1), dtype=np.int64)
+    for layer in reversed(range(num_layers)):
+        runs[:, layer] = np.where(may_hold[:, layer], runs[:, layer + 1] + 1, 0)
+    return runs
 
 
 def _allowed(instance: Instance, devices: list[int]) -> npt.NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from llmpq_jax.solver.instance import Pool
@@ -40,6 +40,7 @@ def find_units(
     *,
     allowed: Sequence[int],
     is_served: Callable[[str, int], bool],
+    alone: Collection[str] = (),
 ) -> tuple[tuple[Unit, ...], tuple[Pool, ...]]:
     """Lists single devices in their order, then the meshes that can be made of them.
 
@@ -49,10 +50,15 @@ def find_units(
         placed: Devices that may be used.
         allowed: Widths that a stage may have.
         is_served: Whether a kind of device serves layers spread over so many.
+        alone: Names of devices that no mesh may have.
     """
-    singles = [Unit(places=(place,)) for place in placed] if 1 in allowed else []
+    singles = [
+        Unit(places=(place,)) for place in placed if 1 in allowed or place.name in alone
+    ]
     groups: dict[tuple[str, str, int, str], list[Placed]] = {}
     for place in placed:
+        if place.name in alone:
+            continue
         device = place.device
         key = (place.node.name, device.kind, device.usable_bytes, device.use)
         groups.setdefault(key, []).append(place)

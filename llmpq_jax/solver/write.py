@@ -115,6 +115,7 @@ def _certificate(
         f"all orders and subsets of devices, cuts, and bits from {sorted(problem.bits)}; "
         f"{num_pairs} micro-batch pairs; head at {_either(heads)} bits; "
         f"cache at {_either(caches)} bits; {_tensor(problem)}"
+        f"{''.join(f'; {pin} pinned' for pin in problem.request.pins)}"
     )
     return Certificate(
         gap=result.gap,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -12,6 +12,7 @@ from llmpq_jax.checkpoint.check import plannable_bits
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.solver import PlanRequest
+from llmpq_jax.solver.pins import Use, with_use
 from llmpq_jax.spec.cluster_file import read_cluster
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.fingerprint import has_weights, model_fingerprint
@@ -41,6 +42,7 @@ def planning_request(
     prefill: int | None = None,
     decode: int | None = None,
     tensor: tuple[int, ...] = (1,),
+    uses: Mapping[str, Use] | None = None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> PlanRequest:
     """Reads what a plan is made of; without measurements, makers' figures stand in.
@@ -59,15 +61,16 @@ def planning_request(
         prefill: Pins the rows of a prefill micro-batch.
         decode: Pins the rows of a decode micro-batch.
         tensor: Devices of a node that a stage may be spread over.
+        uses: Devices, by full name, that the cluster file says otherwise of.
         on_note: Hears of what stands in for something.
 
     Raises:
         CheckpointError: Weights are damaged, or quantised so that no plan is left.
         SpecError: A file cannot be read, or is of another model.
-        ValueError: A pin is outside the batch.
+        ValueError: A pin is outside the batch, or of a device that is not there.
     """
     architecture = read_architecture(model)
-    devices = read_cluster(cluster)
+    devices = with_use(read_cluster(cluster), uses or {})
     if measurements is None:
         measured = foretold_measurements(
             model,

@@ -198,6 +198,16 @@ def test_groups_that_no_kernel_has_are_refused(fails, words, measurements, tmp_p
         (("--theta", "nan"), "theta is nan: expected a finite number"),
         (("--time-limit", 0), "0.0 is not in the range x>0"),
         (("--batch", "two"), "'two' is not a valid integer"),
+        (("--pin-layers", "0-2=x"), "'0-2=x': expected FIRST:END=DEVICE, such as"),
+        (("--pin-layers", "0:2=x"), "expected one of node0/cpu:0, node0/cpu:1"),
+        (("--pin-bits", "0:2"), "'0:2': expected FIRST:END=BITS, such as 0:2=16"),
+        (("--pin-bits", "0:2=7"), "found 7 bits, expected one of [4, 8, 16]"),
+        (("--pin-bits", "3:9=8"), "within 0:4, the model's layers"),
+        (("--use", "cpu:0"), "device 'cpu:0' is not in the cluster: expected one of"),
+        (
+            ("--use", "node0/cpu:0", "--leave-idle", "node0/cpu:0"),
+            "--use node0/cpu:0 and --leave-idle node0/cpu:0: expected one or",
+        ),
     ],
 )
 def test_options_out_of_range_are_wrong_use(run, words, options, message):
@@ -230,6 +240,26 @@ def test_a_config_alone_is_planned_from_makers_figures(run, tmp_path):
     assert plan.provenance is not None
     assert plan.provenance.measurements.startswith("roofline of catalogue sha256:")
     assert plan.model.fingerprint.startswith("config-sha256:")
+
+
+def test_pins_are_kept(run, words, tmp_path):
+    result = run(
+        *words,
+        *("--pin-layers", "1:3=node0/cpu:1", "--pin-bits", "0:1=16"),
+        *("--pin-bits", "3:4=4", "--use", "node0/cpu:0"),
+    )
+    assert result.exit_code == 0, result.output
+    plan = read_strategy(tmp_path / "plan.toml")
+    assert {name for stage in plan.stages for name in stage.devices} == {
+        "node0/cpu:0",
+        "node0/cpu:1",
+    }
+    (stage,) = [stage for stage in plan.stages if stage.device == "node0/cpu:1"]
+    assert stage.layers[0] <= 1
+    assert stage.layers[1] >= 3
+    assert (plan.bits[0], plan.bits[3]) == (16, 4)
+    result = run(*words, "--leave-idle", "node0/cpu:0")
+    assert "idle         node0/cpu:0" in result.stdout
 
 
 def test_a_stage_over_two_devices_is_planned_written_and_served(

@@ -47,6 +47,8 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1)
             looseness * need * rng.uniform(0.7, 1.6, num_devices) + MIB
         ).astype(np.int64),
         "must_use": rng.random(num_devices) < draw(st.sampled_from([0.0, 0.3])),
+        "may_hold": np.ones((num_layers, num_devices), dtype=bool),
+        "may_have": np.ones((num_layers, len(bits)), dtype=bool),
         "width": np.ones(num_devices, dtype=np.int64),
         "pools": (),
         "hosts": draw(_hosts(num_devices)),
@@ -110,6 +112,28 @@ def mesh_case_lists(draw, *, max_cases=2, max_layers=3):
             )
         )
     return cases
+
+
+@st.composite
+def pinned_case_lists(draw):
+    """Cases of either sort, with layers that lie on a device or have a precision."""
+    cases = draw(st.one_of(case_lists(), mesh_case_lists()))
+    num_layers, num_bits = cases[0].omega.shape
+    may_hold, may_have = cases[0].may_hold.copy(), cases[0].may_have.copy()
+    if draw(st.booleans()):
+        alone = np.flatnonzero(~np.isin(np.arange(len(may_hold.T)), _pooled(cases[0])))
+        for layer in draw(st.sets(st.integers(0, num_layers - 1), max_size=2)):
+            if len(alone):
+                may_hold[layer] = False
+                may_hold[layer, draw(st.sampled_from(alone.tolist()))] = True
+    for layer in draw(st.sets(st.integers(0, num_layers - 1), max_size=2)):
+        may_have[layer] = False
+        may_have[layer, draw(st.integers(0, num_bits - 1))] = True
+    return [replace(case, may_hold=may_hold, may_have=may_have) for case in cases]
+
+
+def _pooled(instance):
+    return [j for pool in instance.pools for j in pool.members]
 
 
 @st.composite

@@ -13,18 +13,22 @@ from llmpq_jax.solver.paths import Box, PathFinder
 from llmpq_jax.solver.prices import Multipliers, prices_of
 from llmpq_jax.solver.relaxation import relax
 from llmpq_jax.solver.type_tables import most_layers, type_tables
-from tests.solver.random_instances import case_lists, mesh_case_lists
+from tests.solver.random_instances import (
+    case_lists,
+    mesh_case_lists,
+    pinned_case_lists,
+)
 
 # Sums of the same numbers in another order.
 ROUNDING = 1e-12
 
 
 def tables_of(instance):
-    counts = count_tables(instance.omega, max_length=most_layers(instance))
+    counts = count_tables(instance.allowed_omega, max_length=most_layers(instance))
     return type_tables(instance, counts)
 
 
-@given(st.one_of(case_lists(max_layers=3), mesh_case_lists()))
+@given(st.one_of(case_lists(max_layers=3), mesh_case_lists(), pinned_case_lists()))
 def test_no_plan_is_below_the_bounds(instances):
     for instance in instances:
         least = objective_bound(instance)

@@ -29,7 +29,8 @@ def with_a_twin(instance):
             changes[field.name][0] = value[1]
     for name in ("hop_prefill_s", "hop_decode_s"):
         changes[name] = np.full_like(getattr(instance, name), 0.3)
-    changes.pop("omega", None)
+    for name in ("omega", "may_hold", "may_have"):
+        changes.pop(name, None)
     return replace(instance, hosts=(), **changes)
 
 
@@ -86,7 +87,7 @@ def priced(draw):
     (instance,) = draw(case_lists(max_cases=1))
     if instance.num_devices > 1 and draw(st.booleans()):
         instance = with_a_twin(instance)
-    counts = count_tables(instance.omega, max_length=most_layers(instance))
+    counts = count_tables(instance.allowed_omega, max_length=most_layers(instance))
     tables = type_tables(instance, counts)
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     num_types = tables.types.num_types

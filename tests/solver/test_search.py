@@ -18,7 +18,11 @@ from llmpq_jax.solver.highs import solve
 from llmpq_jax.solver.placement import evaluate, with_least_omega
 from llmpq_jax.solver.search import search
 from llmpq_jax.solver.search_result import Effort
-from tests.solver.random_instances import case_lists, mesh_case_lists
+from tests.solver.random_instances import (
+    case_lists,
+    mesh_case_lists,
+    pinned_case_lists,
+)
 
 LONG_S = 60.0
 EXACT = 1e-8
@@ -93,6 +97,17 @@ def test_with_meshes_the_least_omega_is_enumerations(instances):
     assert same(best(instances, goal="omega"), least_omega_by_enumeration(instances))
 
 
+@settings(max_examples=NUM_EXAMPLES)
+@given(pinned_case_lists())
+def test_around_pins_the_search_finds_what_enumeration_finds(instances):
+    assert same(best(instances), best_by_enumeration(instances))
+
+
+@given(pinned_case_lists())
+def test_around_pins_the_least_omega_is_enumerations(instances):
+    assert same(best(instances, goal="omega"), least_omega_by_enumeration(instances))
+
+
 @given(case_lists(max_cases=1), st.randoms(use_true_random=False))
 def test_the_order_of_the_devices_changes_no_objective(instances, random):
     (instance,) = instances
@@ -101,10 +116,14 @@ def test_the_order_of_the_devices_changes_no_objective(instances, random):
     assert same(best([instance.in_order(order)]), best([instance]))
 
 
-@given(st.one_of(case_lists(max_cases=1), mesh_case_lists(max_cases=1)))
+@given(
+    st.one_of(
+        case_lists(max_cases=1), mesh_case_lists(max_cases=1), pinned_case_lists()
+    )
+)
 def test_the_formulation_in_the_best_order_finds_no_better_plan(instances):
     """The fixed-order model knows nothing of prices, paths and columns."""
-    (instance,) = instances
+    instance = instances[0]
     result = search([instance], time_limit_s=LONG_S, relative_gap=EXACT)
     if result.found is None:
         return

@@ -16,7 +16,7 @@ _TIE = 1e-9
 
 def adabits(instance: Instance) -> Placement | None:
     """Minimises Σω over cuts in the cluster file's order and bits, by memory alone."""
-    counts = count_tables(instance.omega, max_length=most_layers(instance))
+    counts = count_tables(instance.allowed_omega, max_length=most_layers(instance))
     tables = type_tables(instance, counts)
     num_layers = instance.num_layers
     shape = (instance.num_devices, num_layers + 1, num_layers + 1)

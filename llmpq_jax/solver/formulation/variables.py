@@ -65,7 +65,14 @@ def add_variables(model: Model, instance: Instance, *, goal: Goal) -> None:
         domain=pyo.Binary,
         bounds=lambda _, j: (int(instance.must_use[j] and j not in pooled), 1),
     )
-    model.assign = pyo.Var(model.I, model.JB, bounds=(0, 1))
+    model.assign = pyo.Var(
+        model.I,
+        model.JB,
+        bounds=lambda _, i, j, b: (
+            0,
+            int(instance.may_hold[i, j] and instance.may_have[i, b]),
+        ),
+    )
     model.count = pyo.Var(
         model.JB, domain=pyo.NonNegativeIntegers, bounds=(0, instance.num_layers)
     )
