@@ -13,12 +13,14 @@ from llmpq_jax.cli.profile import profile_command
 from llmpq_jax.cli.quantize import quantize_command
 from llmpq_jax.cli.quickstart import quickstart_command
 from llmpq_jax.cli.solve import solve_command
+from llmpq_jax.cli.sweep import sweep_command
 
 for _command in (
     profile_command,
     indicate_command,
     solve_command,
     compare_command,
+    sweep_command,
     generate_command,
     evaluate_command,
     quantize_command,

@@ -1,0 +1,212 @@
+"""A sweep as a table for programs and as a picture for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmpq_jax.report._style import INK, QUIET, RULE, new_figure, save_figure
+from llmpq_jax.spec._toml import write_text
+from llmpq_jax.units import format_seconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from llmpq_jax.solver.sweep import Axis, SweepPoint
+
+# Blue and orange differ for everyone, and the shapes do too.
+_FRONT, _OTHER = "#1f4e79", "#d9822b"
+COLUMNS = (
+    "sweep",
+    "setting",
+    "on_front",
+    "latency_s",
+    "throughput_tokens_per_s",
+    "omega",
+    "gap",
+    "bound",
+    "num_devices",
+    "devices",
+    "batch",
+    "prefill_micro_batch",
+    "decode_micro_batch",
+    "head_bits",
+    "kv_bits",
+    "bits",
+    "solved_in_s",
+)
+_WHAT = {
+    "quality": "Latency for the quality that may be lost",
+    "batch": "Throughput and latency by batch",
+    "devices": "Latency by the number of devices",
+}
+
+
+def write_csv(
+    path: Path, axis: Axis, points: Sequence[SweepPoint], front: Sequence[SweepPoint]
+) -> None:
+    """Writes every point that has a plan, by setting; the old file is replaced at once."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for point in sorted(points, key=lambda point: point.setting):
+        if point.strategy is not None:
+            writer.writerow(_cells(axis, point, is_on_front=point in front))
+    write_text(path, text.getvalue())
+
+
+def point_line(axis: Axis, point: SweepPoint) -> str:
+    """Says one point in a line."""
+    setting = {
+        "quality": f"Σω ≤ {point.setting:.4g}",
+        "batch": f"batch {point.setting:g}",
+        "devices": f"{point.setting:g} devices",
+    }[axis]
+    if point.strategy is None:
+        return f"{setting:<14} no plan"
+    certificate = point.strategy.certificate
+    assert certificate is not None, "the solver certifies every plan"
+    return (
+        f"{setting:<14} {format_seconds(point.latency_s)}, "
+        f"{point.throughput:,.4g} tokens/s, Σω {point.omega:.4g}, "
+        f"{point.num_devices} used, gap {certificate.gap:.2%}"
+    )
+
+
+def _cells(axis: Axis, point: SweepPoint, *, is_on_front: bool) -> list[object]:
+    plan = point.strategy
+    assert plan is not None
+    certificate = plan.certificate
+    assert certificate is not None, "the solver certifies every plan"
+    return [
+        axis,
+        f"{point.setting:.9g}",
+        "yes" if is_on_front else "no",
+        f"{point.latency_s:.9g}",
+        f"{point.throughput:.9g}",
+        f"{point.omega:.9g}",
+        f"{certificate.gap:.3g}",
+        f"{certificate.bound:.9g}",
+        point.num_devices,
+        " ".join(name for stage in plan.stages for name in stage.devices),
+        plan.workload.batch,
+        plan.micro_batch.prefill,
+        plan.micro_batch.decode,
+        plan.precision.head_bits,
+        plan.precision.kv_bits,
+        " ".join(map(str, plan.bits)),
+        f"{certificate.seconds:.3g}",
+    ]
+
+
+def write_picture(
+    path: Path,
+    axis: Axis,
+    points: Sequence[SweepPoint],
+    front: Sequence[SweepPoint],
+    *,
+    basis: str,
+) -> None:
+    """Draws the points; from each hangs what its gap leaves open.
+
+    Args:
+        path: Ends in .png or another format of matplotlib.
+        axis: What was swept.
+        points: All that have a plan.
+        front: Those of them that no other one beats.
+        basis: Where the seconds come from.
+    """
+    solved = [point for point in points if point.strategy is not None]
+    num_panels = 2 if axis == "batch" else 1
+    figure = new_figure(8.0, 3.6 * num_panels + 0.8)
+    panels = figure.subplots(num_panels, 1, squeeze=False, sharex=True)[:, 0]
+    figure.suptitle(f"{_WHAT[axis]} ({basis})", color=INK, fontsize=13)
+    if axis == "batch":
+        _draw(panels[0], axis, solved, front, "throughput (new tokens/s)")
+        _draw(panels[1], axis, solved, front, "latency of the batch (s)")
+        panels[1].set_xlabel("batch (prompts together)", color=INK)
+        panels[1].set_xscale("log", base=2)
+        sizes = sorted({point.setting for point in solved})
+        panels[1].set_xticks(sizes, [f"{size:g}" for size in sizes])
+        panels[1].minorticks_off()
+    else:
+        _draw(panels[0], axis, solved, front, "latency of the batch (s)")
+        names = {
+            "quality": "quality lost, Σω (unit of the sensitivities)",
+            "devices": "devices used",
+        }
+        panels[0].set_xlabel(names[axis], color=INK)
+        if axis == "devices":
+            panels[0].xaxis.get_major_locator().set_params(integer=True)
+    panels[0].legend(frameon=False, labelcolor=INK)
+    save_figure(figure, path)
+
+
+def _draw(
+    axes: Axes,
+    axis: Axis,
+    points: Sequence[SweepPoint],
+    front: Sequence[SweepPoint],
+    what: str,
+) -> None:
+    is_throughput = what.startswith("throughput")
+
+    def place(point: SweepPoint) -> tuple[float, float]:
+        across = {
+            "quality": point.omega,
+            "batch": point.setting,
+            "devices": point.num_devices,
+        }[axis]
+        return across, point.throughput if is_throughput else point.latency_s
+
+    ordered = sorted(front, key=place)
+    places = {place(point) for point in ordered}
+    others = [point for point in points if place(point) not in places]
+    for chosen, colour, marker, label in (
+        (ordered, _FRONT, "o", "on the front (bar: what its gap leaves open)"),
+        (others, _OTHER, "x", "another one is as good in both"),
+    ):
+        if not chosen:
+            continue
+        across, up = zip(*map(place, chosen), strict=True)
+        gaps = [_open(point, value) for point, value in zip(chosen, up, strict=True)]
+        # A plan may be faster than this one by its gap, and so give more tokens.
+        ends = [[0.0] * len(gaps), gaps] if is_throughput else [gaps, [0.0] * len(gaps)]
+        axes.errorbar(
+            across,
+            up,
+            yerr=ends,
+            fmt=marker,
+            color=colour,
+            ecolor=QUIET,
+            capsize=3,
+            markersize=7,
+            label=label,
+        )
+    if len(ordered) > 1:
+        across, up = zip(*map(place, ordered), strict=True)
+        is_stepped = axis != "batch"
+        axes.plot(
+            across,
+            up,
+            color=_FRONT,
+            linewidth=1.2,
+            drawstyle="steps-post" if is_stepped else "default",
+        )
+    axes.set_ylabel(what, color=INK)
+    axes.set_ylim(bottom=0)
+    axes.grid(color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _open(point: SweepPoint, value: float) -> float:
+    """What the gap of a point leaves open of its latency or its throughput."""
+    assert point.strategy is not None
+    certificate = point.strategy.certificate
+    return value * certificate.gap if certificate is not None else 0.0
