@@ -6,6 +6,8 @@ from importlib import import_module
 
 import click
 
+from llmpq_jax.indicator.judge import METHODS, Method
+
 _EXPERIMENTS = ("operators", "assignments", "memory", "rounding", "promise")
 
 
@@ -13,9 +15,22 @@ _EXPERIMENTS = ("operators", "assignments", "memory", "rounding", "promise")
 @click.argument("experiment", type=click.Choice(_EXPERIMENTS))
 @click.option("--most-tokens", default=16384, show_default=True, help="Of each text.")
 @click.option("--seed", default=0, show_default=True)
-def main(experiment: str, most_tokens: int, seed: int) -> None:
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    type=click.Choice(METHODS),
+    help="Of assignments: judge these indicators alone.",
+)
+def main(
+    experiment: str, most_tokens: int, seed: int, methods: tuple[Method, ...]
+) -> None:
     """Runs an experiment and prints its figures."""
-    import_module(f"tools.quality.{experiment}").run(most_tokens, seed)
+    if methods and experiment != "assignments":
+        msg = "--method is for assignments alone"
+        raise click.UsageError(msg)
+    chosen = {"methods": methods} if methods else {}
+    import_module(f"tools.quality.{experiment}").run(most_tokens, seed, **chosen)
 
 
 if __name__ == "__main__":

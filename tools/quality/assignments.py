@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from llmpq_jax.indicator.calibrate import increase, r_squared, random_assignments
-from llmpq_jax.indicator.judge import METHODS, Errand, indicate
+from llmpq_jax.indicator.judge import METHODS, Errand, Method, indicate
 from llmpq_jax.indicator.variant import whole
 from tools.quality.common import judged, open_model, open_split, print_result
 
 _COUNT = 30
 
 
-def run(most_tokens: int, seed: int) -> None:
+def run(most_tokens: int, seed: int, methods: Sequence[Method] = METHODS) -> None:
     """Foretells thirty random choices with each indicator, fitted on twelve others."""
     model = open_model()
     calibration = open_split("calibration", most_tokens)
     sensitivities = {}
-    for method in METHODS:
+    for method in methods:
         with tempfile.TemporaryDirectory() as folder:
             errand = Errand(method=method, seed=seed)
             sensitivities[method] = indicate(
