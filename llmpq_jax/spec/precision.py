@@ -11,7 +11,7 @@ from typing import Literal
 Bits = Literal[4, 8, 16]
 HeadBits = Literal[8, 16]
 KvBits = Literal[8, 16]
-WireBits = Literal[16]
+WireBits = Literal[16, 8]
 Activations = Literal["float32", "bfloat16", "float16"]
 Rounding = Literal["nearest", "clip", "learned", "gptq"]
 
@@ -47,6 +47,18 @@ def matrix_bytes(
         return num_contracted * num_features + SCALE_BYTES * num_features
     num_scales = num_contracted // group * num_features
     return num_contracted * (num_features // 2) + SCALE_BYTES * num_scales
+
+
+def wire_token_bytes(
+    hidden_size: int, activation_bytes: int, *, wire_bits: WireBits
+) -> int:
+    """Returns the bytes of one token's hidden states on their way to the next stage.
+
+    At 16 bits they keep the activations' own type; at 8, each token has a scale.
+    """
+    if wire_bits == 16:
+        return hidden_size * activation_bytes
+    return hidden_size + SCALE_BYTES
 
 
 def kv_token_bytes(

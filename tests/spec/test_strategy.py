@@ -97,7 +97,7 @@ MESH = {"devices": ["node0/cpu:1", "node0/cpu:2"], "tensor": 2}
             {"bits": [8, 3]},
             r"stage\[1\].bits\[1\]: found 3, input should be 4, 8 or 16",
         ),
-        ({"wire_bits": 8}, r"stage\[1\].wire_bits: found 8, input should be 16"),
+        ({"wire_bits": 4}, r"stage\[1\].wire_bits: found 4, input should be 16 or 8"),
         (
             {"layers": [3, 4], "bits": [8]},
             "stage 1 starts at layer 3: expected 2, where",
