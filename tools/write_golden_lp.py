@@ -59,8 +59,10 @@ def example() -> Instance:
         embedding_decode_s=np.array([0.01, 0.02]),
         head_prefill_s=np.array([2.1, 2.2]),
         head_decode_s=np.array([0.11, 0.12]),
-        hop_prefill_s=np.array([[0.0, 9.0], [0.0, 0.0]]),
-        hop_decode_s=np.array([[0.0, 0.9], [0.0, 0.0]]),
+        wire_bits=(16, 8),
+        wire_omega=np.array([0.0, 0.01]),
+        hop_prefill_s=np.array([[[0.0, 9.0], [0.0, 0.0]], [[0.0, 5.0], [0.0, 0.0]]]),
+        hop_decode_s=np.array([[[0.0, 0.9], [0.0, 0.0]], [[0.0, 0.5], [0.0, 0.0]]]),
         layer_bytes=np.array([[8, 4], [8, 4]]),
         kv_bytes=np.array([2, 2]),
         embedding_bytes=np.array([30, 30]),
@@ -94,8 +96,12 @@ def arc_example() -> Arcs:
             pool=np.array([0, 1]),
             sizes=np.array([5, 1]),
             must_use=np.array([False, True]),
-            hop_prefill_s=np.array([[8.0, 9.0], [9.5, 0.0]]),
-            hop_decode_s=np.array([[0.8, 0.9], [0.95, 0.0]]),
+            hop_prefill_s=np.array(
+                [[[8.0, 9.0], [9.5, 0.0]], [[4.0, 5.0], [5.5, 0.0]]]
+            ),
+            hop_decode_s=np.array(
+                [[[0.8, 0.9], [0.95, 0.0]], [[0.4, 0.5], [0.55, 0.0]]]
+            ),
             hosts=((0, 0, 1),),
         ),
         box=Box(

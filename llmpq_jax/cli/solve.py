@@ -124,6 +124,14 @@ WIDTHS: dict[str, tuple[int, ...]] = {"1": (1,), "any": (1, 2, 4, 8)}
     "any lets the planner choose among those that were measured.",
 )
 @click.option(
+    "--wire-bits",
+    type=click.Choice(["8", "16", "any"]),
+    default="16",
+    show_default=True,
+    help="Precision of the hidden states that a stage hands on, 16 being the "
+    "activations' type; any lets the planner choose for each hop.",
+)
+@click.option(
     "--tensor",
     type=click.Choice(["1", "any"]),
     default="1",
@@ -200,6 +208,7 @@ def solve_command(
     min_bits: str,
     head_bits: str,
     kv_bits: str,
+    wire_bits: str,
     tensor: str,
     prefill_micro_batch: int | None,
     decode_micro_batch: int | None,
@@ -219,6 +228,9 @@ def solve_command(
     is_measured = max_ppl_increase is not None or max_kl is not None
     if is_measured != (gate is not None):
         msg = "expected --gate with --max-ppl-increase or --max-kl, and only there"
+        raise click.UsageError(msg)
+    if gate is not None and wire_bits != "16":
+        msg = f"--wire-bits {wire_bits} with --gate, which judges weights and cache alone: expected --wire-bits 16 there, or --omega-budget instead of a measured limit"
         raise click.UsageError(msg)
     import datetime
     from dataclasses import replace
@@ -262,6 +274,7 @@ def solve_command(
             request,
             bits=tuple(bits for bits in request.bits if bits >= int(min_bits)),
             kv_bits=EIGHT_OR_SIXTEEN[kv_bits],
+            wire_bits=EIGHT_OR_SIXTEEN[wire_bits],
             omega_budget=omega_budget,
             theta=theta,
             pins=read_pins(layers=pin_layers, bits=pin_bits),

@@ -1,6 +1,7 @@
 """The referee: tries every plan of tiny cases and keeps the best.
 
-Every order of every subset of devices, every cut, every choice of bits, every case. It shares no code
+Every order of every subset of devices, every cut, every choice of bits
+and wires, every case. It shares no code
 with the solver but the instance's numbers and the schedule, which a simulation referees.
 """
 
@@ -37,9 +38,12 @@ def feasible_plans(instance: Instance) -> Iterator[tuple[float, float]]:
             for inner in combinations(range(1, num_layers), num_used - 1):
                 cuts = list(pairwise((0, *inner, num_layers)))
                 for bits in product(range(len(instance.bits)), repeat=num_layers):
-                    costs = _costs(instance, devices, cuts, bits)
-                    if costs is not None:
-                        yield costs
+                    for wires in product(
+                        range(len(instance.wire_bits)), repeat=num_used - 1
+                    ):
+                        costs = _costs(instance, devices, cuts, bits, wires)
+                        if costs is not None:
+                            yield costs
 
 
 def _are_there(instance: Instance, devices: tuple[int, ...]) -> bool:
@@ -67,10 +71,13 @@ def _costs(
     devices: tuple[int, ...],
     cuts: list[tuple[int, int]],
     bits: tuple[int, ...],
+    wires: tuple[int, ...],
 ) -> tuple[float, float] | None:
     omega = instance.fixed_omega + sum(
         float(instance.omega[layer, b]) for layer, b in enumerate(bits)
     )
+    for wire in wires:
+        omega += float(instance.wire_omega[wire])
     budget = instance.omega_budget
     if budget is not None and omega > budget * (1 + 1e-9):
         return None
@@ -103,12 +110,12 @@ def _costs(
             return None
         prefill.append(stage_prefill)
         decode.append(stage_decode)
-    hops = list(pairwise(devices))
+    hops = [(o, j, k) for o, (j, k) in zip(wires, pairwise(devices), strict=True)]
     seconds = pipeline_s(
         stages_prefill_s=prefill,
         stages_decode_s=decode,
-        hops_prefill_s=[float(instance.hop_prefill_s[j, k]) for j, k in hops],
-        hops_decode_s=[float(instance.hop_decode_s[j, k]) for j, k in hops],
+        hops_prefill_s=[float(instance.hop_prefill_s[hop]) for hop in hops],
+        hops_decode_s=[float(instance.hop_decode_s[hop]) for hop in hops],
         num_prefill=instance.num_prefill,
         num_decode=instance.num_decode,
         new_tokens=instance.new_tokens,

@@ -44,7 +44,7 @@ def uniform_int8_omega(problem: Problem) -> float:
     """Returns Σω of all layers at 8 bits, the quality that is kept when none is asked.
 
     Where head or cache are pinned to 8 bits, their own ω is allowed on top; where layers
-    are pinned to fewer, what they lose.
+    are pinned to fewer, what they lose; where wires are, that of the most hops there can be.
     """
     request = problem.request
     num_layers = request.architecture.num_layers
@@ -55,6 +55,12 @@ def uniform_int8_omega(problem: Problem) -> float:
             for layer in range(pin.first, pin.end):
                 own = request.sensitivity.omega(layer, pin.bits)
                 layers[layer] = max(layers[layer], own)
-    return float(layers.sum()) + problem.fixed_omega(
-        max(request.head_bits), max(problem.kv_bits)
+    wires = 0.0
+    if min(request.wire_bits) == max(request.wire_bits) == 8:
+        most_hops = min(num_layers, len(problem.placed)) - 1
+        wires = most_hops * request.sensitivity.wire_8
+    return (
+        float(layers.sum())
+        + wires
+        + problem.fixed_omega(max(request.head_bits), max(problem.kv_bits))
     )

@@ -28,8 +28,8 @@ class DeviceTypes:
         pool: [T] which pool that is.
         sizes: [Q] devices in a pool.
         must_use: [Q], whether all of them have to be used.
-        hop_prefill_s: [T, T] from row to column; within a type between any two.
-        hop_decode_s: [T, T] likewise.
+        hop_prefill_s: [O, T, T] from row to column; within a type between any two.
+        hop_decode_s: [O, T, T] likewise.
         hosts: For each host of the instance its types, each as often as it is wide.
     """
 
@@ -152,15 +152,17 @@ def _hops_are_swappable(instance: Instance, i: int, j: int) -> bool:
     others = np.ones(instance.num_devices, dtype=bool)
     others[[i, j]] = False
     return all(
-        hop[i, j] == hop[j, i]
-        and np.array_equal(hop[i, others], hop[j, others])
-        and np.array_equal(hop[others, i], hop[others, j])
+        np.array_equal(hop[:, i, j], hop[:, j, i])
+        and np.array_equal(hop[:, i, others], hop[:, j, others])
+        and np.array_equal(hop[:, others, i], hop[:, others, j])
         for hop in (instance.hop_prefill_s, instance.hop_decode_s)
     )
 
 
 def _between_types(hop: Floats, members: tuple[tuple[int, ...], ...]) -> Floats:
     # Within a type of one device there is no hop; its entry is never read.
-    return np.array(
-        [[hop[m[0], n[-1] if m is n else n[0]] for n in members] for m in members]
-    )
+    first = [group[0] for group in members]
+    between = hop[:, first][:, :, first]
+    for t, group in enumerate(members):
+        between[:, t, t] = hop[:, group[0], group[-1]]
+    return between

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from llmpq_jax.solver.formulation.variables import Model, bits_of
 from llmpq_jax.solver.instance import Instance
 from llmpq_jax.solver.placement import Placement
@@ -23,4 +25,11 @@ def read_placement(model: Model, instance: Instance) -> Placement:
         if held:
             devices.append(j)
             columns.append(tuple(held))
-    return Placement(devices=tuple(devices), columns=tuple(columns))
+    wires = tuple(
+        max(
+            range(len(instance.wire_bits)),
+            key=lambda o, j=j, k=k: model.hop[j, k, o].value or 0.0,
+        )
+        for j, k in pairwise(devices)
+    )
+    return Placement(devices=tuple(devices), columns=tuple(columns), wires=wires)

@@ -68,5 +68,6 @@ class Incumbent:
                 )
                 for stage in stages
             ),
+            wires=tuple(stage.wire for stage in stages[:-1]),
         )
         self.consider(tables.instance, placement)

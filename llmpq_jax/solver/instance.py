@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from llmpq_jax.cost.schedule import Host
 from llmpq_jax.cost.tables import Floats
-from llmpq_jax.spec.precision import Bits, HeadBits, KvBits
+from llmpq_jax.spec.precision import Bits, HeadBits, KvBits, WireBits
 from llmpq_jax.spec.workload import MicroBatch
 
 Integers = npt.NDArray[np.int64]
@@ -55,8 +55,10 @@ class Instance:
         embedding_decode_s: [J] likewise.
         head_prefill_s: [J] on the last used device.
         head_decode_s: [J] likewise.
-        hop_prefill_s: [J, J] from row to column, of one micro-batch.
-        hop_decode_s: [J, J] likewise.
+        wire_bits: What axis O stands for: the ways to send hidden states on a hop.
+        wire_omega: [O], what each hop so sent loses.
+        hop_prefill_s: [O, J, J] from row to column, of one micro-batch.
+        hop_decode_s: [O, J, J] likewise.
         layer_bytes: [J, B] of one layer's weights.
         kv_bytes: [J] of one layer's cache.
         embedding_bytes: [J] on the first used device.
@@ -93,6 +95,8 @@ class Instance:
     embedding_decode_s: Floats
     head_prefill_s: Floats
     head_decode_s: Floats
+    wire_bits: tuple[WireBits, ...]
+    wire_omega: Floats
     hop_prefill_s: Floats
     hop_decode_s: Floats
     layer_bytes: Integers
@@ -169,7 +173,7 @@ class Instance:
         changes = {name: getattr(self, name)[places] for name in by_device}
         changes["may_hold"] = self.may_hold[:, places]
         for name in ("hop_prefill_s", "hop_decode_s"):
-            changes[name] = getattr(self, name)[np.ix_(places, places)]
+            changes[name] = getattr(self, name)[:, places][:, :, places]
 
         def moved(members: tuple[int, ...]) -> tuple[int, ...]:
             return tuple(sorted(places.index(j) for j in members if j in places))

@@ -55,7 +55,7 @@ def settle(
     """
     # Pyomo takes a second to import, which commands that do not solve should not pay.
     from llmpq_jax.solver.arcs import arcs_below
-    from llmpq_jax.solver.formulation.order_free import formulate_arcs
+    from llmpq_jax.solver.formulation.order_free import chosen_stages, formulate_arcs
     from llmpq_jax.solver.highs import solve
 
     if most is not None and not np.isfinite(incumbent.cutoff):
@@ -84,12 +84,7 @@ def settle(
         is_new = not outcome.has_solution
         if outcome.has_solution:
             before = incumbent.found
-            chosen = [
-                stage
-                for s, stage in enumerate(arcs.stages)
-                if written.model.stage[s].value > 0.5
-            ]
-            incumbent.consider_path(tables, sorted(chosen, key=lambda s: s.first))
+            incumbent.consider_path(tables, chosen_stages(written.model, arcs))
             is_new = incumbent.found is not before
         if outcome.status == "interrupted":
             return Settled(bound=reached, is_proven=False, is_interrupted=True)

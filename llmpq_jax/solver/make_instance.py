@@ -18,7 +18,6 @@ from llmpq_jax.cost.memory import (
     embedding_bytes,
     gathered_logits_bytes,
     head_bytes,
-    hidden_bytes,
     layer_bytes,
     layer_kv_bytes,
 )
@@ -31,7 +30,13 @@ from llmpq_jax.solver.instance import Instance, Integers
 from llmpq_jax.solver.pins import may_have, may_hold
 from llmpq_jax.solver.problem import Problem
 from llmpq_jax.solver.units import Unit
-from llmpq_jax.spec.precision import Activations, Bits, HeadBits
+from llmpq_jax.spec.precision import (
+    ACTIVATION_BYTES,
+    Activations,
+    Bits,
+    HeadBits,
+    wire_token_bytes,
+)
 from llmpq_jax.spec.strategy import PrecisionChoice
 from llmpq_jax.spec.workload import MicroBatch, Workload
 
@@ -122,6 +127,13 @@ def make_instance(
         embedding_decode_s=end_s("embedding", 16, decode, among_steps),
         head_prefill_s=head_s(prefill, among_prefills),
         head_decode_s=head_s(decode, among_steps),
+        wire_bits=request.wire_bits,
+        wire_omega=np.array(
+            [
+                request.sensitivity.wire_8 if bits == 8 else 0.0
+                for bits in request.wire_bits
+            ]
+        ),
         hop_prefill_s=hops_s(prompt_tokens, among_prefills),
         hop_decode_s=hops_s(decode, among_steps),
         layer_bytes=np.stack(
@@ -251,17 +263,20 @@ _LOGIT_BYTES = 4
 
 
 def _hops_s(problem: Problem, *, num_tokens: int) -> Floats:
-    """[J, J] between any two devices; 0 on the diagonal.
+    """[O, J, J] between any two devices; 0 on the diagonal.
 
     Each device of a mesh receives the whole of the hidden states, from one that sends.
     """
     request, units = problem.request, problem.units
-    num_bytes = hidden_bytes(
-        request.architecture, num_tokens=num_tokens, activations=request.activations
-    )
+    token = ACTIVATION_BYTES[request.activations]
+    width = request.architecture.hidden_size
+    sizes = [
+        num_tokens * wire_token_bytes(width, token, wire_bits=bits)
+        for bits in request.wire_bits
+    ]
     # A hop hangs on nodes and kinds alone, and measured links take a fit each.
-    known: dict[tuple[str, str, str, str], float] = {}
-    seconds = np.zeros((len(units), len(units)))
+    known: dict[tuple[str, str, str, str], list[float]] = {}
+    seconds = np.zeros((len(sizes), len(units), len(units)))
     for j, source in enumerate(units):
         for k, target in enumerate(units):
             if j == k:
@@ -269,8 +284,10 @@ def _hops_s(problem: Problem, *, num_tokens: int) -> Floats:
             ends = (source.places[0].node.name, source.kind)
             key = (*ends, target.places[0].node.name, target.kind)
             if key not in known:
-                known[key] = _between_s(problem, source, target, num_bytes)
-            seconds[j, k] = target.width * known[key]
+                known[key] = [
+                    _between_s(problem, source, target, size) for size in sizes
+                ]
+            seconds[:, j, k] = target.width * np.array(known[key])
     return seconds
 
 

@@ -14,7 +14,7 @@ that a stage on t' takes from its pool: one, or as many as its mesh has. Axes as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -94,7 +94,7 @@ class PathFinder:
     def cheapest(self, prices: Prices) -> Path | None:
         """Returns the cheapest pipeline; nothing where none is within the box."""
         costs = StagePrices(self._tables, self._allowed, self._levels, prices)
-        hops = self._hops(prices)
+        hops, wires = self._hops(prices)
         stage, rest = self._backward(costs, hops)
         steps = self._states.steps
         best, start = np.inf, None
@@ -109,6 +109,10 @@ class PathFinder:
         if start is None:
             return None
         stages = self._trace(start, costs, hops, stage, rest)
+        stages = [
+            replace(stage, wire=int(wires[stage.type, after.type]))
+            for stage, after in zip(stages, [*stages[1:], stages[-1]], strict=True)
+        ]
         constant = prices.constant
         constant += prices.least_prefill * self.box.least_prefill
         constant += prices.least_decode * self.box.least_decode
@@ -121,7 +125,7 @@ class PathFinder:
         cheapest pipeline that has this stage, where that is at most `most`.
         """
         costs = StagePrices(self._tables, self._allowed, self._levels, prices)
-        hops = self._hops(prices)
+        hops, _ = self._hops(prices)
         _, rest = self._backward(costs, hops)
         before = self._forward(costs, hops)
         constant = prices.constant
@@ -190,11 +194,14 @@ class PathFinder:
             allowed.append(np.flatnonzero(fits & (decode <= box.most_decode)))
         return allowed
 
-    def _hops(self, prices: Prices) -> Floats:
+    def _hops(self, prices: Prices) -> tuple[Floats, Integers]:
+        """[T, T] twice: the price of the cheapest way to send a hop, and which it is."""
         types = self._tables.types
         cost = prices.hop_prefill * types.hop_prefill_s
         cost = cost + prices.hop_decode * types.hop_decode_s
-        return np.where(self._hop_is_allowed, cost, np.inf)
+        loss = self._tables.instance.wire_omega[:, None, None]
+        cost = np.where(self._hop_is_allowed, cost + prices.omega * loss, np.inf)
+        return cost.min(axis=0), cost.argmin(axis=0)
 
     def _backward(self, costs: StagePrices, hops: Floats) -> tuple[Floats, Floats]:
         states, num_types = self._states, self._num_types

@@ -23,10 +23,20 @@ class Placement:
     Attributes:
         devices: Used devices, as indices of axis J, in pipeline order.
         columns: For each of them its layers' precisions, as indices of axis B.
+        wires: How each of them but the last hands on, as indices of axis O; none where
+            all do it the first way.
     """
 
     devices: tuple[int, ...]
     columns: tuple[tuple[int, ...], ...]
+    wires: tuple[int, ...] = ()
+
+    @property
+    def hops(self) -> list[tuple[int, int, int]]:
+        """How, from where and to where hidden states are handed on: indices of a hop."""
+        pairs = list(pairwise(self.devices))
+        wires = self.wires or (0,) * len(pairs)
+        return [(wire, j, k) for wire, (j, k) in zip(wires, pairs, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +48,7 @@ class Evaluation:
         prefill_s: Of each stage.
         decode_s: Of each stage.
         memory_bytes: Of each stage.
-        omega: Σω, the head's and the cache's included.
+        omega: Σω, that of head, cache and hops included.
         objective: Latency plus θ·Σω.
         fits: Whether memory, pools, pins and budget hold.
     """
@@ -68,7 +78,7 @@ def evaluate(instance: Instance, placement: Placement) -> Evaluation:
     decode_s[0] += instance.embedding_decode_s[first]
     prefill_s[-1] += instance.head_prefill_s[last]
     decode_s[-1] += instance.head_decode_s[last]
-    hops = list(pairwise(devices))
+    hops = placement.hops
     seconds = pipeline_s(
         stages_prefill_s=prefill_s,
         stages_decode_s=decode_s,
@@ -83,6 +93,7 @@ def evaluate(instance: Instance, placement: Placement) -> Evaluation:
     omega = instance.fixed_omega + float(
         instance.omega[range(len(layers)), layers].sum()
     )
+    omega += float(sum(instance.wire_omega[wire] for wire, _, _ in hops))
     memory = tuple(
         _memory_bytes(instance, placement, stage) for stage in range(len(devices))
     )

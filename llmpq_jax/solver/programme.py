@@ -39,7 +39,7 @@ class Column:
         decode_s: [T], of one step.
         hop_prefill_s: Of all its hops.
         hop_decode_s: Likewise.
-        omega: Of its layers.
+        omega: Of its layers and hops.
         entries: Row and coefficient in the rows that a user of the programme added.
         most: Upper bound of the variable.
     """
@@ -62,13 +62,15 @@ def column_of(tables: TypeTables, stages: Sequence[PathStage]) -> Column:
         prefill_s[t] += tables.end_prefill_s[stage.role][t]
         decode_s[t] += tables.decode_s[t, stage.index]
         decode_s[t] += tables.end_decode_s[stage.role][t]
-    hops = [(a.type, b.type) for a, b in pairwise(stages)]
+    hops = [(a.wire, a.type, b.type) for a, b in pairwise(stages)]
+    losses = [tables.instance.wire_omega[wire] for wire, _, _ in hops]
     return Column(
         prefill_s=prefill_s,
         decode_s=decode_s,
         hop_prefill_s=sum(float(tables.types.hop_prefill_s[hop]) for hop in hops),
         hop_decode_s=sum(float(tables.types.hop_decode_s[hop]) for hop in hops),
-        omega=sum(tables.counts.loss(s.first, s.index) for s in stages),
+        omega=sum(tables.counts.loss(s.first, s.index) for s in stages)
+        + float(sum(losses)),
     )
 
 

@@ -9,7 +9,14 @@ from llmpq_jax.solver.pins import Pin, check_pins
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.measurements import Measurements
-from llmpq_jax.spec.precision import ALL_BITS, Activations, Bits, HeadBits, KvBits
+from llmpq_jax.spec.precision import (
+    ALL_BITS,
+    Activations,
+    Bits,
+    HeadBits,
+    KvBits,
+    WireBits,
+)
 from llmpq_jax.spec.sensitivity import Sensitivity
 from llmpq_jax.spec.strategy import ModelReference
 from llmpq_jax.spec.workload import Workload
@@ -32,6 +39,7 @@ class PlanRequest:
         head_bits: Precisions the head may have; of several the best is taken.
         kv_bits: Precisions the cache may have, of which the measured ones are tried; 16
             keeps it in the activations' type.
+        wire_bits: Precisions that hidden states may have on each hop.
         tensor: Devices that a stage may be spread over; widths above 1 are tried where
             they were measured, divide the model's heads, and fit a node.
         omega_budget: Σω may not exceed it. Absent with `theta` 0, it is that of a model
@@ -53,6 +61,7 @@ class PlanRequest:
     bits: tuple[Bits, ...] = ALL_BITS
     head_bits: tuple[HeadBits, ...] = (16,)
     kv_bits: tuple[KvBits, ...] = (16,)
+    wire_bits: tuple[WireBits, ...] = (16,)
     tensor: tuple[int, ...] = (1,)
     omega_budget: float | None = None
     theta: float = 0.0
@@ -61,7 +70,7 @@ class PlanRequest:
     decode: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("bits", "head_bits", "kv_bits"):
+        for name in ("bits", "head_bits", "kv_bits", "wire_bits"):
             if not getattr(self, name):
                 msg = f"{name} is empty: expected at least one precision"
                 raise ValueError(msg)

@@ -21,12 +21,14 @@ class PathStage:
         first: Its first layer.
         index: Of its counts.
         role: Which ends it holds.
+        wire: How it hands on, as an index of axis O; unread where it does not.
     """
 
     type: int
     first: int
     index: int
     role: Role
+    wire: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)

@@ -9,7 +9,7 @@ from llmpq_jax.solver.placement import Evaluation, evaluate
 from llmpq_jax.solver.problem import Problem
 from llmpq_jax.solver.request import PlanRequest
 from llmpq_jax.solver.search_result import Found, SearchResult
-from llmpq_jax.spec.precision import KvBits
+from llmpq_jax.spec.precision import KvBits, WireBits
 from llmpq_jax.spec.strategy import (
     Certificate,
     Mesh,
@@ -46,7 +46,14 @@ def make_strategy(
             budget=budget,
             method=request.sensitivity.method,
             note="; ".join(
-                filter(None, (note, _kv_note(request, found.instance.kv_bits)))
+                filter(
+                    None,
+                    (
+                        note,
+                        _kv_note(request, found.instance.kv_bits),
+                        _wire_note(request, found),
+                    ),
+                )
             )
             or None,
         ),
@@ -67,9 +74,22 @@ def _kv_note(request: PlanRequest, kv_bits: KvBits) -> str | None:
     return "omega counts the cache's 8 bits as 0: the sensitivities do not judge them"
 
 
+def _wire_note(request: PlanRequest, found: Found) -> str | None:
+    if 8 not in _wires(found) or request.sensitivity.wire_8 > 0:
+        return None
+    return "omega counts hops at 8 bits as 0: the sensitivities do not judge them"
+
+
+def _wires(found: Found) -> list[WireBits]:
+    """Bits of every hop."""
+    return [found.instance.wire_bits[wire] for wire, _, _ in found.placement.hops]
+
+
 def _stages(problem: Problem, found: Found, evaluation: Evaluation) -> Iterator[Stage]:
     first = 0
     used: set[str] = set()
+    # The last one hands on nothing.
+    wires: list[WireBits] = [*_wires(found), 16]
     for number, (j, columns) in enumerate(
         zip(found.placement.devices, found.placement.columns, strict=True)
     ):
@@ -85,6 +105,7 @@ def _stages(problem: Problem, found: Found, evaluation: Evaluation) -> Iterator[
             else Mesh(devices=tuple(names), tensor=unit.width),
             layers=(first, end),
             bits=tuple(problem.bits[b] for b in columns),
+            wire_bits=wires[number],
             predicted=StagePrediction(
                 prefill_s=evaluation.prefill_s[number],
                 decode_s=evaluation.decode_s[number],
@@ -114,7 +135,8 @@ def _certificate(
     covers = (
         f"all orders and subsets of devices, cuts, and bits from {sorted(problem.bits)}; "
         f"{num_pairs} micro-batch pairs; head at {_either(heads)} bits; "
-        f"cache at {_either(caches)} bits; {_tensor(problem)}"
+        f"cache at {_either(caches)} bits; "
+        f"each hop at {_either(problem.request.wire_bits)} bits; {_tensor(problem)}"
         f"{''.join(f'; {pin} pinned' for pin in problem.request.pins)}"
     )
     return Certificate(

@@ -198,6 +198,10 @@ def test_groups_that_no_kernel_has_are_refused(fails, words, measurements, tmp_p
         (("--theta", "nan"), "theta is nan: expected a finite number"),
         (("--time-limit", 0), "0.0 is not in the range x>0"),
         (("--batch", "two"), "'two' is not a valid integer"),
+        (
+            ("--wire-bits", 8, "--gate", "text", "--max-kl", 0.1),
+            "--wire-bits 8 with --gate, which judges weights and cache alone",
+        ),
         (("--pin-layers", "0-2=x"), "'0-2=x': expected FIRST:END=DEVICE, such as"),
         (("--pin-layers", "0:2=x"), "expected one of node0/cpu:0, node0/cpu:1"),
         (("--pin-bits", "0:2"), "'0:2': expected FIRST:END=BITS, such as 0:2=16"),
@@ -260,6 +264,20 @@ def test_pins_are_kept(run, words, tmp_path):
     assert (plan.bits[0], plan.bits[3]) == (16, 4)
     result = run(*words, "--leave-idle", "node0/cpu:0")
     assert "idle         node0/cpu:0" in result.stdout
+
+
+def test_how_hidden_states_are_sent_may_be_left_to_the_planner(run, words, tmp_path):
+    apart = ("--pin-layers", "0:2=node0/cpu:0", "--pin-layers", "2:4=node0/cpu:1")
+    result = run(*words, *apart, "--wire-bits", "any")
+    assert result.exit_code == 0, result.output
+    plan = read_strategy(tmp_path / "plan.toml")
+    assert plan.certificate is not None
+    assert "each hop at 8 or 16 bits" in plan.certificate.covers
+    assert run(*words, *apart, "--wire-bits", "8").exit_code == 0
+    plan = read_strategy(tmp_path / "plan.toml")
+    assert [stage.wire_bits for stage in plan.stages] == [8, 16]
+    assert plan.quality is not None
+    assert "omega counts hops at 8 bits as 0" in (plan.quality.note or "")
 
 
 def test_a_stage_over_two_devices_is_planned_written_and_served(

@@ -59,6 +59,11 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1)
     }
     speed = rng.uniform(0.5, 4.0, num_devices)
     hop = draw(st.sampled_from([0.0, 0.1, 2.0]))
+    wires = draw(st.sampled_from([(16,), (16, 8), (8,)]))
+    common["wire_bits"] = wires
+    loss = draw(st.sampled_from([0.0, 0.1, 1.0]))
+    common["wire_omega"] = np.array([loss if bits == 8 else 0.0 for bits in wires])
+    shares = np.array([1.0 if bits == 16 else 0.55 for bits in wires])[:, None, None]
     return [
         Instance(
             micro_batch=MicroBatch(prefill=1, decode=1),
@@ -70,8 +75,8 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1)
             embedding_decode_s=_times(rng, 0.05, num_devices),
             head_prefill_s=_times(rng, 1.0, num_devices, no_head),
             head_decode_s=_times(rng, 0.2, num_devices, no_head),
-            hop_prefill_s=hop * rng.random((num_devices, num_devices)),
-            hop_decode_s=0.1 * hop * rng.random((num_devices, num_devices)),
+            hop_prefill_s=hop * shares * rng.random((num_devices, num_devices)),
+            hop_decode_s=0.1 * hop * shares * rng.random((num_devices, num_devices)),
             workspace_bytes=rng.integers(0, MIB, shape),
             embedding_workspace_bytes=rng.integers(0, MIB, num_devices),
             head_workspace_bytes=rng.integers(0, MIB, num_devices),

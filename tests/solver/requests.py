@@ -16,6 +16,8 @@ MIB = 1 << 20
 SLOWNESS = {"fast": 1.0, "slow": 3.0}
 # Of a layer with a cache of 8 bits, beside one of 16.
 CACHE_8 = 0.9
+# Slow enough that it matters how hidden states are sent.
+LINK_S_PER_BYTE = 1e-9
 # Of a layer over several devices, for each of them.
 MESH_SPEEDUP = 0.8
 # Seconds per row.
@@ -115,7 +117,7 @@ def measurements(*, bits=ALL_BITS, kinds=tuple(SLOWNESS), caches=(16,), tensor=(
             source_kind=source,
             target_kind=target,
             num_bytes=size,
-            seconds=2e-5 + size * 1e-9,
+            seconds=2e-5 + size * LINK_S_PER_BYTE,
             spread=0.01,
         )
         for source in kinds
@@ -143,6 +145,7 @@ def sensitivity(num_layers=4):
         group_size=128,
         head_8=0.005,
         kv_8=0.004,
+        wire_8=0.002,
         layers=tuple(
             LayerSensitivity(layer=layer, bits=bits, omega=loss * (1 + layer % 3))
             for layer in range(num_layers)

@@ -70,4 +70,4 @@ def test_devices_of_a_kind_behind_another_link_are_another_type():
     room = Cluster(name="room", nodes=nodes, links=(link,))
     types = types_of(request("slow", cluster=room))
     assert types.members == ((0, 1), (2, 3))
-    assert types.hop_prefill_s[0, 1] > types.hop_prefill_s[0, 0]
+    assert types.hop_prefill_s[0, 0, 1] > types.hop_prefill_s[0, 0, 0]

@@ -45,9 +45,13 @@ def priced_plans(instance, tables, prices, box):
                 cuts = list(pairwise((0, *inner, num_layers)))
                 for bits in product(range(len(instance.bits)), repeat=num_layers):
                     price = prices.constant + sum(
-                        prices.hop_prefill * instance.hop_prefill_s[hop]
-                        + prices.hop_decode * instance.hop_decode_s[hop]
-                        for hop in pairwise(devices)
+                        min(
+                            prices.hop_prefill * instance.hop_prefill_s[o, j, k]
+                            + prices.hop_decode * instance.hop_decode_s[o, j, k]
+                            + prices.omega * instance.wire_omega[o]
+                            for o in range(len(instance.wire_bits))
+                        )
+                        for j, k in pairwise(devices)
                     )
                     fits = pinned <= set(devices)
                     for j, (first, end) in zip(devices, cuts, strict=True):

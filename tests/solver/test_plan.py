@@ -17,9 +17,10 @@ from llmpq_jax.errors import InfeasibleError, MeasurementError
 from llmpq_jax.solver import PlanRequest, Progress, brute_force, plan
 from llmpq_jax.solver import search as search_module
 from llmpq_jax.solver.cases import all_cases
+from llmpq_jax.solver.pins import LayerPin
 from llmpq_jax.solver.problem import make_problem
 from llmpq_jax.spec.workload import Workload
-from tests.solver.requests import cluster, measurements, request
+from tests.solver.requests import LINK_S_PER_BYTE, cluster, measurements, request
 
 GAP = 1e-6
 # Fewer cases, and a budget that leaves all of the memory to speed.
@@ -241,9 +242,10 @@ def test_each_device_of_a_mesh_receives_the_hidden_states():
     unit = {(u.kind, u.width): j for j, u in enumerate(problem.units)}
     one, two = unit["fast", 1], unit["fast", 2]
     slow = unit["slow", 1]
-    twice = 2 * case.hop_decode_s[slow, one]
-    assert case.hop_decode_s[slow, two] == pytest.approx(twice)
-    assert case.hop_decode_s[unit["slow", 2], one] == case.hop_decode_s[slow, one]
+    twice = 2 * case.hop_decode_s[0, slow, one]
+    assert case.hop_decode_s[0, slow, two] == pytest.approx(twice)
+    from_two = case.hop_decode_s[0, unit["slow", 2], one]
+    assert from_two == case.hop_decode_s[0, slow, one]
 
 
 def test_devices_of_a_pool_that_must_be_used_all_are():
@@ -261,6 +263,65 @@ def test_widths_that_were_not_measured_or_do_not_fit_are_not_offered():
     assert make_problem(plain).pools == ()
     with pytest.raises(MeasurementError, match="no stage of 4 devices can be made"):
         make_problem(replace(asked, tensor=(4,)))
+
+
+@pytest.mark.parametrize("budget", [0.0, 0.0015, 0.1, 9.0])
+def test_with_the_wires_free_a_plan_is_the_best_of_all(budget):
+    asked = request(
+        *("slow", "fast", "slow"),
+        num_layers=3,
+        memory_mib=5,
+        omega_budget=budget + 0.3,
+        prefill=2,
+        wire_bits=(16, 8),
+    )
+    found = planned(asked, relative_gap=GAP)
+    cases = all_cases(make_problem(asked), omega_budget=budget + 0.3)
+    best = brute_force.best_by_enumeration(cases)
+    assert found.certificate.objective == pytest.approx(best, rel=1e-6)
+    assert "each hop at 8 or 16 bits" in found.certificate.covers
+    losses = total_omega(asked.sensitivity, found.bits)
+    losses += 0.002 * sum(stage.wire_bits == 8 for stage in found.stages)
+    assert found.quality.omega == pytest.approx(losses)
+
+
+def test_a_hop_goes_at_8_bits_where_its_omega_is_paid_for():
+    apart = (
+        LayerPin(first=0, end=2, device="node0/cpu:0"),
+        LayerPin(first=2, end=4, device="node0/cpu:1"),
+    )
+    asked = request(
+        "fast", "fast", bits=(16,), pins=apart, prefill=2, wire_bits=(16, 8)
+    )
+    before, after = (
+        planned(replace(asked, omega_budget=budget)) for budget in (0.0019, 0.0021)
+    )
+    assert [stage.wire_bits for stage in before.stages] == [16, 16]
+    assert [stage.wire_bits for stage in after.stages] == [8, 16]
+    assert after.quality.omega == pytest.approx(0.002)
+    # Two prompts of 48 tokens are a prefill micro-batch.
+    case = all_cases(make_problem(asked), omega_budget=None)[0]
+    tokens = 2 * 48
+    expected = 2e-5 + tokens * (256 + 4) * LINK_S_PER_BYTE
+    assert case.hop_prefill_s[1, 0, 1] == pytest.approx(expected)
+    expected = 2e-5 + tokens * 256 * 4 * LINK_S_PER_BYTE
+    assert case.hop_prefill_s[0, 0, 1] == pytest.approx(expected)
+
+
+def test_hops_pinned_to_8_bits_are_allowed_by_the_default_budget():
+    asked = request("slow", "fast", bits=(8,), memory_mib=5, wire_bits=(8,))
+    found = planned(asked)
+    assert len(found.stages) > 1
+    losses = total_omega(asked.sensitivity, found.bits)
+    assert found.quality.omega == pytest.approx(losses + 0.002)
+    assert "wholly at 8 bits" in found.quality.note
+
+
+def test_hops_that_no_sensitivity_judges_are_noted():
+    asked = request("slow", "fast", bits=(8,), memory_mib=5, wire_bits=(8,))
+    unjudged = replace(asked.sensitivity, wire_8=0.0)
+    found = planned(replace(asked, sensitivity=unjudged))
+    assert "counts hops at 8 bits as 0" in found.quality.note
 
 
 @given(st.integers(4, 12), st.integers(1, 3))

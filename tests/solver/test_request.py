@@ -14,6 +14,7 @@ from tests.solver.requests import cluster, request
         ({"bits": ()}, "bits is empty"),
         ({"head_bits": ()}, "head_bits is empty"),
         ({"kv_bits": ()}, "kv_bits is empty"),
+        ({"wire_bits": ()}, "wire_bits is empty"),
         ({"tensor": ()}, r"tensor is \(\): expected at least one width"),
         ({"tensor": (0, 1)}, r"tensor is \(0, 1\): expected"),
         ({"theta": -1.0}, r"theta is -1\.0: expected a finite number of seconds"),

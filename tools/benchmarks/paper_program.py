@@ -83,7 +83,7 @@ def write_program(instance: Instance) -> Any:
     decode_ends = (i.embedding_decode_s, i.head_decode_s)
     prefill = [stage(model, i.layer_prefill_s, prefill_ends, j) for j in stages]
     decode = [stage(model, i.layer_decode_s, decode_ends, j) for j in stages]
-    hops = [(j, j + 1) for j in range(last)]
+    hops = [(0, j, j + 1) for j in range(last)]
     model.one = pyo.Constraint(
         layers, rule=lambda m, layer: sum(x(m, layer, j) for j in stages) == 1
     )

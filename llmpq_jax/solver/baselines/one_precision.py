@@ -39,7 +39,7 @@ def pipeedge(instance: Instance, b: int) -> Placement | None:
             at_end = first + k == num_layers
             seconds = seconds + at_end * instance.head_decode_s[j]
         if j > 0:
-            hop = instance.hop_decode_s[j - 1, j]
+            hop = instance.hop_decode_s[0, j - 1, j]
             seconds = np.maximum(seconds, np.where(first > 0, hop, 0.0))
         costs[j] = np.where(fits[j], seconds, np.inf)
     held = best_cut(instance, costs, np.maximum)

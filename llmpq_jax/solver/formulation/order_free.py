@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyomo.environ as pyo
@@ -18,6 +18,7 @@ from llmpq_jax.cost.tables import Floats
 from llmpq_jax.solver.arcs import Arcs
 from llmpq_jax.solver.formulation.variables import Model, Units, units_of
 from llmpq_jax.solver.instance import Integers
+from llmpq_jax.solver.stage_prices import PathStage
 
 Add = Callable[[Model, Arcs, Units], None]
 
@@ -48,24 +49,44 @@ def formulate_arcs(arcs: Arcs) -> OrderFree:
     return OrderFree(model=model, unit=units.time_s)
 
 
+def chosen_stages(model: Model, arcs: Arcs) -> list[PathStage]:
+    """Reads the plan off a solved model: its stages in order, and how they hand on."""
+    chosen = [s for s in range(len(arcs.stages)) if model.stage[s].value > 0.5]
+    chosen.sort(key=lambda s: arcs.first[s])
+    found = []
+    for s, after in zip(chosen, [*chosen[1:], chosen[-1]], strict=True):
+        place = (int(arcs.end[s]), int(arcs.type[s]), int(arcs.type[after]))
+        taken = [
+            o
+            for o in range(len(arcs.instance.wire_bits))
+            if (*place, o) in model.handing and model.handing[*place, o].value > 0.5
+        ]
+        found.append(replace(arcs.stages[s], wire=taken[0] if taken else 0))
+    return found
+
+
 def add_arc_variables(model: Model, arcs: Arcs, units: Units) -> None:
     """Adds the variables with their bounds; the box bounds the slowest of both phases."""
     ending = set(zip(arcs.end.tolist(), arcs.type.tolist(), strict=True))
     starting = set(zip(arcs.first.tolist(), arcs.type.tolist(), strict=True))
     num_types = arcs.types.num_types
+    num_wires = len(arcs.instance.wire_bits)
     hops = [
-        (i, t, k)
+        (i, t, k, o)
         for i in range(1, arcs.instance.num_layers)
         for t in range(num_types)
         for k in range(num_types)
+        for o in range(num_wires)
         if (i, t) in ending
         and (i, k) in starting
         and arcs.types.may_follow(t, k)
-        and arcs.types.hop_prefill_s[t, k] <= arcs.box.most_prefill
-        and arcs.types.hop_decode_s[t, k] <= arcs.box.most_decode
+        and arcs.types.hop_prefill_s[o, t, k] <= arcs.box.most_prefill
+        and arcs.types.hop_decode_s[o, t, k] <= arcs.box.most_decode
     ]
     model.stage = pyo.Var(range(len(arcs.stages)), domain=pyo.Binary)
-    model.handing = pyo.Var(hops, bounds=(0, 1), dense=True)
+    # Between several ways to send, whole stages alone would not decide.
+    domain = pyo.Binary if num_wires > 1 else pyo.Reals
+    model.handing = pyo.Var(hops, domain=domain, bounds=(0, 1), dense=True)
     steps = _all_steps(arcs, units)
     box, time_s = arcs.box, units.time_s
     model.prefill_slowest = pyo.Var(
@@ -91,8 +112,8 @@ def handed_on(model: Model, arcs: Arcs, units: Units) -> None:
     del units
     ending = _by_place(arcs.end, arcs.type)
     leaving = defaultdict(list)
-    for i, t, k in model.handing:
-        leaving[i, t].append(model.handing[i, t, k])
+    for i, t, k, o in model.handing:
+        leaving[i, t].append(model.handing[i, t, k, o])
     model.handed_on = _each(
         _chosen(model, stages) - sum(leaving[i, t]) == 0
         for (i, t), stages in ending.items()
@@ -105,8 +126,8 @@ def taken_over(model: Model, arcs: Arcs, units: Units) -> None:
     del units
     starting = _by_place(arcs.first, arcs.type)
     arriving = defaultdict(list)
-    for i, t, k in model.handing:
-        arriving[i, k].append(model.handing[i, t, k])
+    for i, t, k, o in model.handing:
+        arriving[i, k].append(model.handing[i, t, k, o])
     model.taken_over = _each(
         _chosen(model, stages) - sum(arriving[i, t]) == 0
         for (i, t), stages in starting.items()
@@ -223,10 +244,10 @@ def arc_omega_budget(model: Model, arcs: Arcs, units: Units) -> None:
     """(41) Σω, the head's and the cache's included, stays within the budget."""
     i = arcs.instance
     # Where no stage loses anything there is nothing to hold, and Pyomo wants a variable.
-    if i.omega_budget is None or not arcs.omega.any():
+    if i.omega_budget is None or not (arcs.omega.any() or i.wire_omega.any()):
         return
     model.arc_omega_budget = pyo.Constraint(
-        expr=_weighted(model, arcs.omega / units.omega, range(len(arcs.stages)))
+        expr=_omega(model, arcs, 1.0 / units.omega)
         <= (i.omega_budget - i.fixed_omega) / units.omega
     )
 
@@ -235,7 +256,7 @@ def add_arc_objective(model: Model, arcs: Arcs, units: Units) -> None:
     """Minimises latency plus θ·Σω."""
     i = arcs.instance
     price = i.theta / units.time_s
-    omega = _weighted(model, price * arcs.omega, range(len(arcs.stages)))
+    omega = _omega(model, arcs, price)
     model.objective = pyo.Objective(
         expr=model.prefill_time + model.decode_time + omega + price * i.fixed_omega
     )
@@ -299,19 +320,30 @@ def _holding(model: Model, arcs: Arcs, seconds: Floats) -> Iterable[Model]:
 
 def _hopping(model: Model, seconds: Floats) -> Iterable[Model]:
     at: dict[int, list[Model]] = defaultdict(list)
-    for i, t, k in model.handing:
-        if seconds[t, k] > 0:
-            at[i].append(float(seconds[t, k]) * model.handing[i, t, k])
+    for i, t, k, o in model.handing:
+        if seconds[o, t, k] > 0:
+            at[i].append(float(seconds[o, t, k]) * model.handing[i, t, k, o])
     return [sum(terms) for terms in at.values()]
 
 
 def _once(model: Model, stage_s: Floats, hop_s: Floats) -> Model:
     hops = [
-        float(hop_s[t, k]) * model.handing[i, t, k]
-        for i, t, k in model.handing
-        if hop_s[t, k] > 0
+        float(hop_s[o, t, k]) * model.handing[i, t, k, o]
+        for i, t, k, o in model.handing
+        if hop_s[o, t, k] > 0
     ]
     return _weighted(model, stage_s, range(len(stage_s))) + sum(hops)
+
+
+def _omega(model: Model, arcs: Arcs, scale: float) -> Model:
+    """Σω of stages and hops."""
+    loss = scale * arcs.instance.wire_omega
+    hops = [
+        float(loss[o]) * model.handing[i, t, k, o]
+        for i, t, k, o in model.handing
+        if loss[o] > 0
+    ]
+    return _weighted(model, scale * arcs.omega, range(len(arcs.stages))) + sum(hops)
 
 
 def _decode_once(model: Model, arcs: Arcs, units: Units) -> Model:

@@ -80,7 +80,8 @@ def one_way_in(model: Model, instance: Instance, units: Units) -> None:
     model.one_way_in = pyo.Constraint(
         model.J,
         rule=lambda m, k: (
-            m.first[k] + sum(m.hop[j, k] for j in m.J if j < k) - m.used[k] == 0
+            m.first[k] + sum(m.hop[j, i, o] for j, i, o in m.HOPS if i == k) - m.used[k]
+            == 0
         ),
     )
 
@@ -91,7 +92,8 @@ def one_way_out(model: Model, instance: Instance, units: Units) -> None:
     model.one_way_out = pyo.Constraint(
         model.J,
         rule=lambda m, j: (
-            m.last[j] + sum(m.hop[j, k] for k in m.J if k > j) - m.used[j] == 0
+            m.last[j] + sum(m.hop[i, k, o] for i, k, o in m.HOPS if i == j) - m.used[j]
+            == 0
         ),
     )
 

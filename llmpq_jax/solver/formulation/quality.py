@@ -14,7 +14,7 @@ def omega_budget(model: Model, instance: Instance, units: Units) -> None:
         return
     fixed = instance.fixed_omega / units.omega
     model.omega_budget = pyo.Constraint(
-        expr=_layers_omega(model, instance, units)
+        expr=_decided_omega(model, instance, units)
         <= instance.omega_budget / units.omega - fixed
     )
 
@@ -23,7 +23,7 @@ def add_objective(
     model: Model, instance: Instance, units: Units, *, goal: Goal
 ) -> None:
     """Minimises latency plus θ·Σω, or Σω alone, or the memory that is missing."""
-    omega = _layers_omega(model, instance, units) + instance.fixed_omega / units.omega
+    omega = _decided_omega(model, instance, units) + instance.fixed_omega / units.omega
     if goal == "omega":
         expression = omega
     elif goal == "shortage":
@@ -34,8 +34,11 @@ def add_objective(
     model.objective = pyo.Objective(expr=expression)
 
 
-def _layers_omega(model: Model, instance: Instance, units: Units) -> Model:
-    return sum(
+def _decided_omega(model: Model, instance: Instance, units: Units) -> Model:
+    """Σω of the layers, and of the hops between devices."""
+    loss = instance.wire_omega / units.omega
+    hops = sum(float(loss[o]) * model.hop[j, k, o] for j, k, o in model.HOPS if loss[o])
+    return hops + sum(
         float(instance.omega[i, b]) / units.omega * model.assign[i, j, b]
         for i in model.I
         for j, b in model.JB

@@ -154,7 +154,9 @@ def _decode_once(model: Model, instance: Instance, units: Units) -> Model:
 
 def _leaving(model: Model, j: int, seconds: Floats) -> Model:
     """Seconds of the hop that leaves device j; 0 from the last."""
-    return sum(float(seconds[j, k]) * model.hop[j, k] for k in model.J if k > j)
+    return sum(
+        float(seconds[o, i, k]) * model.hop[i, k, o] for i, k, o in model.HOPS if i == j
+    )
 
 
 def _all_steps(instance: Instance, units: Units) -> float:

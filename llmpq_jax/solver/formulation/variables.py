@@ -42,7 +42,10 @@ def units_of(instance: Instance) -> Units:
     return Units(
         size_bytes=float(instance.allowed_bytes.max()),
         time_s=bound_s if 0 < bound_s < float("inf") else 1.0,
-        omega=instance.fixed_omega + float(instance.omega.max(axis=1).sum()) or 1.0,
+        omega=instance.fixed_omega
+        + float(instance.omega.max(axis=1).sum())
+        + float(instance.wire_omega.max()) * (instance.num_layers - 1)
+        or 1.0,
     )
 
 
@@ -53,8 +56,13 @@ def add_variables(model: Model, instance: Instance, *, goal: Goal) -> None:
     model.J = pyo.RangeSet(0, last)
     model.JB = pyo.Set(dimen=2, initialize=list(_pairs(instance)))
     model.HOPS = pyo.Set(
-        dimen=2,
-        initialize=[(j, k) for j in range(last) for k in range(j + 1, last + 1)],
+        dimen=3,
+        initialize=[
+            (j, k, o)
+            for j in range(last)
+            for k in range(j + 1, last + 1)
+            for o in range(len(instance.wire_bits))
+        ],
     )
     model.before = pyo.Var(
         model.I, model.J, domain=pyo.Binary, bounds=lambda _, i, j: (int(j == last), 1)
@@ -81,7 +89,9 @@ def add_variables(model: Model, instance: Instance, *, goal: Goal) -> None:
         model.J, bounds=lambda _, j: (0, int(instance.may_be_first[j]))
     )
     model.last = pyo.Var(model.J, bounds=lambda _, j: (0, int(instance.may_be_last[j])))
-    model.hop = pyo.Var(model.HOPS, bounds=(0, 1))
+    # Between several ways to send, whole devices alone would not decide.
+    domain = pyo.Binary if len(instance.wire_bits) > 1 else pyo.Reals
+    model.hop = pyo.Var(model.HOPS, domain=domain, bounds=(0, 1))
     model.workspace = pyo.Var(model.J, domain=pyo.NonNegativeReals)
     most = None if goal == "shortage" else 0
     model.shortage = pyo.Var(model.J, bounds=(0, most))

@@ -37,7 +37,7 @@ def cuts(instance, b):
 
 def slowest_decode(instance, placement, found):
     """Stages, and hops between neighbours of the file as PipeEdge sees them."""
-    hops = [instance.hop_decode_s[j - 1, j] for j in placement.devices[1:]]
+    hops = [instance.hop_decode_s[0, j - 1, j] for j in placement.devices[1:]]
     return max([*found.decode_s, *hops])
 
 
