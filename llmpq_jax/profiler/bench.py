@@ -45,8 +45,7 @@ class StageBench:
     def __init__(
         self,
         architecture: Architecture,
-        device: JaxDevice,
-        *,
+        *devices: JaxDevice,
         activations: Activations,
         group_size: int,
         num_layers: int = 0,
@@ -59,7 +58,7 @@ class StageBench:
 
         Args:
             architecture: Of the model.
-            device: To be measured.
+            devices: To be measured; several hold the stage together.
             activations: Type of hidden states and cache.
             group_size: Of int4.
             num_layers: How many of the model's layers.
@@ -70,7 +69,7 @@ class StageBench:
         """
         self.architecture = architecture
         self.dtype = DTYPES[activations]
-        placement = Placement((device,), group_size=group_size)
+        placement = Placement(devices, group_size=group_size)
 
         def draw(tensors: Iterable[TensorSpec], bits: Bits) -> Weights:
             drawn = ((tensor, _draw(tensor)) for tensor in tensors)

@@ -247,6 +247,11 @@ class Pipeline:
         with ThreadPoolExecutor() as pool:
             list(pool.map(prepare_one, self._engine.workers))
 
+    @property
+    def weight_bytes(self) -> list[int]:
+        """Bytes of each stage's weights on the device that holds most of them."""
+        return [worker.program.weight_bytes for worker in self._engine.workers]
+
     def close(self) -> None:
         """Ends the stages' threads."""
         self._engine.close()

@@ -89,17 +89,40 @@ class Placement:
         )
 
         def place(leaf: jax.Array) -> jax.Array:
-            partition = (
-                _panel_partition(shard)
-                if isinstance(served, PanelArray)
-                else _partition(shard, leaf.ndim)
-            )
-            return jax.device_put(leaf, NamedSharding(self.mesh, partition))
+            return jax.device_put(leaf, self._leaf_sharding(served, leaf.ndim, shard))
 
         return jax.tree.map(place, served)
 
+    def trace_weight(
+        self, tensor: TensorSpec, array: jax.Array, bits: Bits
+    ) -> tuple[Weight, list[NamedSharding]]:
+        """Lays a whole weight out as `place_weight` would, while JAX only traces.
+
+        Returns:
+            The weight as it is served, and how each of its arrays lies on the mesh.
+        """
+        shard = shard_for(tensor, self.width)
+        if not tensor.is_matrix:
+            return array, [NamedSharding(self.mesh, _partition(shard, array.ndim))]
+        served = self._serve(array, bits, shard)
+        return served, [
+            self._leaf_sharding(served, leaf.ndim, shard)
+            for leaf in jax.tree.leaves(served)
+        ]
+
+    def _leaf_sharding(
+        self, served: Weight, num_axes: int, shard: str
+    ) -> NamedSharding:
+        in_panels = isinstance(served, PanelArray)
+        partition = (
+            _panel_partition(shard) if in_panels else _partition(shard, num_axes)
+        )
+        return NamedSharding(self.mesh, partition)
+
     def _cut_matrix(self, array: np.ndarray | QArray, bits: Bits, shard: str) -> Weight:
-        weight: jax.Array | QArray = jax.device_put(array, self.devices[0])
+        return self._serve(jax.device_put(array, self.devices[0]), bits, shard)
+
+    def _serve(self, weight: jax.Array | QArray, bits: Bits, shard: str) -> Weight:
         if bits != 16 and not isinstance(weight, QArray):
             weight = quantize(weight, bits=bits, group_size=self.group_size)
         if isinstance(weight, QArray):

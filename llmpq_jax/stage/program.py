@@ -54,6 +54,15 @@ class StageProgram:
         self._executables: dict[Any, jax.stages.Compiled] = {}
 
     @property
+    def leaves(self) -> list[jax.Array]:
+        """All arrays of its weights."""
+        return list(self._leaves)
+
+    def hold(self, leaves: list[Any]) -> None:
+        """Takes other arrays for its weights, or descriptions to be compiled for."""
+        self._leaves = leaves
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of weights on the device that holds most of them."""
         held: dict[Any, int] = {}

@@ -1,0 +1,113 @@
+"""A stage described without weights is the stage that is loaded, to the byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from llmpq_jax.runtime import Pipeline
+from llmpq_jax.runtime.request import Request
+from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.stage.describe import describe_stage, program_accounts
+from llmpq_jax.stage.placement import Placement
+from llmpq_jax.stage.program import StageProgram
+from tests.tiny_models import make_strategy, write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features that do not fill their last panel, and a head that does not divide."""
+    sizes = {"intermediate_size": 200, "vocab_size": 259}
+    return write_tiny_model(tmp_path_factory.mktemp("model"), **sizes)
+
+
+def described(strategy: Strategy, pipeline: Pipeline, number: int) -> StageProgram:
+    stage = strategy.stages[number]
+    return describe_stage(
+        pipeline.architecture,
+        layers=stage.layers,
+        bits=stage.bits,
+        precision=strategy.precision,
+        placement=Placement(pipeline._engine.workers[number].placement.devices),
+    )
+
+
+@pytest.mark.parametrize("widths", [((0,), (1,)), ((0, 1), (2, 3))])
+def test_descriptions_are_of_the_arrays_that_are_loaded(folder, widths):
+    strategy = make_strategy(
+        folder,
+        [(widths[0], [16, 8]), (widths[1], [4, 8])],
+        head_bits=8,
+        prefill=4,
+        decode=2,
+    )
+    with Pipeline.load(strategy) as pipeline:
+        for number, worker in enumerate(pipeline._engine.workers):
+            program = described(strategy, pipeline, number)
+            for leaf, real in zip(program._leaves, worker.program._leaves, strict=True):
+                assert (leaf.shape, leaf.dtype) == (real.shape, real.dtype)
+                assert leaf.sharding.is_equivalent_to(real.sharding, real.ndim)
+
+
+@pytest.mark.parametrize(
+    ("prompt_length", "chunk_tokens", "cuts"),
+    [(16, 512, [4]), (64, 16, [2, 2]), (16, 512, [1, 3])],
+)
+def test_accounts_are_those_of_the_programs_that_run(
+    folder, prompt_length, chunk_tokens, cuts
+):
+    strategy = make_strategy(
+        folder,
+        [((number,), [8] * count) for number, count in enumerate(cuts)],
+        batch=8,
+        prompt_length=prompt_length,
+        chunk_tokens=chunk_tokens,
+        prefill=4,
+        decode=2,
+    )
+    with Pipeline.load(strategy) as pipeline:
+        requests = [_request(strategy)] * strategy.workload.batch
+        pipeline.prepare(requests)
+        for number, worker in enumerate(pipeline._engine.workers):
+            accounts = {
+                account.function: account
+                for account in program_accounts(
+                    described(strategy, pipeline, number),
+                    workload=strategy.workload,
+                    micro_batch=strategy.micro_batch,
+                    precision=strategy.precision,
+                )
+            }
+            real = worker.program._executables
+            assert {key[0] for key in real} == set(accounts)
+            for (function, *_), executable in real.items():
+                said = executable.memory_analysis()
+                assert said is not None
+                found = accounts[function]
+                assert said.temp_size_in_bytes == found.temporary
+                assert said.argument_size_in_bytes == found.arguments
+                assert said.alias_size_in_bytes == found.aliased
+            # Four groups of two rows; prefill fills two of them at a time.
+            num_slots = {16: 32, 64: 96}[prompt_length]
+            group = worker.expected_cache_bytes(num_rows=2, num_slots=num_slots)
+            waiting = {name: account.waiting for name, account in accounts.items()}
+            first = "prefill" if chunk_tokens == 512 else "extend"
+            assert waiting.pop(first) == 2 * group
+            assert list(waiting.values()) == [3 * group]
+
+
+def test_describing_a_stage_takes_no_memory(folder):
+    strategy = make_strategy(folder, [((0,), [4, 8, 16, 8])])
+    with Pipeline.load(strategy) as pipeline:
+        before = len(jax.live_arrays())
+        described(strategy, pipeline, 0)
+        assert len(jax.live_arrays()) == before
+
+
+def _request(strategy):
+    return Request(
+        token_ids=(1,) * strategy.workload.prompt_length,
+        max_new_tokens=strategy.workload.new_tokens,
+    )
