@@ -2,6 +2,7 @@
 
     python -m tools.benchmarks.planner                  # all, to 1 % and to 0.01 %
     python -m tools.benchmarks.planner --only paper-03 --gap 0.01
+    python -m tools.benchmarks.planner --all-free       # head, cache, wires and widths too
 
 Each line is JSON: seconds of the command with imports, the gap that it proved, and its
 peak memory. All seconds of the plans themselves come from makers' figures. With
@@ -24,6 +25,7 @@ from pathlib import Path
 import click
 
 from llmpq_jax.spec.cluster_file import write_cluster
+from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.spec.strategy_file import read_strategy
 from tools.paper_clusters import CLUSTERS, ROOT, WORKLOAD, make_cluster
 
@@ -39,6 +41,7 @@ class Run:
         gap: Asked for.
         most_s: Seconds that it should take at most on 2 cores.
         time_limit_s: Given to the command.
+        more: Further words of the command.
     """
 
     name: str
@@ -47,8 +50,13 @@ class Run:
     gap: float
     most_s: float
     time_limit_s: float = 120.0
+    more: tuple[str, ...] = ()
 
 
+_ALL_FREE = (
+    *("--head-bits", "any", "--kv-bits", "any"),
+    *("--wire-bits", "any", "--tensor", "any"),
+)
 _405B = "llama-3.1-405b"
 _THREE_KINDS = (("H100", 4), ("A100-80", 4), ("A100-40", 8))
 _MIXED = (("A100-40", 2), ("V100-32", 3), ("T4", 3))
@@ -83,6 +91,22 @@ def runs() -> list[Run]:
     ]
 
 
+def all_free_runs() -> list[Run]:
+    """The paper's clusters with every decision free, to 1 %."""
+    return [
+        Run(
+            name=f"{cluster.folder.name}-all-free",
+            model=cluster.model,
+            kinds=cluster.kinds,
+            gap=1e-2,
+            most_s=90.0,
+            time_limit_s=85.0,
+            more=_ALL_FREE,
+        )
+        for cluster in CLUSTERS
+    ]
+
+
 def timed(run: Run, folder: Path) -> dict[str, object]:
     """Runs one command and says how it went."""
     cluster, out = folder / "cluster.toml", folder / "strategy.toml"
@@ -91,6 +115,7 @@ def timed(run: Run, folder: Path) -> dict[str, object]:
         *("solve", "--model", f"strategies/models/{run.model}", "--roofline"),
         *("--cluster", str(cluster), *WORKLOAD, "--gap", str(run.gap)),
         *("--time-limit", str(run.time_limit_s), "--out", str(out)),
+        *run.more,
     ]
     begin = time.monotonic()
     done = subprocess.run(
@@ -122,19 +147,38 @@ def timed(run: Run, folder: Path) -> dict[str, object]:
         "num_stages": len(strategy.stages),
         "peak_mib_so_far": peak // 1024,
         "cores": os.cpu_count(),
+    } | ({"more": " ".join(run.more)} | _chosen(strategy) if run.more else {})
+
+
+def _chosen(strategy: Strategy) -> dict[str, object]:
+    """What the planner made of the choices that are not free by default."""
+    hops = strategy.stages[:-1]
+    return {
+        "head_bits": strategy.precision.head_bits,
+        "kv_bits": strategy.precision.kv_bits,
+        "hops_at_8_bits": f"{sum(s.wire_bits == 8 for s in hops)} of {len(hops)}",
+        "widths": [len(stage.devices) for stage in strategy.stages],
     }
 
 
 @click.command()
 @click.option("--only", multiple=True, help="Names of runs.")
 @click.option("--gap", type=float, help="Only runs that ask for this gap.")
+@click.option("--all-free", is_flag=True, help="Runs with every decision free instead.")
 @click.option("--paper-program", is_flag=True, help="Time the paper's program too.")
 @click.option("--paper-limit", type=float, default=60.0, show_default=True)
 def main(
-    only: tuple[str, ...], gap: float | None, paper_program: bool, paper_limit: float
+    only: tuple[str, ...],
+    gap: float | None,
+    all_free: bool,
+    paper_program: bool,
+    paper_limit: float,
 ) -> None:
     """Print a JSON line for each run."""
-    for run in runs():
+    if all_free and paper_program:
+        msg = "the paper's program knows no widths, wires or caches: expected --all-free or --paper-program"
+        raise click.UsageError(msg)
+    for run in all_free_runs() if all_free else runs():
         if (only and run.name not in only) or (gap is not None and run.gap != gap):
             continue
         with tempfile.TemporaryDirectory() as folder:
