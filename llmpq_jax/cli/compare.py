@@ -6,27 +6,12 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.options import (
-    FILE,
-    POSITIVE,
-    cluster_option,
-    json_option,
-    model_option,
-)
+from llmpq_jax.cli.options import POSITIVE, json_option
+from llmpq_jax.cli.planning import check_sources, source_options
 
 
 @click.command("compare")
-@model_option
-@cluster_option
-@click.option(
-    "--measurements",
-    type=FILE,
-    metavar="FILE",
-    help="What `llmpq-jax profile` wrote.",
-)
-@click.option(
-    "--roofline", is_flag=True, help="Instead, foretell seconds from makers' figures."
-)
+@source_options
 @click.option("--batch", type=POSITIVE, required=True, help="Prompts served together.")
 @click.option(
     "--prompt-length",
@@ -39,12 +24,6 @@ from llmpq_jax.cli.options import (
     type=POSITIVE,
     required=True,
     help="Tokens generated for each prompt at most.",
-)
-@click.option(
-    "--sensitivity",
-    type=FILE,
-    metavar="FILE",
-    help="Quality loss of each layer at each precision, as for `solve`.",
 )
 @click.option(
     "--time-limit",
@@ -90,9 +69,7 @@ def compare_command(
     from llmpq_jax.spec.workload import Workload
     from llmpq_jax.workflow.planning import planning_request
 
-    if roofline == (measurements is not None):
-        msg = "give either --measurements FILE or --roofline"
-        raise click.UsageError(msg)
+    check_sources(measurements=measurements, roofline=roofline)
     request = planning_request(
         model,
         cluster,

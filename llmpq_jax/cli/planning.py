@@ -1,4 +1,4 @@
-"""Options that name a planning problem, for commands that solve it more than once."""
+"""Options that name a planning problem, for all commands that plan."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmpq_jax.cli.workload import workload_as_typed, workload_options
 if TYPE_CHECKING:
     from llmpq_jax.solver import PlanRequest
 
-_OPTIONS = (
+_SOURCES = (
     model_option,
     cluster_option,
     click.option(
@@ -26,23 +26,40 @@ _OPTIONS = (
     click.option(
         "--roofline",
         is_flag=True,
-        help="Instead, foretell seconds from makers' figures.",
+        help="Instead of measurements, foretell seconds from makers' figures of the "
+        "cluster's kinds of device; config.json alone will do for the model.",
     ),
-    workload_options,
     click.option(
         "--sensitivity",
         type=FILE,
         metavar="FILE",
-        help="Quality loss of each layer at each precision, as for `solve`.",
+        help="Quality loss of each layer at each precision; without it, the variance of "
+        "each layer's weights is taken.",
     ),
 )
 
 
-def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options to a command."""
-    for option in reversed(_OPTIONS):
+def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that name model, devices and what is known of them."""
+    for option in reversed(_SOURCES):
         command = option(command)
     return command
+
+
+def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds these options, and those that say what is to be served."""
+    return source_options(workload_options(command))
+
+
+def check_sources(*, measurements: Path | None, roofline: bool) -> None:
+    """Refuses both or neither of the places that seconds come from.
+
+    Raises:
+        UsageError: They are.
+    """
+    if roofline == (measurements is not None):
+        msg = "give either --measurements FILE or --roofline"
+        raise click.UsageError(msg)
 
 
 def request_as_typed(
@@ -57,8 +74,11 @@ def request_as_typed(
     prompts: Path | None,
     output_length_fraction: float | None,
     sensitivity: Path | None,
+    **choices: Any,
 ) -> PlanRequest:
     """Returns the problem that the options name.
+
+    Other choices are those of `workflow.planning.planning_request`.
 
     Raises:
         UsageError: Options do not go together.
@@ -67,9 +87,7 @@ def request_as_typed(
     from llmpq_jax.report.console import tell
     from llmpq_jax.workflow.planning import planning_request
 
-    if roofline == (measurements is not None):
-        msg = "give either --measurements FILE or --roofline"
-        raise click.UsageError(msg)
+    check_sources(measurements=measurements, roofline=roofline)
     try:
         workload = workload_as_typed(
             model,
@@ -86,6 +104,7 @@ def request_as_typed(
             measurements=measurements,
             sensitivity=sensitivity,
             on_note=tell,
+            **choices,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -13,12 +13,10 @@ from llmpq_jax.cli.options import (
     OUT_FILE,
     POSITIVE,
     cache_home,
-    cluster_option,
     json_option,
-    model_option,
     window_option,
 )
-from llmpq_jax.cli.workload import workload_as_typed, workload_options
+from llmpq_jax.cli.planning import planning_options, request_as_typed
 
 if TYPE_CHECKING:
     from llmpq_jax.spec.strategy import Strategy
@@ -33,30 +31,9 @@ WIDTHS: dict[str, tuple[int, ...]] = {"1": (1,), "any": (1, 2, 4, 8)}
 
 
 @click.command("solve")
-@model_option
-@cluster_option
-@click.option(
-    "--measurements",
-    type=FILE,
-    metavar="FILE",
-    help="What `llmpq-jax profile` wrote.",
-)
-@click.option(
-    "--roofline",
-    is_flag=True,
-    help="Instead of measurements, foretell seconds from makers' figures of the "
-    "cluster's kinds of device; config.json alone will do for the model.",
-)
-@workload_options
+@planning_options
 @click.option(
     "--out", type=OUT_FILE, required=True, metavar="FILE", help="The strategy, as TOML."
-)
-@click.option(
-    "--sensitivity",
-    type=FILE,
-    metavar="FILE",
-    help="Quality loss of each layer at each precision; without it, the variance of "
-    "each layer's weights is taken.",
 )
 @click.option(
     "--theta",
@@ -186,17 +163,7 @@ WIDTHS: dict[str, tuple[int, ...]] = {"1": (1,), "any": (1, 2, 4, 8)}
 )
 @json_option
 def solve_command(
-    model: Path,
-    cluster: Path,
-    measurements: Path | None,
-    roofline: bool,
-    batch: int | None,
-    prompt_length: int | None,
-    new_tokens: int | None,
-    prompts: Path | None,
-    output_length_fraction: float | None,
     out: Path,
-    sensitivity: Path | None,
     theta: float,
     omega_budget: float | None,
     max_ppl_increase: float | None,
@@ -219,6 +186,7 @@ def solve_command(
     time_limit: float,
     gap: float,
     as_json: bool,
+    **problem: Any,
 ) -> None:
     """Plan cuts, bits and micro-batches together."""
     limits = [each for each in (omega_budget, max_ppl_increase, max_kl) if each]
@@ -238,37 +206,22 @@ def solve_command(
     from llmpq_jax import __version__
     from llmpq_jax.cli.pins import read_pins, read_uses
     from llmpq_jax.cost.quality import total_omega
-    from llmpq_jax.report.console import progress_bar, tell
+    from llmpq_jax.report.console import progress_bar
     from llmpq_jax.report.search import search_progress
     from llmpq_jax.solver import PlanRequest, plan
     from llmpq_jax.spec.precision import Bits
     from llmpq_jax.spec.strategy import Provenance
     from llmpq_jax.spec.strategy_file import write_strategy
-    from llmpq_jax.workflow.planning import measurements_digest, planning_request
+    from llmpq_jax.workflow.planning import measurements_digest
 
-    if roofline == (measurements is not None):
-        msg = "give either --measurements FILE or --roofline"
-        raise click.UsageError(msg)
     try:
-        request = planning_request(
-            model,
-            cluster,
-            workload_as_typed(
-                model,
-                batch=batch,
-                prompt_length=prompt_length,
-                new_tokens=new_tokens,
-                prompts=prompts,
-                output_length_fraction=output_length_fraction,
-            ),
-            measurements=measurements,
-            sensitivity=sensitivity,
+        request = request_as_typed(
+            **problem,
             head_bits=EIGHT_OR_SIXTEEN[head_bits],
             prefill=prefill_micro_batch,
             decode=decode_micro_batch,
             tensor=WIDTHS[tensor],
             uses=read_uses(always=use, never=leave_idle),
-            on_note=tell,
         )
         request = replace(
             request,
@@ -281,7 +234,7 @@ def solve_command(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    digest = measurements_digest(measurements)
+    digest = measurements_digest(problem["measurements"])
 
     def solve(request: PlanRequest) -> Strategy:
         with progress_bar("solving", None, unit="cases") as advance:

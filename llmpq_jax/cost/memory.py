@@ -208,9 +208,17 @@ def gathered_logits_bytes(
 
     It lies beside the whole of them, which is what one device needs anyway.
     """
+    rows = max(micro_batch.prefill, micro_batch.decode)
+    return logit_share_bytes(architecture, rows=rows, tensor=tensor)
+
+
+def logit_share_bytes(architecture: Architecture, *, rows: int, tensor: int) -> int:
+    """Returns the bytes of logits that a device of a mesh makes for the others.
+
+    0 where it makes all of them: alone, or of a vocabulary that does not divide.
+    """
     if tensor == 1 or architecture.vocabulary_size % tensor:
         return 0
-    rows = max(micro_batch.prefill, micro_batch.decode)
     return rows * architecture.vocabulary_size // tensor * _LOGIT_BYTES
 
 

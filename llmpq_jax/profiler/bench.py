@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from llmpq_jax.checkpoint.load import Weights, place_tensors
-from llmpq_jax.model import Embedding, LayerCache, make_cache
+from llmpq_jax.model import Embedding
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.buckets import PREFILL_CHUNK_TOKENS, num_prefill_chunks
@@ -180,7 +180,14 @@ class StageBench:
         )
         rows = describe(packed.shape, packed.dtype)
         cache = tuple(
-            self._describe_cache(shape) for _ in range(worker.program.num_layers)
+            worker.placement.describe_cache(
+                self.architecture,
+                num_rows=shape.rows,
+                num_slots=shape.num_slots,
+                dtype=self.dtype,
+                kv_bits=worker.kv_bits,
+            )
+            for _ in range(worker.program.num_layers)
         )
         compile_for = worker.program.compile
         if phase == "decode":
@@ -190,18 +197,6 @@ class StageBench:
             return compile_for("prefill", "tokens", (inputs, (cache,), row, rows))
         start = describe((2,), jnp.int32)
         return compile_for("extend", "tokens", (inputs, (cache,), start, rows))
-
-    def _describe_cache(self, shape: Shape) -> LayerCache:
-        return make_cache(
-            partial(
-                jax.ShapeDtypeStruct, sharding=self._worker.placement.cache_sharding
-            ),
-            self.architecture,
-            num_rows=shape.rows,
-            num_slots=shape.num_slots,
-            dtype=self.dtype,
-            kv_bits=self._worker.kv_bits,
-        )
 
 
 def _num_chunks(phase: Phase, shape: Shape) -> int:

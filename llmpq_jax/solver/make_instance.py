@@ -20,6 +20,7 @@ from llmpq_jax.cost.memory import (
     head_bytes,
     layer_bytes,
     layer_kv_bytes,
+    logit_share_bytes,
 )
 from llmpq_jax.cost.refills import Refills
 from llmpq_jax.cost.schedule import Host
@@ -86,8 +87,9 @@ def make_instance(
 
     def head_s(rows: int, refills: Refills) -> Floats:
         gathers = _gathers_s(problem, rows=rows)
-        for _, share in refills.shares:
-            gathers = gathers + share * _gathers_s(problem, rows=1)
+        if refills.shares:
+            # Of each refill the head sees one row.
+            gathers = gathers + refills.sum(lambda _: 1.0) * _gathers_s(problem, rows=1)
         return end_s("head", head_bits, rows, refills) + gathers
 
     def hops_s(num_tokens: int, refills: Refills) -> Floats:
@@ -241,9 +243,9 @@ def _gathers_s(problem: Problem, *, rows: int) -> Floats:
     architecture = problem.request.architecture
 
     def seconds(unit: Unit) -> float:
-        if unit.width == 1 or architecture.vocabulary_size % unit.width:
+        share = logit_share_bytes(architecture, rows=rows, tensor=unit.width)
+        if share == 0:
             return 0.0
-        share = rows * architecture.vocabulary_size // unit.width * _LOGIT_BYTES
         return (unit.width - 1) * _between_s(problem, unit, unit, share)
 
     known = {
@@ -257,9 +259,6 @@ def _gathers_s(problem: Problem, *, rows: int) -> Floats:
             for unit in problem.units
         ]
     )
-
-
-_LOGIT_BYTES = 4
 
 
 def _hops_s(problem: Problem, *, num_tokens: int) -> Floats:

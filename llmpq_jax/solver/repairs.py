@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from llmpq_jax.errors import SpecError
 from llmpq_jax.solver.cases import smallest_case
+from llmpq_jax.solver.pins import with_use
 from llmpq_jax.solver.problem import make_problem
 from llmpq_jax.solver.request import PlanRequest
 from llmpq_jax.solver.search import search
@@ -112,8 +113,8 @@ def _devices(request: PlanRequest) -> Iterator[Repair]:
     for use, text in (("never", "{} used"), ("always", "{} left idle")):
         for place in cluster.placed:
             if place.device.use == use:
-                changed = replace(place.device, use="any")
-                freed = replace(request, cluster=_with(cluster, place.name, changed))
+                free = with_use(cluster, {place.name: "any"})
+                freed = replace(request, cluster=free)
                 if has_plan(freed):
                     yield Repair(text=text.format(place.name), request=freed)
     kinds = dict.fromkeys(p.device.kind for p in cluster.placed)

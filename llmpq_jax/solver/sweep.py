@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmpq_jax.solver.cases import all_cases, uniform_int8_omega
+from llmpq_jax.solver.pins import with_use
 from llmpq_jax.solver.problem import make_problem
 from llmpq_jax.solver.request import PlanRequest
 from llmpq_jax.solver.search import search
 from llmpq_jax.solver.search_result import Found
+from llmpq_jax.solver.units import alike
 from llmpq_jax.solver.write import make_strategy
 from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.strategy import Strategy
@@ -294,13 +296,8 @@ def _bound_s(point: SweepPoint, theta: float) -> float:
 
 def _sorts(cluster: Cluster) -> list[tuple[str, ...]]:
     """Names of the devices that are alike: of one node, one kind, one memory, one pin."""
-    groups: dict[tuple[str, str, int, str], list[str]] = {}
-    for place in cluster.placed:
-        device = place.device
-        if device.use != "never":
-            key = (place.node.name, device.kind, device.usable_bytes, device.use)
-            groups.setdefault(key, []).append(place.name)
-    return [tuple(names) for names in groups.values()]
+    usable = [place for place in cluster.placed if place.device.use != "never"]
+    return [tuple(place.name for place in group) for group in alike(usable)]
 
 
 def _is_within(
@@ -325,16 +322,4 @@ def _only(
     }
     if any(cluster.find(name).device.use == "always" for name in left_out):
         return None
-    nodes = tuple(
-        replace(
-            node,
-            devices=tuple(
-                replace(device, use="never")
-                if f"{node.name}/{device.name}" in left_out
-                else device
-                for device in node.devices
-            ),
-        )
-        for node in cluster.nodes
-    )
-    return replace(cluster, nodes=nodes)
+    return with_use(cluster, dict.fromkeys(left_out, "never"))

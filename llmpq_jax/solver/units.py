@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from llmpq_jax.solver.instance import Pool
@@ -35,6 +35,16 @@ class Unit:
         return f"a mesh of {self.width} from {self.places[0].name} on"
 
 
+def alike(placed: Iterable[Placed]) -> list[list[Placed]]:
+    """Groups devices of one node, one kind, one memory and one pin."""
+    groups: dict[tuple[str, str, int, str], list[Placed]] = {}
+    for place in placed:
+        device = place.device
+        key = (place.node.name, device.kind, device.usable_bytes, device.use)
+        groups.setdefault(key, []).append(place)
+    return list(groups.values())
+
+
 def find_units(
     placed: Sequence[Placed],
     *,
@@ -44,7 +54,7 @@ def find_units(
 ) -> tuple[tuple[Unit, ...], tuple[Pool, ...]]:
     """Lists single devices in their order, then the meshes that can be made of them.
 
-    Devices of a mesh are of one node, one kind, one memory and one pin.
+    Devices of a mesh are `alike`.
 
     Args:
         placed: Devices that may be used.
@@ -55,15 +65,8 @@ def find_units(
     singles = [
         Unit(places=(place,)) for place in placed if 1 in allowed or place.name in alone
     ]
-    groups: dict[tuple[str, str, int, str], list[Placed]] = {}
-    for place in placed:
-        if place.name in alone:
-            continue
-        device = place.device
-        key = (place.node.name, device.kind, device.usable_bytes, device.use)
-        groups.setdefault(key, []).append(place)
     units, pools = list(singles), []
-    for group in groups.values():
+    for group in alike(place for place in placed if place.name not in alone):
         kind = group[0].device.kind
         widths = [
             width

@@ -6,13 +6,18 @@ from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 
-from llmpq_jax.checkpoint.load import load_embedding, load_head, load_layer
+from llmpq_jax.checkpoint.load import (
+    Weights,
+    load_embedding,
+    load_head,
+    load_layer,
+)
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.rounded import RoundedWeights
 from llmpq_jax.kernels import Weight
 from llmpq_jax.model import DecoderLayer, Embedding, Head
 from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.precision import Activations, KvBits, WireBits
+from llmpq_jax.spec.precision import Activations, Bits, KvBits, WireBits
 from llmpq_jax.spec.strategy import PrecisionChoice, Stage
 from llmpq_jax.spec.tensors import head_tensors, shard_for
 from llmpq_jax.stage.devices import JaxDevice
@@ -54,51 +59,87 @@ def build_worker(
         on_layer: Called as each layer is there.
     """
     placement = Placement(devices, group_size=precision.group_size)
-    dtype = DTYPES[precision.activations]
-    first, end = stage.layers
-    embedding = head = None
-    if first == 0:
-        weights = load_embedding(reader, architecture, place=placement.place_weight)
-        embedding = Embedding(architecture, weights, dtype=dtype)
-    layers = []
-    for layer in range(first, end):
-        weights = load_layer(
-            reader,
-            architecture,
-            layer,
-            bits=stage.bits[layer - first],
-            rounded=rounded,
-            place=placement.place_weight,
+    place = placement.place_weight
+
+    def layer_weights(layer: int, bits: Bits) -> Weights:
+        return load_layer(
+            reader, architecture, layer, bits=bits, rounded=rounded, place=place
         )
-        layers.append(
-            build_layer(
-                architecture, layer, weights, placement, kv_bits=precision.kv_bits
-            )
-        )
-        on_layer()
-    if end == architecture.num_layers:
-        weights = load_head(
+
+    module = assemble(
+        architecture,
+        layers=stage.layers,
+        bits=stage.bits,
+        precision=precision,
+        placement=placement,
+        wire_bits=stage.wire_bits,
+        embedding=lambda: load_embedding(reader, architecture, place=place),
+        layer=layer_weights,
+        head=lambda: load_head(
             reader,
             architecture,
             bits=precision.head_bits,
             rounded=rounded,
-            place=placement.place_weight,
-        )
-        head = build_head(architecture, weights, placement)
-    module = StageModule(
-        architecture,
-        embedding=embedding,
-        layers=layers,
-        head=head,
-        dtype=dtype,
-        wire_bits=stage.wire_bits,
+            place=place,
+        ),
+        on_layer=on_layer,
     )
     return StageWorker(
         StageProgram(module, placement),
         stage=number,
-        dtype=dtype,
+        dtype=module.dtype,
         kv_bits=precision.kv_bits,
         arriving_bits=arriving_bits,
+    )
+
+
+def assemble(
+    architecture: Architecture,
+    *,
+    layers: tuple[int, int],
+    bits: tuple[Bits, ...],
+    precision: PrecisionChoice,
+    placement: Placement,
+    wire_bits: WireBits,
+    embedding: Callable[[], Weights],
+    layer: Callable[[int, Bits], Weights],
+    head: Callable[[], Weights],
+    on_layer: Callable[[], None] = lambda: None,
+) -> StageModule:
+    """Makes a stage's module of weights that are asked for part by part.
+
+    Args:
+        architecture: Of the model.
+        layers: From, up to but without.
+        bits: Of each.
+        precision: What holds for the whole model.
+        placement: Where the weights lie.
+        wire_bits: Of the hidden states it hands on.
+        embedding: Gives the weights before the layers; asked of a first stage.
+        layer: Gives those of one layer, by its number and bits.
+        head: Gives those after the layers; asked of a last stage.
+        on_layer: Called as each layer is there.
+    """
+    dtype = DTYPES[precision.activations]
+    first, end = layers
+    front = Embedding(architecture, embedding(), dtype=dtype) if first == 0 else None
+    made = []
+    for number, layer_bits in enumerate(bits, first):
+        weights = layer(number, layer_bits)
+        made.append(
+            build_layer(
+                architecture, number, weights, placement, kv_bits=precision.kv_bits
+            )
+        )
+        on_layer()
+    is_last = end == architecture.num_layers
+    return StageModule(
+        architecture,
+        embedding=front,
+        layers=made,
+        head=build_head(architecture, head(), placement) if is_last else None,
+        dtype=dtype,
+        wire_bits=wire_bits,
     )
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,6 @@ from jax.sharding import NamedSharding
 
 from llmpq_jax.checkpoint.load import Weights
 from llmpq_jax.cost.memory import cache_rows
-from llmpq_jax.model import Embedding, LayerCache, make_cache
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.buckets import bucket_length, num_prefill_chunks
 from llmpq_jax.spec.precision import SCALE_BYTES, Bits, WireBits, kv_token_bytes
@@ -26,8 +24,7 @@ from llmpq_jax.spec.tensors import (
     layer_tensors,
 )
 from llmpq_jax.spec.workload import MicroBatch, Workload
-from llmpq_jax.stage.build import DTYPES, build_head, build_layer
-from llmpq_jax.stage.module import StageModule
+from llmpq_jax.stage.build import DTYPES, assemble
 from llmpq_jax.stage.placement import Placement
 from llmpq_jax.stage.program import Function, StageProgram
 from llmpq_jax.stage.sampling import greedy_rows
@@ -74,8 +71,6 @@ def describe_stage(
     Weights are taken to be rounded here; those of a quantised checkpoint may lie in
     memory another way.
     """
-    first, end = layers
-    dtype = DTYPES[precision.activations]
     made: list[StageProgram] = []
     shardings: dict[int, NamedSharding] = {}
 
@@ -92,30 +87,16 @@ def describe_stage(
 
     def make() -> list[jax.Array]:
         """Builds the stage of arrays that JAX only traces."""
-        embedding = head = None
-        if first == 0:
-            of_embedding = weights(embedding_tensors(architecture), 16)
-            embedding = Embedding(architecture, of_embedding, dtype=dtype)
-        if end == architecture.num_layers:
-            of_head = weights(head_tensors(architecture), precision.head_bits)
-            head = build_head(architecture, of_head, placement)
-        made_layers = [
-            build_layer(
-                architecture,
-                first + number,
-                weights(layer_tensors(architecture), layer_bits),
-                placement,
-                kv_bits=precision.kv_bits,
-            )
-            for number, layer_bits in enumerate(bits)
-        ]
-        module = StageModule(
+        module = assemble(
             architecture,
-            embedding=embedding,
-            layers=made_layers,
-            head=head,
-            dtype=dtype,
+            layers=layers,
+            bits=bits,
+            precision=precision,
+            placement=placement,
             wire_bits=wire_bits,
+            embedding=lambda: weights(embedding_tensors(architecture), 16),
+            layer=lambda _, bits: weights(layer_tensors(architecture), bits),
+            head=lambda: weights(head_tensors(architecture), precision.head_bits),
         )
         made.append(StageProgram(module, placement))
         return made[0].leaves
@@ -150,7 +131,13 @@ def program_accounts(
     num_chunks = num_prefill_chunks(num_tokens, micro_batch.chunk_tokens)
     prefill, decode = micro_batch.prefill, micro_batch.decode
     cache = tuple(
-        _describe_cache(program, decode, num_slots, precision)
+        program.placement.describe_cache(
+            program.architecture,
+            num_rows=decode,
+            num_slots=num_slots,
+            dtype=dtype,
+            kv_bits=precision.kv_bits,
+        )
         for _ in range(program.num_layers)
     )
 
@@ -212,18 +199,4 @@ def _account(
         aliased=said.alias_size_in_bytes,
         temporary=said.temp_size_in_bytes,
         waiting=waiting,
-    )
-
-
-def _describe_cache(
-    program: StageProgram, rows: int, slots: int, precision: PrecisionChoice
-) -> LayerCache:
-    make = partial(jax.ShapeDtypeStruct, sharding=program.placement.cache_sharding)
-    return make_cache(
-        cast("Any", make),
-        program.architecture,
-        num_rows=rows,
-        num_slots=slots,
-        dtype=DTYPES[precision.activations],
-        kv_bits=precision.kv_bits,
     )

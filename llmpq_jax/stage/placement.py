@@ -157,6 +157,25 @@ class Placement:
             kv_bits=kv_bits,
         )
 
+    def describe_cache(
+        self,
+        architecture: Architecture,
+        *,
+        num_rows: int,
+        num_slots: int,
+        dtype: jnp.dtype,
+        kv_bits: KvBits,
+    ) -> LayerCache:
+        """Describes what `empty_cache` allocates, to compile for."""
+        return make_cache(
+            partial(jax.ShapeDtypeStruct, sharding=self.cache_sharding),
+            architecture,
+            num_rows=num_rows,
+            num_slots=num_slots,
+            dtype=dtype,
+            kv_bits=kv_bits,
+        )
+
 
 CACHE_PARTITION = PartitionSpec(None, None, TENSOR_AXIS, None)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from llmpq_jax.cost.latency import Part
-from llmpq_jax.solver import PlanRequest
+from llmpq_jax.errors import InfeasibleError
+from llmpq_jax.solver import PlanRequest, plan
 from llmpq_jax.spec.architecture import Architecture, Rope
 from llmpq_jax.spec.cluster import Cluster, Device, Node
 from llmpq_jax.spec.measurements import EndTime, LayerTime, LinkTime, Measurements
@@ -177,3 +180,12 @@ def _layer_s(phase, bits, rows, length):
     if phase == "prefill":
         return 1e-4 + 1e-6 * rows * length + 1e-10 * rows * length**2
     return weights + 2e-5 * rows + 1e-8 * rows * length
+
+
+def reason(asked):
+    """Plans what has no plan, and returns the one line that says why."""
+    with pytest.raises(InfeasibleError) as caught:
+        plan(asked)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message

@@ -5,22 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-import pytest
-
-from llmpq_jax.errors import InfeasibleError
 from llmpq_jax.solver import plan
 from llmpq_jax.spec.workload import Workload
-from tests.solver.requests import cluster, measurements, request
+from tests.solver.requests import cluster, measurements, reason, request
 
 LONG = Workload(batch=16, prompt_length=200, new_tokens=50)
-
-
-def reason(asked):
-    with pytest.raises(InfeasibleError) as caught:
-        plan(asked)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def number(pattern, message):

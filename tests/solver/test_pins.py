@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_jax.errors import InfeasibleError, MeasurementError
+from llmpq_jax.errors import MeasurementError
 from llmpq_jax.solver import brute_force, plan
 from llmpq_jax.solver.cases import all_cases
 from llmpq_jax.solver.pins import BitsPin, LayerPin, with_use
 from llmpq_jax.solver.problem import make_problem
-from tests.solver.requests import cluster, measurements, request
+from tests.solver.requests import cluster, measurements, reason, request
 
 SHORT = {"omega_budget": 9.0, "prefill": 2}
 ON_SLOW = LayerPin(first=1, end=3, device="node0/cpu:0")
@@ -22,14 +22,6 @@ EARLY_16 = BitsPin(first=0, end=2, bits=16)
 def holder(strategy, layer):
     (stage,) = [s for s in strategy.stages if s.layers[0] <= layer < s.layers[1]]
     return stage.device
-
-
-def reason(asked):
-    with pytest.raises(InfeasibleError) as caught:
-        plan(asked)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize("pins", [(ON_SLOW,), (EARLY_16,), (ON_SLOW, EARLY_16)])
