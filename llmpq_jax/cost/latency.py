@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from llmpq_jax.cost.tables import MonotoneTable, fit_table
@@ -37,10 +37,12 @@ class LatencyModel:
     Attributes:
         layers: By kind, phase, bits and tensor width, over (rows, tokens).
         ends: By kind, part and bits, over rows.
+        calls: By kind, seconds of a stage by itself.
     """
 
     layers: dict[LayerKey, MonotoneTable]
     ends: dict[EndKey, MonotoneTable]
+    calls: dict[str, float] = field(default_factory=dict)
 
     def supports_layer(self, kind: str, bits: Bits, *, tensor: int = 1) -> bool:
         """Whether a layer at these bits was measured there, in both phases."""
@@ -82,6 +84,13 @@ class LatencyModel:
             raise MeasurementError(msg)
         return float(self.ends[kind, part, bits](rows))
 
+    def call_s(self, kind: str) -> float:
+        """Returns what each visit of a stage costs beside what the stage holds.
+
+        What was not measured counts 0: its layers carry their share of a call already.
+        """
+        return self.calls.get(kind, 0.0)
+
     def _layer(self, kind: str, phase: Phase, bits: Bits, tensor: int) -> MonotoneTable:
         if (kind, phase, bits, tensor) not in self.layers:
             msg = f"measurements: no {phase} of a layer at {bits} bits, tensor width {tensor}, on {kind!r}: expected [[layer]] rows of it; measure with `llmpq-jax profile`"
@@ -113,4 +122,5 @@ def fit_latency(measurements: Measurements) -> LatencyModel:
             )
             for key, rows in ends.items()
         },
+        calls={row.kind: row.seconds for row in measurements.calls},
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 
 from llmpq_jax.kernels import device_kernel_path
+from llmpq_jax.profiler.calls import is_call_held, measure_call
 from llmpq_jax.profiler.devices import local_devices
 from llmpq_jax.profiler.grid import QUICK_GRID, Grid
 from llmpq_jax.profiler.journal import Journal
@@ -125,12 +126,14 @@ def profile(
             len(missing_layers(session, kind, few)) for kind in measured for few in bits
         )
         + sum(len(missing_ends(session, kind)) for kind in measured)
+        + sum(not is_call_held(session, kind) for kind in measured)
         + len(missing_links(session, cluster, devices))
         + len(missing_shared(session, cluster, devices))
     )
     for kind, (_, jax_device) in measured.items():
         measure_layers(session, kind, jax_device)
         measure_ends(session, kind, jax_device)
+        measure_call(session, kind, jax_device)
     measure_links(session, cluster, devices)
     measure_shared(session, cluster, devices)
     return journal.measurements

@@ -10,6 +10,7 @@ from llmpq_jax.spec._record import record
 from llmpq_jax.spec.precision import Activations, Bits, HeadBits, KvBits
 
 Phase = Literal["prefill", "decode"]
+PHASES: tuple[Phase, ...] = ("prefill", "decode")
 Count = Annotated[int, Field(ge=1)]
 ByteCount = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -113,15 +114,34 @@ class LinkTime:
 
 
 @record
+class CallTime:
+    """What a stage costs by itself on each visit, beside the layers and ends it holds.
+
+    A thread wakes up for the micro-batch that was handed to it, and so do the device's.
+
+    Attributes:
+        kind: Kind of device.
+        seconds: Median.
+        spread: As for a layer.
+    """
+
+    kind: str
+    seconds: Seconds
+    spread: Spread
+
+
+@record
 class SharedCapacity:
     """How much work a node's devices do together.
 
     Attributes:
         node: Its name in the cluster file.
+        phase: In which phase; absent means both.
         capacity: Devices' worth of work done at once, see `cluster.Node`.
     """
 
     node: str
+    phase: Phase | None = None
     capacity: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -138,6 +158,7 @@ class Measurements:
         kinds: In the file `[[kind]]`.
         layers: In the file `[[layer]]`.
         ends: In the file `[[end]]`.
+        calls: In the file `[[call]]`; a kind without one is taken to cost nothing.
         links: In the file `[[link]]`.
         shared: In the file `[[shared]]`.
     """
@@ -150,5 +171,6 @@ class Measurements:
     kinds: Annotated[tuple[MeasuredKind, ...], Field(alias="kind")]
     layers: Annotated[tuple[LayerTime, ...], Field(alias="layer")]
     ends: Annotated[tuple[EndTime, ...], Field(alias="end")]
+    calls: Annotated[tuple[CallTime, ...], Field(alias="call")] = ()
     links: Annotated[tuple[LinkTime, ...], Field(alias="link")] = ()
     shared: tuple[SharedCapacity, ...] = ()

@@ -19,6 +19,7 @@ from llmpq_jax.spec._toml import decode_record, to_toml
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.fingerprint import layer_shape_fingerprint
 from llmpq_jax.spec.measurements import (
+    CallTime,
     EndTime,
     LayerTime,
     LinkTime,
@@ -27,12 +28,15 @@ from llmpq_jax.spec.measurements import (
     SharedCapacity,
 )
 
-Row: TypeAlias = MeasuredKind | LayerTime | EndTime | LinkTime | SharedCapacity
+Row: TypeAlias = (
+    MeasuredKind | LayerTime | EndTime | CallTime | LinkTime | SharedCapacity
+)
 
 _TABLES: dict[type[Row], str] = {
     MeasuredKind: "kind",
     LayerTime: "layer",
     EndTime: "end",
+    CallTime: "call",
     LinkTime: "link",
     SharedCapacity: "shared",
 }
@@ -102,6 +106,8 @@ def with_row(measurements: Measurements, row: Row) -> Measurements:
             return replace(measurements, layers=(*measurements.layers, row))
         case EndTime():
             return replace(measurements, ends=(*measurements.ends, row))
+        case CallTime():
+            return replace(measurements, calls=(*measurements.calls, row))
         case LinkTime():
             return replace(measurements, links=(*measurements.links, row))
         case SharedCapacity():

@@ -95,7 +95,11 @@ def test_ends_links_and_the_shared_processor_are_measured_too(room):
         ("cpu-emulated", "cpu-emulated")
     }
     # The fake clock adds all threads' work up: nothing overlaps.
-    assert [(row.node, row.capacity) for row in measured.shared] == [("node0", 1.0)]
+    assert [(row.node, row.phase, row.capacity) for row in measured.shared] == [
+        ("node0", "prefill", 1.0),
+        ("node0", "decode", 1.0),
+    ]
+    assert [row.kind for row in measured.calls] == ["cpu-emulated"]
 
 
 def test_a_capacity_that_the_cluster_file_says_is_not_measured(room):
@@ -121,7 +125,13 @@ def test_progress_counts_every_row_that_is_measured(room):
     measured = run(room, on_progress=lambda *what: heard.append(what))
     count = sum(
         len(rows)
-        for rows in (measured.layers, measured.ends, measured.links, measured.shared)
+        for rows in (
+            measured.layers,
+            measured.ends,
+            measured.calls,
+            measured.links,
+            measured.shared,
+        )
     )
     assert [(done, total) for done, total, _ in heard] == [
         (done, count) for done in range(1, count + 1)
@@ -206,7 +216,9 @@ def test_a_second_kind_is_measured_into_the_file_of_the_first(room, tmp_path):
     measured = run(room, out, cluster=both, kinds=("b",), bits=(16,))
     assert [row.kind for row in read_measurements(out).kinds] == ["a", "b"]
     assert [row.kind for row in measured.layers] == ["a"] * 8 + ["b"] * 8
-    assert len([build for build in room.builds if build["num_layers"]]) == 1
+    stacks = [build["num_layers"] for build in room.builds if build["num_layers"]]
+    # The layers at one precision, and two stages that hand over to each other.
+    assert stacks == [4, 1, 1]
 
 
 def test_what_does_not_fit_the_device_is_left_out(room):
@@ -278,4 +290,6 @@ def test_a_folder_with_a_config_alone_is_measured_for_real(tmp_path):
     every = [*measured.layers, *measured.ends, *measured.links]
     assert all(row.seconds > 0 for row in every)
     assert all(row.workspace_bytes > 0 for row in measured.layers)
-    assert 1 <= measured.shared[0].capacity <= 2
+    assert all(1 <= row.capacity <= 2 for row in measured.shared)
+    (call,) = measured.calls
+    assert 0 < call.seconds < 1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.spec.cluster import Cluster, Device, Link, Node
 from llmpq_jax.spec.measurements import (
+    CallTime,
     EndTime,
     LayerTime,
     LinkTime,
@@ -239,6 +240,7 @@ measurements = st.builds(
         ),
         min_size=1,
     ),
+    calls=_rows(st.builds(CallTime, kind=texts, seconds=seconds, spread=fractions)),
     links=_rows(
         st.builds(
             LinkTime,
@@ -251,7 +253,10 @@ measurements = st.builds(
     ),
     shared=_rows(
         st.builds(
-            SharedCapacity, node=texts, capacity=st.floats(min_value=1e-6, max_value=64)
+            SharedCapacity,
+            node=texts,
+            phase=st.sampled_from([None, "prefill", "decode"]),
+            capacity=st.floats(min_value=1e-6, max_value=64),
         )
     ),
 )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.spec.fingerprint import layer_shape_fingerprint
 from llmpq_jax.spec.measurements import (
+    CallTime,
     EndTime,
     LayerTime,
     LinkTime,
@@ -62,7 +63,8 @@ ROWS = (
         workspace_bytes=4096,
     ),
     LinkTime(source_kind="a", target_kind="b", num_bytes=640, seconds=3e-4, spread=0.1),
-    SharedCapacity(node="node0", capacity=1.375),
+    CallTime(kind="a", seconds=2e-4, spread=0.1),
+    SharedCapacity(node="node0", phase="decode", capacity=1.375),
 )
 KINDS_OF_ROWS = [type(row).__name__ for row in ROWS]
 

@@ -40,7 +40,7 @@ from llmpq_jax.spec.measurements import Measurements
 from llmpq_jax.spec.precision import Activations, Bits, HeadBits
 from llmpq_jax.spec.strategy import ModelReference, Strategy
 from llmpq_jax.spec.workload import Workload
-from tools.benchmarks.models import CONFIGS, random_model
+from tools.benchmarks.models import random_model
 
 _TINY = Path(__file__).parents[2] / "examples" / "tiny-code-lm"
 
@@ -176,7 +176,9 @@ def _planned(
     """Measures the model and lets the planner predict each case."""
     num_devices = max(len(case.ends) for case in experiment.cases)
     cluster = _cluster(num_devices)
-    bits = tuple(sorted({b for case in experiment.cases for b in case.bits}))
+    bits: tuple[Bits, ...] = tuple(
+        sorted({b for case in experiment.cases for b in case.bits})
+    )
     if kept is not None:
         kept.mkdir(parents=True, exist_ok=True)
     measurements = profile(
@@ -191,7 +193,9 @@ def _planned(
         ),
     )
     click.echo(err=True)
-    return [_predicted(folder, experiment, measurements, case) for case in experiment.cases]
+    return [
+        _predicted(folder, experiment, measurements, case) for case in experiment.cases
+    ]
 
 
 def _predicted(
@@ -307,7 +311,9 @@ def _row(strategy: Strategy, pipeline: Pipeline) -> dict[str, Any]:
         "spread": (third - first) / 2 / middle,
         "ratio": predicted.latency_s / middle,
         "predicted_stage_s": [
-            (s.predicted.prefill_s, s.predicted.decode_s) for s in strategy.stages if s.predicted
+            (s.predicted.prefill_s, s.predicted.decode_s)
+            for s in strategy.stages
+            if s.predicted
         ],
         "measured_stage_s": [(s.prefill_s, s.decode_s) for s in last],
         "idle_share": [s.idle_s / batches[-1].latency_s for s in last],
@@ -320,9 +326,9 @@ def _out_of_order(rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
     for a, b in combinations(range(len(rows)), 2):
         fast, slow = sorted((a, b), key=lambda i: rows[i]["predicted_s"])
         margin = 0.15 + rows[fast]["spread"] + rows[slow]["spread"]
-        if rows[slow]["predicted_s"] > (1 + margin) * rows[fast]["predicted_s"]:
-            if rows[slow]["measured_s"] <= rows[fast]["measured_s"]:
-                wrong.append((fast, slow))
+        is_told = rows[slow]["predicted_s"] > (1 + margin) * rows[fast]["predicted_s"]
+        if is_told and rows[slow]["measured_s"] <= rows[fast]["measured_s"]:
+            wrong.append((fast, slow))
     return wrong
 
 
