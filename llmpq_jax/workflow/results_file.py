@@ -8,8 +8,6 @@ from types import TracebackType
 from typing import Any
 
 from llmpq_jax.errors import RequestError
-from llmpq_jax.runtime.request import Completion
-from llmpq_jax.workflow.prompt_file import Prompt
 
 
 class ResultsFile:
@@ -38,11 +36,11 @@ class ResultsFile:
             msg = f"results {path}: cannot be written ({reason.strerror or reason}): name another file"
             raise RequestError(msg) from reason
 
-    def add(self, prompt: Prompt, completion: Completion) -> None:
-        """Appends a line; the first one replaces what an old file held."""
+    def add(self, values: dict[str, Any]) -> None:
+        """Appends a line of JSON; the first one replaces what an old file held."""
         if self._num_lines == 0:
             self._file.truncate(0)
-        line = json.dumps(result_values(prompt, completion), ensure_ascii=False)
+        line = json.dumps(values, ensure_ascii=False)
         self._file.write(line + "\n")
         self._file.flush()
         self._num_lines += 1
@@ -63,15 +61,3 @@ class ResultsFile:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def result_values(prompt: Prompt, completion: Completion) -> dict[str, Any]:
-    """Returns a result as JSON has it."""
-    return {
-        "custom_id": prompt.custom_id,
-        "prompt": prompt.text,
-        "text": completion.text,
-        "finish_reason": completion.finish_reason,
-        "num_prompt_tokens": completion.num_prompt_tokens,
-        "num_new_tokens": len(completion.token_ids),
-    }

@@ -5,31 +5,19 @@ import json
 import pytest
 
 from llmpq_jax.errors import RequestError
-from llmpq_jax.runtime import Completion
-from llmpq_jax.workflow.prompt_file import Choices, prompts_of
 from llmpq_jax.workflow.results_file import ResultsFile
 
-PROMPT = prompts_of(("naïve",), Choices())[0]
-COMPLETION = Completion(
-    token_ids=(1, 2), text="\u2028ja", finish_reason="stop", num_prompt_tokens=5
-)
+VALUES = {"custom_id": "prompt-1", "text": "naïve \u2028 ja"}
 
 
 def test_every_result_is_there_at_once_as_a_line(tmp_path):
     path = tmp_path / "new" / "results.jsonl"
     with ResultsFile(path) as results:
-        results.add(PROMPT, COMPLETION)
+        results.add(VALUES)
         (line,) = path.read_bytes().splitlines()
-        results.add(PROMPT, COMPLETION)
+        results.add(VALUES)
         assert len(path.read_bytes().splitlines()) == 2
-    assert json.loads(line) == {
-        "custom_id": "prompt-1",
-        "prompt": "naïve",
-        "text": "\u2028ja",
-        "finish_reason": "stop",
-        "num_prompt_tokens": 5,
-        "num_new_tokens": 2,
-    }
+    assert json.loads(line) == VALUES
 
 
 def test_an_old_file_is_kept(tmp_path):
@@ -47,7 +35,7 @@ def test_an_old_file_is_replaced_by_the_first_result_only(tmp_path):
         pass
     assert path.read_text() == "old"
     with ResultsFile(path, overwrite=True) as results:
-        results.add(PROMPT, COMPLETION)
+        results.add(VALUES)
     assert json.loads(path.read_text())["custom_id"] == "prompt-1"
 
 
