@@ -19,11 +19,7 @@ from llmpq_jax.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from llmpq_jax.spec.strategy import Strategy
     from llmpq_jax.workflow.result_line import Result
-    from llmpq_jax.workflow.serving import Served
 
 
 @click.command("generate")
@@ -51,6 +47,12 @@ if TYPE_CHECKING:
     help="Results, a JSON line for each prompt, and for each line that is none.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file --out names.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the file --out names, however the last run ended: what has its "
+    "result there is done. The first run may say it too.",
+)
 @click.option(
     "--max-new-tokens",
     type=POSITIVE,
@@ -115,6 +117,7 @@ def generate_command(
     prompts_path: Path | None,
     out: Path | None,
     overwrite: bool,
+    resume: bool,
     max_new_tokens: int | None,
     temperature: float,
     top_k: int,
@@ -131,6 +134,9 @@ def generate_command(
     """Continue prompts by running a strategy here."""
     if bool(texts) == (prompts_path is not None):
         msg = "expected either --prompt (once or more) or --prompts"
+        raise click.UsageError(msg)
+    if resume and (out is None or prompts_path is None or overwrite):
+        msg = "--resume goes on with the results of a file: expected --prompts and --out beside it, and no --overwrite"
         raise click.UsageError(msg)
     if timeline is not None and timeline.suffix not in {".png", ".svg"}:
         msg = f"--timeline {timeline}: expected a name that ends in .png or .svg"
@@ -152,7 +158,10 @@ def generate_command(
     )
     strategy = read_strategy(strategy_path)
 
+    from llmpq_jax.cli.results import print_json, print_run, print_texts
+    from llmpq_jax.report.console import tell
     from llmpq_jax.workflow.compile_cache import keep_compiled
+    from llmpq_jax.workflow.job import make_job
     from llmpq_jax.workflow.result_line import result_values
     from llmpq_jax.workflow.results_file import ResultsFile
     from llmpq_jax.workflow.serving import serve_prompts, write_records
@@ -163,7 +172,13 @@ def generate_command(
     with ExitStack() as stack:
         file = None
         if out is not None:
-            file = stack.enter_context(ResultsFile(out, overwrite=overwrite))
+            job = make_job(
+                strategy, lines, choices, is_chat=chat, ignores_eos=ignore_eos
+            )
+            if_there = "resume" if resume else "replace" if overwrite else "refuse"
+            file = stack.enter_context(ResultsFile(out, if_there=if_there, job=job))
+            if file.num_kept:
+                tell(f"going on with {out}: {file.num_kept} results are there")
 
         def on_result(result: Result) -> None:
             if file is not None:
@@ -172,7 +187,12 @@ def generate_command(
                 shown.append(result)
 
         served = serve_prompts(
-            strategy, lines, is_chat=chat, ignores_eos=ignore_eos, on_result=on_result
+            strategy,
+            lines,
+            is_chat=chat,
+            ignores_eos=ignore_eos,
+            is_done=(lambda _: False) if file is None else file.has,
+            on_result=on_result,
         )
     shown.sort(key=lambda result: result.line.number)
     if served.batches:
@@ -185,10 +205,10 @@ def generate_command(
             timeline=timeline,
         )
     if as_json:
-        _print_json(strategy, shown, served, model=model)
+        print_json(strategy, shown, served, model=model)
     elif served.batches:
-        _print_texts(shown)
-        _print_run(strategy, served)
+        print_texts(shown)
+        print_run(strategy, served)
         for what, path in (
             ("results", out),
             ("run record", record),
@@ -197,53 +217,6 @@ def generate_command(
         ):
             if path is not None:
                 click.echo(f"{what:<12} {path}")
+    elif served.bad_lines is None:
+        tell("every prompt has its result: there is nothing to do")
     served.check(out)
-
-
-def _print_texts(results: Sequence[Result]) -> None:
-    from llmpq_jax.report.console import say
-    from llmpq_jax.report.texts import continued_text
-    from llmpq_jax.workflow.prompt import Prompt
-
-    for result in results:
-        line, completion = result.line, result.completion
-        if not isinstance(line, Prompt) or completion is None:
-            say(f"── {line.custom_id}: {line}")
-            say()
-            continue
-        say(
-            f"── {line.custom_id}: {len(completion.token_ids)} new tokens, "
-            f"ended by {completion.finish_reason}"
-        )
-        say(continued_text(line.text, completion.text))
-        say()
-
-
-def _print_run(strategy: Strategy, served: Served) -> None:
-    from llmpq_jax.report.console import say, show
-    from llmpq_jax.report.lines import run_lines
-    from llmpq_jax.report.tables import run_table
-
-    show(run_table(strategy, served.batches))
-    for line in run_lines(strategy, served.batches):
-        say(line)
-
-
-def _print_json(
-    strategy: Strategy, results: Sequence[Result], served: Served, *, model: str
-) -> None:
-    import json
-    from dataclasses import asdict
-
-    from llmpq_jax.report.console import say
-    from llmpq_jax.workflow.result_line import result_values
-
-    batches = [asdict(batch) for batch in served.batches]
-    for batch in batches:
-        del batch["events"]
-    values = {
-        "results": [result_values(result, model=model) for result in results],
-        "predicted": strategy.predicted and asdict(strategy.predicted),
-        "batches": batches,
-    }
-    say(json.dumps(values, indent=2))

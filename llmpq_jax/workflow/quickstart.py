@@ -93,7 +93,7 @@ def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
         "timeline": work_dir / "timeline.png",
     }
     results: list[Result] = []
-    with ResultsFile(files["results"], overwrite=True) as file:
+    with ResultsFile(files["results"], if_there="replace") as file:
 
         def on_result(result: Result) -> None:
             file.add(result_values(result, model=folder.name))

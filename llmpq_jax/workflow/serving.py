@@ -64,6 +64,7 @@ def serve_prompts(
     *,
     is_chat: bool = False,
     ignores_eos: bool = False,
+    is_done: Callable[[str], bool] = lambda _: False,
     on_result: Callable[[Result], None] = lambda _: None,
 ) -> Served:
     """Serves prompts, batch by batch; progress is shown on stderr.
@@ -77,7 +78,8 @@ def serve_prompts(
         is_chat: Send plain prompts as a user's message through the checkpoint's chat
             template.
         ignores_eos: Go on whatever the model says.
-        on_result: Hears what becomes of each line.
+        is_done: Whether a line of this name has its result already.
+        on_result: Hears what becomes of each other line.
     """
     make_request = _RequestMaker(strategy, is_chat=is_chat, ignores_eos=ignores_eos)
     prompts: list[Prompt] = []
@@ -87,6 +89,9 @@ def serve_prompts(
         made = make_request(line)
         if isinstance(made, BadLine):
             bad_lines.append(made)
+        if is_done(line.custom_id):
+            continue
+        if isinstance(made, BadLine):
             on_result(Result(line=made))
         else:
             prompt, request = made

@@ -124,7 +124,7 @@ def test_an_existing_results_file_is_refused_before_anything_is_loaded(
     out = tmp_path / "results.jsonl"
     out.write_text("precious")
     words = ("generate", "--strategy", strategy, "--prompt", "a", "--out", out)
-    assert "is there already: name another file or say --overwrite" in fails(*words)
+    assert "is there already: name another file, or say --resume" in fails(*words)
     assert out.read_text() == "precious"
     assert run(*words, "--overwrite", "--max-new-tokens", 1).exit_code == 0
     assert json.loads(out.read_text())["prompt"] == "a"
