@@ -171,6 +171,7 @@ def _law(points: Floats, values: Floats, powers: Floats) -> Floats:
     """
     columns = features(points, powers)
     weights = 1.0 / values
+    coefficients = np.zeros(len(powers))
     for _ in range(_REWEIGHTINGS):
         weighted = columns * weights[:, None]
         # Unit columns: nnls stops early when they differ by many powers of ten.
