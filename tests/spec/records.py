@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.spec.cluster import Cluster, Device, Link, Node
 from llmpq_jax.spec.measurements import (
+    Accuracy,
     CallTime,
     EndTime,
     LayerTime,
@@ -219,6 +220,7 @@ measurements = st.builds(
             phase=st.sampled_from(("prefill", "decode")),
             bits=bits,
             tensor=counts,
+            held_out=st.booleans(),
             batch=counts,
             length=counts,
             seconds=seconds,
@@ -257,6 +259,20 @@ measurements = st.builds(
             node=texts,
             phase=st.sampled_from([None, "prefill", "decode"]),
             capacity=st.floats(min_value=1e-6, max_value=64),
+        )
+    ),
+    accuracy=_rows(
+        st.builds(
+            Accuracy,
+            kind=texts,
+            phase=st.sampled_from(("prefill", "decode")),
+            bits=bits,
+            tensor=counts,
+            num_fitted=counts,
+            num_held_out=counts,
+            mean_error=fractions,
+            largest_error=fractions,
+            spread=fractions,
         )
     ),
 )
