@@ -1,25 +1,24 @@
 """Times what a stage costs by itself when the engine visits it.
 
-The engine gives each stage a thread and an inbox. A micro-batch that is handed over wakes
-the stage's thread, and that one the device's, which went to sleep while other stages
-worked. Calls one after the other from one thread, as layers are timed, know none of that:
+Layers are timed in calls that follow one another at once. In a pipeline a stage waits for
+the others between two visits, and the threads of its device go to sleep meanwhile:
 
-    call = (T(two stages that hand over to each other) − T(both from one thread)) / 2
+    call = T(a layer after a pause) − T(the same layer at once)
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from types import TracebackType
+import time
+from collections.abc import Callable
 
 from llmpq_jax.profiler.session import Session
+from llmpq_jax.profiler.stopwatch import Timing, summary
 from llmpq_jax.spec.measurements import CallTime
 from llmpq_jax.stage.devices import JaxDevice
 
-_NUM_STAGES = 2
+_ROUNDS = 41
+# About as long as other stages keep a micro-batch.
+_PAUSE_S = 0.002
 
 
 def measure_call(session: Session, kind: str, device: JaxDevice) -> None:
@@ -27,23 +26,11 @@ def measure_call(session: Session, kind: str, device: JaxDevice) -> None:
     if is_call_held(session, kind):
         return
     shape = min(session.grid.shapes, key=lambda shape: (shape.rows, shape.num_slots))
-    with ExitStack() as stack:
-        benches = [
-            session.bench(device, num_layers=1, bits=session.bits[0])
-            for _ in range(_NUM_STAGES)
-        ]
-        for bench in benches:
-            stack.callback(bench.free)
-        calls = [bench.call("decode", shape) for bench in benches]
-        relay = stack.enter_context(Relay(calls))
-
-        def direct() -> None:
-            for call in calls:
-                call()
-
-        timing = session.stopwatch.time(relay, less=direct)
+    bench = session.bench(device, num_layers=1, bits=session.bits[0])
+    timing = time_after_pause(bench.call("decode", shape), session.stopwatch.clock)
+    bench.free()
     session.journal.add(
-        CallTime(kind=kind, seconds=timing.seconds / _NUM_STAGES, spread=timing.spread)
+        CallTime(kind=kind, seconds=timing.seconds, spread=timing.spread)
     )
     session.on_row(f"{kind}: a stage by itself")
 
@@ -53,49 +40,23 @@ def is_call_held(session: Session, kind: str) -> bool:
     return session.journal.holds(session.journal.measurements.calls, kind=kind)
 
 
-class Relay:
-    """Threads that each do their call when the one before has done its own."""
+def time_after_pause(
+    call: Callable[[], object],
+    clock: Callable[[], float],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Timing:
+    """Times by how much a call takes longer after a pause than at once."""
 
-    def __init__(self, calls: Sequence[Callable[[], object]]) -> None:
-        self._inboxes: list[queue.SimpleQueue[bool]] = [
-            queue.SimpleQueue() for _ in range(len(calls) + 1)
-        ]
-        self._errors: list[BaseException] = []
-        self._threads = [
-            threading.Thread(target=self._serve, args=(index, call), daemon=True)
-            for index, call in enumerate(calls)
-        ]
+    def seconds() -> float:
+        started_s = clock()
+        call()
+        return clock() - started_s
 
-    def __call__(self) -> None:
-        """Lets all of them do their calls, once and in order.
-
-        Raises:
-            BaseException: What one of them raised.
-        """
-        self._inboxes[0].put(True)
-        self._inboxes[-1].get()
-        if self._errors:
-            raise self._errors[0]
-
-    def __enter__(self) -> Relay:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for inbox, thread in zip(self._inboxes, self._threads, strict=False):
-            inbox.put(False)
-            thread.join()
-
-    def _serve(self, index: int, call: Callable[[], object]) -> None:
-        while self._inboxes[index].get():
-            try:
-                call()
-            except BaseException as error:
-                self._errors.append(error)
-            self._inboxes[index + 1].put(True)
+    samples = []
+    for _ in range(_ROUNDS):
+        seconds()
+        at_once_s = seconds()
+        sleep(_PAUSE_S)
+        samples.append(seconds() - at_once_s)
+    return summary(samples)

@@ -72,7 +72,7 @@ class Stopwatch:
             samples.append(self._seconds(call) - less_s)
             if len(samples) < self.least_repeats:
                 continue
-            timing = _summary(samples)
+            timing = summary(samples)
             if (
                 timing.spread <= self.steady_spread
                 or len(samples) >= self.most_repeats
@@ -88,7 +88,7 @@ class Stopwatch:
         return self.clock() - started_s
 
 
-def _summary(samples: list[float]) -> Timing:
+def summary(samples: list[float]) -> Timing:
     """Returns the median, or what the quartiles leave in doubt where that is more."""
     first, median, third = np.percentile(samples, [25, 50, 75]).tolist()
     half_distance = (third - first) / 2

@@ -52,7 +52,7 @@ class Instance:
         layer_prefill_s: [J, B] of one layer and one prefill micro-batch.
         layer_decode_s: [J, B] of one layer, one step and one decode micro-batch.
         call_prefill_s: [J] of a stage by itself, whatever it holds, for one prefill
-            micro-batch: the call, and waking up for it.
+            micro-batch: waking up for it.
         call_decode_s: [J] likewise, for one step and one decode micro-batch.
         embedding_prefill_s: [J] on the first used device.
         embedding_decode_s: [J] likewise.

@@ -128,7 +128,7 @@ class LinkTime:
 class CallTime:
     """What a stage costs by itself on each visit, beside the layers and ends it holds.
 
-    A thread wakes up for the micro-batch that was handed to it, and so do the device's.
+    A stage waits for others between two visits, and its device must wake up again.
 
     Attributes:
         kind: Kind of device.
