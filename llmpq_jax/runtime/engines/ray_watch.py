@@ -76,16 +76,18 @@ class Watch:
         with self._lock:
             return self._lost.setdefault(number, _ENDED)
 
-    def note_back(self, number: int, pulse: Pulse) -> bool:
-        """Watches a lost stage again if an answer is from another process than before."""
+    def is_known(self, number: int, pulse: Pulse) -> bool:
+        """Whether an answer is from the process that was watched before."""
         with self._lock:
             last = self._pulses.get(number)
-            if last is not None and last.process == pulse.process:
-                return False
+        return last is not None and last.process == pulse.process
+
+    def note_back(self, number: int, pulse: Pulse) -> None:
+        """Watches a lost stage again, in the process that answered."""
+        with self._lock:
             self._pulses[number] = pulse
             self._asked.pop(number, None)
             self._lost.pop(number, None)
-            return True
 
     def note_layers(self, number: int, num_layers: int) -> None:
         """Tells of the layers of a stage that have not been told of."""

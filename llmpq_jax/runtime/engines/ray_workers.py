@@ -13,7 +13,7 @@ from llmpq_jax import __version__
 from llmpq_jax.errors import LlmpqError, WorkerLostError
 from llmpq_jax.runtime.engines.engine import StageLostError
 from llmpq_jax.runtime.engines.ray_cluster import Places
-from llmpq_jax.runtime.engines.ray_watch import Watch
+from llmpq_jax.runtime.engines.ray_watch import Loss, Watch
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.stage.worker import StageFacts
 
@@ -184,8 +184,7 @@ class Workers:
                 ray.kill(self.actors[number], no_restart=False)
         deadline_s = time.perf_counter() + _RESTART_S
         for number, loss in lost.items():
-            self._unloaded.add(number)
-            while not self._is_back(number):
+            while not self._is_back(number, loss):
                 node = self._places.nodes[number]
                 if node in self._places.absent_nodes():
                     gone = f"{loss.how}, and its node {node} has left the cluster"
@@ -195,14 +194,23 @@ class Workers:
                     raise WorkerLostError(self._tell_lost(number, late))
                 time.sleep(_GLANCE_S)
 
-    def _is_back(self, number: int) -> bool:
-        """Whether a lost stage has a new process, which is watched from then on."""
+    def _is_back(self, number: int, loss: Loss) -> bool:
+        """Whether a lost stage answers; it is watched again from then on.
+
+        Where only the connection was lost, it is the very process that was loaded.
+        """
         call = self.actors[number].pulse.remote()
         try:
             pulse: Any = ray.get(call, timeout=1)
         except (RayActorError, GetTimeoutError):
             return False
-        return self._watch.note_back(number, pulse)
+        if not self._watch.is_known(number, pulse):
+            self._unloaded.add(number)
+        elif loss.is_silent:
+            # It woke up, and will be ended nevertheless.
+            return False
+        self._watch.note_back(number, pulse)
+        return True
 
     def _wait_all(self, calls: dict[Any, int]) -> Iterator[tuple[int, Any]]:
         left = dict(calls)

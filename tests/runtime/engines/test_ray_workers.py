@@ -38,7 +38,7 @@ def pipeline(
     two_stages: Strategy, start: Callable[..., StartEngine]
 ) -> Iterator[Pipeline]:
     apart = on_nodes(two_stages, "node0", "node1")
-    with Pipeline.load(apart, start=start(silence_s=5)) as loaded:
+    with Pipeline.load(apart, start=start(silence_s=3)) as loaded:
         yield loaded
 
 
