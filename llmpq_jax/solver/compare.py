@@ -8,7 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmpq_jax.solver.baselines.adabits import adabits
-from llmpq_jax.solver.baselines.one_precision import pipeedge, uniform
+from llmpq_jax.solver.baselines.one_precision import (
+    memory_proportional,
+    pipeedge,
+    uniform,
+)
 from llmpq_jax.solver.baselines.transfer import transfer
 from llmpq_jax.solver.cases import all_cases
 from llmpq_jax.solver.instance import Instance
@@ -21,7 +25,12 @@ from llmpq_jax.solver.search_result import Found
 from llmpq_jax.spec.workload import MicroBatch
 
 Method = Literal[
-    "uniform", "PipeEdge", "PipeEdge, micro-batches searched", "adabits", "transfer"
+    "uniform",
+    "memory-proportional",
+    "PipeEdge",
+    "PipeEdge, micro-batches searched",
+    "adabits",
+    "transfer",
 ]
 
 
@@ -119,6 +128,7 @@ def _baselines(problem: Problem) -> Iterator[tuple[Method, Found | None]]:
     even = _even_split(problem)
     own = [make_instance(problem, even, precision, omega_budget=None)]
     yield "uniform", _highest_precision(whole, uniform)
+    yield "memory-proportional", _highest_precision(whole, memory_proportional)
     yield "PipeEdge", _highest_precision(own, pipeedge)
     yield "PipeEdge, micro-batches searched", _highest_precision(whole, pipeedge)
     yield "adabits", _fastest((i, adabits(i)) for i in own)
