@@ -10,7 +10,8 @@ import pytest
 
 from llmpq_jax.runtime import Request
 from llmpq_jax.workflow.example import MODEL, WORKLOAD
-from llmpq_jax.workflow.prompt_file import Choices, read_prompts
+from llmpq_jax.workflow.prompt import Choices
+from llmpq_jax.workflow.prompt_file import read_prompts
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

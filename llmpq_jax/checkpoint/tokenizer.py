@@ -81,8 +81,6 @@ class Tokenizer:
             RequestError: The checkpoint has no chat template, or its template refuses
                 the conversation.
         """
-        from jinja2 import TemplateError
-
         if self._tokenizer.chat_template is None:
             msg = f"tokenizer {self._folder}: has no chat template: expected a model tuned for conversation; send a prompt instead of messages"
             raise RequestError(msg)
@@ -92,7 +90,7 @@ class Tokenizer:
                 add_generation_prompt=True,
                 tokenize=False,
             )
-        except (TemplateError, TypeError, ValueError) as reason:
+        except Exception as reason:  # whatever a template's own code may raise
             msg = f"tokenizer {self._folder}: its chat template refuses the messages ({reason}): expected a conversation it was made for"
             raise RequestError(msg) from reason
         # Templates write special tokens out themselves.

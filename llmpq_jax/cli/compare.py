@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.options import POSITIVE, json_option
+from llmpq_jax.cli.options import POSITIVE, json_option, search_options
 from llmpq_jax.cli.planning import check_sources, source_options
 
 
@@ -25,20 +25,8 @@ from llmpq_jax.cli.planning import check_sources, source_options
     required=True,
     help="Tokens generated for each prompt at most.",
 )
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Of the joint plan beside each baseline.",
-)
-@click.option(
-    "--gap",
-    type=click.FloatRange(min=0),
-    default=1e-3,
-    show_default=True,
-    help="Relative gap at which a joint plan counts as the best.",
+@search_options(
+    time_limit_s=60.0, gap=1e-3, what="Of the joint plan beside each baseline."
 )
 @json_option
 def compare_command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,7 @@ from llmpq_jax.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from llmpq_jax.spec.strategy import Strategy
-    from llmpq_jax.workflow.prompt_file import Prompt
-    from llmpq_jax.workflow.serving import Served
+    from llmpq_jax.workflow.result_line import Result
 
 
 @click.command("generate")
@@ -40,12 +37,22 @@ if TYPE_CHECKING:
     type=FILE,
     metavar="FILE",
     help='Prompts: .txt, one a line, or .jsonl with {"prompt": "…"} and optionally '
-    "custom_id, max_new_tokens, temperature, top_k, top_p, seed and stop.",
+    "custom_id, max_new_tokens, temperature, top_k, top_p, seed and stop, or with the "
+    "lines of OpenAI's batch files (docs/batch-files.md).",
 )
 @click.option(
-    "--out", type=OUT_FILE, metavar="FILE", help="Results, a JSON line for each prompt."
+    "--out",
+    type=OUT_FILE,
+    metavar="FILE",
+    help="Results, a JSON line for each prompt, and for each line that is none.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file --out names.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the file --out names, however the last run ended: what has its "
+    "result there is done. The first run may say it too.",
+)
 @click.option(
     "--max-new-tokens",
     type=POSITIVE,
@@ -110,6 +117,7 @@ def generate_command(
     prompts_path: Path | None,
     out: Path | None,
     overwrite: bool,
+    resume: bool,
     max_new_tokens: int | None,
     temperature: float,
     top_k: int,
@@ -127,106 +135,88 @@ def generate_command(
     if bool(texts) == (prompts_path is not None):
         msg = "expected either --prompt (once or more) or --prompts"
         raise click.UsageError(msg)
+    if resume and (out is None or prompts_path is None or overwrite):
+        msg = "--resume goes on with the results of a file: expected --prompts and --out beside it, and no --overwrite"
+        raise click.UsageError(msg)
     if timeline is not None and timeline.suffix not in {".png", ".svg"}:
         msg = f"--timeline {timeline}: expected a name that ends in .png or .svg"
         raise click.UsageError(msg)
-    from contextlib import ExitStack
-
     from llmpq_jax.runtime.request import Sampling
     from llmpq_jax.spec.strategy_file import read_strategy
-    from llmpq_jax.workflow.prompt_file import Choices, prompts_of, read_prompts
+    from llmpq_jax.workflow.prompt import Choices
+    from llmpq_jax.workflow.prompt_file import PromptFile, prompts_of
 
     choices = Choices(
         max_new_tokens=max_new_tokens,
         sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
         stop=stop,
     )
-    prompts = (
+    lines = (
         prompts_of(texts, choices)
         if prompts_path is None
-        else read_prompts(prompts_path, choices)
+        else PromptFile(prompts_path, choices)
     )
     strategy = read_strategy(strategy_path)
 
+    from llmpq_jax.cli.results import print_json, print_run, print_texts
+    from llmpq_jax.report.console import tell
     from llmpq_jax.workflow.compile_cache import keep_compiled
+    from llmpq_jax.workflow.job import make_job
+    from llmpq_jax.workflow.result_line import result_values
     from llmpq_jax.workflow.results_file import ResultsFile
     from llmpq_jax.workflow.serving import serve_prompts, write_records
 
     keep_compiled(cache_home())
+    shown: list[Result] = []
+    model = Path(strategy.model.path).resolve().name
     with ExitStack() as stack:
-        results = None
+        file = None
         if out is not None:
-            results = stack.enter_context(ResultsFile(out, overwrite=overwrite))
+            job = make_job(
+                strategy, lines, choices, is_chat=chat, ignores_eos=ignore_eos
+            )
+            if_there = "resume" if resume else "replace" if overwrite else "refuse"
+            file = stack.enter_context(ResultsFile(out, if_there=if_there, job=job))
+            if file.num_kept:
+                tell(f"going on with {out}: {file.num_kept} results are there")
+
+        def on_result(result: Result) -> None:
+            if file is not None:
+                file.add(result_values(result, model=model))
+            if file is None or as_json:
+                shown.append(result)
+
         served = serve_prompts(
             strategy,
-            prompts,
+            lines,
             is_chat=chat,
             ignores_eos=ignore_eos,
-            on_result=(lambda *_: None) if results is None else results.add,
+            is_done=(lambda _: False) if file is None else file.has,
+            on_result=on_result,
         )
-    write_records(
-        strategy,
-        served,
-        command=command_as_typed(),
-        record=record,
-        trace=trace,
-        timeline=timeline,
-    )
+    shown.sort(key=lambda result: result.line.number)
+    if served.batches:
+        write_records(
+            strategy,
+            served,
+            command=command_as_typed(),
+            record=record,
+            trace=trace,
+            timeline=timeline,
+        )
     if as_json:
-        _print_json(strategy, prompts, served)
-        return
-    if out is None:
-        _print_texts(prompts, served)
-    _print_run(strategy, served)
-    for what, path in (
-        ("results", out),
-        ("run record", record),
-        ("trace", trace),
-        ("timeline", timeline),
-    ):
-        if path is not None:
-            click.echo(f"{what:<12} {path}")
-
-
-def _print_texts(prompts: Sequence[Prompt], served: Served) -> None:
-    from llmpq_jax.report.console import say
-    from llmpq_jax.report.texts import continued_text
-
-    for prompt, completion in zip(prompts, served.completions, strict=True):
-        say(
-            f"── {prompt.custom_id}: {len(completion.token_ids)} new tokens, "
-            f"ended by {completion.finish_reason}"
-        )
-        say(continued_text(prompt.text, completion.text))
-        say()
-
-
-def _print_run(strategy: Strategy, served: Served) -> None:
-    from llmpq_jax.report.console import say, show
-    from llmpq_jax.report.lines import run_lines
-    from llmpq_jax.report.tables import run_table
-
-    show(run_table(strategy, served.batches))
-    for line in run_lines(strategy, served.batches):
-        say(line)
-
-
-def _print_json(strategy: Strategy, prompts: Sequence[Prompt], served: Served) -> None:
-    import json
-    from dataclasses import asdict
-
-    from llmpq_jax.report.console import say
-    from llmpq_jax.workflow.results_file import result_values
-
-    batches = [asdict(batch) for batch in served.batches]
-    for batch in batches:
-        del batch["events"]
-    values = {
-        "results": [
-            result_values(prompt, completion)
-            for prompt, completion in zip(prompts, served.completions, strict=True)
-        ],
-        "predicted": strategy.predicted and asdict(strategy.predicted),
-        "batches": batches,
-    }
-    say(json.dumps(values, indent=2))
+        print_json(strategy, shown, served, model=model)
+    elif served.batches:
+        print_texts(shown)
+        print_run(strategy, served)
+        for what, path in (
+            ("results", out),
+            ("run record", record),
+            ("trace", trace),
+            ("timeline", timeline),
+        ):
+            if path is not None:
+                click.echo(f"{what:<12} {path}")
+    elif served.bad_lines is None:
+        tell("every prompt has its result: there is nothing to do")
+    served.check(out)

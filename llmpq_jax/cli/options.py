@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -81,6 +82,43 @@ window_option = click.option(
     show_default=True,
     help="Tokens of each piece of text that is judged by itself.",
 )
+omega_budget_option = click.option(
+    "--omega-budget",
+    type=click.FloatRange(min=0),
+    help="Quality loss summed over the layers may not exceed it; by default that of "
+    "uniform int8.",
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for a program to read."
 )
+
+
+def search_options(
+    *, time_limit_s: float, gap: float, what: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Returns what adds the limits of a search to a command.
+
+    Args:
+        time_limit_s: By default.
+        gap: By default.
+        what: Happens after the time.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = click.option(
+            "--gap",
+            type=click.FloatRange(min=0),
+            default=gap,
+            show_default=True,
+            help="Relative gap at which a plan counts as the best.",
+        )(command)
+        return click.option(
+            "--time-limit",
+            type=click.FloatRange(min=0, min_open=True),
+            default=time_limit_s,
+            show_default=True,
+            metavar="SECONDS",
+            help=what,
+        )(command)
+
+    return decorate

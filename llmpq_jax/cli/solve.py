@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmpq_jax.cli.choices import choice_options, request_with_choices, theta_option
 from llmpq_jax.cli.group import command_as_typed
 from llmpq_jax.cli.options import (
     FILE,
@@ -14,20 +15,19 @@ from llmpq_jax.cli.options import (
     POSITIVE,
     cache_home,
     json_option,
+    omega_budget_option,
+    search_options,
     window_option,
 )
-from llmpq_jax.cli.planning import planning_options, request_as_typed
+from llmpq_jax.cli.planning import planning_options
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llmpq_jax.spec.strategy import Strategy
 
-
-EIGHT_OR_SIXTEEN: dict[str, tuple[Literal[8, 16], ...]] = {
-    "8": (8,),
-    "16": (16,),
-    "any": (16, 8),
-}
-WIDTHS: dict[str, tuple[int, ...]] = {"1": (1,), "any": (1, 2, 4, 8)}
+# Beside the request: what else decides whether plans that were judged may be compared.
+_TOLD = ("kv_bits", "tensor", "prefill_micro_batch", "decode_micro_batch")
 
 
 @click.command("solve")
@@ -35,19 +35,8 @@ WIDTHS: dict[str, tuple[int, ...]] = {"1": (1,), "any": (1, 2, 4, 8)}
 @click.option(
     "--out", type=OUT_FILE, required=True, metavar="FILE", help="The strategy, as TOML."
 )
-@click.option(
-    "--theta",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="Seconds that a unit of quality loss is worth.",
-)
-@click.option(
-    "--omega-budget",
-    type=click.FloatRange(min=0),
-    help="Quality loss summed over the layers may not exceed it; by default that of "
-    "uniform int8.",
-)
+@theta_option
+@omega_budget_option
 @click.option(
     "--max-ppl-increase",
     type=click.FloatRange(min=0, min_open=True),
@@ -78,93 +67,15 @@ WIDTHS: dict[str, tuple[int, ...]] = {"1": (1,), "any": (1, 2, 4, 8)}
     help="JSON lines of plans judged before: of those that keep the limit the fastest "
     "is taken.",
 )
-@click.option(
-    "--min-bits",
-    type=click.Choice(["4", "8", "16"]),
-    default="4",
-    show_default=True,
-    help="The least precision a layer may have.",
-)
-@click.option(
-    "--head-bits",
-    type=click.Choice(["8", "16", "any"]),
-    default="16",
-    show_default=True,
-    help="Precision of the output head; any lets the planner choose.",
-)
-@click.option(
-    "--kv-bits",
-    type=click.Choice(["8", "16", "any"]),
-    default="16",
-    show_default=True,
-    help="Precision of the cache of keys and values, 16 being the activations' type; "
-    "any lets the planner choose among those that were measured.",
-)
-@click.option(
-    "--wire-bits",
-    type=click.Choice(["8", "16", "any"]),
-    default="16",
-    show_default=True,
-    help="Precision of the hidden states that a stage hands on, 16 being the "
-    "activations' type; any lets the planner choose for each hop.",
-)
-@click.option(
-    "--tensor",
-    type=click.Choice(["1", "any"]),
-    default="1",
-    show_default=True,
-    help="Devices that hold a stage together: one, or as many equal ones of a node as "
-    "the planner chooses among the widths that were measured (with --roofline, 2, 4 and 8).",
-)
-@click.option(
-    "--prefill-micro-batch",
-    type=POSITIVE,
-    help="Pin the prompts of a prefill micro-batch.",
-)
-@click.option(
-    "--decode-micro-batch", type=POSITIVE, help="Pin the rows of a decode micro-batch."
-)
-@click.option(
-    "--pin-layers",
-    multiple=True,
-    metavar="FIRST:END=DEVICE",
-    help="Layers from FIRST up to but without END lie on that device, such as "
-    "0:12=node0/cuda:0; may be given several times, as the next three.",
-)
-@click.option(
-    "--pin-bits",
-    multiple=True,
-    metavar="FIRST:END=BITS",
-    help="Layers from FIRST up to but without END have so many bits, such as 0:2=16.",
-)
-@click.option(
-    "--use",
-    multiple=True,
-    metavar="DEVICE",
-    help="This device may not stay idle, whatever the cluster file says.",
-)
-@click.option(
-    "--leave-idle", multiple=True, metavar="DEVICE", help="This device stays idle."
-)
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Then the best plan so far is written, with the gap that is proven.",
-)
-@click.option(
-    "--gap",
-    type=click.FloatRange(min=0),
-    default=1e-4,
-    show_default=True,
-    help="Relative gap at which a plan counts as the best.",
+@choice_options
+@search_options(
+    time_limit_s=60.0,
+    gap=1e-4,
+    what="Then the best plan so far is written, with the gap that is proven.",
 )
 @json_option
 def solve_command(
     out: Path,
-    theta: float,
     omega_budget: float | None,
     max_ppl_increase: float | None,
     max_kl: float | None,
@@ -172,39 +83,25 @@ def solve_command(
     window: int,
     gate_tokens: int | None,
     gate_record: Path | None,
-    min_bits: str,
-    head_bits: str,
-    kv_bits: str,
-    wire_bits: str,
-    tensor: str,
-    prefill_micro_batch: int | None,
-    decode_micro_batch: int | None,
-    pin_layers: tuple[str, ...],
-    pin_bits: tuple[str, ...],
-    use: tuple[str, ...],
-    leave_idle: tuple[str, ...],
     time_limit: float,
     gap: float,
     as_json: bool,
     **problem: Any,
 ) -> None:
     """Plan cuts, bits and micro-batches together."""
-    limits = [each for each in (omega_budget, max_ppl_increase, max_kl) if each]
-    if len(limits) > 1:
-        msg = "expected one of --omega-budget, --max-ppl-increase and --max-kl"
-        raise click.UsageError(msg)
-    is_measured = max_ppl_increase is not None or max_kl is not None
-    if is_measured != (gate is not None):
-        msg = "expected --gate with --max-ppl-increase or --max-kl, and only there"
-        raise click.UsageError(msg)
-    if gate is not None and wire_bits != "16":
-        msg = f"--wire-bits {wire_bits} with --gate, which judges weights and cache alone: expected --wire-bits 16 there, or --omega-budget instead of a measured limit"
-        raise click.UsageError(msg)
+    _check_limits(
+        {
+            "--omega-budget": omega_budget,
+            "--max-ppl-increase": max_ppl_increase,
+            "--max-kl": max_kl,
+        },
+        gate,
+        wire_bits=problem["wire_bits"],
+    )
     import datetime
     from dataclasses import replace
 
     from llmpq_jax import __version__
-    from llmpq_jax.cli.pins import read_pins, read_uses
     from llmpq_jax.cost.quality import total_omega
     from llmpq_jax.report.console import progress_bar
     from llmpq_jax.report.search import search_progress
@@ -214,26 +111,7 @@ def solve_command(
     from llmpq_jax.spec.strategy_file import write_strategy
     from llmpq_jax.workflow.planning import measurements_digest
 
-    try:
-        request = request_as_typed(
-            **problem,
-            head_bits=EIGHT_OR_SIXTEEN[head_bits],
-            prefill=prefill_micro_batch,
-            decode=decode_micro_batch,
-            tensor=WIDTHS[tensor],
-            uses=read_uses(always=use, never=leave_idle),
-        )
-        request = replace(
-            request,
-            bits=tuple(bits for bits in request.bits if bits >= int(min_bits)),
-            kv_bits=EIGHT_OR_SIXTEEN[kv_bits],
-            wire_bits=EIGHT_OR_SIXTEEN[wire_bits],
-            omega_budget=omega_budget,
-            theta=theta,
-            pins=read_pins(layers=pin_layers, bits=pin_bits),
-        )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    request = request_with_choices(**problem, omega_budget=omega_budget)
     digest = measurements_digest(problem["measurements"])
 
     def solve(request: PlanRequest) -> Strategy:
@@ -269,7 +147,7 @@ def solve_command(
                 *(digest, to_toml(request.cluster), to_toml(request.sensitivity)),
                 *map(repr, (request.workload, request.bits, request.head_bits)),
                 repr(request.pins),
-                *map(repr, (kv_bits, tensor, prefill_micro_batch, decode_micro_batch)),
+                *(repr(problem[choice]) for choice in _TOLD),
             ),
         )
     provenance = Provenance(
@@ -295,6 +173,28 @@ def solve_command(
         _print_json(out, strategy, int8_omega, idle)
     else:
         _print(out, strategy, int8_omega, idle)
+
+
+def _check_limits(
+    limits: Mapping[str, float | None], gate: Path | None, *, wire_bits: str
+) -> None:
+    """Refuses limits on quality that do not go together.
+
+    Raises:
+        UsageError: They do not.
+    """
+    asked = [name for name, limit in limits.items() if limit is not None]
+    if len(asked) > 1:
+        *others, last = limits
+        msg = f"expected one of {', '.join(others)} and {last}, found {' and '.join(asked)}"
+        raise click.UsageError(msg)
+    is_measured = bool(asked) and asked != ["--omega-budget"]
+    if is_measured != (gate is not None):
+        msg = "expected --gate with --max-ppl-increase or --max-kl, and only there"
+        raise click.UsageError(msg)
+    if gate is not None and wire_bits != "16":
+        msg = f"--wire-bits {wire_bits} with --gate, which judges weights and cache alone: expected --wire-bits 16 there, or --omega-budget instead of a measured limit"
+        raise click.UsageError(msg)
 
 
 def _print(out: Path, strategy: Strategy, int8_omega: float, idle: list[str]) -> None:

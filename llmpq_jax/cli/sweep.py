@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmpq_jax.cli.options import OUT_FILE, POSITIVE
-from llmpq_jax.cli.planning import planning_options, request_as_typed
+from llmpq_jax.cli.choices import choice_options, request_with_choices
+from llmpq_jax.cli.options import (
+    OUT_FILE,
+    POSITIVE,
+    omega_budget_option,
+    search_options,
+)
+from llmpq_jax.cli.planning import planning_options
 
 if TYPE_CHECKING:
     from llmpq_jax.solver.sweep import Axis
@@ -23,12 +29,8 @@ if TYPE_CHECKING:
     help="Which choice is varied.",
 )
 @planning_options
-@click.option(
-    "--omega-budget",
-    type=click.FloatRange(min=0),
-    help="Of a sweep of batch or devices: quality loss summed over the layers may not "
-    "exceed it; by default that of uniform int8.",
-)
+@omega_budget_option
+@choice_options
 @click.option(
     "--points",
     type=POSITIVE,
@@ -36,20 +38,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="At most; those of quality are set where most is gained.",
 )
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(min=0, min_open=True),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Of each search; then its best plan counts, with the gap that is proven.",
-)
-@click.option(
-    "--gap",
-    type=click.FloatRange(min=0),
-    default=1e-3,
-    show_default=True,
-    help="Relative gap at which a plan counts as the best.",
+@search_options(
+    time_limit_s=30.0,
+    gap=1e-3,
+    what="Of each search; then its best plan counts, with the gap that is proven.",
 )
 @click.option(
     "--out",
@@ -77,14 +69,12 @@ def sweep_command(
     if axis == "quality" and omega_budget is not None:
         msg = "a sweep of quality sets the budgets itself: expected no --omega-budget"
         raise click.UsageError(msg)
-    from dataclasses import replace
-
     from llmpq_jax.errors import InfeasibleError
     from llmpq_jax.report.console import say, tell
     from llmpq_jax.report.pareto import point_line, write_csv, write_picture
     from llmpq_jax.solver.sweep import Sweep, SweepPoint, front
 
-    request = replace(request_as_typed(**problem), omega_budget=omega_budget)
+    request = request_with_choices(**problem, omega_budget=omega_budget)
     sweep = Sweep(request=request, time_limit_s=time_limit, relative_gap=gap)
     found: list[SweepPoint] = []
     try:

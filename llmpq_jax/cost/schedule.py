@@ -37,6 +37,31 @@ class Host:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseTerms:
+    """The parts of one phase's seconds.
+
+    Attributes:
+        once_s: ΣP or ΣD, one micro-batch all the way through.
+        following_s: (m − 1)·max, the others after it.
+        later_s: Of the rounds after the first; 0 in prefill, which is one round.
+        is_busy: Whether a later round takes as long as its busiest resource needs for
+            all micro-batches; else as long as one of them needs to come round.
+        shared_s: What the phase takes at least where machines are shared; else 0.
+    """
+
+    once_s: float
+    following_s: float
+    later_s: float
+    is_busy: bool
+    shared_s: float
+
+    @property
+    def total_s(self) -> float:
+        """Of the phase."""
+        return max(self.once_s + self.following_s + self.later_s, self.shared_s)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PhaseSeconds:
     """Seconds of both phases; together they are the batch's latency."""
 
@@ -47,6 +72,38 @@ class PhaseSeconds:
     def latency_s(self) -> float:
         """Both phases together."""
         return self.prefill_s + self.decode_s
+
+
+def phase_terms(
+    *,
+    stages_s: Sequence[float],
+    hops_s: Sequence[float],
+    num: float,
+    later_rounds: int = 0,
+    hosts: Sequence[Host] = (),
+) -> PhaseTerms:
+    """Returns the parts of one phase's seconds, see the module.
+
+    Args:
+        stages_s: P or D of each stage, its share of embedding and head included.
+        hops_s: Of each hop between consecutive stages.
+        num: Micro-batches m.
+        later_rounds: Of decode, after the first: n − 2.
+        hosts: Stages that share a machine.
+    """
+    resources = (*stages_s, *hops_s)
+    once, slowest = sum(resources), max(resources)
+    shared = 0.0
+    for host in hosts:
+        work = sum(stages_s[member] for member in host.members)
+        shared = max(shared, (1 + later_rounds) * num * work / host.capacity)
+    return PhaseTerms(
+        once_s=once,
+        following_s=(num - 1) * slowest,
+        later_s=later_rounds * max(num * slowest, once),
+        is_busy=num * slowest >= once,
+        shared_s=shared,
+    )
 
 
 def pipeline_s(
@@ -77,18 +134,18 @@ def pipeline_s(
     if math.inf in (*stages_prefill_s, *stages_decode_s):
         # Times no further micro-batch it would be no number at all.
         return PhaseSeconds(prefill_s=math.inf, decode_s=math.inf)
-    resources = (*stages_prefill_s, *hops_prefill_s)
-    prefill = sum(resources) + (num_prefill - 1) * max(resources)
-    for host in hosts:
-        work = sum(stages_prefill_s[member] for member in host.members)
-        prefill = max(prefill, num_prefill * work / host.capacity)
+    prefill = phase_terms(
+        stages_s=stages_prefill_s, hops_s=hops_prefill_s, num=num_prefill, hosts=hosts
+    )
     if new_tokens == 1:
-        return PhaseSeconds(prefill_s=float(prefill), decode_s=0.0)
-    resources = (*stages_decode_s, *hops_decode_s)
-    once, slowest = sum(resources), max(resources)
-    later_rounds = (new_tokens - 2) * max(num_decode * slowest, once)
-    decode = once + (num_decode - 1) * slowest + later_rounds
-    for host in hosts:
-        work = sum(stages_decode_s[member] for member in host.members)
-        decode = max(decode, (new_tokens - 1) * num_decode * work / host.capacity)
-    return PhaseSeconds(prefill_s=float(prefill), decode_s=float(decode))
+        return PhaseSeconds(prefill_s=float(prefill.total_s), decode_s=0.0)
+    decode = phase_terms(
+        stages_s=stages_decode_s,
+        hops_s=hops_decode_s,
+        num=num_decode,
+        later_rounds=new_tokens - 2,
+        hosts=hosts,
+    )
+    return PhaseSeconds(
+        prefill_s=float(prefill.total_s), decode_s=float(decode.total_s)
+    )

@@ -155,7 +155,7 @@ class StageBench:
     def _process(self, messages: Sequence[Message]) -> None:
         for message in messages:
             self._worker.process(message, 0.0)
-        self._worker.events.clear()
+        self._worker.take_events()
 
     def _payload(self, phase: Phase, shape: Shape) -> np.ndarray:
         generator = np.random.default_rng(0)

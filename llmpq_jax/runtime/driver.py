@@ -14,44 +14,16 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
 from llmpq_jax.runtime.batch_shape import BatchShape
+from llmpq_jax.runtime.engines.engine import Engine
 from llmpq_jax.runtime.rows import Row
 from llmpq_jax.spec.buckets import bucket_length
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.program import STEPS_AT_ONCE
 from llmpq_jax.stage.sampling import SamplingRows, greedy_rows
-from llmpq_jax.stage.worker import StageWorker
-
-
-class Engine(Protocol):
-    """What the driver needs of an engine."""
-
-    @property
-    def workers(self) -> Sequence[StageWorker]:
-        """The stages, in pipeline order."""
-        ...
-
-    def submit(self, message: Message) -> None:
-        """Sends a micro-batch into the first stage."""
-        ...
-
-    def next_result(self) -> Message:
-        """Waits for a micro-batch to leave the last stage."""
-        ...
-
-
-def allocate(engine: Engine, shape: BatchShape) -> None:
-    """Makes every stage's caches for a batch."""
-    for worker in engine.workers:
-        worker.allocate(
-            num_groups=shape.num_groups,
-            num_rows=shape.decode_rows,
-            num_slots=shape.num_slots,
-        )
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -82,7 +54,7 @@ class _Group:
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Driver:
-    """Serves rows to their ends; caches are there already (`allocate`).
+    """Serves rows to their ends; caches are there already (`Engine.allocate`).
 
     Attributes:
         engine: Takes micro-batches.
@@ -295,7 +267,7 @@ class Driver:
         As many as the longest row still wants, or while others wait for a place, the
         shortest.
         """
-        if not self.engine.workers[0].program.takes_steps:
+        if not self.engine.takes_steps:
             return 1
         left = [row.num_left for row in group.active]
         return min(STEPS_AT_ONCE, min(left) if self._waiting else max(left))

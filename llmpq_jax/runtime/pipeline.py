@@ -5,20 +5,18 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from jaxtyping import Float
 
-from llmpq_jax.checkpoint.source import open_source
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError, StrategyError
 from llmpq_jax.runtime.batch_shape import BatchShape
-from llmpq_jax.runtime.devices import find_devices
-from llmpq_jax.runtime.driver import Driver, allocate
-from llmpq_jax.runtime.engines.local import LocalEngine
+from llmpq_jax.runtime.driver import Driver
+from llmpq_jax.runtime.engines.engine import Engine, StartEngine
+from llmpq_jax.runtime.engines.local import start_local
 from llmpq_jax.runtime.limits import check_request
 from llmpq_jax.runtime.request import Completion, Request, Sampling
 from llmpq_jax.runtime.rows import Row
@@ -26,16 +24,15 @@ from llmpq_jax.runtime.run_record import BatchRecord, summarize_batch
 from llmpq_jax.runtime.scoring import score_stepwise, score_whole
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.buckets import bucket_length
+from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.spec.strategy_file import read_strategy
-from llmpq_jax.stage.build import build_worker
-from llmpq_jax.stage.devices import emulate_cpu_devices
-from llmpq_jax.stage.worker import StageWorker
+from llmpq_jax.stage.worker import BatchNeeds
 from llmpq_jax.units import format_bytes
 
 
 class Pipeline:
-    """All stages of a strategy, loaded on this machine.
+    """All stages of a strategy, loaded by an engine.
 
     Example:
         with Pipeline.load("strategy.toml") as pipeline:
@@ -53,20 +50,21 @@ class Pipeline:
         strategy: Strategy,
         architecture: Architecture,
         tokenizer: Tokenizer,
-        workers: Sequence[StageWorker],
+        engine: Engine,
     ) -> None:
-        """Joins loaded stages; `Pipeline.load` is the usual way."""
+        """Joins loaded stages to a tokenizer; `Pipeline.load` is the usual way."""
         self.strategy = strategy
         self.architecture = architecture
         self.tokenizer = tokenizer
         self.batches: list[BatchRecord] = []
-        self._engine = LocalEngine(workers)
+        self._engine = engine
 
     @classmethod
     def load(
         cls,
         strategy: Strategy | Path | str,
         *,
+        start: StartEngine = start_local,
         on_layer: Callable[[], None] = lambda: None,
     ) -> Pipeline:
         """Loads every stage onto its devices.
@@ -74,6 +72,7 @@ class Pipeline:
         Args:
             strategy: A strategy, or the path of its file; a relative model path is
                 looked up from the file's folder.
+            start: Starts the engine; by default all stages run in this process.
             on_layer: Called as each layer is there.
 
         Raises:
@@ -84,27 +83,9 @@ class Pipeline:
         """
         if not isinstance(strategy, Strategy):
             strategy = read_strategy(Path(strategy))
-        source = open_source(strategy)
-        emulate_cpu_devices(
-            [name for stage in strategy.stages for name in stage.devices]
-        )
-        devices = find_devices(strategy)
-        workers = [
-            build_worker(
-                source.reader,
-                source.architecture,
-                stage,
-                strategy.precision,
-                number=number,
-                devices=devices[number],
-                arriving_bits=strategy.arriving_bits(number),
-                rounded=source.rounded,
-                on_layer=on_layer,
-            )
-            for number, stage in enumerate(strategy.stages)
-        ]
-        tokenizer = Tokenizer.load(source.reader.folder)
-        return cls(strategy, source.architecture, tokenizer, workers)
+        engine = start(strategy, on_layer=on_layer)
+        folder = Path(strategy.model.path)
+        return cls(strategy, read_architecture(folder), Tokenizer.load(folder), engine)
 
     def generate(
         self,
@@ -224,36 +205,36 @@ class Pipeline:
             for request in requests[shape.num_rows :]
         }
 
-        def prepare_one(worker: StageWorker) -> None:
-            worker.prepare(
+        needs = [
+            BatchNeeds(
                 prefill_rows=shape.prefill_rows,
                 num_tokens=shape.num_tokens,
+                num_chunks=shape.num_chunks(shape.num_tokens),
                 decode_rows=shape.decode_rows,
                 num_slots=shape.num_slots,
-                num_chunks=shape.num_chunks(shape.num_tokens),
                 has_decode=has_decode,
-            )
-            for num_tokens in sorted(later):
-                worker.prepare(
+            ),
+            *(
+                BatchNeeds(
                     prefill_rows=1,
                     num_tokens=num_tokens,
+                    num_chunks=shape.num_chunks(num_tokens),
                     decode_rows=shape.decode_rows,
                     num_slots=shape.num_slots,
-                    num_chunks=shape.num_chunks(num_tokens),
                     has_decode=False,
                 )
-            on_stage()
-
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(prepare_one, self._engine.workers))
+                for num_tokens in sorted(later)
+            ),
+        ]
+        self._engine.prepare(needs, on_stage=on_stage)
 
     @property
     def weight_bytes(self) -> list[int]:
         """Bytes of each stage's weights on the device that holds most of them."""
-        return [worker.program.weight_bytes for worker in self._engine.workers]
+        return [facts.weight_bytes for facts in self._engine.facts]
 
     def close(self) -> None:
-        """Ends the stages' threads."""
+        """Ends the stages."""
         self._engine.close()
 
     def __enter__(self) -> Pipeline:
@@ -285,10 +266,12 @@ class Pipeline:
         turns = _longest_first(requests)
         shape = self._shape([requests[turn] for turn in turns])
         self.prepare(requests)
-        allocate(self._engine, shape)
-        workers = self._engine.workers
-        for worker in workers:
-            worker.events.clear()
+        self._engine.allocate(
+            num_groups=shape.num_groups,
+            num_rows=shape.decode_rows,
+            num_slots=shape.num_slots,
+        )
+        self._engine.take_events()
         eos_ids = self.tokenizer.eos_ids
         rows = [
             Row(request, eos_ids=eos_ids, decoder=self.tokenizer.text_decoder())
@@ -313,35 +296,34 @@ class Pipeline:
             self._record(driver, rows, started_s)
         finally:
             gc.unfreeze()
-            for worker in workers:
-                worker.free()
+            self._engine.free()
 
     def _record(self, driver: Driver, rows: Sequence[Row], started_s: float) -> None:
-        workers = self._engine.workers
+        shape = driver.shape
         self.batches.append(
             summarize_batch(
                 self.strategy,
-                [event for worker in workers for event in worker.events],
+                self._engine.take_events(),
                 started_s=started_s,
                 ended_s=time.perf_counter(),
-                num_first_prefills=driver.shape.num_prefills,
+                num_first_prefills=shape.num_prefills,
                 num_requests=len(rows),
                 num_new_tokens=sum(len(row.token_ids) for row in rows),
                 memory_bytes=[
-                    worker.program.weight_bytes + worker.cache_bytes
-                    for worker in workers
+                    facts.memory_bytes(
+                        num_rows=shape.num_rows, num_slots=shape.num_slots
+                    )
+                    for facts in self._engine.facts
                 ],
             )
         )
 
     def _check_memory(self, shape: BatchShape) -> None:
         """Refuses a plan, perhaps edited by hand, whose stages overfill their devices."""
-        for stage, worker in zip(
-            self.strategy.stages, self._engine.workers, strict=True
-        ):
+        for stage, facts in zip(self.strategy.stages, self._engine.facts, strict=True):
             if stage.predicted is None:
                 continue
-            needed = worker.program.weight_bytes + worker.expected_cache_bytes(
+            needed = facts.memory_bytes(
                 num_rows=shape.num_rows, num_slots=shape.num_slots
             )
             if needed > stage.predicted.allowed_bytes:

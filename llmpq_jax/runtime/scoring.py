@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from llmpq_jax.runtime.driver import Engine
+from llmpq_jax.runtime.engines.engine import Engine
 from llmpq_jax.spec.buckets import bucket_length, num_prefill_chunks
 from llmpq_jax.spec.workload import MicroBatch
 from llmpq_jax.stage.message import Message
@@ -25,7 +25,7 @@ def score_whole(
     num_chunks = num_prefill_chunks(num_tokens, micro_batch.chunk_tokens)
     padded = _padded(token_BL, rows, num_tokens)
     num_parts = len(padded) // rows
-    _allocate(engine, num_parts, rows, num_tokens)
+    engine.allocate(num_groups=num_parts, num_rows=rows, num_slots=num_tokens)
     for part in range(num_parts):
         tokens = padded[part * rows : (part + 1) * rows]
         lengths = np.full(rows, length, np.int32)
@@ -49,7 +49,8 @@ def score_stepwise(
     rows = micro_batch.decode
     padded = _padded(token_BL, rows, length)
     num_groups = len(padded) // rows
-    _allocate(engine, num_groups, rows, bucket_length(length))
+    num_slots = bucket_length(length)
+    engine.allocate(num_groups=num_groups, num_rows=rows, num_slots=num_slots)
     parts = [padded[group * rows : (group + 1) * rows] for group in range(num_groups)]
     ones = np.ones(rows, np.int32)
     for group, tokens in enumerate(parts):
@@ -102,11 +103,6 @@ def _padded(token_BL: np.ndarray, rows: int, num_tokens: int) -> np.ndarray:
     padded = np.zeros((num_rows, num_tokens), np.int32)
     padded[: len(token_BL), : token_BL.shape[1]] = token_BL
     return padded
-
-
-def _allocate(engine: Engine, num_groups: int, num_rows: int, num_slots: int) -> None:
-    for worker in engine.workers:
-        worker.allocate(num_groups=num_groups, num_rows=num_rows, num_slots=num_slots)
 
 
 def _collect(engine: Engine, count: int) -> np.ndarray:

@@ -57,10 +57,16 @@ def uniform_int8_omega(problem: Problem) -> float:
                 layers[layer] = max(layers[layer], own)
     wires = 0.0
     if min(request.wire_bits) == max(request.wire_bits) == 8:
-        most_hops = min(num_layers, len(problem.placed)) - 1
-        wires = most_hops * request.sensitivity.wire_8
+        wires = most_wire_omega(problem)
     return (
         float(layers.sum())
         + wires
         + problem.fixed_omega(max(request.head_bits), max(problem.kv_bits))
     )
+
+
+def most_wire_omega(problem: Problem) -> float:
+    """Returns what all hops at 8 bits lose, of the most there can be."""
+    num_layers = problem.request.architecture.num_layers
+    most_hops = min(num_layers, len(problem.placed)) - 1
+    return most_hops * problem.request.sensitivity.wire_8

@@ -8,9 +8,11 @@ from itertools import pairwise
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from llmpq_jax.cost.memory import MemoryTerms
 from llmpq_jax.cost.quality import is_within
 from llmpq_jax.cost.schedule import Host, PhaseSeconds, pipeline_s
 from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.stage_bytes import stage_bytes
 
 # Beside any ω.
 _FORBIDDEN = 1e6
@@ -95,7 +97,7 @@ def evaluate(instance: Instance, placement: Placement) -> Evaluation:
     )
     omega += float(sum(instance.wire_omega[wire] for wire, _, _ in hops))
     memory = tuple(
-        _memory_bytes(instance, placement, stage) for stage in range(len(devices))
+        stage_terms(instance, placement, stage).total for stage in range(len(devices))
     )
     fits_memory = all(
         size <= instance.allowed_bytes[j]
@@ -145,17 +147,17 @@ def _keeps_pins(instance: Instance, placement: Placement) -> bool:
     )
 
 
-def _memory_bytes(instance: Instance, placement: Placement, stage: int) -> int:
-    j, columns = placement.devices[stage], placement.columns[stage]
-    workspace = max(instance.workspace_bytes[j, b] for b in columns)
-    total = sum(instance.layer_bytes[j, b] + instance.kv_bytes[j] for b in columns)
-    if stage == 0:
-        total += instance.embedding_bytes[j]
-        workspace = max(workspace, instance.embedding_workspace_bytes[j])
-    if stage == len(placement.devices) - 1:
-        total += instance.head_bytes[j]
-        workspace = max(workspace, instance.head_workspace_bytes[j])
-    return int(total + workspace + instance.buffer_bytes)
+def stage_terms(instance: Instance, placement: Placement, stage: int) -> MemoryTerms:
+    """Returns the bytes of one stage, by part."""
+    columns = np.array(placement.columns[stage], dtype=np.int64)
+    counts = np.bincount(columns, minlength=len(instance.bits))
+    return stage_bytes(
+        instance,
+        [placement.devices[stage]],
+        counts[None],
+        is_first=stage == 0,
+        is_last=stage == len(placement.devices) - 1,
+    ).terms(0, 0)
 
 
 def _stage_hosts(instance: Instance, devices: tuple[int, ...]) -> tuple[Host, ...]:

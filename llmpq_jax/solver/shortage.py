@@ -21,6 +21,7 @@ import numpy as np
 from llmpq_jax.cost.memory import MemoryTerms
 from llmpq_jax.cost.tables import Floats
 from llmpq_jax.solver.instance import Instance, Integers
+from llmpq_jax.solver.stage_bytes import stage_bytes
 
 # Whether a stage is the first and whether it is the last.
 _Role = tuple[bool, bool]
@@ -95,12 +96,6 @@ def least_shortage(instance: Instance) -> tuple[StageNeed, ...] | None:
     return tuple(_need(instance, j, num, *role) for j, num, role in held)
 
 
-def shortage_bytes(instance: Instance) -> int | None:
-    """Returns the bytes that all devices of that plan lack together."""
-    stages = least_shortage(instance)
-    return None if stages is None else sum(stage.lack_bytes for stage in stages)
-
-
 def _with_device(
     instance: Instance, j: int, least: _Least
 ) -> tuple[_Least, dict[_Role, Integers]]:
@@ -162,8 +157,12 @@ def _lacks(instance: Instance, j: int, is_first: bool, is_last: bool) -> Floats:
     lengths = [num_layers] if is_first and is_last else range(1, num_layers + 1)
     if not instance.supported[j].any():
         return lacks
-    for num in lengths:
-        lacks[num] = _need(instance, j, num, is_first, is_last).lack_bytes
+    counts = np.array(
+        [_alike(instance, b, num) for b in _served(instance, j) for num in lengths]
+    )
+    need = stage_bytes(instance, [j], counts, is_first=is_first, is_last=is_last)
+    total = need.total.reshape(-1, len(lengths)).min(axis=0)
+    lacks[list(lengths)] = np.maximum(total - instance.allowed_bytes[j], 0)
     return lacks
 
 
@@ -171,27 +170,27 @@ def _need(
     instance: Instance, j: int, num_layers: int, is_first: bool, is_last: bool
 ) -> StageNeed:
     """At the bits that need the least; of those that need as much, the highest."""
-    needs = []
-    for b in np.flatnonzero(instance.supported[j]):
-        workspace = instance.workspace_bytes[j, b]
-        if is_first:
-            workspace = max(workspace, instance.embedding_workspace_bytes[j])
-        if is_last:
-            workspace = max(workspace, instance.head_workspace_bytes[j])
-        terms = MemoryTerms(
-            weights=int(num_layers * instance.layer_bytes[j, b]),
-            kv_cache=num_layers * int(instance.kv_bytes[j]),
-            embedding=int(instance.embedding_bytes[j]) if is_first else 0,
-            head=int(instance.head_bytes[j]) if is_last else 0,
-            workspace=int(workspace),
-            buffers=instance.buffer_bytes,
-        )
-        needs.append((terms.total, terms, instance.bits[b]))
-    total, terms, bits = min(needs, key=lambda need: need[0])
+    served = _served(instance, j)
+    counts = np.array([_alike(instance, b, num_layers) for b in served])
+    need = stage_bytes(instance, [j], counts, is_first=is_first, is_last=is_last)
+    least = int(need.total[0].argmin())
+    terms = need.terms(0, least)
     return StageNeed(
         device=j,
         num_layers=num_layers,
-        bits=bits,
+        bits=instance.bits[served[least]],
         terms=terms,
-        lack_bytes=max(0, total - int(instance.allowed_bytes[j])),
+        lack_bytes=max(0, terms.total - int(instance.allowed_bytes[j])),
     )
+
+
+def _served(instance: Instance, j: int) -> list[int]:
+    """Columns of axis B that a device serves, the highest precision first."""
+    return np.flatnonzero(instance.supported[j]).tolist()
+
+
+def _alike(instance: Instance, b: int, num_layers: int) -> Integers:
+    """[B]: so many layers, all of one precision."""
+    counts = np.zeros(len(instance.bits), dtype=np.int64)
+    counts[b] = num_layers
+    return counts

@@ -12,15 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from llmpq_jax.solver.cases import all_cases, uniform_int8_omega
-from llmpq_jax.solver.pins import with_use
+from llmpq_jax.solver.cases import all_cases, most_wire_omega, uniform_int8_omega
+from llmpq_jax.solver.pins import LayerPin, with_use
 from llmpq_jax.solver.problem import make_problem
 from llmpq_jax.solver.request import PlanRequest
 from llmpq_jax.solver.search import search
 from llmpq_jax.solver.search_result import Found
 from llmpq_jax.solver.units import alike
 from llmpq_jax.solver.write import make_strategy
-from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.strategy import Strategy
 
 Axis = Literal["quality", "batch", "devices"]
@@ -124,9 +123,14 @@ class Sweep:
             points.insert(place + 1, middle)
 
     def batch(self) -> Iterator[SweepPoint]:
-        """Powers of two below the request's batch, and it; the ends come first."""
+        """Powers of two below the request's batch, and it; the ends come first.
+
+        No batch is smaller than a micro-batch that is pinned.
+        """
         most = self.request.workload.batch
-        sizes = [size for n in range(most.bit_length()) if (size := 1 << n) < most]
+        least = max(self.request.prefill or 1, self.request.decode or 1)
+        powers = (1 << n for n in range(most.bit_length()))
+        sizes = [size for size in powers if least <= size < most]
         sizes.append(most)
         budget = self._budget()
         for place in _spread(len(sizes)):
@@ -146,7 +150,7 @@ class Sweep:
         device taken away never makes a plan faster: most subsets need no search.
         """
         budget = self._budget()
-        sorts = _sorts(self.request.cluster)
+        sorts = _sorts(self.request)
         sizes = tuple(len(names) for names in sorts)
         known: dict[tuple[int, ...], SweepPoint] = {}
 
@@ -180,10 +184,9 @@ class Sweep:
                     None,
                 )
                 if point is None:
-                    cluster = _only(self.request.cluster, sorts, subset)
-                    if cluster is None:
+                    asked = _only(self.request, sorts, subset)
+                    if asked is None:
                         continue
-                    asked = replace(self.request, cluster=cluster)
                     point = self._solve(asked, budget)
                     known[subset] = point
                 if point.latency_s < best.latency_s:
@@ -270,7 +273,8 @@ def front(axis: Axis, points: list[SweepPoint]) -> list[SweepPoint]:
 def _most_omega(request: PlanRequest) -> float:
     problem = make_problem(request)
     fixed = problem.fixed_omega(min(request.head_bits), min(problem.kv_bits))
-    return float(problem.omega.max(axis=1).sum()) + fixed
+    wires = most_wire_omega(problem) if 8 in request.wire_bits else 0.0
+    return float(problem.omega.max(axis=1).sum()) + fixed + wires
 
 
 def _spread(size: int) -> list[int]:
@@ -294,10 +298,16 @@ def _bound_s(point: SweepPoint, theta: float) -> float:
     return point.strategy.certificate.bound if theta == 0 else 0.0
 
 
-def _sorts(cluster: Cluster) -> list[tuple[str, ...]]:
-    """Names of the devices that are alike: of one node, one kind, one memory, one pin."""
-    usable = [place for place in cluster.placed if place.device.use != "never"]
-    return [tuple(place.name for place in group) for group in alike(usable)]
+def _sorts(request: PlanRequest) -> list[tuple[str, ...]]:
+    """Names of the devices that are alike: of one node, one kind, one memory, one pin.
+
+    One that layers are pinned to is like no other.
+    """
+    alone = {pin.device for pin in request.pins if isinstance(pin, LayerPin)}
+    usable = [place for place in request.cluster.placed if place.device.use != "never"]
+    others = alike(place for place in usable if place.name not in alone)
+    groups = [tuple(place.name for place in group) for group in others]
+    return groups + [(place.name,) for place in usable if place.name in alone]
 
 
 def _is_within(
@@ -314,12 +324,16 @@ def _is_within(
 
 
 def _only(
-    cluster: Cluster, sorts: list[tuple[str, ...]], subset: tuple[int, ...]
-) -> Cluster | None:
-    """The cluster with so many devices of each sort; nothing where a pin forbids it."""
+    request: PlanRequest, sorts: list[tuple[str, ...]], subset: tuple[int, ...]
+) -> PlanRequest | None:
+    """With so many devices of each sort; nothing where a pin forbids it."""
     left_out = {
         name for names, most in zip(sorts, subset, strict=True) for name in names[most:]
     }
-    if any(cluster.find(name).device.use == "always" for name in left_out):
+    needed = {pin.device for pin in request.pins if isinstance(pin, LayerPin)}
+    if left_out & needed or any(
+        request.cluster.find(name).device.use == "always" for name in left_out
+    ):
         return None
-    return with_use(cluster, dict.fromkeys(left_out, "never"))
+    cluster = with_use(request.cluster, dict.fromkeys(left_out, "never"))
+    return replace(request, cluster=cluster)

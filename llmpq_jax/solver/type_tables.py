@@ -17,6 +17,7 @@ from llmpq_jax.cost.tables import Floats
 from llmpq_jax.solver.count_tables import CountTables
 from llmpq_jax.solver.device_types import DeviceTypes, device_types
 from llmpq_jax.solver.instance import Instance
+from llmpq_jax.solver.stage_bytes import stage_bytes
 
 Role = Literal["middle", "first", "last", "only"]
 ROLES: tuple[Role, ...] = ("middle", "first", "last", "only")
@@ -80,8 +81,14 @@ def type_tables(instance: Instance, counts: CountTables) -> TypeTables:
         role: may_hold
         & np.isfinite(ends_prefill[role])[:, None]
         & (
-            _stage_bytes(instance, devices, of_counts, role)
-            <= _allowed(instance, devices)
+            stage_bytes(
+                instance,
+                devices,
+                of_counts,
+                is_first=role in ("first", "only"),
+                is_last=role in ("last", "only"),
+            ).total
+            <= instance.allowed_bytes[devices][:, None]
         )
         for role in ROLES
     }
@@ -113,31 +120,6 @@ def _longest_runs(may_hold: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     return runs
 
 
-def _allowed(instance: Instance, devices: list[int]) -> npt.NDArray[np.int64]:
-    return instance.allowed_bytes[devices][:, None]
-
-
 def _layers_s(seconds: Floats, supported: npt.NDArray[np.bool_]) -> Floats:
     # Counts that use an unsupported precision fit nowhere, so their seconds are unread.
     return np.where(supported, seconds, 0.0)
-
-
-def _stage_bytes(
-    instance: Instance, devices: list[int], counts: npt.NDArray[np.int64], role: Role
-) -> npt.NDArray[np.int64]:
-    """[T, C]: bytes of a stage with its largest workspace."""
-    size = instance.layer_bytes[devices] + instance.kv_bytes[devices, None]
-    held = size @ counts.T + instance.buffer_bytes
-    workspace = np.zeros((len(devices), len(counts)), dtype=np.int64)
-    for b in range(counts.shape[1]):
-        need = instance.workspace_bytes[devices, b][:, None]
-        workspace = np.maximum(workspace, np.where(counts[:, b] > 0, need, 0))
-    if role in ("first", "only"):
-        held = held + instance.embedding_bytes[devices, None]
-        need = instance.embedding_workspace_bytes[devices][:, None]
-        workspace = np.maximum(workspace, need)
-    if role in ("last", "only"):
-        held = held + instance.head_bytes[devices, None]
-        need = instance.head_workspace_bytes[devices][:, None]
-        workspace = np.maximum(workspace, need)
-    return held + workspace

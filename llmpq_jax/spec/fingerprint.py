@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.families import read_architecture, read_quantization
+from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.units import KIB
 
 _SAMPLE_BYTES = 64 * KIB
@@ -67,6 +68,25 @@ def config_fingerprint(architecture: Architecture) -> str:
     """Names a model whose weights are not there; no checkpoint has such a name."""
     digest = hashlib.sha256(_canonical(asdict(architecture)))
     return f"config-sha256:{digest.hexdigest()}"
+
+
+def strategy_fingerprint(strategy: Strategy) -> str:
+    """Hashes what a strategy does, whatever was predicted or proven of it.
+
+    It keeps its name when the model is moved.
+    """
+    model = replace(strategy.model, path="", rounded=None)
+    stages = tuple(replace(stage, predicted=None) for stage in strategy.stages)
+    done = replace(
+        strategy,
+        model=model,
+        stages=stages,
+        quality=None,
+        predicted=None,
+        certificate=None,
+        provenance=None,
+    )
+    return f"sha256:{hashlib.sha256(_canonical(asdict(done))).hexdigest()}"
 
 
 def layer_shape_fingerprint(architecture: Architecture) -> str:

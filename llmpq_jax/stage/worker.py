@@ -6,7 +6,7 @@ A plain class, whatever engine drives it; one thread at a time calls it.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,44 @@ from llmpq_jax.stage.module import GroupCache
 from llmpq_jax.stage.placement import Placement
 from llmpq_jax.stage.program import StageProgram
 from llmpq_jax.stage.sampling import greedy_rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchNeeds:
+    """Shapes that a stage must be ready for.
+
+    Attributes:
+        prefill_rows: Prompts of a prefill micro-batch.
+        num_tokens: Slots of each of them.
+        num_chunks: In which they come.
+        decode_rows: Rows of a group.
+        num_slots: Of a row's cache.
+        has_decode: Whether any row wants a second token.
+    """
+
+    prefill_rows: int
+    num_tokens: int
+    num_chunks: int = 1
+    decode_rows: int
+    num_slots: int
+    has_decode: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageFacts:
+    """What holds of a stage as long as it is loaded.
+
+    Attributes:
+        weight_bytes: Of its weights on each of its devices, the fullest if they differ.
+        slot_bytes: Of the cache of one token of one row on each of them.
+    """
+
+    weight_bytes: int
+    slot_bytes: int
+
+    def memory_bytes(self, *, num_rows: int, num_slots: int) -> int:
+        """Returns what weights and the caches of so many rows take on each device."""
+        return self.weight_bytes + num_rows * num_slots * self.slot_bytes
 
 
 class StageWorker:
@@ -46,9 +84,9 @@ class StageWorker:
         self.dtype = dtype
         self.kv_bits: KvBits = kv_bits
         self.arriving_bits: WireBits = arriving_bits
-        self.events: list[StageEvent] = []
+        self._events: list[StageEvent] = []
         self._caches: dict[int, GroupCache] = {}
-        self._prepared: set[tuple[int, ...]] = set()
+        self._prepared: set[BatchNeeds] = set()
 
     @property
     def placement(self) -> Placement:
@@ -71,36 +109,36 @@ class StageWorker:
         leaves = jax.tree.leaves(self._caches)
         return sum(leaf.nbytes for leaf in leaves) // self.placement.width
 
-    def expected_cache_bytes(self, *, num_rows: int, num_slots: int) -> int:
-        """Returns what caches for so many rows will take on each device."""
+    @property
+    def facts(self) -> StageFacts:
+        """What holds of the stage as long as it is loaded."""
         architecture = self.program.architecture
-        heads = architecture.num_kv_heads // self.placement.width
-        token = kv_token_bytes(
-            heads, architecture.head_dim, self.dtype.itemsize, kv_bits=self.kv_bits
+        token_bytes = kv_token_bytes(
+            architecture.num_kv_heads // self.placement.width,
+            architecture.head_dim,
+            self.dtype.itemsize,
+            kv_bits=self.kv_bits,
         )
-        return self.program.num_layers * num_rows * num_slots * token
+        return StageFacts(
+            weight_bytes=self.program.weight_bytes,
+            slot_bytes=self.program.num_layers * token_bytes,
+        )
 
-    def prepare(
-        self,
-        *,
-        prefill_rows: int,
-        num_tokens: int,
-        decode_rows: int,
-        num_slots: int,
-        num_chunks: int = 1,
-        has_decode: bool = True,
-    ) -> None:
+    def take_events(self) -> list[StageEvent]:
+        """Returns what was worked on since the last call."""
+        taken, self._events = self._events, []
+        return taken
+
+    def prepare(self, needs: BatchNeeds) -> None:
         """Compiles both phases for the shapes of a batch, and runs each of them once.
 
-        Prompts of `num_tokens` come in `num_chunks`. A first run costs more than those that follow: memory is touched for the first
+        A first run costs more than those that follow: memory is touched for the first
         time, and XLA starts what it needs. Shapes that were prepared before cost nothing.
         """
-        shape = (
-            *(prefill_rows, num_tokens, num_chunks),
-            *(decode_rows, num_slots, has_decode),
-        )
-        if shape in self._prepared:
+        if needs in self._prepared:
             return
+        prefill_rows, decode_rows = needs.prefill_rows, needs.decode_rows
+        num_slots, num_chunks = needs.num_slots, needs.num_chunks
         group = self._empty_group(decode_rows, num_slots)
         more = max(1, prefill_rows // decode_rows) - 1
         caches = (
@@ -108,14 +146,14 @@ class StageWorker:
             *(self._empty_group(decode_rows, num_slots) for _ in range(more)),
         )
         _, caches = self.program.prefill(
-            self._blank_inputs(prefill_rows, num_tokens // num_chunks),
+            self._blank_inputs(prefill_rows, needs.num_tokens // num_chunks),
             caches,
             0,
             np.ones(prefill_rows, np.int32),
             greedy_rows(prefill_rows),
             first_position=None if num_chunks == 1 else 0,
         )
-        if has_decode:
+        if needs.has_decode:
             inputs = self._blank_inputs(decode_rows, 1)
             position, sampling = (
                 np.ones(decode_rows, np.int32),
@@ -134,7 +172,7 @@ class StageWorker:
                 )
             last.block_until_ready()
         jax.block_until_ready(caches[1:])
-        self._prepared.add(shape)
+        self._prepared.add(needs)
 
     def process(self, message: Message, received_s: float) -> Message:
         """Does what a message asks and returns it with the result as payload.
@@ -175,7 +213,7 @@ class StageWorker:
             caches = (cache,)
         self._caches.update(zip(message.groups, caches, strict=True))
         payload.block_until_ready()
-        self.events.append(
+        self._events.append(
             StageEvent(
                 stage=self.stage,
                 phase=message.phase,

@@ -27,7 +27,9 @@ from llmpq_jax.workflow.example import (
     four_cpu_devices,
 )
 from llmpq_jax.workflow.measuring import measure
-from llmpq_jax.workflow.prompt_file import Choices, Prompt, prompts_of, read_prompts
+from llmpq_jax.workflow.prompt import Choices, Prompt
+from llmpq_jax.workflow.prompt_file import prompts_of, read_prompts
+from llmpq_jax.workflow.result_line import Result, result_values
 from llmpq_jax.workflow.results_file import ResultsFile
 from llmpq_jax.workflow.serving import serve_prompts, write_records
 
@@ -90,11 +92,16 @@ def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
         "trace": work_dir / "trace.json",
         "timeline": work_dir / "timeline.png",
     }
-    with ResultsFile(files["results"], overwrite=True) as results:
+    results: list[Result] = []
+    with ResultsFile(files["results"], if_there="replace") as file:
+
+        def on_result(result: Result) -> None:
+            file.add(result_values(result, model=folder.name))
+            results.append(result)
+
         # Whole lengths, so that what is measured is what was predicted.
-        served = serve_prompts(
-            strategy, prompts, ignores_eos=True, on_result=results.add
-        )
+        served = serve_prompts(strategy, prompts, ignores_eos=True, on_result=on_result)
+    served.check(files["results"])
     write_records(
         strategy,
         served,
@@ -104,11 +111,11 @@ def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
         timeline=files["timeline"],
     )
     say()
-    for prompt, completion in list(zip(prompts, served.completions, strict=True))[
-        :_NUM_SHOWN
-    ]:
-        say(f"── {prompt.custom_id}")
-        say(continued_text(prompt.text, completion.text))
+    for result in results[:_NUM_SHOWN]:
+        assert isinstance(result.line, Prompt)
+        assert result.completion is not None
+        say(f"── {result.line.custom_id}")
+        say(continued_text(result.line.text, result.completion.text))
         say()
     show(run_table(strategy, served.batches))
     for line in run_lines(strategy, served.batches):

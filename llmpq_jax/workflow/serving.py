@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from llmpq_jax.runtime.run_record import BatchRecord, write_run_record
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.workflow.kernels import tell_of_missing_kernels
-from llmpq_jax.workflow.prompt_file import Prompt
+from llmpq_jax.workflow.prompt import BadLine, Prompt, prompt_tokens
+from llmpq_jax.workflow.result_line import Result
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,53 +29,103 @@ class Served:
     """What came of a run.
 
     Attributes:
-        completions: In the order of the prompts.
-        batches: What each batch did when.
+        num_served: Prompts that were continued.
+        bad_lines: Of the lines that could not be, the first one and how many.
+        batches: What each batch did when; none where nothing could be served.
     """
 
-    completions: tuple[Completion, ...]
+    num_served: int
+    bad_lines: tuple[BadLine, int] | None
     batches: tuple[BatchRecord, ...]
+
+    def check(self, results: Path | None) -> None:
+        """Fails if there were bad lines, once all else is done.
+
+        Args:
+            results: The file that says what is wrong with each.
+
+        Raises:
+            RequestError: There were; the message is that of the first.
+        """
+        if self.bad_lines is None:
+            return
+        first, count = self.bad_lines
+        msg = str(first)
+        if count > 1:
+            lines = "line" if count == 2 else "lines"
+            told = "" if results is None else f": {results} says what of each"
+            msg += f" (and {count - 1} more {lines}{told})"
+        raise RequestError(msg)
 
 
 def serve_prompts(
     strategy: Strategy,
-    prompts: Sequence[Prompt],
+    lines: Iterable[Prompt | BadLine],
     *,
     is_chat: bool = False,
     ignores_eos: bool = False,
-    on_result: Callable[[Prompt, Completion], None] = lambda _, __: None,
+    is_done: Callable[[str], bool] = lambda _: False,
+    on_result: Callable[[Result], None] = lambda _: None,
 ) -> Served:
     """Serves prompts, batch by batch; progress is shown on stderr.
 
+    A prompt that the strategy cannot serve is a bad line: it has a result that says so,
+    and stops nothing.
+
     Args:
         strategy: To be run, its model path as seen from here.
-        prompts: To be continued.
-        is_chat: Send each as a user's message through the checkpoint's chat template.
+        lines: Prompts to be continued.
+        is_chat: Send plain prompts as a user's message through the checkpoint's chat
+            template.
         ignores_eos: Go on whatever the model says.
-        on_result: Hears of each prompt's completion, batch by batch.
-
-    Raises:
-        RequestError: A prompt does not fit the strategy; nothing has been loaded then.
+        is_done: Whether a line of this name has its result already.
+        on_result: Hears what becomes of each other line.
     """
-    requests = _checked_requests(
-        strategy, prompts, is_chat=is_chat, ignores_eos=ignores_eos
+    make_request = _RequestMaker(strategy, is_chat=is_chat, ignores_eos=ignores_eos)
+    prompts: list[Prompt] = []
+    requests: list[Request] = []
+    bad_lines: list[BadLine] = []
+    for line in lines:
+        made = make_request(line)
+        if isinstance(made, BadLine):
+            bad_lines.append(made)
+        if is_done(line.custom_id):
+            continue
+        if isinstance(made, BadLine):
+            on_result(Result(line=made))
+        else:
+            prompt, request = made
+            prompts.append(prompt)
+            requests.append(request)
+
+    def on_completion(number: int, completion: Completion) -> None:
+        on_result(Result(line=prompts[number], completion=completion))
+
+    return Served(
+        num_served=len(requests),
+        bad_lines=(bad_lines[0], len(bad_lines)) if bad_lines else None,
+        batches=_serve(strategy, requests, on_completion) if requests else (),
     )
+
+
+def _serve(
+    strategy: Strategy,
+    requests: Sequence[Request],
+    on_completion: Callable[[int, Completion], None],
+) -> tuple[BatchRecord, ...]:
     tell_of_missing_kernels(name for stage in strategy.stages for name in stage.devices)
     num_layers = strategy.model.num_layers
     with progress_bar("loading", num_layers, unit="layers") as advance:
         pipeline = Pipeline.load(strategy, on_layer=lambda: advance(1))
-    completions = []
     most_tokens = sum(request.max_new_tokens for request in requests)
     with pipeline:
         with progress_bar("compiling", len(strategy.stages), unit="stages") as advance:
             pipeline.prepare(requests, on_stage=lambda: advance(1))
         with progress_bar("generating", most_tokens, unit="tokens") as advance:
             results = pipeline.serve(requests, on_tokens=advance)
-            for prompt, completion in zip(prompts, results, strict=True):
-                completions.append(completion)
-                on_result(prompt, completion)
-        batches = tuple(pipeline.batches)
-    return Served(completions=tuple(completions), batches=batches)
+            for number, completion in enumerate(results):
+                on_completion(number, completion)
+        return tuple(pipeline.batches)
 
 
 def write_records(
@@ -112,32 +163,35 @@ def write_records(
         write_timeline(timeline, strategy, served.batches[-1])
 
 
-def _checked_requests(
-    strategy: Strategy,
-    prompts: Sequence[Prompt],
-    *,
-    is_chat: bool,
-    ignores_eos: bool,
-) -> list[Request]:
-    folder = Path(strategy.model.path)
-    architecture = read_architecture(folder)
-    tokenizer = Tokenizer.load(folder)
-    requests = []
-    for prompt in prompts:
-        message = {"role": "user", "content": prompt.text}
+class _RequestMaker:
+    """Tokenises prompts, and tells those apart that the strategy cannot serve."""
+
+    def __init__(self, strategy: Strategy, *, is_chat: bool, ignores_eos: bool) -> None:
+        folder = Path(strategy.model.path)
+        self._strategy = strategy
+        self._architecture = read_architecture(folder)
+        self._tokenizer = Tokenizer.load(folder)
+        self._is_chat = is_chat
+        self._ignores_eos = ignores_eos
+
+    def __call__(self, line: Prompt | BadLine) -> tuple[Prompt, Request] | BadLine:
+        if isinstance(line, BadLine):
+            return line
+        planned = self._strategy.workload.new_tokens
         try:
             request = Request(
-                token_ids=tokenizer.encode_chat([message])
-                if is_chat
-                else tokenizer.encode(prompt.text),
-                max_new_tokens=prompt.max_new_tokens or strategy.workload.new_tokens,
-                sampling=prompt.sampling,
-                stop=prompt.stop,
-                ignores_eos=ignores_eos,
+                token_ids=prompt_tokens(line, self._tokenizer, is_chat=self._is_chat),
+                max_new_tokens=line.max_new_tokens or planned,
+                sampling=line.sampling,
+                stop=line.stop,
+                ignores_eos=self._ignores_eos,
             )
-            check_request(request, strategy, architecture)
+            check_request(request, self._strategy, self._architecture)
         except RequestError as reason:
-            msg = f"{prompt.where}: {reason}"
-            raise RequestError(msg) from reason
-        requests.append(request)
-    return requests
+            return BadLine.of(
+                number=line.number,
+                custom_id=line.custom_id,
+                where=line.where,
+                error=reason,
+            )
+        return line, request

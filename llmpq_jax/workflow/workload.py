@@ -7,7 +7,8 @@ from pathlib import Path
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
 from llmpq_jax.spec.workload import Workload, workload_of_lengths
-from llmpq_jax.workflow.prompt_file import Choices, read_prompts
+from llmpq_jax.workflow.prompt import Choices, prompt_tokens
+from llmpq_jax.workflow.prompt_file import PromptFile, only_good
 
 
 def workload_of_prompts(
@@ -19,6 +20,8 @@ def workload_of_prompts(
     output_length_fraction: float | None = None,
 ) -> Workload:
     """Reads prompts as `generate` does, and tokenises them.
+
+    Conversations go through the checkpoint's chat template.
 
     Args:
         model: Folder with the tokenizer.
@@ -33,23 +36,24 @@ def workload_of_prompts(
             and `new_tokens` is absent.
         CheckpointError: There is no tokenizer.
     """
-    read = read_prompts(prompts, Choices())
-    silent = next((prompt for prompt in read if prompt.max_new_tokens is None), None)
-    if silent is not None and new_tokens is None:
-        msg = f"{silent.where}: says no max_new_tokens: expected it there, or --new-tokens for those that do not say"
-        raise RequestError(msg)
-    most = max([prompt.max_new_tokens or 0 for prompt in read] + [new_tokens or 0])
     tokenizer = Tokenizer.load(model)
-    lengths = [
-        (len(tokenizer.encode(prompt.text)), prompt.max_new_tokens or most)
-        for prompt in read
-    ]
-    for prompt, (tokens, _) in zip(read, lengths, strict=True):
-        if tokens == 0:
+    lengths: list[tuple[int, int | None]] = []
+    for prompt in only_good(PromptFile(prompts, Choices())):
+        if prompt.max_new_tokens is None and new_tokens is None:
+            msg = f"{prompt.where}: says no max_new_tokens: expected it there, or --new-tokens for those that do not say"
+            raise RequestError(msg)
+        try:
+            num_tokens = len(prompt_tokens(prompt, tokenizer))
+        except RequestError as reason:
+            msg = f"{prompt.where}: {reason}"
+            raise RequestError(msg) from reason
+        if num_tokens == 0:
             msg = f"{prompt.where}: is no token to the tokenizer of {model}: expected one at least; see that the folder holds the model's tokenizer.json"
             raise RequestError(msg)
+        lengths.append((num_tokens, prompt.max_new_tokens))
+    most = max([own or 0 for _, own in lengths] + [new_tokens or 0])
     return workload_of_lengths(
-        lengths,
+        [(num_tokens, own or most) for num_tokens, own in lengths],
         batch=batch,
         output_length_fraction=output_length_fraction,
     )

@@ -124,31 +124,73 @@ def test_an_existing_results_file_is_refused_before_anything_is_loaded(
     out = tmp_path / "results.jsonl"
     out.write_text("precious")
     words = ("generate", "--strategy", strategy, "--prompt", "a", "--out", out)
-    assert "is there already: name another file or say --overwrite" in fails(*words)
+    assert "is there already: name another file, or say --resume" in fails(*words)
     assert out.read_text() == "precious"
     assert run(*words, "--overwrite", "--max-new-tokens", 1).exit_code == 0
     assert json.loads(out.read_text())["prompt"] == "a"
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"prompt": "a", "stopp": "x"}', "stopp: unknown key"),
-        (json.dumps({"prompt": "a" * 17}), "the prompt has 17 tokens"),
-        ('{"prompt": "a", "max_tokens": 400}', "400 new ones are asked"),
-    ],
-)
-def test_a_bad_line_is_named_and_nothing_is_served(
-    fails, strategy, tmp_path, line, message
-):
+def test_bad_lines_become_errors_and_stop_nothing(run, strategy, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text(f'{{"prompt": "good"}}\n{line}\n')
+    conversation = {
+        "custom_id": "chat",
+        "url": "/v1/chat/completions",
+        "body": {"messages": [{"role": "user", "content": "hi"}]},
+    }
+    completion = {
+        "custom_id": "text",
+        "url": "/v1/completions",
+        "body": {"prompt": "def f", "max_tokens": 2, "model": "tiny"},
+    }
+    lines = [
+        {"prompt": "a", "stopp": "x"},
+        completion,
+        {"prompt": "a" * 17},
+        {"prompt": "a", "max_tokens": 400},
+        conversation,
+        {"prompt": "def f", "max_tokens": 2, "custom_id": "plain"},
+    ]
+    prompts.write_text("\n".join(json.dumps(line) for line in lines))
+    out = tmp_path / "results.jsonl"
+    words = ("generate", "--strategy", strategy, "--prompts", prompts, "--ignore-eos")
+    result = run(*words, "--out", out)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        f"error: prompts {prompts} line 1: stopp: unknown key; expected one of prompt, "
+        "custom_id, max_new_tokens, max_tokens, temperature, top_k, top_p, seed, stop "
+        f"(and 3 more lines: {out} says what of each)"
+    )
+    assert "4 new tokens in" in result.stdout
+    rows = {
+        row["custom_id"]: row for row in map(json.loads, out.read_text().splitlines())
+    }
+    assert set(rows) == {"line-1", "text", "line-3", "line-4", "chat", "plain"}
+    for name, line, reason in (
+        ("line-1", 1, "stopp: unknown key"),
+        ("line-3", 3, "the prompt has 17 tokens"),
+        ("line-4", 4, "400 new ones are asked"),
+        ("chat", 5, "has no chat template"),
+    ):
+        assert reason in rows[name]["error"]["message"]
+        assert rows[name]["error"]["line"] == line
+    (choice,) = rows["text"]["response"]["body"]["choices"]
+    assert choice["text"] == rows["plain"]["text"]
+    shown = run(*words)
+    assert shown.exit_code == 1
+    assert f"── line-3: prompts {prompts} line 3: the prompt has 17" in shown.stdout
+    assert "── plain: 2 new tokens" in shown.stdout
+
+
+def test_where_no_line_is_good_nothing_is_loaded(fails, strategy, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"promt": "a"}\n\n{}\n')
     out = tmp_path / "results.jsonl"
     words = ("generate", "--strategy", strategy, "--prompts", prompts, "--out", out)
-    found = fails(*words)
-    assert found.startswith(f"prompts {prompts} line 2: ")
-    assert message in found
-    assert not out.exists()
+    line = fails(*words)
+    assert line.startswith(f"prompts {prompts} line 1: prompt: missing")
+    assert line.endswith(f" (and 1 more line: {out} says what of each)")
+    rows = [json.loads(row) for row in out.read_text().splitlines()]
+    assert [row["custom_id"] for row in rows] == ["line-1", "line-3"]
 
 
 def test_a_missing_strategy_is_one_line(fails, tmp_path):

@@ -76,3 +76,25 @@ def test_where_nothing_fits_no_file_is_drawn(run, words, tmp_path):
     assert result.exit_code == 1
     assert "error: no point has a plan: `llmpq-jax solve` says" in result.stderr
     assert not (tmp_path / "front.png").exists()
+
+
+def test_choices_are_those_of_solve(run, words, tmp_path):
+    result = run(
+        *("sweep", "--over", "devices", *words, "--head-bits", 8, "--min-bits", 8),
+        *("--pin-layers", "0:2=node0/cpu:1", "--decode-micro-batch", 1),
+    )
+    assert result.exit_code == 0, result.output
+    with (tmp_path / "front.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    for row in rows:
+        assert row["head_bits"] == "8"
+        assert row["decode_micro_batch"] == "1"
+        assert row["devices"].split()[0] == "node0/cpu:1"
+        assert min(map(int, row["bits"].split())) >= 8
+
+
+def test_choices_that_do_not_go_together_are_refused(run, words):
+    result = run("sweep", "--over", "batch", *words, "--pin-layers", "0:2=node9/cpu:1")
+    assert result.exit_code == 2
+    assert "expected one of node0/cpu:0, node0/cpu:1" in " ".join(result.stderr.split())

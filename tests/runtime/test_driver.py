@@ -10,7 +10,6 @@ import itertools
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import Random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,11 +63,6 @@ class HashEngine:
     num_steps: int = 0
     waiting: list[Message] = field(default_factory=list)
     caches: dict[int, list[list[int]]] = field(default_factory=dict)
-
-    @property
-    def workers(self):
-        program = SimpleNamespace(takes_steps=self.takes_steps)
-        return [SimpleNamespace(program=program)]
 
     def submit(self, message: Message) -> None:
         if message.phase == "decode":

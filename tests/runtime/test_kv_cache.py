@@ -11,6 +11,7 @@ import pytest
 from llmpq_jax.runtime import Pipeline, Request
 from llmpq_jax.spec.precision import KvBits
 from llmpq_jax.spec.strategy import Strategy
+from tests.local_workers import local_workers
 from tests.tiny_models import make_strategy, write_tiny_model
 
 TOKENS = [[17, 250, 3, 99, 4, 181, 77, 30]]
@@ -42,12 +43,10 @@ def test_8_bits_take_the_memory_that_is_foretold(folder):
     held = {}
     for kv_bits in (8, 16):
         with Pipeline.load(at(folder, kv_bits)) as pipeline:
-            workers = pipeline._engine.workers
+            workers = local_workers(pipeline)
             for worker in workers:
                 worker.allocate(num_groups=2, num_rows=3, num_slots=32)
-                assert worker.cache_bytes == 2 * worker.expected_cache_bytes(
-                    num_rows=3, num_slots=32
-                )
+                assert worker.cache_bytes == 2 * 3 * 32 * worker.facts.slot_bytes
             held[kv_bits] = sum(worker.cache_bytes for worker in workers)
     assert held[8] < 0.6 * held[16]
 

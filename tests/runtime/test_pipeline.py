@@ -17,6 +17,7 @@ from llmpq_jax.runtime import Pipeline, Request, Sampling
 from llmpq_jax.runtime.driver import Driver
 from llmpq_jax.spec.strategy import StagePrediction, Strategy
 from llmpq_jax.spec.strategy_file import write_strategy
+from tests.local_workers import local_workers
 from tests.tiny_models import make_strategy, write_tiny_model
 
 
@@ -243,7 +244,7 @@ def test_an_error_in_a_stage_reaches_the_caller(
     strategy: Strategy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Pipeline.load(strategy) as loaded:
-        last = loaded._engine.workers[-1]
+        last = local_workers(loaded)[-1]
 
         def fail(*_: object) -> None:
             msg = "stage broke"

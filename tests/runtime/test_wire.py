@@ -11,6 +11,7 @@ from llmpq_jax.indicator.model import StreamedModel, round_wire
 from llmpq_jax.runtime import Pipeline, Request
 from llmpq_jax.spec.precision import Bits, WireBits
 from llmpq_jax.spec.strategy import Strategy
+from tests.local_workers import local_workers
 from tests.tiny_models import make_strategy, write_tiny_model
 
 TOKENS = [[17, 250, 3, 99, 4, 181, 77, 30]]
@@ -80,7 +81,7 @@ def test_requests_are_served_and_nothing_is_compiled_for_them(folder):
     with Pipeline.load(stage_per_layer(folder, 8)) as pipeline:
         (completion,) = pipeline.serve([request])
         tokens = [*TOKENS[0], *completion.token_ids]
-        programs = [worker.program for worker in pipeline._engine.workers]
+        programs = [worker.program for worker in local_workers(pipeline)]
         # Each stage prepared one program of each phase, and served with it.
         assert [len(program._executables) for program in programs] == [2] * 4
         logits = pipeline.score([tokens], stepwise=True)[0]

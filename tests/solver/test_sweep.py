@@ -10,11 +10,12 @@ import pytest
 
 from llmpq_jax.solver import plan
 from llmpq_jax.solver.cases import uniform_int8_omega
+from llmpq_jax.solver.pins import LayerPin
 from llmpq_jax.solver.problem import make_problem
 from llmpq_jax.solver.search_result import SearchResult
 from llmpq_jax.solver.sweep import Sweep, SweepPoint, front
 from llmpq_jax.spec.workload import Workload
-from tests.solver.requests import cluster, request
+from tests.solver.requests import cluster, measurements, request
 
 GAP = 1e-6
 WORKLOAD = Workload(batch=6, prompt_length=48, new_tokens=16)
@@ -114,3 +115,31 @@ def test_the_front_leaves_out_what_another_one_beats():
             for other in kept
         )
         assert is_beaten or point in kept
+
+
+def test_pins_hold_at_every_point_and_say_what_is_no_point():
+    pin = LayerPin(first=1, end=3, device="node0/cpu:1")
+    swept = sweep("fast", "fast", "slow", pins=(pin,), prefill=4)
+    points = list(swept.points("batch", most=9))
+    assert sorted(point.setting for point in points) == [4, 6]
+    for point in [*points, *swept.points("devices", most=9)]:
+        assert point.strategy is not None
+        assert point.strategy.micro_batch.prefill == 4
+        stage = next(s for s in point.strategy.stages if s.layers[1] > 1)
+        assert stage.device == pin.device
+
+
+def test_choices_of_the_whole_model_and_of_hops_are_made_at_each_point():
+    free = {"head_bits": (16, 8), "kv_bits": (16, 8), "wire_bits": (16, 8)}
+    measured = measurements(caches=(16, 8), tensor=(1, 2))
+    swept = sweep("fast", "fast", measurements=measured, tensor=(1, 2), **free)
+    fastest, least, *_ = swept.points("quality", most=3)
+    assert least.strategy is not None
+    assert least.omega == 0
+    assert least.strategy.precision.head_bits == 16
+    assert fastest.strategy is not None
+    assert fastest.strategy.precision.head_bits == 8
+    assert fastest.strategy.precision.kv_bits == 8
+    assert fastest.latency_s == pytest.approx(
+        latency_s(replace(swept.request, omega_budget=1e6)), rel=2 * GAP
+    )

@@ -11,7 +11,12 @@ import pytest
 
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.fingerprint import layer_shape_fingerprint, model_fingerprint
+from llmpq_jax.spec.fingerprint import (
+    layer_shape_fingerprint,
+    model_fingerprint,
+    strategy_fingerprint,
+)
+from llmpq_jax.spec.strategy_file import read_strategy
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "models"
 
@@ -128,3 +133,22 @@ def test_models_that_differ_in_a_layer_or_an_end_do_not(
     architecture = read_architecture(GOLDEN / "llama")
     changed = replace(architecture, **{field: value})  # pyright: ignore[reportArgumentType]
     assert layer_shape_fingerprint(changed) != layer_shape_fingerprint(architecture)
+
+
+def test_a_strategy_s_name_is_what_it_does() -> None:
+    path = Path(__file__).parents[2] / "strategies" / "tiny-four-cpu" / "strategy.toml"
+    strategy = read_strategy(path)
+    name = strategy_fingerprint(strategy)
+    stages = tuple(replace(stage, predicted=None) for stage in strategy.stages)
+    moved = replace(strategy.model, path="/elsewhere")
+    same = replace(strategy, model=moved, stages=stages, certificate=None, quality=None)
+    assert strategy_fingerprint(replace(same, predicted=None)) == name
+    first = strategy.stages[0]
+    others = [
+        replace(strategy, model=replace(strategy.model, fingerprint="sha256:other")),
+        replace(strategy, precision=replace(strategy.precision, kv_bits=8)),
+        replace(strategy, workload=replace(strategy.workload, new_tokens=3)),
+        replace(strategy, stages=(replace(first, wire_bits=8), *strategy.stages[1:])),
+    ]
+    names = [strategy_fingerprint(other) for other in others]
+    assert len({name, *names}) == 1 + len(others)

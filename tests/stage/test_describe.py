@@ -13,6 +13,7 @@ from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.stage.describe import describe_stage, program_accounts
 from llmpq_jax.stage.placement import Placement
 from llmpq_jax.stage.program import StageProgram
+from tests.local_workers import local_workers
 from tests.tiny_models import make_strategy, write_tiny_model
 
 
@@ -30,7 +31,7 @@ def described(strategy: Strategy, pipeline: Pipeline, number: int) -> StageProgr
         layers=stage.layers,
         bits=stage.bits,
         precision=strategy.precision,
-        placement=Placement(pipeline._engine.workers[number].placement.devices),
+        placement=Placement(local_workers(pipeline)[number].placement.devices),
     )
 
 
@@ -44,7 +45,7 @@ def test_descriptions_are_of_the_arrays_that_are_loaded(folder, widths):
         decode=2,
     )
     with Pipeline.load(strategy) as pipeline:
-        for number, worker in enumerate(pipeline._engine.workers):
+        for number, worker in enumerate(local_workers(pipeline)):
             program = described(strategy, pipeline, number)
             for leaf, real in zip(program._leaves, worker.program._leaves, strict=True):
                 assert (leaf.shape, leaf.dtype) == (real.shape, real.dtype)
@@ -70,7 +71,7 @@ def test_accounts_are_those_of_the_programs_that_run(
     with Pipeline.load(strategy) as pipeline:
         requests = [_request(strategy)] * strategy.workload.batch
         pipeline.prepare(requests)
-        for number, worker in enumerate(pipeline._engine.workers):
+        for number, worker in enumerate(local_workers(pipeline)):
             accounts = {
                 account.function: account
                 for account in program_accounts(
@@ -91,7 +92,7 @@ def test_accounts_are_those_of_the_programs_that_run(
                 assert said.alias_size_in_bytes == found.aliased
             # Four groups of two rows; prefill fills two of them at a time.
             num_slots = {16: 32, 64: 96}[prompt_length]
-            group = worker.expected_cache_bytes(num_rows=2, num_slots=num_slots)
+            group = 2 * num_slots * worker.facts.slot_bytes
             waiting = {name: account.waiting for name, account in accounts.items()}
             first = "prefill" if chunk_tokens == 512 else "extend"
             assert waiting.pop(first) == 2 * group

@@ -16,6 +16,7 @@ from llmpq_jax.model import make_cache
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.stage.program import StageProgram
 from llmpq_jax.stage.sampling import greedy_rows
+from tests.local_workers import local_workers
 from tests.same_tokens import logit_tolerance
 from tests.tiny_models import make_strategy, write_tiny_model
 
@@ -34,7 +35,7 @@ def _served_as_on(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
 
 
 def _programs(pipeline: Pipeline) -> list[StageProgram]:
-    return [worker.program for worker in pipeline._engine.workers]
+    return [worker.program for worker in local_workers(pipeline)]
 
 
 def _weights(program: StageProgram) -> list[GroupArray]:

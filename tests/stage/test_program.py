@@ -10,7 +10,8 @@ from llmpq_jax.runtime import Pipeline
 from llmpq_jax.spec.precision import Bits
 from llmpq_jax.stage.program import STEPS_AT_ONCE
 from llmpq_jax.stage.sampling import greedy_rows, sampling_rows
-from llmpq_jax.stage.worker import StageWorker
+from llmpq_jax.stage.worker import BatchNeeds, StageWorker
+from tests.local_workers import local_workers
 from tests.tiny_models import make_strategy, write_tiny_model
 
 ROWS = 2
@@ -24,7 +25,7 @@ def worker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     bits: list[Bits] = [request.param] * 4
     strategy = make_strategy(folder, [((0,), bits)], prefill=ROWS, decode=ROWS)
     with Pipeline.load(strategy) as pipeline:
-        yield pipeline._engine.workers[0]
+        yield local_workers(pipeline)[0]
 
 
 def _allocated(worker: StageWorker) -> None:
@@ -32,7 +33,9 @@ def _allocated(worker: StageWorker) -> None:
 
 
 def test_no_function_keeps_a_converted_copy_of_the_stage(worker: StageWorker) -> None:
-    worker.prepare(prefill_rows=ROWS, num_tokens=16, decode_rows=ROWS, num_slots=32)
+    worker.prepare(
+        BatchNeeds(prefill_rows=ROWS, num_tokens=16, decode_rows=ROWS, num_slots=32)
+    )
     _allocated(worker)
     inputs = np.zeros(ROWS, np.int32)
     worker.program.decode(
@@ -59,7 +62,7 @@ def test_chunks_of_long_prompts_take_less_memory_than_prompts_seen_whole(
     temporary = {}
     for num_chunks in (1, 4):
         worker.program._executables.clear()
-        worker.prepare(
+        needs = BatchNeeds(
             prefill_rows=ROWS,
             num_tokens=1024,
             decode_rows=ROWS,
@@ -67,6 +70,7 @@ def test_chunks_of_long_prompts_take_less_memory_than_prompts_seen_whole(
             num_chunks=num_chunks,
             has_decode=False,
         )
+        worker.prepare(needs)
         (executable,) = worker.program._executables.values()
         account = executable.memory_analysis()
         assert account is not None

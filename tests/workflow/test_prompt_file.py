@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime import Sampling
-from llmpq_jax.workflow.prompt_file import Choices, prompts_of, read_prompts
+from llmpq_jax.workflow import prompt_file
+from llmpq_jax.workflow.prompt import BadLine, Choices, Prompt
+from llmpq_jax.workflow.prompt_file import PromptFile, prompts_of, read_prompts
 
 
 @pytest.fixture
@@ -106,6 +108,15 @@ def test_a_text_file_has_a_prompt_on_each_line(write):
         ('{"prompt": "a", "stop": ["x", 1]}', "stop: found ['x', 1], expected texts"),
         ('{"prompt": "a", "stop": ""}', "stop: found [''], expected texts"),
         ('{"prompt": "a", "custom_id": 4}', "custom_id: found 4, expected a text"),
+        ('{"prompt": "a", "custom_id": ""}', "custom_id is empty: expected at least"),
+        (
+            '{"prompt": "a", "custom_id": "line-1"}',
+            "custom_id 'line-1' is what line 1 is called if it has none",
+        ),
+        (r'{"prompt": "\ud800"}', r"holds '\ud800', half of a character"),
+        ('{"seed": ' + "9" * 5000 + "}", "is not JSON (Exceeds the limit"),
+        ("[" * 100_000, "is not JSON (maximum recursion"),
+        ('{"body": {}}', "url: missing, expected /v1/chat/completions or"),
         (
             '{"prompt": "a", "custom_id": "first"}',
             "custom_id 'first' is that of line 1 too: expected each once",
@@ -134,11 +145,72 @@ def test_an_empty_file_is_refused(write):
         read_prompts(write("", " "), Choices())
 
 
-def test_a_file_that_is_not_text_is_refused(tmp_path):
+def test_a_bad_line_says_nothing_of_the_others(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(
+        b"\xef\xbb\xbf"
+        b'{"prompt": "a", "custom_id": "one"}\n'
+        b"caf\xe9\n"
+        b'{"prompt": "b", "custom_id": "one"}\r\n'
+        b'{"prompt": "c", "custom_id": "two", "seed": -1}\n'
+        b'{"prompt": "d", "custom_id": "line-5"}'
+    )
+    first, *bad, last = PromptFile(path, Choices())
+    assert isinstance(first, Prompt)
+    assert isinstance(last, Prompt)
+    assert (first.custom_id, first.text, first.number) == ("one", "a", 1)
+    assert (last.custom_id, last.text, last.number) == ("line-5", "d", 5)
+    assert all(isinstance(line, BadLine) for line in bad)
+    assert [(line.number, line.custom_id) for line in bad] == [
+        (2, "line-2"),
+        (3, "line-3"),
+        (4, "two"),
+    ]
+    messages = [str(line) for line in bad]
+    assert messages[0] == (
+        f"prompts {path} line 2: is not UTF-8 text (byte 3): save it as UTF-8"
+    )
+    assert "custom_id 'one' is that of line 1 too" in messages[1]
+    assert "seed is -1, expected 0 to" in messages[2]
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "line-2", "line-3", "", None, "?"]), min_size=1)
+)
+def test_every_line_has_a_name_and_each_name_one_line(tmp_path_factory, names):
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    lines = [
+        "?"
+        if name == "?"
+        else json.dumps({"prompt": "x"} | ({} if name is None else {"custom_id": name}))
+        for name in names
+    ]
+    path.write_text("\n".join(lines))
+    found = [line.custom_id for line in PromptFile(path, Choices())]
+    assert len(found) == len(set(found)) == len(names)
+
+
+def test_a_line_that_never_ends_is_not_held_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(prompt_file, "_MOST_LINE_BYTES", 1 << 20)
     path = tmp_path / "prompts.txt"
-    path.write_bytes(b"caf\xe9")
-    with pytest.raises(RequestError, match="is not UTF-8 text \\(byte 3\\)"):
-        read_prompts(path, Choices())
+    path.write_bytes(b"x" * (1 << 20) + b"\n" + b"y" * (5 << 20) + b"\nz")
+    first, second, third = PromptFile(path, Choices())
+    assert isinstance(first, Prompt)
+    assert isinstance(third, Prompt)
+    assert (len(first.text), third.text, third.number) == (1 << 20, "z", 3)
+    assert str(second).endswith("line 2: is longer than 1 MiB: expected one prompt")
+
+
+def test_a_message_does_not_quote_a_whole_prompt(write):
+    line = json.dumps({"prompt": ["long " * 10_000]})
+    (bad,) = PromptFile(write(line), Choices())
+    assert len(str(bad)) < 1000
+    assert re.search(r"prompt: found \['long .* … .*, expected a text$", str(bad))
+
+
+def test_a_file_may_be_read_again(write):
+    file = PromptFile(write('{"prompt": "a"}', '{"prompt": "b"}'), Choices())
+    assert list(file) == list(file)
 
 
 def test_prompts_given_one_by_one_are_checked_too():

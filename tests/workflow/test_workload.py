@@ -48,6 +48,37 @@ def test_those_that_do_not_say_get_as_many_as_generate_will_give_them(model, wri
     assert (found.new_tokens, found.lengths, found.batch) == (9, ((16, 9, 2),), 2)
 
 
+def test_conversations_are_as_long_as_the_template_makes_them(tmp_path, write):
+    model = write_tiny_model(tmp_path / "chat")
+    template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    (model / "chat_template.jinja").write_text(template)
+    messages = [{"role": "user", "content": "a" * 30}]
+    path = write(
+        {
+            "url": "/v1/chat/completions",
+            "body": {"messages": messages, "max_tokens": 2},
+        },
+        {"url": "/v1/completions", "body": {"prompt": [1, 2, 3], "max_tokens": 4}},
+    )
+    found = workload_of_prompts(model, path)
+    assert (found.prompt_length, found.longest_context) == (36, 38)
+    assert found.lengths == ((16, 4, 1), (48, 2, 1))
+
+
+def test_a_bad_line_is_named(model, write):
+    messages = [{"role": "user", "content": "a"}]
+    path = write(
+        {"prompt": "a"}, {"url": "/v1/chat/completions", "body": {"messages": messages}}
+    )
+    message = f"prompts {path} line 2: tokenizer {model}: has no chat template"
+    with pytest.raises(RequestError, match=f"^{re.escape(message)}"):
+        workload_of_prompts(model, path, new_tokens=3)
+    path = write({"prompt": "a"}, {"promt": "a"})
+    message = f"prompts {path} line 2: prompt: missing, expected a text"
+    with pytest.raises(RequestError, match=f"^{re.escape(message)}"):
+        workload_of_prompts(model, path, new_tokens=3)
+
+
 def test_the_batch_is_no_more_than_there_are(model, write):
     path = write({"prompt": "a", "max_new_tokens": 9})
     found = workload_of_prompts(model, path, batch=5, output_length_fraction=0.5)

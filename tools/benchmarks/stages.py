@@ -163,7 +163,7 @@ def _compare(
             for pipeline in (of_two, of_one):
                 list(pipeline.serve(requests))
         ones, twos = of_one.batches, of_two.batches
-        weight_bytes = of_one._engine.workers[0].program.weight_bytes
+        weight_bytes = of_one.weight_bytes[0]
     num_micro_batches = -(-workload.batch // two.micro_batch.decode)
     num_tokens = workload.batch * workload.new_tokens
     step_s = median(record.decode_s for record in twos) / (workload.new_tokens - 1)

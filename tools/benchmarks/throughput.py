@@ -90,9 +90,7 @@ def main(
         for _ in range(repeats):
             list(pipeline.serve(requests))
         batches = pipeline.batches
-        weight_bytes = sum(
-            worker.program.weight_bytes for worker in pipeline._engine.workers
-        )
+        weight_bytes = sum(pipeline.weight_bytes)
         embedding_bytes = 2 * vocabulary * pipeline.architecture.hidden_size
     prefill_s = median(record.prefill_s for record in batches)
     step_s = median(record.decode_s for record in batches) / max(1, new_tokens - 1)

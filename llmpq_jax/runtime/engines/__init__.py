@@ -1,1 +1,1 @@
-"""How stages are driven: all in this process, or (later) one process each."""
+"""How stages are driven and messages carried between them."""

@@ -3,14 +3,48 @@
 from __future__ import annotations
 
 import queue
-import threading
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from types import TracebackType
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
-from llmpq_jax.stage.message import Message
-from llmpq_jax.stage.worker import StageWorker
+from llmpq_jax.checkpoint.source import open_source
+from llmpq_jax.runtime.devices import find_devices
+from llmpq_jax.runtime.engines.stage_loop import StageLoop, Transport
+from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.stage.build import build_worker
+from llmpq_jax.stage.devices import emulate_cpu_devices
+from llmpq_jax.stage.message import Message, StageEvent
+from llmpq_jax.stage.worker import BatchNeeds, StageFacts, StageWorker
+
+
+def start_local(strategy: Strategy, *, on_layer: Callable[[], None]) -> LocalEngine:
+    """Loads every stage onto devices of this machine.
+
+    Raises:
+        StrategyError: The strategy is for another model, or for devices that are not
+            here.
+        CheckpointError: The weights are missing or damaged, or quantised to other bits
+            than the strategy's.
+    """
+    source = open_source(strategy)
+    emulate_cpu_devices([name for stage in strategy.stages for name in stage.devices])
+    devices = find_devices(strategy)
+    return LocalEngine(
+        [
+            build_worker(
+                source.reader,
+                source.architecture,
+                stage,
+                strategy.precision,
+                number=number,
+                devices=devices[number],
+                arriving_bits=strategy.arriving_bits(number),
+                rounded=source.rounded,
+                on_layer=on_layer,
+            )
+            for number, stage in enumerate(strategy.stages)
+        ]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,37 +54,73 @@ class _Failure:
     error: BaseException
 
 
-class LocalEngine:
-    """Passes messages from stage to stage and hands results to whoever drives.
+@dataclass(frozen=True, slots=True)
+class _Results:
+    """Where the last stage's results wait for the driver."""
 
-    Hidden states go from mesh to mesh by `jax.device_put`, started by the stage that
-    made them, so that they travel while both stages work on other micro-batches.
-    """
+    waiting: queue.SimpleQueue[Message | _Failure]
+
+    def send(self, message: Message) -> None:
+        """Queues a result."""
+        self.waiting.put(message)
+
+    def fail(self, error: BaseException) -> None:
+        """Queues what a stage raised."""
+        self.waiting.put(_Failure(error))
+
+
+class LocalEngine:
+    """Passes messages from stage to stage and hands results to whoever drives."""
 
     def __init__(self, workers: Sequence[StageWorker]) -> None:
         """Starts a thread per stage; `close` ends them."""
-        self._workers = tuple(workers)
-        self._inboxes: list[queue.SimpleQueue[tuple[Message, float] | None]] = [
-            queue.SimpleQueue() for _ in self._workers
-        ]
-        self._results: queue.SimpleQueue[Message | _Failure] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(
-                target=self._serve, args=(index,), name=f"stage-{index}", daemon=True
-            )
-            for index in range(len(self._workers))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self.workers = tuple(workers)
+        self._results = _Results(queue.SimpleQueue())
+        onward: Transport = self._results
+        loops: list[StageLoop] = []
+        for worker in reversed(self.workers):
+            onward = StageLoop(worker, onward=onward, on_failure=self._results.fail)
+            loops.append(onward)
+        self._loops = tuple(reversed(loops))
 
     @property
-    def workers(self) -> tuple[StageWorker, ...]:
-        """The stages, in pipeline order."""
-        return self._workers
+    def facts(self) -> tuple[StageFacts, ...]:
+        """What is known of each stage, in pipeline order."""
+        return tuple(worker.facts for worker in self.workers)
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether one stage is the whole model, and feeds its tokens back itself."""
+        return self.workers[0].program.takes_steps
+
+    def prepare(
+        self, needs: Sequence[BatchNeeds], *, on_stage: Callable[[], None]
+    ) -> None:
+        """Compiles all stages side by side for all that is needed."""
+
+        def prepare_one(worker: StageWorker) -> None:
+            for need in needs:
+                worker.prepare(need)
+            on_stage()
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(prepare_one, self.workers))
+
+    def allocate(self, *, num_groups: int, num_rows: int, num_slots: int) -> None:
+        """Makes every stage's empty caches for so many groups of rows."""
+        for worker in self.workers:
+            worker.allocate(
+                num_groups=num_groups, num_rows=num_rows, num_slots=num_slots
+            )
+
+    def free(self) -> None:
+        """Gives the caches' memory back."""
+        for worker in self.workers:
+            worker.free()
 
     def submit(self, message: Message) -> None:
         """Sends a micro-batch into the first stage; returns at once."""
-        self._send(0, message)
+        self._loops[0].send(message)
 
     def next_result(self) -> Message:
         """Waits for the next micro-batch to leave the last stage.
@@ -58,41 +128,16 @@ class LocalEngine:
         Raises:
             BaseException: What a stage raised, as it was raised there.
         """
-        result = self._results.get()
+        result = self._results.waiting.get()
         if isinstance(result, _Failure):
             raise result.error
         return result
 
+    def take_events(self) -> list[StageEvent]:
+        """Returns what stages did since the last call."""
+        return [event for worker in self.workers for event in worker.take_events()]
+
     def close(self) -> None:
         """Ends the threads once their inboxes are empty."""
-        for inbox in self._inboxes:
-            inbox.put(None)
-        for thread in self._threads:
-            thread.join()
-
-    def __enter__(self) -> LocalEngine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _send(self, index: int, message: Message) -> None:
-        payload = self._workers[index].placement.put(message.payload)
-        message = replace(message, payload=payload)
-        self._inboxes[index].put((message, time.perf_counter()))
-
-    def _serve(self, index: int) -> None:
-        while (item := self._inboxes[index].get()) is not None:
-            try:
-                done = self._workers[index].process(*item)
-                if index + 1 < len(self._workers):
-                    self._send(index + 1, done)
-                else:
-                    self._results.put(done)
-            except BaseException as error:
-                self._results.put(_Failure(error))
+        for loop in self._loops:
+            loop.close()

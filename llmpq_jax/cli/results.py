@@ -1,0 +1,54 @@
+"""What `generate` prints once it is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from llmpq_jax.report.console import say, show
+from llmpq_jax.report.lines import run_lines
+from llmpq_jax.report.tables import run_table
+from llmpq_jax.report.texts import continued_text
+from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.workflow.prompt import Prompt
+from llmpq_jax.workflow.result_line import Result, result_values
+from llmpq_jax.workflow.serving import Served
+
+
+def print_texts(results: Sequence[Result]) -> None:
+    """Prints each prompt with its continuation, or what is wrong with it."""
+    for result in results:
+        line, completion = result.line, result.completion
+        if not isinstance(line, Prompt) or completion is None:
+            say(f"── {line.custom_id}: {line}")
+            say()
+            continue
+        say(
+            f"── {line.custom_id}: {len(completion.token_ids)} new tokens, "
+            f"ended by {completion.finish_reason}"
+        )
+        say(continued_text(line.text, completion.text))
+        say()
+
+
+def print_run(strategy: Strategy, served: Served) -> None:
+    """Prints what was measured beside what was predicted."""
+    show(run_table(strategy, served.batches))
+    for line in run_lines(strategy, served.batches):
+        say(line)
+
+
+def print_json(
+    strategy: Strategy, results: Sequence[Result], served: Served, *, model: str
+) -> None:
+    """Prints all of it for programs."""
+    batches = [asdict(batch) for batch in served.batches]
+    for batch in batches:
+        del batch["events"]
+    values = {
+        "results": [result_values(result, model=model) for result in results],
+        "predicted": strategy.predicted and asdict(strategy.predicted),
+        "batches": batches,
+    }
+    say(json.dumps(values, indent=2))

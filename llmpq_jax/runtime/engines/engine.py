@@ -1,0 +1,71 @@
+"""What the driver needs of an engine, whichever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.stage.message import Message, StageEvent
+from llmpq_jax.stage.worker import BatchNeeds, StageFacts
+
+
+class Engine(Protocol):
+    """Stages that are loaded, wherever they are, and the way into and out of them."""
+
+    @property
+    def facts(self) -> Sequence[StageFacts]:
+        """What is known of each stage, in pipeline order."""
+        ...
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether a message may ask for several decode steps in one go."""
+        ...
+
+    def prepare(
+        self, needs: Sequence[BatchNeeds], *, on_stage: Callable[[], None]
+    ) -> None:
+        """Compiles all stages side by side for all that is needed.
+
+        Args:
+            needs: One after the other.
+            on_stage: Called as each stage is ready.
+        """
+        ...
+
+    def allocate(self, *, num_groups: int, num_rows: int, num_slots: int) -> None:
+        """Makes every stage's empty caches for so many groups of rows."""
+        ...
+
+    def free(self) -> None:
+        """Gives the caches' memory back."""
+        ...
+
+    def submit(self, message: Message) -> None:
+        """Sends a micro-batch into the first stage; returns at once."""
+        ...
+
+    def next_result(self) -> Message:
+        """Waits for a micro-batch to leave the last stage.
+
+        Raises:
+            BaseException: What a stage raised, as it was raised there.
+        """
+        ...
+
+    def take_events(self) -> list[StageEvent]:
+        """Returns what stages did since the last call, on this process's clock."""
+        ...
+
+    def close(self) -> None:
+        """Ends the stages."""
+        ...
+
+
+class StartEngine(Protocol):
+    """Loads every stage of a strategy and starts what drives them."""
+
+    def __call__(self, strategy: Strategy, *, on_layer: Callable[[], None]) -> Engine:
+        """Takes a strategy, and what is to be called as each layer is there."""
+        ...

@@ -1,0 +1,60 @@
+"""Which names have come already, however many: on disk, so that memory does not grow."""
+
+from __future__ import annotations
+
+import sqlite3
+from types import TracebackType
+
+from llmpq_jax.errors import RequestError
+
+
+class SeenIds:
+    """Names, each with a number, in a temporary file that goes with the process."""
+
+    def __init__(self) -> None:
+        """Starts with none."""
+        # No name: SQLite keeps what outgrows its cache in a file that nobody sees.
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute(
+            "CREATE TABLE seen (id TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID"
+        )
+        self._database.execute("BEGIN")
+
+    def add(self, custom_id: str, number: int) -> int | None:
+        """Takes a name; returns the number it came with before, or None if it is new.
+
+        Raises:
+            RequestError: There is no room for temporary files.
+        """
+        try:
+            added = self._database.execute(
+                "INSERT OR IGNORE INTO seen VALUES (?, ?)", (custom_id, number)
+            )
+        except sqlite3.Error as reason:
+            msg = f"the names of {number} lines cannot be kept in a temporary file ({reason}): free space there or set TMPDIR to another folder"
+            raise RequestError(msg) from reason
+        return None if added.rowcount else self.find(custom_id)
+
+    def find(self, custom_id: str) -> int | None:
+        """Returns the number a name came with, or None."""
+        rows = self._database.execute(
+            "SELECT number FROM seen WHERE id = ?", (custom_id,)
+        )
+        found = rows.fetchone()
+        return None if found is None else found[0]
+
+    def close(self) -> None:
+        """Deletes the file."""
+        self._database.close()
+
+    def __enter__(self) -> SeenIds:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
