@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import IO, Any
 
 from llmpq_jax.errors import MeasurementError
@@ -81,8 +79,8 @@ def measure_alone(speeds: Speeds, *, seconds: float = SECONDS) -> dict[int, Work
     """
     alone = {}
     for processor in sorted({node.processor for node in speeds.nodes}):
-        on_it = partial(os.sched_setaffinity, 0, [processor])
-        process = subprocess.Popen(_spin(seconds), preexec_fn=on_it, **_PIPES)
+        command = [*_spin(seconds), str(processor)]
+        process = subprocess.Popen(command, **_PIPES)
         alone[processor] = _results({f"on processor {processor}": process}).popitem()[1]
     return alone
 

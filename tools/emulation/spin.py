@@ -1,6 +1,6 @@
 """Works as hard as it may, and says how much it got done: one node's part of `achieved`.
 
-    python -m tools.emulation.spin SECONDS
+    python -m tools.emulation.spin SECONDS [PROCESSOR]
 
 Before each phase it says that it is ready and waits for a line, so that all nodes begin
 together. The last line is a JSON object.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ _LEAST_CALLS = 20
 def main() -> None:
     """Runs the three phases."""
     seconds = float(sys.argv[1])
+    if len(sys.argv) > 2:
+        os.sched_setaffinity(0, [int(sys.argv[2])])
     read = np.ones(_NUM_READ, np.float32)
     _wait()
     computing = _rates(_hash, seconds)
