@@ -35,7 +35,7 @@ class RayNodes:
     """A Ray cluster: its head without limits, and a node inside each emulated one.
 
     The head has no processors to give, so that all work is done by the nodes. A node has
-    one, and the resource `node:NAME` by which an actor asks for it. What is started is
+    one, and the resource `llmpq_node:NAME` by which the engine finds it. What is started is
     ended by its process id; no other Ray cluster of this machine is touched.
 
     Attributes:
@@ -70,7 +70,7 @@ class RayNodes:
         try:
             self._wait_for(1, started)
             for node in nodes.emulation.speeds.nodes:
-                resources = json.dumps({f"node:{node.name}": 1})
+                resources = json.dumps({f"llmpq_node:{node.name}": 1})
                 own = [f"--address={self.address}", "--num-cpus=1"]
                 own.append(f"--resources={resources}")
                 process = nodes.start(
