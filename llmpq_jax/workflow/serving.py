@@ -13,6 +13,8 @@ from llmpq_jax.errors import RequestError
 from llmpq_jax.report.console import progress_bar
 from llmpq_jax.report.timeline import write_timeline
 from llmpq_jax.report.trace import write_trace
+from llmpq_jax.runtime.engines.engine import StartEngine
+from llmpq_jax.runtime.engines.local import start_local
 from llmpq_jax.runtime.limits import check_request
 from llmpq_jax.runtime.pipeline import Pipeline
 from llmpq_jax.runtime.request import Completion, Request
@@ -62,6 +64,7 @@ def serve_prompts(
     strategy: Strategy,
     lines: Iterable[Prompt | BadLine],
     *,
+    start: StartEngine | None = None,
     is_chat: bool = False,
     ignores_eos: bool = False,
     is_done: Callable[[str], bool] = lambda _: False,
@@ -75,6 +78,7 @@ def serve_prompts(
     Args:
         strategy: To be run, its model path as seen from here.
         lines: Prompts to be continued.
+        start: Starts the engine; by default all stages run in this process.
         is_chat: Send plain prompts as a user's message through the checkpoint's chat
             template.
         ignores_eos: Go on whatever the model says.
@@ -104,19 +108,25 @@ def serve_prompts(
     return Served(
         num_served=len(requests),
         bad_lines=(bad_lines[0], len(bad_lines)) if bad_lines else None,
-        batches=_serve(strategy, requests, on_completion) if requests else (),
+        batches=_serve(strategy, start, requests, on_completion) if requests else (),
     )
 
 
 def _serve(
     strategy: Strategy,
+    start: StartEngine | None,
     requests: Sequence[Request],
     on_completion: Callable[[int, Completion], None],
 ) -> tuple[BatchRecord, ...]:
-    tell_of_missing_kernels(name for stage in strategy.stages for name in stage.devices)
+    if start is None:
+        tell_of_missing_kernels(
+            name for stage in strategy.stages for name in stage.devices
+        )
     num_layers = strategy.model.num_layers
     with progress_bar("loading", num_layers, unit="layers") as advance:
-        pipeline = Pipeline.load(strategy, on_layer=lambda: advance(1))
+        pipeline = Pipeline.load(
+            strategy, start=start or start_local, on_layer=lambda: advance(1)
+        )
     most_tokens = sum(request.max_new_tokens for request in requests)
     with pipeline:
         with progress_bar("compiling", len(strategy.stages), unit="stages") as advance:
