@@ -65,6 +65,23 @@ if TYPE_CHECKING:
     flag_value="full",
     help="Shorter lengths too, both caches, and repeats until times are steady.",
 )
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    metavar="KIND",
+    help="Measure this kind of device alone; may be given again. So one file is filled "
+    "on several machines.",
+)
+@click.option(
+    "--sample-time",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Each sample is the mean of calls for so long. Take some ten periods where a "
+    "quota shares the processor out in turns, as in containers.",
+)
 @click.option("--overwrite", is_flag=True, help="Start the file --out names anew.")
 def profile_command(
     model: Path,
@@ -77,6 +94,8 @@ def profile_command(
     group_size: str,
     kv_bits: str,
     thoroughness: Thoroughness | None,
+    kinds: tuple[str, ...],
+    sample_time: float,
     overwrite: bool,
 ) -> None:
     """Time a model's layers on each kind of device.
@@ -85,8 +104,10 @@ def profile_command(
     --batch, --prompt-length and --new-tokens are made of. A few sizes between are left
     out of the predictions, and tell how far these are off.
     """
+    from dataclasses import replace
+
     from llmpq_jax.profiler.grid import grid_for
-    from llmpq_jax.profiler.stopwatch import FULL_STOPWATCH, QUICK_STOPWATCH
+    from llmpq_jax.profiler.stopwatch import FULL_STOPWATCH, QUICK_STOPWATCH, Stopwatch
     from llmpq_jax.report.console import say, show
     from llmpq_jax.report.tables import accuracy_table, measurements_table
     from llmpq_jax.spec.cluster_file import read_cluster
@@ -99,7 +120,11 @@ def profile_command(
     keep_compiled(cache_home())
     effort = thoroughness or "usual"
     caches = (KV_BITS["16"], KV_BITS["8"]) if effort == "full" else (KV_BITS[kv_bits],)
-    stopwatches = {"quick": QUICK_STOPWATCH, "full": FULL_STOPWATCH}
+    stopwatches = {
+        "quick": QUICK_STOPWATCH,
+        "usual": Stopwatch(),
+        "full": FULL_STOPWATCH,
+    }
     measurements = None
     for cache in caches:
         measurements = measure(
@@ -110,8 +135,9 @@ def profile_command(
             activations=activations or _usual_activations(devices),
             group_size=GROUP_SIZES[int(group_size)],
             kv_bits=cache,
+            kinds=kinds or None,
             overwrites=overwrite and measurements is None,
-            stopwatch=stopwatches.get(effort),
+            stopwatch=replace(stopwatches[effort], least_sample_s=sample_time),
         )
     assert measurements is not None
     show(measurements_table(measurements))

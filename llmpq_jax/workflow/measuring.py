@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,7 @@ def measure(
     activations: Activations,
     group_size: Literal[32, 64, 128] = 128,
     kv_bits: KvBits = 16,
+    kinds: Collection[str] | None = None,
     overwrites: bool = False,
     stopwatch: Stopwatch | None = None,
 ) -> Measurements:
@@ -40,6 +42,7 @@ def measure(
         activations: Type of hidden states and cache.
         group_size: Of int4.
         kv_bits: Of the cache.
+        kinds: Only these kinds of device.
         overwrites: Start the file anew instead of going on where it ends.
         stopwatch: Times calls; the usual one if absent.
 
@@ -64,6 +67,7 @@ def measure(
             group_size=group_size,
             kv_bits=kv_bits,
             grid=grid,
+            kinds=kinds,
             out=out,
             overwrites=overwrites,
             stopwatch=stopwatch or Stopwatch(),
