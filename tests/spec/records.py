@@ -11,6 +11,7 @@ from llmpq_jax.spec.cluster import Cluster, Device, Link, Node
 from llmpq_jax.spec.measurements import (
     Accuracy,
     CallTime,
+    Drift,
     EndTime,
     LayerTime,
     LinkTime,
@@ -209,6 +210,7 @@ measurements = st.builds(
             device=texts,
             platform=texts,
             jax_version=texts,
+            driver=texts,
             kernel_path=texts,
             date=texts,
         ),
@@ -274,6 +276,14 @@ measurements = st.builds(
             mean_error=fractions,
             largest_error=fractions,
             spread=fractions,
+        )
+    ),
+    drift=_rows(
+        st.builds(
+            Drift,
+            kind=texts,
+            slowest=st.floats(min_value=1, max_value=64),
+            fastest=st.floats(min_value=1e-6, max_value=1),
         )
     ),
 )
