@@ -113,7 +113,10 @@ def summarize_batch(
         if event.phase == "prefill" and event.micro_batch >= num_first_prefills
     }
     planned = [event for event in shifted if event not in later]
-    prefill_s = max(event.ended_s for event in planned if event.phase == "prefill")
+    # Absent where a stage was lost, and with it what is known of its first prefills.
+    prefill_s = max(
+        (event.ended_s for event in planned if event.phase == "prefill"), default=0.0
+    )
     stages = tuple(
         _stage_times(
             number,
