@@ -107,6 +107,11 @@ class Stopwatch:
         return (self.clock() - started_s) / count
 
 
+# A minute is enough for a small model; the smallest spread for a large one.
+QUICK_STOPWATCH = Stopwatch(least_repeats=5, most_s=0.1)
+FULL_STOPWATCH = Stopwatch(least_repeats=15, most_s=1.0, steady_spread=0.02)
+
+
 def _summary(samples: list[float]) -> Timing:
     """Returns the median, or what the quartiles leave in doubt where that is more."""
     first, median, third = np.percentile(samples, [25, 50, 75]).tolist()

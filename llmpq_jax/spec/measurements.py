@@ -24,7 +24,8 @@ class MeasuredKind:
         kind: As the cluster file has it.
         source: "measured", or "roofline" where its rows were foretold from the maker's
             figures; a plan says which it was made of.
-        device: What JAX calls the device it ran on.
+        device: What JAX calls the device it ran on; of a CPU its maker's name and cores.
+        driver: Of the device and its compiler, as JAX has it; empty in older files.
         platform: JAX's backend.
         jax_version: Of the run.
         kernel_path: Which kernels served: "native-avx512", "pallas-sm80", "xla-sm75", "xla", …
@@ -34,6 +35,7 @@ class MeasuredKind:
     kind: str
     source: Literal["measured", "roofline"] = "measured"
     device: str
+    driver: str = ""
     platform: str
     jax_version: str
     kernel_path: str
@@ -137,6 +139,21 @@ class SharedCapacity:
 
 
 @record
+class Drift:
+    """How steady a device was while it was measured, by a product timed now and then.
+
+    Attributes:
+        kind: Kind of device.
+        slowest: The product's longest time over its first.
+        fastest: Its shortest time over its first.
+    """
+
+    kind: str
+    slowest: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    fastest: Annotated[float, Field(gt=0, le=1)]
+
+
+@record
 class Accuracy:
     """How well a layer's seconds are foretold at sizes that were left out.
 
@@ -184,6 +201,7 @@ class Measurements:
         links: In the file `[[link]]`.
         shared: In the file `[[shared]]`.
         accuracy: In the file `[[accuracy]]`.
+        drift: In the file `[[drift]]`, a row for each run.
     """
 
     schema: Literal[1] = 1
@@ -197,3 +215,4 @@ class Measurements:
     links: Annotated[tuple[LinkTime, ...], Field(alias="link")] = ()
     shared: tuple[SharedCapacity, ...] = ()
     accuracy: tuple[Accuracy, ...] = ()
+    drift: tuple[Drift, ...] = ()

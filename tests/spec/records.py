@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from llmpq_jax.spec.cluster import Cluster, Device, Link, Node
 from llmpq_jax.spec.measurements import (
     Accuracy,
+    Drift,
     EndTime,
     LayerTime,
     LinkTime,
@@ -208,6 +209,7 @@ measurements = st.builds(
             device=texts,
             platform=texts,
             jax_version=texts,
+            driver=texts,
             kernel_path=texts,
             date=texts,
         ),
@@ -269,6 +271,14 @@ measurements = st.builds(
             mean_error=fractions,
             largest_error=fractions,
             spread=fractions,
+        )
+    ),
+    drift=_rows(
+        st.builds(
+            Drift,
+            kind=texts,
+            slowest=st.floats(min_value=1, max_value=64),
+            fastest=st.floats(min_value=1e-6, max_value=1),
         )
     ),
 )
