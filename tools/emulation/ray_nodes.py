@@ -19,12 +19,14 @@ from tools.emulation.duty_cycle import family
 from tools.emulation.ending import end_processes
 from tools.emulation.nodes import EmulatedNodes
 
-_HERE = "127.0.0.1"
+# Each node has an address of its own on loopback; Ray would turn 127.0.0.1 into the
+# machine's own, which others reach.
+_HEAD = "127.0.0.2"
+_FIRST_NODE = 3
 _PATIENCE_S = 120.0
 _STORE_BYTES = 100 << 20
 _OPTIONS = (
     "--block",
-    f"--node-ip-address={_HERE}",
     f"--object-store-memory={_STORE_BYTES}",
     # Any free ones: nodes of one machine would meet in a range.
     "--min-worker-port=0",
@@ -67,9 +69,10 @@ class RayNodes:
             "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN", secrets.token_hex(32)),
         }
         port = _free_port()
-        self.address = f"{_HERE}:{port}"
+        self.address = f"{_HEAD}:{port}"
         command = [str(program), "start", *_OPTIONS]
         head = ["--head", f"--port={port}", "--num-cpus=0"]
+        head.append(f"--node-ip-address={_HEAD}")
         head += ["--include-dashboard=false", f"--temp-dir={self._folder.name}"]
         self._head: subprocess.Popen[Any] = subprocess.Popen(
             [*command, *head], env={**os.environ, **self.environment}, **quiet
@@ -91,10 +94,10 @@ class RayNodes:
         started: list[subprocess.Popen[Any]],
         quiet: dict[str, Any],
     ) -> None:
-        for node in nodes.emulation.speeds.nodes:
+        for number, node in enumerate(nodes.emulation.speeds.nodes, _FIRST_NODE):
             resources = json.dumps({f"llmpq_node:{node.name}": 1})
             own = [f"--address={self.address}", "--num-cpus=1"]
-            own.append(f"--resources={resources}")
+            own += [f"--node-ip-address=127.0.0.{number}", f"--resources={resources}"]
             process = nodes.start(
                 node.name, [*command, *own], environment=self.environment, **quiet
             )
@@ -153,5 +156,5 @@ print(sum(node["Alive"] for node in ray.nodes()))
 
 def _free_port() -> int:
     with socket.socket() as free:
-        free.bind((_HERE, 0))
+        free.bind((_HEAD, 0))
         return int(free.getsockname()[1])
