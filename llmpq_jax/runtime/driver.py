@@ -11,7 +11,7 @@ by chunk, so that other groups decode in between.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -52,6 +52,29 @@ class _Group:
         return [row for row in self.rows if row is not None and not row.is_finished]
 
 
+class _Waiting:
+    """Rows that have no place yet; only the next one is held."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._rows = iter(rows)
+        self._next = next(self._rows, None)
+
+    def __bool__(self) -> bool:
+        return self._next is not None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the next one's prompt."""
+        assert self._next is not None
+        return len(self._next.request.token_ids)
+
+    def take(self) -> Row:
+        """Returns the next one."""
+        assert self._next is not None
+        taken, self._next = self._next, next(self._rows, None)
+        return taken
+
+
 @dataclass(kw_only=True, slots=True, eq=False)
 class Driver:
     """Serves rows to their ends; caches are there already (`Engine.allocate`).
@@ -59,17 +82,18 @@ class Driver:
     Attributes:
         engine: Takes micro-batches.
         shape: Of caches and micro-batches.
-        rows: To be served, in this order.
+        rows: To be served, in this order; each is read when there is a place for the
+            one before it.
         on_tokens: Hears how many new tokens have come, as they come.
         num_prefills: Prefill micro-batches sent so far.
     """
 
     engine: Engine
     shape: BatchShape
-    rows: Sequence[Row]
+    rows: Iterable[Row]
     on_tokens: Callable[[int], None] = lambda _: None
     num_prefills: int = 0
-    _waiting: deque[Row] = field(default_factory=deque)
+    _waiting: _Waiting = field(default_factory=lambda: _Waiting(()))
     _groups: list[_Group] = field(default_factory=list)
     # Chunks that follow once the one before is through, by micro-batch.
     _chunks: dict[int, deque[Message]] = field(default_factory=dict)
@@ -82,7 +106,7 @@ class Driver:
         others.
         """
         size = self.shape.decode_rows
-        self._waiting = deque(self.rows)
+        self._waiting = _Waiting(self.rows)
         self._groups = [
             _Group(
                 rows=[None] * size,
@@ -129,7 +153,7 @@ class Driver:
         """Gives the free places of a group to requests that wait."""
         for place, row in enumerate(self._groups[number].rows):
             if self._waiting and (row is None or row.is_finished):
-                num_tokens = bucket_length(len(self._waiting[0].request.token_ids))
+                num_tokens = bucket_length(self._waiting.num_tokens)
                 chunks = self._prompts((number,), place, [(number, place)], num_tokens)
                 first, *rest = chunks
                 self._send(first)
@@ -149,7 +173,7 @@ class Driver:
         for index, (number, place) in enumerate(places):
             if not self._waiting:
                 break
-            row = self._waiting.popleft()
+            row = self._waiting.take()
             group = self._groups[number]
             length = len(row.request.token_ids)
             prompts[index, :length] = row.request.token_ids
@@ -193,6 +217,8 @@ class Driver:
         if result.phase == "prefill" and result.step + 1 < result.num_chunks:
             if rest := self._chunks.get(result.micro_batch):
                 self._send(rest.popleft())
+                if not rest:
+                    del self._chunks[result.micro_batch]
             yield from ended
             return
         for number in result.groups:

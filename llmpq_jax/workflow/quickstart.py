@@ -111,6 +111,7 @@ def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
         timeline=files["timeline"],
     )
     say()
+    results.sort(key=lambda result: result.line.number)
     for result in results[:_NUM_SHOWN]:
         assert isinstance(result.line, Prompt)
         assert result.completion is not None

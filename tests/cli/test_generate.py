@@ -70,6 +70,7 @@ def test_a_file_of_prompts_becomes_a_file_of_results(run, strategy, expected, tm
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in paths["--out"].read_text().splitlines()]
     ids = ["f", "a", "short", "line-4", "line-5", "line-6"]
+    rows.sort(key=lambda row: ids.index(row["custom_id"]))
     assert [row["custom_id"] for row in rows] == ids
     assert [row["text"] for row in rows[:2]] == expected
     assert rows[2]["num_new_tokens"] == 3
