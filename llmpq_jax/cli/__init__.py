@@ -6,6 +6,7 @@ Errors of ours are one line on stderr and exit 1; wrong use exits 2; Ctrl-C 130.
 from llmpq_jax.cli.check import check_command
 from llmpq_jax.cli.compare import compare_command
 from llmpq_jax.cli.evaluate import evaluate_command
+from llmpq_jax.cli.explain import explain_command
 from llmpq_jax.cli.export import export_command
 from llmpq_jax.cli.generate import generate_command
 from llmpq_jax.cli.group import main
@@ -21,6 +22,7 @@ for _command in (
     indicate_command,
     solve_command,
     compare_command,
+    explain_command,
     sweep_command,
     check_command,
     generate_command,

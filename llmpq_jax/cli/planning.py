@@ -13,10 +13,9 @@ from llmpq_jax.cli.workload import workload_as_typed, workload_options
 
 if TYPE_CHECKING:
     from llmpq_jax.solver import PlanRequest
+    from llmpq_jax.spec.workload import Workload
 
-_SOURCES = (
-    model_option,
-    cluster_option,
+_KNOWN = (
     click.option(
         "--measurements",
         type=FILE,
@@ -39,11 +38,16 @@ _SOURCES = (
 )
 
 
-def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that name model, devices and what is known of them."""
-    for option in reversed(_SOURCES):
+def known_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that name what is known of a model on devices."""
+    for option in reversed(_KNOWN):
         command = option(command)
     return command
+
+
+def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that name model, devices and what is known of them."""
+    return model_option(cluster_option(known_options(command)))
 
 
 def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,15 +72,16 @@ def request_as_typed(
     cluster: Path,
     measurements: Path | None,
     roofline: bool,
-    batch: int | None,
-    prompt_length: int | None,
-    new_tokens: int | None,
-    prompts: Path | None,
-    output_length_fraction: float | None,
     sensitivity: Path | None,
+    workload: Workload | None = None,
+    batch: int | None = None,
+    prompt_length: int | None = None,
+    new_tokens: int | None = None,
+    prompts: Path | None = None,
+    output_length_fraction: float | None = None,
     **choices: Any,
 ) -> PlanRequest:
-    """Returns the problem that the options name.
+    """Returns the problem that the options name, for a workload that they may name too.
 
     Other choices are those of `workflow.planning.planning_request`.
 
@@ -89,14 +94,15 @@ def request_as_typed(
 
     check_sources(measurements=measurements, roofline=roofline)
     try:
-        workload = workload_as_typed(
-            model,
-            batch=batch,
-            prompt_length=prompt_length,
-            new_tokens=new_tokens,
-            prompts=prompts,
-            output_length_fraction=output_length_fraction,
-        )
+        if workload is None:
+            workload = workload_as_typed(
+                model,
+                batch=batch,
+                prompt_length=prompt_length,
+                new_tokens=new_tokens,
+                prompts=prompts,
+                output_length_fraction=output_length_fraction,
+            )
         return planning_request(
             model,
             cluster,

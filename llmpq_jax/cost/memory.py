@@ -18,6 +18,7 @@ from llmpq_jax.spec.tensors import (
     embedding_tensors,
     head_tensors,
     layer_tensors,
+    tensor_scale_bytes,
     tensors_bytes,
 )
 from llmpq_jax.spec.workload import MicroBatch, Workload
@@ -150,6 +151,16 @@ def layer_bytes(
     """Returns the bytes of one layer's weights."""
     tensors = layer_tensors(architecture)
     return tensors_bytes(tensors, bits=bits, group_size=group_size, tensor_width=tensor)
+
+
+def layer_scale_bytes(
+    architecture: Architecture, *, bits: Bits, group_size: int, tensor: int = 1
+) -> int:
+    """Returns the bytes of the scales among one layer's weights."""
+    return sum(
+        tensor_scale_bytes(each, bits=bits, group_size=group_size, tensor_width=tensor)
+        for each in layer_tensors(architecture)
+    )
 
 
 def layer_kv_bytes(

@@ -6,11 +6,17 @@ from collections import defaultdict
 from dataclasses import dataclass
 from math import ceil
 
-from llmpq_jax.cost.latency import END_FEATURES, LAYER_FEATURES, EndKey, LayerKey
+from llmpq_jax.cost.latency import (
+    END_FEATURES,
+    LAYER_FEATURES,
+    EndKey,
+    LayerKey,
+    Part,
+)
 from llmpq_jax.cost.tables import MonotoneTable, fit_table
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.spec.buckets import bucket_length
-from llmpq_jax.spec.measurements import Measurements
+from llmpq_jax.spec.measurements import Measurements, Phase
 from llmpq_jax.spec.precision import Bits, HeadBits
 from llmpq_jax.spec.workload import MicroBatch, Workload
 
@@ -37,14 +43,36 @@ class WorkspaceModel:
         tensor: int = 1,
     ) -> int:
         """Returns the larger workspace of a layer's two programs."""
-        prompt = bucket_length(workload.prompt_length)
-        context = bucket_length(workload.context_length)
-        prefill = self._layer((kind, "prefill", bits, tensor))
-        need = float(prefill(micro_batch.prefill, prompt))
-        if workload.new_tokens > 1:
-            decode = self._layer((kind, "decode", bits, tensor))
-            need = max(need, float(decode(micro_batch.decode, context)))
-        return ceil(need)
+        phases: tuple[Phase, ...] = ("prefill", "decode")
+        return max(
+            self.layer_phase_bytes(
+                kind,
+                bits,
+                phase,
+                workload=workload,
+                micro_batch=micro_batch,
+                tensor=tensor,
+            )
+            for phase in (phases if workload.new_tokens > 1 else phases[:1])
+        )
+
+    def layer_phase_bytes(
+        self,
+        kind: str,
+        bits: Bits,
+        phase: Phase,
+        *,
+        workload: Workload,
+        micro_batch: MicroBatch,
+        tensor: int = 1,
+    ) -> int:
+        """Returns the workspace of a layer's program of one phase."""
+        table = self._layer((kind, phase, bits, tensor))
+        if phase == "prefill":
+            rows, tokens = micro_batch.prefill, workload.prompt_length
+        else:
+            rows, tokens = micro_batch.decode, workload.context_length
+        return ceil(float(table(rows, bucket_length(tokens))))
 
     def embedding_bytes(
         self, kind: str, *, workload: Workload, micro_batch: MicroBatch
@@ -52,12 +80,16 @@ class WorkspaceModel:
         """Returns the workspace of embedding a micro-batch of either phase."""
         prompt = bucket_length(workload.prompt_length)
         rows = max(micro_batch.prefill * prompt, micro_batch.decode)
-        return ceil(float(self._end((kind, "embedding", 16))(rows)))
+        return self.end_bytes(kind, "embedding", 16, rows=rows)
 
     def head_bytes(self, kind: str, bits: HeadBits, *, micro_batch: MicroBatch) -> int:
         """Returns the workspace of the head on a micro-batch of either phase."""
         rows = max(micro_batch.prefill, micro_batch.decode)
-        return ceil(float(self._end((kind, "head", bits))(rows)))
+        return self.end_bytes(kind, "head", bits, rows=rows)
+
+    def end_bytes(self, kind: str, part: Part, bits: HeadBits, *, rows: int) -> int:
+        """Returns the workspace of an end on so many rows."""
+        return ceil(float(self._end((kind, part, bits))(rows)))
 
     def _layer(self, key: LayerKey) -> MonotoneTable:
         if key not in self.layers:

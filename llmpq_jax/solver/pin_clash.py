@@ -18,7 +18,7 @@ _QUESTION_S = 10.0
 
 def pin_clash(problem: Problem) -> str | None:
     """Names the pins without which there is a plan; None where it is not they."""
-    loose = list(_loosened(problem.request))
+    loose = list(loosened(problem.request))
     if not loose:
         return None
     free = problem.request
@@ -38,7 +38,7 @@ def pin_clash(problem: Problem) -> str | None:
     return f"no plan fits with these pins together: {told}; and without all of them there is one: drop or change some of them, or add memory"
 
 
-def _loosened(
+def loosened(
     request: PlanRequest,
 ) -> Iterator[tuple[str, Callable[[PlanRequest], PlanRequest]]]:
     """Yields every pin of layers, bits and devices, and how to do without it."""

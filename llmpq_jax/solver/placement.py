@@ -89,7 +89,7 @@ def evaluate(instance: Instance, placement: Placement) -> Evaluation:
         num_prefill=instance.num_prefill,
         num_decode=instance.num_decode,
         new_tokens=instance.new_tokens,
-        hosts=_stage_hosts(instance, devices),
+        hosts=stage_hosts(instance, devices),
     )
     layers = [b for columns in placement.columns for b in columns]
     omega = instance.fixed_omega + float(
@@ -160,7 +160,8 @@ def stage_terms(instance: Instance, placement: Placement, stage: int) -> MemoryT
     ).terms(0, 0)
 
 
-def _stage_hosts(instance: Instance, devices: tuple[int, ...]) -> tuple[Host, ...]:
+def stage_hosts(instance: Instance, devices: tuple[int, ...]) -> tuple[Host, ...]:
+    """Returns the shared machines, by the stages on them."""
     return tuple(
         Host(
             members=tuple(

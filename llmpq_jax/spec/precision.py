@@ -44,9 +44,20 @@ def matrix_bytes(
     if bits == 16:
         return 2 * num_contracted * num_features
     if bits == 8:
-        return num_contracted * num_features + SCALE_BYTES * num_features
-    num_scales = num_contracted // group * num_features
-    return num_contracted * (num_features // 2) + SCALE_BYTES * num_scales
+        scales = scale_bytes(num_contracted, num_features, bits=bits, group=group)
+        return num_contracted * num_features + scales
+    packed = num_contracted * (num_features // 2)
+    return packed + scale_bytes(num_contracted, num_features, bits=bits, group=group)
+
+
+def scale_bytes(
+    num_contracted: int, num_features: int, *, bits: Bits, group: int
+) -> int:
+    """Returns the bytes of the scales among those of `matrix_bytes`."""
+    if bits == 16:
+        return 0
+    num_groups = 1 if bits == 8 else num_contracted // group
+    return SCALE_BYTES * num_groups * num_features
 
 
 def wire_token_bytes(

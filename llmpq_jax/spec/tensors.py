@@ -11,7 +11,7 @@ from typing import Literal
 
 from llmpq_jax.spec._record import record
 from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.precision import Bits, group_size_for, matrix_bytes
+from llmpq_jax.spec.precision import Bits, group_size_for, matrix_bytes, scale_bytes
 
 Shard = Literal["whole", "columns", "rows"]
 
@@ -122,23 +122,45 @@ def tensor_bytes(
     Only matrices are quantised. A cut that falls inside a group repeats the group's
     scale on both sides, so that shards hold the very integers of the whole.
     """
-    shape = list(tensor.shape)
-    shard = shard_for(tensor, tensor_width)
     if not tensor.is_matrix:
-        if shard == "columns":
+        shape = list(tensor.shape)
+        if shard_for(tensor, tensor_width) == "columns":
             shape[-1] = _cut(tensor, shape[-1], tensor_width)
         size = 2
         for length in shape:
             size *= length
         return size
-    contracted, features = shape
+    contracted, features, group = _matrix_shard(
+        tensor, group_size=group_size, tensor_width=tensor_width
+    )
+    return matrix_bytes(contracted, features, bits=bits, group=group)
+
+
+def tensor_scale_bytes(
+    tensor: TensorSpec, *, bits: Bits, group_size: int, tensor_width: int = 1
+) -> int:
+    """Returns the bytes of the scales among those of `tensor_bytes`."""
+    if not tensor.is_matrix:
+        return 0
+    contracted, features, group = _matrix_shard(
+        tensor, group_size=group_size, tensor_width=tensor_width
+    )
+    return scale_bytes(contracted, features, bits=bits, group=group)
+
+
+def _matrix_shard(
+    tensor: TensorSpec, *, group_size: int, tensor_width: int
+) -> tuple[int, int, int]:
+    """Contracted, features and group of a matrix, or of each of its shards."""
+    contracted, features = tensor.shape
     group = group_size_for(contracted, group_size)
+    shard = shard_for(tensor, tensor_width)
     if shard == "columns":
         features = _cut(tensor, features, tensor_width)
     elif shard == "rows":
         contracted = _cut(tensor, contracted, tensor_width)
         group = gcd(group, contracted)
-    return matrix_bytes(contracted, features, bits=bits, group=group)
+    return contracted, features, group
 
 
 def tensors_bytes(

@@ -1,0 +1,175 @@
+"""`llmpq-jax explain`: what a plan takes, what binds it, what a little more would bring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmpq_jax.cli.choices import choice_options, request_with_choices, theta_option
+from llmpq_jax.cli.options import (
+    FILE,
+    json_option,
+    omega_budget_option,
+    search_options,
+    strategy_option,
+)
+from llmpq_jax.cli.planning import known_options
+from llmpq_jax.cli.recorded import merged_options
+
+if TYPE_CHECKING:
+    from llmpq_jax.solver.explain import Answer, Question
+    from llmpq_jax.solver.search_result import Progress
+
+_PERCENT = click.FloatRange(min=0, max=1000)
+
+
+@click.command("explain")
+@strategy_option
+@click.option(
+    "--model",
+    type=FILE,
+    metavar="DIR",
+    help="Its checkpoint folder; by default the strategy's.",
+)
+@click.option(
+    "--cluster",
+    type=FILE,
+    metavar="FILE",
+    help="Its devices; this and all that follows by default as the strategy was made.",
+)
+@known_options
+@omega_budget_option
+@theta_option
+@choice_options
+@click.option(
+    "--more-memory",
+    type=_PERCENT,
+    default=5.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="Asked about, of each device.",
+)
+@click.option(
+    "--more-speed",
+    type=_PERCENT,
+    default=10.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="Asked about, of each device.",
+)
+@click.option(
+    "--more-loss",
+    type=_PERCENT,
+    default=5.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="Asked about, of the budget for the quality loss.",
+)
+@click.option(
+    "--without-solving",
+    is_flag=True,
+    help="Only take the plan apart: ask nothing that needs a search.",
+)
+@search_options(
+    time_limit_s=10.0,
+    gap=1e-3,
+    what="Of each search; then its best plan counts, with the gap that is proven.",
+)
+@json_option
+def explain_command(
+    strategy_path: Path,
+    more_memory: float,
+    more_speed: float,
+    more_loss: float,
+    without_solving: bool,
+    time_limit: float,
+    gap: float,
+    as_json: bool,
+    **problem: Any,
+) -> None:
+    """Say what a plan takes, what binds it, and what a little more would bring.
+
+    Each answer is a plan sought anew, with the gap that is proven of it; Ctrl-C ends
+    the questions and keeps the answers.
+    """
+    from llmpq_jax.report.console import progress_bar, say, show, tell
+    from llmpq_jax.report.explanation import (
+        answers_table,
+        memory_table,
+        plan_findings,
+        seconds_table,
+    )
+    from llmpq_jax.report.explanation_record import explanation_json
+    from llmpq_jax.report.search import search_note
+    from llmpq_jax.solver.explain import (
+        More,
+        account_for,
+        ask,
+        found_plan,
+        free_to_choose,
+        questions,
+    )
+    from llmpq_jax.solver.problem import make_problem
+    from llmpq_jax.spec.strategy_file import read_strategy
+    from llmpq_jax.workflow.planning import measurements_digest
+
+    strategy = read_strategy(strategy_path)
+    merged = merged_options(strategy_path, strategy, problem)
+    if any(stage.mesh is not None for stage in strategy.stages):
+        merged["tensor"] = "any"
+    request = free_to_choose(
+        request_with_choices(**merged, workload=strategy.workload), strategy
+    )
+    digest = measurements_digest(merged["measurements"])
+    if strategy.provenance is not None and strategy.provenance.measurements != digest:
+        tell("the measurements are not those that the plan was made with")
+    made = make_problem(request)
+    plan = found_plan(made, strategy)
+    account = account_for(made, plan, strategy)
+    answers: list[Answer] = []
+    if not without_solving:
+        asked = list(
+            questions(
+                made,
+                strategy,
+                plan,
+                More(
+                    memory=more_memory / 100,
+                    speed=more_speed / 100,
+                    loss=more_loss / 100,
+                ),
+            )
+        )
+        with progress_bar("solving anew", len(asked), unit="questions") as advance:
+
+            def tell_search(question: Question, state: Progress) -> None:
+                advance(0, note=f"{question.text}: {search_note(state)}")
+
+            found = ask(
+                asked,
+                plan,
+                time_limit_s=time_limit,
+                relative_gap=gap,
+                progress=tell_search,
+            )
+            try:
+                for answer in found:
+                    answers.append(answer)
+                    advance(1)
+            except KeyboardInterrupt:
+                tell("interrupted: the answers so far are kept")
+    if as_json:
+        say(explanation_json(strategy_path, made.source, account, answers))
+        return
+    show(memory_table(account, answers))
+    show(seconds_table(account))
+    for line in plan_findings(account, answers):
+        say(line)
+    if answers:
+        show(answers_table(answers))
+    basis = (
+        "foretold from makers' figures" if made.source == "roofline" else "predicted"
+    )
+    say(f"seconds are {basis}; nothing was run")

@@ -1,0 +1,214 @@
+"""What a plan takes and what more would bring, as tables and lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from llmpq_jax.report._grid import add_columns, new_table
+from llmpq_jax.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from llmpq_jax.solver.explain import Answer, PlanAccount
+    from llmpq_jax.solver.explain.account import PhaseAccount, StageAccount
+
+_UNKNOWN = "–"
+_CELLS = 8
+
+
+def memory_table(account: PlanAccount, answers: Sequence[Answer] = ()) -> Table:
+    """Tells what each stage holds, by part, and what binds it."""
+    table = new_table("Memory of each stage, on each of its devices")
+    add_columns(table, "device")
+    for name in ("weights", "scales", "KV", "ends", "workspace", "buffers"):
+        table.add_column(name, justify="right", no_wrap=name != "workspace")
+    table.add_column("used of allowed", justify="right")
+    table.add_column("filled", no_wrap=True)
+    add_columns(table, "binds")
+    for stage in account.stages:
+        memory = stage.memory
+        table.add_row(
+            "\n+ ".join(stage.devices),
+            format_bytes(memory.weights - stage.scales),
+            format_bytes(stage.scales),
+            format_bytes(memory.kv_cache),
+            format_bytes(memory.embedding + memory.head),
+            f"{format_bytes(stage.workspace['prefill'])} /\n"
+            f"{format_bytes(stage.workspace['decode'])}",
+            format_bytes(memory.buffers),
+            f"{format_bytes(memory.total)} of\n{format_bytes(stage.allowed_bytes)}",
+            _bar(memory.total / stage.allowed_bytes),
+            ", ".join(binding(stage, account, answers)) or _UNKNOWN,
+        )
+    reserves = {stage.reserve_bytes for stage in account.stages if stage.reserve_bytes}
+    table.caption = (
+        "ends: embedding and head; workspace: of prefill / of decode, the larger counts;\n"
+        "binds: without this limit a faster plan exists, or the stage is the slowest"
+    )
+    if reserves:
+        told = " or ".join(format_bytes(size) for size in sorted(reserves))
+        table.caption += (
+            f"\nbeside what is allowed, {told} of each device stay reserved"
+        )
+    return table
+
+
+def seconds_table(account: PlanAccount) -> Table:
+    """Tells how long each stage and link takes, and which one the others wait for."""
+    table = new_table(
+        "Seconds of one micro-batch, and how far each is from the slowest"
+    )
+    add_columns(table, "stage or link")
+    for phase in account.phases:
+        add_columns(table, phase.phase, "slack", justify="right")
+    for number, resource in enumerate(account.phases[0].resources):
+        cells: list[str] = []
+        for phase in account.phases:
+            own = phase.resources[number]
+            is_slowest = own.slack_s == 0
+            cells.append(format_seconds(own.seconds))
+            cells.append("slowest" if is_slowest else f"{_slack(phase, own.slack_s)}")
+        table.add_row(resource.name, *cells)
+    return table
+
+
+def plan_findings(account: PlanAccount, answers: Sequence[Answer]) -> list[str]:
+    """Says what the tables add up to, a line each."""
+    lines = [_phase_line(phase) for phase in account.phases]
+    lines += [_room_line(stage) for stage in account.stages]
+    if account.omega_budget is None:
+        lines.append(f"quality      Σω = {account.omega:.4g}, without a limit")
+    else:
+        share = account.omega / account.omega_budget if account.omega_budget else 1.0
+        lines.append(
+            f"quality      Σω = {account.omega:.4g} of {account.omega_budget:.4g} "
+            f"allowed ({share:.0%})"
+        )
+    if not account.fits:
+        lines.append("fits         no: memory, a pin or the limit on Σω is broken")
+    first = next((answer for answer in answers if answer.sort == "plan"), None)
+    if first is not None:
+        lines.append(_best_line(account, first))
+    return lines
+
+
+def answers_table(answers: Sequence[Answer]) -> Table:
+    """Tells what each change brings, the most telling first within each sort."""
+    table = new_table("Solved anew: what binds, and what a little more would bring")
+    add_columns(table, "change")
+    add_columns(
+        *(table, "plan then", "gain", "at most", "micro-batches", "stages"),
+        justify="right",
+    )
+    for answer in answers:
+        if answer.sort != "plan":
+            table.add_row(*_answer_cells(answer))
+    gap = answers[0].before_gap
+    table.caption = (
+        "gain: of the best plan found, negative where the change costs; at most: what is "
+        f"proven that no plan exceeds;\ngains within {gap:.2%}, the gap of the plan they "
+        "are measured from, count as none; micro-batches: rows of prefill / of decode"
+    )
+    return table
+
+
+def _bar(share: float) -> str:
+    """Draws a share in cells: "███████░░░ 71%"."""
+    full = min(_CELLS, math.floor(share * _CELLS + 1e-9))
+    return f"{'█' * full}{'░' * (_CELLS - full)} {share:.0%}"
+
+
+def binding(
+    stage: StageAccount, account: PlanAccount, answers: Sequence[Answer]
+) -> list[str]:
+    """Names what holds a stage: its memory where more would help, phases it slows."""
+    found: list[str] = []
+    for answer in answers:
+        is_about = set(answer.devices) & set(stage.devices)
+        if answer.sort == "memory" and answer.is_limit and is_about and answer.brings:
+            found.append("memory")
+    name = " + ".join(stage.devices)
+    slows = [phase.phase for phase in account.phases if phase.slowest.name == name]
+    return [*found, *slows]
+
+
+def _slack(phase: PhaseAccount, slack_s: float) -> str:
+    return f"{slack_s / phase.slowest.seconds:.0%} ({format_seconds(slack_s)})"
+
+
+def _phase_line(phase: PhaseAccount) -> str:
+    terms, num = phase.terms, phase.num_micro_batches
+    line = (
+        f"{phase.phase:<12} {format_seconds(terms.total_s)}: "
+        f"{format_seconds(terms.once_s)} for one micro-batch through all stages"
+    )
+    if num > 1:
+        line += (
+            f" + {format_seconds(terms.following_s)} for {num - 1:.3g} more, at the "
+            "slowest's pace"
+        )
+    if phase.phase == "decode":
+        pace = (
+            "the slowest's pace, which is always busy"
+            if terms.is_busy
+            else "the pace of one micro-batch coming round, so all stages wait"
+        )
+        line += f" + {format_seconds(terms.later_s)} for later rounds, at {pace}"
+    if phase.dominant == "shared machine":
+        line += (
+            f"; but devices share a machine, whose work alone takes "
+            f"{format_seconds(terms.shared_s)}"
+        )
+    return f"{line}; the slowest is {phase.slowest.name}"
+
+
+def _room_line(stage: StageAccount) -> str:
+    name = " + ".join(stage.devices)
+    if stage.spare_bytes < 0:
+        return f"memory       {name} lacks {format_bytes(-stage.spare_bytes)}"
+    next_bits = (
+        "all layers are at the most bits"
+        if stage.next_bits_bytes is None
+        else f"a layer at more bits takes {format_bytes(stage.next_bits_bytes)}"
+    )
+    return (
+        f"memory       {name} has {format_bytes(stage.spare_bytes)} left: {next_bits}, "
+        f"one more layer {format_bytes(stage.next_layer_bytes)}"
+        f"{', so it is full' if stage.is_full else ''}"
+    )
+
+
+def _best_line(account: PlanAccount, first: Answer) -> str:
+    if first.latency_s is None:
+        return "best         no plan fits: `llmpq-jax solve` says what is short of what"
+    gap = f"proven within {first.before_gap:.2%} of the best"
+    if first.brings or not account.fits or first.latency_s < account.latency_s:
+        return (
+            f"best         {format_seconds(first.latency_s)} instead of this plan's "
+            f"{format_seconds(account.latency_s)}, {gap}; gains are measured from it"
+        )
+    return f"best         this plan, {format_seconds(account.latency_s)}, {gap}"
+
+
+def _answer_cells(answer: Answer) -> tuple[str, ...]:
+    if answer.objective is None or answer.latency_s is None or answer.gain is None:
+        return (answer.text, "nothing fits", *[_UNKNOWN] * 4)
+    pair = answer.micro_batch
+    return (
+        answer.text,
+        format_seconds(answer.latency_s),
+        _gain(answer.gain, answer.before)
+        if answer.brings or answer.gain < 0
+        else "none",
+        _gain(answer.most_gain, answer.before),
+        _UNKNOWN if pair is None else f"{pair.prefill} / {pair.decode}",
+        str(answer.num_stages),
+    )
+
+
+def _gain(gain: float, before: float) -> str:
+    sign = "−" if gain < 0 else ""
+    return f"{sign}{format_seconds(abs(gain))} ({gain / before:+.1%})".replace("-", "−")

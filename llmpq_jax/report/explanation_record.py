@@ -1,0 +1,65 @@
+"""What a plan takes and what more would bring, as JSON for a program."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmpq_jax.report.explanation import binding
+
+if TYPE_CHECKING:
+    from llmpq_jax.solver.explain import Answer, PlanAccount
+
+
+def explanation_json(
+    path: Path, source: str, account: PlanAccount, answers: Sequence[Answer]
+) -> str:
+    """Writes all of it for a program; what is infinite is null."""
+    values = {
+        "strategy": str(path),
+        "source": source,
+        **asdict(account),
+        "stages": [
+            {
+                **asdict(stage),
+                "spare_bytes": stage.spare_bytes,
+                "is_full": stage.is_full,
+                "binds": binding(stage, account, answers),
+            }
+            for stage in account.stages
+        ],
+        "phases": [
+            {
+                **asdict(phase),
+                "total_s": phase.terms.total_s,
+                "slowest": phase.slowest.name,
+                "dominant": phase.dominant,
+            }
+            for phase in account.phases
+        ],
+        "answers": [
+            {
+                **asdict(answer),
+                "gain": answer.gain,
+                "most_gain": answer.most_gain,
+                "brings": answer.brings,
+            }
+            for answer in answers
+        ],
+    }
+    return json.dumps(_finite(values), indent=2, ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:
+    """Leaves infinities out, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from llmpq_jax.spec.cluster_file import read_cluster, write_cluster
+from llmpq_jax.spec.measurements_file import header_text, read_measurements, row_text
+from llmpq_jax.spec.strategy_file import read_strategy, write_strategy
+from tests.cli.conftest import SIZES
+
+
+@pytest.fixture(scope="module")
+def plan(model, tmp_path_factory, cluster, measurements):
+    """A plan as `solve` writes it, with the command that it records."""
+    from click.testing import CliRunner
+
+    from llmpq_jax.cli import main
+
+    path = tmp_path_factory.mktemp("explained") / "plan.toml"
+    words = ["solve", "--model", model, "--cluster", cluster, *SIZES, "--out", path]
+    words += ["--measurements", measurements, "--min-bits", 8, "--head-bits", "any"]
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def edited(path, tmp_path, **changes):
+    write_strategy(tmp_path / "edited.toml", replace(read_strategy(path), **changes))
+    return tmp_path / "edited.toml"
+
+
+def test_a_plan_is_explained_from_what_it_records(run, plan):
+    result = run("explain", "--strategy", plan)
+    assert result.exit_code == 0, result.output
+    for text in (
+        "Memory of each stage, on each of its devices",
+        "Seconds of one micro-batch",
+        "Solved anew: what binds",
+        "10 % more speed of node0/cpu:",
+        "memory without limit on node0/cpu:",
+        "layers below 8 bits allowed",
+        "quality      Σω = ",
+        "proven within",
+        "seconds are predicted; nothing was run",
+    ):
+        assert text in result.stdout
+    assert "the measurements are not those" not in result.stderr
+
+
+def test_a_program_may_read_it(run, plan):
+    strategy = read_strategy(plan)
+    values = json.loads(run("explain", "--strategy", plan, "--json").stdout)
+    assert strategy.predicted is not None
+    assert values["latency_s"] == pytest.approx(strategy.predicted.latency_s, rel=1e-5)
+    assert values["fits"]
+    assert values["source"] == "measured"
+    for stage, planned in zip(values["stages"], strategy.stages, strict=True):
+        assert planned.predicted is not None
+        assert sum(stage["memory"].values()) == planned.predicted.memory_bytes
+        assert stage["spare_bytes"] >= 0
+    assert [phase["phase"] for phase in values["phases"]] == ["prefill", "decode"]
+    first, *others = values["answers"]
+    assert first["sort"] == "plan"
+    assert {answer["sort"] for answer in others} >= {"speed", "memory", "decision"}
+    for answer in others:
+        if answer["objective"] is not None:
+            assert answer["gain"] <= answer["most_gain"] + 1e-9
+
+
+def test_without_solving_nothing_is_asked(run, plan):
+    result = run("explain", "--strategy", plan, "--without-solving")
+    assert "Seconds of one micro-batch" in result.stdout
+    assert "Solved anew" not in result.stdout
+    assert "solving anew" not in result.stderr
+
+
+def test_no_more_of_anything_brings_nothing(run, plan):
+    words = ("--more-memory", 0, "--more-speed", 0, "--more-loss", 0, "--json")
+    values = json.loads(run("explain", "--strategy", plan, *words).stdout)
+    for answer in values["answers"]:
+        if answer["sort"] == "speed":
+            assert answer["gain"] == pytest.approx(0.0, abs=1e-3 * answer["before"])
+
+
+def test_ctrl_c_keeps_the_answers(run, plan, monkeypatch):
+    from llmpq_jax.solver import explain
+
+    own_ask = explain.ask
+
+    def interrupted(*args, **options):
+        yield next(own_ask(*args, **options))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(explain, "ask", interrupted)
+    result = run("explain", "--strategy", plan, "--json")
+    assert result.exit_code == 0, result.output
+    assert "interrupted: the answers so far are kept" in result.stderr
+    assert len(json.loads(result.stdout)["answers"]) == 1
+
+
+def test_a_strategy_without_its_command_needs_its_sources(
+    fails, run, plan, cluster, measurements, tmp_path
+):
+    path = edited(plan, tmp_path, provenance=None)
+    words = ["explain", "--strategy", path, "--without-solving"]
+    assert "records no cluster it was made for: name it with" in fails(*words)
+    words += ["--cluster", cluster]
+    assert "records no measurements it was made with: name" in fails(*words)
+    assert run(*words, "--measurements", measurements).exit_code == 0
+
+
+def test_a_source_that_is_no_longer_there_is_named(fails, plan, tmp_path):
+    strategy = read_strategy(plan)
+    assert strategy.provenance is not None
+    command = "llmpq-jax solve --cluster gone.toml --roofline"
+    gone = replace(strategy.provenance, command=command)
+    path = edited(plan, tmp_path, provenance=gone)
+    assert "was made with --cluster gone.toml, which is not there" in fails(
+        "explain", "--strategy", path
+    )
+
+
+def test_other_measurements_are_told(run, plan, measurements, tmp_path):
+    table = read_measurements(measurements)
+    rows = (*table.kinds, *table.layers, *table.ends, *table.links)
+    other = tmp_path / "other.toml"
+    other.write_text(header_text(table) + "".join(map(row_text, rows)) + "\n# other\n")
+    words = ("--measurements", other, "--without-solving")
+    result = run("explain", "--strategy", plan, *words)
+    assert result.exit_code == 0, result.output
+    assert "the measurements are not those that the plan was made with" in result.stderr
+
+
+def test_a_plan_that_does_not_fit_is_said_to(run, plan, cluster, tmp_path):
+    devices = read_cluster(cluster)
+    (node,) = devices.nodes
+    small = tuple(replace(device, memory_bytes=4096) for device in node.devices)
+    write_cluster(
+        tmp_path / "small.toml", replace(devices, nodes=(replace(node, devices=small),))
+    )
+    result = run("explain", "--strategy", plan, "--cluster", tmp_path / "small.toml")
+    assert result.exit_code == 0, result.output
+    assert "fits         no: memory" in result.stdout
+    assert " lacks " in result.stdout
+    assert "no plan fits: `llmpq-jax solve` says" in result.stdout
+
+
+def test_a_strategy_of_another_cluster_is_refused(fails, plan, tmp_path):
+    strategy = read_strategy(plan)
+    stages = (replace(strategy.stages[0], device="far/cpu:9"), *strategy.stages[1:])
+    path = edited(plan, tmp_path, stages=stages)
+    assert "has a stage on far/cpu:9: expected devices that the cluster has" in fails(
+        "explain", "--strategy", path
+    )
+
+
+@pytest.mark.parametrize("option", ["--strategy", "--cluster", "--measurements"])
+def test_files_that_are_none_are_named(fails, plan, tmp_path, option):
+    bad = tmp_path / "bad.toml"
+    bad.write_text("schema = 1\nnothing = true\n")
+    words = {"--strategy": plan, option: bad}
+    line = fails("explain", *(word for pair in words.items() for word in pair))
+    assert "bad.toml" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--more-speed", -1), "--more-speed"),
+        (("--pin-layers", "0:1"), "expected FIRST:END=DEVICE"),
+        (("--measurements", "m.toml", "--roofline"), "either --measurements FILE or"),
+    ],
+)
+def test_options_that_make_no_sense_are_wrong_use(run, plan, words, complaint):
+    result = run("explain", "--strategy", plan, *words)
+    assert result.exit_code == 2
+    assert complaint in " ".join(result.stderr.split())

@@ -1,0 +1,101 @@
+"""Explanations as tables, lines and JSON, of a plan that is known."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from llmpq_jax.report.explanation import (
+    answers_table,
+    memory_table,
+    plan_findings,
+    seconds_table,
+)
+from llmpq_jax.report.explanation_record import explanation_json
+from llmpq_jax.solver import plan
+from llmpq_jax.solver.explain import (
+    More,
+    account_for,
+    ask,
+    found_plan,
+    free_to_choose,
+    questions,
+)
+from llmpq_jax.solver.problem import make_problem
+from tests.solver.requests import request
+
+
+@pytest.fixture(scope="module")
+def explained():
+    asked = request("slow", "fast", memory_mib=4)
+    strategy = plan(asked)
+    problem = make_problem(free_to_choose(asked, strategy))
+    found = found_plan(problem, strategy)
+    put = questions(problem, strategy, found, More())
+    answers = list(ask(put, found, time_limit_s=60.0, relative_gap=1e-6))
+    return account_for(problem, found, strategy), answers
+
+
+def text_of(table):
+    out = io.StringIO()
+    Console(file=out, width=140).print(table)
+    return out.getvalue()
+
+
+def test_what_binds_a_stage_is_named_beside_its_memory(explained):
+    account, answers = explained
+    rows = text_of(memory_table(account, answers)).splitlines()
+    slowest = {phase.slowest.name for phase in account.phases}
+    for stage in account.stages:
+        (row,) = [line for line in rows if stage.devices[0] in line]
+        share = stage.memory.total / stage.allowed_bytes
+        assert f"{share:.0%}" in row
+        assert ("prefill" in row or "decode" in row) == (stage.devices[0] in slowest)
+        assert row.split("%")[1].strip().startswith("memory") == any(
+            answer.is_limit and answer.brings and stage.devices[0] in answer.devices
+            for answer in answers
+        )
+
+
+def test_the_slowest_is_marked_in_each_phase(explained):
+    account, _ = explained
+    text = text_of(seconds_table(account))
+    assert text.count("slowest\n") + text.count("slowest ") >= len(account.phases)
+    for resource in account.phases[0].resources:
+        assert resource.name in text
+
+
+def test_findings_say_the_plan_in_words(explained):
+    account, answers = explained
+    text = "\n".join(plan_findings(account, answers))
+    assert text.startswith("prefill ")
+    assert "the slowest is" in text
+    assert "best         this plan" in text
+    broken = plan_findings(replace(account, fits=False, omega_budget=None), ())
+    assert any(line.startswith("fits         no") for line in broken)
+    assert any(line.endswith("without a limit") for line in broken)
+
+
+def test_changes_that_bring_nothing_say_none(explained):
+    _, answers = explained
+    nothing = replace(answers[1], text="nothing", objective=answers[1].before)
+    costs = replace(answers[1], text="costs", objective=answers[1].before * 1.5)
+    lost = replace(answers[1], text="lost", objective=None, latency_s=None)
+    text = text_of(answers_table([answers[0], nothing, costs, lost]))
+    rows = {row.split()[0]: row for row in text.splitlines() if row.split()}
+    assert "none" in rows["nothing"]
+    assert "(−50.0%)" in rows["costs"]
+    assert "nothing fits" in rows["lost"]
+
+
+def test_json_has_no_number_that_json_does_not_know(explained):
+    account, answers = explained
+    endless = replace(answers[0], objective=None, bound=float("inf"))
+    text = explanation_json(Path("s.toml"), "measured", account, [endless])
+    values = json.loads(text, parse_constant=pytest.fail)
+    assert values["answers"][0]["bound"] is None
