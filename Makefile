@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_OPTIONS ?= --numprocesses=2
+PYTEST_OPTIONS ?= --numprocesses=2 --dist=loadgroup
 
 python = "$(VENV)/bin/python"
 pip = $(python) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt

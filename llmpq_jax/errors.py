@@ -8,7 +8,8 @@
     ├── UnsupportedModelError  an architecture or a config field we do not implement
     ├── CheckpointError        weights or tokenizer files that are missing or damaged
     ├── InfeasibleError        no plan satisfies the limits
-    └── RequestError           a prompt or a sampling choice that cannot be served
+    ├── RequestError           a prompt or a sampling choice that cannot be served
+    └── WorkerLostError        a process or machine that ran a stage, or should, is gone
 
 Every message says what was found, where, what was expected, and what to do. The
 commands print it in one line and exit with 1:
@@ -54,3 +55,7 @@ class InfeasibleError(LlmpqError):
 
 class RequestError(LlmpqError):
     """A prompt or a sampling choice cannot be served."""
+
+
+class WorkerLostError(LlmpqError):
+    """A process or a machine that ran a stage, or should, is gone."""

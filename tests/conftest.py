@@ -12,6 +12,8 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.ray_machines import ON_LOOPBACK, Machines
+
 HAS_GPU = (
     importlib.util.find_spec("jax_cuda12_plugin") is not None
     and Path("/dev/nvidiactl").exists()
@@ -36,6 +38,7 @@ settings.register_profile(
 
 def pytest_configure(config: pytest.Config) -> None:
     """Sets what must stand before JAX's backend starts and before tests are read."""
+    os.environ.update(ON_LOOPBACK)
     settings.load_profile(os.environ.get("LLMPQ_TEST_PROFILE", "quick"))
     # The CPU comes first, so that laws mean the same on every machine; a test marked
     # `gpu` asks for its device by name.
@@ -62,10 +65,22 @@ def free_executables() -> Iterator[None]:
     jax.clear_caches()
 
 
+@pytest.fixture(scope="session")
+def machines() -> Iterator[Machines]:
+    """A Ray cluster of two machines, all on this one."""
+    cluster = Machines("node0", "node1")
+    yield cluster
+    cluster.close()
+
+
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Leaves tests marked `gpu` out where there is no GPU."""
+    """Keeps a module's tests in one process; leaves out what needs an absent GPU."""
+    for item in items:
+        # What a module's tests share is made once, unless they name another group.
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
     if HAS_GPU:
         return
     left_out = [item for item in items if item.get_closest_marker("gpu")]

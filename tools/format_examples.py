@@ -90,6 +90,7 @@ layer = [
 end = [{ kind = "T4", part = "head", rows = 8, seconds = 2.4e-4, spread = 0.04, workspace_bytes = 131072 }]
 link = [{ source_kind = "T4", target_kind = "V100", num_bytes = 1048576, seconds = 1.0e-3, spread = 0.1 }]
 shared = [{ node = "desk", capacity = 1.0 }]
+accuracy = [{ kind = "T4", phase = "decode", bits = 8, num_fitted = 10, num_held_out = 3, mean_error = 0.031, largest_error = 0.058, spread = 0.02 }]
 """
 
 _SENSITIVITY = """

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from llmpq_jax.cli.engine import chosen_engine, engine_options
 from llmpq_jax.cli.group import command_as_typed
 from llmpq_jax.cli.options import (
     FILE,
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="The last batch as a picture, PNG.",
 )
+@engine_options
 @json_option
 def generate_command(
     strategy_path: Path,
@@ -129,9 +131,12 @@ def generate_command(
     record: Path | None,
     trace: Path | None,
     timeline: Path | None,
+    engine: str,
+    address: str | None,
+    silence_s: float | None,
     as_json: bool,
 ) -> None:
-    """Continue prompts by running a strategy here."""
+    """Continue prompts by running a strategy."""
     if bool(texts) == (prompts_path is not None):
         msg = "expected either --prompt (once or more) or --prompts"
         raise click.UsageError(msg)
@@ -141,6 +146,8 @@ def generate_command(
     if timeline is not None and timeline.suffix not in {".png", ".svg"}:
         msg = f"--timeline {timeline}: expected a name that ends in .png or .svg"
         raise click.UsageError(msg)
+    start = chosen_engine(engine, address, silence_s)
+
     from llmpq_jax.runtime.request import Sampling
     from llmpq_jax.spec.strategy_file import read_strategy
     from llmpq_jax.workflow.prompt import Choices
@@ -189,6 +196,7 @@ def generate_command(
         served = serve_prompts(
             strategy,
             lines,
+            start=start,
             is_chat=chat,
             ignores_eos=ignore_eos,
             keeps_events=any((record, trace, timeline)),

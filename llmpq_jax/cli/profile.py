@@ -68,11 +68,12 @@ def profile_command(
     """Time a model's layers on each kind of device.
 
     Times are taken at each precision, in both phases, and at the sizes that plans for
-    --batch, --prompt-length and --new-tokens are made of.
+    --batch, --prompt-length and --new-tokens are made of. A few sizes between are left
+    out of the predictions, and tell how far these are off.
     """
     from llmpq_jax.profiler.grid import grid_for
     from llmpq_jax.report.console import say, show
-    from llmpq_jax.report.tables import measurements_table
+    from llmpq_jax.report.tables import accuracy_table, measurements_table
     from llmpq_jax.spec.cluster_file import read_cluster
     from llmpq_jax.spec.workload import Workload
     from llmpq_jax.workflow.compile_cache import keep_compiled
@@ -92,6 +93,8 @@ def profile_command(
         overwrites=overwrite,
     )
     show(measurements_table(measurements))
+    if measurements.accuracy:
+        show(accuracy_table(measurements))
     say(f"written      {out}")
 
 

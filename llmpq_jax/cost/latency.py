@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
-from llmpq_jax.cost.tables import MonotoneTable, fit_table
+import numpy as np
+
+from llmpq_jax.cost.surface import Surface, fit_surface
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.spec.buckets import bucket_length
-from llmpq_jax.spec.measurements import Measurements, Phase
+from llmpq_jax.spec.measurements import EndTime, LayerTime, Measurements, Phase
 from llmpq_jax.spec.precision import Bits, HeadBits
 from llmpq_jax.spec.workload import Workload
 
@@ -37,10 +41,13 @@ class LatencyModel:
     Attributes:
         layers: By kind, phase, bits and tensor width, over (rows, tokens).
         ends: By kind, part and bits, over rows.
+        growing: Kinds whose decode steps take longer as the context grows; others read
+            all slots of a cache in each, filled or not.
     """
 
-    layers: dict[LayerKey, MonotoneTable]
-    ends: dict[EndKey, MonotoneTable]
+    layers: dict[LayerKey, Surface]
+    ends: dict[EndKey, Surface]
+    growing: frozenset[str] = frozenset()
 
     def supports_layer(self, kind: str, bits: Bits, *, tensor: int = 1) -> bool:
         """Whether a layer at these bits was measured there, in both phases."""
@@ -66,14 +73,19 @@ class LatencyModel:
     ) -> float:
         """Returns the seconds of a layer on one decode step, mean over the steps.
 
-        All steps take as long: a cache has the slots of the longest context's bucket
-        from the first step on, and attention masks those that are still empty but
-        reads them all. With n = 1 there is no step, and the answer is 0.
+        The context grows by a token a step, and its seconds are summed step by step.
+        Where kernels read a whole cache all steps take as long: it has the slots of the
+        longest context's bucket from the first step on. With n = 1 there is no step,
+        and the answer is 0.
         """
-        if workload.new_tokens == 1:
+        num_steps = workload.expected(workload.new_tokens) - 1
+        if num_steps == 0:
             return 0.0
         table = self._layer(kind, "decode", bits, tensor)
-        return float(table(rows, bucket_length(workload.context_length)))
+        if kind not in self.growing:
+            return float(table(rows, bucket_length(workload.context_length)))
+        contexts = workload.prompt_length + np.arange(1, num_steps + 1)
+        return float(table(rows, contexts).mean())
 
     def end_s(self, kind: str, part: Part, bits: HeadBits = 16, *, rows: int) -> float:
         """Returns the seconds of the embedding of, or the head on, so many rows."""
@@ -82,35 +94,57 @@ class LatencyModel:
             raise MeasurementError(msg)
         return float(self.ends[kind, part, bits](rows))
 
-    def _layer(self, kind: str, phase: Phase, bits: Bits, tensor: int) -> MonotoneTable:
+    def _layer(self, kind: str, phase: Phase, bits: Bits, tensor: int) -> Surface:
         if (kind, phase, bits, tensor) not in self.layers:
             msg = f"measurements: no {phase} of a layer at {bits} bits, tensor width {tensor}, on {kind!r}: expected [[layer]] rows of it; measure with `llmpq-jax profile`"
             raise MeasurementError(msg)
         return self.layers[kind, phase, bits, tensor]
 
 
-def fit_latency(measurements: Measurements) -> LatencyModel:
-    """Fits every table of seconds that the measurements allow."""
-    layers: dict[LayerKey, list[tuple[int, int, float]]] = defaultdict(list)
-    for row in measurements.layers:
-        key = (row.kind, row.phase, row.bits, row.tensor)
-        layers[key].append((row.batch, row.length, row.seconds))
-    ends: dict[EndKey, list[tuple[int, float]]] = defaultdict(list)
-    for row in measurements.ends:
-        ends[row.kind, row.part, row.bits].append((row.rows, row.seconds))
-    return LatencyModel(
-        layers={
-            key: fit_table(
-                [row[:2] for row in rows],
-                [row[2] for row in rows],
-                LAYER_FEATURES[key[1]],
-            )
-            for key, rows in layers.items()
-        },
-        ends={
-            key: fit_table(
-                [row[:1] for row in rows], [row[1] for row in rows], END_FEATURES
-            )
-            for key, rows in ends.items()
-        },
+def fit_layer(phase: Phase, rows: Sequence[LayerTime]) -> Surface:
+    """Fits the seconds of one layer in one phase, over (rows, tokens)."""
+    return fit_surface(
+        [(row.batch, row.length) for row in rows],
+        [row.seconds for row in rows],
+        LAYER_FEATURES[phase],
+        noise=_noise(rows),
     )
+
+
+def fit_end(rows: Sequence[EndTime]) -> Surface:
+    """Fits the seconds of one end of the model, over rows."""
+    return fit_surface(
+        [(row.rows,) for row in rows],
+        [row.seconds for row in rows],
+        END_FEATURES,
+        noise=_noise(rows),
+    )
+
+
+def fit_latency(measurements: Measurements) -> LatencyModel:
+    """Fits all that the measurements allow, without what they hold out."""
+    layers: dict[LayerKey, list[LayerTime]] = defaultdict(list)
+    for row in measurements.layers:
+        if not row.held_out:
+            layers[row.kind, row.phase, row.bits, row.tensor].append(row)
+    ends: dict[EndKey, list[EndTime]] = defaultdict(list)
+    for end in measurements.ends:
+        ends[end.kind, end.part, end.bits].append(end)
+    return LatencyModel(
+        layers={key: fit_layer(key[1], rows) for key, rows in layers.items()},
+        ends={key: fit_end(rows) for key, rows in ends.items()},
+        growing=frozenset(
+            row.kind
+            for row in measurements.kinds
+            if not row.reads_whole_cache(measurements.activations)
+        ),
+    )
+
+
+def _noise(rows: Sequence[LayerTime | EndTime]) -> float:
+    """Returns how far medians are from what they are medians of, a share of it.
+
+    The standard error of the median of n normal samples is 1.25 σ / √n, and half the
+    distance between their quartiles is 0.67 σ: of 14 repeats half the spread is left.
+    """
+    return fmean(row.spread for row in rows) / 2

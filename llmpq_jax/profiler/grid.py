@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from llmpq_jax.spec.buckets import bucket_length
 from llmpq_jax.spec.workload import Workload
@@ -36,14 +37,21 @@ class Grid:
         shapes: Of layers.
         embedding_rows: Tokens looked up.
         head_rows: Rows whose next token is chosen.
+        held_out: Of layers, to judge predictions by.
     """
 
     shapes: tuple[Shape, ...]
     embedding_rows: tuple[int, ...]
     head_rows: tuple[int, ...]
+    held_out: tuple[Shape, ...] = ()
 
     @classmethod
-    def of(cls, rows: tuple[int, ...], lengths: tuple[tuple[int, int], ...]) -> Grid:
+    def of(
+        cls,
+        rows: tuple[int, ...],
+        lengths: tuple[tuple[int, int], ...],
+        held_out: tuple[Shape, ...] = (),
+    ) -> Grid:
         """Crosses numbers of rows with pairs of (tokens, slots).
 
         The embedding is timed where a micro-batch of either phase looks tokens up in
@@ -58,6 +66,7 @@ class Grid:
             ),
             embedding_rows=tuple(sorted(looked_up)),
             head_rows=rows,
+            held_out=held_out,
         )
 
     @property
@@ -66,7 +75,15 @@ class Grid:
         return max(shape.rows * shape.num_tokens for shape in self.shapes)
 
 
-QUICK_GRID = Grid.of((1, 4, 16), ((64, 128), (16, 32)))
+QUICK_GRID = Grid.of(
+    (1, 4, 16),
+    ((64, 128), (16, 32)),
+    held_out=(
+        Shape(rows=2, num_tokens=32, num_slots=64),
+        Shape(rows=8, num_tokens=48, num_slots=96),
+    ),
+)
+_MOST_HELD_OUT = 3
 
 
 def grid_for(workload: Workload) -> Grid:
@@ -74,7 +91,8 @@ def grid_for(workload: Workload) -> Grid:
 
     Rows are the powers of two below the batch, and the batch. Lengths are the very
     buckets the runtime pads to, and one shorter pair, so that shorter prompts and
-    contexts lie between two measurements.
+    contexts lie between two measurements. Held out are a few numbers of rows between
+    those, at lengths between.
     """
     batch = workload.batch
     rows = tuple(sorted({batch, *(1 << n for n in range((batch - 1).bit_length()))}))
@@ -86,4 +104,21 @@ def grid_for(workload: Workload) -> Grid:
     if first_context == slots:
         first_context = bucket_length(-(-workload.context_length // 2))
     shorter = (shorter_tokens, max(shorter_tokens, first_context))
-    return Grid.of(rows, (longest,) if shorter == longest else (longest, shorter))
+    lengths = (longest,) if shorter == longest else (longest, shorter)
+    return Grid.of(rows, lengths, held_out=_between(rows, shorter, longest))
+
+
+def _between(
+    rows: tuple[int, ...], shorter: tuple[int, int], longest: tuple[int, int]
+) -> tuple[Shape, ...]:
+    """Returns shapes whose rows, and where buckets allow lengths, are between others."""
+    tokens, slots = (
+        bucket_length((short + long) // 2)
+        for short, long in zip(shorter, longest, strict=True)
+    )
+    middles = [(few + more) // 2 for few, more in pairwise(rows) if more - few > 1]
+    step = max(1, -(-len(middles) // _MOST_HELD_OUT))
+    return tuple(
+        Shape(rows=count, num_tokens=tokens, num_slots=max(tokens, slots))
+        for count in middles[::-step]
+    )

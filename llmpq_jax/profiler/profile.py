@@ -16,6 +16,7 @@ from llmpq_jax.profiler.links import measure_links, missing_links
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.profiler.shared import measure_shared, missing_shared
 from llmpq_jax.profiler.stages import (
+    judge_layers,
     measure_ends,
     measure_layers,
     missing_ends,
@@ -131,6 +132,7 @@ def profile(
     for kind, (_, jax_device) in measured.items():
         measure_layers(session, kind, jax_device)
         measure_ends(session, kind, jax_device)
+    judge_layers(session)
     measure_links(session, cluster, devices)
     measure_shared(session, cluster, devices)
     return journal.measurements

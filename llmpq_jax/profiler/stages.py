@@ -15,9 +15,11 @@ which a layer of a real model dwarfs.
 
 from __future__ import annotations
 
+import random
 from itertools import groupby
 from typing import Literal
 
+from llmpq_jax.cost.accuracy import held_out_accuracy
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.spec.measurements import EndTime, LayerTime, Phase
@@ -49,6 +51,7 @@ def measure_layers(session: Session, kind: str, device: JaxDevice) -> None:
                     phase=phase,
                     bits=bits,
                     kv_bits=session.kv_bits,
+                    held_out=shape in session.grid.held_out,
                     batch=rows,
                     length=length,
                     seconds=timing.seconds / session.num_stacked,
@@ -110,22 +113,37 @@ def missing_ends(session: Session, kind: str) -> list[tuple[Part, HeadBits, int]
 def missing_layers(
     session: Session, kind: str, bits: Bits
 ) -> dict[tuple[Phase, int, int], Shape]:
-    """Returns by (phase, rows, length) which shape times it."""
+    """Returns by (phase, rows, length) which shape times it, in no order.
+
+    What slows the machine for a while so slows sizes of all sorts, those held out among
+    them, and is no trend over sizes.
+    """
     held = session.journal.measurements.layers
     missing: dict[tuple[Phase, int, int], Shape] = {}
-    for shape in session.grid.shapes:
+    for shape in (*session.grid.shapes, *session.grid.held_out):
         for phase in PHASES:
             length = shape.num_tokens if phase == "prefill" else shape.num_slots
-            is_held = session.journal.holds(
-                held,
-                kind=kind,
-                phase=phase,
-                bits=bits,
-                tensor=1,
-                kv_bits=session.kv_bits,
-                batch=shape.rows,
-                length=length,
-            )
-            if not is_held:
+            same = {
+                "kind": kind,
+                "phase": phase,
+                "bits": bits,
+                "tensor": 1,
+                "kv_bits": session.kv_bits,
+                "batch": shape.rows,
+                "length": length,
+            }
+            if shape not in session.grid.held_out:
+                # Once held out, a size that is now to be fitted is measured again.
+                same["held_out"] = False
+            if not session.journal.holds(held, **same):
                 missing.setdefault((phase, shape.rows, length), shape)
-    return missing
+    keys = list(missing)
+    random.Random(0).shuffle(keys)
+    return {key: missing[key] for key in keys}
+
+
+def judge_layers(session: Session) -> None:
+    """Writes how well held-out sizes are foretold, where that is not known yet."""
+    for accuracy in held_out_accuracy(session.journal.measurements):
+        if accuracy not in session.journal.measurements.accuracy:
+            session.journal.add(accuracy)

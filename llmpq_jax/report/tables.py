@@ -113,6 +113,32 @@ def measurements_table(measurements: Measurements) -> Table:
     return table
 
 
+def accuracy_table(measurements: Measurements) -> Table:
+    """Tells how well layers are foretold at sizes that were left out."""
+    table = new_table("One layer foretold at sizes that were left out")
+    add_columns(table, "kind", "phase")
+    add_columns(
+        *(table, "bits", "KV", "fitted to", "left out", "error", "largest", "spread"),
+        justify="right",
+    )
+    # Of each layer the last row counts.
+    latest = {
+        (row.kind, row.phase, -row.bits, -row.kv_bits, row.tensor): row
+        for row in measurements.accuracy
+    }
+    for _, row in sorted(latest.items()):
+        table.add_row(
+            *(row.kind, row.phase, str(row.bits), str(row.kv_bits)),
+            *(str(row.num_fitted), str(row.num_held_out)),
+            *(f"{row.mean_error:.1%}", f"{row.largest_error:.1%}"),
+            f"± {row.spread:.1%}",
+        )
+    table.caption = (
+        "error: mean of |foretold / measured − 1|; spread: of repeated runs of one"
+    )
+    return table
+
+
 def _placement(stage: Stage) -> tuple[str, str, str]:
     return devices_text(stage), layers_text(stage), bits_text(stage.bits)
 

@@ -39,6 +39,15 @@ class MeasuredKind:
     kernel_path: str
     date: str
 
+    def reads_whole_cache(self, activations: Activations) -> bool:
+        """Whether a decode step takes as long with an empty cache as with a full one.
+
+        Native kernels end at each row's own length; XLA masks the slots behind it, but
+        reads them.
+        """
+        is_native = self.kernel_path.startswith("native-")
+        return not (is_native and activations in ("float32", "bfloat16"))
+
 
 @record
 class LayerTime:
@@ -51,6 +60,7 @@ class LayerTime:
         bits: Of the layer's matrices.
         tensor: Devices the layer is spread over.
         kv_bits: Of the cache.
+        held_out: Whether predictions are judged by this row and not made of it.
         batch: Rows.
         length: Tokens, see `phase`.
         seconds: Median.
@@ -63,6 +73,7 @@ class LayerTime:
     bits: Bits
     tensor: Count = 1
     kv_bits: KvBits = 16
+    held_out: bool = False
     batch: Count
     length: Count
     seconds: Seconds
@@ -126,6 +137,38 @@ class SharedCapacity:
 
 
 @record
+class Accuracy:
+    """How well a layer's seconds are foretold at sizes that were left out.
+
+    Of several rows of one layer the last counts: it knows all that was measured.
+
+    Attributes:
+        kind: Kind of device.
+        phase: Of the layer.
+        bits: Of the layer's matrices.
+        tensor: Devices the layer is spread over.
+        kv_bits: Of the cache.
+        num_fitted: Rows that predictions were made of.
+        num_held_out: Rows that were foretold without them.
+        mean_error: Mean over those of |foretold / measured − 1|.
+        largest_error: The largest.
+        spread: Mean over the same rows of their own spread, which no prediction can be
+            expected to beat.
+    """
+
+    kind: str
+    phase: Phase
+    bits: Bits
+    tensor: Count = 1
+    kv_bits: KvBits = 16
+    num_fitted: Count
+    num_held_out: Count
+    mean_error: Spread
+    largest_error: Spread
+    spread: Spread
+
+
+@record
 class Measurements:
     """A whole measurements file.
 
@@ -140,6 +183,7 @@ class Measurements:
         ends: In the file `[[end]]`.
         links: In the file `[[link]]`.
         shared: In the file `[[shared]]`.
+        accuracy: In the file `[[accuracy]]`.
     """
 
     schema: Literal[1] = 1
@@ -152,3 +196,4 @@ class Measurements:
     ends: Annotated[tuple[EndTime, ...], Field(alias="end")]
     links: Annotated[tuple[LinkTime, ...], Field(alias="link")] = ()
     shared: tuple[SharedCapacity, ...] = ()
+    accuracy: tuple[Accuracy, ...] = ()

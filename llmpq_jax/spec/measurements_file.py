@@ -19,6 +19,7 @@ from llmpq_jax.spec._toml import decode_record, to_toml
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.fingerprint import layer_shape_fingerprint
 from llmpq_jax.spec.measurements import (
+    Accuracy,
     EndTime,
     LayerTime,
     LinkTime,
@@ -27,7 +28,9 @@ from llmpq_jax.spec.measurements import (
     SharedCapacity,
 )
 
-Row: TypeAlias = MeasuredKind | LayerTime | EndTime | LinkTime | SharedCapacity
+Row: TypeAlias = (
+    MeasuredKind | LayerTime | EndTime | LinkTime | SharedCapacity | Accuracy
+)
 
 _TABLES: dict[type[Row], str] = {
     MeasuredKind: "kind",
@@ -35,6 +38,7 @@ _TABLES: dict[type[Row], str] = {
     EndTime: "end",
     LinkTime: "link",
     SharedCapacity: "shared",
+    Accuracy: "accuracy",
 }
 _COMMENT = """\
 Measurements of llmpq-jax, a row each as it was made. Made by `llmpq-jax profile`, which
@@ -84,7 +88,9 @@ def finished_text(path: Path) -> str:
 
 def header_text(measurements: Measurements) -> str:
     """Writes what stands before all rows."""
-    header = replace(measurements, kinds=(), layers=(), ends=(), links=(), shared=())
+    header = replace(
+        measurements, kinds=(), layers=(), ends=(), links=(), shared=(), accuracy=()
+    )
     return to_toml(header, comment=_COMMENT)
 
 
@@ -106,6 +112,8 @@ def with_row(measurements: Measurements, row: Row) -> Measurements:
             return replace(measurements, links=(*measurements.links, row))
         case SharedCapacity():
             return replace(measurements, shared=(*measurements.shared, row))
+        case Accuracy():
+            return replace(measurements, accuracy=(*measurements.accuracy, row))
 
 
 def check_measurements(measurements: Measurements, architecture: Architecture) -> None:

@@ -33,6 +33,10 @@ class Message:
             stage is the whole pipeline.
         tokens: What came of those steps, [steps, B], the first `num_steps` of them
             valid; absent otherwise.
+        steps_left: Decode steps that follow this one without the driver: where stages
+            are processes, the last one sends its tokens straight to the first.
+        epoch: Of the pipeline; after a loss a new one begins, and nothing of an older
+            one is believed.
     """
 
     phase: Phase
@@ -48,6 +52,8 @@ class Message:
     chunk_tokens: int = 0
     num_steps: int = 1
     tokens: jax.Array | np.ndarray | None = None
+    steps_left: int = 0
+    epoch: int = 0
 
     @property
     def first_position(self) -> int | None:

@@ -86,6 +86,7 @@ class StageWorker:
         self.arriving_bits: WireBits = arriving_bits
         self._events: list[StageEvent] = []
         self._caches: dict[int, GroupCache] = {}
+        self._num_slots = 0
         self._prepared: set[BatchNeeds] = set()
 
     @property
@@ -96,6 +97,7 @@ class StageWorker:
     def allocate(self, *, num_groups: int, num_rows: int, num_slots: int) -> None:
         """Makes empty caches for so many groups of rows; the old ones are freed."""
         self._caches.clear()
+        self._num_slots = num_slots
         for group in range(num_groups):
             self._caches[group] = self._empty_group(num_rows, num_slots)
 
@@ -226,6 +228,14 @@ class StageWorker:
             )
         )
         return replace(message, payload=payload, tokens=tokens)
+
+    def following(self, done: Message) -> Message:
+        """Returns the message that asks for the decode step after one that is done."""
+        # A row that has ended goes on in its last slot, which nobody reads.
+        place_B = np.minimum(done.place_B + 1, self._num_slots - 1)
+        return replace(
+            done, step=done.step + 1, place_B=place_B, steps_left=done.steps_left - 1
+        )
 
     def _blank_inputs(self, num_rows: int, num_tokens: int) -> np.ndarray:
         if self.program.has_embedding:

@@ -14,6 +14,8 @@ from llmpq_jax.report.console import progress_bar
 from llmpq_jax.report.timeline import write_timeline
 from llmpq_jax.report.trace import write_trace
 from llmpq_jax.runtime.demand import demand_of
+from llmpq_jax.runtime.engines.engine import StartEngine
+from llmpq_jax.runtime.engines.local import start_local
 from llmpq_jax.runtime.limits import check_request
 from llmpq_jax.runtime.pipeline import Pipeline
 from llmpq_jax.runtime.request import Request
@@ -65,6 +67,7 @@ def serve_prompts(
     strategy: Strategy,
     lines: Iterable[Prompt | BadLine],
     *,
+    start: StartEngine | None = None,
     is_chat: bool = False,
     ignores_eos: bool = False,
     keeps_events: bool = True,
@@ -80,6 +83,7 @@ def serve_prompts(
         strategy: To be run, its model path as seen from here.
         lines: Prompts to be continued; they are read twice, and may be more than memory
             holds.
+        start: Starts the engine; by default all stages run in this process.
         is_chat: Send plain prompts as a user's message through the checkpoint's chat
             template.
         ignores_eos: Go on whatever the model says.
@@ -106,10 +110,15 @@ def serve_prompts(
             msg = "the prompts have changed while they were read: expected them to stay as they are"
             raise RequestError(msg)
         return Served(num_served=0, bad_lines=bad_lines, batches=())
-    tell_of_missing_kernels(name for stage in strategy.stages for name in stage.devices)
+    if start is None:
+        tell_of_missing_kernels(
+            name for stage in strategy.stages for name in stage.devices
+        )
     num_layers = strategy.model.num_layers
     with progress_bar("loading", num_layers, unit="layers") as advance:
-        pipeline = Pipeline.load(strategy, on_layer=lambda: advance(1))
+        pipeline = Pipeline.load(
+            strategy, start=start or start_local, on_layer=lambda: advance(1)
+        )
     with pipeline:
         with progress_bar("compiling", len(strategy.stages), unit="stages") as advance:
             pipeline.prepare(demand, on_stage=lambda: advance(1))

@@ -17,6 +17,22 @@ def test_every_precision_and_phase_is_measured_and_tabled(profiled):
     assert result.stderr == "measuring …\n"
 
 
+def test_predictions_are_judged_at_sizes_that_were_left_out(
+    run, model, cluster, tmp_path
+):
+    path = tmp_path / "measurements.toml"
+    words = ("--batch", 4, "--prompt-length", 20, "--new-tokens", 30)
+    files = ("--model", model, "--cluster", cluster, "--out", path)
+    result = run("profile", *files, *words)
+    assert result.exit_code == 0, result.output
+    measured = read_measurements(path)
+    assert {row.batch for row in measured.layers if row.held_out} == {3}
+    assert {(row.phase, row.bits) for row in measured.accuracy} == {
+        (phase, bits) for phase in ("prefill", "decode") for bits in (4, 8, 16)
+    }
+    assert "One layer foretold at sizes that were left out" in result.stdout
+
+
 def test_emulated_devices_are_measured_in_float32(measurements):
     assert read_measurements(measurements).activations == "float32"
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.cluster import Cluster, Device, Link, Node
-from llmpq_jax.spec.measurements import EndTime, LayerTime, LinkTime, Measurements
-from llmpq_jax.spec.precision import Bits, HeadBits
+from llmpq_jax.spec.measurements import (
+    EndTime,
+    LayerTime,
+    LinkTime,
+    MeasuredKind,
+    Measurements,
+)
+from llmpq_jax.spec.precision import Activations, Bits, HeadBits
 
 
 def architecture():
@@ -30,7 +36,16 @@ def architecture():
 
 
 def layer_time(
-    phase, batch, length, seconds, *, kind="cpu", bits: Bits = 8, workspace=0
+    phase,
+    batch,
+    length,
+    seconds,
+    *,
+    kind="cpu",
+    bits: Bits = 8,
+    workspace=0,
+    spread=0.0,
+    held_out=False,
 ):
     return LayerTime(
         kind=kind,
@@ -38,8 +53,9 @@ def layer_time(
         bits=bits,
         batch=batch,
         length=length,
+        held_out=held_out,
         seconds=seconds,
-        spread=0.0,
+        spread=spread,
         workspace_bytes=workspace,
     )
 
@@ -56,14 +72,25 @@ def end_time(part, rows, seconds, *, bits: HeadBits = 16, workspace=0):
     )
 
 
-def measurements(*rows):
+def measured_kind(kernel_path, kind="cpu"):
+    return MeasuredKind(
+        kind=kind,
+        device="made-up",
+        platform="cpu",
+        jax_version="0.0",
+        kernel_path=kernel_path,
+        date="2026-01-31",
+    )
+
+
+def measurements(*rows, activations: Activations = "float32"):
     """Sorts rows of all sorts into a record."""
     return Measurements(
         model="made-up",
         layer_shape="made-up",
-        activations="float32",
+        activations=activations,
         group_size=128,
-        kinds=(),
+        kinds=tuple(row for row in rows if isinstance(row, MeasuredKind)),
         layers=tuple(row for row in rows if isinstance(row, LayerTime)),
         ends=tuple(row for row in rows if isinstance(row, EndTime)),
         links=tuple(row for row in rows if isinstance(row, LinkTime)),

@@ -45,6 +45,21 @@ def test_decoding_is_measured_from_its_first_context_to_its_last(workload):
     assert min(slots) <= first <= max(slots)
 
 
+@given(workloads)
+def test_what_is_held_out_lies_between_and_is_in_no_grid(workload):
+    grid = grid_for(workload)
+    sizes = {(shape.rows, shape.num_tokens) for shape in grid.shapes}
+    sizes |= {(shape.rows, shape.num_slots) for shape in grid.shapes}
+    assert bool(grid.held_out) == (workload.batch > 2)
+    for shape in grid.held_out:
+        assert (shape.rows, shape.num_tokens) not in sizes
+        assert (shape.rows, shape.num_slots) not in sizes
+        assert bucket_length(shape.num_tokens) == shape.num_tokens
+        assert bucket_length(shape.num_slots) == shape.num_slots
+        assert 1 < shape.rows < workload.batch
+        assert shape.num_slots <= max(each.num_slots for each in grid.shapes)
+
+
 def test_the_quick_grid_has_few_shapes():
     assert len(QUICK_GRID.shapes) == 6
     assert QUICK_GRID.most_tokens == 16 * 64

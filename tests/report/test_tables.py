@@ -5,7 +5,13 @@ from dataclasses import replace
 import pytest
 
 from llmpq_jax.report.console import show
-from llmpq_jax.report.tables import measurements_table, plan_table, run_table
+from llmpq_jax.report.tables import (
+    accuracy_table,
+    measurements_table,
+    plan_table,
+    run_table,
+)
+from llmpq_jax.spec.measurements import Accuracy
 from tests.report import samples
 from tests.solver.requests import measurements
 
@@ -97,3 +103,23 @@ def test_a_file_gets_lines_without_trailing_blanks_or_colour(capsys):
     text = capsys.readouterr().out
     assert "\x1b" not in text
     assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_of_each_layer_the_last_accuracy_is_told(capsys):
+    first = Accuracy(
+        kind="fast",
+        phase="decode",
+        bits=8,
+        num_fitted=10,
+        num_held_out=2,
+        mean_error=0.5,
+        largest_error=0.75,
+        spread=0.25,
+    )
+    last = replace(first, num_fitted=20, mean_error=0.034, largest_error=0.1)
+    other = replace(first, phase="prefill")
+    known = replace(measurements(), accuracy=(first, last, other))
+    rows = _shown(capsys, accuracy_table(known))
+    told = ["fast", "decode", "8", "16", "20", "2", "3.4%", "10.0%", "±", "25.0%"]
+    assert told in rows
+    assert len([row for row in rows if row[:1] == ["fast"]]) == 2

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.spec.cluster import Cluster, Device, Link, Node
 from llmpq_jax.spec.measurements import (
+    Accuracy,
     EndTime,
     LayerTime,
     LinkTime,
@@ -218,6 +219,7 @@ measurements = st.builds(
             phase=st.sampled_from(("prefill", "decode")),
             bits=bits,
             tensor=counts,
+            held_out=st.booleans(),
             batch=counts,
             length=counts,
             seconds=seconds,
@@ -252,6 +254,20 @@ measurements = st.builds(
     shared=_rows(
         st.builds(
             SharedCapacity, node=texts, capacity=st.floats(min_value=1e-6, max_value=64)
+        )
+    ),
+    accuracy=_rows(
+        st.builds(
+            Accuracy,
+            kind=texts,
+            phase=st.sampled_from(("prefill", "decode")),
+            bits=bits,
+            tensor=counts,
+            num_fitted=counts,
+            num_held_out=counts,
+            mean_error=fractions,
+            largest_error=fractions,
+            spread=fractions,
         )
     ),
 )

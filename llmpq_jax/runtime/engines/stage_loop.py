@@ -64,6 +64,12 @@ class StageLoop:
         self._inbox.put(None)
         self._thread.join()
 
+    def abandon(self) -> None:
+        """Forgets what waits in the inbox, and ends once what is at work is done."""
+        while not self._inbox.empty():
+            self._inbox.get()
+        self.close()
+
     def _serve(self) -> None:
         while (item := self._inbox.get()) is not None:
             try:

@@ -1,0 +1,196 @@
+"""One stage in a process of its own, as Ray runs it."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+
+from llmpq_jax import __version__
+from llmpq_jax.checkpoint.source import open_source
+from llmpq_jax.errors import StrategyError
+from llmpq_jax.runtime.devices import claim_devices
+from llmpq_jax.runtime.engines.ray_parcel import Parcel, pack, unpack
+from llmpq_jax.runtime.engines.stage_loop import StageLoop
+from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.stage.build import build_worker
+from llmpq_jax.stage.message import Message, StageEvent
+from llmpq_jax.stage.worker import BatchNeeds, StageFacts, StageWorker
+
+# Threads of an actor beside the one that does what the driver asks; a message, a result
+# or a sign of life waits for nothing else.
+CONCURRENCY_GROUPS = {"inbox": 1, "results": 1, "health": 1}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pulse:
+    """A sign of life.
+
+    Attributes:
+        clock_s: The process's `time.perf_counter`.
+        num_layers: Layers that are loaded.
+    """
+
+    clock_s: float
+    num_layers: int
+
+
+class StageActor:
+    """Drives one stage's worker; the driver and the neighbouring stages call it.
+
+    It is the transport to the stage after it: what its worker made becomes a call on that
+    one's inbox. The last stage keeps results until they are collected, and while a
+    message has decode steps left it sends its tokens straight to the first stage.
+    """
+
+    def __init__(self) -> None:
+        """Does nothing that may fail: Ray would tell of it less well than of `load`."""
+        self._num_layers = 0
+        self._epoch = 0
+        self._worker: StageWorker | None = None
+        self._loop: StageLoop | None = None
+        self._outbox: queue.SimpleQueue[Parcel | BaseException | None] = (
+            queue.SimpleQueue()
+        )
+        self._steps: dict[int, list[np.ndarray]] = {}
+        self._first: Any = None
+        self._next: Any = None
+
+    def load(
+        self, strategy: Strategy, number: int, version: str, set_up: Callable[[], None]
+    ) -> StageFacts:
+        """Loads a stage from this machine's own disk onto its devices.
+
+        Args:
+            strategy: Its model path as this machine sees it.
+            number: Of the stage.
+            version: Of the driver's llmpq-jax.
+            set_up: Called before JAX starts.
+
+        Raises:
+            StrategyError: The strategy is for another model, or for devices that are not
+                here; or this machine has another version of llmpq-jax.
+            CheckpointError: The weights are missing or damaged.
+        """
+        if version != __version__:
+            msg = f"llmpq-jax is {__version__} here and {version} where the run was started: expected the same; install it anew"
+            raise StrategyError(msg)
+        set_up()
+        stage = strategy.stages[number]
+        devices = claim_devices(stage.devices)
+        source = open_source(strategy)
+        self._worker = build_worker(
+            source.reader,
+            source.architecture,
+            stage,
+            strategy.precision,
+            number=number,
+            devices=devices,
+            arriving_bits=strategy.arriving_bits(number),
+            rounded=source.rounded,
+            on_layer=self._count_layer,
+        )
+        return self._worker.facts
+
+    def begin(self, epoch: int, first: Any, after: Any) -> None:
+        """Starts an epoch with an empty inbox; what is left of the one before is dropped.
+
+        Args:
+            epoch: Its number.
+            first: The actor of the first stage.
+            after: That of the stage after this one; None after the last.
+        """
+        # From here on nothing of the epoch before is taken in or handed on.
+        self._epoch = epoch
+        if self._loop is not None:
+            self._loop.abandon()
+        self._first, self._next = first, after
+        self._steps = {}
+        waiting, self._outbox = self._outbox, queue.SimpleQueue()
+        waiting.put(None)
+        self._loop = StageLoop(self._loaded, onward=self, on_failure=self._fail)
+
+    def prepare(self, needs: Sequence[BatchNeeds]) -> None:
+        """Compiles for all that is needed."""
+        for need in needs:
+            self._loaded.prepare(need)
+
+    def allocate(self, num_groups: int, num_rows: int, num_slots: int) -> None:
+        """Makes empty caches for so many groups of rows."""
+        self._loaded.allocate(
+            num_groups=num_groups, num_rows=num_rows, num_slots=num_slots
+        )
+
+    def free(self) -> None:
+        """Gives the caches' memory back."""
+        self._loaded.free()
+
+    def take_events(self) -> list[StageEvent]:
+        """Returns what was worked on since the last call, on this process's clock."""
+        return self._loaded.take_events()
+
+    @ray.method(concurrency_group="health")
+    def pulse(self) -> Pulse:
+        """Says that the process lives."""
+        return Pulse(clock_s=time.perf_counter(), num_layers=self._num_layers)
+
+    @ray.method(concurrency_group="inbox")
+    def receive(self, parcel: Parcel) -> None:
+        """Takes a message from the driver or the stage before."""
+        if parcel.message.epoch != self._epoch:
+            return
+        assert self._loop is not None
+        try:
+            self._loop.send(unpack(parcel))
+        except BaseException as error:
+            self._fail(error)
+
+    @ray.method(concurrency_group="results")
+    def collect(self) -> list[Parcel]:
+        """Waits for results and returns all there are; none once an epoch has ended.
+
+        Raises:
+            BaseException: What the stage raised.
+        """
+        outbox = self._outbox
+        taken = [outbox.get()]
+        while not outbox.empty():
+            taken.append(outbox.get())
+        for item in taken:
+            if isinstance(item, BaseException):
+                raise item
+        return [item for item in taken if isinstance(item, Parcel)]
+
+    def send(self, message: Message) -> None:
+        """Hands on what the worker made; called in the loop's thread."""
+        if message.epoch != self._epoch:
+            return
+        if self._next is not None:
+            self._next.receive.remote(pack(message))
+            return
+        if message.phase == "decode" and message.tokens is None:
+            steps = self._steps.setdefault(message.micro_batch, [])
+            steps.append(np.asarray(message.payload))
+            if message.steps_left:
+                following = self._loaded.following(message)
+                self._first.receive.remote(pack(following))
+                return
+            message = replace(message, tokens=np.stack(steps), num_steps=len(steps))
+            del self._steps[message.micro_batch]
+        self._outbox.put(pack(message))
+
+    @property
+    def _loaded(self) -> StageWorker:
+        assert self._worker is not None, "load comes first"
+        return self._worker
+
+    def _count_layer(self) -> None:
+        self._num_layers += 1
+
+    def _fail(self, error: BaseException) -> None:
+        self._outbox.put(error)

@@ -1,0 +1,159 @@
+"""A Ray cluster and the places that a strategy has on it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    remove_placement_group,
+)
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from llmpq_jax.errors import StrategyError, WorkerLostError
+from llmpq_jax.runtime.engines.ray_actor import CONCURRENCY_GROUPS, StageActor
+from llmpq_jax.spec.strategy import Strategy
+
+_PATIENCE_S = 20.0
+# Ray counts resources in ten-thousandths.
+_PARTS = 10_000
+
+
+def node_resource(node: str) -> str:
+    """Returns the resource that a machine offers under its name in the cluster file."""
+    return f"llmpq_node:{node}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Places:
+    """One actor per stage, each on the machine that the strategy names.
+
+    Attributes:
+        actors: In pipeline order; Ray starts one anew when its process ends.
+        nodes: Each one's machine, by its name in the strategy.
+        group: What Ray holds for them.
+        owns_ray: Whether Ray was connected to for this run.
+    """
+
+    actors: tuple[Any, ...]
+    nodes: tuple[str, ...]
+    group: PlacementGroup
+    owns_ray: bool
+
+    def absent_nodes(self) -> list[str]:
+        """Returns those of its machines that Ray has lost."""
+        return sorted(set(self.nodes) - set(_offers()))
+
+    def give_back(self) -> None:
+        """Ends the actors and frees their machines."""
+        for actor in self.actors:
+            ray.kill(actor)
+        remove_placement_group(self.group)
+        if self.owns_ray:
+            ray.shutdown()
+
+
+def take_places(strategy: Strategy, *, address: str) -> Places:
+    """Connects to a cluster and starts an actor for each stage.
+
+    A machine serves one strategy at a time: its stages share its resource out.
+
+    Args:
+        strategy: To be placed.
+        address: Of the cluster; "auto" for the one this machine is part of, "local" for
+            one of this machine alone, which then stands for all that are named.
+
+    Raises:
+        StrategyError: A machine is not part of the cluster, or serves another strategy.
+        WorkerLostError: There is no cluster.
+    """
+    nodes = tuple(stage.devices[0].split("/")[0] for stage in strategy.stages)
+    owns_ray = not ray.is_initialized()
+    if owns_ray:
+        _connect(address, nodes)
+    try:
+        return _place(nodes, owns_ray=owns_ray)
+    except BaseException:
+        if owns_ray:
+            ray.shutdown()
+        raise
+
+
+def _connect(address: str, nodes: tuple[str, ...]) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if address == "local":
+        # Read by Ray alone, when it starts a cluster.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        options |= {
+            "include_dashboard": False,
+            "resources": dict.fromkeys(map(node_resource, nodes), 1),
+        }
+    try:
+        if address not in {"auto", "local"}:
+            # Ray itself would try for more than a minute.
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), _PATIENCE_S).close()
+        ray.init(address=address, **options)
+    except (OSError, RuntimeError, ValueError) as reason:
+        where = "on this machine" if address == "auto" else f"at {address!r}"
+        first = str(reason).strip().split("\n")[0]
+        msg = f"no Ray cluster answers {where} ({first}): expected one that `ray start --head` began, as HOST:PORT; start it, or correct the address"
+        raise WorkerLostError(msg) from reason
+
+
+def _place(nodes: tuple[str, ...], *, owns_ray: bool) -> Places:
+    offers = _offers()
+    absent = sorted(set(nodes) - set(offers))
+    if absent:
+        there = ", ".join(sorted(offers)) or "none"
+        msg = f"the strategy needs the nodes {', '.join(absent)}, which the Ray cluster does not have (its nodes: {there}): start Ray there with --resources='{{\"{node_resource(absent[0])}\": 1}}'"
+        raise StrategyError(msg)
+    doubles = sorted(node for node in set(nodes) if offers[node] != 1)
+    if doubles:
+        msg = f"the Ray cluster offers {node_resource(doubles[0])!r} {offers[doubles[0]]:g} times: expected 1, from one machine; start Ray with another --resources"
+        raise StrategyError(msg)
+    num_stages = Counter(nodes)
+    shares = [_PARTS // num_stages[node] / _PARTS for node in nodes]
+    bundles = [
+        {node_resource(node): share} for node, share in zip(nodes, shares, strict=True)
+    ]
+    group = placement_group(bundles)
+    if not group.wait(_PATIENCE_S):
+        remove_placement_group(group)
+        msg = f"the nodes {', '.join(sorted(set(nodes)))} were not free within {_PATIENCE_S:g} s: expected none of them to serve another strategy; wait for it, or end it"
+        raise StrategyError(msg)
+    # Ray's types do not know its own options.
+    remote: Any = ray.remote
+    actor = remote(concurrency_groups=CONCURRENCY_GROUPS)(StageActor)
+    actors = tuple(
+        actor.options(
+            num_cpus=0,
+            resources=bundle,
+            max_restarts=-1,
+            max_task_retries=0,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                group, placement_group_bundle_index=number
+            ),
+        ).remote()
+        for number, bundle in enumerate(bundles)
+    )
+    return Places(actors=actors, nodes=nodes, group=group, owns_ray=owns_ray)
+
+
+def _offers() -> dict[str, float]:
+    """Returns how often each node's name is offered by machines that are there."""
+    prefix = node_resource("")
+    offers: Counter[str] = Counter()
+    for machine in ray.nodes():
+        if machine["Alive"]:
+            for resource, amount in machine["Resources"].items():
+                # A placement group has resources of its own, with its number behind.
+                if resource.startswith(prefix) and "_group_" not in resource:
+                    offers[resource.removeprefix(prefix)] += amount
+    return dict(offers)

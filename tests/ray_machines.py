@@ -1,0 +1,132 @@
+"""Machines of a Ray cluster on loopback: `Machines`, and the process that holds them.
+
+    python -m tests.ray_machines node0 node1
+
+They are started from a process of their own: Ray forks, which a process that has JAX's
+threads must not do. The process prints the cluster's address, then obeys lines of stdin:
+"start NAME" and "kill NAME", each answered by a line; it ends with its stdin.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+# Ray turns 127.0.0.1 into this machine's own address, unless it is told that it does not
+# run on several machines; read as it is imported.
+ON_LOOPBACK = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Otherwise Ray writes a token into the home folder.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN", secrets.token_hex(32)),
+}
+_ROOT = Path(__file__).parents[1]
+
+
+class Machines:
+    """A cluster's machines, by their names in a strategy."""
+
+    def __init__(self, *names: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.ray_machines", *names],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=_ROOT,
+            env=os.environ | ON_LOOPBACK | {"PYTHONPATH": str(_ROOT)},
+        )
+        self.address = self._answer()
+
+    def start(self, name: str) -> None:
+        """Adds a machine."""
+        self._ask(f"start {name}")
+
+    def kill(self, name: str) -> None:
+        """Ends a machine without a word, as a power cut would."""
+        self._ask(f"kill {name}")
+
+    def close(self) -> None:
+        """Ends the cluster."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def _ask(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        assert self._answer() == "done"
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        assert line, "the cluster's process ended"
+        return line
+
+
+def set_worker_up(compiled: str) -> None:
+    """Makes a worker's JAX as strict as a test's, and has it keep what it compiles."""
+    import jax
+
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    # With a limit JAX locks the folder, which several workers share.
+    jax.config.update("jax_compilation_cache_max_size", 1 << 30)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _serve(names: list[str]) -> None:
+    from ray.cluster_utils import Cluster
+
+    def options(name: str) -> dict[str, Any]:
+        return {
+            "num_cpus": 1,
+            "resources": {f"llmpq_node:{name}": 1},
+            "object_store_memory": 100 << 20,
+        }
+
+    # The head holds none of the stages, so that each machine can be killed.
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 0,
+            "object_store_memory": 100 << 20,
+            "include_dashboard": False,
+            # A lost machine is noticed sooner than after Ray's half minute.
+            "_system_config": {
+                "health_check_initial_delay_ms": 1000,
+                "health_check_period_ms": 500,
+                "health_check_timeout_ms": 2000,
+                "health_check_failure_threshold": 3,
+            },
+        },
+    )
+    machines = {name: cluster.add_node(**options(name)) for name in names}
+    assert cluster.address is not None
+    _say(cluster.address)
+    for line in sys.stdin:
+        what, name = line.split()
+        if what == "start":
+            machines[name] = cluster.add_node(**options(name))
+        else:
+            cluster.remove_node(machines.pop(name), allow_graceful=False)
+        _say("done")
+    cluster.shutdown()
+
+
+def _say(line: str) -> None:
+    os.write(sys.stdout.fileno(), f"{line}\n".encode())
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1:])

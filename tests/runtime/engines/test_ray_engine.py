@@ -1,0 +1,169 @@
+"""Stages on several machines of a Ray cluster, all on loopback."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmpq_jax.errors import StrategyError, WorkerLostError
+from llmpq_jax.runtime import Pipeline, Request, Sampling
+from llmpq_jax.runtime.engines.engine import StartEngine
+from llmpq_jax.spec.precision import Bits
+from llmpq_jax.spec.strategy import Mesh, Strategy
+from tests.ray_machines import Machines, set_worker_up
+from tests.tiny_models import make_strategy, write_tiny_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+
+# An example starts a process for each stage, which compiles.
+_EXAMPLES = max(2, settings().max_examples // 20)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def start(
+    machines: Machines, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., StartEngine]:
+    """Starts the engine; workers share a folder of what they compiled."""
+    from llmpq_jax.runtime.engines.ray_engine import start_ray
+
+    compiled = str(tmp_path_factory.mktemp("compiled"))
+    set_up = partial(set_worker_up, compiled)
+    return partial(partial, start_ray, address=machines.address, set_up=set_up)
+
+
+def on_nodes(strategy: Strategy, *nodes: str) -> Strategy:
+    """Puts the stages of a strategy on these nodes."""
+    stages = []
+    for stage, node in zip(strategy.stages, nodes, strict=True):
+        names = tuple(name.replace("node0", node) for name in stage.devices)
+        stages.append(
+            replace(stage, device=names[0])
+            if stage.mesh is None
+            else replace(stage, mesh=Mesh(devices=names, tensor=len(names)))
+        )
+    return replace(strategy, stages=tuple(stages))
+
+
+def requests(count: int, *, new_tokens: int = 8) -> list[Request]:
+    return [
+        Request(
+            token_ids=tuple(range(index, 3 * index + 2)),
+            max_new_tokens=1 + (5 * index + 7) % new_tokens,
+            ignores_eos=True,
+            sampling=Sampling(temperature=0.8 * (index % 2), seed=index),
+        )
+        for index in range(count)
+    ]
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> tuple[list[tuple[tuple[int, ...], list[Bits]]], int]:
+    """Four layers cut into one to three stages of one or two devices, wires included."""
+    num_stages = draw(st.integers(1, 3))
+    cuts = sorted(draw(st.permutations([1, 2, 3]))[: num_stages - 1])
+    bits = draw(st.lists(st.sampled_from([4, 8, 16]), min_size=4, max_size=4))
+    stages, device = [], 0
+    for first, end in itertools.pairwise([0, *cuts, 4]):
+        width = draw(st.sampled_from([1, 1, 2]))
+        stages.append((tuple(range(device, device + width)), bits[first:end]))
+        device += width
+    return stages, draw(st.sampled_from([8, 16]))
+
+
+@settings(max_examples=_EXAMPLES)
+@given(
+    plans(),
+    st.sampled_from([(1, 1), (2, 2), (1, 4), (4, 2)]),
+    st.lists(st.sampled_from(["node0", "node1"]), min_size=3, max_size=3),
+    st.sampled_from(["float32", "bfloat16"]),
+)
+def test_any_plan_serves_the_tokens_of_the_local_engine(
+    folder, start, plan, micro_batch, nodes, activations
+):
+    stages, wire_bits = plan
+    prefill, decode = micro_batch
+    strategy = make_strategy(
+        folder, stages, prefill=prefill, decode=decode, wire_bits=wire_bits
+    )
+    precision = replace(strategy.precision, activations=activations)
+    strategy = replace(strategy, precision=precision)
+    served = requests(7)
+    with Pipeline.load(strategy) as local:
+        expected = list(local.serve(served))
+        scores = local.score([[1, 2, 3]])
+    apart = on_nodes(strategy, *nodes[: len(stages)])
+    with Pipeline.load(apart, start=start()) as pipeline:
+        assert list(pipeline.serve(served)) == expected
+        np.testing.assert_array_equal(pipeline.score([[1, 2, 3]]), scores)
+        assert list(pipeline.serve(served[:1])) == expected[:1]
+
+
+@pytest.fixture(scope="module")
+def two_stages(folder: Path) -> Strategy:
+    return make_strategy(folder, [((0,), [16, 8]), ((1,), [4, 16])])
+
+
+def test_a_run_is_recorded_on_one_clock(two_stages, start):
+    apart = on_nodes(two_stages, "node0", "node1")
+    heard: list[int] = []
+    with Pipeline.load(
+        apart, start=start(), on_layer=lambda: heard.append(1)
+    ) as pipeline:
+        list(pipeline.serve(requests(4)))
+        record = pipeline.batches[0]
+        weight_bytes = pipeline.weight_bytes
+    with Pipeline.load(two_stages) as local:
+        assert local.weight_bytes == weight_bytes
+    assert len(heard) == 4
+    ended = {
+        (event.phase, event.micro_batch, event.step): event.ended_s
+        for event in record.events
+        if event.stage == 0
+    }
+    later = [event for event in record.events if event.stage == 1]
+    assert len(later) == len(ended)
+    for event in later:
+        key = (event.phase, event.micro_batch, event.step)
+        assert ended[key] <= event.received_s <= event.started_s <= event.ended_s
+    assert all(event.received_s >= 0 for event in record.events)
+
+
+def test_machines_that_are_not_there_are_named(two_stages, start):
+    apart = on_nodes(two_stages, "node0", "attic")
+    with pytest.raises(
+        StrategyError,
+        match=r"needs the nodes attic, .* \(its nodes: node0, node1\): start Ray there with --resources='\{\"llmpq_node:attic\": 1\}'",
+    ):
+        Pipeline.load(apart, start=start())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "a:b"])
+def test_a_cluster_that_is_not_there_is_told_in_one_line(two_stages, start, address):
+    with pytest.raises(
+        WorkerLostError, match=f"no Ray cluster answers at '{address}'"
+    ) as told:
+        Pipeline.load(two_stages, start=start(address=address))
+    assert "\n" not in str(told.value)
+
+
+def test_what_a_worker_finds_wrong_comes_with_its_stage(two_stages, start):
+    first, second = on_nodes(two_stages, "node0", "node1").stages
+    stages = (first, replace(second, device="node1/tpu:0"))
+    with pytest.raises(
+        StrategyError,
+        match="stage 1 on node1/tpu:0: device 'node1/tpu:0': JAX finds no",
+    ):
+        Pipeline.load(replace(two_stages, stages=stages), start=start())

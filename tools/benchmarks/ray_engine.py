@@ -1,0 +1,135 @@
+"""A pipeline whose stages are processes under Ray, beside the same in one process.
+
+    python -m tools.benchmarks.ray_engine --batch 16
+
+Both engines serve the same requests under the same plan on the same machine, in turns,
+after a turn each that does not count; Ray runs for this benchmark alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import cast
+
+import click
+import jax
+import numpy as np
+import ray
+
+from llmpq_jax import __version__
+from llmpq_jax.kernels import kernel_path
+from llmpq_jax.runtime import Pipeline, Request
+from llmpq_jax.runtime.engines.ray_engine import start_ray
+from llmpq_jax.spec.precision import Activations, Bits
+from tools.benchmarks.models import CONFIGS, even_strategy, random_model
+
+
+@click.command()
+@click.option("--model", type=click.Choice(list(CONFIGS)), default="llama-250m")
+@click.option("--models", type=click.Path(path_type=Path), default=Path("build/models"))
+@click.option("--bits", type=click.Choice(["4", "8", "16"]), default="8")
+@click.option(
+    "--activations", type=click.Choice(["float32", "bfloat16"]), default="bfloat16"
+)
+@click.option("--batch", type=int, default=16)
+@click.option("--prompt", type=int, default=64)
+@click.option("--new-tokens", type=int, default=64)
+@click.option("--stages", type=int, default=2)
+@click.option("--repeats", type=int, default=5)
+def main(
+    model: str,
+    models: Path,
+    bits: str,
+    activations: Activations,
+    batch: int,
+    prompt: int,
+    new_tokens: int,
+    stages: int,
+    repeats: int,
+) -> None:
+    """Times a random checkpoint; every stage has a decode micro-batch to itself."""
+    rows = max(1, batch // stages)
+    strategy = even_strategy(
+        random_model(model, models.absolute()),
+        bits=cast("Bits", int(bits)),
+        head_bits=8,
+        num_stages=stages,
+        batch=batch,
+        prefill=max(1, rows // 2),
+        decode=rows,
+        prompt_length=prompt,
+        new_tokens=new_tokens,
+        activations=activations,
+    )
+    generator = np.random.default_rng(0)
+    vocabulary = CONFIGS[model]["vocab_size"]
+    requests = [
+        Request(
+            token_ids=tuple(generator.integers(3, vocabulary, prompt).tolist()),
+            max_new_tokens=new_tokens,
+            ignores_eos=True,
+        )
+        for _ in range(batch)
+    ]
+    under_ray = partial(start_ray, address="local")
+    seconds: dict[str, list[float]] = {"local": [], "ray": []}
+    with (
+        Pipeline.load(strategy, start=under_ray) as apart,
+        Pipeline.load(strategy) as together,
+    ):
+        ways = {"local": together, "ray": apart}
+        texts = {}
+        for turn in range(repeats + 1):
+            for way, pipeline in ways.items():
+                if turn == 0:
+                    pipeline.prepare(requests)
+                started_s = time.perf_counter()
+                completions = list(pipeline.serve(requests))
+                if turn:
+                    seconds[way].append(time.perf_counter() - started_s)
+                texts[way] = [completion.token_ids for completion in completions]
+        same = sum(
+            one == other
+            for one, other in zip(texts["local"], texts["ray"], strict=True)
+        )
+    rates = {way: batch * new_tokens / median(spans) for way, spans in seconds.items()}
+    ratios = [
+        one / other for one, other in zip(seconds["local"], seconds["ray"], strict=True)
+    ]
+    click.echo(
+        f"| {model} | {bits} | {batch} | {stages} | {rates['local']:.1f} "
+        f"| {rates['ray']:.1f} | {median(ratios):.2f} |"
+    )
+    figures = {
+        "model": model,
+        "bits": int(bits),
+        "activations": activations,
+        "batch": batch,
+        "stages": stages,
+        "prompt": prompt,
+        "new_tokens": new_tokens,
+        "local_tokens_per_s": rates["local"],
+        "ray_tokens_per_s": rates["ray"],
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "same_completions": same,
+        "kernels": kernel_path("cpu"),
+        "llmpq_jax": __version__,
+        "jax": jax.__version__,
+        "ray": ray.__version__,
+        "command": shlex.join(
+            ["python", "-m", "tools.benchmarks.ray_engine", *sys.argv[1:]]
+        ),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    click.echo(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
