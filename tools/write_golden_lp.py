@@ -142,7 +142,7 @@ def arc_objective_text() -> str:
 def constraint_text(add: Add) -> str:
     """Writes one constraint alone, with a constant as the objective."""
     model = pyo.ConcreteModel()
-    add_variables(model, example(), goal="shortage")
+    add_variables(model, example())
     add(model, example(), UNITS)
     model.objective = pyo.Objective(expr=0.0)
     return lp_text(model)
@@ -151,7 +151,7 @@ def constraint_text(add: Add) -> str:
 def objective_text(goal: Goal) -> str:
     """Writes one objective alone."""
     model = pyo.ConcreteModel()
-    add_variables(model, example(), goal=goal)
+    add_variables(model, example())
     add_objective(model, example(), UNITS, goal=goal)
     return lp_text(model)
 

@@ -104,7 +104,7 @@ def solve_command(
     from llmpq_jax import __version__
     from llmpq_jax.cost.quality import total_omega
     from llmpq_jax.report.console import progress_bar
-    from llmpq_jax.report.search import search_progress
+    from llmpq_jax.report.search import note_teller, search_progress
     from llmpq_jax.solver import PlanRequest, plan
     from llmpq_jax.spec.precision import Bits
     from llmpq_jax.spec.strategy import Provenance
@@ -121,6 +121,7 @@ def solve_command(
                 time_limit_s=time_limit,
                 relative_gap=gap,
                 progress=search_progress(advance),
+                on_note=note_teller(advance),
             )
 
     if gate is None:

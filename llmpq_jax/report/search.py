@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from llmpq_jax.report.console import Advance
+from llmpq_jax.report.console import Advance, tell
 from llmpq_jax.units import format_seconds
 
 
@@ -43,6 +44,18 @@ def search_progress(advance: Advance) -> Callable[[SearchState], None]:
         num_shown = max(num_shown, state.num_done)
 
     return show
+
+
+def note_teller(advance: Advance) -> Callable[[str], None]:
+    """Returns what shows remarks in a bar, or a line each where there is no terminal."""
+
+    def tell_note(note: str) -> None:
+        if sys.stderr.isatty():
+            advance(0, note=note)
+        else:
+            tell(note)
+
+    return tell_note
 
 
 def search_note(state: SearchState) -> str:

@@ -31,13 +31,33 @@ def all_cases(problem: Problem, *, omega_budget: float | None) -> tuple[Instance
 
 def smallest_case(problem: Problem, *, omega_budget: float | None) -> Instance:
     """Makes the instance that needs the least memory, by rows, head and cache."""
+    cases = smallest_cases(problem, omega_budget=omega_budget)
+    return min(cases, key=lambda case: (case.head_bits, case.kv_bits))
+
+
+def smallest_cases(
+    problem: Problem, *, omega_budget: float | None
+) -> tuple[Instance, ...]:
+    """Makes the instances that need the least memory, of each head and cache.
+
+    Fewer bits need less memory and lose more, fewer rows only need less: where none of
+    these cases has a plan, no case has.
+    """
     request = problem.request
     pairs = micro_batches(
         request.workload.batch, prefill=request.prefill, decode=request.decode
     )
     least = min(pairs, key=lambda pair: (pair.prefill, pair.decode))
-    precision = problem.precision(min(request.head_bits), min(problem.kv_bits))
-    return make_instance(problem, least, precision, omega_budget=omega_budget)
+    return tuple(
+        make_instance(
+            problem,
+            least,
+            problem.precision(head_bits, kv_bits),
+            omega_budget=omega_budget,
+        )
+        for head_bits in request.head_bits
+        for kv_bits in problem.kv_bits
+    )
 
 
 def uniform_int8_omega(problem: Problem) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llmpq_jax.errors import InfeasibleError
 from llmpq_jax.solver.cases import all_cases, smallest_case
 from llmpq_jax.solver.pin_clash import pin_clash
@@ -16,8 +18,15 @@ _QUESTION_S = 10.0
 _MOST_NAMED = 4
 
 
-def explain(problem: Problem) -> InfeasibleError:
-    """Makes the error that says why no case of a problem has a plan."""
+def explain(
+    problem: Problem, on_note: Callable[[str], None] = lambda _: None
+) -> InfeasibleError:
+    """Makes the error that says why no case of a problem has a plan.
+
+    Args:
+        problem: That has none.
+        on_note: Hears what is tried meanwhile, which may take a minute.
+    """
     request = problem.request
     num_layers = request.architecture.num_layers
     num_pinned = sum(place.device.use == "always" for place in problem.placed)
@@ -26,15 +35,18 @@ def explain(problem: Problem) -> InfeasibleError:
             f'{num_pinned} devices have use = "always" and the model has {num_layers} '
             'layers: expected no more such devices than layers; write use = "any"'
         )
-    clash = pin_clash(problem)
+    on_note("no plan fits; looking for the reason")
+    clash = pin_clash(request)
     if clash is not None:
-        return InfeasibleError(clash)
+        fits = "; ".join(repair.text for repair in repairs(request, on_note))
+        advice = f"what would do: {fits}" if fits else "drop or change a pin"
+        return InfeasibleError(f"{clash}; {advice}")
     least = _least_omega(problem) if request.omega_budget is not None else None
     if least is not None:
         return InfeasibleError(
             f"no plan keeps omega within {request.omega_budget:.4g}: the least that fits "
             f"the memory is {least:.4g}; what would do: an omega of {least:.4g}"
-            + "".join(f"; {repair.text}" for repair in repairs(request))
+            + "".join(f"; {repair.text}" for repair in repairs(request, on_note))
         )
     stages = least_shortage(smallest_case(problem, omega_budget=None))
     if stages is None:
@@ -43,7 +55,7 @@ def explain(problem: Problem) -> InfeasibleError:
             "expected [[end]] rows of both for the kinds at the ends of the cluster file; "
             'reorder its devices, or write use = "any" on those that need not be used'
         )
-    fits = "; ".join(repair.text for repair in repairs(request))
+    fits = "; ".join(repair.text for repair in repairs(request, on_note))
     advice = (
         f"what would fit: {fits}"
         if fits

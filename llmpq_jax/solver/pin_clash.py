@@ -5,37 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from llmpq_jax.errors import SpecError
-from llmpq_jax.solver.cases import all_cases
+from llmpq_jax.solver.feasible import has_plan
 from llmpq_jax.solver.pins import with_use
-from llmpq_jax.solver.problem import Problem, make_problem
 from llmpq_jax.solver.request import PlanRequest
-from llmpq_jax.solver.search import search
-
-# For each question; most take milliseconds.
-_QUESTION_S = 10.0
 
 
-def pin_clash(problem: Problem) -> str | None:
+def pin_clash(request: PlanRequest) -> str | None:
     """Names the pins without which there is a plan; None where it is not they."""
-    loose = list(loosened(problem.request))
+    loose = list(loosened(request))
     if not loose:
         return None
-    free = problem.request
+    free = request
     for _, change in loose:
         free = change(free)
-    if not _is_feasible(free):
+    if not has_plan(free):
         return None
-    alone = [what for what, change in loose if _is_feasible(change(problem.request))]
+    alone = [what for what, change in loose if has_plan(change(request))]
     if alone:
         others = (
             ""
             if len(alone) == 1
             else "; so there is without " + ", or without ".join(alone[1:])
         )
-        return f"no plan fits with {alone[0]}, and without it there is one{others}: drop or change that pin, or add memory"
+        return f"no plan fits with {alone[0]}, and without it there is one{others}"
     told = ", ".join(what for what, _ in loose)
-    return f"no plan fits with these pins together: {told}; and without all of them there is one: drop or change some of them, or add memory"
+    return f"no plan fits with these pins together: {told}; and without all of them there is one"
 
 
 def loosened(
@@ -58,13 +52,3 @@ def loosened(
                     r, cluster=with_use(r.cluster, {name: "any"})
                 ),
             )
-
-
-def _is_feasible(request: PlanRequest) -> bool:
-    try:
-        problem = make_problem(request)
-    except SpecError:
-        return False
-    cases = all_cases(problem, omega_budget=request.omega_budget)
-    result = search(cases, time_limit_s=_QUESTION_S, relative_gap=1.0, goal="omega")
-    return result.found is not None

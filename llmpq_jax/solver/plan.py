@@ -26,6 +26,7 @@ def plan(
     time_limit_s: float = 60.0,
     relative_gap: float = 1e-4,
     progress: Callable[[Progress], None] | None = None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> Strategy:
     """Finds the fastest strategy that fits, and proves how good it is.
 
@@ -37,6 +38,7 @@ def plan(
         time_limit_s: Then the best plan so far is returned, with the gap proven.
         relative_gap: At which a plan counts as the best.
         progress: Called after every step of the search.
+        on_note: Hears what is tried where there is no plan.
 
     Returns:
         A strategy without provenance, which is the caller's to fill.
@@ -79,7 +81,7 @@ def plan(
         else:
             result = least
     if result.found is None:
-        raise explain(problem)
+        raise explain(problem, on_note)
     seconds = time.monotonic() - begin
     return make_strategy(
         problem, result, result.found, budget=budget, note=note, seconds=seconds

@@ -4,63 +4,47 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from llmpq_jax.errors import SpecError
-from llmpq_jax.solver.cases import smallest_case
+from llmpq_jax.solver.feasible import Repair, has_plan
+from llmpq_jax.solver.halving import largest, smallest
+from llmpq_jax.solver.pin_repairs import pin_repairs
 from llmpq_jax.solver.pins import with_use
 from llmpq_jax.solver.problem import make_problem
 from llmpq_jax.solver.request import PlanRequest
-from llmpq_jax.solver.search import search
 from llmpq_jax.spec.cluster import Cluster, Device, Node, Placed
 from llmpq_jax.spec.precision import ALL_BITS
 from llmpq_jax.units import GIB, MIB, format_bytes
 
 # For all of them together; each takes milliseconds to seconds.
 _TIME_S = 60.0
-_QUESTION_S = 10.0
 _MOST_ADDED = 16
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Repair:
-    """A change that would do.
-
-    Attributes:
-        text: What to change.
-        request: The changed one, for which a plan was found.
-    """
-
-    text: str
-    request: PlanRequest
-
-
-def repairs(request: PlanRequest) -> Iterator[Repair]:
+def repairs(
+    request: PlanRequest, on_note: Callable[[str], None] = lambda _: None
+) -> Iterator[Repair]:
     """Yields changes of one thing each that let a plan exist; the least of each sort.
 
     Where none does without other devices, also one of several things at once.
+
+    Args:
+        request: That has no plan.
+        on_note: Hears what is tried, and what would do.
     """
     deadline = time.monotonic() + _TIME_S
     num_found = 0
-    for sort in (_workloads, _precisions, _together, _devices, _memory):
+    for sort, what in _SORTS.items():
         if sort is _together and num_found:
             continue
+        on_note(f"no plan fits; trying {what}")
         for repair in sort(request):
+            on_note(f"would do: {repair.text}")
             num_found += 1
             yield repair
             if time.monotonic() > deadline:
                 return
-
-
-def has_plan(request: PlanRequest) -> bool:
-    """Whether some plan fits the memory and keeps the budget; found, not guessed."""
-    try:
-        problem = make_problem(request)
-        case = smallest_case(problem, omega_budget=request.omega_budget)
-    except SpecError:
-        return False
-    result = search([case], time_limit_s=_QUESTION_S, relative_gap=1.0, goal="omega")
-    return result.found is not None
 
 
 def _workloads(request: PlanRequest) -> Iterator[Repair]:
@@ -86,7 +70,7 @@ def _workloads(request: PlanRequest) -> Iterator[Repair]:
         ),
     )
     for text, least, now, make in sorts:
-        most = _largest(least, now - 1, lambda n, make=make: has_plan(make(n)))
+        most = largest(least, now - 1, lambda n, make=make: has_plan(make(n)))
         if most:
             yield Repair(text=text.format(most), request=make(most))
 
@@ -123,7 +107,7 @@ def _devices(request: PlanRequest) -> Iterator[Repair]:
         def more(number: int, kind: str = kind) -> PlanRequest:
             return replace(request, cluster=_with_more(cluster, kind, number))
 
-        number = _smallest(_MOST_ADDED, lambda n, more=more: has_plan(more(n)))
+        number = smallest(_MOST_ADDED, lambda n, more=more: has_plan(more(n)))
         if number:
             text = "one more device" if number == 1 else f"{number} more devices"
             yield Repair(text=f"{text} of kind {kind}", request=more(number))
@@ -153,7 +137,7 @@ def _memory(request: PlanRequest) -> Iterator[Repair]:
             larger = replace(device, memory_bytes=device.memory_bytes + number * unit)
             return replace(request, cluster=_with(cluster, place.name, larger))
 
-        number = _smallest(
+        number = smallest(
             1 << 16, lambda n, with_more=with_more: has_plan(with_more(n))
         )
         if number:
@@ -199,30 +183,6 @@ def _is_measured(request: PlanRequest) -> bool:
     return True
 
 
-def _largest(least: int, most: int, fits: Callable[[int], bool]) -> int | None:
-    """The largest number that fits; smaller ones fit where a larger one does."""
-    if most < least or not fits(least):
-        return None
-    while least < most:
-        middle = (least + most + 1) // 2
-        least, most = (middle, most) if fits(middle) else (least, middle - 1)
-    return least
-
-
-def _smallest(most: int, fits: Callable[[int], bool]) -> int | None:
-    """The smallest number from 1 that fits, found by doubling and halving."""
-    enough = 1
-    while not fits(enough):
-        if enough >= most:
-            return None
-        enough = min(2 * enough, most)
-    lacking = enough // 2
-    while enough - lacking > 1:
-        middle = (lacking + enough) // 2
-        lacking, enough = (lacking, middle) if fits(middle) else (middle, enough)
-    return enough
-
-
 def _exactly(size: int) -> str:
     """Writes bytes so that reading them gives no fewer."""
     unit, name = (GIB, "GiB") if size >= GIB else (MIB, "MiB")
@@ -259,3 +219,14 @@ def _with_more(cluster: Cluster, kind: str, number: int) -> Cluster:
         for node in cluster.nodes
     )
     return replace(cluster, nodes=nodes)
+
+
+# What is tried, in this order.
+_SORTS: dict[Callable[[PlanRequest], Iterator[Repair]], str] = {
+    pin_repairs: "without one pin or another",
+    _workloads: "a smaller batch, shorter prompts, fewer new tokens",
+    _precisions: "fewer bits",
+    _together: "several of these at once",
+    _devices: "other devices",
+    _memory: "more memory",
+}

@@ -9,6 +9,7 @@ import pytest
 
 from llmpq_jax.errors import InfeasibleError
 from llmpq_jax.solver import plan
+from llmpq_jax.solver.pins import BitsPin, LayerPin
 from llmpq_jax.solver.repairs import repairs
 from llmpq_jax.spec.workload import Workload, workload_of_lengths
 from tests.solver.requests import MIB, cluster, measurements, request
@@ -111,3 +112,54 @@ def test_where_no_single_change_does_several_are_tried():
     first, *others = [repair.text for repair in repairs(asked)]
     assert first == "the head at 8 bits and layers at 8 or 4 bits"
     assert all("device" in text or "memory" in text for text in others)
+
+
+def test_a_pin_keeps_the_layers_that_fit_and_one_more_is_too_many():
+    pin = LayerPin(first=0, end=12, device="node0/cpu:0")
+    asked = request("slow", "fast", num_layers=12, memory_mib=7, pins=(pin,))
+    is_refused(asked)
+    shorter = [r for r in repairs(asked) if r.text.startswith("only layers 0:")]
+    (repair,) = shorter
+    (kept,) = repair.request.pins
+    assert plan(repair.request).stages
+    longer = replace(pin, end=kept.end + 1)
+    is_refused(replace(asked, pins=(longer,)))
+
+
+def test_a_pin_of_bits_is_offered_other_bits():
+    pin = BitsPin(first=0, end=4, bits=16)
+    asked = request("fast", memory_mib=7, pins=(pin,))
+    is_refused(asked)
+    found = {repair.text: repair for repair in repairs(asked)}
+    assert "layers 0:4 at 8 bits" in found
+    for repair in found.values():
+        assert plan(repair.request).stages, repair.text
+
+
+def test_pins_that_clash_together_are_offered_one_by_one_or_not_at_all():
+    pins = (
+        LayerPin(first=0, end=1, device="node0/cpu:0"),
+        LayerPin(first=1, end=2, device="node0/cpu:1"),
+        LayerPin(first=2, end=3, device="node0/cpu:0"),
+    )
+    asked = request("slow", "fast", pins=pins)
+    texts = [repair.text for repair in repairs(asked)]
+    assert texts[:3] == [f"without {pin}" for pin in pins]
+
+
+def test_a_micro_batch_that_is_pinned_is_offered_others():
+    work = Workload(batch=16, prompt_length=256, new_tokens=1)
+    asked = request("fast", memory_mib=30, workload=work, prefill=16)
+    is_refused(asked)
+    found = {repair.text: repair.request for repair in repairs(asked)}
+    free = found["other prefill micro-batches than 16"]
+    assert free.prefill is None
+    assert plan(free).micro_batch.prefill < 16
+
+
+def test_what_is_tried_is_told_meanwhile():
+    notes = []
+    found = list(repairs(ASKED["a long workload"], notes.append))
+    assert notes[0] == "no plan fits; trying without one pin or another"
+    told = [note for note in notes if note.startswith("would do: ")]
+    assert told == [f"would do: {repair.text}" for repair in found]

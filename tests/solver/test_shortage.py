@@ -1,48 +1,68 @@
-"""The least shortage against HiGHS, which is asked in every order of the devices."""
+"""The least shortage against every order, every cut and all bits."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import permutations
+from itertools import combinations, pairwise, permutations, product
 
-import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from llmpq_jax.solver.formulation import formulate
-from llmpq_jax.solver.highs import solve
 from llmpq_jax.solver.placement import Placement, evaluate
 from llmpq_jax.solver.shortage import least_shortage
-from tests.solver.random_instances import case_lists
-
-# Of the objective's unit, the largest device: what HiGHS may leave of a constraint.
-HIGHS_TOLERANCE = 1e-6
+from tests.solver.random_instances import case_lists, mesh_case_lists
 
 
-def least_by_highs(instance):
-    """The least total over all orders, in bytes."""
-    found = []
-    for order in permutations(range(instance.num_devices)):
-        formulation = formulate(instance.in_order(order), goal="shortage")
-        outcome = solve(formulation.model, time_limit_s=60.0, relative_gap=0.0)
-        if outcome.has_solution:
-            model = formulation.model
-            lack = sum(model.shortage[j].value for j in model.J)
-            found.append((lack * formulation.unit, formulation.unit))
-    return min(found, default=(None, 1.0))
+def least_by_enumeration(instance):
+    """The least total over all orders, cuts and bits, in bytes."""
+    num_layers = instance.num_layers
+    found = [
+        sum(
+            _lack(instance, j, end - first, first == 0, end == num_layers)
+            for j, first, end in stages
+        )
+        for num in range(1, min(instance.num_devices, num_layers) + 1)
+        for devices in permutations(range(instance.num_devices), num)
+        if instance.has_devices_for(devices)
+        for inner in combinations(range(1, num_layers), num - 1)
+        for stages in [
+            [
+                (j, first, end)
+                for j, (first, end) in zip(
+                    devices, pairwise((0, *inner, num_layers)), strict=True
+                )
+            ]
+        ]
+    ]
+    return min(found, default=float("inf"))
 
 
-@given(case_lists())
+def _lack(instance, j, num_layers, is_first, is_last):
+    if (is_first and not instance.may_be_first[j]) or (
+        is_last and not instance.may_be_last[j]
+    ):
+        return float("inf")
+    served = [b for b in range(len(instance.bits)) if instance.supported[j, b]]
+    lacks = [float("inf")]
+    for bits in product(served, repeat=num_layers):
+        size = instance.buffer_bytes + num_layers * int(instance.kv_bytes[j])
+        size += sum(int(instance.layer_bytes[j, b]) for b in bits)
+        needs = [int(instance.workspace_bytes[j, b]) for b in bits]
+        if is_first:
+            size += int(instance.embedding_bytes[j])
+            needs.append(int(instance.embedding_workspace_bytes[j]))
+        if is_last:
+            size += int(instance.head_bytes[j])
+            needs.append(int(instance.head_workspace_bytes[j]))
+        lacks.append(max(0, size + max(needs) - int(instance.allowed_bytes[j])))
+    return min(lacks)
+
+
+@given(st.one_of(case_lists(), mesh_case_lists()))
 def test_no_order_lacks_less(cases):
-    instance = replace(cases[0], omega_budget=None)
-    expected, unit = least_by_highs(instance)
-    stages = least_shortage(instance)
-    if expected is None:
-        assert stages is None
-        return
-    assert stages is not None
-    found = sum(stage.lack_bytes for stage in stages)
-    tolerance = HIGHS_TOLERANCE * unit * instance.num_devices
-    assert found == pytest.approx(expected, abs=max(tolerance, 1.0), rel=1e-6)
+    expected = least_by_enumeration(cases[0])
+    stages = least_shortage(cases[0])
+    found = sum(s.lack_bytes for s in stages) if stages else float("inf")
+    assert found == expected
 
 
 @given(case_lists())

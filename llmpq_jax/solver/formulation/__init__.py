@@ -59,7 +59,7 @@ DECODE: tuple[Add, ...] = (
 )
 QUALITY: tuple[Add, ...] = (quality.omega_budget,)
 POOLS: tuple[Add, ...] = (placement.pool_devices,)
-GOALS: tuple[Goal, ...] = ("objective", "omega", "shortage")
+GOALS: tuple[Goal, ...] = ("objective", "omega")
 # In the order of their numbers: (1) is the first.
 CONSTRAINTS = PLACEMENT + MEMORY + PREFILL + DECODE + QUALITY + POOLS
 
@@ -70,7 +70,7 @@ class Formulation:
 
     Attributes:
         model: Of Pyomo.
-        unit: What 1 in the objective stands for: seconds, ω or bytes.
+        unit: What 1 in the objective stands for: seconds or ω.
     """
 
     model: Model
@@ -82,12 +82,11 @@ def formulate(instance: Instance, *, goal: Goal = "objective") -> Formulation:
 
     Args:
         instance: The numbers.
-        goal: What is minimised: latency plus θ·Σω; or Σω; or the bytes that the
-            devices lack, in which case they may exceed their memory.
+        goal: What is minimised: latency plus θ·Σω; or Σω.
     """
     units = units_of(instance)
     model = pyo.ConcreteModel()
-    add_variables(model, instance, goal=goal)
+    add_variables(model, instance)
     parts = PLACEMENT + MEMORY + QUALITY + POOLS
     if goal == "objective":
         parts += PREFILL
@@ -96,9 +95,5 @@ def formulate(instance: Instance, *, goal: Goal = "objective") -> Formulation:
     for add in parts:
         add(model, instance, units)
     quality.add_objective(model, instance, units, goal=goal)
-    scale = {
-        "objective": units.time_s,
-        "omega": units.omega,
-        "shortage": units.size_bytes,
-    }
+    scale = {"objective": units.time_s, "omega": units.omega}
     return Formulation(model=model, unit=scale[goal])

@@ -62,7 +62,6 @@ def memory(model: Model, instance: Instance, units: Units) -> None:
             + instance.head_bytes[j] / unit * m.last[j]
             + instance.buffer_bytes / unit * m.used[j]
             + m.workspace[j]
-            - m.shortage[j]
             <= instance.allowed_bytes[j] / unit
         ),
     )

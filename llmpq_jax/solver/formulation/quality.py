@@ -22,12 +22,10 @@ def omega_budget(model: Model, instance: Instance, units: Units) -> None:
 def add_objective(
     model: Model, instance: Instance, units: Units, *, goal: Goal
 ) -> None:
-    """Minimises latency plus θ·Σω, or Σω alone, or the memory that is missing."""
+    """Minimises latency plus θ·Σω, or Σω alone."""
     omega = _decided_omega(model, instance, units) + instance.fixed_omega / units.omega
     if goal == "omega":
         expression = omega
-    elif goal == "shortage":
-        expression = sum(model.shortage[j] for j in model.J)
     else:
         price = instance.theta * units.omega / units.time_s
         expression = model.prefill_time + model.decode_time + price * omega

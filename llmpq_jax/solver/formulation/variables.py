@@ -15,7 +15,7 @@ from llmpq_jax.solver.instance import Instance
 # Pyomo gives models their attributes at run time, which no type checker can follow.
 Model: TypeAlias = Any
 
-Goal = Literal["objective", "omega", "shortage"]
+Goal = Literal["objective", "omega"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,7 @@ def units_of(instance: Instance) -> Units:
     )
 
 
-def add_variables(model: Model, instance: Instance, *, goal: Goal) -> None:
+def add_variables(model: Model, instance: Instance) -> None:
     """Adds sets and variables with their bounds, which the table calls (0)."""
     last = instance.num_devices - 1
     model.I = pyo.RangeSet(0, instance.num_layers - 1)
@@ -93,8 +93,6 @@ def add_variables(model: Model, instance: Instance, *, goal: Goal) -> None:
     domain = pyo.Binary if len(instance.wire_bits) > 1 else pyo.Reals
     model.hop = pyo.Var(model.HOPS, domain=domain, bounds=(0, 1))
     model.workspace = pyo.Var(model.J, domain=pyo.NonNegativeReals)
-    most = None if goal == "shortage" else 0
-    model.shortage = pyo.Var(model.J, bounds=(0, most))
     model.prefill_slowest = pyo.Var(domain=pyo.NonNegativeReals)
     model.prefill_time = pyo.Var(domain=pyo.NonNegativeReals)
     model.decode_slowest = pyo.Var(domain=pyo.NonNegativeReals)
