@@ -35,6 +35,7 @@ class Demand:
             order of service.
         later_buckets: Lengths that the others are padded to.
         has_decode: Some want more than one new token.
+        wants_logprobs: Some want log-probabilities with their tokens.
         look_ahead: How many requests are held to choose the next among.
     """
 
@@ -44,6 +45,7 @@ class Demand:
     first_prompts: tuple[int, ...]
     later_buckets: frozenset[int]
     has_decode: bool
+    wants_logprobs: bool
     look_ahead: int
 
     def shape(self, strategy: Strategy) -> BatchShape:
@@ -73,7 +75,7 @@ def demand_of(
     first_prompts: list[int] = []
     later_buckets: set[int] = set()
     num_requests = num_new_tokens = longest_context = 0
-    has_decode = False
+    has_decode = wants_logprobs = False
     for request in longest_first(requests, _new_tokens, look_ahead=look_ahead):
         length = len(request.token_ids)
         if num_requests < num_rows:
@@ -84,6 +86,7 @@ def demand_of(
         num_new_tokens += request.max_new_tokens
         longest_context = max(longest_context, length + request.max_new_tokens)
         has_decode = has_decode or request.max_new_tokens > 1
+        wants_logprobs = wants_logprobs or request.top_logprobs is not None
     if not num_requests:
         return None
     return Demand(
@@ -93,6 +96,7 @@ def demand_of(
         first_prompts=tuple(first_prompts),
         later_buckets=frozenset(later_buckets),
         has_decode=has_decode,
+        wants_logprobs=wants_logprobs,
         look_ahead=look_ahead,
     )
 

@@ -19,11 +19,17 @@ import numpy as np
 
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.engines.engine import Engine
+from llmpq_jax.runtime.request import TokenLogprobs
 from llmpq_jax.runtime.rows import Row
 from llmpq_jax.spec.buckets import bucket_length
 from llmpq_jax.stage.message import Message
-from llmpq_jax.stage.program import STEPS_AT_ONCE
-from llmpq_jax.stage.sampling import SamplingRows, greedy_rows
+from llmpq_jax.stage.program import STEPS_AT_ONCE, Wanted
+from llmpq_jax.stage.sampling import (
+    Logprobs,
+    SamplingRows,
+    greedy_rows,
+    unpack_logprobs,
+)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -195,6 +201,7 @@ class Driver:
             )
         )
         num_chunks = self.shape.num_chunks(num_tokens)
+        seated = [self._groups[number].rows[place] for number, place in places]
         return [
             Message(
                 phase="prefill",
@@ -205,6 +212,7 @@ class Driver:
                 payload=chunk,
                 place_B=lengths,
                 sampling=sampling,
+                wanted=_wanted(row for row in seated if row is not None),
                 num_chunks=num_chunks,
                 chunk_tokens=num_tokens // num_chunks,
             )
@@ -234,7 +242,9 @@ class Driver:
         yield from ended
 
     def _take_tokens(self, result: Message) -> Iterator[Row]:
-        steps = np.asarray(result.payload)[None]
+        payload = np.asarray(result.payload)
+        logprobs = unpack_logprobs(payload) if result.wanted == "logprobs" else None
+        steps = (payload if logprobs is None else logprobs.token_B)[None]
         if result.tokens is not None:
             steps = np.asarray(result.tokens)[: result.num_steps]
         taken = 0
@@ -247,6 +257,8 @@ class Driver:
                 group.length_B[place] += len(steps)
             if row is None or row.is_finished:
                 continue
+            if logprobs is not None and row.request.top_logprobs is not None:
+                row.logprobs.append(_token_logprobs(logprobs, index, row))
             for token in steps[:, index]:
                 row.add(int(token))
                 taken += 1
@@ -270,7 +282,7 @@ class Driver:
         last_slot = self.shape.num_slots - 1
         num_steps = self._num_steps(group)
         # Tokens of a decode step go back to the first stage without a stop on the host.
-        is_after_decode = previous.phase == "decode"
+        is_after_decode = previous.phase == "decode" and previous.wanted == "tokens"
         self._send(
             Message(
                 phase="decode",
@@ -282,6 +294,7 @@ class Driver:
                 # A row's last token sits right behind what the caches hold of it.
                 place_B=np.minimum(group.length_B, last_slot),
                 sampling=group.sampling,
+                wanted=_wanted(group.active),
                 num_steps=num_steps,
             )
         )
@@ -293,7 +306,7 @@ class Driver:
         As many as the longest row still wants, or while others wait for a place, the
         shortest.
         """
-        if not self.engine.takes_steps:
+        if not self.engine.takes_steps or _wanted(group.active) != "tokens":
             return 1
         left = [row.num_left for row in group.active]
         return min(STEPS_AT_ONCE, min(left) if self._waiting else max(left))
@@ -301,6 +314,27 @@ class Driver:
     def _send(self, message: Message) -> None:
         self.engine.submit(message)
         self._in_flight += 1
+
+
+def _wanted(rows: Iterable[Row]) -> Wanted:
+    """Returns what the last stage is to tell of a micro-batch of rows."""
+    asks = any(row.request.top_logprobs is not None for row in rows)
+    return "logprobs" if asks else "tokens"
+
+
+def _token_logprobs(logprobs: Logprobs, index: int, row: Row) -> TokenLogprobs:
+    count = row.request.top_logprobs or 0
+    return TokenLogprobs(
+        logprob=float(logprobs.logprob_B[index]),
+        likeliest=tuple(
+            (int(token), float(logprob))
+            for token, logprob in zip(
+                logprobs.likeliest_BK[index, :count],
+                logprobs.likeliest_logprob_BK[index, :count],
+                strict=True,
+            )
+        ),
+    )
 
 
 def _seat(sampling: SamplingRows, place: int, row: Row) -> None:

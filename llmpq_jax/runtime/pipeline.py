@@ -262,7 +262,11 @@ class Pipeline:
             )
             for num_tokens in sorted(demand.later_buckets)
         ]
-        self._engine.prepare([first, *later], on_stage=on_stage)
+        needs = [first, *later]
+        if demand.wants_logprobs:
+            # Micro-batches without a row that wants them are served as ever.
+            needs += [replace(need, wanted="logprobs") for need in needs]
+        self._engine.prepare(needs, on_stage=on_stage)
 
     @property
     def weight_bytes(self) -> list[int]:

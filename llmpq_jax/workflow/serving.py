@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmpq_jax import __version__
@@ -18,7 +18,7 @@ from llmpq_jax.runtime.engines.engine import StartEngine
 from llmpq_jax.runtime.engines.local import start_local
 from llmpq_jax.runtime.limits import check_request
 from llmpq_jax.runtime.pipeline import Pipeline
-from llmpq_jax.runtime.request import Request
+from llmpq_jax.runtime.request import Completion, Request
 from llmpq_jax.runtime.run_record import BatchRecord, write_run_record
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.strategy import Strategy
@@ -32,12 +32,10 @@ class Served:
     """What came of a run.
 
     Attributes:
-        num_served: Prompts that were continued.
         bad_lines: Of the lines that could not be, the first one and how many.
         batches: What each batch did when; none where nothing could be served.
     """
 
-    num_served: int
     bad_lines: tuple[BadLine, int] | None
     batches: tuple[BatchRecord, ...]
 
@@ -109,7 +107,7 @@ def serve_prompts(
         for _ in requests:
             msg = "the prompts have changed while they were read: expected them to stay as they are"
             raise RequestError(msg)
-        return Served(num_served=0, bad_lines=bad_lines, batches=())
+        return Served(bad_lines=bad_lines, batches=())
     if start is None:
         tell_of_missing_kernels(
             name for stage in strategy.stages for name in stage.devices
@@ -124,15 +122,12 @@ def serve_prompts(
             pipeline.prepare(demand, on_stage=lambda: advance(1))
         most_tokens = demand.num_new_tokens
         with progress_bar("generating", most_tokens, unit="tokens") as advance:
-            for prompt, completion in pipeline.stream(
+            stream = pipeline.stream(
                 requests, demand, keeps_events=keeps_events, on_tokens=advance
-            ):
-                on_result(Result(line=prompt, completion=completion))
-        return Served(
-            num_served=demand.num_requests,
-            bad_lines=bad_lines,
-            batches=tuple(pipeline.batches),
-        )
+            )
+            for result in _gathered(stream, pipeline.tokenizer):
+                on_result(result)
+        return Served(bad_lines=bad_lines, batches=tuple(pipeline.batches))
 
 
 def write_records(
@@ -170,6 +165,24 @@ def write_records(
         write_timeline(timeline, strategy, served.batches[-1])
 
 
+def _gathered(
+    stream: Iterable[tuple[tuple[Prompt, int], Completion]], tokenizer: Tokenizer
+) -> Iterator[Result]:
+    """Yields a result for each prompt once all its choices have ended."""
+    ended: dict[str, dict[int, Completion]] = {}
+    for (prompt, index), completion in stream:
+        choices = ended.setdefault(prompt.custom_id, {})
+        choices[index] = completion
+        if len(choices) == prompt.num_choices:
+            del ended[prompt.custom_id]
+            in_order = tuple(choices[index] for index in range(len(choices)))
+            yield Result(
+                line=prompt,
+                completions=in_order,
+                token_text=lambda token_id: tokenizer.decode([token_id]),
+            )
+
+
 class _RequestReader:
     """Makes requests of lines, and tells those apart that the strategy cannot serve.
 
@@ -198,8 +211,8 @@ class _RequestReader:
 
     def requests(
         self, on_bad_line: Callable[[BadLine], None]
-    ) -> Iterator[tuple[Prompt, Request]]:
-        """Reads all lines that are not done."""
+    ) -> Iterator[tuple[tuple[Prompt, int], Request]]:
+        """Reads all lines that are not done; each choice is a request."""
         self.bad_lines = None
         for line in self._lines:
             if self._is_done(line.custom_id):
@@ -211,7 +224,10 @@ class _RequestReader:
                 on_bad_line(made)
             else:
                 assert isinstance(line, Prompt)
-                yield line, made
+                seed = made.sampling.seed
+                for index in range(line.num_choices):
+                    sampling = replace(made.sampling, seed=seed + index)
+                    yield (line, index), replace(made, sampling=sampling)
 
     def _request(self, prompt: Prompt) -> Request | BadLine:
         planned = self._strategy.workload.new_tokens
@@ -222,6 +238,7 @@ class _RequestReader:
                 sampling=prompt.sampling,
                 stop=prompt.stop,
                 ignores_eos=self._ignores_eos,
+                top_logprobs=prompt.top_logprobs,
             )
             check_request(request, self._strategy, self._architecture)
         except RequestError as reason:
