@@ -5,6 +5,7 @@ Errors of ours are one line on stderr and exit 1; wrong use exits 2; Ctrl-C 130.
 
 from llmpq_jax.cli.check import check_command
 from llmpq_jax.cli.compare import compare_command
+from llmpq_jax.cli.devices import devices_command
 from llmpq_jax.cli.evaluate import evaluate_command
 from llmpq_jax.cli.explain import explain_command
 from llmpq_jax.cli.export import export_command
@@ -18,6 +19,7 @@ from llmpq_jax.cli.solve import solve_command
 from llmpq_jax.cli.sweep import sweep_command
 
 for _command in (
+    devices_command,
     profile_command,
     indicate_command,
     solve_command,

@@ -49,7 +49,7 @@ def measure_links(
     for transfer in missing_links(session, cluster, devices):
         hidden = Placement((transfer.source,)).put(np.zeros(transfer.shape, dtype))
         target = Placement((transfer.target,))
-        timing = session.stopwatch.time(partial(_send, hidden, target))
+        timing = session.stopwatch.time(partial(send, hidden, target))
         session.journal.add(
             LinkTime(
                 source_kind=transfer.source_kind,
@@ -109,5 +109,6 @@ def _linked(
     return pairs
 
 
-def _send(hidden: jax.Array, target: Placement) -> None:
+def send(hidden: jax.Array, target: Placement) -> None:
+    """Moves an array to another device as the engine does, and waits for it."""
     target.put(hidden).block_until_ready()

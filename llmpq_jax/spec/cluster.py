@@ -73,11 +73,13 @@ class Node:
         shared_capacity: How many of its devices' worth of work it does at once.
             Emulated CPU devices share one processor, so four of them may have a
             capacity near 1; absent means that devices do not share.
+        cores: Of its processor, that programs there may use; for people.
     """
 
     name: str
     devices: Annotated[tuple[Device, ...], Field(alias="device")]
     shared_capacity: float | None = None
+    cores: Annotated[int, Field(ge=1)] | None = None
 
     def __post_init__(self) -> None:
         if not self.devices:

@@ -24,4 +24,9 @@ def read_cluster(path: Path) -> Cluster:
 
 def write_cluster(path: Path, cluster: Cluster) -> None:
     """Writes a cluster."""
-    write_text(path, to_toml(cluster, comment=_COMMENT))
+    write_text(path, cluster_text(cluster))
+
+
+def cluster_text(cluster: Cluster) -> str:
+    """Returns what stands in a cluster's file."""
+    return to_toml(cluster, comment=_COMMENT)

@@ -75,6 +75,7 @@ def clusters(draw: st.DrawFn) -> Cluster:
                 for device in draw(st.lists(names, min_size=1, max_size=3, unique=True))
             ),
             shared_capacity=draw(st.none() | st.floats(min_value=0.1, max_value=64)),
+            cores=draw(st.none() | counts),
         )
         for name in draw(st.lists(names, min_size=1, max_size=3, unique=True))
     )

@@ -1,0 +1,169 @@
+"""What this machine is: its devices, their memory and links, as a cluster."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import psutil
+
+from llmpq_jax.cost.surface import fit_surface
+from llmpq_jax.cost.transfer import LINK_FEATURES
+from llmpq_jax.errors import ClusterError
+from llmpq_jax.profiler.links import send
+from llmpq_jax.profiler.stopwatch import Stopwatch
+from llmpq_jax.spec.catalogue import read_catalogue
+from llmpq_jax.spec.cluster import Cluster, Device, Link, Node, Platform
+from llmpq_jax.stage.devices import JaxDevice, emulate_cpu_devices
+from llmpq_jax.stage.placement import Placement
+from llmpq_jax.units import MIB
+
+# Such a part of a CPU's free memory is left to whatever else runs there.
+_RESERVED = 10
+_LINK_BYTES = (1 << 12, 1 << 16, 1 << 20, 1 << 24)
+_STOPWATCH = Stopwatch()
+_CPU_MODEL = re.compile(r"^model name\s*:\s*(.+)$", re.MULTILINE)
+# Of a name that a driver gives, what no one says.
+_VENDORS = {"NVIDIA", "Tesla", "GeForce", "Processor", "CPU", "R", "TM"}
+
+
+def describe_machine(
+    *, node: str, num_cpu_devices: int | None = None, measures_links: bool = False
+) -> Cluster:
+    """Lists the devices JAX finds here, and what of their memory is free now.
+
+    Args:
+        node: Name of the machine.
+        num_cpu_devices: Emulated CPU devices that share processor and memory equally;
+            by default one where there is no accelerator, else none.
+        measures_links: Time transfers between neighbouring devices, both ways.
+
+    Raises:
+        ClusterError: There is nothing to list, fewer CPU devices than asked for, or
+            no pair of devices to measure a link between.
+    """
+    emulate_cpu_devices(f"{node}/cpu:{index}" for index in range(num_cpu_devices or 1))
+    accelerators = [each for each in jax.devices() if each.platform != "cpu"]
+    wanted = num_cpu_devices
+    if wanted is None:
+        wanted = 0 if accelerators else 1
+    processors = jax.devices("cpu")[:wanted]
+    if len(processors) < wanted:
+        msg = f"--cpu-devices {wanted}: JAX has {len(processors)} here: expected at most that many, or JAX_NUM_CPU_DEVICES unset"
+        raise ClusterError(msg)
+    found = [*accelerators, *processors]
+    if not found:
+        msg = f"node {node!r}: no accelerator, and no CPU devices asked for: expected one device; leave --cpu-devices out"
+        raise ClusterError(msg)
+    if measures_links and len(found) < 2:
+        msg = f"node {node!r}: one device: expected two or more to measure links between; leave --links out"
+        raise ClusterError(msg)
+    # Asked once: equal devices are planned for faster than unequal ones.
+    share_bytes = free_bytes() // max(1, wanted)
+    machine = Node(
+        name=node,
+        devices=(
+            *(_accelerator(each) for each in accelerators),
+            *(_processor(each, share_bytes) for each in processors),
+        ),
+        cores=len(os.sched_getaffinity(0)),
+    )
+    links = (_link(node, found),) if measures_links else ()
+    return Cluster(name=f"devices of {node}", nodes=(machine,), links=links)
+
+
+def kind_name(device_kind: str) -> str:
+    """Returns a kind's name in the catalogue, or a short one of the driver's."""
+    words = re.findall(r"[A-Za-z0-9]+", device_kind)
+    sizes = {word.removesuffix("GB") for word in words}
+    known = [
+        kind.name
+        for kind in read_catalogue().kinds
+        if sizes.issuperset(kind.name.split("-"))
+    ]
+    if known:
+        return max(known, key=len)
+    return "-".join(word for word in words if word not in _VENDORS) or device_kind
+
+
+def free_bytes() -> int:
+    """Returns the memory that processes here may still take, a container's limit kept."""
+    free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text(encoding="utf-8").strip()
+        used = (group / "memory.current").read_text(encoding="utf-8").strip()
+    except OSError:  # no container, or an older kernel
+        return free
+    return min(free, int(limit) - int(used)) if limit.isdecimal() else free
+
+
+def _accelerator(device: JaxDevice) -> Device:
+    stats = device.memory_stats() or {}
+    if "bytes_limit" not in stats:
+        msg = f"device {device}: its driver does not tell its memory: write the cluster file by hand, see docs/strategy-format.md"
+        raise ClusterError(msg)
+    platforms: dict[str, Platform] = {"gpu": "cuda", "cuda": "cuda", "rocm": "rocm"}
+    if device.platform not in platforms:
+        msg = f"device {device}: platform {device.platform!r}: expected one of {sorted(platforms)}"
+        raise ClusterError(msg)
+    served = platforms[device.platform]
+    # What JAX may take of it; the rest is the driver's and other programs'.
+    free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return Device(
+        name=f"{served}:{device.id}",
+        kind=kind_name(device.device_kind),
+        platform=served,
+        memory_bytes=_whole_mib(free),
+    )
+
+
+def _processor(device: JaxDevice, share_bytes: int) -> Device:
+    return Device(
+        name=f"cpu:{device.id}",
+        kind=f"cpu-{_processor_name()}",
+        platform="cpu",
+        memory_bytes=_whole_mib(share_bytes),
+        reserve_bytes=share_bytes // _RESERVED // MIB * MIB,
+    )
+
+
+def _processor_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    match = _CPU_MODEL.search(text)
+    return kind_name(match[1].split("@")[0]) if match else platform.machine()
+
+
+def _whole_mib(num_bytes: int) -> int:
+    return max(1, num_bytes // MIB) * MIB
+
+
+def _link(node: str, devices: Sequence[JaxDevice]) -> Link:
+    """Times neighbours both ways; the slowest bandwidth and latency count for all."""
+    pairs = list(zip(devices, (*devices[1:], devices[0]), strict=True))
+    latencies, rates = [], []
+    for source, target in (*pairs, *((target, source) for source, target in pairs)):
+        seconds = []
+        for num_bytes in _LINK_BYTES:
+            data = Placement((source,)).put(np.zeros(num_bytes, np.uint8))
+            timing = _STOPWATCH.time(partial(send, data, Placement((target,))))
+            seconds.append(timing.seconds)
+        sizes = [(num_bytes,) for num_bytes in _LINK_BYTES]
+        per_byte, latency_s = fit_surface(sizes, seconds, LINK_FEATURES).coefficients
+        latencies.append(float(latency_s))
+        # A law may find no time by the byte where the largest transfer has some.
+        rates.append(float(per_byte) or seconds[-1] / _LINK_BYTES[-1])
+    return Link(
+        between=(node, node),
+        bandwidth_bytes_per_s=float(f"{1 / max(rates):.4g}"),
+        latency_s=float(f"{max(latencies):.4g}"),
+    )

@@ -1,0 +1,31 @@
+"""A machine's devices and links as a table."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from llmpq_jax.report._grid import add_columns, new_table
+from llmpq_jax.spec.cluster import Cluster
+from llmpq_jax.units import format_bytes, format_seconds
+
+
+def machine_table(cluster: Cluster) -> Table:
+    """Tells each device's memory, and under it cores and links."""
+    table = new_table("What is here: one row per device")
+    add_columns(table, "device", "kind")
+    add_columns(table, "memory", "of it reserved", justify="right")
+    for placed in cluster.placed:
+        device = placed.device
+        table.add_row(
+            *(placed.name, device.kind, format_bytes(device.memory_bytes)),
+            format_bytes(device.reserve_bytes),
+        )
+    lines = [f"{node.name}: {node.cores} cores" for node in cluster.nodes if node.cores]
+    lines += [
+        f"{' – '.join(dict.fromkeys(link.between))}: "
+        f"{format_bytes(link.bandwidth_bytes_per_s)}/s after "
+        f"{format_seconds(link.latency_s)}, the slowest way between two devices"
+        for link in cluster.links
+    ]
+    table.caption = "\n".join(lines)
+    return table

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from llmpq_jax.errors import ClusterError
+from llmpq_jax.profiler import machine
+from llmpq_jax.profiler.devices import local_devices
+from llmpq_jax.profiler.machine import describe_machine, free_bytes, kind_name
+from llmpq_jax.units import GIB, MIB
+
+
+@pytest.mark.parametrize(
+    ("driver", "kind"),
+    [
+        ("Tesla T4", "T4"),
+        ("NVIDIA A100-SXM4-40GB", "A100-40"),
+        ("NVIDIA A100 80GB PCIe", "A100-80"),
+        ("Tesla V100-SXM2-32GB", "V100-32"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA GeForce RTX 4090", "RTX-4090"),
+        ("AMD EPYC 9654 96-Core Processor", "EPYC-9654"),
+        ("NVIDIA GeForce GTX 1080 Ti", "GTX-1080-Ti"),
+        ("Intel(R) Xeon(R) CPU", "Intel-Xeon"),
+        ("CPU", "CPU"),
+    ],
+)
+def test_kinds_are_named_as_in_the_catalogue_where_it_has_them(driver, kind):
+    assert kind_name(driver) == kind
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_cpu_devices_share_the_free_memory_and_are_found_again(count):
+    cluster = describe_machine(node="desk", num_cpu_devices=count)
+    (node,) = cluster.nodes
+    assert node.cores is not None
+    assert [device.name for device in node.devices] == [
+        f"cpu:{index}" for index in range(count)
+    ]
+    assert len({(device.kind, device.memory_bytes) for device in node.devices}) == 1
+    held = sum(device.memory_bytes for device in node.devices)
+    assert 0 < held < 1.5 * free_bytes()
+    assert node.devices[0].reserve_bytes < node.devices[0].memory_bytes / 5
+    assert list(local_devices(cluster).values()) == jax.devices()[:count]
+    assert cluster.links == ()
+
+
+def test_links_are_measured_where_that_is_asked():
+    cluster = describe_machine(node="desk", num_cpu_devices=2, measures_links=True)
+    (link,) = cluster.links
+    assert link.between == ("desk", "desk")
+    assert 1e6 < link.bandwidth_bytes_per_s < 1e13
+    assert 0 <= link.latency_s < 1
+
+
+def accelerator(platform="gpu", **stats):
+    return SimpleNamespace(
+        platform=platform,
+        id=0,
+        device_kind="NVIDIA A100-SXM4-40GB",
+        memory_stats=lambda: stats or None,
+    )
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """Lets JAX find what a test says."""
+
+    def find(*found):
+        every = jax.devices("cpu")
+        monkeypatch.setattr(
+            machine.jax, "devices", lambda which=None: every if which else list(found)
+        )
+
+    return find
+
+
+def test_an_accelerator_has_what_its_driver_leaves_to_jax(devices):
+    devices(accelerator(bytes_limit=30 * GIB, bytes_in_use=MIB))
+    (node,) = describe_machine(node="server").nodes
+    (device,) = node.devices
+    assert (device.name, device.kind, device.platform) == ("cuda:0", "A100-40", "cuda")
+    assert device.memory_bytes == 30 * GIB - MIB
+
+
+def test_a_cpu_stands_beside_an_accelerator_only_if_asked_for(devices):
+    devices(accelerator(bytes_limit=30 * GIB))
+    (node,) = describe_machine(node="server", num_cpu_devices=1).nodes
+    assert [device.platform for device in node.devices] == ["cuda", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "message"),
+    [
+        ([], {"num_cpu_devices": 0}, "no accelerator, and no CPU devices asked for"),
+        ([], {"num_cpu_devices": 4000}, r"--cpu-devices 4000: JAX has \d+ here"),
+        ([], {"measures_links": True}, "one device: expected two or more"),
+        ([accelerator()], {}, "its driver does not tell its memory"),
+        (
+            [accelerator("tpu", bytes_limit=GIB)],
+            {},
+            r"platform 'tpu': expected one of \['cuda', 'gpu', 'rocm'\]",
+        ),
+    ],
+)
+def test_what_cannot_be_listed_is_said(devices, found, asked, message):
+    devices(*found)
+    with pytest.raises(ClusterError, match=message):
+        describe_machine(node="desk", **asked)
+
+
+def test_a_container_s_limit_is_kept(monkeypatch, tmp_path):
+    (tmp_path / "memory.max").write_text(f"{512 * MIB}\n")
+    (tmp_path / "memory.current").write_text(f"{384 * MIB}\n")
+    monkeypatch.setattr(machine, "Path", lambda _: tmp_path)
+    assert free_bytes() == 128 * MIB
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_bytes() > 128 * MIB
