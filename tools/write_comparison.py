@@ -7,34 +7,26 @@ Every number is of the model: seconds come from makers' figures, nothing was run
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import permutations
 from pathlib import Path
 
 import click
-import numpy as np
 
 from llmpq_jax.report.comparison import COLUMNS, comparison_markdown
 from llmpq_jax.solver.cases import all_cases, uniform_int8_omega
 from llmpq_jax.solver.compare import compare
-from llmpq_jax.solver.device_types import device_types
-from llmpq_jax.solver.instance import Instance
-from llmpq_jax.solver.placement import evaluate
 from llmpq_jax.solver.problem import Problem, make_problem
 from llmpq_jax.solver.search import search
-from llmpq_jax.solver.search_result import Found
 from llmpq_jax.spec.workload import Workload
 from llmpq_jax.workflow.planning import planning_request
+from tools.ablations import Ablation, best_plan, latency_s, lesser_plan
 from tools.paper_clusters import CLUSTERS, ROOT, PaperCluster
 
 PAGE = ROOT / "docs" / "comparison.md"
 GAP = 1e-3
 LIMIT_S = 60.0
+_OPTIONS = {"time_limit_s": LIMIT_S, "relative_gap": GAP}
 WORKLOAD = Workload(batch=32, prompt_length=512, new_tokens=100)
-# Longer than any plan takes, and near enough to seconds for HiGHS.
-_FORBIDDEN_S = 1e4
-ABLATIONS = (
+ABLATIONS: tuple[Ablation, ...] = (
     "phase-blind cut",
     "one bit width",
     "m_p = m_d",
@@ -85,81 +77,19 @@ def ablations(problem: Problem) -> list[str]:
     """One row: the full plan's seconds, and how many times longer each lesser one takes."""
     budget = uniform_int8_omega(problem)
     cases = all_cases(problem, omega_budget=budget)
-    if _best(cases) is None:
+    if best_plan(cases, **_OPTIONS) is None:
         free = all_cases(problem, omega_budget=None)
         least = search(free, time_limit_s=LIMIT_S, relative_gap=1e-6, goal="omega")
         assert least.found is not None
         cases = all_cases(problem, omega_budget=least.found.value)
-    full = _best(cases)
+    full = best_plan(cases, **_OPTIONS)
     assert full is not None
-    lesser = (
-        _phase_blind(cases),
-        _fastest(_one_width(cases)),
-        _best([c for c in cases if c.micro_batch.prefill == c.micro_batch.decode]),
-        _best([replace(c, must_use=np.ones_like(c.must_use)) for c in cases]),
-        _fastest(_best(blocks) for blocks in _blocks(cases)),
-    )
-    seconds = _latency_s(full)
+    lesser = [lesser_plan(ablation, cases, **_OPTIONS) for ablation in ABLATIONS]
+    seconds = latency_s(full)
     return [f"{seconds:.4g} s"] + [
-        "nothing fits" if found is None else f"{_latency_s(found) / seconds:.3f}×"
+        "nothing fits" if found is None else f"{latency_s(found) / seconds:.3f}×"
         for found in lesser
     ]
-
-
-def _best(cases: Sequence[Instance]) -> Found | None:
-    found = search(cases, time_limit_s=LIMIT_S, relative_gap=GAP).found
-    return found if found and _latency_s(found) < _FORBIDDEN_S else None
-
-
-def _latency_s(found: Found) -> float:
-    return evaluate(found.instance, found.placement).seconds.latency_s
-
-
-def _fastest(plans: Iterator[Found | None]) -> Found | None:
-    return min((p for p in plans if p), key=_latency_s, default=None)
-
-
-def _phase_blind(cases: Sequence[Instance]) -> Found | None:
-    """Plans with prefill as fast on every device as its decode says, then sees it."""
-    blind = []
-    for case in cases:
-        is_there = case.supported
-        factor = (
-            case.layer_prefill_s[is_there].mean() / case.layer_decode_s[is_there].mean()
-        )
-        blind.append(replace(case, layer_prefill_s=case.layer_decode_s * factor))
-    found = _best(blind)
-    if found is None:
-        return None
-    number = next(n for n, case in enumerate(blind) if case is found.instance)
-    return replace(found, instance=cases[number])
-
-
-def _one_width(cases: Sequence[Instance]) -> Iterator[Found | None]:
-    for b in range(len(cases[0].bits)):
-        others = [column for column in range(len(cases[0].bits)) if column != b]
-        yield _best([_without(case, others) for case in cases])
-
-
-def _without(case: Instance, columns: list[int]) -> Instance:
-    prefill_s, decode_s = case.layer_prefill_s.copy(), case.layer_decode_s.copy()
-    prefill_s[:, columns] = decode_s[:, columns] = np.inf
-    return replace(case, layer_prefill_s=prefill_s, layer_decode_s=decode_s)
-
-
-def _blocks(cases: Sequence[Instance]) -> Iterator[list[Instance]]:
-    types = device_types(cases[0])
-    type_of = {j: t for t, group in enumerate(types.members) for j in group}
-    devices = range(cases[0].num_devices)
-    for order in permutations(range(types.num_types)):
-        place = [order.index(type_of[j]) for j in devices]
-        is_back = np.array([[place[j] > place[k] for k in devices] for j in devices])
-        yield [
-            replace(
-                case, hop_prefill_s=np.where(is_back, _FORBIDDEN_S, case.hop_prefill_s)
-            )
-            for case in cases
-        ]
 
 
 @click.command()

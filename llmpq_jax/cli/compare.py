@@ -44,7 +44,7 @@ def compare_command(
 ) -> None:
     """Compare the joint plan with baselines, at equal or better quality.
 
-    Uniform cuts evenly; PipeEdge balances decode at one precision, with the batch over
+    Uniform cuts evenly, memory-proportional as memory is shared out; PipeEdge balances decode at one precision, with the batch over
     the devices or with its micro-batches searched; adabits minimises the loss alone;
     transfer is the paper's heuristic. Each is told the fastest plan that loses no more.
     """

@@ -52,6 +52,23 @@ if TYPE_CHECKING:
     help="Weights that share an int4 scale, at most.",
 )
 @kv_bits_option
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    metavar="KIND",
+    help="Measure this kind of device alone; may be given again. So one file is filled "
+    "on several machines.",
+)
+@click.option(
+    "--sample-time",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Each sample is the mean of calls for so long. Take some ten periods where a "
+    "quota shares the processor out in turns, as in containers.",
+)
 @click.option("--overwrite", is_flag=True, help="Start the file --out names anew.")
 def profile_command(
     model: Path,
@@ -63,6 +80,8 @@ def profile_command(
     activations: Activations | None,
     group_size: str,
     kv_bits: str,
+    kinds: tuple[str, ...],
+    sample_time: float,
     overwrite: bool,
 ) -> None:
     """Time a model's layers on each kind of device.
@@ -90,6 +109,8 @@ def profile_command(
         activations=activations or _usual_activations(devices),
         group_size=GROUP_SIZES[int(group_size)],
         kv_bits=KV_BITS[kv_bits],
+        kinds=kinds or None,
+        least_sample_s=sample_time,
         overwrites=overwrite,
     )
     show(measurements_table(measurements))

@@ -8,7 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmpq_jax.solver.baselines.adabits import adabits
-from llmpq_jax.solver.baselines.one_precision import pipeedge, uniform
+from llmpq_jax.solver.baselines.one_precision import (
+    memory_proportional,
+    pipeedge,
+    uniform,
+)
 from llmpq_jax.solver.baselines.transfer import transfer
 from llmpq_jax.solver.cases import all_cases
 from llmpq_jax.solver.instance import Instance
@@ -17,11 +21,16 @@ from llmpq_jax.solver.placement import Placement, evaluate
 from llmpq_jax.solver.problem import Problem, make_problem
 from llmpq_jax.solver.request import PlanRequest
 from llmpq_jax.solver.search import search
-from llmpq_jax.solver.search_result import Found
+from llmpq_jax.solver.search_result import Found, SearchResult
 from llmpq_jax.spec.workload import MicroBatch
 
 Method = Literal[
-    "uniform", "PipeEdge", "PipeEdge, micro-batches searched", "adabits", "transfer"
+    "uniform",
+    "memory-proportional",
+    "PipeEdge",
+    "PipeEdge, micro-batches searched",
+    "adabits",
+    "transfer",
 ]
 
 
@@ -75,21 +84,16 @@ def compare(
     """
     problem = make_problem(replace(request, omega_budget=None, theta=0.0, tensor=(1,)))
     rows = []
-    for method, found in _baselines(problem):
+    for method, found in baselines(problem):
         if progress is not None:
             progress(method)
         if found is None:
             rows.append(Comparison(method=method))
             continue
         evaluation = evaluate(found.instance, found.placement)
-        cases = all_cases(problem, omega_budget=evaluation.omega)
-        own = replace(found.instance, omega_budget=evaluation.omega)
         begin = time.monotonic()
-        joint = search(
-            cases,
-            time_limit_s=time_limit_s,
-            relative_gap=relative_gap,
-            known=[(own, found.placement)],
+        joint = joint_plan(
+            problem, found, time_limit_s=time_limit_s, relative_gap=relative_gap
         )
         assert joint.found is not None, "the baseline's own plan is known"
         best = evaluate(joint.found.instance, joint.found.placement)
@@ -108,7 +112,22 @@ def compare(
     return tuple(rows)
 
 
-def _baselines(problem: Problem) -> Iterator[tuple[Method, Found | None]]:
+def joint_plan(
+    problem: Problem, found: Found, *, time_limit_s: float, relative_gap: float
+) -> SearchResult:
+    """Searches the fastest plan whose Σω is no larger than that of a plan at hand."""
+    omega = evaluate(found.instance, found.placement).omega
+    own = replace(found.instance, omega_budget=omega)
+    return search(
+        all_cases(problem, omega_budget=omega),
+        time_limit_s=time_limit_s,
+        relative_gap=relative_gap,
+        known=[(own, found.placement)],
+    )
+
+
+def baselines(problem: Problem) -> Iterator[tuple[Method, Found | None]]:
+    """Yields each baseline's plan, or nothing where it finds none."""
     searched = all_cases(problem, omega_budget=None)
     precision = problem.precision(max(problem.request.head_bits), max(problem.kv_bits))
     whole = [
@@ -119,6 +138,7 @@ def _baselines(problem: Problem) -> Iterator[tuple[Method, Found | None]]:
     even = _even_split(problem)
     own = [make_instance(problem, even, precision, omega_budget=None)]
     yield "uniform", _highest_precision(whole, uniform)
+    yield "memory-proportional", _highest_precision(whole, memory_proportional)
     yield "PipeEdge", _highest_precision(own, pipeedge)
     yield "PipeEdge, micro-batches searched", _highest_precision(whole, pipeedge)
     yield "adabits", _fastest((i, adabits(i)) for i in own)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
 from llmpq_jax.profiler import profile
 from llmpq_jax.profiler.grid import Grid
+from llmpq_jax.profiler.stopwatch import Stopwatch
 from llmpq_jax.report.console import progress_bar
 from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.measurements import Measurements
@@ -23,6 +25,8 @@ def measure(
     activations: Activations,
     group_size: Literal[32, 64, 128] = 128,
     kv_bits: KvBits = 16,
+    kinds: Collection[str] | None = None,
+    least_sample_s: float = 0.0,
     overwrites: bool = False,
 ) -> Measurements:
     """Measures with a bar on stderr, see `profiler.profile.profile`.
@@ -35,6 +39,8 @@ def measure(
         activations: Type of hidden states and cache.
         group_size: Of int4.
         kv_bits: Of the cache.
+        kinds: Only these kinds of device.
+        least_sample_s: See `Stopwatch`.
         overwrites: Start the file anew instead of going on where it ends.
 
     Raises:
@@ -58,6 +64,8 @@ def measure(
             group_size=group_size,
             kv_bits=kv_bits,
             grid=grid,
+            kinds=kinds,
+            stopwatch=Stopwatch(least_sample_s=least_sample_s),
             out=out,
             overwrites=overwrites,
             on_progress=on_progress,

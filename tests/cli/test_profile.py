@@ -37,6 +37,34 @@ def test_emulated_devices_are_measured_in_float32(measurements):
     assert read_measurements(measurements).activations == "float32"
 
 
+def test_a_file_is_filled_kind_by_kind(run, model, tmp_path):
+    path, out = tmp_path / "cluster.toml", tmp_path / "measurements.toml"
+    device = 'name = "cpu:0"\nplatform = "cpu"\nmemory = "1 GiB"'
+    nodes = "".join(
+        f'[[node]]\nname = "{kind}"\n[[node.device]]\nkind = "{kind}"\n{device}\n'
+        for kind in ("slow", "fast")
+    )
+    path.write_text(f'name = "two machines"\n{nodes}')
+    words = ("--model", model, "--cluster", path, "--out", out, "--batch", 1)
+    words += ("--prompt-length", 8, "--new-tokens", 8)
+    for number, kind in enumerate(("fast", "slow")):
+        result = run("profile", *words, "--kind", kind, "--sample-time", 0.001)
+        assert result.exit_code == 0, result.output
+        kinds = [row.kind for row in read_measurements(out).kinds]
+        assert kinds == ["fast", "slow"][: number + 1]
+    rows = read_measurements(out).layers
+    assert len({row.kind for row in rows}) == 2
+    assert len([row for row in rows if row.kind == "slow"]) * 2 == len(rows)
+
+
+def test_a_kind_that_is_not_in_the_cluster_is_one_line(fails, model, cluster, tmp_path):
+    out = tmp_path / "measurements.toml"
+    words = ("--model", model, "--cluster", cluster, "--out", out)
+    assert "no devices of kind 'h100' to measure" in fails(
+        "profile", *words, "--kind", "h100"
+    )
+
+
 def test_measurements_of_other_circumstances_are_kept(
     fails, model, cluster, measurements
 ):

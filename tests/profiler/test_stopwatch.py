@@ -1,6 +1,8 @@
 from itertools import cycle
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmpq_jax.profiler.stopwatch import Stopwatch
 
@@ -86,3 +88,32 @@ def test_a_difference_is_no_smaller_than_its_quartiles_can_tell(clock):
 def test_nothing_takes_no_time_at_all(clock):
     watch = Stopwatch(clock=clock, warm_ups=0, least_repeats=3)
     assert watch.time(clock.call(cycle([0.0]))).seconds > 0
+
+
+@given(
+    call_s=st.floats(1e-4, 0.05),
+    share=st.floats(0.1, 1.0),
+    period_s=st.sampled_from([0.005, 0.01, 0.1]),
+)
+def test_where_turns_are_taken_the_mean_of_long_samples_knows_of_the_wait(
+    call_s, share, period_s
+):
+    clock = Clock()
+    worked_s = 0.0
+
+    def work():
+        # Time passes as for a process that works in the first part of each period.
+        nonlocal worked_s
+        worked_s += call_s
+        turns, rest_s = divmod(worked_s, share * period_s)
+        clock.now_s = turns * period_s + rest_s
+
+    watch = Stopwatch(clock=clock, least_sample_s=20 * period_s)
+    expected_s = call_s / share
+    # A sample may hold one turn's wait more or less than its part of 20 or more.
+    assert watch.time(work).seconds == pytest.approx(expected_s, rel=1 / 19)
+
+
+def test_without_a_sample_time_each_call_is_a_sample(clock):
+    watch = Stopwatch(clock=clock, warm_ups=0, least_repeats=3)
+    assert watch.time(clock.call(cycle([0.001]))).repeats == clock.calls == 3

@@ -20,6 +20,7 @@ def test_the_joint_plan_is_never_slower_nor_worse(kinds, memory_mib):
     rows = compare(asked, time_limit_s=30.0, relative_gap=GAP)
     assert [row.method for row in rows] == [
         "uniform",
+        "memory-proportional",
         "PipeEdge",
         "PipeEdge, micro-batches searched",
         "adabits",

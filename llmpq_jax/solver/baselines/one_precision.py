@@ -1,4 +1,4 @@
-"""Baselines whose layers all have one precision: uniform and PipeEdge-like."""
+"""Baselines whose layers all have one precision: uniform, by memory, PipeEdge-like."""
 
 from __future__ import annotations
 
@@ -16,6 +16,24 @@ def uniform(instance: Instance, b: int) -> Placement | None:
     """
     size, rest = divmod(instance.num_layers, instance.num_devices)
     held = [size + (j < rest) for j in range(instance.num_devices)]
+    return _placed(instance, held, b)
+
+
+def memory_proportional(instance: Instance, b: int) -> Placement | None:
+    """Cuts the model as memory is shared out: each device has its part of the layers.
+
+    Parts are rounded by largest remainders, of which equal ones go to earlier devices.
+    Returns nothing where that does not fit, at the precision of column `b`.
+    """
+    allowed = [max(0, int(size)) for size in instance.allowed_bytes]
+    total = sum(allowed)
+    if total == 0:
+        return None
+    parts = [divmod(instance.num_layers * size, total) for size in allowed]
+    held = [whole for whole, _ in parts]
+    by_remainder = sorted(range(len(parts)), key=lambda j: -parts[j][1])
+    for j in by_remainder[: instance.num_layers - sum(held)]:
+        held[j] += 1
     return _placed(instance, held, b)
 
 

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from llmpq_jax.solver.baselines.one_precision import pipeedge, uniform
+from llmpq_jax.solver.baselines.one_precision import (
+    memory_proportional,
+    pipeedge,
+    uniform,
+)
 from llmpq_jax.solver.placement import Placement, evaluate
 from tests.solver.random_instances import case_lists
 
@@ -67,6 +71,30 @@ def test_uniform_is_the_cut_whose_stages_differ_by_one_layer_at_most(instances):
             if max(held) - min(held) <= 1 and list(held) == sorted(held, reverse=True)
         ]
         assert placement == (even[0] if even else None)
+
+
+@given(case_lists(max_cases=1))
+def test_memory_proportional_is_the_cut_nearest_to_the_shares_of_memory(instances):
+    (instance,) = instances
+    instance = free_of_budget(instance)
+    allowed = [int(size) for size in instance.allowed_bytes]
+    num_layers, num_devices = instance.num_layers, instance.num_devices
+
+    def distance(held):
+        parts = zip(held, allowed, strict=True)
+        return sum((n * sum(allowed) - num_layers * size) ** 2 for n, size in parts)
+
+    every = [
+        held
+        for held in product(range(num_layers + 1), repeat=num_devices)
+        if sum(held) == num_layers
+    ]
+    # Of equal distances the cut that leaves most to earlier devices.
+    nearest = max(h for h in every if distance(h) == min(map(distance, every)))
+    for b in range(len(instance.bits)):
+        placement = memory_proportional(instance, b)
+        fitting = [p for held, p, _ in cuts(instance, b) if held == nearest]
+        assert placement == (fitting[0] if fitting else None)
 
 
 def free_of_budget(instance):

@@ -1,0 +1,185 @@
+"""Nodes of unequal speed and memory on one machine, as a cluster file has them.
+
+    python -m tools.emulate_cluster measure speeds.toml
+    python -m tools.emulate_cluster exec speeds.toml slow -- COMMAND…
+    python -m tools.emulate_cluster profile speeds.toml --out measurements.toml -- --model …
+    python -m tools.emulate_cluster start speeds.toml [-- COMMAND…]
+
+What limits a node, and how well, is in tools/emulation/README.md. However a command
+ends, its nodes' processes and control groups end with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import box
+from rich.table import Table
+
+from llmpq_jax.errors import LlmpqError
+from llmpq_jax.report.console import show, tell
+from tools.emulation.achieved import (
+    Achieved,
+    check_achieved,
+    measure_achieved,
+    measure_alone,
+)
+from tools.emulation.nodes import EmulatedNodes, Limiter
+from tools.emulation.profiles import profile_nodes
+from tools.emulation.ray_nodes import RayNodes
+from tools.emulation.speeds import read_emulation
+
+
+@click.group()
+def main() -> None:
+    """Emulate a cluster of unequal nodes on this machine."""
+
+
+def _with_nodes(*, measured: bool) -> Callable[..., Any]:
+    """Hands a command the nodes; what goes wrong is one line.
+
+    Args:
+        measured: Measure them first, and go no further with speeds that are missed.
+    """
+    return partial(_decorated, measured)
+
+
+def _decorated(measured: bool, command: Callable[..., Any]) -> Callable[..., Any]:
+
+    @click.argument("speeds", type=click.Path(path_type=Path))
+    @click.option(
+        "--limiter",
+        type=click.Choice(["control groups", "duty cycle"]),
+        help="Of speeds; by default control groups where they can be made.",
+    )
+    @click.option(
+        "--group",
+        metavar="PATH",
+        help="Make control groups in this one, as /proc/self/cgroup writes it; by "
+        "default in the root, if this process is there.",
+    )
+    @wraps(command)
+    def with_nodes(
+        speeds: Path, limiter: Limiter | None, group: str | None, **arguments: Any
+    ) -> None:
+        try:
+            with _emulated(speeds, limiter, group, measured=measured) as nodes:
+                command(nodes, **arguments)
+        except (LlmpqError, OSError) as reason:
+            raise click.ClickException(str(reason)) from reason
+
+    return with_nodes
+
+
+@contextmanager
+def _emulated(
+    path: Path, limiter: Limiter | None, group: str | None, *, measured: bool
+) -> Iterator[EmulatedNodes]:
+    # A polite end from outside takes the nodes along, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    emulation = read_emulation(path, frozenset(os.sched_getaffinity(0)))
+    alone = measure_alone(emulation.speeds) if measured else None
+    with EmulatedNodes(emulation, limiter=limiter, within=group) as nodes:
+        tell(f"speed by {nodes.speed_limiter}, memory by {nodes.memory_limiter}")
+        if alone is not None:
+            achieved = measure_achieved(nodes, alone)
+            check_achieved(achieved)
+            show(achieved_table(achieved))
+        yield nodes
+
+
+@main.command()
+@_with_nodes(measured=True)
+def measure(nodes: EmulatedNodes) -> None:
+    """Measure how fast the nodes of SPEEDS are, all at once."""
+
+
+@main.command("exec")
+@_with_nodes(measured=False)
+@click.argument("node")
+@click.argument("command", nargs=-1, required=True)
+def execute(nodes: EmulatedNodes, node: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND inside NODE of SPEEDS; its exit code is passed on."""
+    sys.exit(_ended(nodes.start(node, command)))
+
+
+@main.command()
+@_with_nodes(measured=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@click.argument("arguments", nargs=-1)
+def profile(nodes: EmulatedNodes, out: Path, arguments: tuple[str, ...]) -> None:
+    """Measure all kinds of device, all nodes at once, into one file.
+
+    ARGUMENTS go to `llmpq-jax profile`, which is told cluster, kind and file.
+    """
+    profile_nodes(nodes, out, arguments, on_note=tell)
+    tell(f"written {out}")
+
+
+@main.command()
+@_with_nodes(measured=True)
+@click.argument("command", nargs=-1)
+def start(nodes: EmulatedNodes, command: tuple[str, ...]) -> None:
+    """Start a Ray node in each node of SPEEDS, and stop them all at the end.
+
+    The end is that of COMMAND, which finds the cluster by RAY_ADDRESS and has no
+    limits, or without one Ctrl-C.
+    """
+    with RayNodes(nodes) as cluster:
+        tell(f"RAY_ADDRESS={cluster.address}")
+        if not command:
+            tell("Ctrl-C stops the nodes")
+            signal.pause()
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+        code = _ended(subprocess.Popen(command, env=environment))
+    sys.exit(code)
+
+
+def achieved_table(achieved: Sequence[Achieved]) -> Table:
+    """Tells how fast nodes are beside what their file says."""
+    table = Table(
+        title="Speeds while all nodes are at work, over one processor without limits",
+        title_justify="left",
+        box=box.SIMPLE,
+    )
+    table.add_column("node")
+    columns = (
+        "asked",
+        "processor time",
+        "computing",
+        "off",
+        "reading memory",
+        "after a pause",
+    )
+    for column in columns:
+        table.add_column(column, justify="right")
+    for node in achieved:
+        table.add_row(
+            node.name,
+            f"{node.asked:g}",
+            f"{node.processor_share:.3f}",
+            f"{node.speed:.3f}",
+            f"{node.off:+.1%}",
+            f"{node.memory_speed:.3f}",
+            f"{node.short_speed:.3f}",
+        )
+    return table
+
+
+def _ended(process: subprocess.Popen[Any]) -> int:
+    """Waits; a process ended by a signal has a shell's exit code."""
+    code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    main()

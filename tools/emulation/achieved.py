@@ -1,0 +1,179 @@
+"""Measures how fast emulated nodes really are, all of them at work at once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+from llmpq_jax.errors import MeasurementError
+from tools.emulation.nodes import EmulatedNodes
+from tools.emulation.speeds import Speeds
+
+MOST_OFF = 0.1
+SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rate:
+    """Pieces of work done.
+
+    Attributes:
+        per_s: Of wall time.
+        per_processor_s: Of the processor's time, which others' work does not change.
+    """
+
+    per_s: float
+    per_processor_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What a process got done, see `spin`.
+
+    Attributes:
+        computing: Hashing a block that stays in the cache.
+        reading: From memory.
+        short_s: Mean of a short piece of work after a pause.
+    """
+
+    computing: Rate
+    reading: Rate
+    short_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Achieved:
+    """A node's speed beside what its file says.
+
+    Attributes:
+        name: Of the node.
+        asked: Speed in the file.
+        processor_share: Got while all nodes compute.
+        speed: Computing, all nodes at once, over one process alone without limits.
+        memory_speed: Reading memory, likewise.
+        short_speed: In a short piece of work after a pause, likewise: a node that
+            idled may spend a period's whole share at once, and looks faster.
+    """
+
+    name: str
+    asked: float
+    processor_share: float
+    speed: float
+    memory_speed: float
+    short_speed: float
+
+    @property
+    def off(self) -> float:
+        """By how much the speed misses the file's, over the file's."""
+        return self.speed / self.asked - 1
+
+
+def measure_alone(speeds: Speeds, *, seconds: float = SECONDS) -> dict[int, Work]:
+    """Measures each processor of a file of speeds without limits.
+
+    Must come before the nodes are there, which leave no processor alone.
+    """
+    alone = {}
+    for processor in sorted({node.processor for node in speeds.nodes}):
+        command = [*_spin(seconds), str(processor)]
+        process = subprocess.Popen(command, **_PIPES)
+        alone[processor] = _results({f"on processor {processor}": process}).popitem()[1]
+    return alone
+
+
+def measure_achieved(
+    nodes: EmulatedNodes, alone: Mapping[int, Work], *, seconds: float = SECONDS
+) -> list[Achieved]:
+    """Measures all nodes at once.
+
+    Args:
+        nodes: To be measured; nothing else should run in them.
+        alone: What each processor does without limits.
+        seconds: Of computing, and again of reading memory.
+    """
+    speeds = nodes.emulation.speeds
+    started = {
+        node.name: nodes.start(node.name, _spin(seconds), **_PIPES)
+        for node in speeds.nodes
+    }
+    works = _results(started)
+    achieved = []
+    for node in speeds.nodes:
+        work, whole = works[node.name], alone[node.processor]
+        computing = work.computing
+        achieved.append(
+            Achieved(
+                name=node.name,
+                asked=node.speed,
+                processor_share=computing.per_s / computing.per_processor_s,
+                speed=computing.per_s / whole.computing.per_processor_s,
+                memory_speed=work.reading.per_s / whole.reading.per_processor_s,
+                short_speed=whole.short_s / work.short_s,
+            )
+        )
+    return achieved
+
+
+def check_achieved(achieved: Sequence[Achieved]) -> None:
+    """Refuses speeds that are not what their file says.
+
+    Raises:
+        MeasurementError: A node misses its speed by more than a tenth.
+    """
+    wrong = [node for node in achieved if abs(node.off) > MOST_OFF]
+    if wrong:
+        told = ", ".join(
+            f"{node.name} has {node.speed:.3f} instead of {node.asked:g}"
+            for node in wrong
+        )
+        msg = f"speeds missed by more than {MOST_OFF:.0%}: {told}: end what else runs on this machine, or ask for less; nothing is reported of such nodes"
+        raise MeasurementError(msg)
+
+
+_PIPES: Mapping[str, Any] = {
+    "stdin": subprocess.PIPE,
+    "stdout": subprocess.PIPE,
+    "text": True,
+}
+
+
+def _spin(seconds: float) -> list[str]:
+    return [sys.executable, "-m", "tools.emulation.spin", str(seconds)]
+
+
+def _results(processes: Mapping[str, subprocess.Popen[str]]) -> dict[str, Work]:
+    """Lets processes go all at once when all are ready, phase by phase."""
+    lines: dict[str, str] = {}
+    while True:
+        for name, process in processes.items():
+            assert process.stdout is not None
+            lines[name] = process.stdout.readline()
+        if any(line != "ready\n" for line in lines.values()):
+            break
+        for process in processes.values():
+            assert process.stdin is not None
+            _go(process.stdin)
+    for name, process in processes.items():
+        process.communicate()
+        if process.returncode != 0 or not lines[name]:
+            msg = f"node {name!r}: the measurement of its speed ended with {process.returncode} and {lines[name]!r}: expected a result"
+            raise MeasurementError(msg)
+    return {name: _work(line) for name, line in lines.items()}
+
+
+def _work(line: str) -> Work:
+    told = json.loads(line)
+    return Work(
+        computing=Rate(**told["computing"]),
+        reading=Rate(**told["reading"]),
+        short_s=told["short_s"],
+    )
+
+
+def _go(stdin: IO[str]) -> None:
+    stdin.write("go\n")
+    stdin.flush()

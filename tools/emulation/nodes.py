@@ -1,0 +1,167 @@
+"""Emulated nodes: commands are started inside their limits, and end with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal
+
+from tools.emulation.control_groups import (
+    Controller,
+    Group,
+    Hierarchy,
+    end_groups,
+    end_left_over,
+    find_hierarchies,
+    make_group,
+)
+from tools.emulation.duty_cycle import DutyCycle, family
+from tools.emulation.ending import end_processes
+from tools.emulation.speeds import Emulation
+
+Limiter = Literal["control groups", "duty cycle"]
+_ENTER = (sys.executable, "-m", "tools.emulation.enter")
+_USE_UP = (sys.executable, "-m", "tools.emulation.idle")
+
+
+class EmulatedNodes:
+    """The nodes of an emulation, from their making to the end of all they run.
+
+    Attributes:
+        emulation: What is emulated.
+        speed_limiter: What keeps speeds.
+        memory_limiter: What keeps memory: groups bound a node, else each of its
+            processes is bound.
+    """
+
+    def __init__(
+        self,
+        emulation: Emulation,
+        *,
+        limiter: Limiter | None = None,
+        within: str | None = None,
+    ) -> None:
+        """Makes the groups; what an emulation left behind that was killed is ended.
+
+        Args:
+            emulation: Whose nodes.
+            limiter: Of speeds; by default control groups where they can be made.
+            within: See `find_hierarchies`.
+        """
+        self.emulation = emulation
+        self._processes: list[subprocess.Popen[Any]] = []
+        self._cycles: dict[int, DutyCycle] = {}
+        self._groups: dict[str, list[Group]] = {}
+        hierarchies = {} if limiter == "duty cycle" else find_hierarchies(within=within)
+        if limiter == "control groups" and "cpu" not in hierarchies:
+            msg = "no control group for processor time can be made here: expected a writable one of version 1 or 2; name one with --group, or use --limiter 'duty cycle'"
+            raise OSError(msg)
+        end_left_over(_unique(hierarchies))
+        self.speed_limiter: Limiter = (
+            "control groups" if "cpu" in hierarchies else "duty cycle"
+        )
+        self.memory_limiter = (
+            "control groups" if "memory" in hierarchies else "RLIMIT_DATA"
+        )
+        try:
+            for node in emulation.speeds.nodes:
+                self._groups[node.name] = self._make_groups(node.name, hierarchies)
+            if self.speed_limiter == "control groups":
+                for node in emulation.speeds.nodes:
+                    self.start(node.name, _USE_UP)
+        except BaseException:
+            self.close()
+            raise
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> subprocess.Popen[Any]:
+        """Starts a command inside a node.
+
+        Args:
+            name: Of the node.
+            command: And its arguments.
+            environment: Added to this process's.
+            options: Of `subprocess.Popen`.
+        """
+        node = self.emulation.node(name)
+        limits = {
+            "parent": os.getpid(),
+            "processor": node.processor,
+            "data_bytes": None
+            if self.memory_limiter == "control groups"
+            else self.emulation.memory_bytes(name),
+            "groups": [str(group.path) for group in self._groups[name]],
+        }
+        process = subprocess.Popen(
+            [*_ENTER, json.dumps(limits), *command],
+            env={**os.environ, **(environment or {})},
+            **options,
+        )
+        self._processes.append(process)
+        if self.speed_limiter == "duty cycle":
+            self._cycle(node.processor).add(name, process)
+        return process
+
+    def end(self, processes: Iterable[subprocess.Popen[Any]]) -> None:
+        """Ends processes that `start` returned, and what descends from them."""
+        processes = [one for one in processes if one.poll() is None]
+        end_processes(processes, [pid for one in processes for pid in family(one.pid)])
+
+    def close(self) -> None:
+        """Ends every process of every node, and the groups."""
+        for cycle in self._cycles.values():
+            cycle.close()
+        self.end(self._processes)
+        end_groups(group for groups in self._groups.values() for group in groups)
+        self._groups, self._processes, self._cycles = {}, [], {}
+
+    def __enter__(self) -> EmulatedNodes:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _cycle(self, processor: int) -> DutyCycle:
+        if processor not in self._cycles:
+            speeds = self.emulation.speeds
+            self._cycles[processor] = DutyCycle(
+                {n.name: n.speed for n in speeds.nodes if n.processor == processor},
+                period_s=speeds.period_s,
+            )
+        return self._cycles[processor]
+
+    def _make_groups(
+        self, name: str, hierarchies: Mapping[Controller, Hierarchy]
+    ) -> list[Group]:
+        node = self.emulation.node(name)
+        made: dict[str, Group] = {}
+        for controller, hierarchy in hierarchies.items():
+            key = str(hierarchy.parent)
+            if key not in made:
+                made[key] = make_group(hierarchy, os.getpid(), name)
+                # Known at once, so that `close` removes it if the next step fails.
+                self._groups[name] = list(made.values())
+            if controller == "cpu":
+                made[key].limit_speed(node.speed, self.emulation.speeds.period_s)
+            else:
+                made[key].limit_memory(self.emulation.memory_bytes(name))
+        return list(made.values())
+
+
+def _unique(hierarchies: Mapping[Controller, Hierarchy]) -> list[Hierarchy]:
+    return list({str(held.parent): held for held in hierarchies.values()}.values())

@@ -1,0 +1,137 @@
+"""Ray's nodes as processes of emulated ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from llmpq_jax.errors import ClusterError
+from tools.emulation.duty_cycle import family
+from tools.emulation.ending import end_processes
+from tools.emulation.nodes import EmulatedNodes
+
+_HERE = "127.0.0.1"
+_PATIENCE_S = 120.0
+_STORE_BYTES = 100 << 20
+_OPTIONS = (
+    "--block",
+    f"--node-ip-address={_HERE}",
+    f"--object-store-memory={_STORE_BYTES}",
+    # Any free ones: nodes of one machine would meet in a range.
+    "--min-worker-port=0",
+    "--max-worker-port=0",
+)
+
+
+class RayNodes:
+    """A Ray cluster: its head without limits, and a node inside each emulated one.
+
+    The head has no processors to give, so that all work is done by the nodes. A node has
+    one, and the resource `llmpq_node:NAME` by which the engine finds it. What is started is
+    ended by its process id; no other Ray cluster of this machine is touched.
+
+    Attributes:
+        address: For `RAY_ADDRESS` and `ray.init`.
+    """
+
+    def __init__(self, nodes: EmulatedNodes) -> None:
+        """Starts the head and the nodes, and waits until all of them are there.
+
+        Raises:
+            ClusterError: Ray is not installed, or a node does not come up.
+        """
+        program = Path(sys.executable).parent / "ray"
+        if not program.exists():
+            msg = f"Ray is not here: expected {program}; install ray, or run a command in one node with `exec`"
+            raise ClusterError(msg)
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="llmpq-ray-", ignore_cleanup_errors=True
+        )
+        self._log = (Path(self._folder.name) / "start.log").open("w+")
+        quiet = {"stdout": self._log, "stderr": subprocess.STDOUT}
+        environment = {"RAY_USAGE_STATS_ENABLED": "0"}
+        port = _free_port()
+        self.address = f"{_HERE}:{port}"
+        command = [str(program), "start", *_OPTIONS]
+        head = ["--head", f"--port={port}", "--num-cpus=0"]
+        head += ["--include-dashboard=false", f"--temp-dir={self._folder.name}"]
+        self._head: subprocess.Popen[Any] = subprocess.Popen(
+            [*command, *head], env={**os.environ, **environment}, **quiet
+        )
+        started = [self._head]
+        try:
+            self._wait_for(1, started)
+            for node in nodes.emulation.speeds.nodes:
+                resources = json.dumps({f"llmpq_node:{node.name}": 1})
+                own = [f"--address={self.address}", "--num-cpus=1"]
+                own.append(f"--resources={resources}")
+                process = nodes.start(
+                    node.name, [*command, *own], environment=environment, **quiet
+                )
+                started.append(process)
+            self._wait_for(len(started), started)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends the head; the nodes end with what emulates them."""
+        end_processes([self._head], family(self._head.pid))
+        self._log.close()
+        self._folder.cleanup()
+
+    def __enter__(self) -> RayNodes:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _wait_for(self, num_nodes: int, started: list[subprocess.Popen[Any]]) -> None:
+        """Waits until so many nodes are there.
+
+        Raises:
+            ClusterError: One has ended, or does not come.
+        """
+        deadline_s = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < deadline_s:
+            if any(process.poll() is not None for process in started):
+                break
+            asked = subprocess.run(
+                [sys.executable, "-c", _COUNT, self.address],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if asked.returncode == 0 and int(asked.stdout.split()[-1]) >= num_nodes:
+                return
+        self._log.seek(0)
+        last = self._log.read().strip().splitlines()[-3:]
+        msg = f"Ray cluster {self.address}: {num_nodes} nodes do not come up: {' / '.join(last)}: expected them within {_PATIENCE_S:g} s"
+        raise ClusterError(msg)
+
+
+# In a process of its own, so that this one is no part of the cluster.
+_COUNT = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print(sum(node["Alive"] for node in ray.nodes()))
+"""
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind((_HERE, 0))
+        return int(free.getsockname()[1])

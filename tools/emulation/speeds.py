@@ -1,0 +1,123 @@
+"""How fast each node of a cluster file shall be: the file beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from llmpq_jax.errors import ClusterError
+from llmpq_jax.spec._record import record
+from llmpq_jax.spec._toml import read_record
+from llmpq_jax.spec.cluster import Bytes, Cluster
+from llmpq_jax.spec.cluster_file import read_cluster
+
+# What Python, JAX and Ray's processes hold beside a node's weights and caches.
+_RUNTIME_BYTES = 2 << 30
+
+
+@record
+class NodeSpeed:
+    """The limits of one node.
+
+    Attributes:
+        name: As the cluster file has it.
+        speed: Of one of this machine's processors: 0.25 is a quarter of one.
+        processor: Its processes run on this processor alone; nodes may share one. So
+            each has one thread to compute with.
+    """
+
+    name: str
+    speed: Annotated[float, Field(gt=0, le=1)]
+    processor: Annotated[int, Field(ge=0)]
+
+
+@record
+class Speeds:
+    """The limits of all nodes of a cluster file.
+
+    Attributes:
+        schema: Version of the file format.
+        cluster: Path of the cluster file, from this file's folder.
+        period_s: Over which a speed holds: within it a node may compute at full speed
+            until its share is used up.
+        runtime_bytes: Added to the memory of a node's devices, for the programs
+            themselves. In the file `runtime_memory`.
+        nodes: In the file `[[node]]`.
+    """
+
+    schema: Literal[1] = 1
+    cluster: str = "cluster.toml"
+    period_s: Annotated[float, Field(ge=1e-3, le=1)] = 0.01
+    runtime_bytes: Annotated[Bytes, Field(alias="runtime_memory")] = _RUNTIME_BYTES
+    nodes: Annotated[tuple[NodeSpeed, ...], Field(alias="node")]
+
+    def __post_init__(self) -> None:
+        loads: dict[int, float] = {}
+        for node in self.nodes:
+            loads[node.processor] = loads.get(node.processor, 0) + node.speed
+        for processor, load in loads.items():
+            if load > 1 + 1e-9:
+                msg = f"the nodes on processor {processor} have {load:g} of its speed together: expected at most 1"
+                raise ValueError(msg)
+
+
+@record
+class Emulation:
+    """A cluster and the limits that make it real.
+
+    Attributes:
+        cluster: Whose nodes.
+        cluster_path: Its file.
+        speeds: One of each node.
+    """
+
+    cluster: Cluster
+    cluster_path: Path
+    speeds: Speeds
+
+    def memory_bytes(self, name: str) -> int:
+        """Returns what all processes of a node may hold together."""
+        node = next(node for node in self.cluster.nodes if node.name == name)
+        devices = sum(device.memory_bytes for device in node.devices)
+        return devices + self.speeds.runtime_bytes
+
+    def node(self, name: str) -> NodeSpeed:
+        """Returns a node's limits.
+
+        Raises:
+            ClusterError: There is no such node.
+        """
+        for node in self.speeds.nodes:
+            if node.name == name:
+                return node
+        names = [node.name for node in self.speeds.nodes]
+        msg = f"no node {name!r} to emulate: expected one of {names}"
+        raise ClusterError(msg)
+
+
+def read_emulation(path: Path, processors: frozenset[int]) -> Emulation:
+    """Reads a file of speeds and the cluster file it names.
+
+    Args:
+        path: Of the speeds.
+        processors: That this process may use.
+
+    Raises:
+        ClusterError: A file is not what it should be, they name different nodes, or a
+            processor is not here.
+    """
+    speeds = read_record(Speeds, path, what="speeds", error=ClusterError)
+    cluster_path = path.parent / speeds.cluster
+    cluster = read_cluster(cluster_path)
+    found = [node.name for node in speeds.nodes]
+    expected = [node.name for node in cluster.nodes]
+    if sorted(found) != sorted(expected):
+        msg = f"speeds {path}: nodes are {found}: expected those of {cluster_path}, {expected}"
+        raise ClusterError(msg)
+    for node in speeds.nodes:
+        if node.processor not in processors:
+            msg = f"speeds {path}: node {node.name!r} is on processor {node.processor}: expected one of {sorted(processors)}, which this process may use"
+            raise ClusterError(msg)
+    return Emulation(cluster=cluster, cluster_path=cluster_path, speeds=speeds)
