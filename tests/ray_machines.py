@@ -13,8 +13,12 @@ import os
 import secrets
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from llmpq_jax.runtime import Request, Sampling
+from llmpq_jax.spec.strategy import Mesh, Strategy
 
 # Ray turns 127.0.0.1 into this machine's own address, unless it is told that it does not
 # run on several machines; read as it is imported.
@@ -72,9 +76,43 @@ class Machines:
         return line
 
 
-def set_worker_up(compiled: str) -> None:
-    """Makes a worker's JAX as strict as a test's, and has it keep what it compiles."""
+def on_nodes(strategy: Strategy, *nodes: str) -> Strategy:
+    """Puts the stages of a strategy on these nodes."""
+    stages = []
+    for stage, node in zip(strategy.stages, nodes, strict=True):
+        names = tuple(name.replace("node0", node) for name in stage.devices)
+        stages.append(
+            replace(stage, device=names[0])
+            if stage.mesh is None
+            else replace(stage, mesh=Mesh(devices=names, tensor=len(names)))
+        )
+    return replace(strategy, stages=tuple(stages))
+
+
+def some_requests(count: int, *, new_tokens: int = 8) -> list[Request]:
+    """Requests of unequal prompts and lengths, every other one drawn."""
+    return [
+        Request(
+            token_ids=tuple(range(index, 3 * index + 2)),
+            max_new_tokens=1 + (5 * index + 7) % new_tokens,
+            ignores_eos=True,
+            sampling=Sampling(temperature=0.8 * (index % 2), seed=index),
+        )
+        for index in range(count)
+    ]
+
+
+def set_worker_up(compiled: str, told: str | None = None) -> None:
+    """Makes a worker's JAX as strict as a test's, and has it keep what it compiles.
+
+    Args:
+        compiled: Folder for it.
+        told: Folder where the worker leaves a file named by its process's number.
+    """
     import jax
+
+    if told is not None:
+        (Path(told) / str(os.getpid())).touch()
 
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -5,7 +5,8 @@ Decoding of a group begins as soon as its last prompt has left the pipeline, whi
 groups are still in prefill. A row that ends makes room for a request that waits: its
 prompt is prefilled into the group's cache alone, and the group decodes on. Long prompts
 come in chunks: the first ones all at once, which keeps the stages busy, a later one chunk
-by chunk, so that other groups decode in between.
+by chunk, so that other groups decode in between. When a stage is lost and had back, each
+row keeps its place, and what was known of it is prefilled again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from llmpq_jax.runtime.batch_shape import BatchShape
-from llmpq_jax.runtime.engines.engine import Engine
+from llmpq_jax.runtime.engines.engine import Engine, StageLostError
 from llmpq_jax.runtime.request import TokenLogprobs
 from llmpq_jax.runtime.rows import Row
 from llmpq_jax.spec.buckets import bucket_length
@@ -127,7 +128,12 @@ class Driver:
             while self._in_flight:
                 # One less either way: what a stage raised comes out of here too.
                 self._in_flight -= 1
-                yield from self._take(self.engine.next_result())
+                try:
+                    result = self.engine.next_result()
+                except StageLostError:
+                    self._recover()
+                else:
+                    yield from self._take(result)
         finally:
             while self._in_flight:
                 self._in_flight -= 1
@@ -137,55 +143,89 @@ class Driver:
 
     def _fill(self) -> None:
         """Sends the first prompts, in the plan's micro-batches."""
+        for places in self._prefill_places():
+            if not self._waiting:
+                break
+            self._seat(places)
+            for chunk in self._prompts(places, self.shape.num_tokens):
+                self._send(chunk)
+
+    def _recover(self) -> None:
+        """Has a lost stage back, and brings every row to where it was."""
+        self._in_flight = 0
+        self._chunks.clear()
+        self.engine.recover()
+        shape = self.shape
+        self.engine.allocate(
+            num_groups=shape.num_groups,
+            num_rows=shape.decode_rows,
+            num_slots=shape.num_slots,
+        )
+        for group in self._groups:
+            group.prefills_left = 0
+        for places in self._prefill_places():
+            lengths = [
+                len(row.history)
+                for number, place in places
+                if (row := self._groups[number].rows[place]) and not row.is_finished
+            ]
+            if lengths:
+                for chunk in self._prompts(places, bucket_length(max(lengths))):
+                    self._send(chunk)
+        for number, group in enumerate(self._groups):
+            if not group.prefills_left:
+                self._refill(number)
+
+    def _prefill_places(self) -> Iterator[list[tuple[int, int]]]:
+        """Yields the plan's prefill micro-batches: of each row its group and place."""
         shape = self.shape
         together = max(1, shape.prefill_rows // shape.decode_rows)
         for start in range(0, shape.num_rows, shape.prefill_rows):
-            if not self._waiting:
-                break
-            first_group = start // shape.decode_rows
-            groups = tuple(range(first_group, first_group + together))
-            first_row = start % shape.decode_rows
-            places = [
+            first_group, first_row = divmod(start, shape.decode_rows)
+            yield [
                 (group, place)
-                for group in groups
+                for group in range(first_group, first_group + together)
                 for place in range(
                     first_row, first_row + shape.prefill_rows // together
                 )
             ]
-            for chunk in self._prompts(groups, first_row, places, shape.num_tokens):
-                self._send(chunk)
 
     def _refill(self, number: int) -> None:
         """Gives the free places of a group to requests that wait."""
         for place, row in enumerate(self._groups[number].rows):
             if self._waiting and (row is None or row.is_finished):
                 num_tokens = bucket_length(self._waiting.num_tokens)
-                chunks = self._prompts((number,), place, [(number, place)], num_tokens)
-                first, *rest = chunks
+                self._seat([(number, place)])
+                first, *rest = self._prompts([(number, place)], num_tokens)
                 self._send(first)
                 if rest:
                     self._chunks[first.micro_batch] = deque(rest)
 
-    def _prompts(
-        self,
-        groups: tuple[int, ...],
-        first_row: int,
-        places: Sequence[tuple[int, int]],
-        num_tokens: int,
-    ) -> list[Message]:
-        """Seats waiting requests; returns their prompts as one micro-batch, in chunks."""
-        prompts = np.zeros((len(places), num_tokens), np.int32)
-        lengths = np.ones(len(places), np.int32)
-        for index, (number, place) in enumerate(places):
+    def _seat(self, places: Sequence[tuple[int, int]]) -> None:
+        """Gives places to requests that wait, as far as there are any."""
+        for number, place in places:
             if not self._waiting:
                 break
             row = self._waiting.take()
             group = self._groups[number]
-            length = len(row.request.token_ids)
-            prompts[index, :length] = row.request.token_ids
-            lengths[index] = group.length_B[place] = length
             group.rows[place] = row
-            _seat(group.sampling, place, row)
+            _tell_sampling(group.sampling, place, row)
+
+    def _prompts(
+        self, places: Sequence[tuple[int, int]], num_tokens: int
+    ) -> list[Message]:
+        """Returns what is known of the rows in some places as one micro-batch, in chunks."""
+        groups = tuple(dict.fromkeys(number for number, _ in places))
+        prompts = np.zeros((len(places), num_tokens), np.int32)
+        lengths = np.ones(len(places), np.int32)
+        for index, (number, place) in enumerate(places):
+            group = self._groups[number]
+            row = group.rows[place]
+            if row is None or row.is_finished:
+                continue
+            history = row.history
+            prompts[index, : len(history)] = history
+            lengths[index] = group.length_B[place] = len(history)
         for number in groups:
             self._groups[number].prefills_left += 1
         micro_batch, self.num_prefills = self.num_prefills, self.num_prefills + 1
@@ -208,7 +248,7 @@ class Driver:
                 micro_batch=micro_batch,
                 step=step,
                 groups=groups,
-                first_row=first_row,
+                first_row=places[0][1],
                 payload=chunk,
                 place_B=lengths,
                 sampling=sampling,
@@ -337,7 +377,7 @@ def _token_logprobs(logprobs: Logprobs, index: int, row: Row) -> TokenLogprobs:
     )
 
 
-def _seat(sampling: SamplingRows, place: int, row: Row) -> None:
+def _tell_sampling(sampling: SamplingRows, place: int, row: Row) -> None:
     """Writes how a row is sampled into its place."""
     choice = row.request.sampling
     values = (choice.temperature, choice.top_k, choice.top_p, choice.seed)

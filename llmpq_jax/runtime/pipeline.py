@@ -15,7 +15,7 @@ from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError, StrategyError
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.demand import Demand, demand_of
-from llmpq_jax.runtime.engines.engine import Engine, StartEngine
+from llmpq_jax.runtime.engines.engine import Engine, StageLostError, StartEngine
 from llmpq_jax.runtime.engines.local import start_local
 from llmpq_jax.runtime.limits import check_request
 from llmpq_jax.runtime.request import Completion, Request, Sampling
@@ -220,7 +220,11 @@ class Pipeline:
             msg = f"token_ids have the shape {list(tokens.shape)}: expected [batch, length], not empty"
             raise RequestError(msg)
         score = score_stepwise if stepwise else score_whole
-        return score(self._engine, self.strategy.micro_batch, tokens)
+        while True:
+            try:
+                return score(self._engine, self.strategy.micro_batch, tokens)
+            except StageLostError:
+                self._engine.recover()
 
     def prepare(
         self,

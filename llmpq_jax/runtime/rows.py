@@ -64,6 +64,11 @@ class Row:
             self._end("length")
 
     @property
+    def history(self) -> tuple[int, ...]:
+        """Its prompt and the tokens so far: what is prefilled to go on with it."""
+        return (*self.request.token_ids, *self.token_ids)
+
+    @property
     def num_left(self) -> int:
         """New tokens it may still take."""
         return self.request.max_new_tokens - len(self.token_ids)

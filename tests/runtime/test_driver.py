@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.driver import Driver
+from llmpq_jax.runtime.engines.engine import StageLostError
 from llmpq_jax.runtime.request import Request, Sampling
 from llmpq_jax.runtime.rows import Row
 from llmpq_jax.spec.workload import MicroBatch
@@ -59,10 +60,20 @@ class HashEngine:
     shape: BatchShape
     takes_steps: bool
     fails_at: int = -1
+    is_lost_at: tuple[int, ...] = ()
+    num_recovered: int = 0
     num_answered: int = 0
     num_steps: int = 0
     waiting: list[Message] = field(default_factory=list)
     caches: dict[int, list[list[int]]] = field(default_factory=dict)
+
+    def recover(self) -> None:
+        assert not self.waiting, "a lost engine takes nothing"
+        self.num_recovered += 1
+        self.caches.clear()
+
+    def allocate(self, **_: int) -> None:
+        assert not self.caches
 
     def submit(self, message: Message) -> None:
         if message.phase == "decode":
@@ -87,6 +98,10 @@ class HashEngine:
     def next_result(self) -> Message:
         message = self._next()
         self.num_answered += 1
+        if self.num_answered in self.is_lost_at:
+            self.waiting.clear()
+            msg = "stage 1 is lost"
+            raise StageLostError(msg)
         if self.num_answered == self.fails_at:
             msg = "stage broke"
             raise RuntimeError(msg)
@@ -184,6 +199,20 @@ def test_what_a_stage_raises_comes_out_and_nothing_stays_in_flight(service, fail
         list(driver.run())
         assert engine.num_answered < fails_at, "what was raised came out"
     assert not engine.waiting
+
+
+@given(services(), st.sets(st.integers(1, 40), min_size=1, max_size=3))
+def test_tokens_are_the_same_whenever_stages_are_lost(service, is_lost_at):
+    engine, requests = service
+    engine.is_lost_at = tuple(is_lost_at)
+    told: list[int] = []
+    driver = _drive(engine, requests, on_tokens=told.append)
+    ended = list(driver.run())
+    assert engine.num_recovered == sum(at <= engine.num_answered for at in is_lost_at)
+    assert sorted(map(id, ended)) == sorted(map(id, driver.rows))
+    for row, request in zip(driver.rows, requests, strict=True):
+        assert row.token_ids == served_alone(request)
+    assert sum(told) == sum(len(row.token_ids) for row in driver.rows)
 
 
 @given(services())

@@ -42,6 +42,7 @@ from tools.benchmarks.models import CONFIGS, even_strategy, random_model
 @click.option("--prompt", type=int, default=64)
 @click.option("--new-tokens", type=int, default=64)
 @click.option("--stages", type=int, default=2)
+@click.option("--decode", type=int, default=4, help="Rows of a decode micro-batch.")
 @click.option("--repeats", type=int, default=5)
 def main(
     model: str,
@@ -52,18 +53,18 @@ def main(
     prompt: int,
     new_tokens: int,
     stages: int,
+    decode: int,
     repeats: int,
 ) -> None:
-    """Times a random checkpoint; every stage has a decode micro-batch to itself."""
-    rows = max(1, batch // stages)
+    """Times a random checkpoint, cut into stages of equal layers."""
     strategy = even_strategy(
         random_model(model, models.absolute()),
         bits=cast("Bits", int(bits)),
         head_bits=8,
         num_stages=stages,
         batch=batch,
-        prefill=max(1, rows // 2),
-        decode=rows,
+        prefill=min(decode, 4),
+        decode=decode,
         prompt_length=prompt,
         new_tokens=new_tokens,
         activations=activations,
@@ -104,7 +105,7 @@ def main(
         one / other for one, other in zip(seconds["local"], seconds["ray"], strict=True)
     ]
     click.echo(
-        f"| {model} | {bits} | {batch} | {stages} | {rates['local']:.1f} "
+        f"| {model} | {bits} | {batch} | {stages} | {decode} | {rates['local']:.1f} "
         f"| {rates['ray']:.1f} | {median(ratios):.2f} |"
     )
     figures = {
@@ -113,6 +114,7 @@ def main(
         "activations": activations,
         "batch": batch,
         "stages": stages,
+        "decode": decode,
         "prompt": prompt,
         "new_tokens": new_tokens,
         "local_tokens_per_s": rates["local"],

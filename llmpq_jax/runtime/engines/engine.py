@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from llmpq_jax.errors import WorkerLostError
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.worker import BatchNeeds, StageFacts
+
+
+class StageLostError(WorkerLostError):
+    """A stage is lost that may be had back: see `Engine.recover`."""
 
 
 class Engine(Protocol):
@@ -50,7 +55,16 @@ class Engine(Protocol):
         """Waits for a micro-batch to leave the last stage.
 
         Raises:
+            StageLostError: A stage is lost; nothing that was submitted comes any more.
             BaseException: What a stage raised, as it was raised there.
+        """
+        ...
+
+    def recover(self) -> None:
+        """Has lost stages started and loaded anew; all caches are to be made again.
+
+        Raises:
+            WorkerLostError: They cannot be had back.
         """
         ...
 

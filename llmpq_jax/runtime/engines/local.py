@@ -133,6 +133,9 @@ class LocalEngine:
             raise result.error
         return result
 
+    def recover(self) -> None:
+        """Does nothing: stages of one process are lost together."""
+
     def take_events(self) -> list[StageEvent]:
         """Returns what stages did since the last call."""
         return [event for worker in self.workers for event in worker.take_events()]

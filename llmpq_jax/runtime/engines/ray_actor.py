@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,10 +34,14 @@ class Pulse:
     """A sign of life.
 
     Attributes:
-        clock_s: The process's `time.perf_counter`.
+        process: Names the process among all that ever were.
+        pid: Its number on its machine.
+        clock_s: Its `time.perf_counter`.
         num_layers: Layers that are loaded.
     """
 
+    process: str
+    pid: int
     clock_s: float
     num_layers: int
 
@@ -50,6 +56,7 @@ class StageActor:
 
     def __init__(self) -> None:
         """Does nothing that may fail: Ray would tell of it less well than of `load`."""
+        self._process = uuid.uuid4().hex
         self._num_layers = 0
         self._epoch = 0
         self._worker: StageWorker | None = None
@@ -137,7 +144,12 @@ class StageActor:
     @ray.method(concurrency_group="health")
     def pulse(self) -> Pulse:
         """Says that the process lives."""
-        return Pulse(clock_s=time.perf_counter(), num_layers=self._num_layers)
+        return Pulse(
+            process=self._process,
+            pid=os.getpid(),
+            clock_s=time.perf_counter(),
+            num_layers=self._num_layers,
+        )
 
     @ray.method(concurrency_group="inbox")
     def receive(self, parcel: Parcel) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import services
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -95,16 +96,25 @@ def _connect(address: str, nodes: tuple[str, ...]) -> None:
             "resources": dict.fromkeys(map(node_resource, nodes), 1),
         }
     try:
-        if address not in {"auto", "local"}:
-            # Ray itself would try for more than a minute.
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), _PATIENCE_S).close()
+        if address != "local":
+            _check_answers(address)
         ray.init(address=address, **options)
     except (OSError, RuntimeError, ValueError) as reason:
         where = "on this machine" if address == "auto" else f"at {address!r}"
         first = str(reason).strip().split("\n")[0]
         msg = f"no Ray cluster answers {where} ({first}): expected one that `ray start --head` began, as HOST:PORT; start it, or correct the address"
         raise WorkerLostError(msg) from reason
+
+
+def _check_answers(address: str) -> None:
+    """Fails where nobody listens: Ray itself would try for more than a minute."""
+    # What Ray remembers of this machine may be of a cluster that is long gone.
+    found = services.canonicalize_bootstrap_address(address)
+    if found is None:
+        msg = "none is running"
+        raise ConnectionError(msg)
+    host, _, port = found.rpartition(":")
+    socket.create_connection((host, int(port)), _PATIENCE_S).close()
 
 
 def _place(nodes: tuple[str, ...], *, owns_ray: bool) -> Places:

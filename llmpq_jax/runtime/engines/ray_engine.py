@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError
 
-from llmpq_jax import __version__
-from llmpq_jax.errors import LlmpqError, WorkerLostError
-from llmpq_jax.runtime.engines.ray_cluster import Places, take_places
+from llmpq_jax.runtime.engines.engine import StageLostError
+from llmpq_jax.runtime.engines.ray_cluster import take_places
 from llmpq_jax.runtime.engines.ray_parcel import pack, unpack
-from llmpq_jax.runtime.engines.ray_watch import Watch
+from llmpq_jax.runtime.engines.ray_workers import Workers
 from llmpq_jax.spec.strategy import ModelReference, Strategy
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.worker import BatchNeeds, StageFacts
 
 DEFAULT_SILENCE_S = 30.0
-# How often a wait looks whether a worker was lost meanwhile.
-_GLANCE_S = 0.25
 _NUM_CLOCK_READINGS = 5
+_PATIENCE_S = 5.0
 
 
 def start_ray(
@@ -48,10 +47,10 @@ def start_ray(
         StrategyError: The strategy is for another model, or for machines or devices that
             are not there.
         CheckpointError: The weights are missing or damaged on one of the machines.
-        WorkerLostError: There is no cluster, or a worker was lost.
+        WorkerLostError: There is no cluster, or a worker was lost for good.
     """
     strategy = replace(strategy, model=_at_absolute_paths(strategy.model))
-    engine = RayEngine(
+    workers = Workers(
         strategy,
         take_places(strategy, address=address),
         silence_s=silence_s,
@@ -59,11 +58,11 @@ def start_ray(
         set_up=set_up,
     )
     try:
-        engine.load()
+        workers.load()
     except BaseException:
-        engine.close()
+        workers.close()
         raise
-    return engine
+    return RayEngine(workers)
 
 
 class RayEngine:
@@ -74,165 +73,106 @@ class RayEngine:
 
     takes_steps = True
 
-    def __init__(
-        self,
-        strategy: Strategy,
-        places: Places,
-        *,
-        silence_s: float,
-        on_layer: Callable[[], None],
-        set_up: Callable[[], None],
-    ) -> None:
-        """Takes actors that have loaded nothing yet."""
-        self._facts: dict[int, StageFacts] = {}
-        self._strategy = strategy
-        self._places = places
-        self._actors = places.actors
-        self._set_up = set_up
-        self._epoch = 0
+    def __init__(self, workers: Workers) -> None:
+        """Takes workers that are loaded."""
+        self._workers = workers
+        self._epoch = workers.epoch
         self._results: deque[Message] = deque()
+        # Every actor is asked for results: one that is not the last tells of failures.
         self._collecting: dict[Any, int] = {}
-        self._watch = Watch(self._actors, silence_s=silence_s, on_layer=on_layer)
-
-    def load(self) -> None:
-        """Has all stages load side by side, and begins the first epoch."""
-        calls = {
-            actor.load.remote(self._strategy, number, __version__, self._set_up): number
-            for number, actor in enumerate(self._actors)
-        }
-        for number, facts in self._wait_all(calls):
-            self._facts[number] = facts
-            self._watch.note_layers(number, self._strategy.stages[number].num_layers)
-        self._begin()
 
     @property
     def facts(self) -> tuple[StageFacts, ...]:
         """What is known of each stage, in pipeline order."""
-        return tuple(self._facts[number] for number in range(len(self._actors)))
+        return self._workers.facts
 
     def prepare(
         self, needs: Sequence[BatchNeeds], *, on_stage: Callable[[], None]
     ) -> None:
         """Compiles all stages side by side for all that is needed."""
-        for _ in self._ask_all("prepare", tuple(needs)):
-            on_stage()
+        told: set[int] = set()
+
+        def tell(number: int) -> None:
+            if number not in told:
+                told.add(number)
+                on_stage()
+
+        self._workers.ask_surely("prepare", tuple(needs), on_answer=tell)
 
     def allocate(self, *, num_groups: int, num_rows: int, num_slots: int) -> None:
         """Makes every stage's empty caches for so many groups of rows."""
-        deque(self._ask_all("allocate", num_groups, num_rows, num_slots), maxlen=0)
+        self._workers.ask_surely("allocate", num_groups, num_rows, num_slots)
 
     def free(self) -> None:
-        """Gives the caches' memory back, where there is a worker to do so."""
-        if not self._watch.lost:
-            deque(self._ask_all("free"), maxlen=0)
+        """Gives the caches' memory back; a worker that is lost has done so."""
+        with suppress(StageLostError):
+            deque(self._workers.ask_all("free"), maxlen=0)
 
     def submit(self, message: Message) -> None:
         """Sends a micro-batch into the first stage; returns at once."""
-        first, *others = self._actors
+        first, *others = self._workers.actors
         if others:
             steps_left = message.num_steps - 1
             message = replace(message, num_steps=1, steps_left=steps_left)
-        first.receive.remote(pack(replace(message, epoch=self._epoch)))
+        first.receive.remote(pack(replace(message, epoch=self._workers.epoch)))
 
     def next_result(self) -> Message:
         """Waits for the next micro-batch to leave the last stage.
 
         Raises:
-            WorkerLostError: A worker was lost.
+            StageLostError: A worker is lost; nothing that was submitted comes any more.
             BaseException: What a stage raised, as it was raised there.
         """
+        if self._epoch != self._workers.epoch:
+            # Calls of an older epoch are answered with nothing, or never.
+            self._epoch = self._workers.epoch
+            self._results.clear()
+            self._collecting.clear()
         while not self._results:
-            for number, actor in enumerate(self._actors):
+            for number, actor in enumerate(self._workers.actors):
                 if number not in self._collecting.values():
                     self._collecting[actor.collect.remote()] = number
-            for call, parcels in self._wait_some(self._collecting):
+            for call, parcels in self._workers.wait_some(self._collecting):
                 del self._collecting[call]
                 self._results += [
                     message
                     for message in map(unpack, parcels)
                     if message.epoch == self._epoch
                 ]
+        self._workers.note_progress()
         return self._results.popleft()
 
+    def recover(self) -> None:
+        """Has lost workers started and loaded anew.
+
+        Raises:
+            WorkerLostError: A machine is gone, or a worker is lost again and again.
+        """
+        self._workers.recover()
+
     def take_events(self) -> list[StageEvent]:
-        """Returns what stages did since the last call, on this process's clock."""
-        taken = dict(self._ask_all("take_events"))
-        events = []
-        for number, actor in enumerate(self._actors):
-            ahead_s = _clock_ahead_s(actor)
-            events += [
-                replace(
-                    event,
-                    received_s=event.received_s - ahead_s,
-                    started_s=event.started_s - ahead_s,
-                    ended_s=event.ended_s - ahead_s,
-                )
-                for event in taken[number]
-            ]
+        """Returns what stages did since the last call, on this process's clock.
+
+        What a lost worker did is lost with it.
+        """
+        events: list[StageEvent] = []
+        with suppress(StageLostError):
+            for number, taken in self._workers.ask_all("take_events"):
+                ahead_s = _clock_ahead_s(self._workers.actors[number])
+                events += [
+                    replace(
+                        event,
+                        received_s=event.received_s - ahead_s,
+                        started_s=event.started_s - ahead_s,
+                        ended_s=event.ended_s - ahead_s,
+                    )
+                    for event in taken
+                ]
         return events
 
     def close(self) -> None:
-        """Ends the actors, and the connection to Ray if it was made for them."""
-        self._watch.close()
-        self._places.give_back()
-
-    def _begin(self) -> None:
-        """Starts an epoch on all actors."""
-        self._epoch += 1
-        self._results.clear()
-        first = self._actors[0]
-        calls = {
-            actor.begin.remote(self._epoch, first, after): number
-            for number, (actor, after) in enumerate(
-                zip(self._actors, (*self._actors[1:], None), strict=True)
-            )
-        }
-        deque(self._wait_all(calls), maxlen=0)
-
-    def _ask_all(self, method: str, *arguments: Any) -> Iterator[tuple[int, Any]]:
-        """Calls all actors, and yields each stage's answer as it comes."""
-        calls = {
-            getattr(actor, method).remote(*arguments): number
-            for number, actor in enumerate(self._actors)
-        }
-        yield from self._wait_all(calls)
-
-    def _wait_all(self, calls: dict[Any, int]) -> Iterator[tuple[int, Any]]:
-        left = dict(calls)
-        while left:
-            for call, answer in self._wait_some(left):
-                yield left.pop(call), answer
-
-    def _wait_some(self, calls: dict[Any, int]) -> list[tuple[Any, Any]]:
-        """Waits until any of some calls has an answer; returns those that have.
-
-        Raises:
-            WorkerLostError: A worker is lost.
-            BaseException: What an actor raised.
-        """
-        while True:
-            for number, how in self._watch.lost.items():
-                raise self._lost(number, how)
-            ready, _ = ray.wait(list(calls), num_returns=1, timeout=_GLANCE_S)
-            if ready:
-                return [(call, self._answer(call, calls[call])) for call in ready]
-
-    def _answer(self, call: Any, number: int) -> Any:
-        try:
-            return ray.get(call)
-        except RayActorError as reason:
-            raise self._lost(number, "its process ended") from reason
-        except RayTaskError as error:
-            if isinstance(error.cause, LlmpqError):
-                where = ", ".join(self._strategy.stages[number].devices)
-                msg = f"stage {number} on {where}: {error.cause}"
-                raise type(error.cause)(msg) from error
-            raise
-
-    def _lost(self, number: int, how: str) -> WorkerLostError:
-        where = ", ".join(self._strategy.stages[number].devices)
-        msg = f"the worker of stage {number} on {where} is lost: {how}; see Ray's logs on that machine, then run again"
-        return WorkerLostError(msg)
+        """Ends the workers."""
+        self._workers.close()
 
 
 def _at_absolute_paths(model: ModelReference) -> ModelReference:
@@ -245,9 +185,12 @@ def _clock_ahead_s(actor: Any) -> float:
     readings = []
     for _ in range(_NUM_CLOCK_READINGS):
         asked_s = time.perf_counter()
-        pulse: Any = ray.get(actor.pulse.remote())
-        there_s = pulse.clock_s
+        try:
+            pulse: Any = ray.get(actor.pulse.remote(), timeout=_PATIENCE_S)
+        except (RayActorError, GetTimeoutError):
+            break
         answered_s = time.perf_counter()
-        readings.append((answered_s - asked_s, there_s - (asked_s + answered_s) / 2))
-    round_trip_s, ahead_s = min(readings)
+        middle_s = (asked_s + answered_s) / 2
+        readings.append((answered_s - asked_s, pulse.clock_s - middle_s))
+    round_trip_s, ahead_s = min(readings, default=(0.0, 0.0))
     return ahead_s if abs(ahead_s) > round_trip_s / 2 else 0.0

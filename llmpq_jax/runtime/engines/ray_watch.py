@@ -5,12 +5,31 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
+from llmpq_jax.runtime.engines.ray_actor import Pulse
+
 _PERIOD_S = 0.25
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loss:
+    """How an actor was lost.
+
+    Attributes:
+        how: In words that follow its name.
+        is_silent: Whether its process may still be there.
+    """
+
+    how: str
+    is_silent: bool = False
+
+
+_ENDED = Loss(how="has ended")
 
 
 class Watch:
@@ -32,30 +51,57 @@ class Watch:
         Args:
             actors: In pipeline order.
             silence_s: An actor that has not answered for so long is lost.
-            on_layer: Called as each layer is loaded.
+            on_layer: Called as each layer is loaded for the first time.
         """
         self._actors = actors
         self._silence_s = silence_s
         self._on_layer = on_layer
-        self._lost: dict[int, str] = {}
+        self._lock = threading.Lock()
+        self._lost: dict[int, Loss] = {}
+        self._pulses: dict[int, Pulse] = {}
         self._num_layers = [0] * len(actors)
         self._asked: dict[int, tuple[Any, float]] = {}
-        self._telling = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
     @property
-    def lost(self) -> dict[int, str]:
-        """What is known of stages that are lost: number, and in words how."""
-        return dict(self._lost)
+    def lost(self) -> dict[int, Loss]:
+        """Stages that are lost, and how."""
+        with self._lock:
+            return dict(self._lost)
+
+    def note_ended(self, number: int) -> Loss:
+        """Takes it from whoever met an actor that has ended."""
+        with self._lock:
+            return self._lost.setdefault(number, _ENDED)
+
+    def is_known(self, number: int, pulse: Pulse) -> bool:
+        """Whether an answer is from the process that was watched before."""
+        with self._lock:
+            last = self._pulses.get(number)
+        return last is not None and last.process == pulse.process
+
+    def note_back(self, number: int, pulse: Pulse) -> None:
+        """Watches a lost stage again, in the process that answered."""
+        with self._lock:
+            self._pulses[number] = pulse
+            self._asked.pop(number, None)
+            self._lost.pop(number, None)
 
     def note_layers(self, number: int, num_layers: int) -> None:
         """Tells of the layers of a stage that have not been told of."""
-        with self._telling:
-            for _ in range(self._num_layers[number], num_layers):
-                self._on_layer()
-            self._num_layers[number] = max(self._num_layers[number], num_layers)
+        with self._lock:
+            told = self._num_layers[number]
+            self._num_layers[number] = max(told, num_layers)
+        for _ in range(told, num_layers):
+            self._on_layer()
+
+    def process(self, number: int) -> str:
+        """Names a stage's process as far as it is known."""
+        with self._lock:
+            pulse = self._pulses.get(number)
+        return "" if pulse is None else f" (process {pulse.pid})"
 
     def close(self) -> None:
         """Ends watching."""
@@ -64,22 +110,40 @@ class Watch:
 
     def _run(self) -> None:
         while not self._ended.wait(_PERIOD_S):
-            for number, actor in enumerate(self._actors):
-                if number in self._lost:
-                    continue
-                if number not in self._asked:
-                    self._asked[number] = (actor.pulse.remote(), time.perf_counter())
+            for number in range(len(self._actors)):
                 self._look(number)
 
     def _look(self, number: int) -> None:
-        answer, asked_s = self._asked[number]
-        if ray.wait([answer], timeout=0)[0]:
-            del self._asked[number]
-            try:
-                pulse: Any = ray.get(answer)
-            except RayError:
-                self._lost[number] = "its process ended"
+        with self._lock:
+            if number in self._lost:
                 return
+            if number not in self._asked:
+                call = self._actors[number].pulse.remote()
+                self._asked[number] = (call, time.perf_counter())
+            call, asked_s = self._asked[number]
+        if not ray.wait([call], timeout=0)[0]:
+            if time.perf_counter() - asked_s > self._silence_s:
+                how = f"has not answered for {self._silence_s:g} s"
+                self._lose(number, call, Loss(how=how, is_silent=True))
+            return
+        try:
+            pulse: Any = ray.get(call)
+        except RayError:
+            self._lose(number, call, _ENDED)
+            return
+        with self._lock:
+            if self._asked.get(number, (None,))[0] is not call:
+                return
+            del self._asked[number]
+            known = self._pulses.setdefault(number, pulse)
+        if known.process != pulse.process:
+            # It ended, and Ray had started it anew before it was missed.
+            self.note_ended(number)
+        else:
             self.note_layers(number, pulse.num_layers)
-        elif time.perf_counter() - asked_s > self._silence_s:
-            self._lost[number] = f"it has not answered for {self._silence_s:g} s"
+
+    def _lose(self, number: int, call: Any, loss: Loss) -> None:
+        """Takes a stage for lost, unless it came back while its call was looked at."""
+        with self._lock:
+            if self._asked.get(number, (None,))[0] is call:
+                self._lost.setdefault(number, loss)

@@ -1,0 +1,159 @@
+"""Workers and machines that are lost, each at its worst moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from llmpq_jax.errors import WorkerLostError
+from llmpq_jax.runtime import Completion, Pipeline
+from llmpq_jax.runtime.engines.engine import StartEngine
+from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.stage.message import Message
+from tests.ray_machines import Machines, on_nodes, set_worker_up, some_requests
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+
+REQUESTS = some_requests(6, new_tokens=16)
+
+
+@pytest.fixture(scope="module")
+def expected(two_stages: Strategy) -> list[Completion]:
+    """What comes of an undisturbed run."""
+    with Pipeline.load(two_stages) as local:
+        return list(local.serve(REQUESTS))
+
+
+@pytest.fixture(scope="module")
+def pipeline(
+    two_stages: Strategy, start: Callable[..., StartEngine]
+) -> Iterator[Pipeline]:
+    apart = on_nodes(two_stages, "node0", "node1")
+    with Pipeline.load(apart, start=start(silence_s=3)) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def spare(two_stages: Strategy, machines: Machines) -> Strategy:
+    """The plan on two machines that serve no other pipeline here."""
+    for name in ("attic", "cellar"):
+        machines.start(name)
+    return on_nodes(two_stages, "cellar", "attic")
+
+
+def engine_of(pipeline: Pipeline) -> Any:
+    return pipeline._engine
+
+
+def before_first(
+    pipeline: Pipeline,
+    phase: str,
+    strike: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Strikes once, right before the first message of a phase is sent."""
+    engine = engine_of(pipeline)
+    submit = engine.submit
+    blows = [strike]
+
+    def sabotaged(message: Message) -> None:
+        if message.phase == phase and blows:
+            blows.pop()()
+        submit(message)
+
+    monkeypatch.setattr(engine, "submit", sabotaged)
+
+
+@pytest.mark.parametrize(
+    ("phase", "stage", "number"),
+    [
+        ("prefill", 1, signal.SIGKILL),
+        ("decode", 0, signal.SIGKILL),
+        ("decode", 1, signal.SIGSTOP),
+    ],
+)
+def test_a_worker_that_is_lost_costs_no_token(
+    pipeline, expected, monkeypatch, phase, stage, number
+):
+    workers = engine_of(pipeline)._workers
+    pulse: Any = ray.get(workers.actors[stage].pulse.remote())
+    before_first(pipeline, phase, lambda: os.kill(pulse.pid, number), monkeypatch)
+    epoch = workers.epoch
+    assert list(pipeline.serve(REQUESTS)) == expected
+    assert workers.epoch > epoch
+    assert pipeline.batches[-1].num_new_tokens == sum(
+        len(completion.token_ids) for completion in expected
+    )
+
+
+def test_a_worker_that_is_killed_while_nobody_asks_is_had_back(pipeline, expected):
+    workers = engine_of(pipeline)._workers
+    pulse: Any = ray.get(workers.actors[0].pulse.remote())
+    os.kill(pulse.pid, signal.SIGKILL)
+    assert list(pipeline.serve(REQUESTS)) == expected
+
+
+def test_a_worker_that_is_killed_while_it_loads_loads_again(
+    spare, start, expected, tmp_path
+):
+    (tmp_path / "told").mkdir()
+    killed: list[int] = []
+
+    def kill_first() -> None:
+        while not killed:
+            time.sleep(0.01)
+            for path in (tmp_path / "told").iterdir():
+                os.kill(int(path.name), signal.SIGKILL)
+                killed.append(int(path.name))
+                break
+
+    killer = threading.Thread(target=kill_first, daemon=True)
+    killer.start()
+    heard: list[int] = []
+    set_up = partial(
+        set_worker_up, str(tmp_path / "compiled"), told=str(tmp_path / "told")
+    )
+    with Pipeline.load(
+        spare, start=start(set_up=set_up), on_layer=lambda: heard.append(1)
+    ) as loaded:
+        killer.join()
+        assert len(list((tmp_path / "told").iterdir())) == 3
+        assert len(heard) == 4
+        assert list(loaded.serve(REQUESTS)) == expected
+
+
+def test_a_machine_that_is_gone_ends_the_run_and_keeps_what_is_done(
+    spare: Strategy,
+    start: Callable[..., StartEngine],
+    machines: Machines,
+    expected: list[Completion],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[Completion] = []
+    with Pipeline.load(spare, start=start()) as loaded:
+        assert list(loaded.serve(REQUESTS[:1])) == expected[:1]
+        last = engine_of(loaded)._workers.actors[1]
+        pulse: Any = ray.get(last.pulse.remote())
+
+        def strike() -> None:
+            machines.kill("attic")
+            # Its processes outlive it for a moment.
+            psutil.Process(pulse.pid).wait(60)
+
+        before_first(loaded, "decode", strike, monkeypatch)
+        with pytest.raises(
+            WorkerLostError,
+            match=r"stage 1 on attic/cpu:1 \(process \d+\) has .*, and its node attic has left the cluster",
+        ) as told:
+            done += loaded.serve(REQUESTS)
+    assert "\n" not in str(told.value)
+    assert done == expected[: len(done)]
