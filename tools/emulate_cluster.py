@@ -139,7 +139,11 @@ def start(nodes: EmulatedNodes, command: tuple[str, ...]) -> None:
         if not command:
             tell("Ctrl-C stops the nodes")
             signal.pause()
-        environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+        environment = {
+            **os.environ,
+            **cluster.environment,
+            "RAY_ADDRESS": cluster.address,
+        }
         code = _ended(subprocess.Popen(command, env=environment))
     sys.exit(code)
 

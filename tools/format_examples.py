@@ -82,7 +82,7 @@ model = "tiny"
 layer_shape = "sha256:91ab…"
 activations = "bfloat16"
 group_size = 64
-kind = [{ kind = "T4", device = "Tesla T4", platform = "gpu", jax_version = "0.10.2", kernel_path = "xla-sm75", date = "2026-01-31" }]
+kind = [{ kind = "T4", device = "Tesla T4", driver = "PJRT C API cuda 12090, driver 550.54.15", platform = "gpu", jax_version = "0.10.2", kernel_path = "xla-sm75", date = "2026-01-31" }]
 layer = [
   { kind = "T4", phase = "prefill", bits = 8, batch = 4, length = 64, seconds = 2.1e-3, spread = 0.02, workspace_bytes = 1048576 },
   { kind = "T4", phase = "decode", bits = 8, batch = 8, length = 128, seconds = 4.5e-4, spread = 0.03, workspace_bytes = 65536 },
@@ -91,6 +91,7 @@ end = [{ kind = "T4", part = "head", rows = 8, seconds = 2.4e-4, spread = 0.04, 
 link = [{ source_kind = "T4", target_kind = "V100", num_bytes = 1048576, seconds = 1.0e-3, spread = 0.1 }]
 shared = [{ node = "desk", capacity = 1.0 }]
 accuracy = [{ kind = "T4", phase = "decode", bits = 8, num_fitted = 10, num_held_out = 3, mean_error = 0.031, largest_error = 0.058, spread = 0.02 }]
+drift = [{ kind = "T4", slowest = 1.04, fastest = 0.99 }]
 """
 
 _SENSITIVITY = """

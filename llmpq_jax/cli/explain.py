@@ -10,23 +10,49 @@ import click
 from llmpq_jax.cli.choices import choice_options, request_with_choices, theta_option
 from llmpq_jax.cli.options import (
     FILE,
+    OUT_FILE,
     json_option,
     omega_budget_option,
     search_options,
-    strategy_option,
 )
 from llmpq_jax.cli.planning import known_options
 from llmpq_jax.cli.recorded import merged_options
 
 if TYPE_CHECKING:
-    from llmpq_jax.solver.explain import Answer, Question
+    from llmpq_jax.solver.explain import Answer, More, Question
     from llmpq_jax.solver.search_result import Progress
 
 _PERCENT = click.FloatRange(min=0, max=1000)
 
 
 @click.command("explain")
-@strategy_option
+@click.option(
+    "--strategy",
+    "strategy_path",
+    type=FILE,
+    metavar="FILE",
+    help="What `llmpq-jax solve` or a person wrote.",
+)
+@click.option(
+    "--run",
+    "run_path",
+    type=FILE,
+    metavar="FILE",
+    help="Instead of a strategy, what `llmpq-jax generate --record` wrote: the run beside "
+    "its prediction.",
+)
+@click.option(
+    "--picture",
+    type=OUT_FILE,
+    metavar="FILE",
+    help="With --run: what each stage did when, predicted and measured, PNG.",
+)
+@click.option(
+    "--trace",
+    type=OUT_FILE,
+    metavar="FILE",
+    help="With --run: the same for Perfetto or Chrome, JSON.",
+)
 @click.option(
     "--model",
     type=FILE,
@@ -79,7 +105,10 @@ _PERCENT = click.FloatRange(min=0, max=1000)
 )
 @json_option
 def explain_command(
-    strategy_path: Path,
+    strategy_path: Path | None,
+    run_path: Path | None,
+    picture: Path | None,
+    trace: Path | None,
     more_memory: float,
     more_speed: float,
     more_loss: float,
@@ -92,8 +121,43 @@ def explain_command(
     """Say what a plan takes, what binds it, and what a little more would bring.
 
     Each answer is a plan sought anew, with the gap that is proven of it; Ctrl-C ends
-    the questions and keeps the answers.
+    the questions and keeps the answers. With --run, put a run beside its prediction.
     """
+    if (strategy_path is None) == (run_path is None):
+        msg = "expected either --strategy FILE or --run FILE"
+        raise click.UsageError(msg)
+    if run_path is not None:
+        from llmpq_jax.cli.explained_run import explain_run
+
+        explain_run(run_path, picture=picture, trace=trace, as_json=as_json)
+        return
+    if picture is not None or trace is not None:
+        msg = "--picture and --trace are of a run: expected --run FILE beside them"
+        raise click.UsageError(msg)
+    assert strategy_path is not None
+    from llmpq_jax.solver.explain import More
+
+    _explain_strategy(
+        strategy_path,
+        More(memory=more_memory / 100, speed=more_speed / 100, loss=more_loss / 100),
+        without_solving=without_solving,
+        time_limit_s=time_limit,
+        relative_gap=gap,
+        as_json=as_json,
+        problem=problem,
+    )
+
+
+def _explain_strategy(
+    strategy_path: Path,
+    more: More,
+    *,
+    without_solving: bool,
+    time_limit_s: float,
+    relative_gap: float,
+    as_json: bool,
+    problem: dict[str, Any],
+) -> None:
     from llmpq_jax.report.console import progress_bar, say, show, tell
     from llmpq_jax.report.explanation import (
         answers_table,
@@ -104,7 +168,6 @@ def explain_command(
     from llmpq_jax.report.explanation_record import explanation_json
     from llmpq_jax.report.search import search_note
     from llmpq_jax.solver.explain import (
-        More,
         account_for,
         ask,
         found_plan,
@@ -130,18 +193,7 @@ def explain_command(
     account = account_for(made, plan, strategy)
     answers: list[Answer] = []
     if not without_solving:
-        asked = list(
-            questions(
-                made,
-                strategy,
-                plan,
-                More(
-                    memory=more_memory / 100,
-                    speed=more_speed / 100,
-                    loss=more_loss / 100,
-                ),
-            )
-        )
+        asked = list(questions(made, strategy, plan, more))
         with progress_bar("solving anew", len(asked), unit="questions") as advance:
 
             def tell_search(question: Question, state: Progress) -> None:
@@ -150,8 +202,8 @@ def explain_command(
             found = ask(
                 asked,
                 plan,
-                time_limit_s=time_limit,
-                relative_gap=gap,
+                time_limit_s=time_limit_s,
+                relative_gap=relative_gap,
                 progress=tell_search,
             )
             try:

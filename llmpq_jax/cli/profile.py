@@ -21,6 +21,7 @@ from llmpq_jax.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from llmpq_jax.profiler.grid import Thoroughness
     from llmpq_jax.spec.cluster import Cluster
     from llmpq_jax.spec.precision import Activations
 
@@ -53,6 +54,18 @@ if TYPE_CHECKING:
 )
 @kv_bits_option
 @click.option(
+    "--quick",
+    "thoroughness",
+    flag_value="quick",
+    help="Few sizes, few repeats: about a minute per kind for a small model.",
+)
+@click.option(
+    "--full",
+    "thoroughness",
+    flag_value="full",
+    help="Shorter lengths too, both caches, and repeats until times are steady.",
+)
+@click.option(
     "--kind",
     "kinds",
     multiple=True,
@@ -80,6 +93,7 @@ def profile_command(
     activations: Activations | None,
     group_size: str,
     kv_bits: str,
+    thoroughness: Thoroughness | None,
     kinds: tuple[str, ...],
     sample_time: float,
     overwrite: bool,
@@ -90,7 +104,10 @@ def profile_command(
     --batch, --prompt-length and --new-tokens are made of. A few sizes between are left
     out of the predictions, and tell how far these are off.
     """
+    from dataclasses import replace
+
     from llmpq_jax.profiler.grid import grid_for
+    from llmpq_jax.profiler.stopwatch import FULL_STOPWATCH, QUICK_STOPWATCH, Stopwatch
     from llmpq_jax.report.console import say, show
     from llmpq_jax.report.tables import accuracy_table, measurements_table
     from llmpq_jax.spec.cluster_file import read_cluster
@@ -101,18 +118,28 @@ def profile_command(
     devices = read_cluster(cluster)
     workload = Workload(batch=batch, prompt_length=prompt_length, new_tokens=new_tokens)
     keep_compiled(cache_home())
-    measurements = measure(
-        model,
-        devices,
-        out,
-        grid=grid_for(workload),
-        activations=activations or _usual_activations(devices),
-        group_size=GROUP_SIZES[int(group_size)],
-        kv_bits=KV_BITS[kv_bits],
-        kinds=kinds or None,
-        least_sample_s=sample_time,
-        overwrites=overwrite,
-    )
+    effort = thoroughness or "usual"
+    caches = (KV_BITS["16"], KV_BITS["8"]) if effort == "full" else (KV_BITS[kv_bits],)
+    stopwatches = {
+        "quick": QUICK_STOPWATCH,
+        "usual": Stopwatch(),
+        "full": FULL_STOPWATCH,
+    }
+    measurements = None
+    for cache in caches:
+        measurements = measure(
+            model,
+            devices,
+            out,
+            grid=grid_for(workload, effort),
+            activations=activations or _usual_activations(devices),
+            group_size=GROUP_SIZES[int(group_size)],
+            kv_bits=cache,
+            kinds=kinds or None,
+            overwrites=overwrite and measurements is None,
+            stopwatch=replace(stopwatches[effort], least_sample_s=sample_time),
+        )
+    assert measurements is not None
     show(measurements_table(measurements))
     if measurements.accuracy:
         show(accuracy_table(measurements))

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from llmpq_jax.report.console import say, show
+from llmpq_jax.report.deviation import deviation_line
 from llmpq_jax.report.lines import run_lines
 from llmpq_jax.report.tables import run_table
 from llmpq_jax.report.texts import continued_text
+from llmpq_jax.runtime.phase_times import phase_times
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.workflow.prompt import Prompt
 from llmpq_jax.workflow.result_line import Result, result_values
@@ -38,6 +40,10 @@ def print_run(strategy: Strategy, served: Served) -> None:
     show(run_table(strategy, served.batches))
     for line in run_lines(strategy, served.batches):
         say(line)
+    phases = [phase_times(strategy, batch) for batch in served.batches]
+    deviation = deviation_line(strategy, phases)
+    if deviation is not None:
+        say(deviation)
 
 
 def print_json(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
 
@@ -41,12 +41,14 @@ class LatencyModel:
     Attributes:
         layers: By kind, phase, bits and tensor width, over (rows, tokens).
         ends: By kind, part and bits, over rows.
+        calls: By kind, seconds of a stage by itself.
         growing: Kinds whose decode steps take longer as the context grows; others read
             all slots of a cache in each, filled or not.
     """
 
     layers: dict[LayerKey, Surface]
     ends: dict[EndKey, Surface]
+    calls: dict[str, float] = field(default_factory=dict)
     growing: frozenset[str] = frozenset()
 
     def supports_layer(self, kind: str, bits: Bits, *, tensor: int = 1) -> bool:
@@ -94,6 +96,13 @@ class LatencyModel:
             raise MeasurementError(msg)
         return float(self.ends[kind, part, bits](rows))
 
+    def call_s(self, kind: str) -> float:
+        """Returns what each visit of a stage costs beside what the stage holds.
+
+        What was not measured counts 0: its layers carry their share of a call already.
+        """
+        return self.calls.get(kind, 0.0)
+
     def _layer(self, kind: str, phase: Phase, bits: Bits, tensor: int) -> Surface:
         if (kind, phase, bits, tensor) not in self.layers:
             msg = f"measurements: no {phase} of a layer at {bits} bits, tensor width {tensor}, on {kind!r}: expected [[layer]] rows of it; measure with `llmpq-jax profile`"
@@ -133,6 +142,7 @@ def fit_latency(measurements: Measurements) -> LatencyModel:
     return LatencyModel(
         layers={key: fit_layer(key[1], rows) for key, rows in layers.items()},
         ends={key: fit_end(rows) for key, rows in ends.items()},
+        calls={row.kind: row.seconds for row in measurements.calls},
         growing=frozenset(
             row.kind
             for row in measurements.kinds

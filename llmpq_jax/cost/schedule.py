@@ -11,9 +11,10 @@ overlaps computing. The first token comes out of prefill, and decode starts when
 has ended. A round of decode takes as long as its busiest resource needs for all
 micro-batches, or as one micro-batch needs to come round, whichever is longer.
 
-The devices of a node that shares capacity c do at most c devices' work at once, so
+The devices of a node that shares its processor do at most c devices' work at once, c_p
+of them in prefill and c_d in decode, so
 
-    prefill ≥ m_p·Σ_node P / c        decode ≥ (n − 1)·m_d·Σ_node D / c
+    prefill ≥ m_p·Σ_node P / c_p        decode ≥ (n − 1)·m_d·Σ_node D / c_d
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmpq_jax.spec.measurements import Phase
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Host:
@@ -29,11 +32,17 @@ class Host:
 
     Attributes:
         members: Their indices.
-        capacity: Devices' worth of work done at once.
+        prefill_capacity: Devices' worth of prefill done at once.
+        decode_capacity: Devices' worth of decode done at once.
     """
 
     members: tuple[int, ...]
-    capacity: float
+    prefill_capacity: float
+    decode_capacity: float
+
+    def capacity(self, phase: Phase) -> float:
+        """Returns devices' worth of work done at once."""
+        return self.prefill_capacity if phase == "prefill" else self.decode_capacity
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +84,7 @@ class PhaseSeconds:
 
 
 def phase_terms(
+    phase: Phase,
     *,
     stages_s: Sequence[float],
     hops_s: Sequence[float],
@@ -85,7 +95,8 @@ def phase_terms(
     """Returns the parts of one phase's seconds, see the module.
 
     Args:
-        stages_s: P or D of each stage, its share of embedding and head included.
+        phase: Which one.
+        stages_s: P or D of each stage, embedding, head and its call included.
         hops_s: Of each hop between consecutive stages.
         num: Micro-batches m.
         later_rounds: Of decode, after the first: n − 2.
@@ -96,7 +107,7 @@ def phase_terms(
     shared = 0.0
     for host in hosts:
         work = sum(stages_s[member] for member in host.members)
-        shared = max(shared, (1 + later_rounds) * num * work / host.capacity)
+        shared = max(shared, (1 + later_rounds) * num * work / host.capacity(phase))
     return PhaseTerms(
         once_s=once,
         following_s=(num - 1) * slowest,
@@ -120,7 +131,7 @@ def pipeline_s(
     """Returns the seconds of the batch, see the module.
 
     Args:
-        stages_prefill_s: P of each stage, its share of embedding and head included.
+        stages_prefill_s: P of each stage, embedding, head and its call included.
         stages_decode_s: D of each stage, likewise.
         hops_prefill_s: P of each hop between consecutive stages.
         hops_decode_s: D of each hop.
@@ -135,11 +146,16 @@ def pipeline_s(
         # Times no further micro-batch it would be no number at all.
         return PhaseSeconds(prefill_s=math.inf, decode_s=math.inf)
     prefill = phase_terms(
-        stages_s=stages_prefill_s, hops_s=hops_prefill_s, num=num_prefill, hosts=hosts
+        "prefill",
+        stages_s=stages_prefill_s,
+        hops_s=hops_prefill_s,
+        num=num_prefill,
+        hosts=hosts,
     )
     if new_tokens == 1:
         return PhaseSeconds(prefill_s=float(prefill.total_s), decode_s=0.0)
     decode = phase_terms(
+        "decode",
         stages_s=stages_decode_s,
         hops_s=hops_decode_s,
         num=num_decode,

@@ -76,7 +76,7 @@ def serving_layout(
     """
     path = device_kernel_path(device)
     if path.startswith("native"):
-        if fits_panels(weight, num_cuts=num_cuts):
+        if fits_panels(weight, num_cuts=num_cuts, num_row_cuts=num_row_cuts):
             return to_panels(weight)
     elif "-sm" in path and isinstance(weight, QArray):
         kernel = group_kernel(

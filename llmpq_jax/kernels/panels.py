@@ -61,20 +61,25 @@ class PanelArray:
         return self.values.nbytes + self.scale.nbytes
 
 
-def fits_panels(weight: jax.Array | QArray, *, num_cuts: int = 1) -> bool:
+def fits_panels(
+    weight: jax.Array | QArray, *, num_cuts: int = 1, num_row_cuts: int = 1
+) -> bool:
     """Says whether the native kernels can serve a weight.
 
     Args:
         weight: A matrix; where its rows are to be cut, its groups are cut already.
         num_cuts: How many devices its features are cut over; each must then hold whole
             panels.
+        num_row_cuts: How many devices its rows are cut over; each then holds one group
+            of int8.
     """
     if isinstance(weight, QArray):
         if weight.zero_point is not None or weight.permutation is not None:
             return False
         if weight.bits == 4 and weight.group_size % ROWS_PER_WORD:
             return False
-        if weight.bits == 8 and weight.num_groups != 1:  # not ours: files have them
+        # Smaller groups of int8 are not ours, but files have them.
+        if weight.bits == 8 and weight.num_groups != num_row_cuts:
             return False
         num_features = weight.num_features
     elif weight.dtype == jnp.bfloat16 and weight.ndim == 2:

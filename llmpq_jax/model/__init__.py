@@ -1,6 +1,6 @@
 """A decoder, layer by layer, as Flax NNX modules over weights that are already there."""
 
-from llmpq_jax.model.cache import LayerCache, join_rows, make_cache
+from llmpq_jax.model.cache import LayerCache, PromptCache, make_cache
 from llmpq_jax.model.decoder import DecoderLayer, Embedding, Head
 from llmpq_jax.model.positions import Context, cached_context, fresh_context
 
@@ -10,8 +10,8 @@ __all__ = [
     "Embedding",
     "Head",
     "LayerCache",
+    "PromptCache",
     "cached_context",
     "fresh_context",
-    "join_rows",
     "make_cache",
 ]

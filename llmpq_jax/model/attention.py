@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llmpq_jax.kernels import attend_to_cache, serves_attention
-from llmpq_jax.model.cache import LayerCache
+from llmpq_jax.model.cache import LayerCache, PromptCache
 from llmpq_jax.model.positions import Context
+from llmpq_jax.spec.blocks import attention_block
 
 # Finite, so that a row without a visible key gives numbers and not NaN; such rows are
 # padding, and nobody reads them.
@@ -34,12 +35,16 @@ def attend(
     num_kv_heads = memory.key.shape[2]
     shared = num_heads // num_kv_heads
     grouped = query_BTNH.reshape(batch, length, num_kv_heads, shared, head_dim)
-    scores = jnp.einsum(
-        "BTKJH,BSKH->BKJTS",
-        grouped,
+    # As one matrix for each key-value head: XLA would turn the much larger scores about.
+    query_BKQH = jnp.moveaxis(grouped, 1, 3).reshape(
+        batch, num_kv_heads, shared * length, head_dim
+    )
+    scores = jax.lax.dot_general(
+        query_BKQH,
         memory.key.astype(query_BTNH.dtype),
+        (((3,), (3,)), ((0, 1), (0, 2))),
         preferred_element_type=jnp.float32,
-    ) / math.sqrt(head_dim)
+    ).reshape(batch, num_kv_heads, shared, length, -1) / math.sqrt(head_dim)
     if memory.key_scale is not None:
         scores = scores * _by_slot(memory.key_scale)
     if slopes_N is not None:
@@ -51,13 +56,15 @@ def attend(
     weights = jax.nn.softmax(scores, axis=-1)
     if memory.value_scale is not None:
         weights = weights * _by_slot(memory.value_scale)
-    mixed = jnp.einsum(
-        "BKJTS,BSKH->BTKJH",
-        weights.astype(query_BTNH.dtype),
+    mixed_BKQH = jax.lax.dot_general(
+        weights.astype(query_BTNH.dtype).reshape(*query_BKQH.shape[:3], -1),
         memory.value.astype(query_BTNH.dtype),
+        (((3,), (1,)), ((0, 1), (0, 2))),
         preferred_element_type=jnp.float32,
     )
-    return mixed.reshape(query_BTNH.shape).astype(query_BTNH.dtype)
+    mixed = mixed_BKQH.reshape(batch, num_kv_heads, shared, length, head_dim)
+    mixed = jnp.moveaxis(mixed, 3, 1).reshape(query_BTNH.shape)
+    return mixed.astype(query_BTNH.dtype)
 
 
 def _by_slot(scale_BSK1: Float[Array, "B S K 1"]) -> Float[Array, "B K 1 1 S"]:
@@ -114,3 +121,57 @@ def attend_and_store(
             query_BTNH, new, cache, cpu=in_native_code, default=in_xla
         )
     return in_xla(query_BTNH, new, cache)
+
+
+def store_and_attend(
+    query_BTNH: Float[Array, "B T N H"],
+    new: LayerCache,
+    cache: PromptCache,
+    context: Context,
+    *,
+    window: int | None,
+    slopes_N: Float[Array, " N"] | None,
+) -> tuple[Float[Array, "B T N H"], PromptCache]:
+    """Puts prompts' new tokens into their cache and attends to what is there then.
+
+    They attend a block of queries after another, see `attention_block`. Keys and values
+    are read back out of the cache, so that each layer's are written before the next
+    layer computes its own: XLA would put the writing off and keep them all.
+    """
+    memory = cache.with_tokens(new)
+    # Else what is read would be known to be what was written.
+    held = memory._replace(groups=jax.lax.optimization_barrier(memory.groups))
+    num_rows, num_tokens, num_heads, _ = query_BTNH.shape
+    rows, tokens = attention_block(
+        num_rows // len(cache.groups),
+        num_tokens,
+        num_heads=num_heads,
+        num_slots=cache.num_slots,
+    )
+    per_row = num_tokens // tokens
+
+    def mix(number: Array | int, query: Array, position: Array) -> Array:
+        return attend(
+            query,
+            held.some_rows(number // per_row * rows, rows),
+            context._replace(position_BT=position),
+            window=window,
+            slopes_N=slopes_N,
+        )
+
+    num_blocks = num_rows * num_tokens // (rows * tokens)
+    if num_blocks == 1:
+        return mix(0, query_BTNH, context.position_BT), memory
+    position = context.position_BT.reshape(num_blocks, rows, tokens)
+
+    def step(number: Array, mixed: Array) -> Array:
+        # What is mixed takes the place of its query.
+        query = jax.lax.dynamic_index_in_dim(mixed, number, keepdims=False)
+        here = jax.lax.dynamic_index_in_dim(position, number, keepdims=False)
+        return jax.lax.dynamic_update_index_in_dim(
+            mixed, mix(number, query, here), number, 0
+        )
+
+    blocks = query_BTNH.reshape(num_blocks, rows, tokens, *query_BTNH.shape[2:])
+    mixed = jax.lax.fori_loop(0, num_blocks, step, blocks)
+    return mixed.reshape(query_BTNH.shape), memory

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +41,11 @@ class LayerCache(NamedTuple):
         return self.key.shape[1]
 
     @property
+    def num_rows(self) -> int:
+        """B."""
+        return self.key.shape[0]
+
+    @property
     def kv_bits(self) -> KvBits:
         """16 stands for the activations' type."""
         return 16 if self.key_scale is None else 8
@@ -56,18 +62,27 @@ class LayerCache(NamedTuple):
         """Takes some of its rows."""
         return jax.tree.map(lambda block: block[first:end], self)
 
-    def some_rows(self, first_row: Int[Array, ""], count: int) -> LayerCache:
+    def some_rows(self, first_row: Int[Array, ""] | int, count: int) -> LayerCache:
         """Takes `count` rows from one on that is known only when the stage runs."""
         return jax.tree.map(
             lambda block: jax.lax.dynamic_slice_in_dim(block, first_row, count), self
         )
 
-    def with_rows(self, new: LayerCache, first_row: Int[Array, ""]) -> LayerCache:
-        """Writes whole rows, from slot 0 on; `new` may be shorter in both axes."""
+    def slots(self, count: int) -> LayerCache:
+        """Takes its first slots."""
+        return jax.tree.map(lambda block: block[:, :count], self)
+
+    def with_rows(
+        self,
+        new: LayerCache,
+        first_row: Int[Array, ""],
+        first_slot: Int[Array, ""] | int = 0,
+    ) -> LayerCache:
+        """Writes rows from a slot on; `new` may be shorter in both axes."""
 
         def write(block: Array, rows: Array) -> Array:
             zero = jnp.zeros_like(first_row)
-            start = (first_row, zero, zero, zero)
+            start = (first_row, zero + first_slot, zero, zero)
             return jax.lax.dynamic_update_slice(block, rows, start)
 
         return jax.tree.map(write, self, new.at(self.kv_bits))
@@ -88,11 +103,48 @@ class LayerCache(NamedTuple):
         )
 
 
-def join_rows(caches: Sequence[LayerCache]) -> LayerCache:
-    """Puts the rows of several caches of a layer behind one another."""
-    if len(caches) == 1:
-        return caches[0]
-    return jax.tree.map(lambda *blocks: jnp.concatenate(blocks), *caches)
+class PromptCache(NamedTuple):
+    """Where one layer's memory of some prompts is kept: the caches of their groups.
+
+    Attributes:
+        groups: One that the rows are part of, or several that they fill, in order.
+        first_row: Where in the group the rows begin, if they are part of one.
+        first_slot: Where the new tokens begin, in all rows alike.
+        num_slots: How many slots, from the first on, the tokens may look at.
+    """
+
+    groups: tuple[LayerCache, ...]
+    first_row: Int[Array, ""]
+    first_slot: Int[Array, ""] | int
+    num_slots: int
+
+    def with_tokens(self, new: LayerCache) -> PromptCache:
+        """Writes the new tokens of all rows."""
+        per_group = new.key.shape[0] // len(self.groups)
+        return self._replace(
+            groups=tuple(
+                cache.with_rows(
+                    new.rows(index * per_group, (index + 1) * per_group),
+                    self.first_row,
+                    self.first_slot,
+                )
+                for index, cache in enumerate(self.groups)
+            )
+        )
+
+    def some_rows(self, first: Int[Array, ""] | int, count: int) -> LayerCache:
+        """Takes what `count` prompts of one group, from one on, may look at."""
+        if len(self.groups) == 1:
+            rows = self.groups[0].some_rows(self.first_row + first, count)
+            return rows.slots(self.num_slots)
+        per_group = self.groups[0].num_rows
+
+        def of(cache: LayerCache) -> LayerCache:
+            return cache.some_rows(first % per_group, count).slots(self.num_slots)
+
+        return jax.lax.switch(
+            first // per_group, [partial(of, cache) for cache in self.groups]
+        )
 
 
 def make_cache(

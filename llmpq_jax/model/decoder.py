@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from llmpq_jax.model.attention import attend, attend_and_store
-from llmpq_jax.model.cache import LayerCache
+from llmpq_jax.model.attention import attend, attend_and_store, store_and_attend
+from llmpq_jax.model.blocks import over_tokens
+from llmpq_jax.model.cache import LayerCache, PromptCache
 from llmpq_jax.model.modules import Linear, Norm, Weights, images, plain
 from llmpq_jax.model.positions import Context, alibi_slopes, rotate
 from llmpq_jax.spec.architecture import Activation, Architecture
@@ -81,13 +82,10 @@ class Attention(nnx.Module):
         self.kv_bits: KvBits = kv_bits
         self.tensor_axis = tensor_axis
 
-    def __call__(
-        self,
-        hidden_BTD: Float[Array, "B T D"],
-        cache: LayerCache | None,
-        context: Context,
-    ) -> tuple[Float[Array, "B T D"], LayerCache]:
-        """Attends; returns the new tokens' memory, or the cache that now holds it."""
+    def project(
+        self, hidden_BTD: Float[Array, "B T D"], context: Context
+    ) -> tuple[Float[Array, "B T N H"], LayerCache]:
+        """Returns the tokens' queries, and their keys and values."""
         heads = (*hidden_BTD.shape[:2], -1, self.head_dim)
         query, key, value = (
             image.reshape(heads)
@@ -95,19 +93,46 @@ class Attention(nnx.Module):
         )
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
-        query = rotate(query, context)
         new = LayerCache(key=rotate(key, context), value=value)
-        slopes = self._slopes(query.shape[2])
+        return rotate(query, context), new
+
+    def mix(
+        self,
+        query_BTNH: Float[Array, "B T N H"],
+        new: LayerCache,
+        cache: LayerCache | None,
+        context: Context,
+    ) -> tuple[Float[Array, "B T N H"], LayerCache]:
+        """Attends; returns the new tokens' memory, or the cache that now holds it."""
+        slopes = self._slopes(query_BTNH.shape[2])
         if cache is None:
             # Prompts see what their cache will hold, so that no token depends on which
             # of its predecessors came with it.
             memory = new.at(self.kv_bits)
-            mixed = attend(query, memory, context, window=self.window, slopes_N=slopes)
-        else:
-            mixed, memory = attend_and_store(
-                query, new, cache, context, window=self.window, slopes_N=slopes
+            mixed = attend(
+                query_BTNH, memory, context, window=self.window, slopes_N=slopes
             )
-        return self.output(mixed.reshape(*hidden_BTD.shape[:2], -1)), memory
+            return mixed, memory
+        return attend_and_store(
+            query_BTNH, new, cache, context, window=self.window, slopes_N=slopes
+        )
+
+    def mix_prompts(
+        self,
+        query_BTNH: Float[Array, "B T N H"],
+        new: LayerCache,
+        cache: PromptCache,
+        context: Context,
+    ) -> tuple[Float[Array, "B T N H"], PromptCache]:
+        """Attends; returns the cache that now holds the new tokens' memory."""
+        slopes = self._slopes(query_BTNH.shape[2])
+        return store_and_attend(
+            query_BTNH, new, cache, context, window=self.window, slopes_N=slopes
+        )
+
+    def finish(self, mixed_BTNH: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
+        """Returns the block's contribution, given the mixed values."""
+        return self.output(mixed_BTNH.reshape(*mixed_BTNH.shape[:2], -1))
 
     def _slopes(self, num_heads: int) -> Array | None:
         """Returns ALiBi's slopes for the heads that are here."""
@@ -174,20 +199,50 @@ class DecoderLayer(nnx.Module):
 
         Args:
             hidden_BTD: Hidden states.
-            cache: What earlier tokens left; absent on a first pass over whole prompts.
+            cache: What earlier tokens left, to be joined by one of each row; absent on
+                a pass over whole prompts that leaves nothing behind.
             context: Of this step.
 
         Returns:
             The hidden states handed on, and the memory attended to: the cache with the
-            new tokens in it, or on a first pass the new tokens' keys and values alone.
+            new tokens in it, or without one the new tokens' keys and values alone.
         """
-        if self.norms_after:
-            mixed, memory = self.attention(hidden_BTD, cache, context)
-            hidden_BTD = self.attention_norm(hidden_BTD + mixed)
-            return self.mlp_norm(hidden_BTD + self.mlp(hidden_BTD)), memory
-        mixed, memory = self.attention(self.attention_norm(hidden_BTD), cache, context)
-        hidden_BTD = hidden_BTD + mixed
-        return hidden_BTD + self.mlp(self.mlp_norm(hidden_BTD)), memory
+        query, new = _before(self, hidden_BTD, context=context)
+        mixed, memory = self.attention.mix(query, new, cache, context)
+        return _after(self, hidden_BTD, mixed), memory
+
+    def prefill(
+        self,
+        hidden_BTD: Float[Array, "B T D"],
+        cache: PromptCache,
+        context: Context,
+    ) -> tuple[Float[Array, "B T D"], PromptCache]:
+        """Applies the layer to prompts or chunks of them, in blocks.
+
+        Returns:
+            The hidden states handed on, and the cache with the prompts in it.
+        """
+        query, new = over_tokens(_before, self, hidden_BTD, context=context)
+        mixed, memory = self.attention.mix_prompts(query, new, cache, context)
+        return over_tokens(_after, self, hidden_BTD, mixed, is_in_place=True), memory
+
+
+def _before(
+    layer: DecoderLayer, hidden_BTD: Array, *, context: Context
+) -> tuple[Array, LayerCache]:
+    """Does what comes before tokens look at each other."""
+    if not layer.norms_after:
+        hidden_BTD = layer.attention_norm(hidden_BTD)
+    return layer.attention.project(hidden_BTD, context)
+
+
+def _after(layer: DecoderLayer, hidden_BTD: Array, mixed_BTNH: Array) -> Array:
+    """Does what comes after tokens looked at each other."""
+    hidden_BTD = hidden_BTD + layer.attention.finish(mixed_BTNH)
+    if layer.norms_after:
+        hidden_BTD = layer.attention_norm(hidden_BTD)
+        return layer.mlp_norm(hidden_BTD + layer.mlp(hidden_BTD))
+    return hidden_BTD + layer.mlp(layer.mlp_norm(hidden_BTD))
 
 
 class Head(nnx.Module):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +28,21 @@ class Context(NamedTuple):
     slot_S: Int[Array, " S"]
     cosine_BTH: Float[Array, "B T H"] | None
     sine_BTH: Float[Array, "B T H"] | None
+
+    def some_tokens(
+        self, flat: Callable[[Array], Array], cut: Callable[[Array], Array]
+    ) -> Context:
+        """Returns the context of some tokens, cut out of all rows' laid end to end."""
+
+        def some(array: Array | None) -> Any:
+            return None if array is None else cut(flat(array))
+
+        return Context(
+            position_BT=some(self.position_BT),
+            slot_S=self.slot_S,
+            cosine_BTH=some(self.cosine_BTH),
+            sine_BTH=some(self.sine_BTH),
+        )
 
     def visible_BTS(self, window: int | None) -> Bool[Array, "B T S"]:
         """Says which key each query sees: its own and earlier ones, within a window."""

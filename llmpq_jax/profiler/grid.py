@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from llmpq_jax.spec.buckets import bucket_length
 from llmpq_jax.spec.workload import Workload
@@ -83,16 +84,26 @@ QUICK_GRID = Grid.of(
         Shape(rows=8, num_tokens=48, num_slots=96),
     ),
 )
-_MOST_HELD_OUT = 3
+_MOST_HELD_OUT = {"quick": 2, "usual": 3, "full": 8}
+_FIRST_BUCKET = bucket_length(1)
 
 
-def grid_for(workload: Workload) -> Grid:
+Thoroughness = Literal["quick", "usual", "full"]
+
+
+def grid_for(workload: Workload, thoroughness: Thoroughness = "usual") -> Grid:
     """Returns the sizes that plans of a workload are made of.
 
     Rows are the powers of two below the batch, and the batch. Lengths are the very
     buckets the runtime pads to, and one shorter pair, so that shorter prompts and
     contexts lie between two measurements. Held out are a few numbers of rows between
     those, at lengths between.
+
+    Args:
+        workload: What will be planned.
+        thoroughness: "quick" has three numbers of rows and holds two sizes out; "full"
+            has every power of two of the lengths as well, for workloads that are
+            shorter, and holds more out.
     """
     batch = workload.batch
     rows = tuple(sorted({batch, *(1 << n for n in range((batch - 1).bit_length()))}))
@@ -104,12 +115,32 @@ def grid_for(workload: Workload) -> Grid:
     if first_context == slots:
         first_context = bucket_length(-(-workload.context_length // 2))
     shorter = (shorter_tokens, max(shorter_tokens, first_context))
-    lengths = (longest,) if shorter == longest else (longest, shorter)
-    return Grid.of(rows, lengths, held_out=_between(rows, shorter, longest))
+    if thoroughness == "quick":
+        rows = tuple(sorted({1, rows[len(rows) // 2], batch}))
+    lengths = [longest] if shorter == longest else [longest, shorter]
+    if thoroughness == "full":
+        lengths += _halves(longest)
+    held_out = _between(rows, shorter, longest, most=_MOST_HELD_OUT[thoroughness])
+    known = dict.fromkeys(lengths)
+    return Grid.of(rows, tuple(known), held_out=held_out)
+
+
+def _halves(longest: tuple[int, int]) -> list[tuple[int, int]]:
+    """Returns ever shorter pairs, down to the first bucket."""
+    pairs = []
+    tokens, slots = longest
+    while slots > _FIRST_BUCKET:
+        tokens, slots = (bucket_length(max(1, size // 2)) for size in (tokens, slots))
+        pairs.append((tokens, max(tokens, slots)))
+    return pairs
 
 
 def _between(
-    rows: tuple[int, ...], shorter: tuple[int, int], longest: tuple[int, int]
+    rows: tuple[int, ...],
+    shorter: tuple[int, int],
+    longest: tuple[int, int],
+    *,
+    most: int,
 ) -> tuple[Shape, ...]:
     """Returns shapes whose rows, and where buckets allow lengths, are between others."""
     tokens, slots = (
@@ -117,7 +148,7 @@ def _between(
         for short, long in zip(shorter, longest, strict=True)
     )
     middles = [(few + more) // 2 for few, more in pairwise(rows) if more - few > 1]
-    step = max(1, -(-len(middles) // _MOST_HELD_OUT))
+    step = max(1, -(-len(middles) // most))
     return tuple(
         Shape(rows=count, num_tokens=tokens, num_slots=max(tokens, slots))
         for count in middles[::-step]

@@ -18,7 +18,7 @@ from llmpq_jax.spec.measurements_file import (
 )
 
 _HEADER = ("layer_shape", "activations", "group_size")
-_KIND = ("platform", "device", "jax_version", "kernel_path")
+_KIND = ("platform", "device", "driver", "jax_version", "kernel_path")
 
 
 class Journal:

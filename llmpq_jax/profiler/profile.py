@@ -9,10 +9,13 @@ from pathlib import Path
 import jax
 
 from llmpq_jax.kernels import device_kernel_path
+from llmpq_jax.profiler.calls import is_call_held, measure_call
 from llmpq_jax.profiler.devices import local_devices
+from llmpq_jax.profiler.drift import DriftWatch, square_product
 from llmpq_jax.profiler.grid import QUICK_GRID, Grid
 from llmpq_jax.profiler.journal import Journal
 from llmpq_jax.profiler.links import measure_links, missing_links
+from llmpq_jax.profiler.machine import driver_version, processor_name
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.profiler.shared import measure_shared, missing_shared
 from llmpq_jax.profiler.stages import (
@@ -27,7 +30,7 @@ from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.cluster import Cluster, Device
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.fingerprint import layer_shape_fingerprint
-from llmpq_jax.spec.measurements import MeasuredKind, Measurements
+from llmpq_jax.spec.measurements import Drift, MeasuredKind, Measurements
 from llmpq_jax.spec.precision import ALL_BITS, Activations, Bits, KvBits
 from llmpq_jax.spec.tensors import layer_tensors, tensors_bytes
 from llmpq_jax.stage.devices import JaxDevice
@@ -101,10 +104,13 @@ def profile(
     for device, jax_device in measured.values():
         journal.add_kind(_measured_kind(device, jax_device))
     done = total = 0
+    watch: DriftWatch | None = None
 
     def on_row(what: str) -> None:
         nonlocal done
         done += 1
+        if watch is not None:
+            watch.look()
         on_progress(done, total, what)
 
     session = Session(
@@ -122,20 +128,29 @@ def profile(
         on_row=on_row,
     )
     total = (
-        sum(
-            len(missing_layers(session, kind, few)) for kind in measured for few in bits
-        )
-        + sum(len(missing_ends(session, kind)) for kind in measured)
+        sum(_num_missing(session, kind) for kind in measured)
         + len(missing_links(session, cluster, devices))
         + len(missing_shared(session, cluster, devices))
     )
     for kind, (_, jax_device) in measured.items():
+        if not _num_missing(session, kind):
+            continue
+        watch = DriftWatch(call=square_product(jax_device), stopwatch=stopwatch)
         measure_layers(session, kind, jax_device)
         measure_ends(session, kind, jax_device)
+        measure_call(session, kind, jax_device)
+        journal.add(Drift(kind=kind, slowest=watch.slowest, fastest=watch.fastest))
+    watch = None
     judge_layers(session)
     measure_links(session, cluster, devices)
     measure_shared(session, cluster, devices)
     return journal.measurements
+
+
+def _num_missing(session: Session, kind: str) -> int:
+    layers = sum(len(missing_layers(session, kind, bits)) for bits in session.bits)
+    ends = len(missing_ends(session, kind))
+    return layers + ends + (not is_call_held(session, kind))
 
 
 def num_stacked(
@@ -171,7 +186,10 @@ def _first_of_kind(
 def _measured_kind(device: Device, jax_device: JaxDevice) -> MeasuredKind:
     return MeasuredKind(
         kind=device.kind,
-        device=jax_device.device_kind,
+        device=(
+            processor_name() if device.platform == "cpu" else jax_device.device_kind
+        ),
+        driver=driver_version(jax_device),
         platform=device.platform,
         jax_version=jax.__version__,
         kernel_path=device_kernel_path(jax_device),

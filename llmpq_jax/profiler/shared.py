@@ -9,12 +9,13 @@ from math import ceil
 from statistics import median
 from threading import Barrier
 
+from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.spec.cluster import Cluster
-from llmpq_jax.spec.measurements import SharedCapacity
+from llmpq_jax.spec.measurements import PHASES, Phase, SharedCapacity
 from llmpq_jax.stage.devices import JaxDevice
 
-_ROUNDS = 5
+_ROUNDS = 15
 _ROUND_S = 0.03
 _MOST_REPEATS = 50
 
@@ -24,41 +25,64 @@ def measure_shared(
 ) -> None:
     """Measures the capacities that are still missing.
 
-    Every device decodes the grid's widest micro-batch through layers of its own: most
-    of a batch's time is decoding.
+    Every device runs the grid's middle micro-batch through layers of its own. Prefill
+    keeps all of the processor's cores busy with one device's work alone, small steps of
+    decode do not: so each phase has a capacity.
     """
-    shape = max(session.grid.shapes, key=lambda shape: (shape.rows, shape.num_slots))
-    for node, found in missing_shared(session, cluster, devices).items():
+    shapes = sorted(
+        session.grid.shapes, key=lambda shape: (shape.num_slots, shape.rows)
+    )
+    longest = [s for s in shapes if s.num_slots == shapes[-1].num_slots]
+    shape = longest[len(longest) // 2]
+    missing = missing_shared(session, cluster, devices)
+    for node in dict.fromkeys(node for node, _ in missing):
+        found = _sharing(cluster, devices)[node]
+        wanted: list[tuple[Phase, Shape]] = [
+            (phase, shape) for other, phase in missing if other == node
+        ]
         benches = [
             session.bench(device, num_layers=session.num_stacked, bits=session.bits[0])
             for device in found
         ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda bench: bench.compile([("decode", shape)]), benches))
-        calls = [bench.call("decode", shape) for bench in benches]
-        capacity = measured_capacity(calls, session.stopwatch.clock)
-        session.journal.add(SharedCapacity(node=node, capacity=capacity))
-        session.on_row(f"{node}: {len(found)} devices at once")
+            for bench in benches:
+                pool.submit(bench.compile, wanted)
+        for phase, _ in wanted:
+            calls = [bench.call(phase, shape) for bench in benches]
+            capacity = measured_capacity(calls, session.stopwatch.clock)
+            session.journal.add(
+                SharedCapacity(node=node, phase=phase, capacity=capacity)
+            )
+            session.on_row(f"{node}: {phase} on {len(found)} devices at once")
 
 
 def missing_shared(
     session: Session, cluster: Cluster, devices: Mapping[str, JaxDevice]
-) -> dict[str, list[JaxDevice]]:
-    """Returns by node the CPU devices that share a processor nobody has measured.
+) -> list[tuple[str, Phase]]:
+    """Returns nodes whose CPU devices share a processor, and phases nobody has measured.
 
     A node whose cluster file says its capacity is believed and left out.
     """
+    held = session.journal.measurements.shared
+    return [
+        (node, phase)
+        for node in _sharing(cluster, devices)
+        for phase in PHASES
+        if not session.journal.holds(held, node=node, phase=phase)
+        and not session.journal.holds(held, node=node, phase=None)
+    ]
+
+
+def _sharing(
+    cluster: Cluster, devices: Mapping[str, JaxDevice]
+) -> dict[str, list[JaxDevice]]:
+    """Returns by node, where there are several, the CPU devices that share it."""
     sharing: dict[str, list[JaxDevice]] = {}
     for placed in cluster.placed:
         is_cpu = placed.device.platform == "cpu"
         if is_cpu and placed.name in devices and placed.node.shared_capacity is None:
             sharing.setdefault(placed.node.name, []).append(devices[placed.name])
-    held = session.journal.measurements.shared
-    return {
-        node: found
-        for node, found in sharing.items()
-        if len(found) > 1 and not session.journal.holds(held, node=node)
-    }
+    return {node: found for node, found in sharing.items() if len(found) > 1}
 
 
 def measured_capacity(

@@ -22,11 +22,10 @@ from typing import Literal
 from llmpq_jax.cost.accuracy import held_out_accuracy
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.profiler.session import Session
-from llmpq_jax.spec.measurements import EndTime, LayerTime, Phase
+from llmpq_jax.spec.measurements import PHASES, EndTime, LayerTime, Phase
 from llmpq_jax.spec.precision import Bits, HeadBits
 from llmpq_jax.stage.devices import JaxDevice
 
-PHASES: tuple[Phase, ...] = ("prefill", "decode")
 Part = Literal["embedding", "head"]
 _EMPTY = Shape(rows=1, num_tokens=1, num_slots=1)
 

@@ -78,7 +78,7 @@ class Stopwatch:
             samples.append(self._seconds(call, num_calls) - less_s)
             if len(samples) < self.least_repeats:
                 continue
-            timing = _summary(samples)
+            timing = summary(samples)
             if (
                 timing.spread <= self.steady_spread
                 or len(samples) >= self.most_repeats
@@ -107,7 +107,12 @@ class Stopwatch:
         return (self.clock() - started_s) / count
 
 
-def _summary(samples: list[float]) -> Timing:
+# A minute is enough for a small model; the smallest spread for a large one.
+QUICK_STOPWATCH = Stopwatch(least_repeats=5, most_s=0.1)
+FULL_STOPWATCH = Stopwatch(least_repeats=15, most_s=1.0, steady_spread=0.02)
+
+
+def summary(samples: list[float]) -> Timing:
     """Returns the median, or what the quartiles leave in doubt where that is more."""
     first, median, third = np.percentile(samples, [25, 50, 75]).tolist()
     half_distance = (third - first) / 2

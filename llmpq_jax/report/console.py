@@ -52,7 +52,7 @@ def show(renderable: RenderableType) -> None:
 
 @contextmanager
 def progress_bar(what: str, total: float | None, *, unit: str) -> Iterator[Advance]:
-    """Shows a bar with its rate on stderr, if that is a terminal.
+    """Shows a bar with its rate and the time left on stderr, if that is a terminal.
 
     Args:
         what: Is being done.
@@ -73,6 +73,7 @@ def progress_bar(what: str, total: float | None, *, unit: str) -> Iterator[Advan
         Progress,
         TextColumn,
         TimeElapsedColumn,
+        TimeRemainingColumn,
     )
 
     bar = Progress(
@@ -81,6 +82,8 @@ def progress_bar(what: str, total: float | None, *, unit: str) -> Iterator[Advan
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
         console=Console(stderr=True),
     )
     with bar:

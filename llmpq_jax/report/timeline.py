@@ -32,14 +32,44 @@ _ROUNDS_SHOWN = 3
 _DIGIT_SHARE = 0.0065
 
 
+def write_comparison(
+    path: Path, strategy: Strategy, foretold: BatchRecord, batch: BatchRecord
+) -> None:
+    """Draws a batch as it was predicted above what it was, their beginnings enlarged.
+
+    Both have the same axis of time.
+    """
+    names = _names(strategy)
+    figure = new_figure(_WIDTH_IN, 1.0 + 2 * (1.0 + _ROW_IN * len(names)))
+    panels = figure.subplots(2, 1)
+    end_s = max(foretold.latency_s, batch.latency_s)
+    zoom_s = max(_end_of_beginning(foretold), _end_of_beginning(batch))
+    shown_s, what = end_s, "the whole batch"
+    if zoom_s < 0.6 * end_s:
+        shown_s = zoom_s
+        what = f"prefill and the first {_ROUNDS_SHOWN} rounds of decode"
+    figure.suptitle(
+        f"{batch.num_requests} prompts, {batch.num_new_tokens:,} new tokens: what each "
+        "stage was predicted to do when, and what it did",
+        color=INK,
+        fontsize=14,
+    )
+    told = (
+        f"Predicted of stages alone, without links and shared machines: "
+        f"{format_seconds(foretold.latency_s)} in all, shown is {what}"
+    )
+    _draw(panels[0], foretold.events, names, shown_s, told)
+    told = f"Measured: {format_seconds(batch.latency_s)} in all, shown is {what}"
+    _draw(panels[1], batch.events, names, shown_s, told)
+    _add_legend(panels[0])
+    save_figure(figure, path)
+
+
 def write_timeline(path: Path, strategy: Strategy, batch: BatchRecord) -> None:
     """Draws a batch; a long one twice, its beginning enlarged above the whole."""
     zoom_s = _end_of_beginning(batch)
     has_zoom = zoom_s < 0.6 * batch.latency_s
-    names = [
-        f"{devices_text(stage)}\nlayers {layers_text(stage)}"
-        for stage in strategy.stages
-    ]
+    names = _names(strategy)
     num_panels = 2 if has_zoom else 1
     height_in = 1.0 + num_panels * (1.0 + _ROW_IN * len(names))
     figure = new_figure(_WIDTH_IN, height_in)
@@ -56,6 +86,13 @@ def write_timeline(path: Path, strategy: Strategy, batch: BatchRecord) -> None:
     _draw(panels[-1], batch.events, names, batch.latency_s, "The whole batch")
     _add_legend(panels[0])
     save_figure(figure, path)
+
+
+def _names(strategy: Strategy) -> list[str]:
+    return [
+        f"{devices_text(stage)}\nlayers {layers_text(stage)}"
+        for stage in strategy.stages
+    ]
 
 
 def _draw(

@@ -19,40 +19,68 @@ if TYPE_CHECKING:
     from llmpq_jax.runtime.run_record import BatchRecord
     from llmpq_jax.stage.message import StageEvent
 
-_PROCESS = 1
+_MEASURED, _FORETOLD = 1, 2
 
 
 def trace_events(
-    strategy: Strategy, batches: Sequence[BatchRecord]
+    strategy: Strategy,
+    batches: Sequence[BatchRecord],
+    foretold: Sequence[BatchRecord] = (),
 ) -> list[dict[str, Any]]:
-    """Returns the trace of batches served one after the other."""
-    events = [_named("process_name", 0, f"llmpq-jax {strategy.model.path}")]
+    """Returns the trace of batches served one after the other.
+
+    Args:
+        strategy: That was run.
+        batches: As they were.
+        foretold: As they were predicted, a process of its own.
+    """
+    name = f"llmpq-jax {strategy.model.path}"
+    events = _rows(strategy, batches, _MEASURED, name)
+    if foretold:
+        events += _rows(strategy, foretold, _FORETOLD, f"{name}, as predicted")
+    return events
+
+
+def _rows(
+    strategy: Strategy, batches: Sequence[BatchRecord], process: int, name: str
+) -> list[dict[str, Any]]:
+    events = [_named("process_name", process, 0, name)]
     for number, stage in enumerate(strategy.stages):
         where = f"{devices_text(stage)}, layers {layers_text(stage)}"
-        events.append(_named("thread_name", number, f"stage {number}: {where}"))
+        events.append(
+            _named("thread_name", process, number, f"stage {number}: {where}")
+        )
         events.append(
             {
                 "ph": "M",
                 "name": "thread_sort_index",
-                "pid": _PROCESS,
+                "pid": process,
                 "tid": number,
                 "args": {"sort_index": number},
             }
         )
     offset_s = 0.0
     for number, batch in enumerate(batches):
-        events += [_span(event, number, offset_s) for event in batch.events]
+        events += [_span(event, process, number, offset_s) for event in batch.events]
         offset_s += batch.latency_s
     return events
 
 
-def write_trace(path: Path, strategy: Strategy, batches: Sequence[BatchRecord]) -> None:
+def write_trace(
+    path: Path,
+    strategy: Strategy,
+    batches: Sequence[BatchRecord],
+    foretold: Sequence[BatchRecord] = (),
+) -> None:
     """Writes the trace as a file that https://ui.perfetto.dev opens."""
-    trace = {"traceEvents": trace_events(strategy, batches), "displayTimeUnit": "ms"}
+    events = trace_events(strategy, batches, foretold)
+    trace = {"traceEvents": events, "displayTimeUnit": "ms"}
     write_text(path, json.dumps(trace) + "\n")
 
 
-def _span(event: StageEvent, batch: int, offset_s: float) -> dict[str, Any]:
+def _span(
+    event: StageEvent, process: int, batch: int, offset_s: float
+) -> dict[str, Any]:
     name = f"{event.phase} micro-batch {event.micro_batch}"
     if event.phase == "decode":
         name += f" step {event.step}"
@@ -62,7 +90,7 @@ def _span(event: StageEvent, batch: int, offset_s: float) -> dict[str, Any]:
         "ph": "X",
         "name": name,
         "cat": event.phase,
-        "pid": _PROCESS,
+        "pid": process,
         "tid": event.stage,
         "ts": (offset_s + event.started_s) * 1e6,
         "dur": (event.ended_s - event.started_s) * 1e6,
@@ -75,11 +103,11 @@ def _span(event: StageEvent, batch: int, offset_s: float) -> dict[str, Any]:
     }
 
 
-def _named(what: str, row: int, name: str) -> dict[str, Any]:
+def _named(what: str, process: int, row: int, name: str) -> dict[str, Any]:
     return {
         "ph": "M",
         "name": what,
-        "pid": _PROCESS,
+        "pid": process,
         "tid": row,
         "args": {"name": name},
     }

@@ -6,10 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmpq_jax.spec._toml import write_text
 from llmpq_jax.stage.message import StageEvent
+
+if TYPE_CHECKING:
+    from llmpq_jax.runtime.phase_times import StagePhase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,14 +70,28 @@ class BatchRecord:
 
 
 def write_run_record(
-    path: Path, batches: Sequence[BatchRecord], header: dict[str, Any]
+    path: Path,
+    batches: Sequence[BatchRecord],
+    header: dict[str, Any],
+    phases: Sequence[Sequence[StagePhase]],
 ) -> None:
-    """Writes a header line, then for each batch a summary line and its events."""
+    """Writes a header line, then for each batch a summary, its stages' phases, its events.
+
+    Args:
+        path: Of the record.
+        batches: What each did when.
+        header: Of the whole run.
+        phases: Of each batch, what its stages did in each phase: `phase_times`.
+    """
     lines = [json.dumps({"record": "run", **header})]
-    for number, batch in enumerate(batches):
+    for number, (batch, own) in enumerate(zip(batches, phases, strict=True)):
         summary = asdict(batch)
         events = summary.pop("events")
         lines.append(json.dumps({"record": "batch", "batch": number, **summary}))
+        lines += [
+            json.dumps({"record": "phase", "batch": number, **asdict(phase)})
+            for phase in own
+        ]
         lines += [
             json.dumps({"record": "event", "batch": number, **event})
             for event in events

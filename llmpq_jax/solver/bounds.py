@@ -6,6 +6,7 @@ import numpy as np
 
 from llmpq_jax.cost.tables import Floats
 from llmpq_jax.solver.instance import Instance, Integers
+from llmpq_jax.spec.measurements import Phase
 
 # A plan's value is the same sum taken in another order, and may round down.
 _ROUNDING = 1e-12
@@ -43,19 +44,24 @@ def latency_bound_s(instance: Instance) -> float:
 def phase_bounds_s(instance: Instance) -> tuple[float, float]:
     """Returns seconds that prefill and decode are not below; see `latency_bound_s`."""
     ends = instance.embedding_prefill_s.min() + instance.head_prefill_s.min()
+    # There is one stage at least.
+    ends += instance.call_prefill_s.min()
     sum_p, max_p = _sum_and_slowest(instance, instance.layer_prefill_s, ends)
     prefill = max(
         sum_p + (instance.num_prefill - 1) * max_p,
-        _hosts_bound(instance, instance.layer_prefill_s) * instance.num_prefill,
+        _hosts_bound(instance, instance.layer_prefill_s, "prefill")
+        * instance.num_prefill,
     )
     if instance.new_tokens == 1:
         return prefill, 0.0
     ends = instance.embedding_decode_s.min() + instance.head_decode_s.min()
+    ends += instance.call_decode_s.min()
     sum_d, max_d = _sum_and_slowest(instance, instance.layer_decode_s, ends)
     decode = sum_d + (instance.num_decode - 1) * max_d
     decode += (instance.new_tokens - 2) * max(instance.num_decode * max_d, sum_d)
     steps = (instance.new_tokens - 1) * instance.num_decode
-    return prefill, max(decode, _hosts_bound(instance, instance.layer_decode_s) * steps)
+    hosts_s = _hosts_bound(instance, instance.layer_decode_s, "decode")
+    return prefill, max(decode, hosts_s * steps)
 
 
 def slowest_bounds_s(instance: Instance) -> tuple[float, float]:
@@ -101,11 +107,15 @@ def _sum_and_slowest(
     return float(instance.num_layers * fastest.min() + ends_s), slowest
 
 
-def _hosts_bound(instance: Instance, layer_s: Floats) -> float:
+def _hosts_bound(
+    instance: Instance,
+    layer_s: Floats,
+    phase: Phase,
+) -> float:
     """Seconds of one micro-batch where one shared machine holds every device."""
     for host in instance.hosts:
         if set(host.members) == set(range(instance.num_devices)):
             # A second on a mesh is one of each of its devices.
             least = float((layer_s * instance.width[:, None]).min())
-            return instance.num_layers * least / host.capacity
+            return instance.num_layers * least / host.capacity(phase)
     return 0.0

@@ -84,7 +84,8 @@ def _costs(
     prefill, decode = [], []
     for j, (first, end) in zip(devices, cuts, strict=True):
         size = int(instance.buffer_bytes)
-        stage_prefill = stage_decode = 0.0
+        stage_prefill = float(instance.call_prefill_s[j])
+        stage_decode = float(instance.call_decode_s[j])
         workspaces = []
         for layer in range(first, end):
             b = bits[layer]
@@ -127,7 +128,8 @@ def _costs(
                     for s, j in enumerate(devices)
                     if j == member
                 ),
-                capacity=host.capacity,
+                prefill_capacity=host.prefill_capacity,
+                decode_capacity=host.decode_capacity,
             )
             for host in instance.hosts
         ],

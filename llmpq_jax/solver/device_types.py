@@ -127,6 +127,8 @@ def _own_numbers(instance: Instance, j: int) -> bytes:
     numbers = [
         instance.layer_prefill_s[j],
         instance.layer_decode_s[j],
+        instance.call_prefill_s[[j]],
+        instance.call_decode_s[[j]],
         instance.embedding_prefill_s[[j]],
         instance.embedding_decode_s[[j]],
         instance.head_prefill_s[[j]],

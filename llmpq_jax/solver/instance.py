@@ -51,6 +51,9 @@ class Instance:
         new_tokens: New tokens n of each row; of the group that takes longest.
         layer_prefill_s: [J, B] of one layer and one prefill micro-batch.
         layer_decode_s: [J, B] of one layer, one step and one decode micro-batch.
+        call_prefill_s: [J] of a stage by itself, whatever it holds, for one prefill
+            micro-batch: waking up for it.
+        call_decode_s: [J] likewise, for one step and one decode micro-batch.
         embedding_prefill_s: [J] on the first used device.
         embedding_decode_s: [J] likewise.
         head_prefill_s: [J] on the last used device.
@@ -91,6 +94,8 @@ class Instance:
     new_tokens: int
     layer_prefill_s: Floats
     layer_decode_s: Floats
+    call_prefill_s: Floats
+    call_decode_s: Floats
     embedding_prefill_s: Floats
     embedding_decode_s: Floats
     head_prefill_s: Floats
@@ -155,6 +160,8 @@ class Instance:
         by_device = (
             "layer_prefill_s",
             "layer_decode_s",
+            "call_prefill_s",
+            "call_decode_s",
             "embedding_prefill_s",
             "embedding_decode_s",
             "head_prefill_s",

@@ -31,6 +31,7 @@ from llmpq_jax.solver.instance import Instance, Integers
 from llmpq_jax.solver.pins import may_have, may_hold
 from llmpq_jax.solver.problem import Problem
 from llmpq_jax.solver.units import Unit
+from llmpq_jax.spec.measurements import PHASES
 from llmpq_jax.spec.precision import (
     ACTIVATION_BYTES,
     Activations,
@@ -85,6 +86,10 @@ def make_instance(
             np.inf,
         )
 
+    def calls_s(refills: Refills) -> Floats:
+        often = 1.0 + refills.sum(lambda _: 1.0)
+        return often * np.array([latency.call_s(unit.kind) for unit in problem.units])
+
     def head_s(rows: int, refills: Refills) -> Floats:
         gathers = _gathers_s(problem, rows=rows)
         if refills.shares:
@@ -124,6 +129,8 @@ def make_instance(
             ),
             np.inf,
         ),
+        call_prefill_s=calls_s(among_prefills),
+        call_decode_s=calls_s(among_steps),
         # Each device of a mesh embeds by itself, and chooses from whole logits.
         embedding_prefill_s=end_s("embedding", 16, prompt_tokens, among_prefills),
         embedding_decode_s=end_s("embedding", 16, decode, among_steps),
@@ -302,16 +309,25 @@ def _between_s(problem: Problem, source: Unit, target: Unit, num_bytes: int) -> 
 
 def _hosts(problem: Problem) -> tuple[Host, ...]:
     """A node's own line comes before what was measured of it."""
-    measured = {row.node: row.capacity for row in problem.request.measurements.shared}
+    measured = {
+        (row.node, phase): row.capacity
+        for row in problem.request.measurements.shared
+        for phase in PHASES
+        if row.phase in (phase, None)
+    }
     hosts = []
     for node in problem.request.cluster.nodes:
-        capacity = node.shared_capacity or measured.get(node.name)
+        prefill, decode = (
+            node.shared_capacity or measured.get((node.name, phase)) for phase in PHASES
+        )
         members = tuple(
             j
             for j, unit in enumerate(problem.units)
             for _ in range(unit.width)
             if unit.places[0].node.name == node.name
         )
-        if capacity is not None and members:
-            hosts.append(Host(members=members, capacity=capacity))
+        if prefill is not None and decode is not None and members:
+            hosts.append(
+                Host(members=members, prefill_capacity=prefill, decode_capacity=decode)
+            )
     return tuple(hosts)

@@ -68,11 +68,12 @@ def evaluate(instance: Instance, placement: Placement) -> Evaluation:
     """Adds up seconds, bytes and ω of a placement."""
     devices = placement.devices
     prefill_s = [
-        sum(instance.layer_prefill_s[j, b] for b in columns)
+        instance.call_prefill_s[j]
+        + sum(instance.layer_prefill_s[j, b] for b in columns)
         for j, columns in zip(devices, placement.columns, strict=True)
     ]
     decode_s = [
-        sum(instance.layer_decode_s[j, b] for b in columns)
+        instance.call_decode_s[j] + sum(instance.layer_decode_s[j, b] for b in columns)
         for j, columns in zip(devices, placement.columns, strict=True)
     ]
     first, last = devices[0], devices[-1]
@@ -169,7 +170,8 @@ def stage_hosts(instance: Instance, devices: tuple[int, ...]) -> tuple[Host, ...
                 for stage, j in enumerate(devices)
                 for _ in range(host.members.count(j))
             ),
-            capacity=host.capacity,
+            prefill_capacity=host.prefill_capacity,
+            decode_capacity=host.decode_capacity,
         )
         for host in instance.hosts
     )

@@ -5,8 +5,8 @@ round R = max(m_d·D, ΣD), machines that devices share, and a budget on Σω. F
 multipliers u, v ≥ 0 of pools of N_q devices, ρ, σ ≥ 0 of shared machines with sums of at most 1, a share
 λ in [0, 1] and a price η ≥ 0 of ω,
 
-    T_p ≥ (1 − Σρ)(ΣP + (m_p − 1)·A) + Σ_h ρ_h·m_p·Σ_{j in h} P_j / c_h
-    T_d ≥ (1 − Σσ)(ΣD + (m_d − 1)·D + (n − 2)·R) + Σ_h σ_h·(n − 1)·m_d·Σ_{j in h} D_j / c_h
+    T_p ≥ (1 − Σρ)(ΣP + (m_p − 1)·A) + Σ_h ρ_h·m_p·Σ_{j in h} P_j / c_p
+    T_d ≥ (1 − Σσ)(ΣD + (m_d − 1)·D + (n − 2)·R) + Σ_h σ_h·(n − 1)·m_d·Σ_{j in h} D_j / c_d
     R   ≥ λ·ΣD + (1 − λ)·m_d·D
     a·A ≥ (a − Σ_q N_q·u_q)·A_least + Σ_q u_q·Σ_{j of q} w_j·P_j  where Σ_q N_q·u_q ≤ a
     0   ≥ η·(Σω − Ω)                                              where the budget holds
@@ -95,9 +95,9 @@ def prices_of(tables: TypeTables, multipliers: Multipliers) -> Prices:
     decode = once + types.widths * slow_d[types.pool]
     for h, host in enumerate(i.hosts):
         members = list(types.hosts[h])
-        np.add.at(prefill, members, rho[h] * i.num_prefill / host.capacity)
+        np.add.at(prefill, members, rho[h] * i.num_prefill / host.capacity("prefill"))
         steps = i.num_decode * (i.new_tokens - 1)
-        np.add.at(decode, members, sigma[h] * steps / host.capacity)
+        np.add.at(decode, members, sigma[h] * steps / host.capacity("decode"))
     price = max(0.0, multipliers.omega) if i.omega_budget is not None else 0.0
     constant = (i.theta + price) * i.fixed_omega
     if i.omega_budget is not None:

@@ -165,7 +165,8 @@ class Programme:
         entries.append((rows["prefill"][0], once))
         for h, row in enumerate(rows["prefill_hosts"]):
             work = prefill[list(self._types.hosts[h])].sum()
-            entries.append((row, i.num_prefill * work / i.hosts[h].capacity))
+            capacity = i.hosts[h].capacity("prefill")
+            entries.append((row, i.num_prefill * work / capacity))
         if i.new_tokens > 1:
             hop = column.hop_decode_s * (self._steps / self._unit_s)
             once = decode.sum() + hop
@@ -175,7 +176,8 @@ class Programme:
             entries.append((rows["decode"][0], once / self._steps))
             for h, row in enumerate(rows["decode_hosts"]):
                 work = decode[list(self._types.hosts[h])].sum()
-                entries.append((row, i.num_decode * work / i.hosts[h].capacity))
+                capacity = i.hosts[h].capacity("decode")
+                entries.append((row, i.num_decode * work / capacity))
         entries.append((rows["budget"][0], column.omega / self._unit_omega))
         cost = i.theta * column.omega / self._unit_s
         self._add(cost, entries, most=column.most)

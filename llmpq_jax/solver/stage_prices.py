@@ -83,22 +83,21 @@ class StagePrices:
 
     def of_role(self, role: Role, t: int) -> Floats:
         """Prices of all allowed counts of an end stage."""
-        indices, prices = self._allowed[role][t], self._prices
+        indices = self._allowed[role][t]
         counts = self._tables.counts
         loss = counts.loss_at_end if role == "last" else counts.loss_at_start
         if not len(indices):
             return np.zeros(0)
-        ends = prices.prefill[t] * self._tables.end_prefill_s[role][t]
-        ends += prices.decode[t] * self._tables.end_decode_s[role][t]
-        value = self._layers_price[t][indices] + ends
-        return value + _weighed(prices.omega, loss[indices])
+        value = self._layers_price[t][indices] + self._beside_layers(role, t)
+        return value + _weighed(self._prices.omega, loss[indices])
 
     def middle_values(self, t: int) -> list[Floats]:
         """For each level [counts, first layers], or one column where all are alike."""
         price, values = self._prices.omega, []
         runs = self._tables.longest_runs[t]
+        call = self._beside_layers("middle", t)
         for level in self._levels[t]:
-            value = self._layers_price[t][level.indices][:, None]
+            value = self._layers_price[t][level.indices][:, None] + call
             if price != 0 or not self._tables.counts.is_finite:
                 value = value + _weighed(price, level.losses)
             if self._tables.is_pinned[t]:
@@ -119,6 +118,11 @@ class StagePrices:
             own = self._tables.counts.lengths[indices] == k
             index = indices[own][int(self.of_role(role, t)[own].argmin())]
         return PathStage(type=t, first=first, index=int(index), role=role)
+
+    def _beside_layers(self, role: Role, t: int) -> float:
+        """The price of a stage's call and of its ends."""
+        ends = self._prices.prefill[t] * self._tables.end_prefill_s[role][t]
+        return float(ends + self._prices.decode[t] * self._tables.end_decode_s[role][t])
 
 
 def _weighed(price: float, losses: Floats) -> Floats:

@@ -33,7 +33,8 @@ class TypeTables:
         counts: The tables of counts.
         prefill_s: [T, C] of the layers alone.
         decode_s: [T, C] likewise, of one step.
-        end_prefill_s: By role [T], what the ends add; infinite where unsupported.
+        end_prefill_s: By role [T], what its call and its ends add; infinite where they
+            are not supported.
         end_decode_s: By role [T] likewise.
         fits: By role [T, C].
         longest_runs: [T, L + 1], the most layers from each on that a type may hold.
@@ -69,14 +70,16 @@ def type_tables(instance: Instance, counts: CountTables) -> TypeTables:
     may_hold = np.stack(
         [(of_counts[:, ~row] == 0).all(axis=1) for row in supported], axis=0
     )
-    ends_prefill: dict[Role, Floats] = {"middle": np.zeros(len(devices))}
-    ends_decode: dict[Role, Floats] = {"middle": np.zeros(len(devices))}
-    ends_prefill["first"] = instance.embedding_prefill_s[devices]
-    ends_prefill["last"] = instance.head_prefill_s[devices]
-    ends_prefill["only"] = ends_prefill["first"] + ends_prefill["last"]
-    ends_decode["first"] = instance.embedding_decode_s[devices]
-    ends_decode["last"] = instance.head_decode_s[devices]
-    ends_decode["only"] = ends_decode["first"] + ends_decode["last"]
+    ends_prefill = _by_role(
+        instance.call_prefill_s[devices],
+        instance.embedding_prefill_s[devices],
+        instance.head_prefill_s[devices],
+    )
+    ends_decode = _by_role(
+        instance.call_decode_s[devices],
+        instance.embedding_decode_s[devices],
+        instance.head_decode_s[devices],
+    )
     fits: dict[Role, npt.NDArray[np.bool_]] = {
         role: may_hold
         & np.isfinite(ends_prefill[role])[:, None]
@@ -109,6 +112,15 @@ def type_tables(instance: Instance, counts: CountTables) -> TypeTables:
         longest_runs=runs,
         is_pinned=np.asarray(~instance.may_hold[:, devices].all(axis=0)),
     )
+
+
+def _by_role(call: Floats, embedding: Floats, head: Floats) -> dict[Role, Floats]:
+    return {
+        "middle": call,
+        "first": call + embedding,
+        "last": call + head,
+        "only": call + embedding + head,
+    }
 
 
 def _longest_runs(may_hold: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

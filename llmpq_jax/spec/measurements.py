@@ -10,6 +10,7 @@ from llmpq_jax.spec._record import record
 from llmpq_jax.spec.precision import Activations, Bits, HeadBits, KvBits
 
 Phase = Literal["prefill", "decode"]
+PHASES: tuple[Phase, ...] = ("prefill", "decode")
 Count = Annotated[int, Field(ge=1)]
 ByteCount = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -24,7 +25,8 @@ class MeasuredKind:
         kind: As the cluster file has it.
         source: "measured", or "roofline" where its rows were foretold from the maker's
             figures; a plan says which it was made of.
-        device: What JAX calls the device it ran on.
+        device: What JAX calls the device it ran on; of a CPU its maker's name and cores.
+        driver: Of the device and its compiler, as JAX has it; empty in older files.
         platform: JAX's backend.
         jax_version: Of the run.
         kernel_path: Which kernels served: "native-avx512", "pallas-sm80", "xla-sm75", "xla", …
@@ -34,6 +36,7 @@ class MeasuredKind:
     kind: str
     source: Literal["measured", "roofline"] = "measured"
     device: str
+    driver: str = ""
     platform: str
     jax_version: str
     kernel_path: str
@@ -124,16 +127,50 @@ class LinkTime:
 
 
 @record
+class CallTime:
+    """What a stage costs by itself on each visit, beside the layers and ends it holds.
+
+    A stage waits for others between two visits, and its device must wake up again.
+
+    Attributes:
+        kind: Kind of device.
+        seconds: Median.
+        spread: As for a layer.
+    """
+
+    kind: str
+    seconds: Seconds
+    spread: Spread
+
+
+@record
 class SharedCapacity:
     """How much work a node's devices do together.
 
     Attributes:
         node: Its name in the cluster file.
+        phase: In which phase; absent means both.
         capacity: Devices' worth of work done at once, see `cluster.Node`.
     """
 
     node: str
+    phase: Phase | None = None
     capacity: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@record
+class Drift:
+    """How steady a device was while it was measured, by a product timed now and then.
+
+    Attributes:
+        kind: Kind of device.
+        slowest: The product's longest time over its first.
+        fastest: Its shortest time over its first.
+    """
+
+    kind: str
+    slowest: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    fastest: Annotated[float, Field(gt=0, le=1)]
 
 
 @record
@@ -181,9 +218,11 @@ class Measurements:
         kinds: In the file `[[kind]]`.
         layers: In the file `[[layer]]`.
         ends: In the file `[[end]]`.
+        calls: In the file `[[call]]`; a kind without one is taken to cost nothing.
         links: In the file `[[link]]`.
         shared: In the file `[[shared]]`.
         accuracy: In the file `[[accuracy]]`.
+        drift: In the file `[[drift]]`, a row for each run.
     """
 
     schema: Literal[1] = 1
@@ -194,6 +233,8 @@ class Measurements:
     kinds: Annotated[tuple[MeasuredKind, ...], Field(alias="kind")]
     layers: Annotated[tuple[LayerTime, ...], Field(alias="layer")]
     ends: Annotated[tuple[EndTime, ...], Field(alias="end")]
+    calls: Annotated[tuple[CallTime, ...], Field(alias="call")] = ()
     links: Annotated[tuple[LinkTime, ...], Field(alias="link")] = ()
     shared: tuple[SharedCapacity, ...] = ()
     accuracy: tuple[Accuracy, ...] = ()
+    drift: tuple[Drift, ...] = ()

@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import MISSING, fields, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.spec._toml import decode_record, to_toml
 from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.fingerprint import layer_shape_fingerprint
 from llmpq_jax.spec.measurements import (
     Accuracy,
+    CallTime,
+    Drift,
     EndTime,
     LayerTime,
     LinkTime,
@@ -29,17 +33,28 @@ from llmpq_jax.spec.measurements import (
 )
 
 Row: TypeAlias = (
-    MeasuredKind | LayerTime | EndTime | LinkTime | SharedCapacity | Accuracy
+    MeasuredKind
+    | LayerTime
+    | EndTime
+    | CallTime
+    | LinkTime
+    | SharedCapacity
+    | Accuracy
+    | Drift
 )
 
 _TABLES: dict[type[Row], str] = {
     MeasuredKind: "kind",
     LayerTime: "layer",
     EndTime: "end",
+    CallTime: "call",
     LinkTime: "link",
     SharedCapacity: "shared",
     Accuracy: "accuracy",
+    Drift: "drift",
 }
+# Measurements that are older are doubted.
+OLD_DAYS = 180
 _COMMENT = """\
 Measurements of llmpq-jax, a row each as it was made. Made by `llmpq-jax profile`, which
 goes on where the file ends."""
@@ -89,7 +104,14 @@ def finished_text(path: Path) -> str:
 def header_text(measurements: Measurements) -> str:
     """Writes what stands before all rows."""
     header = replace(
-        measurements, kinds=(), layers=(), ends=(), links=(), shared=(), accuracy=()
+        measurements,
+        kinds=(),
+        layers=(),
+        ends=(),
+        links=(),
+        shared=(),
+        accuracy=(),
+        drift=(),
     )
     return to_toml(header, comment=_COMMENT)
 
@@ -108,12 +130,16 @@ def with_row(measurements: Measurements, row: Row) -> Measurements:
             return replace(measurements, layers=(*measurements.layers, row))
         case EndTime():
             return replace(measurements, ends=(*measurements.ends, row))
+        case CallTime():
+            return replace(measurements, calls=(*measurements.calls, row))
         case LinkTime():
             return replace(measurements, links=(*measurements.links, row))
         case SharedCapacity():
             return replace(measurements, shared=(*measurements.shared, row))
         case Accuracy():
             return replace(measurements, accuracy=(*measurements.accuracy, row))
+        case Drift():
+            return replace(measurements, drift=(*measurements.drift, row))
 
 
 def check_measurements(measurements: Measurements, architecture: Architecture) -> None:
@@ -126,6 +152,58 @@ def check_measurements(measurements: Measurements, architecture: Architecture) -
     if measurements.layer_shape != expected:
         msg = f"measurements of {measurements.model}: found layers of shape {measurements.layer_shape}, expected {expected}, the shape of this {architecture.family} model: run `llmpq-jax profile` for this model"
         raise MeasurementError(msg)
+
+
+def check_kinds(measurements: Measurements, cluster: Cluster) -> None:
+    """Refuses measurements of a kind that another backend served.
+
+    Raises:
+        MeasurementError: A kind's platform is not that of the cluster's devices.
+    """
+    measured = {row.kind: row for row in measurements.kinds}
+    for place in cluster.placed:
+        found, wanted = measured.get(place.device.kind), place.device.platform
+        # JAX calls CUDA "gpu" as well.
+        known = {wanted, "gpu"} if wanted == "cuda" else {wanted}
+        if place.device.use != "never" and found and found.platform not in known:
+            msg = f"measurements of {measurements.model}: kind {found.kind!r} was measured on platform {found.platform!r}, {place.name} is of {wanted!r}: expected the same; name another kind in the cluster file, or run `llmpq-jax profile` there"
+            raise MeasurementError(msg)
+
+
+def doubts(
+    measurements: Measurements, *, jax_version: str, today: date
+) -> tuple[str, ...]:
+    """Says why measurements that can be read may no longer be right.
+
+    Args:
+        measurements: Made, not foretold.
+        jax_version: That a plan will run with.
+        today: To tell their age by.
+    """
+    found = []
+    for row in measurements.kinds:
+        if row.source != "measured":
+            continue
+        if row.jax_version != jax_version:
+            found.append(
+                f"{row.kind} was measured with JAX {row.jax_version}, here is "
+                f"{jax_version}: seconds and memory may differ; `llmpq-jax profile` "
+                "measures anew"
+            )
+        age_days = (today - _date(row.date, today)).days
+        if age_days > OLD_DAYS:
+            found.append(
+                f"{row.kind} was measured {age_days} days ago: drivers and kernels may "
+                "have changed; `llmpq-jax profile` measures anew"
+            )
+    return tuple(found)
+
+
+def _date(text: str, otherwise: date) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return otherwise
 
 
 def _is_cut_short(row: str) -> bool:

@@ -14,9 +14,9 @@ from llmpq_jax.model import (
     Embedding,
     Head,
     LayerCache,
+    PromptCache,
     cached_context,
     fresh_context,
-    join_rows,
 )
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.precision import WireBits
@@ -71,12 +71,7 @@ class StageModule(nnx.Module):
         """
         context = fresh_context(self.architecture, *inputs.shape[:2])
         hidden = self._embed(inputs, context)
-        rows_per_group = inputs.shape[0] // len(caches)
-        memories: list[LayerCache] = []
-        for layer in self.layers:
-            hidden, memory = layer(hidden, None, context)
-            memories.append(memory)
-        return hidden, _with_rows(caches, memories, first_row, rows_per_group)
+        return self._through_layers(hidden, caches, first_row, 0, context)
 
     def extend(
         self,
@@ -103,15 +98,7 @@ class StageModule(nnx.Module):
         num_slots = caches[0][0].num_slots if caches[0] else num_tokens
         context = cached_context(self.architecture, position_BT, num_slots)
         hidden = self._embed(inputs, context)
-        rows_per_group = num_rows // len(caches)
-        memories: list[LayerCache] = []
-        for index, layer in enumerate(self.layers):
-            held = join_rows(
-                [group[index].some_rows(first_row, rows_per_group) for group in caches]
-            )
-            hidden, memory = layer(hidden, held, context)
-            memories.append(memory)
-        return hidden, _with_rows(caches, memories, first_row, rows_per_group)
+        return self._through_layers(hidden, caches, first_row, first_position, context)
 
     def decode(
         self, inputs: Array, cache: GroupCache, position_B: Int[Array, " B"]
@@ -141,29 +128,28 @@ class StageModule(nnx.Module):
         """Returns hidden states as the next stage gets them."""
         return pack_hidden(hidden) if self.wire_bits == 8 else hidden
 
+    def _through_layers(
+        self,
+        hidden: Array,
+        caches: tuple[GroupCache, ...],
+        first_row: Int[Array, ""],
+        first_slot: Int[Array, ""] | int,
+        context: Context,
+    ) -> tuple[Array, tuple[GroupCache, ...]]:
+        """Runs prompts, or a chunk of them, through the layers; see `PromptCache`."""
+        by_layer: list[tuple[LayerCache, ...]] = []
+        for layer, groups in zip(self.layers, zip(*caches, strict=True), strict=True):
+            memory = PromptCache(groups, first_row, first_slot, len(context.slot_S))
+            hidden, memory = layer.prefill(hidden, memory, context)
+            by_layer.append(memory.groups)
+        if not by_layer:
+            return hidden, caches
+        return hidden, tuple(zip(*by_layer, strict=True))
+
     def _embed(self, inputs: Array, context: Context) -> Array:
         if self.embedding is None:
             return unpack_hidden(inputs, self.architecture.hidden_size, self.dtype)
         return self.embedding(inputs, context.position_BT)
-
-
-def _with_rows(
-    caches: tuple[GroupCache, ...],
-    memories: Sequence[LayerCache],
-    first_row: Int[Array, ""],
-    rows_per_group: int,
-) -> tuple[GroupCache, ...]:
-    """Writes each layer's rows into the groups they belong to."""
-    return tuple(
-        tuple(
-            cache.with_rows(
-                memory.rows(index * rows_per_group, (index + 1) * rows_per_group),
-                first_row,
-            )
-            for cache, memory in zip(group, memories, strict=True)
-        )
-        for index, group in enumerate(caches)
-    )
 
 
 def last_hidden(hidden_BTD: Array, length_B: Array) -> Array:

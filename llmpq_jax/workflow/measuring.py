@@ -9,11 +9,14 @@ from typing import Literal
 from llmpq_jax.profiler import profile
 from llmpq_jax.profiler.grid import Grid
 from llmpq_jax.profiler.stopwatch import Stopwatch
-from llmpq_jax.report.console import progress_bar
+from llmpq_jax.report.console import progress_bar, tell
 from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.measurements import Measurements
 from llmpq_jax.spec.precision import Activations, KvBits
 from llmpq_jax.workflow.kernels import tell_of_missing_kernels
+
+# So much slower or faster than at first is told.
+_DRIFT = 0.1
 
 
 def measure(
@@ -26,8 +29,8 @@ def measure(
     group_size: Literal[32, 64, 128] = 128,
     kv_bits: KvBits = 16,
     kinds: Collection[str] | None = None,
-    least_sample_s: float = 0.0,
     overwrites: bool = False,
+    stopwatch: Stopwatch | None = None,
 ) -> Measurements:
     """Measures with a bar on stderr, see `profiler.profile.profile`.
 
@@ -40,8 +43,8 @@ def measure(
         group_size: Of int4.
         kv_bits: Of the cache.
         kinds: Only these kinds of device.
-        least_sample_s: See `Stopwatch`.
         overwrites: Start the file anew instead of going on where it ends.
+        stopwatch: Times calls; the usual one if absent.
 
     Raises:
         MeasurementError: A kind of device is not here, or the file holds measurements
@@ -57,7 +60,7 @@ def measure(
             advance(done - num_done, total)
             num_done = done
 
-        return profile(
+        measured = profile(
             model,
             cluster,
             activations=activations,
@@ -65,8 +68,16 @@ def measure(
             kv_bits=kv_bits,
             grid=grid,
             kinds=kinds,
-            stopwatch=Stopwatch(least_sample_s=least_sample_s),
             out=out,
             overwrites=overwrites,
+            stopwatch=stopwatch or Stopwatch(),
             on_progress=on_progress,
         )
+    for kind in dict.fromkeys(row.kind for row in measured.drift):
+        last = [row for row in measured.drift if row.kind == kind][-1]
+        if not 1 - _DRIFT <= last.fastest <= last.slowest <= 1 + _DRIFT:
+            tell(
+                f"warning: {kind} drifted while it was measured: the same product took "
+                f"{last.fastest:.2f} to {last.slowest:.2f} times as long as at first"
+            )
+    return measured

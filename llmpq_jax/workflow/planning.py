@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -17,7 +19,12 @@ from llmpq_jax.spec.cluster_file import read_cluster
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.fingerprint import has_weights, model_fingerprint
 from llmpq_jax.spec.measurements import Measurements
-from llmpq_jax.spec.measurements_file import check_measurements, read_measurements
+from llmpq_jax.spec.measurements_file import (
+    check_kinds,
+    check_measurements,
+    doubts,
+    read_measurements,
+)
 from llmpq_jax.spec.precision import ALL_BITS, HeadBits
 from llmpq_jax.spec.sensitivity_file import read_sensitivity
 from llmpq_jax.spec.strategy import ModelReference
@@ -85,6 +92,10 @@ def planning_request(
     else:
         measured = read_measurements(measurements)
         check_measurements(measured, architecture)
+        check_kinds(measured, devices)
+        today = datetime.now(UTC).date()
+        for doubt in doubts(measured, jax_version=version("jax"), today=today):
+            on_note(doubt)
     judged, allowed = None, ALL_BITS
     if measurements is None and not has_weights(model):
         reference, judged = config_alone(

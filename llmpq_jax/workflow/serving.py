@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,11 @@ from llmpq_jax.runtime.demand import demand_of
 from llmpq_jax.runtime.engines.engine import StartEngine
 from llmpq_jax.runtime.engines.local import start_local
 from llmpq_jax.runtime.limits import check_request
+from llmpq_jax.runtime.phase_times import phase_times
 from llmpq_jax.runtime.pipeline import Pipeline
 from llmpq_jax.runtime.request import Completion, Request
 from llmpq_jax.runtime.run_record import BatchRecord, write_run_record
+from llmpq_jax.spec._toml import to_toml
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.workflow.kernels import tell_of_missing_kernels
@@ -157,8 +160,10 @@ def write_records(
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "model": strategy.model.path,
             "fingerprint": strategy.model.fingerprint,
+            "strategy": tomllib.loads(to_toml(strategy)),
         }
-        write_run_record(record, served.batches, header)
+        phases = [phase_times(strategy, batch) for batch in served.batches]
+        write_run_record(record, served.batches, header, phases)
     if trace is not None:
         write_trace(trace, strategy, served.batches)
     if timeline is not None:

@@ -177,3 +177,53 @@ def test_options_that_make_no_sense_are_wrong_use(run, plan, words, complaint):
     result = run("explain", "--strategy", plan, *words)
     assert result.exit_code == 2
     assert complaint in " ".join(result.stderr.split())
+
+
+@pytest.fixture(scope="module")
+def run_record(plan, tmp_path_factory):
+    """What `generate --record` writes of that plan, and what it prints."""
+    from click.testing import CliRunner
+
+    from llmpq_jax.cli import main
+
+    path = tmp_path_factory.mktemp("run") / "run.jsonl"
+    words = ["generate", "--strategy", plan, "--prompt", "def f", "--ignore-eos"]
+    result = CliRunner().invoke(main, [*map(str, words), "--record", str(path)])
+    assert result.exit_code == 0, result.output
+    return path, result.stdout
+
+
+def test_a_run_is_put_beside_its_prediction(run, run_record, tmp_path):
+    path, printed = run_record
+    (deviation,) = [x for x in printed.splitlines() if x.startswith("deviation ")]
+    picture, trace = tmp_path / "run.png", tmp_path / "run.json"
+    result = run("explain", "--run", path, "--picture", picture, "--trace", trace)
+    assert result.exit_code == 0, result.output
+    assert "Predicted and actual, one row per stage and phase" in result.stdout
+    assert deviation in result.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    processes = {event["pid"] for event in json.loads(trace.read_text())["traceEvents"]}
+    assert len(processes) == 2
+    values = json.loads(run("explain", "--run", path, "--json").stdout)
+    (batch,) = values["batches"]
+    assert batch["replayed_decode_s"] > 0
+    assert {phase["phase"] for phase in batch["phases"]} == {"prefill", "decode"}
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ((), "expected either --strategy FILE or --run FILE"),
+        (("--strategy", "s.toml", "--run", "r.jsonl"), "expected either --strategy"),
+        (("--strategy", "s.toml", "--picture", "p.png"), "expected --run FILE beside"),
+        (("--run", "r.jsonl", "--picture", "p.pdf"), "ends in .png or .svg"),
+    ],
+)
+def test_a_run_or_a_strategy_is_explained(run, words, complaint):
+    result = run("explain", *words)
+    assert result.exit_code == 2
+    assert complaint in " ".join(result.stderr.split())
+
+
+def test_a_file_that_is_no_run_record_is_named(fails, plan):
+    assert f"run record {plan}, line 1" in fails("explain", "--run", plan)

@@ -68,19 +68,23 @@ def test_the_formula_is_what_a_simulation_takes(pipeline):
     assert seconds.latency_s == seconds.prefill_s + seconds.decode_s
 
 
-@given(pipelines(), st.floats(0.5, 8.0))
+@given(pipelines(), st.floats(0.5, 8.0), st.floats(0.5, 8.0))
 def test_a_shared_machine_is_never_faster_than_its_work_over_its_capacity(
-    pipeline, capacity
+    pipeline, in_prefill, in_decode
 ):
     num_stages = len(pipeline["stages_prefill_s"])
-    host = Host(members=tuple(range(num_stages)), capacity=capacity)
+    host = Host(
+        members=tuple(range(num_stages)),
+        prefill_capacity=in_prefill,
+        decode_capacity=in_decode,
+    )
     alone, shared = pipeline_s(**pipeline), pipeline_s(**pipeline, hosts=[host])
     prefill_work = pipeline["num_prefill"] * sum(pipeline["stages_prefill_s"])
     rounds = pipeline["new_tokens"] - 1
     decode_work = rounds * pipeline["num_decode"] * sum(pipeline["stages_decode_s"])
-    assert shared.prefill_s == max(alone.prefill_s, prefill_work / capacity)
+    assert shared.prefill_s == max(alone.prefill_s, prefill_work / in_prefill)
     assert shared.decode_s == pytest.approx(
-        max(alone.decode_s, decode_work / capacity), rel=1e-12
+        max(alone.decode_s, decode_work / in_decode), rel=1e-12
     )
 
 
@@ -94,8 +98,8 @@ def test_a_machine_slows_its_own_stages_only():
         "num_decode": 2,
         "new_tokens": 2,
     }
-    both = [Host(members=(0, 1), capacity=1.0)]
-    one = [Host(members=(1,), capacity=1.0)]
+    both = [Host(members=(0, 1), prefill_capacity=1.0, decode_capacity=1.0)]
+    one = [Host(members=(1,), prefill_capacity=1.0, decode_capacity=1.0)]
     assert pipeline_s(**pipeline, hosts=both).prefill_s == 20.0
     assert pipeline_s(**pipeline, hosts=one).prefill_s == 11.0
 

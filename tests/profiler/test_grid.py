@@ -60,6 +60,25 @@ def test_what_is_held_out_lies_between_and_is_in_no_grid(workload):
         assert shape.num_slots <= max(each.num_slots for each in grid.shapes)
 
 
+@given(workloads)
+def test_quick_is_part_of_usual_and_usual_of_full(workload):
+    quick, usual, full = (
+        grid_for(workload, effort) for effort in ("quick", "usual", "full")
+    )
+    assert set(quick.shapes) <= set(usual.shapes) <= set(full.shapes)
+    assert {1, workload.batch} <= {shape.rows for shape in quick.shapes}
+    assert len({shape.rows for shape in quick.shapes}) <= 3
+    assert len(quick.held_out) <= 2
+    assert len(usual.held_out) <= len(full.held_out)
+
+
+@given(workloads)
+def test_full_serves_every_shorter_workload_from_within(workload):
+    shapes = grid_for(workload, "full").shapes
+    assert min(shape.num_slots for shape in shapes) == bucket_length(1)
+    assert len(set(shapes)) == len(shapes)
+
+
 def test_the_quick_grid_has_few_shapes():
     assert len(QUICK_GRID.shapes) == 6
     assert QUICK_GRID.most_tokens == 16 * 64

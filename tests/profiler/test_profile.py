@@ -125,7 +125,11 @@ def test_ends_links_and_the_shared_processor_are_measured_too(room):
         ("cpu-emulated", "cpu-emulated")
     }
     # The fake clock adds all threads' work up: nothing overlaps.
-    assert [(row.node, row.capacity) for row in measured.shared] == [("node0", 1.0)]
+    assert [(row.node, row.phase, row.capacity) for row in measured.shared] == [
+        ("node0", "prefill", 1.0),
+        ("node0", "decode", 1.0),
+    ]
+    assert [row.kind for row in measured.calls] == ["cpu-emulated"]
 
 
 def test_a_capacity_that_the_cluster_file_says_is_not_measured(room):
@@ -151,7 +155,13 @@ def test_progress_counts_every_row_that_is_measured(room):
     measured = run(room, on_progress=lambda *what: heard.append(what))
     count = sum(
         len(rows)
-        for rows in (measured.layers, measured.ends, measured.links, measured.shared)
+        for rows in (
+            measured.layers,
+            measured.ends,
+            measured.calls,
+            measured.links,
+            measured.shared,
+        )
     )
     assert [(done, total) for done, total, _ in heard] == [
         (done, count) for done in range(1, count + 1)
@@ -182,8 +192,8 @@ def test_an_interrupted_run_goes_on_where_it_was(room, tmp_path):
         resumed = run(room, out, on_progress=lambda *what: heard.append(what))  # noqa: B023
         assert resumed == whole
         assert read_measurements(out) == whole
-        # All but the header, the kind's row and what was kept.
-        assert len(heard) == len(rows) - max(kept, 2)
+        # All but the header, what was kept, and the rows of the kind and of its drift.
+        assert 0 <= len(rows) - max(kept, 2) - len(heard) <= 1
 
 
 def test_overwriting_starts_anew(room, tmp_path):
@@ -218,6 +228,29 @@ def test_a_file_of_other_measurements_is_refused(room, tmp_path, overrides, mess
     assert out.read_bytes() == content
 
 
+def test_a_kind_measured_with_another_driver_is_refused(room, tmp_path):
+    out = tmp_path / "measurements.toml"
+    driver = run(room, out, bits=(16,)).kinds[0].driver
+    assert driver
+    out.write_text(out.read_text().replace(f'driver = "{driver}"', 'driver = "old"'))
+    with pytest.raises(MeasurementError, match="driver: found 'old', expected "):
+        run(room, out, bits=(16,))
+
+
+def test_how_steady_the_device_was_is_written_once_for_each_run(room, tmp_path):
+    out = tmp_path / "measurements.toml"
+    run(room, out, bits=(16,))
+    assert len(run(room, out, bits=(16, 8)).drift) == 2
+    assert len(run(room, out, bits=(16, 8)).drift) == 2
+    for row in read_measurements(out).drift:
+        assert row.fastest <= 1 <= row.slowest
+
+
+def test_a_cpu_is_known_by_its_name_and_cores(room):
+    (kind,) = run(room, bits=(16,)).kinds
+    assert kind.device.endswith(" cores")
+
+
 def test_a_kind_measured_with_another_jax_is_refused(room, tmp_path):
     out = tmp_path / "measurements.toml"
     run(room, out, bits=(16,))
@@ -236,7 +269,9 @@ def test_a_second_kind_is_measured_into_the_file_of_the_first(room, tmp_path):
     measured = run(room, out, cluster=both, kinds=("b",), bits=(16,))
     assert [row.kind for row in read_measurements(out).kinds] == ["a", "b"]
     assert [row.kind for row in measured.layers] == ["a"] * 8 + ["b"] * 8
-    assert len([build for build in room.builds if build["num_layers"]]) == 1
+    stacks = [build["num_layers"] for build in room.builds if build["num_layers"]]
+    # The layers at one precision, and one that is timed after a pause.
+    assert stacks == [4, 1]
 
 
 def test_what_does_not_fit_the_device_is_left_out(room):
@@ -307,4 +342,6 @@ def test_a_folder_with_a_config_alone_is_measured_for_real(tmp_path):
     every = [*measured.layers, *measured.ends, *measured.links]
     assert all(row.seconds > 0 for row in every)
     assert all(row.workspace_bytes > 0 for row in measured.layers)
-    assert 1 <= measured.shared[0].capacity <= 2
+    assert all(1 <= row.capacity <= 2 for row in measured.shared)
+    (call,) = measured.calls
+    assert 0 < call.seconds < 1

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from matplotlib.figure import Figure
 
@@ -61,3 +63,19 @@ def test_rows_are_stages_and_numbers_micro_batches(drawn):
 def test_a_batch_of_one_token_has_no_decode(drawn):
     (whole,) = drawn(samples.batch(num_steps=0)).axes
     assert _spans(whole) == 12
+
+
+def test_prediction_and_run_have_one_axis_of_time(monkeypatch, tmp_path):
+    figures: list[Figure] = []
+    monkeypatch.setattr(
+        timeline, "save_figure", lambda figure, _: figures.append(figure)
+    )
+    batch = samples.batch()
+    slow = replace(batch, decode_s=2 * batch.decode_s)
+    path = tmp_path / "both.png"
+    timeline.write_comparison(path, samples.strategy(), batch, slow)
+    above, below = figures[0].axes
+    assert above.get_xlim() == below.get_xlim()
+    assert above.get_title(loc="left").startswith("Predicted of stages")
+    assert below.get_title(loc="left").startswith("Measured")
+    assert _spans(above) == _spans(below) > 0

@@ -49,3 +49,18 @@ def test_a_row_does_one_thing_at_a_time_and_batches_follow_each_other(events):
         assert [span["args"]["batch"] for span in spans] == sorted(
             span["args"]["batch"] for span in spans
         )
+
+
+def test_a_prediction_is_a_process_of_its_own(tmp_path):
+    path = tmp_path / "both.json"
+    batch = samples.batch()
+    write_trace(path, samples.strategy(), [batch], [batch])
+    both = json.loads(path.read_text())["traceEvents"]
+    names = {e["pid"]: e["args"]["name"] for e in both if e["name"] == "process_name"}
+    assert names == {
+        1: "llmpq-jax models/tiny",
+        2: "llmpq-jax models/tiny, as predicted",
+    }
+    for process in names:
+        spans = [e for e in both if e["ph"] == "X" and e["pid"] == process]
+        assert len(spans) == len(batch.events)

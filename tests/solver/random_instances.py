@@ -59,6 +59,7 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1)
     }
     speed = rng.uniform(0.5, 4.0, num_devices)
     hop = draw(st.sampled_from([0.0, 0.1, 2.0]))
+    call = draw(st.sampled_from([0.0, 0.3, 2.0]))
     wires = draw(st.sampled_from([(16,), (16, 8), (8,)]))
     common["wire_bits"] = wires
     loss = draw(st.sampled_from([0.0, 0.1, 1.0]))
@@ -71,6 +72,8 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1)
             num_decode=draw(st.integers(1, 5)),
             layer_prefill_s=_times(rng, speed[:, None], shape, unsupported),
             layer_decode_s=_times(rng, 0.1 * speed[:, None], shape, unsupported),
+            call_prefill_s=call * rng.random(num_devices),
+            call_decode_s=0.1 * call * rng.random(num_devices),
             embedding_prefill_s=_times(rng, 0.5, num_devices),
             embedding_decode_s=_times(rng, 0.05, num_devices),
             head_prefill_s=_times(rng, 1.0, num_devices, no_head),
@@ -103,7 +106,13 @@ def mesh_case_lists(draw, *, max_cases=2, max_layers=3):
     if draw(st.booleans()):
         among = range(len(kinds)) if draw(st.booleans()) else pooled
         members = tuple(j for j in among for _ in range(widths[j]))
-        hosts = (Host(members=members, capacity=draw(st.sampled_from([0.8, 1.7]))),)
+        hosts = (
+            Host(
+                members=members,
+                prefill_capacity=draw(st.sampled_from([0.8, 1.7])),
+                decode_capacity=draw(st.sampled_from([0.9, 1.7])),
+            ),
+        )
     cases = []
     for instance in drawn:
         must_use = instance.must_use.copy()
@@ -146,8 +155,14 @@ def _hosts(draw, num_devices):
     if not draw(st.booleans()):
         return ()
     members = draw(st.sets(st.integers(0, num_devices - 1), min_size=1))
-    capacity = draw(st.sampled_from([0.8, 1.0, 1.7]))
-    return (Host(members=tuple(sorted(members)), capacity=capacity),)
+    prefill, decode = draw(st.tuples(*[st.sampled_from([0.8, 1.0, 1.7])] * 2))
+    return (
+        Host(
+            members=tuple(sorted(members)),
+            prefill_capacity=prefill,
+            decode_capacity=decode,
+        ),
+    )
 
 
 def _times(rng, scale, shape, unsupported=False):

@@ -71,8 +71,10 @@ def priced_plans(instance, tables, prices, box):
 
 
 def stage(instance, j, bits, ends):
-    prefill = sum(instance.layer_prefill_s[j, b] for b in bits)
-    decode = sum(instance.layer_decode_s[j, b] for b in bits)
+    prefill = instance.call_prefill_s[j]
+    prefill += sum(instance.layer_prefill_s[j, b] for b in bits)
+    decode = instance.call_decode_s[j]
+    decode += sum(instance.layer_decode_s[j, b] for b in bits)
     size = sum(instance.layer_bytes[j, b] + instance.kv_bytes[j] for b in bits)
     size += instance.buffer_bytes
     workspace = max(instance.workspace_bytes[j, b] for b in bits)

@@ -37,18 +37,18 @@ def test_an_evaluation_adds_up_by_hand():
     """Two layers, at 8 and 4 bits, then a hop to one layer at 8, in six tokens."""
     placement = Placement(devices=(0, 1), columns=((0, 1), (0,)))
     found = evaluate(example(), placement)
-    first, hop, second = 3 + 5 + 1.1, 9.0, 7 + 2.2
+    first, hop, second = 0.31 + 3 + 5 + 1.1, 9.0, 0.32 + 7 + 2.2
     assert found.prefill_s == pytest.approx((first, second))
     alone = first + hop + second + 3 * second
     # The first stage keeps two of the machine's devices busy.
     machine = 4 * (2 * first + second) / 1.25
     assert found.seconds.prefill_s == pytest.approx(max(alone, machine))
-    first, hop, second = 0.3 + 0.2 + 0.01, 0.9, 0.7 + 0.12
+    first, hop, second = 0.031 + 0.3 + 0.2 + 0.01, 0.9, 0.032 + 0.7 + 0.12
     assert found.decode_s == pytest.approx((first, second))
     round_s = max(2 * hop, first + hop + second)
     alone, machine = (
         first + hop + second + hop + 4 * round_s,
-        5 * 2 * (2 * first + second) / 1.25,
+        5 * 2 * (2 * first + second) / 1.6,
     )
     assert found.seconds.decode_s == pytest.approx(max(alone, machine))
     assert found.omega == pytest.approx(0.05 + 0.1 + 0.5 + 0.3)

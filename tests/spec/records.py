@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from llmpq_jax.spec.cluster import Cluster, Device, Link, Node
 from llmpq_jax.spec.measurements import (
     Accuracy,
+    CallTime,
+    Drift,
     EndTime,
     LayerTime,
     LinkTime,
@@ -208,6 +210,7 @@ measurements = st.builds(
             device=texts,
             platform=texts,
             jax_version=texts,
+            driver=texts,
             kernel_path=texts,
             date=texts,
         ),
@@ -242,6 +245,7 @@ measurements = st.builds(
         ),
         min_size=1,
     ),
+    calls=_rows(st.builds(CallTime, kind=texts, seconds=seconds, spread=fractions)),
     links=_rows(
         st.builds(
             LinkTime,
@@ -254,7 +258,10 @@ measurements = st.builds(
     ),
     shared=_rows(
         st.builds(
-            SharedCapacity, node=texts, capacity=st.floats(min_value=1e-6, max_value=64)
+            SharedCapacity,
+            node=texts,
+            phase=st.sampled_from([None, "prefill", "decode"]),
+            capacity=st.floats(min_value=1e-6, max_value=64),
         )
     ),
     accuracy=_rows(
@@ -269,6 +276,14 @@ measurements = st.builds(
             mean_error=fractions,
             largest_error=fractions,
             spread=fractions,
+        )
+    ),
+    drift=_rows(
+        st.builds(
+            Drift,
+            kind=texts,
+            slowest=st.floats(min_value=1, max_value=64),
+            fastest=st.floats(min_value=1e-6, max_value=1),
         )
     ),
 )

@@ -1,13 +1,17 @@
 import re
 from dataclasses import replace
+from datetime import date, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpq_jax.errors import MeasurementError
+from llmpq_jax.spec.cluster import Cluster, Device, Node
 from llmpq_jax.spec.fingerprint import layer_shape_fingerprint
 from llmpq_jax.spec.measurements import (
+    CallTime,
     EndTime,
     LayerTime,
     LinkTime,
@@ -16,7 +20,10 @@ from llmpq_jax.spec.measurements import (
     SharedCapacity,
 )
 from llmpq_jax.spec.measurements_file import (
+    OLD_DAYS,
+    check_kinds,
     check_measurements,
+    doubts,
     header_text,
     read_measurements,
     row_text,
@@ -62,7 +69,8 @@ ROWS = (
         workspace_bytes=4096,
     ),
     LinkTime(source_kind="a", target_kind="b", num_bytes=640, seconds=3e-4, spread=0.1),
-    SharedCapacity(node="node0", capacity=1.375),
+    CallTime(kind="a", seconds=2e-4, spread=0.1),
+    SharedCapacity(node="node0", phase="decode", capacity=1.375),
 )
 KINDS_OF_ROWS = [type(row).__name__ for row in ROWS]
 
@@ -141,3 +149,61 @@ def test_measurements_of_other_layers_are_refused():
     message = r"measurements of tiny: found layers of shape sha256:[0-9a-f]{64}, expected sha256:[0-9a-f]{64}, the shape of this opt model: run `llmpq-jax profile`"
     with pytest.raises(MeasurementError, match=message):
         check_measurements(HEADER, wider)
+
+
+def kind(**fields):
+    known: dict[str, Any] = {
+        "kind": "T4",
+        "device": "Tesla T4",
+        "platform": "cuda",
+        "jax_version": "0.10.2",
+        "kernel_path": "xla-sm75",
+        "date": "2026-01-31",
+    }
+    return MeasuredKind(**(known | fields))
+
+
+def room(**fields):
+    known = {"name": "cuda:0", "kind": "T4", "platform": "cuda", "memory_bytes": 1}
+    return Cluster(
+        name="room", nodes=(Node(name="desk", devices=(Device(**(known | fields)),)),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("measured", "device"),
+    [
+        ({}, {}),
+        ({"platform": "gpu"}, {}),
+        ({"platform": "cpu"}, {"kind": "another"}),
+    ],
+)
+def test_kinds_of_the_cluster_s_platform_serve(measured, device):
+    check_kinds(replace(HEADER, kinds=(kind(**measured),)), room(**device))
+
+
+def test_a_kind_measured_on_another_platform_is_refused():
+    measured = replace(HEADER, kinds=(kind(platform="cpu"),))
+    message = (
+        r"kind 'T4' was measured on platform 'cpu', desk/cuda:0 is of 'cuda': expected"
+    )
+    with pytest.raises(MeasurementError, match=message):
+        check_kinds(measured, room())
+
+
+@pytest.mark.parametrize(
+    ("fields", "days", "said"),
+    [
+        ({}, 1, []),
+        ({}, OLD_DAYS, []),
+        ({}, OLD_DAYS + 1, [f"T4 was measured {OLD_DAYS + 1} days ago"]),
+        ({"date": "long ago"}, 1, []),
+        ({"jax_version": "0.1"}, 1, ["T4 was measured with JAX 0.1, here is 0.10.2"]),
+        ({"jax_version": "none", "source": "roofline"}, 1000, []),
+    ],
+)
+def test_old_and_foreign_measurements_are_doubted(fields, days, said):
+    measured = replace(HEADER, kinds=(kind(**fields),))
+    today = date(2026, 1, 31) + timedelta(days=days)
+    found = doubts(measured, jax_version="0.10.2", today=today)
+    assert [line.partition(":")[0] for line in found] == said

@@ -9,7 +9,9 @@ import pytest
 
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.request import Request
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.spec.families import read_architecture
+from llmpq_jax.spec.strategy import PrecisionChoice, Strategy
+from llmpq_jax.spec.workload import MicroBatch, Workload
 from llmpq_jax.stage.describe import describe_stage, program_accounts
 from llmpq_jax.stage.placement import Placement
 from llmpq_jax.stage.program import StageProgram
@@ -112,3 +114,35 @@ def _request(strategy):
         token_ids=(1,) * strategy.workload.prompt_length,
         max_new_tokens=strategy.workload.new_tokens,
     )
+
+
+@pytest.mark.parametrize(("prefill", "decode"), [(4, 4), (8, 4), (4, 8)])
+@pytest.mark.parametrize("kv_bits", [16, 8])
+@pytest.mark.parametrize("chunk_tokens", [512, 64])
+def test_a_prefill_keeps_keys_of_earlier_layers_in_the_cache_alone(
+    tmp_path, prefill, decode, kv_bits, chunk_tokens
+):
+    """Four layers take the memory of two, and none the float keys of a third."""
+    architecture = read_architecture(write_tiny_model(tmp_path, num_hidden_layers=6))
+    temporary = []
+    for num_layers in (2, 4):
+        precision = PrecisionChoice(activations="float32", kv_bits=kv_bits)
+        program = describe_stage(
+            architecture,
+            layers=(1, 1 + num_layers),
+            bits=(16,) * num_layers,
+            precision=precision,
+            placement=Placement(tuple(jax.devices()[:1])),
+        )
+        accounts = program_accounts(
+            program,
+            workload=Workload(batch=8, prompt_length=128, new_tokens=1),
+            micro_batch=MicroBatch(
+                prefill=prefill, decode=decode, chunk_tokens=chunk_tokens
+            ),
+            precision=precision,
+        )
+        temporary.append(next(accounts).temporary)
+    tokens = prefill * min(128, chunk_tokens)
+    keys = tokens * 4 * 16 * 4
+    assert temporary[1] - temporary[0] < keys

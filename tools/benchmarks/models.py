@@ -49,6 +49,9 @@ def llama(
 
 
 CONFIGS: dict[str, dict[str, Any]] = {
+    "llama-113m": llama(
+        layers=16, hidden=768, ffn=2048, heads=12, kv_heads=4, vocabulary=8192
+    ),
     "llama-250m": llama(
         layers=16, hidden=1024, ffn=2816, heads=16, kv_heads=4, vocabulary=32_000
     ),

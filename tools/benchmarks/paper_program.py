@@ -69,7 +69,7 @@ def write_program(instance: Instance) -> Any:
     def x(m: Any, layer: int, j: int) -> Any:
         return sum(m.z[layer, j, b] for b in columns)
 
-    def stage(m: Any, seconds: Any, ends: tuple[Any, Any], j: int) -> Any:
+    def stage(m: Any, seconds: Any, ends: tuple[Any, Any, Any], j: int) -> Any:
         total = sum(
             float(seconds[j, b]) * m.z[layer, j, b]
             for layer in layers
@@ -77,10 +77,11 @@ def write_program(instance: Instance) -> Any:
             if i.supported[j, b]
         )
         total += float(ends[0][j]) if j == 0 else 0.0
+        total += float(ends[2][j])
         return total + (float(ends[1][j]) if j == last else 0.0)
 
-    prefill_ends = (i.embedding_prefill_s, i.head_prefill_s)
-    decode_ends = (i.embedding_decode_s, i.head_decode_s)
+    prefill_ends = (i.embedding_prefill_s, i.head_prefill_s, i.call_prefill_s)
+    decode_ends = (i.embedding_decode_s, i.head_decode_s, i.call_decode_s)
     prefill = [stage(model, i.layer_prefill_s, prefill_ends, j) for j in stages]
     decode = [stage(model, i.layer_decode_s, decode_ends, j) for j in stages]
     hops = [(0, j, j + 1) for j in range(last)]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal
 
@@ -20,7 +22,7 @@ from tools.emulation.control_groups import (
     make_group,
 )
 from tools.emulation.duty_cycle import DutyCycle, family
-from tools.emulation.ending import end_processes
+from tools.emulation.ending import end_processes, send
 from tools.emulation.speeds import Emulation
 
 Limiter = Literal["control groups", "duty cycle"]
@@ -54,6 +56,7 @@ class EmulatedNodes:
         """
         self.emulation = emulation
         self._processes: list[subprocess.Popen[Any]] = []
+        self._using_up: list[subprocess.Popen[Any]] = []
         self._cycles: dict[int, DutyCycle] = {}
         self._groups: dict[str, list[Group]] = {}
         hierarchies = {} if limiter == "duty cycle" else find_hierarchies(within=within)
@@ -71,8 +74,9 @@ class EmulatedNodes:
             for node in emulation.speeds.nodes:
                 self._groups[node.name] = self._make_groups(node.name, hierarchies)
             if self.speed_limiter == "control groups":
-                for node in emulation.speeds.nodes:
-                    self.start(node.name, _USE_UP)
+                self._using_up = [
+                    self.start(node.name, _USE_UP) for node in emulation.speeds.nodes
+                ]
         except BaseException:
             self.close()
             raise
@@ -111,6 +115,27 @@ class EmulatedNodes:
         if self.speed_limiter == "duty cycle":
             self._cycle(node.processor).add(name, process)
         return process
+
+    @contextmanager
+    def at_full_speed(self) -> Iterator[None]:
+        """Lifts the limits of speed: for loading and compiling, which nobody times."""
+        groups = [
+            (group, self.emulation.node(name).speed)
+            for name, made in self._groups.items()
+            for group in made
+            if "cpu" in group.hierarchy.controllers
+        ]
+        try:
+            for process in self._using_up:
+                send(process.pid, signal.SIGSTOP)
+            for group, _ in groups:
+                group.limit_speed(1.0, self.emulation.speeds.period_s)
+            yield
+        finally:
+            for group, speed in groups:
+                group.limit_speed(speed, self.emulation.speeds.period_s)
+            for process in self._using_up:
+                send(process.pid, signal.SIGCONT)
 
     def end(self, processes: Iterable[subprocess.Popen[Any]]) -> None:
         """Ends processes that `start` returned, and what descends from them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -18,12 +19,14 @@ from tools.emulation.duty_cycle import family
 from tools.emulation.ending import end_processes
 from tools.emulation.nodes import EmulatedNodes
 
-_HERE = "127.0.0.1"
+# Each node has an address of its own on loopback; Ray would turn 127.0.0.1 into the
+# machine's own, which others reach.
+_HEAD = "127.0.0.2"
+_FIRST_NODE = 3
 _PATIENCE_S = 120.0
 _STORE_BYTES = 100 << 20
 _OPTIONS = (
     "--block",
-    f"--node-ip-address={_HERE}",
     f"--object-store-memory={_STORE_BYTES}",
     # Any free ones: nodes of one machine would meet in a range.
     "--min-worker-port=0",
@@ -40,6 +43,7 @@ class RayNodes:
 
     Attributes:
         address: For `RAY_ADDRESS` and `ray.init`.
+        environment: What else a process needs that connects.
     """
 
     def __init__(self, nodes: EmulatedNodes) -> None:
@@ -57,30 +61,48 @@ class RayNodes:
         )
         self._log = (Path(self._folder.name) / "start.log").open("w+")
         quiet = {"stdout": self._log, "stderr": subprocess.STDOUT}
-        environment = {"RAY_USAGE_STATS_ENABLED": "0"}
+        # Who has no token is not let in.
+        self.environment = {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": "120",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN", secrets.token_hex(32)),
+        }
         port = _free_port()
-        self.address = f"{_HERE}:{port}"
+        self.address = f"{_HEAD}:{port}"
         command = [str(program), "start", *_OPTIONS]
         head = ["--head", f"--port={port}", "--num-cpus=0"]
+        head.append(f"--node-ip-address={_HEAD}")
         head += ["--include-dashboard=false", f"--temp-dir={self._folder.name}"]
         self._head: subprocess.Popen[Any] = subprocess.Popen(
-            [*command, *head], env={**os.environ, **environment}, **quiet
+            [*command, *head], env={**os.environ, **self.environment}, **quiet
         )
         started = [self._head]
         try:
             self._wait_for(1, started)
-            for node in nodes.emulation.speeds.nodes:
-                resources = json.dumps({f"llmpq_node:{node.name}": 1})
-                own = [f"--address={self.address}", "--num-cpus=1"]
-                own.append(f"--resources={resources}")
-                process = nodes.start(
-                    node.name, [*command, *own], environment=environment, **quiet
-                )
-                started.append(process)
-            self._wait_for(len(started), started)
+            # What Ray does before there is work is not what is emulated.
+            with nodes.at_full_speed():
+                self._start_nodes(nodes, command, started, quiet)
         except BaseException:
             self.close()
             raise
+
+    def _start_nodes(
+        self,
+        nodes: EmulatedNodes,
+        command: list[str],
+        started: list[subprocess.Popen[Any]],
+        quiet: dict[str, Any],
+    ) -> None:
+        for number, node in enumerate(nodes.emulation.speeds.nodes, _FIRST_NODE):
+            resources = json.dumps({f"llmpq_node:{node.name}": 1})
+            own = [f"--address={self.address}", "--num-cpus=1"]
+            own += [f"--node-ip-address=127.0.0.{number}", f"--resources={resources}"]
+            process = nodes.start(
+                node.name, [*command, *own], environment=self.environment, **quiet
+            )
+            started.append(process)
+        self._wait_for(len(started), started)
 
     def close(self) -> None:
         """Ends the head; the nodes end with what emulates them."""
@@ -111,6 +133,7 @@ class RayNodes:
                 break
             asked = subprocess.run(
                 [sys.executable, "-c", _COUNT, self.address],
+                env={**os.environ, **self.environment},
                 capture_output=True,
                 text=True,
                 check=False,
@@ -133,5 +156,5 @@ print(sum(node["Alive"] for node in ray.nodes()))
 
 def _free_port() -> int:
     with socket.socket() as free:
-        free.bind((_HERE, 0))
+        free.bind((_HEAD, 0))
         return int(free.getsockname()[1])

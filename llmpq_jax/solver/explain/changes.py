@@ -15,6 +15,8 @@ from llmpq_jax.solver.instance import Instance
 _SECONDS = (
     "layer_prefill_s",
     "layer_decode_s",
+    "call_prefill_s",
+    "call_decode_s",
     "embedding_prefill_s",
     "embedding_decode_s",
     "head_prefill_s",

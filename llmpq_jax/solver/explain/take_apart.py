@@ -98,6 +98,7 @@ def _phase(
         phase=phase,
         num_micro_batches=num,
         terms=phase_terms(
+            phase,
             stages_s=stages_s,
             hops_s=hops_s,
             num=num,

@@ -184,7 +184,12 @@ def arc_prefill_hosts(model: Model, arcs: Arcs, units: Units) -> None:
     factor = arcs.instance.num_prefill / units.time_s
     model.arc_prefill_hosts = _each(
         work - model.prefill_time <= 0
-        for work in _host_work(model, arcs, factor * arcs.prefill_s)
+        for work in _host_work(
+            model,
+            arcs,
+            factor * arcs.prefill_s,
+            [host.capacity("prefill") for host in arcs.instance.hosts],
+        )
     )
 
 
@@ -236,7 +241,12 @@ def arc_decode_hosts(model: Model, arcs: Arcs, units: Units) -> None:
     factor = arcs.instance.num_decode * _all_steps(arcs, units)
     model.arc_decode_hosts = _each(
         work - model.decode_time <= 0
-        for work in _host_work(model, arcs, factor * arcs.decode_s)
+        for work in _host_work(
+            model,
+            arcs,
+            factor * arcs.decode_s,
+            [host.capacity("decode") for host in arcs.instance.hosts],
+        )
     )
 
 
@@ -351,10 +361,12 @@ def _decode_once(model: Model, arcs: Arcs, units: Units) -> Model:
     return _once(model, steps * arcs.decode_s, steps * arcs.types.hop_decode_s)
 
 
-def _host_work(model: Model, arcs: Arcs, seconds: Floats) -> Iterable[Model]:
-    for host, types in zip(arcs.instance.hosts, arcs.types.hosts, strict=True):
+def _host_work(
+    model: Model, arcs: Arcs, seconds: Floats, capacities: Iterable[float]
+) -> Iterable[Model]:
+    for capacity, types in zip(capacities, arcs.types.hosts, strict=True):
         # A mesh works on all of its devices, and its type stands there as often.
         often = np.bincount(types, minlength=arcs.types.num_types)[arcs.type]
         stages = np.flatnonzero(often)
         if len(stages):
-            yield _weighted(model, often * seconds / host.capacity, stages)
+            yield _weighted(model, often * seconds / capacity, stages)

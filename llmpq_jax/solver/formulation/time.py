@@ -53,7 +53,7 @@ def prefill_hosts(model: Model, instance: Instance, units: Units) -> None:
         range(len(instance.hosts)),
         rule=lambda m, h: (
             instance.num_prefill
-            / instance.hosts[h].capacity
+            / instance.hosts[h].capacity("prefill")
             * sum(_prefill_of(m, instance, units, j) for j in instance.hosts[h].members)
             <= m.prefill_time
         ),
@@ -112,7 +112,7 @@ def decode_hosts(model: Model, instance: Instance, units: Units) -> None:
         range(len(instance.hosts)),
         rule=lambda m, h: (
             instance.num_decode
-            / instance.hosts[h].capacity
+            / instance.hosts[h].capacity("decode")
             * sum(_decode_of(m, instance, units, j) for j in instance.hosts[h].members)
             <= m.decode_time
         ),
@@ -122,14 +122,19 @@ def decode_hosts(model: Model, instance: Instance, units: Units) -> None:
 def _prefill_of(model: Model, instance: Instance, units: Units, j: int) -> Model:
     seconds = instance.layer_prefill_s[j] / units.time_s
     ends = (instance.embedding_prefill_s[j], instance.head_prefill_s[j])
-    return _stage(model, instance, j, seconds, [end / units.time_s for end in ends])
+    by_itself = instance.call_prefill_s[j] / units.time_s * model.used[j]
+    ends_s = [end / units.time_s for end in ends]
+    return by_itself + _stage(model, instance, j, seconds, ends_s)
 
 
 def _decode_of(model: Model, instance: Instance, units: Units, j: int) -> Model:
     scale = _all_steps(instance, units)
     ends = (instance.embedding_decode_s[j], instance.head_decode_s[j])
     seconds = scale * instance.layer_decode_s[j]
-    return _stage(model, instance, j, seconds, [scale * end for end in ends])
+    by_itself = scale * instance.call_decode_s[j] * model.used[j]
+    return by_itself + _stage(
+        model, instance, j, seconds, [scale * end for end in ends]
+    )
 
 
 def _stage(

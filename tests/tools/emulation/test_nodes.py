@@ -93,6 +93,22 @@ def test_every_node_is_measured_beside_its_processor_alone(speeds, read, limiter
         assert min(node.speed, node.memory_speed, node.short_speed) > 0
 
 
+@pytest.mark.skipif(len(LIMITERS) == 1, reason="no control groups can be made here")
+def test_limits_are_lifted_for_a_while_and_then_hold_again(speeds, read):
+    with EmulatedNodes(read(speeds), limiter="control groups") as nodes:
+        (parent,) = {hierarchy.parent for hierarchy in find_hierarchies().values()}
+        group = parent / f"llmpq-jax-nodes-{os.getpid()}" / "slow"
+        (quota,) = (path for path in group.iterdir() if path.name in QUOTAS)
+        before = quota.read_text()
+        with nodes.at_full_speed():
+            assert quota.read_text().split()[0] == "10000"
+        assert quota.read_text() == before
+        assert before.split()[0] == "2500"
+
+
+QUOTAS = ("cpu.cfs_quota_us", "cpu.max")
+
+
 def achieved(name, asked, speed):
     return Achieved(
         name=name,

@@ -1,0 +1,79 @@
+"""What `explain --run` does: a run beside its prediction."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from llmpq_jax.report.console import say, show, tell
+from llmpq_jax.report.deviation import deviation_line, deviation_table
+from llmpq_jax.report.lines import run_lines
+from llmpq_jax.report.tables import run_table
+from llmpq_jax.report.timeline import write_comparison, write_timeline
+from llmpq_jax.report.trace import write_trace
+from llmpq_jax.runtime.foretold import foretold_batch
+from llmpq_jax.runtime.phase_times import phase_times
+from llmpq_jax.runtime.run_file import read_run
+
+
+def explain_run(
+    path: Path, *, picture: Path | None, trace: Path | None, as_json: bool
+) -> None:
+    """Puts a run beside its prediction, as tables, and as picture and trace if asked.
+
+    Raises:
+        UsageError: The picture's name ends in no format.
+        SpecError: The record cannot be read.
+    """
+    if picture is not None and picture.suffix not in {".png", ".svg"}:
+        msg = f"--picture {picture}: expected a name that ends in .png or .svg"
+        raise click.UsageError(msg)
+    run = read_run(path)
+    strategy, batches = run.strategy, run.batches
+    phases = [phase_times(strategy, batch) for batch in batches]
+    foretold = [foretold_batch(strategy, batch) for batch in batches]
+    told = [batch for batch in foretold if batch is not None]
+    if picture is not None:
+        if foretold[-1] is None:
+            write_timeline(picture, strategy, batches[-1])
+        else:
+            write_comparison(picture, strategy, foretold[-1], batches[-1])
+    if trace is not None:
+        write_trace(trace, strategy, batches, told)
+    if not told:
+        tell("the strategy predicts nothing of its stages: the run is shown alone")
+    if as_json:
+        values = {
+            "run": str(path),
+            "command": run.command,
+            "date": run.date,
+            "batches": [
+                {
+                    "num_requests": batch.num_requests,
+                    "num_new_tokens": batch.num_new_tokens,
+                    "prefill_s": batch.prefill_s,
+                    "decode_s": batch.decode_s,
+                    "replayed_prefill_s": ahead and ahead.prefill_s,
+                    "replayed_decode_s": ahead and ahead.decode_s,
+                    "phases": [
+                        {**asdict(phase), "ratio": phase.ratio} for phase in own
+                    ],
+                }
+                for batch, ahead, own in zip(batches, foretold, phases, strict=True)
+            ],
+        }
+        say(json.dumps(values, indent=2))
+        return
+    show(run_table(strategy, batches))
+    show(deviation_table(strategy, phases))
+    for line in run_lines(strategy, batches):
+        say(line)
+    deviation = deviation_line(strategy, phases)
+    if deviation is not None:
+        say(deviation)
+    for what, written in (("picture", picture), ("trace", trace)):
+        if written is not None:
+            say(f"{what:<12} {written}")

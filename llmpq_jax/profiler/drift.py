@@ -1,0 +1,55 @@
+"""Notices when a machine becomes slower or faster while it is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from llmpq_jax.profiler.stopwatch import Stopwatch
+from llmpq_jax.stage.devices import JaxDevice
+
+# Small enough to take a moment on a processor, large enough to keep its cores busy.
+_WIDTH = 512
+_EVERY_S = 5.0
+
+
+@dataclass(kw_only=True, eq=False)
+class DriftWatch:
+    """Times the same product now and then.
+
+    Attributes:
+        call: Returns when the product is there.
+        stopwatch: Times it, and says what time it is.
+        slowest: Its longest time yet over its first.
+        fastest: Its shortest time yet over its first.
+    """
+
+    call: Callable[[], object]
+    stopwatch: Stopwatch
+    slowest: float = 1.0
+    fastest: float = 1.0
+    _first_s: float = field(init=False)
+    _looked_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._first_s = self.stopwatch.time(self.call).seconds
+        self._looked_s = self.stopwatch.clock()
+
+    def look(self) -> None:
+        """Times the product again, unless that was done a moment ago."""
+        if self.stopwatch.clock() - self._looked_s < _EVERY_S:
+            return
+        ratio = self.stopwatch.time(self.call).seconds / self._first_s
+        self.slowest = max(self.slowest, ratio)
+        self.fastest = min(self.fastest, ratio)
+        self._looked_s = self.stopwatch.clock()
+
+
+def square_product(device: JaxDevice) -> Callable[[], object]:
+    """Returns a call that multiplies a matrix by itself on a device."""
+    matrix = jax.device_put(jnp.ones((_WIDTH, _WIDTH), jnp.float32), device)
+    multiply = jax.jit(lambda matrix: matrix @ matrix)
+    return lambda: multiply(matrix).block_until_ready()

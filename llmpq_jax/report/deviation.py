@@ -1,0 +1,74 @@
+"""A run beside its prediction: stage by stage, phase by phase, the largest difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from llmpq_jax.report._grid import add_columns, new_table
+from llmpq_jax.report.names import devices_text
+from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.units import format_seconds
+
+if TYPE_CHECKING:
+    from llmpq_jax.runtime.phase_times import StagePhase
+
+_UNKNOWN = "–"
+
+
+def deviation_table(
+    strategy: Strategy, batches: Sequence[Sequence[StagePhase]]
+) -> Table:
+    """Tells what each stage was predicted to take in each phase, and what it did."""
+    table = new_table("Predicted and actual, one row per stage and phase")
+    add_columns(table, "device", "phase")
+    add_columns(
+        *(table, "predicted", "measured", "ratio", "busy", "idle", "queued", "link"),
+        justify="right",
+    )
+    for rows in zip(*batches, strict=True):
+        first = rows[0]
+        ratios = [row.ratio for row in rows if row.ratio is not None]
+        measured = [row.measured_s for row in rows if row.measured_s]
+        table.add_row(
+            devices_text(strategy.stages[first.stage]),
+            first.phase,
+            _UNKNOWN
+            if first.predicted_s is None
+            else format_seconds(first.predicted_s),
+            format_seconds(fmean(measured)) if measured else _UNKNOWN,
+            f"{fmean(ratios):.2f}×" if ratios else _UNKNOWN,
+            format_seconds(sum(row.busy_s for row in rows)),
+            format_seconds(sum(row.idle_s for row in rows)),
+            format_seconds(fmean(row.queued_s for row in rows)),
+            format_seconds(fmean(row.link_s for row in rows)),
+        )
+    table.caption = (
+        "predicted and measured: seconds of one micro-batch, predicted for the sizes that "
+        "were planned;\nbusy and idle: of the phase; queued: in the inbox of a stage that "
+        "is at work; link: on the way there"
+    )
+    return table
+
+
+def deviation_line(
+    strategy: Strategy, batches: Sequence[Sequence[StagePhase]]
+) -> str | None:
+    """Says where the run was furthest from its prediction; nothing without one."""
+    found = [
+        (max(ratio, 1 / ratio), row.stage, row.phase, row.predicted_s, row.measured_s)
+        for rows in batches
+        for row in rows
+        if row.predicted_s is not None and (ratio := row.ratio) is not None
+    ]
+    if not found:
+        return None
+    _, stage, phase, predicted_s, measured_s = max(found)
+    return (
+        f"deviation    largest in {phase} on {devices_text(strategy.stages[stage])}: "
+        f"{format_seconds(measured_s)} instead of {format_seconds(predicted_s)} for a "
+        f"micro-batch ({measured_s / predicted_s:.2f}×)"
+    )

@@ -1,0 +1,38 @@
+"""What is fixed before anything is measured."""
+
+import pytest
+
+from tools.emulation.speeds import read_emulation
+from tools.experiments.definition import read_experiment
+
+EXPERIMENT = read_experiment()
+
+
+@pytest.mark.parametrize("name", EXPERIMENT.clusters)
+def test_a_cluster_leaves_the_driver_a_part_of_both_processors(name):
+    path = EXPERIMENT.cluster_folder(name) / "speeds.toml"
+    emulation = read_emulation(path, frozenset({0, 1}))
+    for processor in (0, 1):
+        nodes = emulation.speeds.nodes
+        assert sum(n.speed for n in nodes if n.processor == processor) <= 0.95
+
+
+def test_speeds_go_from_one_to_two_to_one_to_five():
+    ratios = []
+    for name in EXPERIMENT.clusters:
+        path = EXPERIMENT.cluster_folder(name) / "speeds.toml"
+        speeds = [n.speed for n in read_emulation(path, frozenset({0, 1})).speeds.nodes]
+        ratios.append(max(speeds) / min(speeds))
+    assert ratios == pytest.approx([2, 3, 5])
+
+
+def test_prompts_are_the_same_each_time_and_within_the_vocabulary():
+    first, again = EXPERIMENT.prompts(), EXPERIMENT.prompts()
+    assert (first == again).all()
+    assert first.shape == (EXPERIMENT.batch, EXPERIMENT.prompt_length)
+    assert 3 <= first.min() <= first.max() < 8192
+
+
+def test_lesser_planners_are_measured_on_two_clusters():
+    assert set(EXPERIMENT.ablated) < set(EXPERIMENT.clusters)
+    assert len(EXPERIMENT.ablated) == 2

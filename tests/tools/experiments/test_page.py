@@ -1,0 +1,63 @@
+import json
+
+from tools.experiments.definition import read_experiment
+from tools.experiments.page import cluster_tables
+
+EXPERIMENT = read_experiment()
+TOKENS = EXPERIMENT.batch * EXPERIMENT.new_tokens
+
+
+def plan(method, strategy, predicted_s, *, beside=None):
+    return {
+        "method": method,
+        "beside": beside,
+        "strategy": strategy,
+        "omega": 0.5,
+        "predicted_s": predicted_s,
+        "gap": None,
+    }
+
+
+def tables(tmp_path, plans, runs):
+    (tmp_path / "plans.json").write_text(json.dumps(plans))
+    (tmp_path / "runs.json").write_text(json.dumps(runs))
+    return cluster_tables(EXPERIMENT, tmp_path)
+
+
+def test_a_row_has_medians_beside_predictions_and_both_ratios(tmp_path):
+    plans = [
+        plan("uniform", "a.toml", 4.0),
+        plan("joint plan", "b.toml", 2.0, beside="uniform"),
+    ]
+    runs = {
+        "a.toml": {"latency_s": [TOKENS / 10, TOKENS / 20, TOKENS / 16]},
+        "b.toml": {"latency_s": [TOKENS / 32]},
+    }
+    row = tables(tmp_path, plans, runs)[-1]
+    assert f"| uniform | 0.5 | {TOKENS / 4:.1f} | 16.0 (10.0–20.0) |" in row
+    assert row.endswith("| 32.0 (32.0–32.0) | 2.00× | 2.00× |")
+
+
+def test_what_finds_no_plan_and_what_was_not_run_are_told(tmp_path):
+    plans = [
+        plan("uniform", None, None) | {"omega": None},
+        plan("adabits", "a.toml", 4.0),
+        plan("joint plan", "b.toml", 2.0, beside="adabits"),
+    ]
+    lines = tables(tmp_path, plans, {})
+    assert "not run yet" in lines[2]
+    assert lines[2].endswith("| 2.00× | – |")
+    assert lines[3].startswith("| uniform | nothing fits |")
+
+
+def test_lesser_planners_stand_beside_the_full_one(tmp_path):
+    plans = [
+        plan("full planner", "a.toml", 2.0),
+        plan("m_p = m_d", "b.toml", 3.0),
+        plan("one bit width", None, None),
+    ]
+    runs = {"a.toml": {"latency_s": [2.0]}, "b.toml": {"latency_s": [5.0]}}
+    lines = tables(tmp_path, plans, runs)
+    assert lines[-2].endswith("| 1.00× |")
+    assert lines[-1].startswith("| m_p = m_d |")
+    assert lines[-1].endswith("| 2.50× |")

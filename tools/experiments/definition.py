@@ -1,0 +1,76 @@
+"""What is measured, read from the committed file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from llmpq_jax.spec._record import record
+from llmpq_jax.spec._toml import read_record
+from llmpq_jax.spec.workload import Workload
+from tools.benchmarks.models import CONFIGS, random_model
+from tools.generated import ROOT
+
+HERE = Path(__file__).parent
+BUILD = ROOT / "build" / "experiments"
+
+
+@record
+class Experiment:
+    """Clusters, seeds and lengths.
+
+    Attributes:
+        model: Of `tools.benchmarks.models`, with random weights.
+        prompt_seed: Prompts are random tokens.
+        batch: Prompts served together.
+        prompt_length: Tokens of each.
+        new_tokens: Generated for each, whatever they are.
+        runs: That count, of which the median is taken.
+        warm_ups: That do not.
+        clusters: Folders of `clusters/`.
+        ablated: Those where lesser planners are measured too.
+        gap: Of joint plans.
+        time_limit_s: Of each joint plan.
+    """
+
+    model: str
+    prompt_seed: int
+    batch: int
+    prompt_length: int
+    new_tokens: int
+    runs: int
+    warm_ups: int
+    clusters: tuple[str, ...]
+    ablated: tuple[str, ...]
+    gap: float
+    time_limit_s: float
+
+    @property
+    def workload(self) -> Workload:
+        """What is planned for."""
+        return Workload(
+            batch=self.batch,
+            prompt_length=self.prompt_length,
+            new_tokens=self.new_tokens,
+        )
+
+    @property
+    def model_path(self) -> Path:
+        """The checkpoint's folder, made on first use."""
+        return random_model(self.model, ROOT / "build" / "models")
+
+    def prompts(self) -> np.ndarray:
+        """Returns the tokens of all prompts, [batch, prompt_length]."""
+        generator = np.random.default_rng(self.prompt_seed)
+        vocabulary = CONFIGS[self.model]["vocab_size"]
+        return generator.integers(3, vocabulary, (self.batch, self.prompt_length))
+
+    def cluster_folder(self, name: str) -> Path:
+        """Where a cluster's committed files are."""
+        return HERE / "clusters" / name
+
+
+def read_experiment() -> Experiment:
+    """Reads the committed file."""
+    return read_record(Experiment, HERE / "experiment.toml", what="experiment")

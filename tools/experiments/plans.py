@@ -1,0 +1,153 @@
+"""All plans that are measured: baselines, joint plans beside them, lesser planners."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from llmpq_jax.solver.cases import all_cases, uniform_int8_omega
+from llmpq_jax.solver.compare import baselines, joint_plan
+from llmpq_jax.solver.placement import evaluate
+from llmpq_jax.solver.problem import Problem, make_problem
+from llmpq_jax.solver.search import search
+from llmpq_jax.solver.search_result import Found, SearchResult
+from llmpq_jax.solver.write import make_strategy
+from llmpq_jax.spec._toml import write_text
+from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.spec.strategy_file import write_strategy
+from llmpq_jax.workflow.planning import planning_request
+from tools.ablations import Ablation, lesser_plan
+from tools.experiments.definition import BUILD, Experiment
+
+JOINT = "joint plan"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """One plan of one method.
+
+    Attributes:
+        method: "uniform", "joint plan beside uniform", …
+        beside: The baseline whose quality a joint plan keeps; absent for others.
+        strategy: Name of the strategy's file; equal plans share one. Absent where the
+            method finds no plan.
+        omega: Σω.
+        predicted_s: Of the whole batch.
+        gap: Proven, of joint plans.
+    """
+
+    method: str
+    beside: str | None = None
+    strategy: str | None = None
+    omega: float | None = None
+    predicted_s: float | None = None
+    gap: float | None = None
+
+
+def make_plans(
+    experiment: Experiment, name: str, *, on_note: Callable[[str], None]
+) -> list[Planned]:
+    """Plans for one cluster and writes each different strategy once."""
+    folder = BUILD / name
+    request = planning_request(
+        experiment.model_path,
+        folder / "cluster.toml",
+        experiment.workload,
+        measurements=folder / "measurements.toml",
+        sensitivity=BUILD / "sensitivity.toml",
+    )
+    problem = make_problem(request)
+    planned = list(_compared(problem, experiment, folder, on_note))
+    if name in experiment.ablated:
+        planned += _ablated(problem, experiment, folder)
+    text = json.dumps([asdict(plan) for plan in planned], indent=1, ensure_ascii=False)
+    write_text(folder / "plans.json", text + "\n")
+    return planned
+
+
+def _compared(
+    problem: Problem,
+    experiment: Experiment,
+    folder: Path,
+    on_note: Callable[[str], None],
+) -> Iterator[Planned]:
+    for method, found in baselines(problem):
+        on_note(method)
+        if found is None:
+            yield Planned(method=method)
+            continue
+        yield _written(problem, found, folder, method)
+        joint = joint_plan(
+            problem,
+            found,
+            time_limit_s=experiment.time_limit_s,
+            relative_gap=experiment.gap,
+        )
+        assert joint.found is not None, "the baseline's own plan is known"
+        yield replace(
+            _written(problem, joint.found, folder, JOINT),
+            beside=method,
+            gap=joint.gap,
+        )
+
+
+def _ablated(
+    problem: Problem, experiment: Experiment, folder: Path
+) -> Iterator[Planned]:
+    """The full planner and lesser ones, all at the quality of uniform int8."""
+    cases = all_cases(problem, omega_budget=uniform_int8_omega(problem))
+    limit_s, gap = experiment.time_limit_s, experiment.gap
+    full = search(cases, time_limit_s=limit_s, relative_gap=gap)
+    found = full.found
+    yield (
+        Planned(method="full planner")
+        if found is None
+        else replace(_written(problem, found, folder, "full planner"), gap=full.gap)
+    )
+    methods: tuple[Ablation, ...] = ("phase-blind cut", "one bit width", "m_p = m_d")
+    for method in methods:
+        lesser = lesser_plan(method, cases, time_limit_s=limit_s, relative_gap=gap)
+        yield (
+            Planned(method=method)
+            if lesser is None
+            else _written(problem, lesser, folder, method)
+        )
+
+
+def _written(problem: Problem, found: Found, folder: Path, method: str) -> Planned:
+    evaluation = evaluate(found.instance, found.placement)
+    result = SearchResult(
+        found=found,
+        bound=0.0,
+        num_cases=1,
+        num_solved=0,
+        is_complete=True,
+        seconds=0.0,
+    )
+    strategy = make_strategy(
+        problem, result, found, budget=None, note=None, seconds=0.0
+    )
+    strategy = replace(
+        strategy,
+        # Nothing is proven of a baseline.
+        certificate=None,
+    )
+    name = f"{_digest(strategy)}.toml"
+    if not (folder / name).exists():
+        write_strategy(folder / name, strategy)
+    return Planned(
+        method=method,
+        strategy=name,
+        omega=evaluation.omega,
+        predicted_s=evaluation.seconds.latency_s,
+    )
+
+
+def _digest(strategy: Strategy) -> str:
+    """Names what is run, whatever is predicted of it."""
+    stages = [(stage.devices, stage.layers, stage.bits) for stage in strategy.stages]
+    what = repr((strategy.micro_batch, strategy.precision, stages))
+    return hashlib.sha256(what.encode()).hexdigest()[:12]
