@@ -199,6 +199,7 @@ def generate_command(
             start=start,
             is_chat=chat,
             ignores_eos=ignore_eos,
+            keeps_events=any((record, trace, timeline)),
             is_done=(lambda _: False) if file is None else file.has,
             on_result=on_result,
         )
@@ -227,4 +228,4 @@ def generate_command(
                 click.echo(f"{what:<12} {path}")
     elif served.bad_lines is None:
         tell("every prompt has its result: there is nothing to do")
-    served.check(out)
+    served.check(out, num_kept_errors=file.num_kept_errors if file else 0)

@@ -21,17 +21,18 @@ from llmpq_jax.workflow.serving import Served
 def print_texts(results: Sequence[Result]) -> None:
     """Prints each prompt with its continuation, or what is wrong with it."""
     for result in results:
-        line, completion = result.line, result.completion
-        if not isinstance(line, Prompt) or completion is None:
+        line = result.line
+        if not isinstance(line, Prompt):
             say(f"── {line.custom_id}: {line}")
             say()
             continue
-        say(
-            f"── {line.custom_id}: {len(completion.token_ids)} new tokens, "
-            f"ended by {completion.finish_reason}"
-        )
-        say(continued_text(line.text, completion.text))
-        say()
+        for completion in result.completions:
+            say(
+                f"── {line.custom_id}: {len(completion.token_ids)} new tokens, "
+                f"ended by {completion.finish_reason}"
+            )
+            say(continued_text(line.text, completion.text))
+            say()
 
 
 def print_run(strategy: Strategy, served: Served) -> None:

@@ -12,7 +12,7 @@ row keeps its place, and what was known of it is prefilled again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -20,11 +20,17 @@ import numpy as np
 
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.engines.engine import Engine, StageLostError
+from llmpq_jax.runtime.request import TokenLogprobs
 from llmpq_jax.runtime.rows import Row
 from llmpq_jax.spec.buckets import bucket_length
 from llmpq_jax.stage.message import Message
-from llmpq_jax.stage.program import STEPS_AT_ONCE
-from llmpq_jax.stage.sampling import SamplingRows, greedy_rows
+from llmpq_jax.stage.program import STEPS_AT_ONCE, Wanted
+from llmpq_jax.stage.sampling import (
+    Logprobs,
+    SamplingRows,
+    greedy_rows,
+    unpack_logprobs,
+)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -53,6 +59,29 @@ class _Group:
         return [row for row in self.rows if row is not None and not row.is_finished]
 
 
+class _Waiting:
+    """Rows that have no place yet; only the next one is held."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._rows = iter(rows)
+        self._next = next(self._rows, None)
+
+    def __bool__(self) -> bool:
+        return self._next is not None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the next one's prompt."""
+        assert self._next is not None
+        return len(self._next.request.token_ids)
+
+    def take(self) -> Row:
+        """Returns the next one."""
+        assert self._next is not None
+        taken, self._next = self._next, next(self._rows, None)
+        return taken
+
+
 @dataclass(kw_only=True, slots=True, eq=False)
 class Driver:
     """Serves rows to their ends; caches are there already (`Engine.allocate`).
@@ -60,17 +89,18 @@ class Driver:
     Attributes:
         engine: Takes micro-batches.
         shape: Of caches and micro-batches.
-        rows: To be served, in this order.
+        rows: To be served, in this order; each is read when there is a place for the
+            one before it.
         on_tokens: Hears how many new tokens have come, as they come.
         num_prefills: Prefill micro-batches sent so far.
     """
 
     engine: Engine
     shape: BatchShape
-    rows: Sequence[Row]
+    rows: Iterable[Row]
     on_tokens: Callable[[int], None] = lambda _: None
     num_prefills: int = 0
-    _waiting: deque[Row] = field(default_factory=deque)
+    _waiting: _Waiting = field(default_factory=lambda: _Waiting(()))
     _groups: list[_Group] = field(default_factory=list)
     # Chunks that follow once the one before is through, by micro-batch.
     _chunks: dict[int, deque[Message]] = field(default_factory=dict)
@@ -83,7 +113,7 @@ class Driver:
         others.
         """
         size = self.shape.decode_rows
-        self._waiting = deque(self.rows)
+        self._waiting = _Waiting(self.rows)
         self._groups = [
             _Group(
                 rows=[None] * size,
@@ -164,7 +194,7 @@ class Driver:
         """Gives the free places of a group to requests that wait."""
         for place, row in enumerate(self._groups[number].rows):
             if self._waiting and (row is None or row.is_finished):
-                num_tokens = bucket_length(len(self._waiting[0].request.token_ids))
+                num_tokens = bucket_length(self._waiting.num_tokens)
                 self._seat([(number, place)])
                 first, *rest = self._prompts([(number, place)], num_tokens)
                 self._send(first)
@@ -176,7 +206,7 @@ class Driver:
         for number, place in places:
             if not self._waiting:
                 break
-            row = self._waiting.popleft()
+            row = self._waiting.take()
             group = self._groups[number]
             group.rows[place] = row
             _tell_sampling(group.sampling, place, row)
@@ -211,6 +241,7 @@ class Driver:
             )
         )
         num_chunks = self.shape.num_chunks(num_tokens)
+        seated = [self._groups[number].rows[place] for number, place in places]
         return [
             Message(
                 phase="prefill",
@@ -221,6 +252,7 @@ class Driver:
                 payload=chunk,
                 place_B=lengths,
                 sampling=sampling,
+                wanted=_wanted(row for row in seated if row is not None),
                 num_chunks=num_chunks,
                 chunk_tokens=num_tokens // num_chunks,
             )
@@ -233,6 +265,8 @@ class Driver:
         if result.phase == "prefill" and result.step + 1 < result.num_chunks:
             if rest := self._chunks.get(result.micro_batch):
                 self._send(rest.popleft())
+                if not rest:
+                    del self._chunks[result.micro_batch]
             yield from ended
             return
         for number in result.groups:
@@ -248,7 +282,9 @@ class Driver:
         yield from ended
 
     def _take_tokens(self, result: Message) -> Iterator[Row]:
-        steps = np.asarray(result.payload)[None]
+        payload = np.asarray(result.payload)
+        logprobs = unpack_logprobs(payload) if result.wanted == "logprobs" else None
+        steps = (payload if logprobs is None else logprobs.token_B)[None]
         if result.tokens is not None:
             steps = np.asarray(result.tokens)[: result.num_steps]
         taken = 0
@@ -261,6 +297,8 @@ class Driver:
                 group.length_B[place] += len(steps)
             if row is None or row.is_finished:
                 continue
+            if logprobs is not None and row.request.top_logprobs is not None:
+                row.logprobs.append(_token_logprobs(logprobs, index, row))
             for token in steps[:, index]:
                 row.add(int(token))
                 taken += 1
@@ -284,7 +322,7 @@ class Driver:
         last_slot = self.shape.num_slots - 1
         num_steps = self._num_steps(group)
         # Tokens of a decode step go back to the first stage without a stop on the host.
-        is_after_decode = previous.phase == "decode"
+        is_after_decode = previous.phase == "decode" and previous.wanted == "tokens"
         self._send(
             Message(
                 phase="decode",
@@ -296,6 +334,7 @@ class Driver:
                 # A row's last token sits right behind what the caches hold of it.
                 place_B=np.minimum(group.length_B, last_slot),
                 sampling=group.sampling,
+                wanted=_wanted(group.active),
                 num_steps=num_steps,
             )
         )
@@ -307,7 +346,7 @@ class Driver:
         As many as the longest row still wants, or while others wait for a place, the
         shortest.
         """
-        if not self.engine.takes_steps:
+        if not self.engine.takes_steps or _wanted(group.active) != "tokens":
             return 1
         left = [row.num_left for row in group.active]
         return min(STEPS_AT_ONCE, min(left) if self._waiting else max(left))
@@ -315,6 +354,27 @@ class Driver:
     def _send(self, message: Message) -> None:
         self.engine.submit(message)
         self._in_flight += 1
+
+
+def _wanted(rows: Iterable[Row]) -> Wanted:
+    """Returns what the last stage is to tell of a micro-batch of rows."""
+    asks = any(row.request.top_logprobs is not None for row in rows)
+    return "logprobs" if asks else "tokens"
+
+
+def _token_logprobs(logprobs: Logprobs, index: int, row: Row) -> TokenLogprobs:
+    count = row.request.top_logprobs or 0
+    return TokenLogprobs(
+        logprob=float(logprobs.logprob_B[index]),
+        likeliest=tuple(
+            (int(token), float(logprob))
+            for token, logprob in zip(
+                logprobs.likeliest_BK[index, :count],
+                logprobs.likeliest_logprob_BK[index, :count],
+                strict=True,
+            )
+        ),
+    )
 
 
 def _tell_sampling(sampling: SamplingRows, place: int, row: Row) -> None:

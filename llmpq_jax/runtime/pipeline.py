@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -14,21 +14,22 @@ from jaxtyping import Float
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError, StrategyError
 from llmpq_jax.runtime.batch_shape import BatchShape
-from llmpq_jax.runtime.driver import Driver
+from llmpq_jax.runtime.demand import Demand, demand_of
 from llmpq_jax.runtime.engines.engine import Engine, StageLostError, StartEngine
 from llmpq_jax.runtime.engines.local import start_local
 from llmpq_jax.runtime.limits import check_request
 from llmpq_jax.runtime.request import Completion, Request, Sampling
-from llmpq_jax.runtime.rows import Row
-from llmpq_jax.runtime.run_record import BatchRecord, summarize_batch
+from llmpq_jax.runtime.run_record import BatchRecord
 from llmpq_jax.runtime.scoring import score_stepwise, score_whole
+from llmpq_jax.runtime.stream import Stream
 from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.buckets import bucket_length
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.spec.strategy_file import read_strategy
 from llmpq_jax.stage.worker import BatchNeeds
 from llmpq_jax.units import format_bytes
+
+Key = TypeVar("Key")
 
 
 class Pipeline:
@@ -152,8 +153,50 @@ class Pipeline:
         """
         for request in requests:
             check_request(request, self.strategy, self.architecture)
-        if requests:
-            yield from self._serve(requests, on_tokens)
+        demand = self._demand(requests)
+        if demand is None:
+            return
+        ended: dict[int, Completion] = {}
+        num_told = 0
+        stream = self.stream(enumerate(requests), demand, on_tokens=on_tokens)
+        for number, completion in stream:
+            ended[number] = completion
+            while num_told in ended:
+                yield ended.pop(num_told)
+                num_told += 1
+
+    def stream(
+        self,
+        requests: Iterable[tuple[Key, Request]],
+        demand: Demand,
+        *,
+        keeps_events: bool = True,
+        on_tokens: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[tuple[Key, Completion]]:
+        """Serves requests that may be more than memory holds, and yields as each ends.
+
+        Args:
+            requests: Each with a key that its completion comes back with; they fit the
+                strategy (`check_request`).
+            demand: Of these requests (`demand_of`).
+            keeps_events: In the record of the run, which grows with them.
+            on_tokens: Hears how many new tokens have come, as they come.
+
+        Raises:
+            RequestError: The demand was that of others.
+        """
+        self.prepare(demand)
+        stream = Stream(
+            self._engine,
+            self.strategy,
+            self.tokenizer,
+            demand,
+            keeps_events=keeps_events,
+            on_tokens=on_tokens,
+        )
+        yield from stream.serve(requests)
+        if stream.record is not None:
+            self.batches.append(stream.record)
 
     def score(
         self, token_ids: np.ndarray | Sequence[Sequence[int]], *, stepwise: bool = False
@@ -185,7 +228,7 @@ class Pipeline:
 
     def prepare(
         self,
-        requests: Sequence[Request],
+        requests: Sequence[Request] | Demand,
         *,
         on_stage: Callable[[], None] = lambda: None,
     ) -> None:
@@ -194,42 +237,39 @@ class Pipeline:
         Serving does it too; done before, no compiling falls into what is timed.
 
         Args:
-            requests: To be served.
+            requests: To be served, or what they ask for together.
             on_stage: Called as each stage is ready.
 
         Raises:
             StrategyError: A stage overfills its device.
         """
-        requests = [requests[turn] for turn in _longest_first(requests)]
-        shape = self._shape(requests)
+        demand = requests if isinstance(requests, Demand) else self._demand(requests)
+        if demand is None:
+            return
+        shape = demand.shape(self.strategy)
         self._check_memory(shape)
-        has_decode = any(request.max_new_tokens > 1 for request in requests)
-        later = {
-            bucket_length(len(request.token_ids))
-            for request in requests[shape.num_rows :]
-        }
-
-        needs = [
-            BatchNeeds(
-                prefill_rows=shape.prefill_rows,
-                num_tokens=shape.num_tokens,
-                num_chunks=shape.num_chunks(shape.num_tokens),
-                decode_rows=shape.decode_rows,
-                num_slots=shape.num_slots,
-                has_decode=has_decode,
-            ),
-            *(
-                BatchNeeds(
-                    prefill_rows=1,
-                    num_tokens=num_tokens,
-                    num_chunks=shape.num_chunks(num_tokens),
-                    decode_rows=shape.decode_rows,
-                    num_slots=shape.num_slots,
-                    has_decode=False,
-                )
-                for num_tokens in sorted(later)
-            ),
+        first = BatchNeeds(
+            prefill_rows=shape.prefill_rows,
+            num_tokens=shape.num_tokens,
+            num_chunks=shape.num_chunks(shape.num_tokens),
+            decode_rows=shape.decode_rows,
+            num_slots=shape.num_slots,
+            has_decode=demand.has_decode,
+        )
+        later = [
+            replace(
+                first,
+                prefill_rows=1,
+                num_tokens=num_tokens,
+                num_chunks=shape.num_chunks(num_tokens),
+                has_decode=False,
+            )
+            for num_tokens in sorted(demand.later_buckets)
         ]
+        needs = [first, *later]
+        if demand.wants_logprobs:
+            # Micro-batches without a row that wants them are served as ever.
+            needs += [replace(need, wanted="logprobs") for need in needs]
         self._engine.prepare(needs, on_stage=on_stage)
 
     @property
@@ -252,75 +292,9 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def _shape(self, requests: Sequence[Request]) -> BatchShape:
-        lengths = [len(request.token_ids) for request in requests]
-        return BatchShape.of(
-            self.strategy.micro_batch,
-            self.strategy.workload.batch,
-            lengths,
-            [
-                length + request.max_new_tokens
-                for length, request in zip(lengths, requests, strict=True)
-            ],
-        )
-
-    def _serve(
-        self, requests: Sequence[Request], on_tokens: Callable[[int], None]
-    ) -> Iterator[Completion]:
-        turns = _longest_first(requests)
-        shape = self._shape([requests[turn] for turn in turns])
-        self.prepare(requests)
-        self._engine.allocate(
-            num_groups=shape.num_groups,
-            num_rows=shape.decode_rows,
-            num_slots=shape.num_slots,
-        )
-        self._engine.take_events()
-        eos_ids = self.tokenizer.eos_ids
-        rows = [
-            Row(request, eos_ids=eos_ids, decoder=self.tokenizer.text_decoder())
-            for request in requests
-        ]
-        driver = Driver(
-            engine=self._engine,
-            shape=shape,
-            rows=[rows[turn] for turn in turns],
-            on_tokens=on_tokens,
-        )
-        num_told = 0
-        # What is here already is spared the garbage collector, which would look through
-        # all of JAX's objects again and again while stages wait for the interpreter.
-        gc.freeze()
-        started_s = time.perf_counter()
-        try:
-            for _ in driver.run():
-                while num_told < len(rows) and rows[num_told].is_finished:
-                    yield rows[num_told].completion()
-                    num_told += 1
-            self._record(driver, rows, started_s)
-        finally:
-            gc.unfreeze()
-            self._engine.free()
-
-    def _record(self, driver: Driver, rows: Sequence[Row], started_s: float) -> None:
-        shape = driver.shape
-        self.batches.append(
-            summarize_batch(
-                self.strategy,
-                self._engine.take_events(),
-                started_s=started_s,
-                ended_s=time.perf_counter(),
-                num_first_prefills=shape.num_prefills,
-                num_requests=len(rows),
-                num_new_tokens=sum(len(row.token_ids) for row in rows),
-                memory_bytes=[
-                    facts.memory_bytes(
-                        num_rows=shape.num_rows, num_slots=shape.num_slots
-                    )
-                    for facts in self._engine.facts
-                ],
-            )
-        )
+    def _demand(self, requests: Sequence[Request]) -> Demand | None:
+        """Returns what requests ask for that are all there to choose the next among."""
+        return demand_of(requests, self.strategy, look_ahead=max(1, len(requests)))
 
     def _check_memory(self, shape: BatchShape) -> None:
         """Refuses a plan, perhaps edited by hand, whose stages overfill their devices."""
@@ -333,10 +307,3 @@ class Pipeline:
             if needed > stage.predicted.allowed_bytes:
                 msg = f"the stage on {', '.join(stage.devices)} needs {format_bytes(needed)} for weights and cache, it may use {format_bytes(stage.predicted.allowed_bytes)}: solve again with a smaller batch or fewer bits"
                 raise StrategyError(msg)
-
-
-def _longest_first(requests: Sequence[Request]) -> list[int]:
-    """Returns in which order to serve; those that are alike, as they came."""
-    return sorted(
-        range(len(requests)), key=lambda index: -requests[index].max_new_tokens
-    )

@@ -8,6 +8,7 @@ from typing import Literal
 from llmpq_jax.errors import RequestError
 
 FinishReason = Literal["eos", "stop", "length"]
+MOST_TOP_LOGPROBS = 20
 _LARGEST_SEED = 2**32 - 1
 
 
@@ -46,6 +47,20 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TokenLogprobs:
+    """How likely a token was, by the logits before temperature.
+
+    Attributes:
+        logprob: Natural logarithm of its probability.
+        likeliest: As many of the likeliest tokens as were asked for, in order, each with
+            its own.
+    """
+
+    logprob: float
+    likeliest: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """One prompt to be continued.
 
@@ -55,6 +70,8 @@ class Request:
         sampling: How they are chosen.
         stop: The continuation ends before the first of these texts.
         ignores_eos: Goes on to `max_new_tokens` whatever the model says.
+        top_logprobs: For each token its log-probability is told, and so many of the
+            likeliest ones; absent for none of it.
     """
 
     token_ids: tuple[int, ...]
@@ -62,6 +79,7 @@ class Request:
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
     ignores_eos: bool = False
+    top_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if not self.token_ids:
@@ -72,6 +90,9 @@ class Request:
             raise RequestError(msg)
         if any(not text for text in self.stop):
             msg = "a stop text is empty: expected at least one character"
+            raise RequestError(msg)
+        if not 0 <= (self.top_logprobs or 0) <= MOST_TOP_LOGPROBS:
+            msg = f"top_logprobs is {self.top_logprobs}, expected 0 to {MOST_TOP_LOGPROBS}"
             raise RequestError(msg)
 
 
@@ -85,9 +106,11 @@ class Completion:
         finish_reason: "eos": the model ended it; "stop": a stop text came up;
             "length": `max_new_tokens` were generated.
         num_prompt_tokens: Of its prompt.
+        logprobs: Of each token, where they were asked for.
     """
 
     token_ids: tuple[int, ...]
     text: str
     finish_reason: FinishReason
     num_prompt_tokens: int
+    logprobs: tuple[TokenLogprobs, ...] | None = None

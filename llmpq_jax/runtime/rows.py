@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
-from llmpq_jax.runtime.request import Completion, FinishReason, Request
+from llmpq_jax.runtime.request import (
+    Completion,
+    FinishReason,
+    Request,
+    TokenLogprobs,
+)
 
 
 class TextDecoder(Protocol):
@@ -28,6 +33,7 @@ class Row:
     ) -> None:
         self.request = request
         self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprobs] = []
         self.finish_reason: FinishReason | None = None
         self._eos_ids = () if request.ignores_eos else eos_ids
         self._decoder = decoder
@@ -78,6 +84,9 @@ class Row:
             text=self._text,
             finish_reason=self.finish_reason,
             num_prompt_tokens=len(self.request.token_ids),
+            logprobs=None
+            if self.request.top_logprobs is None
+            else tuple(self.logprobs),
         )
 
     def _end(self, reason: FinishReason) -> None:

@@ -19,13 +19,14 @@ from llmpq_jax.stage.sampling import (
     choose_tokens,
     pack_rows,
     unpack_rows,
+    with_logprobs,
 )
 
 Phase = Literal["prefill", "decode"]
 # "extend" is prefill of one chunk of long prompts, "steps" is decode many times over, on
 # a stage that is the whole model.
 Function = Literal["prefill", "extend", "decode", "steps"]
-Wanted = Literal["tokens", "logits"]
+Wanted = Literal["tokens", "logprobs", "logits"]
 
 # Steps that one call takes at most. Between calls the host sees the tokens, so rows that
 # have ended take part in as many steps in vain, less one.
@@ -88,8 +89,8 @@ class StageProgram:
         `StageModule.extend`.
 
         Returns:
-            Hidden states, or from the last stage each row's next token [B] or all
-            logits [B, T, V]; and the caches. The next token of a row whose prompt does
+            Hidden states, or from the last stage each row's next token [B], packed with
+            log-probabilities [B, N], or all logits [B, T, V]; and the caches. The next token of a row whose prompt does
             not end in the chunk means nothing.
         """
         packed = self.pack(length_B, sampling)
@@ -114,8 +115,8 @@ class StageProgram:
         """Runs one token of each row; see `StageModule.decode`. The cache is consumed.
 
         Returns:
-            Hidden states, or from the last stage each row's next token [B] or logits
-            [B, V]; and the cache.
+            Hidden states, or from the last stage each row's next token [B], packed with
+            log-probabilities [B, N], or logits [B, V]; and the cache.
         """
         inputs, rows = self.placement.put((inputs, self.pack(position_B, sampling)))
         return self._run("decode", wanted, (inputs, cache, rows))
@@ -170,6 +171,9 @@ class StageProgram:
             The executable, called as `executable(leaves, *arguments)`.
         """
         inputs, caches = arguments[:2]
+        if not self.has_head:
+            # It hands on the same whatever the last one is to make of it.
+            wanted = "tokens"
         # All caches of a stage are alike.
         blocks = jax.tree.leaves(caches)
         shapes = (inputs.shape, len(blocks), blocks[0].shape if blocks else None)
@@ -269,7 +273,18 @@ def _after_prompts(
     length_B, sampling = unpack_rows(rows)
     assert sampling is not None
     logits = module.head(last_hidden(hidden, length_B - first_position))
-    return choose_tokens(logits, sampling, length_B)
+    return _chosen(wanted, logits, sampling, length_B)
+
+
+def _chosen(
+    wanted: Wanted, logits: jax.Array, sampling: SamplingRows, position_B: jax.Array
+) -> jax.Array:
+    """Returns each row's token, with log-probabilities where they are wanted."""
+    if wanted == "tokens":
+        return choose_tokens(logits, sampling, position_B)
+    # Computed once, as for tokens alone: what else is told of them moves no bit.
+    logits = jax.lax.optimization_barrier(logits)
+    return with_logprobs(logits, choose_tokens(logits, sampling, position_B))
 
 
 def _decode_body(
@@ -291,7 +306,7 @@ def _decode_body(
         if wanted == "logits":
             return logits, cache
         assert sampling is not None
-        return choose_tokens(logits, sampling, position_B + 1), cache
+        return _chosen(wanted, logits, sampling, position_B + 1), cache
 
 
 def _steps_body(

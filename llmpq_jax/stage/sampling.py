@@ -14,6 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
+# As many of the likeliest tokens as OpenAI's tell of.
+MOST_TOP_LOGPROBS = 20
+
 
 class SamplingRows(NamedTuple):
     """How each row of a micro-batch is sampled.
@@ -92,6 +95,50 @@ def choose_tokens(
     return jax.lax.cond(jnp.any(is_drawn), draw, lambda _: greedy, None)
 
 
+def with_logprobs(
+    logits_BV: Float[Array, "B V"], token_B: Int[Array, " B"]
+) -> Int[Array, "B N"]:
+    """Packs tokens with their log-probabilities and the likeliest ones of each row.
+
+    The logits are those before temperature, as OpenAI's are.
+
+    Returns:
+        For each row the token, its log-probability, the likeliest tokens, and theirs;
+        the bits of float32 numbers as int32. `unpack_logprobs` reads them.
+    """
+    logprob_BV = jax.nn.log_softmax(logits_BV, axis=-1)
+    count = min(MOST_TOP_LOGPROBS, logits_BV.shape[-1])
+    likeliest_BK, place_BK = jax.lax.top_k(logprob_BV, count)
+    chosen_B1 = jnp.take_along_axis(logprob_BV, token_B[:, None], axis=-1)
+    parts = (token_B[:, None], _bits(chosen_B1), place_BK, _bits(likeliest_BK))
+    return jnp.concatenate(parts, axis=-1)
+
+
+class Logprobs(NamedTuple):
+    """What came of a step where log-probabilities were asked for.
+
+    Attributes:
+        token_B: Of each row.
+        logprob_B: Of that token.
+        likeliest_BK: The likeliest tokens, in order.
+        likeliest_logprob_BK: Theirs.
+    """
+
+    token_B: Int[np.ndarray, " B"]
+    logprob_B: Float[np.ndarray, " B"]
+    likeliest_BK: Int[np.ndarray, "B K"]
+    likeliest_logprob_BK: Float[np.ndarray, "B K"]
+
+
+def unpack_logprobs(packed: Int[np.ndarray, "B N"]) -> Logprobs:
+    """Returns what `with_logprobs` packed."""
+    count = (packed.shape[1] - 2) // 2
+    likeliest_BK = packed[:, 2 : 2 + count]
+    theirs = np.ascontiguousarray(packed[:, 2 + count :]).view(np.float32)
+    chosen = np.ascontiguousarray(packed[:, 1]).view(np.float32)
+    return Logprobs(packed[:, 0], chosen, likeliest_BK, theirs)
+
+
 def perturbed_logits(
     logits_BV: Float[Array, "B V"], rows: SamplingRows, position_B: Int[Array, " B"]
 ) -> Float[Array, "B V"]:
@@ -103,6 +150,10 @@ def perturbed_logits(
     draw = jax.vmap(_gumbel, (0, 0, None))
     noise = draw(jnp.asarray(rows.seed_B), position_B, logits_BV.shape[1])
     return kept + noise
+
+
+def _bits(numbers: Float[Array, "B K"]) -> Int[Array, "B K"]:
+    return jax.lax.bitcast_convert_type(numbers, jnp.int32)
 
 
 def _draw(logits_BV: Array, rows: SamplingRows, position_B: Array) -> Array:

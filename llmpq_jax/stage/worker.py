@@ -6,6 +6,7 @@ A plain class, whatever engine drives it; one thread at a time calls it.
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass, replace
 
 import jax
@@ -16,7 +17,7 @@ from llmpq_jax.spec.precision import SCALE_BYTES, KvBits, WireBits, kv_token_byt
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.module import GroupCache
 from llmpq_jax.stage.placement import Placement
-from llmpq_jax.stage.program import StageProgram
+from llmpq_jax.stage.program import StageProgram, Wanted
 from llmpq_jax.stage.sampling import greedy_rows
 
 
@@ -31,6 +32,7 @@ class BatchNeeds:
         decode_rows: Rows of a group.
         num_slots: Of a row's cache.
         has_decode: Whether any row wants a second token.
+        wanted: What the last stage returns.
     """
 
     prefill_rows: int
@@ -39,6 +41,7 @@ class BatchNeeds:
     decode_rows: int
     num_slots: int
     has_decode: bool = True
+    wanted: Wanted = "tokens"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +87,7 @@ class StageWorker:
         self.dtype = dtype
         self.kv_bits: KvBits = kv_bits
         self.arriving_bits: WireBits = arriving_bits
-        self._events: list[StageEvent] = []
+        self._events: deque[StageEvent] = deque()
         self._caches: dict[int, GroupCache] = {}
         self._num_slots = 0
         self._prepared: set[BatchNeeds] = set()
@@ -128,8 +131,8 @@ class StageWorker:
 
     def take_events(self) -> list[StageEvent]:
         """Returns what was worked on since the last call."""
-        taken, self._events = self._events, []
-        return taken
+        # One by one: the stage's thread may add another one meanwhile.
+        return [self._events.popleft() for _ in range(len(self._events))]
 
     def prepare(self, needs: BatchNeeds) -> None:
         """Compiles both phases for the shapes of a batch, and runs each of them once.
@@ -154,6 +157,7 @@ class StageWorker:
             np.ones(prefill_rows, np.int32),
             greedy_rows(prefill_rows),
             first_position=None if num_chunks == 1 else 0,
+            wanted=needs.wanted,
         )
         if needs.has_decode:
             inputs = self._blank_inputs(decode_rows, 1)
@@ -161,7 +165,7 @@ class StageWorker:
                 np.ones(decode_rows, np.int32),
                 greedy_rows(decode_rows),
             )
-            if self.program.takes_steps:
+            if self.program.takes_steps and needs.wanted == "tokens":
                 last, *_ = self.program.take_steps(
                     inputs[:, 0], caches[0], position, sampling, num_steps=1
                 )
@@ -171,6 +175,7 @@ class StageWorker:
                     caches[0],
                     position,
                     sampling,
+                    wanted=needs.wanted,
                 )
             last.block_until_ready()
         jax.block_until_ready(caches[1:])

@@ -22,6 +22,7 @@ _LINE_KEYS = ("custom_id", "method", "url", "body")
 _Kinds = dict[str, tuple[tuple[type, ...], str]]
 _BOTH: _Kinds = {
     "model": ((str,), "a text"),
+    "n": ((int,), "a whole number"),
     "max_tokens": ((int,), "a whole number"),
     "temperature": ((int, float), "a number"),
     "top_k": ((int,), "a whole number"),
@@ -34,8 +35,14 @@ _KEYS: dict[Form, _Kinds] = {
         "messages": ((list,), "a list of messages"),
         **_BOTH,
         "max_completion_tokens": ((int,), "a whole number"),
+        "logprobs": ((bool,), "true or false"),
+        "top_logprobs": ((int,), "a whole number"),
     },
-    "completion": {"prompt": ((str, list), "a text or a list of token ids"), **_BOTH},
+    "completion": {
+        "prompt": ((str, list), "a text or a list of token ids"),
+        **_BOTH,
+        "logprobs": ((int,), "a whole number"),
+    },
 }
 # Say nothing of the answer.
 _FOR_THE_BOOKS = frozenset(
@@ -56,9 +63,7 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
     "function_call": ("none",),
     "functions": ([],),
     "logit_bias": ({},),
-    "logprobs": (False,),
     "modalities": (["text"],),
-    "n": (1,),
     "parallel_tool_calls": (True, False),
     "presence_penalty": (0,),
     "response_format": ({"type": "text"},),
@@ -66,7 +71,6 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (),
 }
 
 
@@ -120,7 +124,7 @@ def _body_values(form: Form, body: Mapping[str, Any]) -> dict[str, Any]:
             raise RequestError(msg)
         kinds, what = kinds_of[key]
         # JSON's true and false are Python's int too.
-        if not isinstance(value, kinds) or isinstance(value, bool):
+        if not isinstance(value, kinds) or (type(value) is bool) != (kinds == (bool,)):
             msg = f"body.{key}: found {value!r}, expected {what}"
             raise RequestError(msg)
         values[key] = value
@@ -130,6 +134,7 @@ def _body_values(form: Form, body: Mapping[str, Any]) -> dict[str, Any]:
             msg = f"body.max_tokens is {values['max_tokens']} and body.max_completion_tokens {most}: expected one of them"
             raise RequestError(msg)
         values["max_tokens"] = most
+    _join_logprobs(form, values)
     content = "messages" if form == "chat" else "prompt"
     if content not in values:
         msg = f"body.{content}: missing, expected {kinds_of[content][1]}"
@@ -137,6 +142,19 @@ def _body_values(form: Form, body: Mapping[str, Any]) -> dict[str, Any]:
     given = values.pop(content)
     values["prompt"] = _messages(given) if form == "chat" else _text_or_tokens(given)
     return values
+
+
+def _join_logprobs(form: Form, values: dict[str, Any]) -> None:
+    """Says in one word what the two endpoints ask for in theirs."""
+    asked = values.pop("logprobs", None)
+    if form == "completion":
+        if asked is not None:
+            values["top_logprobs"] = asked
+    elif asked:
+        values.setdefault("top_logprobs", 0)
+    elif "top_logprobs" in values:
+        msg = 'body.top_logprobs: found without logprobs, expected "logprobs": true beside it'
+        raise RequestError(msg)
 
 
 def _text_or_tokens(prompt: str | list[Any]) -> str | tuple[int, ...]:

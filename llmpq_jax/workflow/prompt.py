@@ -36,6 +36,9 @@ class Prompt:
         max_new_tokens: At most so many; absent for as many as the strategy plans for.
         sampling: How tokens are chosen.
         stop: The continuation ends before the first of these texts.
+        num_choices: How many continuations are wanted; each after the first draws with
+            the next seed.
+        top_logprobs: See `Request`.
     """
 
     number: int
@@ -47,6 +50,8 @@ class Prompt:
     max_new_tokens: int | None = None
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
+    num_choices: int = 1
+    top_logprobs: int | None = None
 
     @property
     def text(self) -> str:

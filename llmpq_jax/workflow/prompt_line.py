@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmpq_jax.errors import RequestError
+from llmpq_jax.runtime.request import MOST_TOP_LOGPROBS
 from llmpq_jax.workflow.openai_line import is_openai_line, openai_values
 from llmpq_jax.workflow.prompt import Choices, Form, Prompt
 
@@ -23,6 +24,8 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "seed": ((int,), "a whole number"),
     "stop": ((str, list), "a text or a list of them"),
 }
+# As many continuations of one prompt as OpenAI's take.
+_MOST_CHOICES = 128
 _SAMPLING_KEYS = ("temperature", "top_k", "top_p", "seed")
 
 
@@ -124,7 +127,18 @@ def prompt_of_values(
     if max_new_tokens is not None and max_new_tokens < 1:
         msg = f"max_new_tokens is {max_new_tokens}, expected at least 1"
         raise RequestError(msg)
+    num_choices = values.get("n", 1)
+    if not 1 <= num_choices <= _MOST_CHOICES:
+        msg = f"n is {num_choices}, expected 1 to {_MOST_CHOICES}"
+        raise RequestError(msg)
+    top_logprobs = values.get("top_logprobs")
+    if not 0 <= (top_logprobs or 0) <= MOST_TOP_LOGPROBS:
+        msg = f"logprobs: {top_logprobs} of the likeliest are asked for, expected 0 to {MOST_TOP_LOGPROBS}"
+        raise RequestError(msg)
     chosen = {key: values[key] for key in _SAMPLING_KEYS if key in values}
+    sampling = replace(choices.sampling, **chosen)
+    # The last of them must have a seed too.
+    replace(sampling, seed=sampling.seed + num_choices - 1)
     return Prompt(
         number=number,
         custom_id=custom_id,
@@ -133,8 +147,10 @@ def prompt_of_values(
         form=form,
         model=values.get("model"),
         max_new_tokens=max_new_tokens,
-        sampling=replace(choices.sampling, **chosen),
+        sampling=sampling,
         stop=stop,
+        num_choices=num_choices,
+        top_logprobs=top_logprobs,
     )
 
 

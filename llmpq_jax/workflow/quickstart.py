@@ -111,11 +111,11 @@ def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
         timeline=files["timeline"],
     )
     say()
+    results.sort(key=lambda result: result.line.number)
     for result in results[:_NUM_SHOWN]:
         assert isinstance(result.line, Prompt)
-        assert result.completion is not None
         say(f"── {result.line.custom_id}")
-        say(continued_text(result.line.text, result.completion.text))
+        say(continued_text(result.line.text, result.completions[0].text))
         say()
     show(run_table(strategy, served.batches))
     for line in run_lines(strategy, served.batches):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from llmpq_jax.runtime.request import Completion, FinishReason
+from llmpq_jax.workflow.logprob_values import logprobs_values
 from llmpq_jax.workflow.prompt import BadLine, Prompt
 
 _OPENAI_REASONS: dict[FinishReason, str] = {
@@ -23,11 +25,13 @@ class Result:
 
     Attributes:
         line: That was read.
-        completion: Of its prompt; absent where the line is bad.
+        completions: Of its prompt, as many as it wants; none where the line is bad.
+        token_text: Says what a token is, where log-probabilities are told.
     """
 
     line: Prompt | BadLine
-    completion: Completion | None = None
+    completions: tuple[Completion, ...] = ()
+    token_text: Callable[[int], str] = str
 
 
 def result_values(result: Result, *, model: str) -> dict[str, Any]:
@@ -37,7 +41,7 @@ def result_values(result: Result, *, model: str) -> dict[str, Any]:
         result: Of any form; of a bad line the error of OpenAI's batches.
         model: What it is called in the results of lines that do not call it anything.
     """
-    line, completion = result.line, result.completion
+    line = result.line
     if isinstance(line, BadLine):
         error = {
             "code": "invalid_request",
@@ -45,14 +49,14 @@ def result_values(result: Result, *, model: str) -> dict[str, Any]:
             "line": line.number,
         }
         return _openai_line(line.custom_id, None, error)
-    assert completion is not None
     if line.form != "plain":
         response = {
             "status_code": 200,
             "request_id": f"req_{uuid.uuid4().hex}",
-            "body": _openai_body(line, completion, line.model or model),
+            "body": _openai_body(line, result, line.model or model),
         }
         return _openai_line(line.custom_id, response, None)
+    (completion,) = result.completions
     return {
         "custom_id": line.custom_id,
         "prompt": line.text,
@@ -74,29 +78,43 @@ def _openai_line(
     }
 
 
-def _openai_body(prompt: Prompt, completion: Completion, model: str) -> dict[str, Any]:
+def _openai_body(prompt: Prompt, result: Result, model: str) -> dict[str, Any]:
     is_chat = prompt.form == "chat"
-    said = (
-        {"message": {"role": "assistant", "content": completion.text}}
-        if is_chat
-        else {"text": completion.text}
-    )
-    choice = {
-        "index": 0,
-        **said,
-        "logprobs": None,
-        "finish_reason": _OPENAI_REASONS[completion.finish_reason],
-    }
-    num_new = len(completion.token_ids)
+    completions = result.completions
+    num_prompt = completions[0].num_prompt_tokens
+    num_new = sum(len(completion.token_ids) for completion in completions)
     return {
         "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}",
         "object": "chat.completion" if is_chat else "text_completion",
         "created": int(time.time()),
         "model": model,
-        "choices": [choice],
+        "choices": [
+            _openai_choice(index, completion, result.token_text, is_chat=is_chat)
+            for index, completion in enumerate(completions)
+        ],
         "usage": {
-            "prompt_tokens": completion.num_prompt_tokens,
+            "prompt_tokens": num_prompt,
             "completion_tokens": num_new,
-            "total_tokens": completion.num_prompt_tokens + num_new,
+            "total_tokens": num_prompt + num_new,
         },
+    }
+
+
+def _openai_choice(
+    index: int,
+    completion: Completion,
+    token_text: Callable[[int], str],
+    *,
+    is_chat: bool,
+) -> dict[str, Any]:
+    said = (
+        {"message": {"role": "assistant", "content": completion.text}}
+        if is_chat
+        else {"text": completion.text}
+    )
+    return {
+        "index": index,
+        **said,
+        "logprobs": logprobs_values(completion, token_text, is_chat=is_chat),
+        "finish_reason": _OPENAI_REASONS[completion.finish_reason],
     }

@@ -32,6 +32,7 @@ class ResultsFile:
 
     Attributes:
         num_kept: Results that were there already.
+        num_kept_errors: Of bad lines among them.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ResultsFile:
                 of another job.
         """
         self.num_kept = 0
+        self.num_kept_errors = 0
         self._path = path
         self._job = job
         self._is_new = not path.exists()
@@ -141,9 +143,10 @@ class ResultsFile:
 
     def _believe(self, line: bytes, number: int) -> None:
         try:
-            custom_id = json.loads(line)["custom_id"]
+            values = json.loads(line)
+            custom_id = values["custom_id"]
         except (ValueError, TypeError, KeyError, RecursionError):
-            custom_id = None
+            values, custom_id = {}, None
         where = f"results {self._path} line {number}"
         if not isinstance(custom_id, str):
             msg = f"{where}: is no result: expected JSON with a custom_id; remove the line, and what it was the result of is served again"
@@ -152,6 +155,7 @@ class ResultsFile:
         if first is not None:
             msg = f"{where}: is the result of {custom_id!r}, as line {first} is: expected one of each; remove one of them"
             raise RequestError(msg)
+        self.num_kept_errors += values.get("error") is not None
 
 
 def _open(path: Path, if_there: IfThere) -> int:

@@ -50,7 +50,7 @@ def workload_of_prompts(
         if num_tokens == 0:
             msg = f"{prompt.where}: is no token to the tokenizer of {model}: expected one at least; see that the folder holds the model's tokenizer.json"
             raise RequestError(msg)
-        lengths.append((num_tokens, prompt.max_new_tokens))
+        lengths += [(num_tokens, prompt.max_new_tokens)] * prompt.num_choices
     most = max([own or 0 for _, own in lengths] + [new_tokens or 0])
     return workload_of_lengths(
         [(num_tokens, own or most) for num_tokens, own in lengths],

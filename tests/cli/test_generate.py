@@ -70,6 +70,7 @@ def test_a_file_of_prompts_becomes_a_file_of_results(run, strategy, expected, tm
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in paths["--out"].read_text().splitlines()]
     ids = ["f", "a", "short", "line-4", "line-5", "line-6"]
+    rows.sort(key=lambda row: ids.index(row["custom_id"]))
     assert [row["custom_id"] for row in rows] == ids
     assert [row["text"] for row in rows[:2]] == expected
     assert rows[2]["num_new_tokens"] == 3
@@ -179,6 +180,36 @@ def test_bad_lines_become_errors_and_stop_nothing(run, strategy, tmp_path):
     assert shown.exit_code == 1
     assert f"── line-3: prompts {prompts} line 3: the prompt has 17" in shown.stdout
     assert "── plain: 2 new tokens" in shown.stdout
+
+
+def test_each_choice_is_drawn_with_a_seed_of_its_own(run, strategy, tmp_path):
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "results.jsonl"
+    asked = {"prompt": "def f", "temperature": 1.5, "max_tokens": 4, "logprobs": 1}
+    several = {
+        "custom_id": "all",
+        "url": "/v1/completions",
+        "body": {**asked, "n": 5, "seed": 7},
+    }
+    alone = [
+        {
+            "custom_id": f"seed {seed}",
+            "url": "/v1/completions",
+            "body": {**asked, "seed": seed},
+        }
+        for seed in range(7, 12)
+    ]
+    prompts.write_text("\n".join(json.dumps(line) for line in (several, *alone)))
+    words = ("generate", "--strategy", strategy, "--prompts", prompts, "--out", out)
+    assert run(*words, "--ignore-eos").exit_code == 0
+    choices = {
+        row["custom_id"]: row["response"]["body"]["choices"]
+        for row in map(json.loads, out.read_text().splitlines())
+    }
+    assert len(choices) == 6
+    together = [{**choice, "index": 0} for choice in choices["all"]]
+    assert together == [choices[f"seed {seed}"][0] for seed in range(7, 12)]
+    assert len({choice["text"] for choice in together}) > 1
+    assert len(together[0]["logprobs"]["token_logprobs"]) == 4
 
 
 def test_where_no_line_is_good_nothing_is_loaded(fails, strategy, tmp_path):

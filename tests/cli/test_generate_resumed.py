@@ -77,18 +77,15 @@ def start(strategy, tmp_path):
         environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
         environment |= {"JAX_PLATFORMS": "cpu"}
 
-        def leave_room() -> None:
-            if room_bytes is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, room_bytes))
-
         with (tmp_path / "said.txt").open("w") as said:
-            return subprocess.Popen(
-                command,
-                env=environment,
-                stdout=said,
-                stderr=said,
-                preexec_fn=leave_room,
+            process = subprocess.Popen(
+                command, env=environment, stdout=said, stderr=said
             )
+        if room_bytes is not None:
+            # Long before it has imported what writes.
+            room = (room_bytes, room_bytes)
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, room)
+        return process
 
     return start_one
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from llmpq_jax.runtime.run_record import BatchRecord, summarize_batch
+from llmpq_jax.runtime.batch_summary import BatchSummary
+from llmpq_jax.runtime.run_record import BatchRecord
 from llmpq_jax.spec.precision import Bits
 from llmpq_jax.spec.strategy import (
     Certificate,
@@ -95,11 +96,9 @@ def batch(*, num_steps: int = 15) -> BatchRecord:
     ready = [ends[1], ends[3]]
     for step in range(1, num_steps + 1):
         ready = [run("decode", group, step, ready[group]) for group in range(2)]
-    return summarize_batch(
-        plan,
-        events,
-        started_s=0.0,
-        num_first_prefills=4,
+    summary = BatchSummary(plan, started_s=0.0, num_first_prefills=4)
+    summary.add(events)
+    return summary.record(
         ended_s=max(ready),
         num_requests=8,
         num_new_tokens=8 * (num_steps + 1),

@@ -12,12 +12,15 @@ from llmpq_jax.stage.sampling import (
     choose_tokens,
     perturbed_logits,
     sampling_rows,
+    unpack_logprobs,
+    with_logprobs,
 )
 
 _SIZE = 12
 # As stages have them: each shape is compiled once.
 _choose_tokens = jax.jit(choose_tokens)
 _perturbed_logits = jax.jit(perturbed_logits)
+_with_logprobs = jax.jit(with_logprobs)
 
 
 def _logits(seed: int, num_rows: int) -> np.ndarray:
@@ -130,3 +133,20 @@ def test_seed_and_position_both_change_the_draw() -> None:
 
 def _on_device(rows):
     return jax.tree.map(jnp.asarray, rows)
+
+
+@given(seed=st.integers(0, 2**31), token=st.integers(0, _SIZE - 1))
+def test_log_probabilities_are_those_of_float64_and_in_order(seed, token):
+    logits = _logits(seed, 3)
+    tokens = np.asarray([token, 0, _SIZE - 1], np.int32)
+    told = unpack_logprobs(np.asarray(_with_logprobs(logits, tokens)))
+    exact = logits.astype(np.float64)
+    exact -= np.log(np.exp(exact).sum(axis=-1, keepdims=True))
+    np.testing.assert_array_equal(told.token_B, tokens)
+    # Logits are below 16: a float32 sum of twelve terms is off by a few units of 2^-20.
+    np.testing.assert_allclose(told.logprob_B, exact[range(3), tokens], atol=1e-5)
+    assert told.likeliest_BK.shape == (3, _SIZE)
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    np.testing.assert_array_equal(told.likeliest_BK, order)
+    sorted_exact = np.take_along_axis(exact, order, axis=-1)
+    np.testing.assert_allclose(told.likeliest_logprob_BK, sorted_exact, atol=1e-5)

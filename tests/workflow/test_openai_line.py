@@ -70,6 +70,16 @@ def test_the_newer_name_of_max_tokens_means_the_same():
     assert prompt_of(line).max_new_tokens == 7
 
 
+def test_both_endpoints_may_ask_for_log_probabilities_and_choices():
+    chat = prompt_of(line_of(CHAT, messages=HELLO, logprobs=True, top_logprobs=2, n=3))
+    assert (chat.top_logprobs, chat.num_choices) == (2, 3)
+    assert prompt_of(line_of(CHAT, messages=HELLO, logprobs=True)).top_logprobs == 0
+    assert prompt_of(line_of(CHAT, messages=HELLO, logprobs=False)).top_logprobs is None
+    text = prompt_of(line_of(TEXT, prompt="a", logprobs=5, n=128))
+    assert (text.top_logprobs, text.num_choices) == (5, 128)
+    assert prompt_of(line_of(TEXT, prompt="a")).top_logprobs is None
+
+
 @given(
     st.dictionaries(
         st.sampled_from(
@@ -146,6 +156,28 @@ def test_what_asks_for_nothing_changes_nothing():
         (line_of(TEXT, prompt="a", max_tokens=0), "max_new_tokens is 0, expected"),
         (line_of(TEXT, prompt="a", stop=[""]), "stop: found [''], expected texts"),
         (line_of(TEXT, prompt="a", temperature=-1), "temperature is -1, expected"),
+        (line_of(TEXT, prompt="a", n=0), "n is 0, expected 1 to 128"),
+        (line_of(TEXT, prompt="a", n=True), "body.n: found True, expected a whole"),
+        (
+            line_of(TEXT, prompt="a", n=2, seed=2**32 - 1),
+            "seed is 4294967296, expected 0 to 4294967295",
+        ),
+        (
+            line_of(TEXT, prompt="a", logprobs=21),
+            "logprobs: 21 of the likeliest are asked for, expected 0 to 20",
+        ),
+        (
+            line_of(TEXT, prompt="a", logprobs=True),
+            "body.logprobs: found True, expected a whole number",
+        ),
+        (
+            line_of(CHAT, messages=HELLO, logprobs=1),
+            "body.logprobs: found 1, expected true or false",
+        ),
+        (
+            line_of(CHAT, messages=HELLO, top_logprobs=1),
+            "body.top_logprobs: found without logprobs, expected",
+        ),
         (
             line_of(TEXT, prompt="a", stream=True),
             "body.stream: found True, expected False: nothing else is supported",

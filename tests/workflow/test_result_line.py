@@ -15,7 +15,7 @@ COMPLETION = Completion(
 
 
 def test_a_plain_line_has_a_plain_result():
-    result = Result(line=PROMPT, completion=COMPLETION)
+    result = Result(line=PROMPT, completions=(COMPLETION,))
     assert result_values(result, model="m") == {
         "custom_id": "a",
         "prompt": "naïve",
@@ -38,7 +38,7 @@ def test_a_line_of_openai_has_a_result_of_openai(form, kind, said):
     for reason, theirs in (("eos", "stop"), ("stop", "stop"), ("length", "length")):
         completion = replace(COMPLETION, text="j", finish_reason=reason)
         values = result_values(
-            Result(line=prompt, completion=completion), model="folder"
+            Result(line=prompt, completions=(completion,)), model="folder"
         )
         assert set(values) == {"id", "custom_id", "response", "error"}
         assert (values["custom_id"], values["error"]) == ("a", None)
@@ -54,15 +54,27 @@ def test_a_line_of_openai_has_a_result_of_openai(form, kind, said):
         }
 
 
+def test_several_choices_are_one_result():
+    prompt = replace(PROMPT, form="chat", num_choices=2)
+    other = replace(COMPLETION, text="other", token_ids=(1, 2, 3))
+    result = Result(line=prompt, completions=(COMPLETION, other))
+    body = result_values(result, model="m")["response"]["body"]
+    assert [choice["index"] for choice in body["choices"]] == [0, 1]
+    assert body["choices"][1]["message"]["content"] == "other"
+    assert body["usage"]["prompt_tokens"] == 5
+    assert body["usage"]["completion_tokens"] == 5
+    assert body["usage"]["total_tokens"] == 10
+
+
 def test_a_model_is_called_what_the_line_calls_it():
     prompt = replace(PROMPT, form="chat", model="theirs")
-    result = Result(line=prompt, completion=COMPLETION)
+    result = Result(line=prompt, completions=(COMPLETION,))
     body = result_values(result, model="folder")["response"]["body"]
     assert body["model"] == "theirs"
 
 
 def test_no_two_results_have_one_id():
-    result = Result(line=replace(PROMPT, form="chat"), completion=COMPLETION)
+    result = Result(line=replace(PROMPT, form="chat"), completions=(COMPLETION,))
     first, second = (result_values(result, model="m") for _ in range(2))
     assert first["id"] != second["id"]
     assert first["response"]["request_id"] != second["response"]["request_id"]

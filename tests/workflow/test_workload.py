@@ -58,11 +58,14 @@ def test_conversations_are_as_long_as_the_template_makes_them(tmp_path, write):
             "url": "/v1/chat/completions",
             "body": {"messages": messages, "max_tokens": 2},
         },
-        {"url": "/v1/completions", "body": {"prompt": [1, 2, 3], "max_tokens": 4}},
+        {
+            "url": "/v1/completions",
+            "body": {"prompt": [1, 2, 3], "max_tokens": 4, "n": 3},
+        },
     )
     found = workload_of_prompts(model, path)
     assert (found.prompt_length, found.longest_context) == (36, 38)
-    assert found.lengths == ((16, 4, 1), (48, 2, 1))
+    assert found.lengths == ((16, 4, 3), (48, 2, 1))
 
 
 def test_a_bad_line_is_named(model, write):

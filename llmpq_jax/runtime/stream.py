@@ -1,0 +1,151 @@
+"""Requests in, completions out, each as it ends: one run of an engine from its caches on."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from llmpq_jax.checkpoint.tokenizer import Tokenizer
+from llmpq_jax.errors import RequestError
+from llmpq_jax.runtime.batch_shape import BatchShape
+from llmpq_jax.runtime.batch_summary import BatchSummary
+from llmpq_jax.runtime.demand import Demand, longest_first
+from llmpq_jax.runtime.driver import Driver
+from llmpq_jax.runtime.engines.engine import Engine
+from llmpq_jax.runtime.request import Completion, Request
+from llmpq_jax.runtime.rows import Row
+from llmpq_jax.runtime.run_record import BatchRecord
+from llmpq_jax.spec.strategy import Strategy
+
+Key = TypeVar("Key")
+
+# Between two looks at what the stages did so many requests end.
+_ENDS_BETWEEN_EVENTS = 64
+
+
+class Stream:
+    """Serves requests that may be more than memory holds.
+
+    Attributes:
+        record: Of the run, once it has ended.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        strategy: Strategy,
+        tokenizer: Tokenizer,
+        demand: Demand,
+        *,
+        keeps_events: bool,
+        on_tokens: Callable[[int], None],
+    ) -> None:
+        """Takes stages that are prepared for the demand.
+
+        Args:
+            engine: With the stages.
+            strategy: Of the stages.
+            tokenizer: Of the model.
+            demand: What the requests ask for together.
+            keeps_events: In the record.
+            on_tokens: Hears how many new tokens have come, as they come.
+        """
+        self.record: BatchRecord | None = None
+        self._engine = engine
+        self._strategy = strategy
+        self._tokenizer = tokenizer
+        self._demand = demand
+        self._shape = demand.shape(strategy)
+        self._keeps_events = keeps_events
+        self._on_tokens = on_tokens
+        self._num_requests = 0
+        self._num_new_tokens = 0
+
+    def serve(
+        self, requests: Iterable[tuple[Key, Request]]
+    ) -> Iterator[tuple[Key, Completion]]:
+        """Yields completions as they end, each with the key of its request.
+
+        Raises:
+            RequestError: A request asks for more than was counted.
+        """
+        shape = self._shape
+        self._engine.allocate(
+            num_groups=shape.num_groups,
+            num_rows=shape.decode_rows,
+            num_slots=shape.num_slots,
+        )
+        # Of what came before.
+        self._engine.take_events()
+        keys: dict[Row, Key] = {}
+        driver = Driver(
+            engine=self._engine,
+            shape=shape,
+            rows=self._rows(requests, keys),
+            on_tokens=self._on_tokens,
+        )
+        # What is here already is spared the garbage collector, which would look through
+        # all of JAX's objects again and again while stages wait for the interpreter.
+        gc.freeze()
+        summary = BatchSummary(
+            self._strategy,
+            started_s=time.perf_counter(),
+            num_first_prefills=shape.num_prefills,
+            keeps_events=self._keeps_events,
+        )
+        try:
+            for row in driver.run():
+                self._num_requests += 1
+                self._num_new_tokens += len(row.token_ids)
+                if self._num_requests % _ENDS_BETWEEN_EVENTS == 0:
+                    summary.add(self._engine.take_events())
+                yield keys.pop(row), row.completion()
+            summary.add(self._engine.take_events())
+            self.record = self._record_of(summary)
+        finally:
+            gc.unfreeze()
+            self._engine.free()
+
+    def _rows(
+        self, requests: Iterable[tuple[Key, Request]], keys: dict[Row, Key]
+    ) -> Iterator[Row]:
+        turns = longest_first(
+            requests,
+            lambda each: each[1].max_new_tokens,
+            look_ahead=self._demand.look_ahead,
+        )
+        eos_ids = self._tokenizer.eos_ids
+        for number, (key, request) in enumerate(turns):
+            _check_counted(request, number, self._demand, self._shape)
+            row = Row(request, eos_ids=eos_ids, decoder=self._tokenizer.text_decoder())
+            keys[row] = key
+            yield row
+
+    def _record_of(self, summary: BatchSummary) -> BatchRecord:
+        shape = self._shape
+        return summary.record(
+            ended_s=time.perf_counter(),
+            num_requests=self._num_requests,
+            num_new_tokens=self._num_new_tokens,
+            memory_bytes=[
+                facts.memory_bytes(num_rows=shape.num_rows, num_slots=shape.num_slots)
+                for facts in self._engine.facts
+            ],
+        )
+
+
+def _check_counted(
+    request: Request, number: int, demand: Demand, shape: BatchShape
+) -> None:
+    """Refuses what the caches have no room for: it was not there to be counted."""
+    length = len(request.token_ids)
+    is_first = number < len(demand.first_prompts)
+    if (
+        number >= demand.num_requests
+        or length + request.max_new_tokens > demand.longest_context
+        or (is_first and length > shape.num_tokens)
+    ):
+        msg = "the requests are not those that were counted before they were served: expected them to stay as they are until the run ends"
+        raise RequestError(msg)

@@ -1,0 +1,80 @@
+"""Log-probabilities are those of the scores, and asking for them changes no token."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llmpq_jax.errors import RequestError
+from llmpq_jax.runtime import Pipeline, Request, Sampling
+from tests.tiny_models import make_strategy, write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("logprobs") / "model")
+
+
+def requests_of(count: int) -> list[Request]:
+    """Makes requests of which some ask, beside each other in each batch."""
+    return [
+        Request(
+            token_ids=tuple(range(1 + number, 3 + number + number * 7 % 14)),
+            max_new_tokens=1 + number * 5 % 8,
+            sampling=Sampling(temperature=number % 2 * 0.8, seed=number),
+            ignores_eos=True,
+            top_logprobs=(None, 0, 3, 20)[number % 4],
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [((0,), [16, 8, 16, 8])],
+        [((0,), [16, 8]), ((1,), [4, 8])],
+        [((0, 1), [16, 8, 16, 8])],
+    ],
+    ids=["one stage", "two stages", "a mesh"],
+)
+def test_they_are_those_of_the_scores_and_change_no_token(model, stages):
+    strategy = make_strategy(model, stages, chunk_tokens=16)
+    requests = requests_of(11)
+    silent = [replace(request, top_logprobs=None) for request in requests]
+    with Pipeline.load(strategy) as pipeline:
+        completions = list(pipeline.serve(requests))
+        without = list(pipeline.serve(silent))
+        assert [c.token_ids for c in completions] == [c.token_ids for c in without]
+        for request, completion in zip(requests, completions, strict=True):
+            if request.top_logprobs is None:
+                assert completion.logprobs is None
+                continue
+            assert completion.logprobs is not None
+            told = completion.token_ids
+            text = (*request.token_ids, *told)
+            logits = pipeline.score([text[:-1]])[0].astype(np.float64)
+            logits = logits[len(request.token_ids) - 1 :]
+            expected = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+            assert len(completion.logprobs) == len(told) == len(expected)
+            for token, each, row in zip(
+                told, completion.logprobs, expected, strict=True
+            ):
+                # Scores come of whole rows at once, tokens of a cache: the sums of
+                # float32 are taken in another order.
+                assert each.logprob == pytest.approx(row[token], abs=1e-4)
+                assert len(each.likeliest) == request.top_logprobs
+                values = [logprob for _, logprob in each.likeliest]
+                assert values == sorted(values, reverse=True)
+                np.testing.assert_allclose(
+                    values, np.sort(row)[::-1][: len(values)], atol=1e-4
+                )
+                for likely, logprob in each.likeliest:
+                    assert logprob == pytest.approx(row[likely], abs=1e-4)
+
+
+def test_more_than_are_told_are_refused():
+    with pytest.raises(RequestError, match="top_logprobs is 21, expected 0 to 20"):
+        Request(token_ids=(1,), max_new_tokens=1, top_logprobs=21)
