@@ -43,15 +43,16 @@ Row: TypeAlias = (
     | Drift
 )
 
-_TABLES: dict[type[Row], str] = {
-    MeasuredKind: "kind",
-    LayerTime: "layer",
-    EndTime: "end",
-    CallTime: "call",
-    LinkTime: "link",
-    SharedCapacity: "shared",
-    Accuracy: "accuracy",
-    Drift: "drift",
+# In the file, and in `Measurements`.
+_TABLES: dict[type[Row], tuple[str, str]] = {
+    MeasuredKind: ("kind", "kinds"),
+    LayerTime: ("layer", "layers"),
+    EndTime: ("end", "ends"),
+    CallTime: ("call", "calls"),
+    LinkTime: ("link", "links"),
+    SharedCapacity: ("shared", "shared"),
+    Accuracy: ("accuracy", "accuracy"),
+    Drift: ("drift", "drift"),
 }
 # Measurements that are older are doubted.
 OLD_DAYS = 180
@@ -75,7 +76,7 @@ def read_measurements(path: Path) -> Measurements:
     except tomllib.TOMLDecodeError as reason:
         msg = f"{where}: is not TOML: {reason}"
         raise MeasurementError(msg) from reason
-    empty = {table: [] for table in _TABLES.values()}
+    empty = {table: [] for table, _ in _TABLES.values()}
     return decode_record(
         Measurements, {**empty, **data}, where=where, error=MeasurementError
     )
@@ -103,43 +104,22 @@ def finished_text(path: Path) -> str:
 
 def header_text(measurements: Measurements) -> str:
     """Writes what stands before all rows."""
-    header = replace(
-        measurements,
-        kinds=(),
-        layers=(),
-        ends=(),
-        links=(),
-        shared=(),
-        accuracy=(),
-        drift=(),
-    )
+    without: dict[str, Any] = {field: () for _, field in _TABLES.values()}
+    header = replace(measurements, **without)
     return to_toml(header, comment=_COMMENT)
 
 
 def row_text(row: Row) -> str:
     """Writes one row as it stands in the file."""
-    return f"\n[[{_TABLES[type(row)]}]]\n{to_toml(row)}"
+    table, _ = _TABLES[type(row)]
+    return f"\n[[{table}]]\n{to_toml(row)}"
 
 
 def with_row(measurements: Measurements, row: Row) -> Measurements:
     """Returns the measurements with one row more."""
-    match row:
-        case MeasuredKind():
-            return replace(measurements, kinds=(*measurements.kinds, row))
-        case LayerTime():
-            return replace(measurements, layers=(*measurements.layers, row))
-        case EndTime():
-            return replace(measurements, ends=(*measurements.ends, row))
-        case CallTime():
-            return replace(measurements, calls=(*measurements.calls, row))
-        case LinkTime():
-            return replace(measurements, links=(*measurements.links, row))
-        case SharedCapacity():
-            return replace(measurements, shared=(*measurements.shared, row))
-        case Accuracy():
-            return replace(measurements, accuracy=(*measurements.accuracy, row))
-        case Drift():
-            return replace(measurements, drift=(*measurements.drift, row))
+    _, field = _TABLES[type(row)]
+    more: dict[str, Any] = {field: (*getattr(measurements, field), row)}
+    return replace(measurements, **more)
 
 
 def check_measurements(measurements: Measurements, architecture: Architecture) -> None:
@@ -211,7 +191,7 @@ def _is_cut_short(row: str) -> bool:
         data: dict[str, Any] = tomllib.loads(row)
     except tomllib.TOMLDecodeError:
         return False  # whole lines that are no TOML were not cut short but mistyped
-    for cls, table in _TABLES.items():
+    for cls, (table, _) in _TABLES.items():
         if table in data and isinstance(data[table], list):
             needed = {field.name for field in fields(cls) if field.default is MISSING}
             return not needed <= data[table][-1].keys()

@@ -1,7 +1,7 @@
 import re
 from dataclasses import replace
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,9 @@ from llmpq_jax.errors import MeasurementError
 from llmpq_jax.spec.cluster import Cluster, Device, Node
 from llmpq_jax.spec.fingerprint import layer_shape_fingerprint
 from llmpq_jax.spec.measurements import (
+    Accuracy,
     CallTime,
+    Drift,
     EndTime,
     LayerTime,
     LinkTime,
@@ -21,6 +23,7 @@ from llmpq_jax.spec.measurements import (
 )
 from llmpq_jax.spec.measurements_file import (
     OLD_DAYS,
+    Row,
     check_kinds,
     check_measurements,
     doubts,
@@ -71,6 +74,17 @@ ROWS = (
     LinkTime(source_kind="a", target_kind="b", num_bytes=640, seconds=3e-4, spread=0.1),
     CallTime(kind="a", seconds=2e-4, spread=0.1),
     SharedCapacity(node="node0", phase="decode", capacity=1.375),
+    Accuracy(
+        kind="a",
+        phase="decode",
+        bits=8,
+        num_fitted=9,
+        num_held_out=3,
+        mean_error=0.05,
+        largest_error=0.1,
+        spread=0.02,
+    ),
+    Drift(kind="a", slowest=1.1, fastest=0.95),
 )
 KINDS_OF_ROWS = [type(row).__name__ for row in ROWS]
 
@@ -84,6 +98,11 @@ def measurements_of(rows):
     for row in rows:
         measurements = with_row(measurements, row)
     return measurements
+
+
+def test_what_stands_before_the_rows_holds_none_of_them():
+    assert {type(row) for row in ROWS} == set(get_args(Row))
+    assert header_text(measurements_of(ROWS)) == header_text(HEADER)
 
 
 @given(rows=st.permutations(ROWS))
