@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from statistics import median
 from typing import Any
 
@@ -26,12 +23,12 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from llmpq_jax import __version__
 from llmpq_jax.kernels import device_kernel_path, multiply, serve_matrix
 from llmpq_jax.quant import quantize
 from llmpq_jax.quant.reference import reference_product
 from llmpq_jax.spec.precision import ALL_BITS
 from llmpq_jax.stage.devices import JaxDevice
+from tools.provenance import provenance
 
 SHAPES = ((4096, 4096), (4096, 1024), (4096, 14336), (14336, 4096))
 _LEAST_COPIES = 8
@@ -72,13 +69,8 @@ def main(rows: tuple[int, ...], activations: str, repeats: int) -> None:
                 "products": figures,
                 "device": device.device_kind,
                 "kernels": device_kernel_path(device),
-                "llmpq_jax": __version__,
-                "jax": jax.__version__,
                 "torch": _torch_version(),
-                "command": shlex.join(
-                    ["python", "-m", "tools.benchmarks.gpu_kernels", *sys.argv[1:]]
-                ),
-                "date": datetime.now(UTC).date().isoformat(),
+                **provenance("tools.benchmarks.gpu_kernels"),
             }
         )
     )

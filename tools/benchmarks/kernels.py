@@ -9,11 +9,8 @@ command and date. Several weights are taken in turn, so that none waits in a cac
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from statistics import median
 from typing import Any
 
@@ -22,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmpq_jax import __version__
 from llmpq_jax.kernels import device_kernel_path, multiply, serving_layout
 from llmpq_jax.quant import quantize
 from llmpq_jax.quant.reference import reference_product
 from tools.benchmarks.throughput import read_bandwidth
+from tools.provenance import provenance
 
 _CACHED_BYTES = 256 << 20  # more than any cache holds
 
@@ -107,12 +104,7 @@ def main(
                 "products": figures,
                 "device": device.device_kind,
                 "kernels": device_kernel_path(device),
-                "llmpq_jax": __version__,
-                "jax": jax.__version__,
-                "command": shlex.join(
-                    ["python", "-m", "tools.benchmarks.kernels", *sys.argv[1:]]
-                ),
-                "date": datetime.now(UTC).date().isoformat(),
+                **provenance("tools.benchmarks.kernels"),
             }
         )
     )

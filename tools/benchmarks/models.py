@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
+from llmpq_jax.runtime.request import Request
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.fingerprint import model_fingerprint
 from llmpq_jax.spec.precision import Activations, Bits, HeadBits
@@ -79,6 +81,20 @@ def random_model(name: str, folder: Path) -> Path:
     settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
     done.write_text(json.dumps(settings))
     return path
+
+
+def random_requests(
+    model: Path, *, num_requests: int, prompt_length: int, new_tokens: int
+) -> list[Request]:
+    """Draws prompts of one length that are continued to the last token."""
+    vocabulary = read_architecture(model).vocabulary_size
+    tokens = np.random.default_rng(0).integers(
+        3, vocabulary, (num_requests, prompt_length)
+    )
+    return [
+        Request(token_ids=tuple(row), max_new_tokens=new_tokens, ignores_eos=True)
+        for row in tokens.tolist()
+    ]
 
 
 def even_strategy(

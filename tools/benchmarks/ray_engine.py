@@ -9,26 +9,26 @@ after a turn each that does not count; Ray runs for this benchmark alone.
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import time
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import cast
 
 import click
-import jax
-import numpy as np
 import ray
 
-from llmpq_jax import __version__
 from llmpq_jax.kernels import kernel_path
-from llmpq_jax.runtime import Pipeline, Request
+from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.engines.ray_engine import start_ray
 from llmpq_jax.spec.precision import Activations, Bits
-from tools.benchmarks.models import CONFIGS, even_strategy, random_model
+from tools.benchmarks.models import (
+    CONFIGS,
+    even_strategy,
+    random_model,
+    random_requests,
+)
+from tools.provenance import provenance
 
 
 @click.command()
@@ -57,8 +57,9 @@ def main(
     repeats: int,
 ) -> None:
     """Times a random checkpoint, cut into stages of equal layers."""
+    folder = random_model(model, models.absolute())
     strategy = even_strategy(
-        random_model(model, models.absolute()),
+        folder,
         bits=cast("Bits", int(bits)),
         head_bits=8,
         num_stages=stages,
@@ -69,16 +70,9 @@ def main(
         new_tokens=new_tokens,
         activations=activations,
     )
-    generator = np.random.default_rng(0)
-    vocabulary = CONFIGS[model]["vocab_size"]
-    requests = [
-        Request(
-            token_ids=tuple(generator.integers(3, vocabulary, prompt).tolist()),
-            max_new_tokens=new_tokens,
-            ignores_eos=True,
-        )
-        for _ in range(batch)
-    ]
+    requests = random_requests(
+        folder, num_requests=batch, prompt_length=prompt, new_tokens=new_tokens
+    )
     under_ray = partial(start_ray, address="local")
     seconds: dict[str, list[float]] = {"local": [], "ray": []}
     with (
@@ -122,13 +116,8 @@ def main(
         "ratios": [round(ratio, 3) for ratio in ratios],
         "same_completions": same,
         "kernels": kernel_path("cpu"),
-        "llmpq_jax": __version__,
-        "jax": jax.__version__,
         "ray": ray.__version__,
-        "command": shlex.join(
-            ["python", "-m", "tools.benchmarks.ray_engine", *sys.argv[1:]]
-        ),
-        "date": datetime.now(UTC).date().isoformat(),
+        **provenance("tools.benchmarks.ray_engine"),
     }
     click.echo(json.dumps(figures))
 

@@ -10,32 +10,31 @@ batch 1 they take turns, and each micro-batch reads all weights again.
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
 import click
-import jax
-import numpy as np
 
-from llmpq_jax import __version__
 from llmpq_jax.indicator.weight_variance import weight_variance
 from llmpq_jax.kernels import kernel_path
 from llmpq_jax.profiler import profile
 from llmpq_jax.profiler.grid import grid_for
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.runtime.request import Request
 from llmpq_jax.solver import PlanRequest, plan
 from llmpq_jax.spec.cluster import Cluster, Device, Node
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.precision import Activations, Bits
 from llmpq_jax.spec.strategy import Strategy
-from tools.benchmarks.models import CONFIGS, even_strategy, random_model
+from tools.benchmarks.models import (
+    CONFIGS,
+    even_strategy,
+    random_model,
+    random_requests,
+)
 from tools.benchmarks.throughput import read_bandwidth
+from tools.provenance import provenance
 
 
 @click.command()
@@ -91,12 +90,7 @@ def main(
                 "batches": rows,
                 "read_gb_per_s": read_bandwidth() / 1e9,
                 "kernels": kernel_path("cpu"),
-                "llmpq_jax": __version__,
-                "jax": jax.__version__,
-                "command": shlex.join(
-                    ["python", "-m", "tools.benchmarks.stages", *sys.argv[1:]]
-                ),
-                "date": datetime.now(UTC).date().isoformat(),
+                **provenance("tools.benchmarks.stages"),
             }
         )
     )
@@ -144,18 +138,12 @@ def _compare(
     folder: Path, one: Strategy, two: Strategy, repeats: int
 ) -> dict[str, Any]:
     workload = one.workload
-    vocabulary = read_architecture(folder).vocabulary_size
-    tokens = np.random.default_rng(0).integers(
-        3, vocabulary, (workload.batch, workload.prompt_length)
+    requests = random_requests(
+        folder,
+        num_requests=workload.batch,
+        prompt_length=workload.prompt_length,
+        new_tokens=workload.new_tokens,
     )
-    requests = [
-        Request(
-            token_ids=tuple(row.tolist()),
-            max_new_tokens=workload.new_tokens,
-            ignores_eos=True,
-        )
-        for row in tokens
-    ]
     with Pipeline.load(two) as of_two, Pipeline.load(one) as of_one:
         for pipeline in (of_two, of_one):
             pipeline.prepare(requests)

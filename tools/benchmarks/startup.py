@@ -11,24 +11,21 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import cast
 
 import click
-import jax
 
-from llmpq_jax import __version__
 from llmpq_jax.kernels import kernel_path
 from llmpq_jax.spec.precision import Bits
 from llmpq_jax.spec.strategy_file import write_strategy
 from tools.benchmarks.models import CONFIGS, even_strategy, random_model
+from tools.provenance import provenance
 
 # JAX leaves small programs out of its cache unless told otherwise.
 _KEEP_ALL = {
@@ -77,10 +74,7 @@ def main(model: str, models: Path, bits: str, activations: str, repeats: int) ->
                 "bits": int(bits),
                 "seconds": spans,
                 "kernels": kernel_path("cpu"),
-                "llmpq_jax": __version__,
-                "jax": jax.__version__,
-                "command": f"python -m tools.benchmarks.startup {shlex.join(sys.argv[1:])}",
-                "date": datetime.now(UTC).date().isoformat(),
+                **provenance("tools.benchmarks.startup"),
             }
         )
     )

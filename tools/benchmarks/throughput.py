@@ -8,10 +8,7 @@ Prints a table row, and a JSON line with versions, command and date.
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import cast
@@ -19,14 +16,17 @@ from typing import cast
 import click
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from llmpq_jax import __version__
 from llmpq_jax.kernels import device_kernel_path
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.runtime.request import Request
 from llmpq_jax.spec.precision import Activations, Bits, HeadBits
-from tools.benchmarks.models import CONFIGS, even_strategy, random_model
+from tools.benchmarks.models import (
+    CONFIGS,
+    even_strategy,
+    random_model,
+    random_requests,
+)
+from tools.provenance import provenance
 
 
 @click.command()
@@ -59,8 +59,9 @@ def main(
     platform: str,
 ) -> None:
     """Times a random checkpoint of a real shape."""
+    folder = random_model(model, models)
     strategy = even_strategy(
-        random_model(model, models),
+        folder,
         bits=cast("Bits", int(bits)),
         head_bits=cast("HeadBits", int(head_bits)),
         num_stages=stages,
@@ -73,17 +74,11 @@ def main(
         platform=platform,
     )
     started_s = time.perf_counter()
-    generator = np.random.default_rng(0)
     with Pipeline.load(strategy) as pipeline:
         vocabulary = pipeline.architecture.vocabulary_size
-        requests = [
-            Request(
-                token_ids=tuple(generator.integers(3, vocabulary, prompt).tolist()),
-                max_new_tokens=new_tokens,
-                ignores_eos=True,
-            )
-            for _ in range(batch)
-        ]
+        requests = random_requests(
+            folder, num_requests=batch, prompt_length=prompt, new_tokens=new_tokens
+        )
         loaded_s = time.perf_counter() - started_s
         pipeline.prepare(requests)
         prepared_s = time.perf_counter() - started_s - loaded_s
@@ -117,12 +112,7 @@ def main(
         "load_s": loaded_s,
         "prepare_s": prepared_s,
         "kernels": device_kernel_path(jax.devices(platform)[0]),
-        "llmpq_jax": __version__,
-        "jax": jax.__version__,
-        "command": shlex.join(
-            ["python", "-m", "tools.benchmarks.throughput", *sys.argv[1:]]
-        ),
-        "date": datetime.now(UTC).date().isoformat(),
+        **provenance("tools.benchmarks.throughput"),
     }
     click.echo(
         f"| {model} | {bits} | {batch} | {stages} "

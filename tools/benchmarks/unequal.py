@@ -8,24 +8,20 @@ Both ways serve the same requests under the same plan, in turns.
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import cast
 
 import click
-import jax
 import numpy as np
 
-from llmpq_jax import __version__
 from llmpq_jax.kernels import kernel_path
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.request import Request
 from llmpq_jax.spec.precision import Activations, Bits
 from tools.benchmarks.models import CONFIGS, even_strategy, random_model
+from tools.provenance import provenance
 
 
 @click.command()
@@ -114,12 +110,7 @@ def main(
         "fixed_tokens_per_s": rates["fixed"],
         "ratios": ratios,
         "kernels": kernel_path("cpu"),
-        "llmpq_jax": __version__,
-        "jax": jax.__version__,
-        "command": shlex.join(
-            ["python", "-m", "tools.benchmarks.unequal", *sys.argv[1:]]
-        ),
-        "date": datetime.now(UTC).date().isoformat(),
+        **provenance("tools.benchmarks.unequal"),
     }
     click.echo(json.dumps(figures))
 

@@ -10,27 +10,21 @@ waits for a place. All devices share this machine's cores.
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import click
-import jax
 import numpy as np
 
-from llmpq_jax import __version__
 from llmpq_jax.indicator.weight_variance import weight_variance
 from llmpq_jax.kernels import kernel_path
 from llmpq_jax.profiler import profile
 from llmpq_jax.profiler.grid import grid_for
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.runtime.request import Request
 from llmpq_jax.solver import PlanRequest, plan
 from llmpq_jax.solver.pins import BitsPin, LayerPin, Pin
 from llmpq_jax.spec.cluster import Cluster, Device, Node
@@ -40,7 +34,8 @@ from llmpq_jax.spec.measurements import Measurements
 from llmpq_jax.spec.precision import Activations, Bits, HeadBits
 from llmpq_jax.spec.strategy import ModelReference, Strategy
 from llmpq_jax.spec.workload import Workload
-from tools.benchmarks.models import random_model
+from tools.benchmarks.models import random_model, random_requests
+from tools.provenance import provenance
 
 _TINY = Path(__file__).parents[2] / "examples" / "tiny-code-lm"
 
@@ -159,12 +154,7 @@ def main(
                     ),
                     "out_of_order": _out_of_order(rows),
                     "kernels": kernel_path("cpu"),
-                    "llmpq_jax": __version__,
-                    "jax": jax.__version__,
-                    "command": shlex.join(
-                        ["python", "-m", "tools.predictions.end_to_end", *sys.argv[1:]]
-                    ),
-                    "date": datetime.now(UTC).date().isoformat(),
+                    **provenance("tools.predictions.end_to_end"),
                 }
             )
         )
@@ -256,18 +246,12 @@ def _run(
 ) -> list[dict[str, Any]]:
     """Runs the strategies in turns, so that drift reaches all of them alike."""
     workload = experiment.workload
-    vocabulary = read_architecture(folder).vocabulary_size
-    tokens = np.random.default_rng(0).integers(
-        3, vocabulary, (workload.batch, workload.prompt_length)
+    requests = random_requests(
+        folder,
+        num_requests=workload.batch,
+        prompt_length=workload.prompt_length,
+        new_tokens=workload.new_tokens,
     )
-    requests = [
-        Request(
-            token_ids=tuple(row.tolist()),
-            max_new_tokens=workload.new_tokens,
-            ignores_eos=True,
-        )
-        for row in tokens
-    ]
     # The most devices first: how many there are is settled as JAX starts.
     order = sorted(range(len(strategies)), key=lambda i: -len(strategies[i].stages))
     pipelines = {index: Pipeline.load(strategies[index]) for index in order}

@@ -14,14 +14,11 @@ from __future__ import annotations
 import json
 import os
 import random
-import shlex
 import statistics
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +38,7 @@ from llmpq_jax.spec.precision import ALL_BITS, Activations, Bits
 from llmpq_jax.workflow.compile_cache import keep_compiled
 from llmpq_jax.workflow.example import MODEL
 from tools.predictions.memory import architecture_of
+from tools.provenance import provenance
 
 _ACTIVATIONS: Activations = "float32"
 _PHASES: tuple[Phase, ...] = ("prefill", "decode")
@@ -277,11 +275,7 @@ def summarise(
         "cores": os.cpu_count(),
         "kernel_path": device_kernel_path(jax.devices()[0]),
         "activations": _ACTIVATIONS,
-        "jax": jax.__version__,
-        "command": shlex.join(
-            ["python", "-m", "tools.predictions.latency", *sys.argv[1:]]
-        ),
-        "date": datetime.now(UTC).date().isoformat(),
+        **provenance("tools.predictions.latency"),
     }
 
 

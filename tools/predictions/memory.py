@@ -14,11 +14,9 @@ from __future__ import annotations
 import json
 import random
 import secrets
-import shlex
 import sys
 import tempfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +40,7 @@ from llmpq_jax.stage.describe import describe_stage, program_accounts
 from llmpq_jax.stage.placement import Placement
 from llmpq_jax.units import MIB
 from llmpq_jax.workflow.compile_cache import keep_compiled
+from tools.provenance import provenance
 
 _KIND = "here"
 _PROFILED_ROWS = (1, 6)
@@ -340,11 +339,7 @@ def main(cases: int, seed: int | None) -> None:
                 "least_ratio": min(ratios),
                 "mean_ratio": sum(ratios) / len(ratios),
                 "largest_ratio": max(ratios),
-                "jax": jax.__version__,
-                "command": shlex.join(
-                    ["python", "-m", "tools.predictions.memory", *sys.argv[1:]]
-                ),
-                "date": datetime.now(UTC).date().isoformat(),
+                **provenance("tools.predictions.memory"),
             }
         )
     )

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from llmpq_jax import __version__
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.indicator.losses import Losses, losses_of
 from llmpq_jax.indicator.model import StreamedModel
 from llmpq_jax.indicator.text import Text, read_text
 from llmpq_jax.indicator.variant import Variant
 from llmpq_jax.kernels import kernel_path
+from tools.provenance import provenance
 
 FOLDER = Path("examples/tiny-code-lm")
 WINDOW = 512
@@ -63,9 +59,6 @@ def print_result(experiment: str, rows: Sequence[Sequence[str]], **values: Any) 
         "experiment": experiment,
         **values,
         "kernels": kernel_path("cpu"),
-        "llmpq_jax": __version__,
-        "jax": jax.__version__,
-        "command": f"python -m tools.quality {shlex.join(sys.argv[1:])}",
-        "date": datetime.now(UTC).date().isoformat(),
+        **provenance("tools.quality"),
     }
     print(json.dumps(told), flush=True)
