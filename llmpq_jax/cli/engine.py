@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ import click
 from llmpq_jax.cli.options import cache_home
 
 if TYPE_CHECKING:
+    from llmpq_jax.checkpoint.weights_cache import WeightsCache
     from llmpq_jax.runtime.engines.engine import StartEngine
 
 _OPTIONS = (
@@ -36,6 +38,12 @@ _OPTIONS = (
         help="Under Ray: a worker that does not answer for so long is lost; 30 by "
         "default.",
     ),
+    click.option(
+        "--weights-cache",
+        metavar="DIR",
+        help="Where each machine keeps layers of 4 and 8 bits as they are served, for a "
+        'quick restart; by default ~/.cache/llmpq-jax/weights. "none" keeps none.',
+    ),
 )
 
 
@@ -47,9 +55,15 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def chosen_engine(
-    engine: str, address: str | None, silence_s: float | None
+    engine: str, address: str | None, silence_s: float | None, weights_cache: str | None
 ) -> StartEngine | None:
     """Returns what starts the engine that was chosen; None for the local one.
+
+    Args:
+        engine: As typed.
+        address: As typed.
+        silence_s: As typed.
+        weights_cache: As typed; each worker finds the folder on its own machine.
 
     Raises:
         click.UsageError: The options contradict each other, or Ray is not installed.
@@ -71,12 +85,31 @@ def chosen_engine(
         start_ray,
         address=address or "auto",
         silence_s=silence_s or DEFAULT_SILENCE_S,
-        set_up=_set_worker_up,
+        set_up=partial(_set_worker_up, _absolute(weights_cache)),
     )
 
 
-def _set_worker_up() -> None:
-    """Has a worker keep what it compiles, in its own user's folder."""
+def open_weights_cache(chosen: str | None) -> WeightsCache | None:
+    """Returns where this machine keeps rounded weights, as --weights-cache says."""
+    from llmpq_jax.checkpoint.weights_cache import WeightsCache
+    from llmpq_jax.report.console import tell
+
+    if chosen == "none":
+        return None
+    default = cache_home() / "llmpq-jax" / "weights"
+    return WeightsCache(default if chosen is None else Path(chosen), tell=tell)
+
+
+def _absolute(weights_cache: str | None) -> str | None:
+    """Names a folder for workers, which run in folders of their own."""
+    if weights_cache in (None, "none"):
+        return weights_cache
+    return str(Path(weights_cache).absolute())
+
+
+def _set_worker_up(weights_cache: str | None) -> WeightsCache | None:
+    """Has a worker keep what it compiles and rounds, by default in its user's folder."""
     from llmpq_jax.workflow.compile_cache import keep_compiled
 
     keep_compiled(cache_home())
+    return open_weights_cache(weights_cache)

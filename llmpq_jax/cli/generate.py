@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmpq_jax.cli.engine import chosen_engine, engine_options
+from llmpq_jax.cli.engine import chosen_engine, engine_options, open_weights_cache
 from llmpq_jax.cli.group import command_as_typed
 from llmpq_jax.cli.options import (
     FILE,
@@ -134,6 +134,7 @@ def generate_command(
     engine: str,
     address: str | None,
     silence_s: float | None,
+    weights_cache: str | None,
     as_json: bool,
 ) -> None:
     """Continue prompts by running a strategy."""
@@ -146,7 +147,7 @@ def generate_command(
     if timeline is not None and timeline.suffix not in {".png", ".svg"}:
         msg = f"--timeline {timeline}: expected a name that ends in .png or .svg"
         raise click.UsageError(msg)
-    start = chosen_engine(engine, address, silence_s)
+    start = chosen_engine(engine, address, silence_s, weights_cache)
 
     from llmpq_jax.runtime.request import Sampling
     from llmpq_jax.spec.strategy_file import read_strategy
@@ -197,6 +198,7 @@ def generate_command(
             strategy,
             lines,
             start=start,
+            weights_cache=open_weights_cache(weights_cache),
             is_chat=chat,
             ignores_eos=ignore_eos,
             keeps_events=any((record, trace, timeline)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import jax.numpy as jnp
 
@@ -14,12 +15,13 @@ from llmpq_jax.checkpoint.load import (
 )
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.rounded import RoundedWeights
+from llmpq_jax.checkpoint.weights_cache import WeightsCache, part_key, source_key
 from llmpq_jax.kernels import Weight
 from llmpq_jax.model import DecoderLayer, Embedding, Head
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.precision import Activations, Bits, KvBits, WireBits
 from llmpq_jax.spec.strategy import PrecisionChoice, Stage
-from llmpq_jax.spec.tensors import head_tensors, shard_for
+from llmpq_jax.spec.tensors import head_tensors, layer_tensors, shard_for
 from llmpq_jax.stage.devices import JaxDevice
 from llmpq_jax.stage.module import StageModule
 from llmpq_jax.stage.placement import TENSOR_AXIS, Placement
@@ -43,6 +45,7 @@ def build_worker(
     devices: tuple[JaxDevice, ...],
     arriving_bits: WireBits,
     rounded: RoundedWeights | None = None,
+    weights_cache: WeightsCache | None = None,
     on_layer: Callable[[], None] = lambda: None,
 ) -> StageWorker:
     """Loads one stage of a strategy onto its devices, a layer at a time.
@@ -56,15 +59,53 @@ def build_worker(
         devices: JAX's, one per device the stage names.
         arriving_bits: Of the hidden states that the stage before hands on.
         rounded: Where weights of few bits come from, if not from the checkpoint.
+        weights_cache: Where what is rounded here is kept for the next start, if anywhere.
         on_layer: Called as each layer is there.
     """
     placement = Placement(devices, group_size=precision.group_size)
     place = placement.place_weight
+    # Weights that were rounded before they came here are read as quickly as kept ones.
+    keeps = weights_cache is not None and rounded is None
+    source = source_key(reader) if keeps else None
+
+    def kept(
+        part: int | Literal["head"], bits: Bits, make: Callable[[], Weights]
+    ) -> Weights:
+        if weights_cache is None or source is None or bits == 16:
+            return make()
+        of_part = head_tensors if part == "head" else layer_tensors
+        tensors = {tensor.name: tensor for tensor in of_part(architecture)}
+        return weights_cache.weights(
+            part_key(
+                source,
+                part,
+                bits=bits,
+                group_size=precision.group_size,
+                devices=devices,
+            ),
+            make=make,
+            put=lambda name, leaf, in_panels: placement.put_leaf(
+                tensors[name], leaf, in_panels=in_panels
+            ),
+        )
 
     def layer_weights(layer: int, bits: Bits) -> Weights:
-        return load_layer(
-            reader, architecture, layer, bits=bits, rounded=rounded, place=place
-        )
+        def make() -> Weights:
+            return load_layer(
+                reader, architecture, layer, bits=bits, rounded=rounded, place=place
+            )
+
+        return kept(layer, bits, make)
+
+    def head_weights() -> Weights:
+        bits = precision.head_bits
+
+        def make() -> Weights:
+            return load_head(
+                reader, architecture, bits=bits, rounded=rounded, place=place
+            )
+
+        return kept("head", bits, make)
 
     module = assemble(
         architecture,
@@ -75,13 +116,7 @@ def build_worker(
         wire_bits=stage.wire_bits,
         embedding=lambda: load_embedding(reader, architecture, place=place),
         layer=layer_weights,
-        head=lambda: load_head(
-            reader,
-            architecture,
-            bits=precision.head_bits,
-            rounded=rounded,
-            place=place,
-        ),
+        head=head_weights,
         on_layer=on_layer,
     )
     return StageWorker(

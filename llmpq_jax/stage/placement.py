@@ -87,11 +87,17 @@ class Placement:
                 array, bits=bits, group_size=self.group_size, device=self.devices[0]
             )
         )
+        in_panels = isinstance(served, PanelArray)
+        return jax.tree.map(
+            lambda leaf: self.put_leaf(tensor, leaf, in_panels=in_panels), served
+        )
 
-        def place(leaf: jax.Array) -> jax.Array:
-            return jax.device_put(leaf, self._leaf_sharding(served, leaf.ndim, shard))
-
-        return jax.tree.map(place, served)
+    def put_leaf(
+        self, tensor: TensorSpec, leaf: jax.Array | np.ndarray, *, in_panels: bool
+    ) -> jax.Array:
+        """Brings one array of a weight here that is laid out to be read already."""
+        shard = shard_for(tensor, self.width)
+        return jax.device_put(leaf, self._leaf_sharding(leaf.ndim, shard, in_panels))
 
     def trace_weight(
         self, tensor: TensorSpec, array: jax.Array, bits: Bits
@@ -106,14 +112,13 @@ class Placement:
             return array, [NamedSharding(self.mesh, _partition(shard, array.ndim))]
         served = self._serve(array, bits, shard)
         return served, [
-            self._leaf_sharding(served, leaf.ndim, shard)
+            self._leaf_sharding(leaf.ndim, shard, isinstance(served, PanelArray))
             for leaf in jax.tree.leaves(served)
         ]
 
     def _leaf_sharding(
-        self, served: Weight, num_axes: int, shard: str
+        self, num_axes: int, shard: str, in_panels: bool
     ) -> NamedSharding:
-        in_panels = isinstance(served, PanelArray)
         partition = (
             _panel_partition(shard) if in_panels else _partition(shard, num_axes)
         )

@@ -6,10 +6,12 @@ import datetime
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from llmpq_jax import __version__
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
+from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.errors import RequestError
 from llmpq_jax.report.console import progress_bar
 from llmpq_jax.report.timeline import write_timeline
@@ -69,6 +71,7 @@ def serve_prompts(
     lines: Iterable[Prompt | BadLine],
     *,
     start: StartEngine | None = None,
+    weights_cache: WeightsCache | None = None,
     is_chat: bool = False,
     ignores_eos: bool = False,
     keeps_events: bool = True,
@@ -85,6 +88,7 @@ def serve_prompts(
         lines: Prompts to be continued; they are read twice, and may be more than memory
             holds.
         start: Starts the engine; by default all stages run in this process.
+        weights_cache: Where these keep what they round, if anywhere.
         is_chat: Send plain prompts as a user's message through the checkpoint's chat
             template.
         ignores_eos: Go on whatever the model says.
@@ -115,11 +119,10 @@ def serve_prompts(
         tell_of_missing_kernels(
             name for stage in strategy.stages for name in stage.devices
         )
+        start = partial(start_local, weights_cache=weights_cache)
     num_layers = strategy.model.num_layers
     with progress_bar("loading", num_layers, unit="layers") as advance:
-        pipeline = Pipeline.load(
-            strategy, start=start or start_local, on_layer=lambda: advance(1)
-        )
+        pipeline = Pipeline.load(strategy, start=start, on_layer=lambda: advance(1))
     with pipeline:
         with progress_bar("compiling", len(strategy.stages), unit="stages") as advance:
             pipeline.prepare(demand, on_stage=lambda: advance(1))

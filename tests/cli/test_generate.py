@@ -301,3 +301,36 @@ def test_options_that_contradict_are_wrong_use(run, strategy, words, message):
 def test_a_choice_that_cannot_be_served_is_refused(fails, strategy, words, message):
     line = fails("generate", "--strategy", strategy, "--prompt", "a", *words)
     assert message in line
+
+
+def test_rounded_weights_are_kept_where_they_are_asked_to_be(
+    run, strategy, expected, cache_home, tmp_path
+):
+    words = ["generate", "--strategy", strategy, "--ignore-eos", "--json"]
+    words += ["--prompt", "def f", "--prompt", "class A"]
+
+    def texts(*more: object) -> tuple[list[str], str]:
+        result = run(*words, *more)
+        assert result.exit_code == 0, result.output
+        rows = json.loads(result.stdout)["results"]
+        return [row["text"] for row in rows], result.stderr
+
+    by_default = cache_home / "llmpq-jax" / "weights"
+    assert texts("--weights-cache", "none")[0] == expected
+    assert not by_default.exists()
+    assert texts()[0] == expected
+    named = tmp_path / "named"
+    assert texts("--weights-cache", named)[0] == expected
+    names = sorted(path.name for path in named.iterdir())
+    assert names == sorted(path.name for path in by_default.iterdir())
+    assert len(names) == 3
+    damaged = named / names[0]
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    found, stderr = texts("--weights-cache", named)
+    assert found == expected
+    told = [line for line in stderr.splitlines() if line.startswith("weights cache")]
+    assert told == [
+        f"weights cache {damaged}: is not what was written there: its weights are read from the checkpoint and rounded again"
+    ]

@@ -1,4 +1,4 @@
-"""Seconds from a typed command to its second token, cold and with a warm compile cache.
+"""Seconds from a typed command to its second token, with and without what was kept.
 
     python -m tools.benchmarks.startup --bits 8
 
@@ -59,14 +59,21 @@ def main(model: str, models: Path, bits: str, activations: str, repeats: int) ->
         path = Path(folder, "strategy.toml")
         write_strategy(path, strategy)
         cache = {"JAX_COMPILATION_CACHE_DIR": str(Path(folder, "compiled"))} | _KEEP_ALL
-        _seconds(path, cache)
-        spans: dict[str, list[float]] = {"cold": [], "warm": []}
+        weights = str(Path(folder, "weights"))
+        _seconds(path, cache, weights)
+        spans: dict[str, list[float]] = {"cold": [], "warm": [], "weights": []}
         for _ in range(repeats):
-            spans["cold"].append(_seconds(path, _KEEP_NONE))
-            spans["warm"].append(_seconds(path, cache))
+            spans["cold"].append(_seconds(path, _KEEP_NONE, "none"))
+            spans["warm"].append(_seconds(path, cache, "none"))
+            spans["weights"].append(_seconds(path, cache, weights))
     middle = {name: median(values) for name, values in spans.items()}
-    print("| model | bits | cold s | warm compile cache s |\n|---|---|---|---|")
-    print(f"| {model} | {bits} | {middle['cold']:.1f} | {middle['warm']:.1f} |")
+    print("| model | bits | cold s | warm compile cache s | and weights cache s |")
+    print("|---|---|---|---|---|")
+    print(
+        f"| {model} | {bits} | "
+        + " | ".join(f"{s:.2f}" for s in middle.values())
+        + " |"
+    )
     print(
         json.dumps(
             {
@@ -80,10 +87,10 @@ def main(model: str, models: Path, bits: str, activations: str, repeats: int) ->
     )
 
 
-def _seconds(strategy: Path, variables: dict[str, str]) -> float:
+def _seconds(strategy: Path, variables: dict[str, str], weights_cache: str) -> float:
     command = [sys.executable, "-m", "llmpq_jax", "generate"]
     command += ["--strategy", str(strategy), "--prompt", "The first thing to know is"]
-    command += ["--max-new-tokens", "2"]
+    command += ["--max-new-tokens", "2", "--weights-cache", weights_cache]
     started_s = time.perf_counter()
     subprocess.run(
         command, check=True, capture_output=True, env={**os.environ, **variables}

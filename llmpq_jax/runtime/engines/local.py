@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from llmpq_jax.checkpoint.source import open_source
+from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.runtime.devices import find_devices
 from llmpq_jax.runtime.engines.stage_loop import StageLoop, Transport
 from llmpq_jax.spec.strategy import Strategy
@@ -17,8 +18,18 @@ from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.worker import BatchNeeds, StageFacts, StageWorker
 
 
-def start_local(strategy: Strategy, *, on_layer: Callable[[], None]) -> LocalEngine:
+def start_local(
+    strategy: Strategy,
+    *,
+    on_layer: Callable[[], None],
+    weights_cache: WeightsCache | None = None,
+) -> LocalEngine:
     """Loads every stage onto devices of this machine.
+
+    Args:
+        strategy: To be run.
+        on_layer: Called as each layer is there.
+        weights_cache: Where what is rounded is kept for the next start, if anywhere.
 
     Raises:
         StrategyError: The strategy is for another model, or for devices that are not
@@ -40,6 +51,7 @@ def start_local(strategy: Strategy, *, on_layer: Callable[[], None]) -> LocalEng
                 devices=devices[number],
                 arriving_bits=strategy.arriving_bits(number),
                 rounded=source.rounded,
+                weights_cache=weights_cache,
                 on_layer=on_layer,
             )
             for number, stage in enumerate(strategy.stages)

@@ -15,6 +15,7 @@ import ray
 
 from llmpq_jax import __version__
 from llmpq_jax.checkpoint.source import open_source
+from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.errors import StrategyError
 from llmpq_jax.runtime.devices import claim_devices
 from llmpq_jax.runtime.engines.ray_parcel import Parcel, pack, unpack
@@ -69,7 +70,11 @@ class StageActor:
         self._next: Any = None
 
     def load(
-        self, strategy: Strategy, number: int, version: str, set_up: Callable[[], None]
+        self,
+        strategy: Strategy,
+        number: int,
+        version: str,
+        set_up: Callable[[], WeightsCache | None],
     ) -> StageFacts:
         """Loads a stage from this machine's own disk onto its devices.
 
@@ -77,7 +82,7 @@ class StageActor:
             strategy: Its model path as this machine sees it.
             number: Of the stage.
             version: Of the driver's llmpq-jax.
-            set_up: Called before JAX starts.
+            set_up: Called before JAX starts; says where rounded weights are kept.
 
         Raises:
             StrategyError: The strategy is for another model, or for devices that are not
@@ -87,7 +92,7 @@ class StageActor:
         if version != __version__:
             msg = f"llmpq-jax is {__version__} here and {version} where the run was started: expected the same; install it anew"
             raise StrategyError(msg)
-        set_up()
+        weights_cache = set_up()
         stage = strategy.stages[number]
         devices = claim_devices(stage.devices)
         source = open_source(strategy)
@@ -100,6 +105,7 @@ class StageActor:
             devices=devices,
             arriving_bits=strategy.arriving_bits(number),
             rounded=source.rounded,
+            weights_cache=weights_cache,
             on_layer=self._count_layer,
         )
         return self._worker.facts

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.runtime.engines.engine import StageLostError
 from llmpq_jax.runtime.engines.ray_cluster import take_places
 from llmpq_jax.runtime.engines.ray_parcel import pack, unpack
@@ -32,7 +33,7 @@ def start_ray(
     on_layer: Callable[[], None],
     address: str = "auto",
     silence_s: float = DEFAULT_SILENCE_S,
-    set_up: Callable[[], None] = lambda: None,
+    set_up: Callable[[], WeightsCache | None] = lambda: None,
 ) -> RayEngine:
     """Places every stage on its machine, where it loads its layers from its own disk.
 
@@ -41,7 +42,8 @@ def start_ray(
         on_layer: Called as each layer is there.
         address: Of the cluster; see `take_places`.
         silence_s: A worker that has not answered for so long is lost.
-        set_up: Called in each process before JAX starts.
+        set_up: Called in each process before JAX starts; says where that machine keeps
+            rounded weights, if anywhere.
 
     Raises:
         StrategyError: The strategy is for another model, or for machines or devices that

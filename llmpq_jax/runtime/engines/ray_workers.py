@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from llmpq_jax import __version__
+from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.errors import LlmpqError, WorkerLostError
 from llmpq_jax.runtime.engines.engine import StageLostError
 from llmpq_jax.runtime.engines.ray_cluster import Places
@@ -41,7 +42,7 @@ class Workers:
         *,
         silence_s: float,
         on_layer: Callable[[], None],
-        set_up: Callable[[], None],
+        set_up: Callable[[], WeightsCache | None],
     ) -> None:
         """Takes actors that have loaded nothing yet; `close` ends them.
 
@@ -50,7 +51,7 @@ class Workers:
             places: Of the strategy.
             silence_s: A worker that has not answered for so long is lost.
             on_layer: Called as each layer is there for the first time.
-            set_up: Called in each process before JAX starts.
+            set_up: As in `start_ray`.
         """
         self.actors = places.actors
         self.epoch = 0
