@@ -31,9 +31,18 @@ def test_ray_gives_the_results_of_the_local_engine(run, strategy, machines, tmp_
     words = ["generate", "--strategy", strategy, "--json", "--ignore-eos"]
     for text in ("def f", "import os", "x = 1"):
         words += ["--prompt", text]
-    results = {}
-    for engine in ([], ["--engine", "ray", "--address", machines.address]):
+    kept = tmp_path / "kept"
+    of_ray = ["--engine", "ray", "--address", machines.address, "--weights-cache", kept]
+    results = []
+    written: dict[str, int] = {}
+    # The second run under Ray reads what the workers of the first have kept.
+    for engine in (["--weights-cache", "none"], of_ray, of_ray):
         result = run(*words, *engine)
         assert result.exit_code == 0, result.output
-        results[bool(engine)] = json.loads(result.stdout)["results"]
-    assert results[True] == results[False]
+        results.append(json.loads(result.stdout)["results"])
+        inodes = {path.name: path.stat().st_ino for path in kept.glob("*")}
+        if len(results) == 2:
+            written = inodes
+    assert results[1:] == results[:1] * 2
+    assert len(written) == 3
+    assert inodes == written
