@@ -24,6 +24,7 @@ from llmpq_jax.runtime.request import Completion, Request
 from llmpq_jax.runtime.run_record import BatchRecord, write_run_record
 from llmpq_jax.spec._toml import to_toml
 from llmpq_jax.spec.families import read_architecture
+from llmpq_jax.spec.fingerprint import plan_name, strategy_fingerprint
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.workflow.kernels import tell_of_missing_kernels
 from llmpq_jax.workflow.prompt import BadLine, Prompt, prompt_tokens
@@ -128,7 +129,8 @@ def serve_prompts(
             stream = pipeline.stream(
                 requests, demand, keeps_events=keeps_events, on_tokens=advance
             )
-            for result in _gathered(stream, pipeline.tokenizer):
+            plan = plan_name(strategy_fingerprint(strategy))
+            for result in _gathered(stream, pipeline.tokenizer, plan=plan):
                 on_result(result)
         return Served(bad_lines=bad_lines, batches=tuple(pipeline.batches))
 
@@ -171,7 +173,10 @@ def write_records(
 
 
 def _gathered(
-    stream: Iterable[tuple[tuple[Prompt, int], Completion]], tokenizer: Tokenizer
+    stream: Iterable[tuple[tuple[Prompt, int], Completion]],
+    tokenizer: Tokenizer,
+    *,
+    plan: str,
 ) -> Iterator[Result]:
     """Yields a result for each prompt once all its choices have ended."""
     ended: dict[str, dict[int, Completion]] = {}
@@ -184,6 +189,7 @@ def _gathered(
             yield Result(
                 line=prompt,
                 completions=in_order,
+                plans=(plan,),
                 token_text=lambda token_id: tokenizer.decode([token_id]),
             )
 
