@@ -36,6 +36,14 @@ _OPTIONS = (
         help="Under Ray: a worker that does not answer for so long is lost; 30 by "
         "default.",
     ),
+    click.option(
+        "--gone-after",
+        "gone_s",
+        type=click.FloatRange(min=1),
+        metavar="SECONDS",
+        help="Under Ray: a lost worker that is not back after so long is gone for good, "
+        "with its machine; 60 by default.",
+    ),
 )
 
 
@@ -47,21 +55,42 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def chosen_engine(
-    engine: str, address: str | None, silence_s: float | None
+    engine: str,
+    *,
+    address: str | None,
+    silence_s: float | None,
+    gone_s: float | None,
+    restarts: bool,
 ) -> StartEngine | None:
     """Returns what starts the engine that was chosen; None for the local one.
+
+    Args:
+        engine: Its name.
+        address: As typed.
+        silence_s: As typed.
+        gone_s: As typed.
+        restarts: Whether a worker that is lost is to be had back.
 
     Raises:
         click.UsageError: The options contradict each other, or Ray is not installed.
     """
     if engine == "local":
-        if address is not None or silence_s is not None:
-            name = "--lost-after" if address is None else "--address"
-            msg = f"{name} is for --engine ray: expected both or neither"
-            raise click.UsageError(msg)
+        typed = {
+            "--address": address,
+            "--lost-after": silence_s,
+            "--gone-after": gone_s,
+        }
+        for name, value in typed.items():
+            if value is not None:
+                msg = f"{name} is for --engine ray: expected both or neither"
+                raise click.UsageError(msg)
         return None
     try:
-        from llmpq_jax.runtime.engines.ray_engine import DEFAULT_SILENCE_S, start_ray
+        from llmpq_jax.runtime.engines.ray_engine import (
+            DEFAULT_GONE_S,
+            DEFAULT_SILENCE_S,
+            start_ray,
+        )
     except ModuleNotFoundError as reason:
         if reason.name != "ray":
             raise
@@ -71,6 +100,8 @@ def chosen_engine(
         start_ray,
         address=address or "auto",
         silence_s=silence_s or DEFAULT_SILENCE_S,
+        gone_s=gone_s or DEFAULT_GONE_S,
+        restarts=restarts,
         set_up=_set_worker_up,
     )
 

@@ -119,6 +119,11 @@ def job_path(results: Path) -> Path:
     return results.with_name(f"{results.name}.job.toml")
 
 
+def plan_path(results: Path, fingerprint: str) -> Path:
+    """Returns where a strategy lies that was solved while a file of results was written."""
+    return results.with_name(f"{results.name}.plan-{plan_name(fingerprint)}.toml")
+
+
 def write_job(path: Path, job: Job) -> None:
     """Writes a job; it is there whole or not at all."""
     write_text(path, to_toml(job, comment=_COMMENT))
