@@ -44,6 +44,14 @@ _OPTIONS = (
         help="Where each machine keeps layers of 4 and 8 bits as they are served, for a "
         'quick restart; by default ~/.cache/llmpq-jax/weights. "none" keeps none.',
     ),
+    click.option(
+        "--gone-after",
+        "gone_s",
+        type=click.FloatRange(min=1),
+        metavar="SECONDS",
+        help="Under Ray: a lost worker that is not back after so long is gone for good, "
+        "with its machine; 60 by default.",
+    ),
 )
 
 
@@ -55,27 +63,44 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def chosen_engine(
-    engine: str, address: str | None, silence_s: float | None, weights_cache: str | None
+    engine: str,
+    *,
+    address: str | None,
+    silence_s: float | None,
+    gone_s: float | None,
+    restarts: bool,
+    weights_cache: str | None,
 ) -> StartEngine | None:
     """Returns what starts the engine that was chosen; None for the local one.
 
     Args:
-        engine: As typed.
+        engine: Its name.
         address: As typed.
         silence_s: As typed.
+        gone_s: As typed.
+        restarts: Whether a worker that is lost is to be had back.
         weights_cache: As typed; each worker finds the folder on its own machine.
 
     Raises:
         click.UsageError: The options contradict each other, or Ray is not installed.
     """
     if engine == "local":
-        if address is not None or silence_s is not None:
-            name = "--lost-after" if address is None else "--address"
-            msg = f"{name} is for --engine ray: expected both or neither"
-            raise click.UsageError(msg)
+        typed = {
+            "--address": address,
+            "--lost-after": silence_s,
+            "--gone-after": gone_s,
+        }
+        for name, value in typed.items():
+            if value is not None:
+                msg = f"{name} is for --engine ray: expected both or neither"
+                raise click.UsageError(msg)
         return None
     try:
-        from llmpq_jax.runtime.engines.ray_engine import DEFAULT_SILENCE_S, start_ray
+        from llmpq_jax.runtime.engines.ray_engine import (
+            DEFAULT_GONE_S,
+            DEFAULT_SILENCE_S,
+            start_ray,
+        )
     except ModuleNotFoundError as reason:
         if reason.name != "ray":
             raise
@@ -85,6 +110,8 @@ def chosen_engine(
         start_ray,
         address=address or "auto",
         silence_s=silence_s or DEFAULT_SILENCE_S,
+        gone_s=gone_s or DEFAULT_GONE_S,
+        restarts=restarts,
         set_up=partial(_set_worker_up, _absolute(weights_cache)),
     )
 

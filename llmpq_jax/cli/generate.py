@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llmpq_jax.cli.engine import chosen_engine, engine_options, open_weights_cache
 from llmpq_jax.cli.group import command_as_typed
+from llmpq_jax.cli.loss import LossOptions, loss_options, resolver
 from llmpq_jax.cli.options import (
     FILE,
     OUT_FILE,
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
     help="The last batch as a picture, PNG.",
 )
 @engine_options
+@loss_options
 @json_option
 def generate_command(
     strategy_path: Path,
@@ -134,8 +136,10 @@ def generate_command(
     engine: str,
     address: str | None,
     silence_s: float | None,
+    gone_s: float | None,
     weights_cache: str | None,
     as_json: bool,
+    **loss: Any,
 ) -> None:
     """Continue prompts by running a strategy."""
     if bool(texts) == (prompts_path is not None):
@@ -147,7 +151,16 @@ def generate_command(
     if timeline is not None and timeline.suffix not in {".png", ".svg"}:
         msg = f"--timeline {timeline}: expected a name that ends in .png or .svg"
         raise click.UsageError(msg)
-    start = chosen_engine(engine, address, silence_s, weights_cache)
+    losses = LossOptions(**loss)
+    losses.check(engine=engine, out=out)
+    start = chosen_engine(
+        engine,
+        address=address,
+        silence_s=silence_s,
+        gone_s=gone_s,
+        restarts=losses.on_loss != "stop",
+        weights_cache=weights_cache,
+    )
 
     from llmpq_jax.runtime.request import Sampling
     from llmpq_jax.spec.strategy_file import read_strategy
@@ -187,6 +200,11 @@ def generate_command(
             file = stack.enter_context(ResultsFile(out, if_there=if_there, job=job))
             if file.num_kept:
                 tell(f"going on with {out}: {file.num_kept} results are there")
+        solve_again = None
+        if losses.on_loss == "resolve":
+            assert out is not None
+            assert file is not None
+            solve_again = resolver(losses, strategy, out=out, results=file)
 
         def on_result(result: Result) -> None:
             if file is not None:
@@ -204,11 +222,12 @@ def generate_command(
             keeps_events=any((record, trace, timeline)),
             is_done=(lambda _: False) if file is None else file.has,
             on_result=on_result,
+            solve_again=solve_again,
+            restarts_unfinished=losses.restart_unfinished,
         )
     shown.sort(key=lambda result: result.line.number)
     if served.batches:
         write_records(
-            strategy,
             served,
             command=command_as_typed(),
             record=record,
@@ -216,10 +235,10 @@ def generate_command(
             timeline=timeline,
         )
     if as_json:
-        print_json(strategy, shown, served, model=model)
+        print_json(shown, served, model=model)
     elif served.batches:
         print_texts(shown)
-        print_run(strategy, served)
+        print_run(served)
         for what, path in (
             ("results", out),
             ("run record", record),

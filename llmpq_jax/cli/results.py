@@ -12,7 +12,6 @@ from llmpq_jax.report.lines import run_lines
 from llmpq_jax.report.tables import run_table
 from llmpq_jax.report.texts import continued_text
 from llmpq_jax.runtime.phase_times import phase_times
-from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.workflow.prompt import Prompt
 from llmpq_jax.workflow.result_line import Result, result_values
 from llmpq_jax.workflow.serving import Served
@@ -35,8 +34,9 @@ def print_texts(results: Sequence[Result]) -> None:
             say()
 
 
-def print_run(strategy: Strategy, served: Served) -> None:
+def print_run(served: Served) -> None:
     """Prints what was measured beside what was predicted."""
+    strategy = served.strategy
     show(run_table(strategy, served.batches))
     for line in run_lines(strategy, served.batches):
         say(line)
@@ -46,16 +46,15 @@ def print_run(strategy: Strategy, served: Served) -> None:
         say(deviation)
 
 
-def print_json(
-    strategy: Strategy, results: Sequence[Result], served: Served, *, model: str
-) -> None:
+def print_json(results: Sequence[Result], served: Served, *, model: str) -> None:
     """Prints all of it for programs."""
     batches = [asdict(batch) for batch in served.batches]
     for batch in batches:
         del batch["events"]
+    predicted = served.strategy.predicted
     values = {
         "results": [result_values(result, model=model) for result in results],
-        "predicted": strategy.predicted and asdict(strategy.predicted),
+        "predicted": predicted and asdict(predicted),
         "batches": batches,
     }
     say(json.dumps(values, indent=2))

@@ -31,8 +31,8 @@ class Demand:
         num_requests: How many there are, at least one.
         num_new_tokens: At most, of all together.
         longest_context: Tokens of the longest prompt and continuation together.
-        first_prompts: Tokens of each prompt that is there when serving begins, in the
-            order of service.
+        first_prompts: Tokens of each prompt that is there when serving begins, with what
+            its request has already, in the order of service.
         later_buckets: Lengths that the others are padded to.
         has_decode: Some want more than one new token.
         wants_logprobs: Some want log-probabilities with their tokens.
@@ -76,16 +76,18 @@ def demand_of(
     later_buckets: set[int] = set()
     num_requests = num_new_tokens = longest_context = 0
     has_decode = wants_logprobs = False
-    for request in longest_first(requests, _new_tokens, look_ahead=look_ahead):
-        length = len(request.token_ids)
+    for request in longest_first(
+        requests, lambda request: request.num_left, look_ahead=look_ahead
+    ):
+        length = len(request.history)
         if num_requests < num_rows:
             first_prompts.append(length)
         else:
             later_buckets.add(bucket_length(length))
         num_requests += 1
-        num_new_tokens += request.max_new_tokens
-        longest_context = max(longest_context, length + request.max_new_tokens)
-        has_decode = has_decode or request.max_new_tokens > 1
+        num_new_tokens += request.num_left
+        longest_context = max(longest_context, length + request.num_left)
+        has_decode = has_decode or request.num_left > 1
         wants_logprobs = wants_logprobs or request.top_logprobs is not None
     if not num_requests:
         return None
@@ -118,10 +120,6 @@ def longest_first(
             yield heapq.heappop(window)[2]
     while window:
         yield heapq.heappop(window)[2]
-
-
-def _new_tokens(request: Request) -> int:
-    return request.max_new_tokens
 
 
 def _num_rows(strategy: Strategy) -> int:

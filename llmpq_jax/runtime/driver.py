@@ -71,9 +71,9 @@ class _Waiting:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the next one's prompt."""
+        """Tokens of the next one that are prefilled."""
         assert self._next is not None
-        return len(self._next.request.token_ids)
+        return len(self._next.history)
 
     def take(self) -> Row:
         """Returns the next one."""

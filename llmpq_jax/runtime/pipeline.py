@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -15,10 +15,15 @@ from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError, StrategyError
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.demand import Demand, demand_of
-from llmpq_jax.runtime.engines.engine import Engine, StageLostError, StartEngine
+from llmpq_jax.runtime.engines.engine import (
+    DeviceGoneError,
+    Engine,
+    StageLostError,
+    StartEngine,
+)
 from llmpq_jax.runtime.engines.local import start_local
 from llmpq_jax.runtime.limits import check_request
-from llmpq_jax.runtime.request import Completion, Request, Sampling
+from llmpq_jax.runtime.request import Begun, Completion, Request, Sampling
 from llmpq_jax.runtime.run_record import BatchRecord
 from llmpq_jax.runtime.scoring import score_stepwise, score_whole
 from llmpq_jax.runtime.stream import Stream
@@ -44,6 +49,8 @@ class Pipeline:
         strategy: What is served.
         architecture: Of the model.
         batches: A record of each run of requests served so far.
+        unfinished: What requests had, each with its key, that a device took with it when
+            it went for good (`DeviceGoneError`).
     """
 
     def __init__(
@@ -58,6 +65,7 @@ class Pipeline:
         self.architecture = architecture
         self.tokenizer = tokenizer
         self.batches: list[BatchRecord] = []
+        self.unfinished: list[tuple[Any, Begun]] = []
         self._engine = engine
 
     @classmethod
@@ -184,6 +192,7 @@ class Pipeline:
 
         Raises:
             RequestError: The demand was that of others.
+            DeviceGoneError: A device is; see `unfinished`.
         """
         self.prepare(demand)
         stream = Stream(
@@ -194,7 +203,11 @@ class Pipeline:
             keeps_events=keeps_events,
             on_tokens=on_tokens,
         )
-        yield from stream.serve(requests)
+        try:
+            yield from stream.serve(requests)
+        except DeviceGoneError:
+            self.unfinished = list(stream.unfinished())
+            raise
         if stream.record is not None:
             self.batches.append(stream.record)
 

@@ -61,6 +61,19 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Begun:
+    """What a request has already, of stages that were lost since.
+
+    Attributes:
+        token_ids: Its new tokens so far.
+        logprobs: Of each, where they are asked for.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """One prompt to be continued.
 
@@ -72,6 +85,7 @@ class Request:
         ignores_eos: Goes on to `max_new_tokens` whatever the model says.
         top_logprobs: For each token its log-probability is told, and so many of the
             likeliest ones; absent for none of it.
+        begun: What it has already: it goes on from there.
     """
 
     token_ids: tuple[int, ...]
@@ -80,6 +94,7 @@ class Request:
     stop: tuple[str, ...] = ()
     ignores_eos: bool = False
     top_logprobs: int | None = None
+    begun: Begun = Begun()
 
     def __post_init__(self) -> None:
         if not self.token_ids:
@@ -94,6 +109,17 @@ class Request:
         if not 0 <= (self.top_logprobs or 0) <= MOST_TOP_LOGPROBS:
             msg = f"top_logprobs is {self.top_logprobs}, expected 0 to {MOST_TOP_LOGPROBS}"
             raise RequestError(msg)
+        assert len(self.begun.token_ids) < self.max_new_tokens, "it is finished"
+
+    @property
+    def history(self) -> tuple[int, ...]:
+        """Its prompt and what it has already: what is prefilled first."""
+        return (*self.token_ids, *self.begun.token_ids)
+
+    @property
+    def num_left(self) -> int:
+        """New tokens it may still take."""
+        return self.max_new_tokens - len(self.begun.token_ids)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,8 +32,8 @@ class Row:
         self, request: Request, *, eos_ids: Collection[int], decoder: TextDecoder
     ) -> None:
         self.request = request
-        self.token_ids: list[int] = []
-        self.logprobs: list[TokenLogprobs] = []
+        self.token_ids = list(request.begun.token_ids)
+        self.logprobs: list[TokenLogprobs] = list(request.begun.logprobs)
         self.finish_reason: FinishReason | None = None
         self._eos_ids = () if request.ignores_eos else eos_ids
         self._decoder = decoder
@@ -67,6 +67,11 @@ class Row:
     def history(self) -> tuple[int, ...]:
         """Its prompt and the tokens so far: what is prefilled to go on with it."""
         return (*self.request.token_ids, *self.token_ids)
+
+    @property
+    def num_taken(self) -> int:
+        """New tokens that came here, beyond what it had already."""
+        return len(self.token_ids) - len(self.request.begun.token_ids)
 
     @property
     def num_left(self) -> int:

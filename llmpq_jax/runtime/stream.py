@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
@@ -14,7 +14,7 @@ from llmpq_jax.runtime.batch_summary import BatchSummary
 from llmpq_jax.runtime.demand import Demand, longest_first
 from llmpq_jax.runtime.driver import Driver
 from llmpq_jax.runtime.engines.engine import Engine
-from llmpq_jax.runtime.request import Completion, Request
+from llmpq_jax.runtime.request import Begun, Completion, Request
 from llmpq_jax.runtime.rows import Row
 from llmpq_jax.runtime.run_record import BatchRecord
 from llmpq_jax.spec.strategy import Strategy
@@ -62,6 +62,16 @@ class Stream:
         self._on_tokens = on_tokens
         self._num_requests = 0
         self._num_new_tokens = 0
+        self._keys: dict[Row, Any] = {}
+
+    def unfinished(self) -> Iterator[tuple[Any, Begun]]:
+        """Yields of each request that was begun and has not ended what it has."""
+        for row, key in self._keys.items():
+            if row.num_taken and not row.is_finished:
+                yield (
+                    key,
+                    Begun(token_ids=tuple(row.token_ids), logprobs=tuple(row.logprobs)),
+                )
 
     def serve(
         self, requests: Iterable[tuple[Key, Request]]
@@ -79,7 +89,7 @@ class Stream:
         )
         # Of what came before.
         self._engine.take_events()
-        keys: dict[Row, Key] = {}
+        self._keys = keys = dict[Row, Any]()
         driver = Driver(
             engine=self._engine,
             shape=shape,
@@ -98,7 +108,7 @@ class Stream:
         try:
             for row in driver.run():
                 self._num_requests += 1
-                self._num_new_tokens += len(row.token_ids)
+                self._num_new_tokens += row.num_taken
                 if self._num_requests % _ENDS_BETWEEN_EVENTS == 0:
                     summary.add(self._engine.take_events())
                 yield keys.pop(row), row.completion()
@@ -113,7 +123,7 @@ class Stream:
     ) -> Iterator[Row]:
         turns = longest_first(
             requests,
-            lambda each: each[1].max_new_tokens,
+            lambda each: each[1].num_left,
             look_ahead=self._demand.look_ahead,
         )
         eos_ids = self._tokenizer.eos_ids
@@ -140,11 +150,11 @@ def _check_counted(
     request: Request, number: int, demand: Demand, shape: BatchShape
 ) -> None:
     """Refuses what the caches have no room for: it was not there to be counted."""
-    length = len(request.token_ids)
+    length = len(request.history)
     is_first = number < len(demand.first_prompts)
     if (
         number >= demand.num_requests
-        or length + request.max_new_tokens > demand.longest_context
+        or length + request.num_left > demand.longest_context
         or (is_first and length > shape.num_tokens)
     ):
         msg = "the requests are not those that were counted before they were served: expected them to stay as they are until the run ends"

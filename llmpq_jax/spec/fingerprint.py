@@ -19,6 +19,7 @@ from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.units import KIB
 
 _SAMPLE_BYTES = 64 * KIB
+_NAME_DIGITS = 12
 _MOST_HEADER_BYTES = 100_000_000
 
 
@@ -87,6 +88,11 @@ def strategy_fingerprint(strategy: Strategy) -> str:
         provenance=None,
     )
     return f"sha256:{hashlib.sha256(_canonical(asdict(done))).hexdigest()}"
+
+
+def plan_name(fingerprint: str) -> str:
+    """Returns what results call a strategy: the first digits of its fingerprint."""
+    return fingerprint.removeprefix("sha256:")[:_NAME_DIGITS]
 
 
 def layer_shape_fingerprint(architecture: Architecture) -> str:

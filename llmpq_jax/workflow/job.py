@@ -12,7 +12,7 @@ from llmpq_jax import __version__
 from llmpq_jax.errors import RequestError, SpecError
 from llmpq_jax.spec._record import record
 from llmpq_jax.spec._toml import read_record, to_toml, write_text
-from llmpq_jax.spec.fingerprint import strategy_fingerprint
+from llmpq_jax.spec.fingerprint import plan_name, strategy_fingerprint
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.workflow.prompt import BadLine, Choices, Prompt
 
@@ -63,7 +63,8 @@ class Job:
         model: The checkpoint's folder, for people.
         fingerprint: Of the checkpoint's config and weights.
         tokenizer: SHA-256 of the checkpoint's files that turn text into tokens.
-        strategies: Fingerprints of the strategies that served it.
+        strategies: Fingerprints of the strategies that served it, in their order; they
+            begin with the names that results give to them.
         unnamed_lines: SHA-256 of the lines that have no custom_id, which are told apart
             by their number alone.
         choices: What held for prompts that did not say otherwise.
@@ -118,17 +119,25 @@ def job_path(results: Path) -> Path:
     return results.with_name(f"{results.name}.job.toml")
 
 
+def plan_path(results: Path, fingerprint: str) -> Path:
+    """Returns where a strategy lies that was solved while a file of results was written."""
+    return results.with_name(f"{results.name}.plan-{plan_name(fingerprint)}.toml")
+
+
 def write_job(path: Path, job: Job) -> None:
     """Writes a job; it is there whole or not at all."""
     write_text(path, to_toml(job, comment=_COMMENT))
 
 
-def check_same_job(path: Path, job: Job) -> None:
+def check_same_job(path: Path, job: Job) -> Job:
     """Refuses to go on with another job than the one that is described in a file.
 
     Args:
         path: The file.
         job: That is to go on.
+
+    Returns:
+        The job as the file has it, with all strategies that served it.
 
     Raises:
         RequestError: They differ in what decides tokens, or the file is none.
@@ -159,8 +168,10 @@ def check_same_job(path: Path, job: Job) -> None:
             msg = f"job {path}: {what}: expected all as it was begun; undo that or name another file for the results"
             raise RequestError(msg)
     if not set(job.strategies) <= set(begun.strategies):
-        msg = f"job {path}: the strategy is none that served it: expected one whose results are the same; name that one or another file for the results"
+        others = ", ".join(map(plan_name, begun.strategies))
+        msg = f"job {path}: the strategy is the plan {plan_name(job.strategies[-1])}, which is none that served it: expected {others}; name that one or another file for the results"
         raise RequestError(msg)
+    return begun
 
 
 def _tokenizer_fingerprint(folder: Path) -> str:

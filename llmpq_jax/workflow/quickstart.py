@@ -103,7 +103,6 @@ def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
         served = serve_prompts(strategy, prompts, ignores_eos=True, on_result=on_result)
     served.check(files["results"])
     write_records(
-        strategy,
         served,
         command=command,
         record=files["run record"],

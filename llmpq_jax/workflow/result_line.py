@@ -26,11 +26,13 @@ class Result:
     Attributes:
         line: That was read.
         completions: Of its prompt, as many as it wants; none where the line is bad.
+        plans: Names of the strategies that made them (`plan_name`), in their order.
         token_text: Says what a token is, where log-probabilities are told.
     """
 
     line: Prompt | BadLine
     completions: tuple[Completion, ...] = ()
+    plans: tuple[str, ...] = ()
     token_text: Callable[[int], str] = str
 
 
@@ -55,7 +57,9 @@ def result_values(result: Result, *, model: str) -> dict[str, Any]:
             "request_id": f"req_{uuid.uuid4().hex}",
             "body": _openai_body(line, result, line.model or model),
         }
-        return _openai_line(line.custom_id, response, None)
+        values = _openai_line(line.custom_id, response, None)
+        # The only key that OpenAI's do not have: programs pass over what they do not know.
+        return {**values, "plans": list(result.plans)}
     (completion,) = result.completions
     return {
         "custom_id": line.custom_id,
@@ -64,6 +68,7 @@ def result_values(result: Result, *, model: str) -> dict[str, Any]:
         "finish_reason": completion.finish_reason,
         "num_prompt_tokens": completion.num_prompt_tokens,
         "num_new_tokens": len(completion.token_ids),
+        "plans": list(result.plans),
     }
 
 

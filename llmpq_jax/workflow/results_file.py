@@ -12,6 +12,7 @@ import json
 import os
 import stat
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -96,6 +97,27 @@ class ResultsFile:
         self._num_bytes += len(line)
         self._num_lines += 1
 
+    def add_strategy(self, fingerprint: str) -> None:
+        """Tells the job of another strategy that serves it; `--resume` takes it then.
+
+        Raises:
+            RequestError: That cannot be written.
+        """
+        if self._job is None or fingerprint in self._job.strategies:
+            return
+        strategies = (*self._job.strategies, fingerprint)
+        self._job = replace(self._job, strategies=strategies)
+        # Before the first result there may be the job of another one.
+        if not self._has_begun:
+            return
+        path = job_path(self._path)
+        try:
+            write_job(path, self._job)
+            _sync_folder(path.parent)
+        except OSError as reason:
+            msg = f"job {path}: another strategy that serves it cannot be noted ({reason.strerror or reason}): make room, then go on with --resume"
+            raise RequestError(msg) from reason
+
     def close(self) -> None:
         """Closes the file."""
         if self._is_new and not self._num_lines:
@@ -129,7 +151,7 @@ class ResultsFile:
     def _find_place(self) -> None:
         """Reads what is done; what was cut short behind it is removed."""
         if self._job is not None:
-            check_same_job(job_path(self._path), self._job)
+            self._job = check_same_job(job_path(self._path), self._job)
         with self._path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import datetime
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from llmpq_jax import __version__
-from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.errors import RequestError
 from llmpq_jax.report.console import progress_bar
 from llmpq_jax.report.timeline import write_timeline
 from llmpq_jax.report.trace import write_trace
-from llmpq_jax.runtime.demand import demand_of
-from llmpq_jax.runtime.engines.engine import StartEngine
+from llmpq_jax.runtime.demand import Demand, demand_of
+from llmpq_jax.runtime.engines.engine import DeviceGoneError, StartEngine
 from llmpq_jax.runtime.engines.local import start_local
-from llmpq_jax.runtime.limits import check_request
 from llmpq_jax.runtime.phase_times import phase_times
 from llmpq_jax.runtime.pipeline import Pipeline
-from llmpq_jax.runtime.request import Completion, Request
+from llmpq_jax.runtime.request import Request
 from llmpq_jax.runtime.run_record import BatchRecord, write_run_record
 from llmpq_jax.spec._toml import to_toml
-from llmpq_jax.spec.families import read_architecture
+from llmpq_jax.spec.fingerprint import plan_name, strategy_fingerprint
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.workflow.kernels import tell_of_missing_kernels
-from llmpq_jax.workflow.prompt import BadLine, Prompt, prompt_tokens
+from llmpq_jax.workflow.progress import Progress, RequestKey
+from llmpq_jax.workflow.prompt import BadLine, Prompt
+from llmpq_jax.workflow.request_reader import RequestReader
 from llmpq_jax.workflow.result_line import Result
 
 
@@ -37,10 +37,12 @@ class Served:
     """What came of a run.
 
     Attributes:
+        strategy: That ran last: the one that was given, unless a device went.
         bad_lines: Of the lines that could not be, the first one and how many.
-        batches: What each batch did when; none where nothing could be served.
+        batches: What each batch did when under it; none where nothing could be served.
     """
 
+    strategy: Strategy
     bad_lines: tuple[BadLine, int] | None
     batches: tuple[BatchRecord, ...]
 
@@ -77,6 +79,8 @@ def serve_prompts(
     keeps_events: bool = True,
     is_done: Callable[[str], bool] = lambda _: False,
     on_result: Callable[[Result], None] = lambda _: None,
+    solve_again: Callable[[DeviceGoneError], Strategy] | None = None,
+    restarts_unfinished: bool = False,
 ) -> Served:
     """Serves prompts, each as there is room for it; progress is shown on stderr.
 
@@ -85,8 +89,8 @@ def serve_prompts(
 
     Args:
         strategy: To be run, its model path as seen from here.
-        lines: Prompts to be continued; they are read twice, and may be more than memory
-            holds.
+        lines: Prompts to be continued; they are read twice for each plan, and may be more
+            than memory holds.
         start: Starts the engine; by default all stages run in this process.
         weights_cache: Where these keep what they round, if anywhere.
         is_chat: Send plain prompts as a user's message through the checkpoint's chat
@@ -95,26 +99,83 @@ def serve_prompts(
         keeps_events: In the batches' records, which grow with them.
         is_done: Whether a line of this name has its result already.
         on_result: Hears what becomes of each other line, as soon as it is known.
+        solve_again: Makes a plan without a device that is gone, for the same workload;
+            by default its loss ends the run.
+        restarts_unfinished: Whether another plan starts requests again that have not
+            ended; otherwise they go on from the tokens they have.
 
     Raises:
         RequestError: The lines cannot be read, or change while they are served.
+        DeviceGoneError: A device is, and no other plan is asked for.
     """
-    reader = _RequestReader(
-        strategy, lines, is_chat=is_chat, ignores_eos=ignores_eos, is_done=is_done
-    )
+    bad_lines: tuple[BadLine, int] | None = None
+    with Progress() as progress:
+        tell_result = progress.teller(on_result)
+        is_first = True
+        while True:
+            reader = RequestReader(
+                strategy,
+                lines,
+                is_chat=is_chat,
+                ignores_eos=ignores_eos,
+                is_done=is_done,
+                progress=progress,
+            )
+            demand = _read_demand(reader, strategy)
+            if is_first:
+                # Later plans find those told that an earlier one has met.
+                bad_lines, is_first = reader.bad_lines, False
+            # What was bad is told now, between the requests around it.
+            requests = reader.requests(
+                lambda line: tell_result(line, Result(line=line))
+            )
+            if demand is None:
+                for _ in requests:
+                    msg = "the prompts have changed while they were read: expected them to stay as they are"
+                    raise RequestError(msg)
+                return Served(strategy=strategy, bad_lines=bad_lines, batches=())
+            try:
+                batches = _serve(
+                    strategy,
+                    requests,
+                    demand,
+                    start=start,
+                    weights_cache=weights_cache,
+                    keeps_events=keeps_events,
+                    progress=progress,
+                    tell_result=tell_result,
+                )
+            except DeviceGoneError as gone:
+                if solve_again is None:
+                    raise
+                strategy = solve_again(gone)
+                if restarts_unfinished:
+                    progress.forget_begun()
+            else:
+                return Served(strategy=strategy, bad_lines=bad_lines, batches=batches)
+
+
+def _read_demand(reader: RequestReader, strategy: Strategy) -> Demand | None:
+    """Reads all requests once, to know what they ask for together."""
     with progress_bar("reading", None, unit="prompts") as advance:
         requests = reader.requests(lambda _: None)
-        demand = demand_of(
+        return demand_of(
             (request for _, request in requests if not advance(1)), strategy
         )
-    bad_lines = reader.bad_lines
-    # What was bad is told now, between the requests around it.
-    requests = reader.requests(lambda line: on_result(Result(line=line)))
-    if demand is None:
-        for _ in requests:
-            msg = "the prompts have changed while they were read: expected them to stay as they are"
-            raise RequestError(msg)
-        return Served(bad_lines=bad_lines, batches=())
+
+
+def _serve(
+    strategy: Strategy,
+    requests: Iterable[tuple[RequestKey, Request]],
+    demand: Demand,
+    *,
+    start: StartEngine | None,
+    weights_cache: WeightsCache | None,
+    keeps_events: bool,
+    progress: Progress,
+    tell_result: Callable[[Prompt, Result], None],
+) -> tuple[BatchRecord, ...]:
+    """Serves requests under one plan."""
     if start is None:
         tell_of_missing_kernels(
             name for stage in strategy.stages for name in stage.devices
@@ -123,6 +184,7 @@ def serve_prompts(
     num_layers = strategy.model.num_layers
     with progress_bar("loading", num_layers, unit="layers") as advance:
         pipeline = Pipeline.load(strategy, start=start, on_layer=lambda: advance(1))
+    plan = plan_name(strategy_fingerprint(strategy))
     with pipeline:
         with progress_bar("compiling", len(strategy.stages), unit="stages") as advance:
             pipeline.prepare(demand, on_stage=lambda: advance(1))
@@ -131,13 +193,17 @@ def serve_prompts(
             stream = pipeline.stream(
                 requests, demand, keeps_events=keeps_events, on_tokens=advance
             )
-            for result in _gathered(stream, pipeline.tokenizer):
-                on_result(result)
-        return Served(bad_lines=bad_lines, batches=tuple(pipeline.batches))
+            try:
+                for result in progress.gathered(stream, pipeline.tokenizer, plan=plan):
+                    assert isinstance(result.line, Prompt)
+                    tell_result(result.line, result)
+            except DeviceGoneError:
+                progress.keep_begun(pipeline.unfinished, plan=plan)
+                raise
+        return tuple(pipeline.batches)
 
 
 def write_records(
-    strategy: Strategy,
     served: Served,
     *,
     command: str,
@@ -148,13 +214,13 @@ def write_records(
     """Writes what a run did when, in the forms that are asked for.
 
     Args:
-        strategy: That was run.
         served: What came of it.
         command: As typed, for the record.
         record: As JSON lines.
         trace: For Perfetto.
         timeline: As a picture of the last batch.
     """
+    strategy = served.strategy
     if record is not None:
         header = {
             "schema": 1,
@@ -171,89 +237,3 @@ def write_records(
         write_trace(trace, strategy, served.batches)
     if timeline is not None:
         write_timeline(timeline, strategy, served.batches[-1])
-
-
-def _gathered(
-    stream: Iterable[tuple[tuple[Prompt, int], Completion]], tokenizer: Tokenizer
-) -> Iterator[Result]:
-    """Yields a result for each prompt once all its choices have ended."""
-    ended: dict[str, dict[int, Completion]] = {}
-    for (prompt, index), completion in stream:
-        choices = ended.setdefault(prompt.custom_id, {})
-        choices[index] = completion
-        if len(choices) == prompt.num_choices:
-            del ended[prompt.custom_id]
-            in_order = tuple(choices[index] for index in range(len(choices)))
-            yield Result(
-                line=prompt,
-                completions=in_order,
-                token_text=lambda token_id: tokenizer.decode([token_id]),
-            )
-
-
-class _RequestReader:
-    """Makes requests of lines, and tells those apart that the strategy cannot serve.
-
-    Attributes:
-        bad_lines: Of those that were read last, the first one and how many.
-    """
-
-    def __init__(
-        self,
-        strategy: Strategy,
-        lines: Iterable[Prompt | BadLine],
-        *,
-        is_chat: bool,
-        ignores_eos: bool,
-        is_done: Callable[[str], bool],
-    ) -> None:
-        folder = Path(strategy.model.path)
-        self.bad_lines: tuple[BadLine, int] | None = None
-        self._strategy = strategy
-        self._lines = lines
-        self._architecture = read_architecture(folder)
-        self._tokenizer = Tokenizer.load(folder)
-        self._is_chat = is_chat
-        self._ignores_eos = ignores_eos
-        self._is_done = is_done
-
-    def requests(
-        self, on_bad_line: Callable[[BadLine], None]
-    ) -> Iterator[tuple[tuple[Prompt, int], Request]]:
-        """Reads all lines that are not done; each choice is a request."""
-        self.bad_lines = None
-        for line in self._lines:
-            if self._is_done(line.custom_id):
-                continue
-            made = line if isinstance(line, BadLine) else self._request(line)
-            if isinstance(made, BadLine):
-                first, count = self.bad_lines or (made, 0)
-                self.bad_lines = first, count + 1
-                on_bad_line(made)
-            else:
-                assert isinstance(line, Prompt)
-                seed = made.sampling.seed
-                for index in range(line.num_choices):
-                    sampling = replace(made.sampling, seed=seed + index)
-                    yield (line, index), replace(made, sampling=sampling)
-
-    def _request(self, prompt: Prompt) -> Request | BadLine:
-        planned = self._strategy.workload.new_tokens
-        try:
-            request = Request(
-                token_ids=prompt_tokens(prompt, self._tokenizer, is_chat=self._is_chat),
-                max_new_tokens=prompt.max_new_tokens or planned,
-                sampling=prompt.sampling,
-                stop=prompt.stop,
-                ignores_eos=self._ignores_eos,
-                top_logprobs=prompt.top_logprobs,
-            )
-            check_request(request, self._strategy, self._architecture)
-        except RequestError as reason:
-            return BadLine.of(
-                number=prompt.number,
-                custom_id=prompt.custom_id,
-                where=prompt.where,
-                error=reason,
-            )
-        return request

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("option", ["--address", "--lost-after"])
+@pytest.mark.parametrize("option", ["--address", "--lost-after", "--gone-after"])
 def test_options_of_ray_are_for_ray(run, strategy, option):
     result = run("generate", "--strategy", strategy, "--prompt", "a", option, "5")
     assert result.exit_code == 2

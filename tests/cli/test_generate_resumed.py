@@ -161,6 +161,10 @@ def test_what_is_done_is_not_done_again(run, strategy, tmp_path):
     assert (result.exit_code, result.stdout) == (0, "")
     assert "every prompt has its result: there is nothing to do" in result.stderr
     assert sorted(what_was_said(out)) == ["a", "b"]
+    plans = {tuple(json.loads(line)["plans"]) for line in out.read_text().splitlines()}
+    job = (tmp_path / "out.jsonl.job.toml").read_text()
+    ((plan,),) = plans
+    assert f'strategies = ["sha256:{plan}' in job
 
 
 def test_another_job_is_refused(run, fails, strategy, tmp_path):
@@ -170,6 +174,12 @@ def test_another_job_is_refused(run, fails, strategy, tmp_path):
     assert run(*words).exit_code == 0
     line = fails(*words, "--resume", "--seed", 4)
     assert "--seed was 0 and is 4: expected all as it was begun" in line
+    edited = tmp_path / "edited.toml"
+    text = strategy.read_text()
+    edited.write_text(text.replace("bits = [16, 8]", "bits = [8, 8]"))
+    line = fails("generate", "--strategy", edited, *words[3:], "--resume")
+    assert "the strategy is the plan " in line
+    assert "which is none that served it: expected " in line
     assert "is there already: name another file, or say --resume" in fails(*words)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime import Sampling
+from llmpq_jax.spec.fingerprint import plan_name
 from llmpq_jax.workflow.job import check_same_job, job_path, make_job, write_job
 from llmpq_jax.workflow.prompt import BadLine, Choices, Prompt
 from tests.tiny_models import make_strategy, write_tiny_model
@@ -59,8 +60,6 @@ def test_a_job_is_the_same_whatever_changes_no_token(model, tmp_path):
             "lines without custom_id have changed",
         ),
         ({"lines": (UNNAMED, NAMED)}, "lines without custom_id have changed"),
-        ({"head_bits": 8}, "the strategy is none that served it"),
-        ({"batch": 8}, "the strategy is none that served it"),
     ],
 )
 def test_what_changes_tokens_is_another_job(model, tmp_path, changes, message):
@@ -69,6 +68,17 @@ def test_what_changes_tokens_is_another_job(model, tmp_path, changes, message):
     message = f"job {path}: {message}"
     with pytest.raises(RequestError, match=f"^{re.escape(message)}"):
         check_same_job(path, job_of(model, **changes))
+
+
+@pytest.mark.parametrize("changes", [{"head_bits": 8}, {"batch": 8}])
+def test_a_strategy_that_did_not_serve_it_is_refused_by_name(model, tmp_path, changes):
+    path = tmp_path / "job.toml"
+    begun, other = job_of(model), job_of(model, **changes)
+    write_job(path, begun)
+    was, now = (plan_name(job.strategies[0]) for job in (begun, other))
+    message = f"job {path}: the strategy is the plan {now}, which is none that served it: expected {was}; name"
+    with pytest.raises(RequestError, match=f"^{re.escape(message)}"):
+        check_same_job(path, other)
 
 
 def test_another_model_is_another_job(model, tmp_path):
@@ -86,7 +96,7 @@ def test_a_job_that_knows_another_strategy_goes_on_with_either(model, tmp_path):
     path = tmp_path / "job.toml"
     first, second = job_of(model), job_of(model, batch=8)
     write_job(path, replace(first, strategies=first.strategies + second.strategies))
-    check_same_job(path, first)
+    assert check_same_job(path, first).strategies[1:] == second.strategies
     check_same_job(path, second)
 
 

@@ -15,7 +15,7 @@ COMPLETION = Completion(
 
 
 def test_a_plain_line_has_a_plain_result():
-    result = Result(line=PROMPT, completions=(COMPLETION,))
+    result = Result(line=PROMPT, completions=(COMPLETION,), plans=("first", "second"))
     assert result_values(result, model="m") == {
         "custom_id": "a",
         "prompt": "naïve",
@@ -23,6 +23,7 @@ def test_a_plain_line_has_a_plain_result():
         "finish_reason": "eos",
         "num_prompt_tokens": 5,
         "num_new_tokens": 2,
+        "plans": ["first", "second"],
     }
 
 
@@ -38,9 +39,11 @@ def test_a_line_of_openai_has_a_result_of_openai(form, kind, said):
     for reason, theirs in (("eos", "stop"), ("stop", "stop"), ("length", "length")):
         completion = replace(COMPLETION, text="j", finish_reason=reason)
         values = result_values(
-            Result(line=prompt, completions=(completion,)), model="folder"
+            Result(line=prompt, completions=(completion,), plans=("first",)),
+            model="folder",
         )
-        assert set(values) == {"id", "custom_id", "response", "error"}
+        assert set(values) == {"id", "custom_id", "response", "error", "plans"}
+        assert values["plans"] == ["first"]
         assert (values["custom_id"], values["error"]) == ("a", None)
         assert values["response"]["status_code"] == 200
         body = values["response"]["body"]
@@ -86,6 +89,7 @@ def test_a_bad_line_has_its_number_and_the_reason():
     values = result_values(Result(line=bad), model="m")
     assert values["custom_id"] == "line-7"
     assert values["response"] is None
+    assert "plans" not in values
     assert values["error"] == {
         "code": "invalid_request",
         "message": "is not JSON",

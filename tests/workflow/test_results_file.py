@@ -4,8 +4,10 @@ import json
 import os
 import re
 import resource
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -191,6 +193,23 @@ def test_what_was_never_begun_may_be_resumed(tmp_path):
             assert results.num_kept == 0
             results.add(VALUES)
         assert rows_of(path) == [VALUES]
+
+
+def test_a_strategy_that_is_added_may_go_on_with_the_job(tmp_path):
+    path = tmp_path / "results.jsonl"
+    later = replace(JOB, strategies=("sha256:later",))
+    with ResultsFile(path, job=JOB) as results:
+        results.add_strategy("sha256:early")
+        assert not job_path(path).exists()
+        results.add(VALUES)
+        results.add_strategy("sha256:later")
+        results.add_strategy("sha256:later")
+    for job in (JOB, later):
+        with ResultsFile(path, if_there="resume", job=job) as results:
+            assert results.num_kept == 1
+            results.add_strategy("sha256:last")
+    noted = tomllib.loads(job_path(path).read_text())["strategies"]
+    assert noted == ["sha256:3", "sha256:early", "sha256:later", "sha256:last"]
 
 
 def test_results_without_their_job_are_not_believed(tmp_path):

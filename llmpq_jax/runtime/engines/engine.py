@@ -10,9 +10,31 @@ from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.worker import BatchNeeds, StageFacts
 
+AFTER_A_LOSS = (
+    "results so far are whole; see Ray's logs on that machine, then run again"
+)
+
 
 class StageLostError(WorkerLostError):
     """A stage is lost that may be had back: see `Engine.recover`."""
+
+
+class DeviceGoneError(WorkerLostError):
+    """A stage is lost that will not be had back: what it ran on is gone.
+
+    Attributes:
+        what: Is gone, without the advice that ends the message.
+        devices: Full names of those that are gone, though their node may be there.
+        nodes: That are still there; the devices of all others are gone too.
+    """
+
+    def __init__(
+        self, what: str, *, devices: Sequence[str], nodes: Sequence[str]
+    ) -> None:
+        super().__init__(f"{what}: {AFTER_A_LOSS}")
+        self.what = what
+        self.devices = tuple(devices)
+        self.nodes = tuple(nodes)
 
 
 class Engine(Protocol):
@@ -64,7 +86,8 @@ class Engine(Protocol):
         """Has lost stages started and loaded anew; all caches are to be made again.
 
         Raises:
-            WorkerLostError: They cannot be had back.
+            DeviceGoneError: They cannot be had back.
+            WorkerLostError: They are not to be.
         """
         ...
 

@@ -93,6 +93,7 @@ class StageActor:
             msg = f"llmpq-jax is {__version__} here and {version} where the run was started: expected the same; install it anew"
             raise StrategyError(msg)
         weights_cache = set_up()
+        self._num_layers = 0
         stage = strategy.stages[number]
         devices = claim_devices(stage.devices)
         source = open_source(strategy)
@@ -140,8 +141,9 @@ class StageActor:
         )
 
     def free(self) -> None:
-        """Gives the caches' memory back."""
-        self._loaded.free()
+        """Gives the caches' memory back; a process that has loaded nothing has none."""
+        if self._worker is not None:
+            self._worker.free()
 
     def take_events(self) -> list[StageEvent]:
         """Returns what was worked on since the last call, on this process's clock."""

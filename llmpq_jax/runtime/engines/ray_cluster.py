@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 from ray._private import services
+from ray._private import worker as ray_driver
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -22,6 +23,13 @@ from llmpq_jax.runtime.engines.ray_actor import CONCURRENCY_GROUPS, StageActor
 from llmpq_jax.spec.strategy import Strategy
 
 _PATIENCE_S = 20.0
+# A call to a process that has ended fails when Ray has heard how it ended, or after so
+# many milliseconds, where Ray would wait a thousand and look once a second: that it ended
+# is enough to know.
+_NOTICE_SOON = {
+    "RAY_timeout_ms_task_wait_for_death_info": "100",
+    "RAY_core_worker_internal_heartbeat_ms": "200",
+}
 # Ray counts resources in ten-thousandths.
 _PARTS = 10_000
 
@@ -47,9 +55,9 @@ class Places:
     group: PlacementGroup
     owns_ray: bool
 
-    def absent_nodes(self) -> list[str]:
-        """Returns those of its machines that Ray has lost."""
-        return sorted(set(self.nodes) - set(_offers()))
+    def present_nodes(self) -> list[str]:
+        """Returns the machines that Ray has, its own and others."""
+        return sorted(_offers())
 
     def give_back(self) -> None:
         """Ends the actors and frees their machines."""
@@ -87,6 +95,11 @@ def take_places(strategy: Strategy, *, address: str) -> Places:
 
 
 def _connect(address: str, nodes: tuple[str, ...]) -> None:
+    # Ray prints what it has to say of processes that end to stdout, among the results;
+    # `log_to_driver` does not hold it back.
+    ray_driver._worker_logs_enabled = False
+    for name, value in _NOTICE_SOON.items():
+        os.environ.setdefault(name, value)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address == "local":
         # Read by Ray alone, when it starts a cluster.

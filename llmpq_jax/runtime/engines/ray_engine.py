@@ -23,6 +23,9 @@ from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.worker import BatchNeeds, StageFacts
 
 DEFAULT_SILENCE_S = 30.0
+# For Ray to end a process that is stopped (five seconds), or to find a machine gone (half
+# a minute), and to start another process.
+DEFAULT_GONE_S = 60.0
 _NUM_CLOCK_READINGS = 5
 _PATIENCE_S = 5.0
 
@@ -33,6 +36,8 @@ def start_ray(
     on_layer: Callable[[], None],
     address: str = "auto",
     silence_s: float = DEFAULT_SILENCE_S,
+    gone_s: float = DEFAULT_GONE_S,
+    restarts: bool = True,
     set_up: Callable[[], WeightsCache | None] = lambda: None,
 ) -> RayEngine:
     """Places every stage on its machine, where it loads its layers from its own disk.
@@ -42,6 +47,8 @@ def start_ray(
         on_layer: Called as each layer is there.
         address: Of the cluster; see `take_places`.
         silence_s: A worker that has not answered for so long is lost.
+        gone_s: One that is lost and not back after so long is gone with its machine.
+        restarts: Whether one that is lost is to be had back.
         set_up: Called in each process before JAX starts; says where that machine keeps
             rounded weights, if anywhere.
 
@@ -56,6 +63,8 @@ def start_ray(
         strategy,
         take_places(strategy, address=address),
         silence_s=silence_s,
+        gone_s=gone_s,
+        restarts=restarts,
         on_layer=on_layer,
         set_up=set_up,
     )
@@ -148,7 +157,8 @@ class RayEngine:
         """Has lost workers started and loaded anew.
 
         Raises:
-            WorkerLostError: A machine is gone, or a worker is lost again and again.
+            DeviceGoneError: A machine is gone, or a worker is lost again and again.
+            WorkerLostError: A worker is lost, and not to be had back.
         """
         self._workers.recover()
 

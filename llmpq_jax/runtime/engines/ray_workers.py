@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -11,8 +11,17 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from llmpq_jax import __version__
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
-from llmpq_jax.errors import LlmpqError, WorkerLostError
-from llmpq_jax.runtime.engines.engine import StageLostError
+from llmpq_jax.errors import (
+    CheckpointError,
+    LlmpqError,
+    StrategyError,
+    WorkerLostError,
+)
+from llmpq_jax.runtime.engines.engine import (
+    AFTER_A_LOSS,
+    DeviceGoneError,
+    StageLostError,
+)
 from llmpq_jax.runtime.engines.ray_cluster import Places
 from llmpq_jax.runtime.engines.ray_watch import Loss, Watch
 from llmpq_jax.spec.strategy import Strategy
@@ -20,9 +29,6 @@ from llmpq_jax.stage.worker import StageFacts
 
 # How often a wait looks whether a worker was lost meanwhile.
 _GLANCE_S = 0.25
-# For Ray to end a process that is stopped (five seconds), or to find a machine gone (half
-# a minute), and to start another process.
-_RESTART_S = 60.0
 # In a row: then it is no accident.
 _MOST_LOSSES = 3
 
@@ -41,6 +47,8 @@ class Workers:
         places: Places,
         *,
         silence_s: float,
+        gone_s: float,
+        restarts: bool,
         on_layer: Callable[[], None],
         set_up: Callable[[], WeightsCache | None],
     ) -> None:
@@ -50,6 +58,8 @@ class Workers:
             strategy: Every machine has the model at the same absolute path.
             places: Of the strategy.
             silence_s: A worker that has not answered for so long is lost.
+            gone_s: One that is lost and not back after so long is gone.
+            restarts: Whether one that is lost is to be had back.
             on_layer: Called as each layer is there for the first time.
             set_up: As in `start_ray`.
         """
@@ -58,8 +68,12 @@ class Workers:
         self._strategy = strategy
         self._places = places
         self._set_up = set_up
+        self._gone_s = gone_s
+        self._restarts = restarts
         self._facts: dict[int, StageFacts] = {}
         self._unloaded = set(range(len(self.actors)))
+        # Calls that are not answered: what loads while another stage is lost loads on.
+        self._loading: dict[Any, int] = {}
         self._num_losses = 0
         self._watch = Watch(self.actors, silence_s=silence_s, on_layer=on_layer)
 
@@ -72,7 +86,8 @@ class Workers:
         """Has stages load that have not, side by side, and begins an epoch.
 
         Raises:
-            WorkerLostError: A machine is gone, or a worker is lost again and again.
+            DeviceGoneError: A machine is gone, or a worker is lost again and again.
+            WorkerLostError: A worker is lost, and not to be had back.
         """
         while True:
             try:
@@ -87,10 +102,21 @@ class Workers:
         """Has Ray start lost workers anew, and loads them.
 
         Raises:
-            WorkerLostError: A machine is gone, or a worker is lost again and again.
+            DeviceGoneError: A machine or a device is gone, or a worker is lost again and
+                again.
+            WorkerLostError: A worker is lost, and not to be had back.
         """
         self._await_restart()
-        self.load()
+        try:
+            self.load()
+        except (StrategyError, CheckpointError) as reason:
+            # It loaded before: a device has left its machine, or a disk has.
+            lacking = [
+                device
+                for number in self._unloaded
+                for device in self._strategy.stages[number].devices
+            ]
+            raise self._gone(str(reason), devices=lacking) from reason
 
     def note_progress(self) -> None:
         """Tells that work was done: what is lost from here on is another accident."""
@@ -147,16 +173,18 @@ class Workers:
         self._places.give_back()
 
     def _load_rest(self) -> None:
-        calls = {
-            self.actors[number].load.remote(
+        for number in self._unloaded - set(self._loading.values()):
+            call = self.actors[number].load.remote(
                 self._strategy, number, __version__, self._set_up
-            ): number
-            for number in self._unloaded
-        }
-        for number, facts in self._wait_all(calls):
-            self._facts[number] = facts
-            self._unloaded.discard(number)
-            self._watch.note_layers(number, self._strategy.stages[number].num_layers)
+            )
+            self._loading[call] = number
+        while self._loading:
+            for call, facts in self.wait_some(self._loading):
+                number = self._loading.pop(call)
+                self._facts[number] = facts
+                self._unloaded.discard(number)
+                num_layers = self._strategy.stages[number].num_layers
+                self._watch.note_layers(number, num_layers)
 
     def _begin(self) -> None:
         """Starts an epoch on all actors."""
@@ -176,24 +204,39 @@ class Workers:
         self._num_losses += 1
         lost = self._watch.lost
         for number, loss in lost.items():
+            if not self._restarts:
+                msg = f"{self._tell_lost(number, loss.how)}: {AFTER_A_LOSS}"
+                raise WorkerLostError(msg)
             if self._num_losses > _MOST_LOSSES:
                 again = (
                     f"{loss.how}, after {_MOST_LOSSES} losses without a token between"
                 )
-                raise WorkerLostError(self._tell_lost(number, again))
+                raise self._gone(
+                    self._tell_lost(number, again),
+                    devices=self._strategy.stages[number].devices,
+                )
             if loss.is_silent:
                 ray.kill(self.actors[number], no_restart=False)
-        deadline_s = time.perf_counter() + _RESTART_S
+        deadline_s = time.perf_counter() + self._gone_s
         for number, loss in lost.items():
             while not self._is_back(number, loss):
-                node = self._places.nodes[number]
-                if node in self._places.absent_nodes():
-                    gone = f"{loss.how}, and its node {node} has left the cluster"
-                    raise WorkerLostError(self._tell_lost(number, gone))
                 if time.perf_counter() > deadline_s:
-                    late = f"{loss.how}, and Ray did not start it again in {_RESTART_S:g} s"
-                    raise WorkerLostError(self._tell_lost(number, late))
+                    raise self._gone_with_node(number, loss)
                 time.sleep(_GLANCE_S)
+
+    def _gone_with_node(self, number: int, loss: Loss) -> DeviceGoneError:
+        """Tells that a stage is not had back, and so nothing on its machine."""
+        node = self._places.nodes[number]
+        how = f"{loss.how}, and Ray did not start it again in {self._gone_s:g} s"
+        if node not in self._places.present_nodes():
+            how = f"{loss.how}, and its node {node} has left the cluster"
+        return self._gone(self._tell_lost(number, how), without=node)
+
+    def _gone(
+        self, what: str, *, devices: Sequence[str] = (), without: str | None = None
+    ) -> DeviceGoneError:
+        nodes = [node for node in self._places.present_nodes() if node != without]
+        return DeviceGoneError(what, devices=devices, nodes=nodes)
 
     def _is_back(self, number: int, loss: Loss) -> bool:
         """Whether a lost stage answers; it is watched again from then on.
@@ -210,6 +253,9 @@ class Workers:
         elif loss.is_silent:
             # It woke up, and will be ended nevertheless.
             return False
+        self._loading = {
+            call: other for call, other in self._loading.items() if other != number
+        }
         self._watch.note_back(number, pulse)
         return True
 
@@ -235,4 +281,4 @@ class Workers:
     def _tell_lost(self, number: int, how: str) -> str:
         where = ", ".join(self._strategy.stages[number].devices)
         process = self._watch.process(number)
-        return f"the worker of stage {number} on {where}{process} {how}: results so far are whole; see Ray's logs on that machine, then run again"
+        return f"the worker of stage {number} on {where}{process} {how}"

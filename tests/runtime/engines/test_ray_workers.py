@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ import ray
 
 from llmpq_jax.errors import WorkerLostError
 from llmpq_jax.runtime import Completion, Pipeline
-from llmpq_jax.runtime.engines.engine import StartEngine
+from llmpq_jax.runtime.engines.engine import DeviceGoneError, StartEngine
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.stage.message import Message
 from tests.ray_machines import Machines, on_nodes, set_worker_up, some_requests
@@ -102,6 +103,17 @@ def test_a_worker_that_is_killed_while_nobody_asks_is_had_back(pipeline, expecte
     assert list(pipeline.serve(REQUESTS)) == expected
 
 
+def test_a_process_that_ends_is_missed_within_a_second(pipeline, expected):
+    workers = engine_of(pipeline)._workers
+    pulse: Any = ray.get(workers.actors[1].pulse.remote())
+    os.kill(pulse.pid, signal.SIGKILL)
+    began_s = time.perf_counter()
+    while not workers._watch.lost and time.perf_counter() - began_s < 10:
+        time.sleep(0.01)
+    assert time.perf_counter() - began_s < 1
+    assert list(pipeline.serve(REQUESTS)) == expected
+
+
 def test_a_worker_that_is_killed_while_it_loads_loads_again(
     spare, start, expected, tmp_path
 ):
@@ -131,6 +143,60 @@ def test_a_worker_that_is_killed_while_it_loads_loads_again(
         assert list(loaded.serve(REQUESTS)) == expected
 
 
+def test_a_run_that_is_to_stop_at_a_loss_does(spare, start, expected, monkeypatch):
+    with Pipeline.load(spare, start=start(restarts=False)) as loaded:
+        workers = engine_of(loaded)._workers
+        pulse: Any = ray.get(workers.actors[0].pulse.remote())
+        before_first(
+            loaded, "decode", lambda: os.kill(pulse.pid, signal.SIGKILL), monkeypatch
+        )
+        with pytest.raises(
+            WorkerLostError,
+            match=r"^the worker of stage 0 on cellar/cpu:0 \(process \d+\) has ended: results so far are whole",
+        ):
+            list(loaded.serve(REQUESTS))
+
+
+def test_a_device_that_has_left_its_machine_is_gone(
+    spare, start, expected, monkeypatch
+):
+    with Pipeline.load(spare, start=start()) as loaded:
+        workers = engine_of(loaded)._workers
+        pulse: Any = ray.get(workers.actors[1].pulse.remote())
+
+        def strike() -> None:
+            # What is loaded next asks for a device that is not there, as if it had left.
+            first, second = spare.stages
+            stages = (first, replace(second, device="attic/tpu:0"))
+            monkeypatch.setattr(workers, "_strategy", replace(spare, stages=stages))
+            os.kill(pulse.pid, signal.SIGKILL)
+
+        before_first(loaded, "decode", strike, monkeypatch)
+        with pytest.raises(
+            DeviceGoneError, match=r"stage 1 on attic/tpu:0: .* JAX finds no .* results"
+        ) as told:
+            list(loaded.serve(REQUESTS))
+    assert told.value.devices == ("attic/tpu:0",)
+    assert {"attic", "cellar"} <= set(told.value.nodes)
+
+
+def test_a_machine_that_comes_back_in_time_costs_no_token(
+    spare: Strategy,
+    start: Callable[..., StartEngine],
+    machines: Machines,
+    expected: list[Completion],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Pipeline.load(spare, start=start(gone_s=60)) as loaded:
+
+        def strike() -> None:
+            machines.kill("attic")
+            machines.start("attic")
+
+        before_first(loaded, "decode", strike, monkeypatch)
+        assert list(loaded.serve(REQUESTS)) == expected
+
+
 def test_a_machine_that_is_gone_ends_the_run_and_keeps_what_is_done(
     spare: Strategy,
     start: Callable[..., StartEngine],
@@ -139,7 +205,7 @@ def test_a_machine_that_is_gone_ends_the_run_and_keeps_what_is_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done: list[Completion] = []
-    with Pipeline.load(spare, start=start()) as loaded:
+    with Pipeline.load(spare, start=start(gone_s=6)) as loaded:
         assert list(loaded.serve(REQUESTS[:1])) == expected[:1]
         last = engine_of(loaded)._workers.actors[1]
         pulse: Any = ray.get(last.pulse.remote())
@@ -151,9 +217,11 @@ def test_a_machine_that_is_gone_ends_the_run_and_keeps_what_is_done(
 
         before_first(loaded, "decode", strike, monkeypatch)
         with pytest.raises(
-            WorkerLostError,
+            DeviceGoneError,
             match=r"stage 1 on attic/cpu:1 \(process \d+\) has .*, and its node attic has left the cluster",
         ) as told:
             done += loaded.serve(REQUESTS)
     assert "\n" not in str(told.value)
+    assert "attic" not in told.value.nodes
+    assert {"cellar", "node0", "node1"} <= set(told.value.nodes)
     assert done == expected[: len(done)]
