@@ -1,6 +1,6 @@
 """Writes docs/comparison.md: baselines and ablations on the paper's eleven clusters.
 
-    python -m tools.write_comparison        # a few minutes
+    python -m tools.write_comparison        # about ten minutes
 
 Every number is of the model: seconds come from makers' figures, nothing was run.
 """
