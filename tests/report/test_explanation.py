@@ -93,6 +93,13 @@ def test_changes_that_bring_nothing_say_none(explained):
     assert "nothing fits" in rows["lost"]
 
 
+def test_gains_that_weigh_quality_say_so(explained):
+    _, answers = explained
+    assert "theta" not in text_of(answers_table(answers))
+    weighed = replace(answers[0], objective=answers[0].latency_s + 0.5)
+    assert "seconds + theta · Σω" in text_of(answers_table([weighed, *answers[1:]]))
+
+
 def test_json_has_no_number_that_json_does_not_know(explained):
     account, answers = explained
     endless = replace(answers[0], objective=None, bound=float("inf"))
