@@ -50,7 +50,8 @@ def test_what_is_held_out_lies_between_and_is_in_no_grid(workload):
     grid = grid_for(workload)
     sizes = {(shape.rows, shape.num_tokens) for shape in grid.shapes}
     sizes |= {(shape.rows, shape.num_slots) for shape in grid.shapes}
-    assert bool(grid.held_out) == (workload.batch > 2)
+    # Of up to three rows every number is measured: nothing lies between.
+    assert bool(grid.held_out) == (workload.batch > 3)
     for shape in grid.held_out:
         assert (shape.rows, shape.num_tokens) not in sizes
         assert (shape.rows, shape.num_slots) not in sizes
