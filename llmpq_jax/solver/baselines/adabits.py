@@ -40,12 +40,17 @@ def adabits(instance: Instance) -> Placement | None:
 
 
 def _stage_losses(tables: TypeTables, t: int) -> tuple[np.ndarray, np.ndarray]:
-    """[L + 1, L + 1] twice: the least loss of k layers from i on, and its counts."""
+    """[L + 1, L + 1] twice: the least loss of k layers from i on, and its counts.
+
+    The loss is that of the layers and of the hop before them.
+    """
     counts, i = tables.counts, tables.instance
     num_layers = counts.num_layers
     work = i.num_prefill * tables.prefill_s[t]
     work = work + i.num_decode * (i.new_tokens - 1) * tables.decode_s[t]
     tie = _TIE * float(i.omega.max() or 1.0) * work / (work.max() or 1.0)
+    # A stage behind another gets its hidden states over a hop, which may lose too.
+    hop = float(i.wire_omega.min())
     losses = np.full((num_layers + 1, num_layers + 1), np.inf)
     indices = np.zeros(losses.shape, dtype=np.int64)
     for k in range(1, counts.max_length + 1):
@@ -57,7 +62,8 @@ def _stage_losses(tables: TypeTables, t: int) -> tuple[np.ndarray, np.ndarray]:
                 own = counts.losses[k][:, first] + tie[start:end]
                 own = np.where(fits, own, np.inf)
                 at = int(own.argmin())
-                losses[first, k], indices[first, k] = own[at], start + at
+                arriving = hop if first else 0.0
+                losses[first, k], indices[first, k] = own[at] + arriving, start + at
     return losses, indices
 
 

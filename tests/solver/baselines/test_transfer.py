@@ -53,4 +53,5 @@ def test_a_trade_loses_no_layer_and_makes_none(instances):
                 assert all(traded.columns)
                 others = set(range(len(start.devices))) - {straggler, pioneer}
                 for other in others:
-                    assert traded.columns[other] == start.columns[other]
+                    # Which of its layers has which bits is settled afterwards.
+                    assert sorted(traded.columns[other]) == sorted(start.columns[other])
