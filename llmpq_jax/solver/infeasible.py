@@ -81,6 +81,9 @@ def _describe(problem: Problem, stages: tuple[StageNeed, ...]) -> str:
         (stage for stage in stages if stage.lack_bytes),
         key=lambda stage: -stage.lack_bytes,
     )
+    if not short:
+        # Each device could hold its part of some plan, but of none that is asked for.
+        return "what is pinned or must be used fits no plan, though the memory would do"
     worst, *others = short
     unit = problem.units[worst.device]
     layers = f"{worst.num_layers} layer{'s' if worst.num_layers > 1 else ''}"

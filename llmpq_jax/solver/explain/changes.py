@@ -62,15 +62,22 @@ def with_speed(instance: Instance, members: Sequence[int], times: float) -> Inst
 
 
 def without_device(instance: Instance, j: int) -> Instance | None:
-    """Takes a device away, of a pool one of its equal ones; None where it was the last.
+    """Takes a device away, of a pool one of its equal ones; None where nothing is left.
 
-    Where it is by itself, those after it move up on axis J.
+    Where it is by itself, or meshes are then wider than their pool, those after them
+    move up on axis J.
     """
     for number, pool in enumerate(instance.pools):
         if j in pool.members:
             # A pool has several devices, or no mesh could be made of them.
             fewer = replace(pool, num_devices=pool.num_devices - 1)
             pools = (*instance.pools[:number], fewer, *instance.pools[number + 1 :])
-            return replace(instance, pools=pools)
-    others = [k for k in range(instance.num_devices) if k != j]
+            gone = {k for k in pool.members if instance.width[k] > fewer.num_devices}
+            instance = replace(instance, pools=pools)
+            break
+    else:
+        gone = {j}
+    if not gone:
+        return instance
+    others = [k for k in range(instance.num_devices) if k not in gone]
     return instance.in_order(others) if others else None
