@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from llmpq_jax.errors import InfeasibleError
 from llmpq_jax.solver.cases import all_cases, smallest_case
@@ -36,15 +37,21 @@ def explain(
             'layers: expected no more such devices than layers; write use = "any"'
         )
     on_note("no plan fits; looking for the reason")
+    budget = request.omega_budget
     clash = pin_clash(request)
+    least = _least_omega(problem) if budget is not None and clash is None else None
+    if clash is None and least is None and budget is not None:
+        # Without pins the limit still stands in the way, without the limit the pins.
+        clash = pin_clash(replace(request, omega_budget=None))
+        if clash is not None:
+            clash += f", but none with omega within {budget:.4g}"
     if clash is not None:
         fits = "; ".join(repair.text for repair in repairs(request, on_note))
         advice = f"what would do: {fits}" if fits else "drop or change a pin"
         return InfeasibleError(f"{clash}; {advice}")
-    least = _least_omega(problem) if request.omega_budget is not None else None
     if least is not None:
         return InfeasibleError(
-            f"no plan keeps omega within {request.omega_budget:.4g}: the least that fits "
+            f"no plan keeps omega within {budget:.4g}: the least that fits "
             f"the memory is {least:.4g}; what would do: an omega of {least:.4g}"
             + "".join(f"; {repair.text}" for repair in repairs(request, on_note))
         )
@@ -81,9 +88,6 @@ def _describe(problem: Problem, stages: tuple[StageNeed, ...]) -> str:
         (stage for stage in stages if stage.lack_bytes),
         key=lambda stage: -stage.lack_bytes,
     )
-    if not short:
-        # Each device could hold its part of some plan, but of none that is asked for.
-        return "what is pinned or must be used fits no plan, though the memory would do"
     worst, *others = short
     unit = problem.units[worst.device]
     layers = f"{worst.num_layers} layer{'s' if worst.num_layers > 1 else ''}"

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_jax.errors import MeasurementError
+from llmpq_jax.errors import InfeasibleError, MeasurementError
 from llmpq_jax.solver import brute_force, plan
 from llmpq_jax.solver.cases import all_cases
 from llmpq_jax.solver.pins import BitsPin, LayerPin, with_use
 from llmpq_jax.solver.problem import make_problem
+from llmpq_jax.spec.workload import Workload
 from tests.solver.requests import cluster, measurements, reason, request
 
 SHORT = {"omega_budget": 9.0, "prefill": 2}
@@ -97,6 +98,28 @@ def test_a_budget_that_a_pin_breaks_names_the_pin():
     pin = BitsPin(first=0, end=4, bits=4)
     message = reason(request("fast", pins=(pin,), omega_budget=0.1))
     assert "no plan fits with layers 0:4 at 4 bits" in message
+
+
+def test_a_pin_that_does_not_fit_is_named_beside_a_budget_that_nothing_keeps():
+    pin = BitsPin(first=0, end=1, bits=16)
+    asked = request(
+        "fast",
+        num_layers=3,
+        memory_mib=4,
+        workload=Workload(batch=2, prompt_length=16, new_tokens=1),
+        bits=(16, 8),
+        pins=(pin,),
+        omega_budget=0.0,
+    )
+    message = reason(asked)
+    assert message.startswith(
+        "no plan fits with layers 0:1 at 16 bits, and without it there is one, but none with omega within 0;"
+    )
+    free = replace(asked, pins=(), omega_budget=None)
+    assert plan(free).stages
+    for half in (replace(free, pins=(pin,)), replace(free, omega_budget=0.0)):
+        with pytest.raises(InfeasibleError):
+            plan(half)
 
 
 def test_a_device_left_idle_that_is_needed_is_named():

@@ -67,17 +67,14 @@ def without_device(instance: Instance, j: int) -> Instance | None:
     Where it is by itself, or meshes are then wider than their pool, those after them
     move up on axis J.
     """
-    for number, pool in enumerate(instance.pools):
+    gone, pools = {j}, list(instance.pools)
+    for number, pool in enumerate(pools):
         if j in pool.members:
             # A pool has several devices, or no mesh could be made of them.
             fewer = replace(pool, num_devices=pool.num_devices - 1)
-            pools = (*instance.pools[:number], fewer, *instance.pools[number + 1 :])
+            pools[number] = fewer
             gone = {k for k in pool.members if instance.width[k] > fewer.num_devices}
-            instance = replace(instance, pools=pools)
-            break
-    else:
-        gone = {j}
-    if not gone:
-        return instance
     others = [k for k in range(instance.num_devices) if k not in gone]
-    return instance.in_order(others) if others else None
+    if not others:
+        return None
+    return replace(instance, pools=tuple(pools)).in_order(others)
