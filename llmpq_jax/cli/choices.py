@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from llmpq_jax.cli.options import POSITIVE
+from llmpq_jax.cli.options import POSITIVE, with_options
 from llmpq_jax.cli.planning import request_as_typed
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ EIGHT_OR_SIXTEEN: dict[str, tuple[Literal[8, 16], ...]] = {
 }
 WIDTHS: dict[str, tuple[int, ...]] = {"1": (1,), "any": (1, 2, 4, 8)}
 
-_OPTIONS = (
+choice_options = with_options(
     click.option(
         "--min-bits",
         type=click.Choice(["4", "8", "16"]),
@@ -102,13 +101,6 @@ theta_option = click.option(
     show_default=True,
     help="Seconds that a unit of quality loss is worth.",
 )
-
-
-def choice_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options to a command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def request_with_choices(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from llmpq_jax.cli.options import cache_home
+from llmpq_jax.cli.options import cache_home, with_options
 
 if TYPE_CHECKING:
     from llmpq_jax.checkpoint.weights_cache import WeightsCache
     from llmpq_jax.runtime.engines.engine import StartEngine
 
-_OPTIONS = (
+engine_options = with_options(
     click.option(
         "--engine",
         type=click.Choice(["local", "ray"]),
@@ -39,12 +38,6 @@ _OPTIONS = (
         "default.",
     ),
     click.option(
-        "--weights-cache",
-        metavar="DIR",
-        help="Where each machine keeps layers of 4 and 8 bits as they are served, for a "
-        'quick restart; by default ~/.cache/llmpq-jax/weights. "none" keeps none.',
-    ),
-    click.option(
         "--gone-after",
         "gone_s",
         type=click.FloatRange(min=1),
@@ -52,14 +45,13 @@ _OPTIONS = (
         help="Under Ray: a lost worker that is not back after so long is gone for good, "
         "with its machine; 60 by default.",
     ),
+    click.option(
+        "--weights-cache",
+        metavar="DIR",
+        help="Where each machine keeps layers of 4 and 8 bits as they are served, for a "
+        'quick restart; by default ~/.cache/llmpq-jax/weights. "none" keeps none.',
+    ),
 )
-
-
-def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options to a command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def chosen_engine(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +11,7 @@ import click
 
 from llmpq_jax.cli.choices import request_with_choices
 from llmpq_jax.cli.group import command_as_typed
-from llmpq_jax.cli.options import FILE
+from llmpq_jax.cli.options import FILE, with_options
 
 if TYPE_CHECKING:
     from llmpq_jax.spec.strategy import Strategy
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 OnLoss = Literal["restart", "resolve", "stop"]
 
-_OPTIONS = (
+loss_options = with_options(
     click.option(
         "--on-loss",
         type=click.Choice(["restart", "resolve", "stop"]),
@@ -96,13 +95,6 @@ class LossOptions:
             if value:
                 msg = f"{name} is for --on-loss resolve: expected both or neither"
                 raise click.UsageError(msg)
-
-
-def loss_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options to a command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def resolver(

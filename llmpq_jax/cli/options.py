@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import click
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
 FILE = click.Path(path_type=Path)
 # Written at the end of long work: what cannot be a file is refused before it.
 OUT_FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
@@ -20,6 +22,17 @@ KV_BITS: dict[str, Literal[8, 16]] = {"8": 8, "16": 16}
 def cache_home() -> Path:
     """Returns where the user's programs keep what can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def with_options(*options: Decorator) -> Decorator:
+    """Makes one decorator of several options, which help then shows in this order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 model_option = click.option(
@@ -93,9 +106,7 @@ json_option = click.option(
 )
 
 
-def search_options(
-    *, time_limit_s: float, gap: float, what: str
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def search_options(*, time_limit_s: float, gap: float, what: str) -> Decorator:
     """Returns what adds the limits of a search to a command.
 
     Args:
@@ -103,22 +114,20 @@ def search_options(
         gap: By default.
         what: Happens after the time.
     """
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        command = click.option(
-            "--gap",
-            type=click.FloatRange(min=0),
-            default=gap,
-            show_default=True,
-            help="Relative gap at which a plan counts as the best.",
-        )(command)
-        return click.option(
+    return with_options(
+        click.option(
             "--time-limit",
             type=click.FloatRange(min=0, min_open=True),
             default=time_limit_s,
             show_default=True,
             metavar="SECONDS",
             help=what,
-        )(command)
-
-    return decorate
+        ),
+        click.option(
+            "--gap",
+            type=click.FloatRange(min=0),
+            default=gap,
+            show_default=True,
+            help="Relative gap at which a plan counts as the best.",
+        ),
+    )

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmpq_jax.cli.options import FILE, cluster_option, model_option
+from llmpq_jax.cli.options import FILE, cluster_option, model_option, with_options
 from llmpq_jax.cli.workload import workload_as_typed, workload_options
 
 if TYPE_CHECKING:
     from llmpq_jax.solver import PlanRequest
     from llmpq_jax.spec.workload import Workload
 
-_KNOWN = (
+known_options = with_options(
     click.option(
         "--measurements",
         type=FILE,
@@ -38,21 +37,8 @@ _KNOWN = (
 )
 
 
-def known_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that name what is known of a model on devices."""
-    for option in reversed(_KNOWN):
-        command = option(command)
-    return command
-
-
-def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that name model, devices and what is known of them."""
-    return model_option(cluster_option(known_options(command)))
-
-
-def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds these options, and those that say what is to be served."""
-    return source_options(workload_options(command))
+source_options = with_options(model_option, cluster_option, known_options)
+planning_options = with_options(source_options, workload_options)
 
 
 def check_sources(*, measurements: Path | None, roofline: bool) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from llmpq_jax.cli.options import FILE, POSITIVE
+from llmpq_jax.cli.options import FILE, POSITIVE, with_options
 
 if TYPE_CHECKING:
     from llmpq_jax.spec.workload import Workload
 
-_OPTIONS = (
+workload_options = with_options(
     click.option(
         "--batch",
         type=POSITIVE,
@@ -43,13 +42,6 @@ _OPTIONS = (
         "gamma): time is for that share, memory for all of them.",
     ),
 )
-
-
-def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options to a command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def workload_as_typed(

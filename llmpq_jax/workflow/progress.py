@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
 
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.runtime.request import Begun, Completion
@@ -95,13 +94,6 @@ class Progress:
                     token_text=lambda token_id: tokenizer.decode([token_id]),
                 )
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Forgets all of it."""
         self._told.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
@@ -100,7 +101,7 @@ class PromptFile:
         """
         is_empty = True
         try:
-            with self._path.open("rb") as file, SeenIds() as seen:
+            with self._path.open("rb") as file, closing(SeenIds()) as seen:
                 for number, line in enumerate(_raw_lines(file), start=1):
                     if line.strip():
                         is_empty = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from types import TracebackType
 
 from llmpq_jax.errors import RequestError
 
@@ -47,14 +46,3 @@ class SeenIds:
     def close(self) -> None:
         """Deletes the file."""
         self._database.close()
-
-    def __enter__(self) -> SeenIds:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

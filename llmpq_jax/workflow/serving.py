@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import tomllib
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,7 +110,7 @@ def serve_prompts(
         DeviceGoneError: A device is, and no other plan is asked for.
     """
     bad_lines: tuple[BadLine, int] | None = None
-    with Progress() as progress:
+    with closing(Progress()) as progress:
         tell_result = progress.teller(on_result)
         is_first = True
         while True:

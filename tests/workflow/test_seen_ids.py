@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ from llmpq_jax.workflow.seen_ids import SeenIds
 )
 def test_names_are_kept_as_a_dictionary_would_keep_them(names):
     first: dict[str, int] = {}
-    with SeenIds() as seen:
+    with closing(SeenIds()) as seen:
         for number, name in enumerate(names):
             assert seen.find(name) == first.get(name)
             assert seen.add(name, number) == first.get(name)
@@ -34,7 +35,7 @@ def test_no_room_for_temporary_files_is_one_line(monkeypatch):
         def close(self):
             pass
 
-    with SeenIds() as seen:
+    with closing(SeenIds()) as seen:
         seen.close()
         monkeypatch.setattr(seen, "_database", Full())
         with pytest.raises(

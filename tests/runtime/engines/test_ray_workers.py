@@ -74,6 +74,12 @@ def before_first(
     monkeypatch.setattr(engine, "submit", sabotaged)
 
 
+def process_of(pipeline: Pipeline, stage: int) -> int:
+    """Returns the process that a stage runs in now."""
+    pulse: Any = ray.get(engine_of(pipeline)._workers.actors[stage].pulse.remote())
+    return pulse.pid
+
+
 @pytest.mark.parametrize(
     ("phase", "stage", "number"),
     [
@@ -86,8 +92,8 @@ def test_a_worker_that_is_lost_costs_no_token(
     pipeline, expected, monkeypatch, phase, stage, number
 ):
     workers = engine_of(pipeline)._workers
-    pulse: Any = ray.get(workers.actors[stage].pulse.remote())
-    before_first(pipeline, phase, lambda: os.kill(pulse.pid, number), monkeypatch)
+    process = process_of(pipeline, stage)
+    before_first(pipeline, phase, lambda: os.kill(process, number), monkeypatch)
     epoch = workers.epoch
     assert list(pipeline.serve(REQUESTS)) == expected
     assert workers.epoch > epoch
@@ -97,16 +103,13 @@ def test_a_worker_that_is_lost_costs_no_token(
 
 
 def test_a_worker_that_is_killed_while_nobody_asks_is_had_back(pipeline, expected):
-    workers = engine_of(pipeline)._workers
-    pulse: Any = ray.get(workers.actors[0].pulse.remote())
-    os.kill(pulse.pid, signal.SIGKILL)
+    os.kill(process_of(pipeline, 0), signal.SIGKILL)
     assert list(pipeline.serve(REQUESTS)) == expected
 
 
 def test_a_process_that_ends_is_missed_within_a_second(pipeline, expected):
     workers = engine_of(pipeline)._workers
-    pulse: Any = ray.get(workers.actors[1].pulse.remote())
-    os.kill(pulse.pid, signal.SIGKILL)
+    os.kill(process_of(pipeline, 1), signal.SIGKILL)
     began_s = time.perf_counter()
     while not workers._watch.lost and time.perf_counter() - began_s < 10:
         time.sleep(0.01)
@@ -145,10 +148,9 @@ def test_a_worker_that_is_killed_while_it_loads_loads_again(
 
 def test_a_run_that_is_to_stop_at_a_loss_does(spare, start, expected, monkeypatch):
     with Pipeline.load(spare, start=start(restarts=False)) as loaded:
-        workers = engine_of(loaded)._workers
-        pulse: Any = ray.get(workers.actors[0].pulse.remote())
+        process = process_of(loaded, 0)
         before_first(
-            loaded, "decode", lambda: os.kill(pulse.pid, signal.SIGKILL), monkeypatch
+            loaded, "decode", lambda: os.kill(process, signal.SIGKILL), monkeypatch
         )
         with pytest.raises(
             WorkerLostError,
@@ -162,14 +164,14 @@ def test_a_device_that_has_left_its_machine_is_gone(
 ):
     with Pipeline.load(spare, start=start()) as loaded:
         workers = engine_of(loaded)._workers
-        pulse: Any = ray.get(workers.actors[1].pulse.remote())
+        process = process_of(loaded, 1)
 
         def strike() -> None:
             # What is loaded next asks for a device that is not there, as if it had left.
             first, second = spare.stages
             stages = (first, replace(second, device="attic/tpu:0"))
             monkeypatch.setattr(workers, "_strategy", replace(spare, stages=stages))
-            os.kill(pulse.pid, signal.SIGKILL)
+            os.kill(process, signal.SIGKILL)
 
         before_first(loaded, "decode", strike, monkeypatch)
         with pytest.raises(
@@ -207,13 +209,12 @@ def test_a_machine_that_is_gone_ends_the_run_and_keeps_what_is_done(
     done: list[Completion] = []
     with Pipeline.load(spare, start=start(gone_s=6)) as loaded:
         assert list(loaded.serve(REQUESTS[:1])) == expected[:1]
-        last = engine_of(loaded)._workers.actors[1]
-        pulse: Any = ray.get(last.pulse.remote())
+        process = process_of(loaded, 1)
 
         def strike() -> None:
             machines.kill("attic")
             # Its processes outlive it for a moment.
-            psutil.Process(pulse.pid).wait(60)
+            psutil.Process(process).wait(60)
 
         before_first(loaded, "decode", strike, monkeypatch)
         with pytest.raises(
