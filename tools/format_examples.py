@@ -47,7 +47,7 @@ certificate = { gap = 0.0, objective = 2.5, bound = 2.5, covers = "every subset 
 device = "desk/cuda:0"
 layers = [0, 4]
 bits = [16, 8, 8, 8]
-predicted = { prefill_s = 0.05, decode_s = 0.016, memory_bytes = 2415919104, allowed_bytes = 15476981760 }
+predicted = { prefill_s = 0.05, decode_s = 0.016, memory_bytes = 2415919104, allowed_bytes = 15476981760, memory = { weights = 1879048192, kv_cache = 402653184, embedding = 67108864, head = 0, workspace = 58720256, buffers = 8388608 } }
 
 [[stage]]
 mesh = { devices = ["server/cuda:0", "server/cuda:1"], tensor = 2 }

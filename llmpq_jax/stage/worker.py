@@ -16,6 +16,7 @@ import numpy as np
 from llmpq_jax.spec.precision import SCALE_BYTES, KvBits, WireBits, kv_token_bytes
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.module import GroupCache
+from llmpq_jax.stage.peak import StagePeak, Tide, stage_peak
 from llmpq_jax.stage.placement import Placement
 from llmpq_jax.stage.program import StageProgram, Wanted
 from llmpq_jax.stage.sampling import greedy_rows
@@ -91,6 +92,7 @@ class StageWorker:
         self._caches: dict[int, GroupCache] = {}
         self._num_slots = 0
         self._prepared: set[BatchNeeds] = set()
+        self._waiting = Tide()
 
     @property
     def placement(self) -> Placement:
@@ -100,6 +102,7 @@ class StageWorker:
     def allocate(self, *, num_groups: int, num_rows: int, num_slots: int) -> None:
         """Makes empty caches for so many groups of rows; the old ones are freed."""
         self._caches.clear()
+        self._waiting.reset()
         self._num_slots = num_slots
         for group in range(num_groups):
             self._caches[group] = self._empty_group(num_rows, num_slots)
@@ -128,6 +131,21 @@ class StageWorker:
             weight_bytes=self.program.weight_bytes,
             slot_bytes=self.program.num_layers * token_bytes,
         )
+
+    @property
+    def peak(self) -> StagePeak:
+        """The most that the stage held; its caches count while they are allocated."""
+        return stage_peak(
+            self.placement.devices,
+            weights=self.program.weight_bytes,
+            kv_cache=self.cache_bytes,
+            programs=self.program.working_bytes,
+            waiting=self._waiting.highest,
+        )
+
+    def note_arrival(self, message: Message) -> None:
+        """Counts what lies on the stage's devices until `process` is called with it."""
+        self._waiting.add(message.payload.nbytes)
 
     def take_events(self) -> list[StageEvent]:
         """Returns what was worked on since the last call."""
@@ -188,6 +206,7 @@ class StageWorker:
         engine gives each worker a thread of its own.
         """
         started_s = time.perf_counter()
+        self._waiting.add(-message.payload.nbytes)
         caches = tuple(self._caches.pop(group) for group in message.groups)
         tokens = None
         if message.phase == "prefill":

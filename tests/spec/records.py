@@ -19,6 +19,7 @@ from llmpq_jax.spec.measurements import (
     Measurements,
     SharedCapacity,
 )
+from llmpq_jax.spec.memory_terms import MemoryTerms
 from llmpq_jax.spec.precision import Bits
 from llmpq_jax.spec.sensitivity import LayerSensitivity, Sensitivity
 from llmpq_jax.spec.strategy import (
@@ -110,6 +111,16 @@ def stages(draw: st.DrawFn, layers: tuple[int, int], device_names: list[str]) ->
                 decode_s=seconds,
                 memory_bytes=sizes,
                 allowed_bytes=sizes,
+                memory=st.none()
+                | st.builds(
+                    MemoryTerms,
+                    weights=sizes,
+                    kv_cache=sizes,
+                    embedding=sizes,
+                    head=sizes,
+                    workspace=sizes,
+                    buffers=sizes,
+                ),
             )
         ),
     )
