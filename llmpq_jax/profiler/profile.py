@@ -6,16 +6,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import jax
-
-from llmpq_jax.kernels import device_kernel_path
 from llmpq_jax.profiler.calls import is_call_held, measure_call
 from llmpq_jax.profiler.devices import local_devices
 from llmpq_jax.profiler.drift import DriftWatch, square_product
 from llmpq_jax.profiler.grid import QUICK_GRID, Grid
 from llmpq_jax.profiler.journal import Journal
 from llmpq_jax.profiler.links import measure_links, missing_links
-from llmpq_jax.profiler.machine import driver_version, processor_name
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.profiler.shared import measure_shared, missing_shared
 from llmpq_jax.profiler.stages import (
@@ -34,6 +30,7 @@ from llmpq_jax.spec.measurements import Drift, MeasuredKind, Measurements
 from llmpq_jax.spec.precision import ALL_BITS, Activations, Bits, KvBits
 from llmpq_jax.spec.tensors import layer_tensors, tensors_bytes
 from llmpq_jax.stage.devices import JaxDevice
+from llmpq_jax.stage.machine import machine_of
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -184,14 +181,13 @@ def _first_of_kind(
 
 
 def _measured_kind(device: Device, jax_device: JaxDevice) -> MeasuredKind:
+    machine = machine_of(jax_device)
     return MeasuredKind(
         kind=device.kind,
-        device=(
-            processor_name() if device.platform == "cpu" else jax_device.device_kind
-        ),
-        driver=driver_version(jax_device),
+        device=machine.device,
+        driver=machine.driver,
         platform=device.platform,
-        jax_version=jax.__version__,
-        kernel_path=device_kernel_path(jax_device),
+        jax_version=machine.jax_version,
+        kernel_path=machine.kernel_path,
         date=datetime.now(UTC).date().isoformat(),
     )

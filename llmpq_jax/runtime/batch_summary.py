@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from llmpq_jax.runtime.run_record import BatchRecord, StageTimes
 from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.stage.machine import Machine
 from llmpq_jax.stage.message import Phase, StageEvent
 from llmpq_jax.stage.peak import StagePeak
 
@@ -93,6 +94,7 @@ class BatchSummary:
         num_new_tokens: int,
         memory_bytes: Sequence[int],
         peaks: Mapping[int, StagePeak],
+        machines: Sequence[Machine],
     ) -> BatchRecord:
         """Returns the record of the whole run.
 
@@ -102,6 +104,7 @@ class BatchSummary:
             num_new_tokens: Generated.
             memory_bytes: Held by each stage.
             peaks: The most that stages held, by their numbers.
+            machines: What each stage ran on.
         """
         total_s = ended_s - self._started_s
         stages = tuple(
@@ -115,6 +118,7 @@ class BatchSummary:
                 waiting_s=sums.waiting_s,
                 memory_bytes=memory_bytes[number],
                 peak=peaks.get(number),
+                machine=machines[number],
             )
             for number, (stage, sums) in enumerate(
                 zip(self._strategy.stages, self._sums, strict=True)

@@ -144,6 +144,7 @@ class Stream:
                 for facts in self._engine.facts
             ],
             peaks=self._engine.peaks(),
+            machines=[facts.machine for facts in self._engine.facts],
         )
 
 

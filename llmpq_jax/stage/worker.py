@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmpq_jax.spec.precision import SCALE_BYTES, KvBits, WireBits, kv_token_bytes
+from llmpq_jax.stage.machine import Machine, machine_of
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.module import GroupCache
 from llmpq_jax.stage.peak import StagePeak, Tide, stage_peak
@@ -52,10 +53,12 @@ class StageFacts:
     Attributes:
         weight_bytes: Of its weights on each of its devices, the fullest if they differ.
         slot_bytes: Of the cache of one token of one row on each of them.
+        machine: The first of its devices, and what serves it.
     """
 
     weight_bytes: int
     slot_bytes: int
+    machine: Machine
 
     def memory_bytes(self, *, num_rows: int, num_slots: int) -> int:
         """Returns what weights and the caches of so many rows take on each device."""
@@ -130,6 +133,7 @@ class StageWorker:
         return StageFacts(
             weight_bytes=self.program.weight_bytes,
             slot_bytes=self.program.num_layers * token_bytes,
+            machine=machine_of(self.placement.devices[0]),
         )
 
     @property
@@ -249,6 +253,9 @@ class StageWorker:
                 received_s=received_s,
                 started_s=started_s,
                 ended_s=time.perf_counter(),
+                rows=len(message.place_B),
+                tokens=self._tokens(message),
+                slots=self._num_slots,
             )
         )
         return replace(message, payload=payload, tokens=tokens)
@@ -260,6 +267,13 @@ class StageWorker:
         return replace(
             done, step=done.step + 1, place_B=place_B, steps_left=done.steps_left - 1
         )
+
+    def _tokens(self, message: Message) -> float:
+        """Returns what `StageEvent.tokens` says of a message."""
+        if message.phase == "prefill":
+            return float(message.payload.shape[1])
+        held = message.place_B + 1 + (message.num_steps - 1) / 2
+        return float(np.minimum(held, self._num_slots).mean())
 
     def _blank_inputs(self, num_rows: int, num_tokens: int) -> np.ndarray:
         if self.program.has_embedding:

@@ -17,10 +17,14 @@ from llmpq_jax.spec.strategy import (
     Strategy,
 )
 from llmpq_jax.spec.workload import MicroBatch, Workload
+from llmpq_jax.stage.machine import Machine
 from llmpq_jax.stage.message import StageEvent
 from llmpq_jax.stage.peak import PeakSource, StagePeak
 
 MIB = 1 << 20
+MACHINE = Machine(
+    device="made-up", driver="made-up", jax_version="0.0", kernel_path="xla"
+)
 
 
 def strategy() -> Strategy:
@@ -108,6 +112,7 @@ def batch(*, num_steps: int = 15) -> BatchRecord:
             0: _peak(5 * MIB, MIB, MIB, source="compiler"),
             2: _peak(MIB // 2, MIB // 2, 0, source="device", peak_bytes=4 * MIB),
         },
+        machines=[MACHINE] * 3,
     )
 
 

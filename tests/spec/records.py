@@ -17,6 +17,7 @@ from llmpq_jax.spec.measurements import (
     LinkTime,
     MeasuredKind,
     Measurements,
+    Observed,
     SharedCapacity,
 )
 from llmpq_jax.spec.memory_terms import MemoryTerms
@@ -295,6 +296,20 @@ measurements = st.builds(
             kind=texts,
             slowest=st.floats(min_value=1, max_value=64),
             fastest=st.floats(min_value=1e-6, max_value=1),
+        )
+    ),
+    observed=_rows(
+        st.builds(
+            Observed,
+            kind=texts,
+            phase=st.sampled_from(("prefill", "decode")),
+            predicted_s=seconds,
+            measured_s=seconds,
+            num_passes=counts,
+            run=texts,
+            record=texts,
+            strategy=texts,
+            date=texts,
         )
     ),
 )
