@@ -28,6 +28,31 @@ if TYPE_CHECKING:
     from llmpq_jax.spec.precision import Activations
 
 
+class _Widths(click.ParamType):
+    """Numbers from 1 up with commas between, such as 1,2,4."""
+
+    name = "widths"
+
+    def convert(
+        self,
+        value: object,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[int, ...]:
+        """Reads them, each once, in order."""
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in str(value).split(",")]
+        if not all(word.isdecimal() and int(word) for word in words):
+            self.fail(
+                f"found {value!r}, expected numbers from 1 up with commas between, "
+                "such as 1,2,4",
+                param,
+                ctx,
+            )
+        return tuple(sorted({int(word) for word in words}))
+
+
 @click.command("profile")
 @model_option
 @cluster_option
@@ -55,6 +80,15 @@ if TYPE_CHECKING:
     help="Weights that share an int4 scale, at most.",
 )
 @kv_bits_option
+@click.option(
+    "--tensor-widths",
+    type=_Widths(),
+    default="1",
+    show_default=True,
+    metavar="N,N,…",
+    help="Over how many equal devices of a node layers are spread: `solve --tensor any` "
+    "plans the widths that were measured, and no others.",
+)
 @click.option(
     "--quick",
     "thoroughness",
@@ -102,6 +136,7 @@ def profile_command(
     activations: Activations | None,
     group_size: str,
     kv_bits: str,
+    tensor_widths: tuple[int, ...],
     thoroughness: Thoroughness | None,
     kinds: tuple[str, ...],
     sample_time: float,
@@ -149,6 +184,7 @@ def profile_command(
             activations=activations or _usual_activations(devices),
             group_size=GROUP_SIZES[int(group_size)],
             kv_bits=cache,
+            tensor_widths=tensor_widths,
             kinds=kinds or None,
             overwrites=overwrite and measurements is None,
             stopwatch=replace(stopwatches[effort], least_sample_s=sample_time),
