@@ -42,9 +42,10 @@ def plans(draw: st.DrawFn) -> tuple[list[tuple[tuple[int, ...], list[Bits]]], in
     st.sampled_from([(1, 1), (2, 2), (1, 4), (4, 2)]),
     st.lists(st.sampled_from(["node0", "node1"]), min_size=3, max_size=3),
     st.sampled_from(["float32", "bfloat16"]),
+    st.sampled_from(["sockets", "calls", "transfer"]),
 )
 def test_any_plan_serves_the_tokens_of_the_local_engine(
-    folder, start, plan, micro_batch, nodes, activations
+    folder, start, plan, micro_batch, nodes, activations, transport
 ):
     stages, wire_bits = plan
     prefill, decode = micro_batch
@@ -57,7 +58,7 @@ def test_any_plan_serves_the_tokens_of_the_local_engine(
     with Pipeline.load(strategy) as local:
         expected = list(local.serve(served))
     apart = on_nodes(strategy, *nodes[: len(stages)])
-    with Pipeline.load(apart, start=start()) as pipeline:
+    with Pipeline.load(apart, start=start(transport=transport)) as pipeline:
         assert list(pipeline.serve(served)) == expected
         assert list(pipeline.serve(served[:1])) == expected[:1]
 
