@@ -56,8 +56,9 @@ def start_ray(
             rounded weights, if anywhere.
 
     Raises:
-        StrategyError: The strategy is for another model, or for machines or devices that
-            are not there.
+        StrategyError: The strategy is for another model, or for devices that are not
+            there; or a machine serves another one.
+        DeviceGoneError: A machine is not part of the cluster, or was lost.
         CheckpointError: The weights are missing or damaged on one of the machines.
         WorkerLostError: There is no cluster, or a worker was lost for good.
     """

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.errors import StrategyError, WorkerLostError
 from llmpq_jax.runtime import Pipeline
+from llmpq_jax.runtime.engines.engine import DeviceGoneError
 from llmpq_jax.spec.precision import Bits
 from tests.ray_machines import on_nodes, some_requests
 from tests.tiny_models import make_strategy
@@ -93,7 +94,7 @@ def test_a_run_is_recorded_on_one_clock(two_stages, start):
 def test_machines_that_are_not_there_are_named(two_stages, start):
     apart = on_nodes(two_stages, "node0", "attic")
     with pytest.raises(
-        StrategyError,
+        DeviceGoneError,
         match=r"needs the nodes attic, .* \(its nodes: .*node0, node1\): start Ray there with --resources='\{\"llmpq_node:attic\": 1\}'",
     ):
         Pipeline.load(apart, start=start())
