@@ -47,7 +47,7 @@ certificate = { gap = 0.0, objective = 2.5, bound = 2.5, covers = "every subset 
 device = "desk/cuda:0"
 layers = [0, 4]
 bits = [16, 8, 8, 8]
-predicted = { prefill_s = 0.05, decode_s = 0.016, memory_bytes = 2415919104, allowed_bytes = 15476981760 }
+predicted = { prefill_s = 0.05, decode_s = 0.016, memory_bytes = 2415919104, allowed_bytes = 15476981760, memory = { weights = 1879048192, kv_cache = 402653184, embedding = 67108864, head = 0, workspace = 58720256, buffers = 8388608 } }
 
 [[stage]]
 mesh = { devices = ["server/cuda:0", "server/cuda:1"], tensor = 2 }
@@ -92,6 +92,7 @@ link = [{ source_kind = "T4", target_kind = "V100", num_bytes = 1048576, seconds
 shared = [{ node = "desk", capacity = 1.0 }]
 accuracy = [{ kind = "T4", phase = "decode", bits = 8, num_fitted = 10, num_held_out = 3, mean_error = 0.031, largest_error = 0.058, spread = 0.02 }]
 drift = [{ kind = "T4", slowest = 1.04, fastest = 0.99 }]
+observed = [{ kind = "T4", phase = "decode", predicted_s = 2.1, measured_s = 2.5, num_passes = 1024, run = "run.jsonl", record = "sha256:77c0…", strategy = "sha256:5d1e…", date = "2026-02-01T10:00:00+00:00" }]
 """
 
 _SENSITIVITY = """

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from llmpq_jax.report.console import say, show, tell
 from llmpq_jax.report.deviation import deviation_line, deviation_table
 from llmpq_jax.report.lines import run_lines
+from llmpq_jax.report.peaks import peaks_line, peaks_table
 from llmpq_jax.report.tables import run_table
 from llmpq_jax.report.timeline import write_comparison, write_timeline
 from llmpq_jax.report.trace import write_trace
 from llmpq_jax.runtime.foretold import foretold_batch
 from llmpq_jax.runtime.phase_times import phase_times
 from llmpq_jax.runtime.run_file import read_run
+from llmpq_jax.spec.strategy import StagePrediction
 
 
 def explain_run(
@@ -61,6 +64,16 @@ def explain_run(
                     "phases": [
                         {**asdict(phase), "ratio": phase.ratio} for phase in own
                     ],
+                    "memory": [
+                        {
+                            "stage": times.stage,
+                            "predicted": stage.predicted and _memory(stage.predicted),
+                            "peak": times.peak and asdict(times.peak),
+                        }
+                        for stage, times in zip(
+                            strategy.stages, batch.stages, strict=True
+                        )
+                    ],
                 }
                 for batch, ahead, own in zip(batches, foretold, phases, strict=True)
             ],
@@ -69,11 +82,21 @@ def explain_run(
         return
     show(run_table(strategy, batches))
     show(deviation_table(strategy, phases))
+    show(peaks_table(strategy, batches))
     for line in run_lines(strategy, batches):
         say(line)
-    deviation = deviation_line(strategy, phases)
-    if deviation is not None:
-        say(deviation)
+    for deviation in (deviation_line(strategy, phases), peaks_line(strategy, batches)):
+        if deviation is not None:
+            say(deviation)
     for what, written in (("picture", picture), ("trace", trace)):
         if written is not None:
             say(f"{what:<12} {written}")
+
+
+def _memory(predicted: StagePrediction) -> dict[str, Any]:
+    """Returns the predicted bytes alone."""
+    return {
+        "memory_bytes": predicted.memory_bytes,
+        "allowed_bytes": predicted.allowed_bytes,
+        **(asdict(predicted.memory) if predicted.memory else {}),
+    }

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from llmpq_jax.cli.options import (
+    FILE,
     GROUP_SIZES,
     KV_BITS,
     OUT_FILE,
@@ -24,6 +26,31 @@ if TYPE_CHECKING:
     from llmpq_jax.profiler.grid import Thoroughness
     from llmpq_jax.spec.cluster import Cluster
     from llmpq_jax.spec.precision import Activations
+
+
+class _Widths(click.ParamType):
+    """Numbers from 1 up with commas between, such as 1,2,4."""
+
+    name = "widths"
+
+    def convert(
+        self,
+        value: object,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[int, ...]:
+        """Reads them, each once, in order."""
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in str(value).split(",")]
+        if not all(word.isdecimal() and int(word) for word in words):
+            self.fail(
+                f"found {value!r}, expected numbers from 1 up with commas between, "
+                "such as 1,2,4",
+                param,
+                ctx,
+            )
+        return tuple(sorted({int(word) for word in words}))
 
 
 @click.command("profile")
@@ -54,6 +81,15 @@ if TYPE_CHECKING:
 )
 @kv_bits_option
 @click.option(
+    "--tensor-widths",
+    type=_Widths(),
+    default="1",
+    show_default=True,
+    metavar="N,N,…",
+    help="Over how many equal devices of a node layers are spread: `solve --tensor any` "
+    "plans the widths that were measured, and no others.",
+)
+@click.option(
     "--quick",
     "thoroughness",
     flag_value="quick",
@@ -83,6 +119,13 @@ if TYPE_CHECKING:
     "quota shares the processor out in turns, as in containers.",
 )
 @click.option("--overwrite", is_flag=True, help="Start the file --out names anew.")
+@click.option(
+    "--from-run",
+    type=FILE,
+    metavar="RECORD",
+    help="Measure nothing: fold what `generate --record` wrote into the file --out "
+    "names, so that the next `solve` starts from what happened.",
+)
 def profile_command(
     model: Path,
     cluster: Path,
@@ -93,10 +136,12 @@ def profile_command(
     activations: Activations | None,
     group_size: str,
     kv_bits: str,
+    tensor_widths: tuple[int, ...],
     thoroughness: Thoroughness | None,
     kinds: tuple[str, ...],
     sample_time: float,
     overwrite: bool,
+    from_run: Path | None,
 ) -> None:
     """Time a model's layers on each kind of device.
 
@@ -104,6 +149,10 @@ def profile_command(
     --batch, --prompt-length and --new-tokens are made of. A few sizes between are left
     out of the predictions, and tell how far these are off.
     """
+    if from_run is not None:
+        _fold(from_run, model, cluster, out)
+        return
+
     from dataclasses import replace
 
     from llmpq_jax.profiler.grid import grid_for
@@ -135,6 +184,7 @@ def profile_command(
             activations=activations or _usual_activations(devices),
             group_size=GROUP_SIZES[int(group_size)],
             kv_bits=cache,
+            tensor_widths=tensor_widths,
             kinds=kinds or None,
             overwrites=overwrite and measurements is None,
             stopwatch=replace(stopwatches[effort], least_sample_s=sample_time),
@@ -144,6 +194,41 @@ def profile_command(
     if measurements.accuracy:
         show(accuracy_table(measurements))
     say(f"written      {out}")
+
+
+def _fold(record: Path, model: Path, cluster: Path, out: Path) -> None:
+    """Folds a run into measurements that are there."""
+    context = click.get_current_context()
+    typed = {
+        parameter.opts[0]
+        for parameter in context.command.params
+        if isinstance(parameter, click.Option)
+        and parameter.name is not None
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+        # Of flags that choose among values, the one that was typed.
+        and (
+            not parameter.is_flag
+            or parameter.flag_value == context.params[parameter.name]
+        )
+    }
+    others = sorted(typed - {"--from-run", "--model", "--cluster", "--out"})
+    if others:
+        msg = f"--from-run measures nothing: expected --model, --cluster and --out beside it, and no {', '.join(others)}"
+        raise click.UsageError(msg)
+
+    from llmpq_jax.report.console import say, show, tell
+    from llmpq_jax.report.observed import observed_table
+    from llmpq_jax.spec.cluster_file import read_cluster
+    from llmpq_jax.workflow.folding import fold_run
+
+    folded = fold_run(record, out, model=model, cluster=read_cluster(cluster))
+    for note in folded.notes:
+        tell(note)
+    show(observed_table(folded.measurements))
+    if folded.rows:
+        say(f"written      {out}")
+    else:
+        say(f"unchanged    {out}: {record} was folded in before")
 
 
 def _usual_activations(cluster: Cluster) -> Activations:

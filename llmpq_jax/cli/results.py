@@ -9,6 +9,7 @@ from dataclasses import asdict
 from llmpq_jax.report.console import say, show
 from llmpq_jax.report.deviation import deviation_line
 from llmpq_jax.report.lines import run_lines
+from llmpq_jax.report.peaks import peaks_line
 from llmpq_jax.report.tables import run_table
 from llmpq_jax.report.texts import continued_text
 from llmpq_jax.runtime.phase_times import phase_times
@@ -41,9 +42,12 @@ def print_run(served: Served) -> None:
     for line in run_lines(strategy, served.batches):
         say(line)
     phases = [phase_times(strategy, batch) for batch in served.batches]
-    deviation = deviation_line(strategy, phases)
-    if deviation is not None:
-        say(deviation)
+    for deviation in (
+        deviation_line(strategy, phases),
+        peaks_line(strategy, served.batches),
+    ):
+        if deviation is not None:
+            say(deviation)
 
 
 def print_json(results: Sequence[Result], served: Served, *, model: str) -> None:

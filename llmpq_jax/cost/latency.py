@@ -9,7 +9,9 @@ from statistics import fmean
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
+from llmpq_jax.cost.observed import observed_factors
 from llmpq_jax.cost.surface import Surface, fit_surface
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.spec.buckets import bucket_length
@@ -44,12 +46,15 @@ class LatencyModel:
         calls: By kind, seconds of a stage by itself.
         growing: Kinds whose decode steps take longer as the context grows; others read
             all slots of a cache in each, filled or not.
+        factors: By kind and phase, how many times as long as foretold runs took; 1 where
+            none was folded in. All seconds of a kind in a phase are multiplied by it.
     """
 
     layers: dict[LayerKey, Surface]
     ends: dict[EndKey, Surface]
     calls: dict[str, float] = field(default_factory=dict)
     growing: frozenset[str] = frozenset()
+    factors: dict[tuple[str, Phase], float] = field(default_factory=dict)
 
     def supports_layer(self, kind: str, bits: Bits, *, tensor: int = 1) -> bool:
         """Whether a layer at these bits was measured there, in both phases."""
@@ -67,8 +72,10 @@ class LatencyModel:
 
         Prompts are padded to their bucket, and all padding is computed.
         """
-        table = self._layer(kind, "prefill", bits, tensor)
-        return float(table(rows, bucket_length(workload.prompt_length)))
+        length = bucket_length(workload.prompt_length)
+        return self.layer_s(
+            kind, "prefill", bits, rows=rows, lengths=length, tensor=tensor
+        )
 
     def decode_s(
         self, kind: str, bits: Bits, *, rows: int, workload: Workload, tensor: int = 1
@@ -83,25 +90,48 @@ class LatencyModel:
         num_steps = workload.expected(workload.new_tokens) - 1
         if num_steps == 0:
             return 0.0
-        table = self._layer(kind, "decode", bits, tensor)
-        if kind not in self.growing:
-            return float(table(rows, bucket_length(workload.context_length)))
-        contexts = workload.prompt_length + np.arange(1, num_steps + 1)
-        return float(table(rows, contexts).mean())
+        lengths = (
+            workload.prompt_length + np.arange(1, num_steps + 1)
+            if kind in self.growing
+            else bucket_length(workload.context_length)
+        )
+        return self.layer_s(
+            kind, "decode", bits, rows=rows, lengths=lengths, tensor=tensor
+        )
 
-    def end_s(self, kind: str, part: Part, bits: HeadBits = 16, *, rows: int) -> float:
+    def layer_s(
+        self,
+        kind: str,
+        phase: Phase,
+        bits: Bits,
+        *,
+        rows: int,
+        lengths: npt.ArrayLike,
+        tensor: int = 1,
+    ) -> float:
+        """Returns the seconds of a layer on so many rows, mean over some lengths."""
+        table = self._layer(kind, phase, bits, tensor)
+        return self.factor(kind, phase) * float(table(rows, lengths).mean())
+
+    def end_s(
+        self, kind: str, phase: Phase, part: Part, bits: HeadBits = 16, *, rows: int
+    ) -> float:
         """Returns the seconds of the embedding of, or the head on, so many rows."""
         if (kind, part, bits) not in self.ends:
             msg = f"measurements: no {part} at {bits} bits on {kind!r}: expected [[end]] rows of it; measure with `llmpq-jax profile`"
             raise MeasurementError(msg)
-        return float(self.ends[kind, part, bits](rows))
+        return self.factor(kind, phase) * float(self.ends[kind, part, bits](rows))
 
-    def call_s(self, kind: str) -> float:
+    def call_s(self, kind: str, phase: Phase) -> float:
         """Returns what each visit of a stage costs beside what the stage holds.
 
         What was not measured counts 0: its layers carry their share of a call already.
         """
-        return self.calls.get(kind, 0.0)
+        return self.factor(kind, phase) * self.calls.get(kind, 0.0)
+
+    def factor(self, kind: str, phase: Phase) -> float:
+        """Returns what runs that were folded in say of the table of a kind."""
+        return self.factors.get((kind, phase), 1.0)
 
     def _layer(self, kind: str, phase: Phase, bits: Bits, tensor: int) -> Surface:
         if (kind, phase, bits, tensor) not in self.layers:
@@ -148,6 +178,7 @@ def fit_latency(measurements: Measurements) -> LatencyModel:
             for row in measurements.kinds
             if not row.reads_whole_cache(measurements.activations)
         ),
+        factors=observed_factors(measurements),
     )
 
 

@@ -39,9 +39,13 @@ class Refills:
         """Returns the seconds of an end of the model: the head takes the last token."""
         return self.sum(
             lambda tokens: self.latency.end_s(
-                kind, part, bits, rows=tokens if part == "embedding" else 1
+                kind, "prefill", part, bits, rows=tokens if part == "embedding" else 1
             )
         )
+
+    def call_s(self, kind: str) -> float:
+        """Returns what the visits cost beside what the stage holds."""
+        return self.sum(lambda _: self.latency.call_s(kind, "prefill"))
 
     def sum(self, ask: Callable[[int], float]) -> float:
         """Returns the sum of what is asked of each prompt's tokens."""

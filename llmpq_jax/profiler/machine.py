@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -21,6 +19,7 @@ from llmpq_jax.profiler.stopwatch import Stopwatch
 from llmpq_jax.spec.catalogue import read_catalogue
 from llmpq_jax.spec.cluster import Cluster, Device, Link, Node, Platform
 from llmpq_jax.stage.devices import JaxDevice, emulate_cpu_devices
+from llmpq_jax.stage.machine import num_cores, processor_model
 from llmpq_jax.stage.placement import Placement
 from llmpq_jax.units import MIB
 
@@ -28,8 +27,6 @@ from llmpq_jax.units import MIB
 _RESERVED = 10
 _LINK_BYTES = (1 << 12, 1 << 16, 1 << 20, 1 << 24)
 _STOPWATCH = Stopwatch()
-_CPU_MODEL = re.compile(r"^model name\s*:\s*(.+)$", re.MULTILINE)
-_NVIDIA_DRIVER = re.compile(r"Kernel Module[^0-9]*([0-9.]+)")
 # Of a name that a driver gives, what no one says.
 _VENDORS = {"NVIDIA", "Tesla", "GeForce", "Processor", "CPU", "R", "TM"}
 
@@ -73,7 +70,7 @@ def describe_machine(
             *(_accelerator(each) for each in accelerators),
             *(_emulated(each, share_bytes) for each in processors),
         ),
-        cores=_num_cores(),
+        cores=num_cores(),
     )
     links = (_link(node, found),) if measures_links else ()
     return Cluster(name=f"devices of {node}", nodes=(machine,), links=links)
@@ -91,20 +88,6 @@ def kind_name(device_kind: str) -> str:
     if known:
         return max(known, key=len)
     return "-".join(word for word in words if word not in _VENDORS) or device_kind
-
-
-def processor_name() -> str:
-    """Returns the maker's name of the processor, and how many cores serve here."""
-    return f"{_processor()}, {_num_cores()} cores"
-
-
-def driver_version(device: JaxDevice) -> str:
-    """Returns what serves a device below JAX, on one line."""
-    served = " ".join(str(device.client.platform_version).split())
-    match = _NVIDIA_DRIVER.search(_text("/proc/driver/nvidia/version"))
-    return (
-        f"{served}, driver {match[1]}" if device.platform == "gpu" and match else served
-    )
 
 
 def free_bytes() -> int:
@@ -142,27 +125,11 @@ def _accelerator(device: JaxDevice) -> Device:
 def _emulated(device: JaxDevice, share_bytes: int) -> Device:
     return Device(
         name=f"cpu:{device.id}",
-        kind=f"cpu-{kind_name(_processor())}",
+        kind=f"cpu-{kind_name(processor_model())}",
         platform="cpu",
         memory_bytes=_whole_mib(share_bytes),
         reserve_bytes=share_bytes // _RESERVED // MIB * MIB,
     )
-
-
-def _processor() -> str:
-    match = _CPU_MODEL.search(_text("/proc/cpuinfo"))
-    return match[1].split("@")[0].strip() if match else platform.machine()
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError:
-        return ""
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _whole_mib(num_bytes: int) -> int:

@@ -6,16 +6,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import jax
-
-from llmpq_jax.kernels import device_kernel_path
+from llmpq_jax.errors import MeasurementError
 from llmpq_jax.profiler.calls import is_call_held, measure_call
 from llmpq_jax.profiler.devices import local_devices
 from llmpq_jax.profiler.drift import DriftWatch, square_product
 from llmpq_jax.profiler.grid import QUICK_GRID, Grid
 from llmpq_jax.profiler.journal import Journal
 from llmpq_jax.profiler.links import measure_links, missing_links
-from llmpq_jax.profiler.machine import driver_version, processor_name
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.profiler.shared import measure_shared, missing_shared
 from llmpq_jax.profiler.stages import (
@@ -24,16 +21,19 @@ from llmpq_jax.profiler.stages import (
     measure_layers,
     missing_ends,
     missing_layers,
+    served_widths,
 )
 from llmpq_jax.profiler.stopwatch import Stopwatch
 from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.cluster import Cluster, Device
+from llmpq_jax.spec.cluster import Cluster, Device, Placed
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.fingerprint import layer_shape_fingerprint
 from llmpq_jax.spec.measurements import Drift, MeasuredKind, Measurements
 from llmpq_jax.spec.precision import ALL_BITS, Activations, Bits, KvBits
 from llmpq_jax.spec.tensors import layer_tensors, tensors_bytes
+from llmpq_jax.spec.tensors import tensor_widths as tensor_widths_of
 from llmpq_jax.stage.devices import JaxDevice
+from llmpq_jax.stage.machine import machine_of
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -50,6 +50,7 @@ def profile(
     group_size: int = 128,
     bits: tuple[Bits, ...] = ALL_BITS,
     kv_bits: KvBits = 16,
+    tensor_widths: tuple[int, ...] = (1,),
     grid: Grid = QUICK_GRID,
     kinds: Collection[str] | None = None,
     out: Path | None = None,
@@ -59,7 +60,7 @@ def profile(
 ) -> Measurements:
     """Times layers, ends, links and shared processors of a cluster's devices.
 
-    One device of each kind is measured. Weights are random, so a folder need hold no
+    One device of each kind is measured, and as many as a width asks for. Weights are random, so a folder need hold no
     more than a config.json. With a file, what it holds already is not measured again:
     an interrupted run goes on, and a cluster of several machines is measured into one
     file, its kinds machine by machine.
@@ -71,6 +72,8 @@ def profile(
         group_size: Of int4.
         bits: Of layers.
         kv_bits: Of the cache.
+        tensor_widths: Over how many equal devices of a node layers are spread; a kind that
+            has fewer on its node is measured at the widths that it has.
         grid: At which sizes.
         kinds: Only these kinds of device.
         out: The measurements file.
@@ -80,7 +83,8 @@ def profile(
 
     Raises:
         MeasurementError: A kind of device is not here, or the file holds measurements
-            of other circumstances.
+            of other circumstances; or a width does not cut the model, or needs more
+            devices than any kind has on a node.
     """
     architecture = (
         model if isinstance(model, Architecture) else read_architecture(model)
@@ -88,6 +92,11 @@ def profile(
     name = model.family if isinstance(model, Architecture) else model.resolve().name
     devices = local_devices(cluster, kinds)
     measured = _first_of_kind(cluster, devices)
+    _check_widths(
+        architecture,
+        tensor_widths,
+        most=max(len(same) for _, same in measured.values()),
+    )
     journal = Journal(
         Measurements(
             model=name,
@@ -101,8 +110,8 @@ def profile(
         out,
         overwrites=overwrites,
     )
-    for device, jax_device in measured.values():
-        journal.add_kind(_measured_kind(device, jax_device))
+    for device, same in measured.values():
+        journal.add_kind(_measured_kind(device, same[0]))
     done = total = 0
     watch: DriftWatch | None = None
 
@@ -119,6 +128,7 @@ def profile(
         group_size=group_size,
         bits=bits,
         kv_bits=kv_bits,
+        tensor_widths=tensor_widths,
         grid=grid,
         num_stacked=num_stacked(
             architecture, [device for device, _ in measured.values()], len(devices)
@@ -128,15 +138,19 @@ def profile(
         on_row=on_row,
     )
     total = (
-        sum(_num_missing(session, kind) for kind in measured)
+        sum(
+            _num_missing(session, kind, len(same))
+            for kind, (_, same) in measured.items()
+        )
         + len(missing_links(session, cluster, devices))
         + len(missing_shared(session, cluster, devices))
     )
-    for kind, (_, jax_device) in measured.items():
-        if not _num_missing(session, kind):
+    for kind, (_, same) in measured.items():
+        if not _num_missing(session, kind, len(same)):
             continue
+        jax_device = same[0]
         watch = DriftWatch(call=square_product(jax_device), stopwatch=stopwatch)
-        measure_layers(session, kind, jax_device)
+        measure_layers(session, kind, same)
         measure_ends(session, kind, jax_device)
         measure_call(session, kind, jax_device)
         journal.add(Drift(kind=kind, slowest=watch.slowest, fastest=watch.fastest))
@@ -147,8 +161,12 @@ def profile(
     return journal.measurements
 
 
-def _num_missing(session: Session, kind: str) -> int:
-    layers = sum(len(missing_layers(session, kind, bits)) for bits in session.bits)
+def _num_missing(session: Session, kind: str, num_devices: int) -> int:
+    layers = sum(
+        len(missing_layers(session, kind, bits, tensor=tensor))
+        for tensor in served_widths(session, num_devices)
+        for bits in session.bits
+    )
     ends = len(missing_ends(session, kind))
     return layers + ends + (not is_call_held(session, kind))
 
@@ -174,24 +192,41 @@ def num_stacked(
 
 def _first_of_kind(
     cluster: Cluster, devices: Mapping[str, JaxDevice]
-) -> dict[str, tuple[Device, JaxDevice]]:
-    first: dict[str, tuple[Device, JaxDevice]] = {}
+) -> dict[str, tuple[Device, tuple[JaxDevice, ...]]]:
+    """Returns of each kind a device, and all of the kind on the node with most of them."""
+    by_node: dict[str, dict[str, list[Placed]]] = {}
     for placed in cluster.placed:
         if placed.name in devices:
-            pair = (placed.device, devices[placed.name])
-            first.setdefault(placed.device.kind, pair)
-    return first
+            nodes = by_node.setdefault(placed.device.kind, {})
+            nodes.setdefault(placed.node.name, []).append(placed)
+    fullest = {kind: max(nodes.values(), key=len) for kind, nodes in by_node.items()}
+    return {
+        kind: (same[0].device, tuple(devices[placed.name] for placed in same))
+        for kind, same in fullest.items()
+    }
+
+
+def _check_widths(
+    architecture: Architecture, widths: Sequence[int], *, most: int
+) -> None:
+    for width in widths:
+        if width not in tensor_widths_of(architecture, width):
+            cutting = list(tensor_widths_of(architecture, max(most, width)))
+            msg = f"tensor width {width}: does not cut this model's layers evenly: expected one of {cutting}"
+            raise MeasurementError(msg)
+        if width > most:
+            msg = f"tensor width {width}: no kind to be measured has more than {most} of its devices on a node here: expected that many at most; measure it on a machine that has them"
+            raise MeasurementError(msg)
 
 
 def _measured_kind(device: Device, jax_device: JaxDevice) -> MeasuredKind:
+    machine = machine_of(jax_device)
     return MeasuredKind(
         kind=device.kind,
-        device=(
-            processor_name() if device.platform == "cpu" else jax_device.device_kind
-        ),
-        driver=driver_version(jax_device),
+        device=machine.device,
+        driver=machine.driver,
         platform=device.platform,
-        jax_version=jax.__version__,
-        kernel_path=device_kernel_path(jax_device),
+        jax_version=machine.jax_version,
+        kernel_path=machine.kernel_path,
         date=datetime.now(UTC).date().isoformat(),
     )

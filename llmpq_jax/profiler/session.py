@@ -27,6 +27,7 @@ class Session:
         group_size: Of int4.
         bits: Of layers, in the order they are measured.
         kv_bits: Of the cache.
+        tensor_widths: Over how many devices layers are spread, as far as a node has them.
         grid: At which sizes.
         num_stacked: Layers that are timed together.
         stopwatch: Times calls.
@@ -39,6 +40,7 @@ class Session:
     group_size: int
     bits: tuple[Bits, ...]
     kv_bits: KvBits
+    tensor_widths: tuple[int, ...]
     grid: Grid
     num_stacked: int
     stopwatch: Stopwatch
@@ -47,8 +49,7 @@ class Session:
 
     def bench(
         self,
-        device: JaxDevice,
-        *,
+        *devices: JaxDevice,
         num_layers: int = 0,
         bits: Bits = 16,
         has_embedding: bool = False,
@@ -57,7 +58,7 @@ class Session:
         """Builds a stage of this session's model, see `StageBench`."""
         return StageBench(
             self.architecture,
-            device,
+            *devices,
             activations=self.activations,
             group_size=self.group_size,
             num_layers=num_layers,

@@ -16,7 +16,8 @@ which a layer of a real model dwarfs.
 from __future__ import annotations
 
 import random
-from itertools import groupby
+from collections.abc import Sequence
+from itertools import groupby, product
 from typing import Literal
 
 from llmpq_jax.cost.accuracy import held_out_accuracy
@@ -30,16 +31,27 @@ Part = Literal["embedding", "head"]
 _EMPTY = Shape(rows=1, num_tokens=1, num_slots=1)
 
 
-def measure_layers(session: Session, kind: str, device: JaxDevice) -> None:
-    """Times a layer at each precision, phase and shape that is still missing."""
-    for bits in session.bits:
-        missing = missing_layers(session, kind, bits)
+def measure_layers(session: Session, kind: str, devices: Sequence[JaxDevice]) -> None:
+    """Times a layer at each width, precision, phase and shape that is still missing.
+
+    Args:
+        session: The profile.
+        kind: Of the devices.
+        devices: Equal ones of a node; the first of them are taken.
+    """
+    widths = served_widths(session, len(devices))
+    for tensor, bits in product(widths, session.bits):
+        missing = missing_layers(session, kind, bits, tensor=tensor)
         if not missing:
             continue
-        bench = session.bench(device, num_layers=session.num_stacked, bits=bits)
+        bench = session.bench(
+            *devices[:tensor], num_layers=session.num_stacked, bits=bits
+        )
         bench.compile((phase, shape) for (phase, _, _), shape in missing.items())
         for (phase, rows, length), shape in missing.items():
             what = f"{kind}: {phase} of {rows} × {length} at {bits} bits"
+            if tensor > 1:
+                what = f"{what} over {tensor} devices"
             result = session.time(bench, phase, shape, what)
             if result is None:
                 continue
@@ -49,6 +61,7 @@ def measure_layers(session: Session, kind: str, device: JaxDevice) -> None:
                     kind=kind,
                     phase=phase,
                     bits=bits,
+                    tensor=tensor,
                     kv_bits=session.kv_bits,
                     held_out=shape in session.grid.held_out,
                     batch=rows,
@@ -109,8 +122,13 @@ def missing_ends(session: Session, kind: str) -> list[tuple[Part, HeadBits, int]
     ]
 
 
+def served_widths(session: Session, num_devices: int) -> tuple[int, ...]:
+    """Returns the widths that so many devices allow."""
+    return tuple(width for width in session.tensor_widths if width <= num_devices)
+
+
 def missing_layers(
-    session: Session, kind: str, bits: Bits
+    session: Session, kind: str, bits: Bits, *, tensor: int
 ) -> dict[tuple[Phase, int, int], Shape]:
     """Returns by (phase, rows, length) which shape times it, in no order.
 
@@ -126,7 +144,7 @@ def missing_layers(
                 "kind": kind,
                 "phase": phase,
                 "bits": bits,
-                "tensor": 1,
+                "tensor": tensor,
                 "kv_bits": session.kv_bits,
                 "batch": shape.rows,
                 "length": length,

@@ -85,14 +85,14 @@ def measurements_table(measurements: Measurements) -> Table:
     table = new_table("One layer, median over the measured batches and lengths")
     add_columns(table, "kind", "phase")
     add_columns(
-        *(table, "bits", "KV", "median", "fastest", "slowest", "spread"),
+        *(table, "bits", "KV", "over", "median", "fastest", "slowest", "spread"),
         justify="right",
     )
 
-    def key(row: LayerTime) -> tuple[str, str, int, int]:
-        return row.kind, row.phase, -row.bits, -row.kv_bits
+    def key(row: LayerTime) -> tuple[str, str, int, int, int]:
+        return row.kind, row.phase, -row.bits, -row.kv_bits, row.tensor
 
-    for (kind, phase, bits, kv_bits), rows in groupby(
+    for (kind, phase, bits, kv_bits, tensor), rows in groupby(
         sorted(measurements.layers, key=key), key
     ):
         group = list(rows)
@@ -102,13 +102,15 @@ def measurements_table(measurements: Measurements) -> Table:
             phase,
             str(-bits),
             str(-kv_bits),
+            str(tensor),
             format_seconds(median(seconds)),
             format_seconds(min(seconds)),
             format_seconds(max(seconds)),
             f"± {median(row.spread for row in group):.1%}",
         )
     table.caption = (
-        "fastest and slowest: over the grid; spread: of repeated runs of one"
+        "over: devices that hold it together; fastest and slowest: over the grid;\n"
+        "spread: of repeated runs of one"
     )
     return table
 
@@ -118,7 +120,8 @@ def accuracy_table(measurements: Measurements) -> Table:
     table = new_table("One layer foretold at sizes that were left out")
     add_columns(table, "kind", "phase")
     add_columns(
-        *(table, "bits", "KV", "fitted to", "left out", "error", "largest", "spread"),
+        *(table, "bits", "KV", "over", "fitted to", "left out", "error", "largest"),
+        "spread",
         justify="right",
     )
     # Of each layer the last row counts.
@@ -128,7 +131,7 @@ def accuracy_table(measurements: Measurements) -> Table:
     }
     for _, row in sorted(latest.items()):
         table.add_row(
-            *(row.kind, row.phase, str(row.bits), str(row.kv_bits)),
+            *(row.kind, row.phase, str(row.bits), str(row.kv_bits), str(row.tensor)),
             *(str(row.num_fitted), str(row.num_held_out)),
             *(f"{row.mean_error:.1%}", f"{row.largest_error:.1%}"),
             f"± {row.spread:.1%}",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llmpq_jax.runtime.run_record import BatchRecord, StageTimes
 from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.stage.machine import Machine
 from llmpq_jax.stage.message import Phase, StageEvent
+from llmpq_jax.stage.peak import StagePeak
 
 
 @dataclass(kw_only=True, slots=True)
@@ -91,6 +93,8 @@ class BatchSummary:
         num_requests: int,
         num_new_tokens: int,
         memory_bytes: Sequence[int],
+        peaks: Mapping[int, StagePeak],
+        machines: Sequence[Machine],
     ) -> BatchRecord:
         """Returns the record of the whole run.
 
@@ -99,6 +103,8 @@ class BatchSummary:
             num_requests: Served.
             num_new_tokens: Generated.
             memory_bytes: Held by each stage.
+            peaks: The most that stages held, by their numbers.
+            machines: What each stage ran on.
         """
         total_s = ended_s - self._started_s
         stages = tuple(
@@ -111,6 +117,8 @@ class BatchSummary:
                 idle_s=max(0.0, total_s - sums.busy_s),
                 waiting_s=sums.waiting_s,
                 memory_bytes=memory_bytes[number],
+                peak=peaks.get(number),
+                machine=machines[number],
             )
             for number, (stage, sums) in enumerate(
                 zip(self._strategy.stages, self._sums, strict=True)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmpq_jax.spec._toml import write_text
+from llmpq_jax.stage.machine import Machine
 from llmpq_jax.stage.message import StageEvent
+from llmpq_jax.stage.peak import StagePeak
 
 if TYPE_CHECKING:
     from llmpq_jax.runtime.phase_times import StagePhase
@@ -29,6 +31,8 @@ class StageTimes:
         idle_s: Seconds of the batch it did not.
         waiting_s: Seconds its messages lay in its inbox, summed over them.
         memory_bytes: Weights and caches it held on each device.
+        peak: The most it held; absent in older records, and where it was lost at the end.
+        machine: What it ran on; absent in older records.
     """
 
     stage: int
@@ -39,6 +43,8 @@ class StageTimes:
     idle_s: float
     waiting_s: float
     memory_bytes: int
+    peak: StagePeak | None = None
+    machine: Machine | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

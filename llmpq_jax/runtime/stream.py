@@ -143,6 +143,8 @@ class Stream:
                 facts.memory_bytes(num_rows=shape.num_rows, num_slots=shape.num_slots)
                 for facts in self._engine.facts
             ],
+            peaks=self._engine.peaks(),
+            machines=[facts.machine for facts in self._engine.facts],
         )
 
 

@@ -25,13 +25,14 @@ from llmpq_jax.cost.memory import (
 from llmpq_jax.cost.refills import Refills
 from llmpq_jax.cost.schedule import Host
 from llmpq_jax.cost.service import expected_service
+from llmpq_jax.cost.sharing import shared_capacity
 from llmpq_jax.cost.tables import Floats
 from llmpq_jax.cost.transfer import hop_s
 from llmpq_jax.solver.instance import Instance, Integers
 from llmpq_jax.solver.pins import may_have, may_hold
 from llmpq_jax.solver.problem import Problem
 from llmpq_jax.solver.units import Unit
-from llmpq_jax.spec.measurements import PHASES
+from llmpq_jax.spec.measurements import PHASES, Phase
 from llmpq_jax.spec.precision import (
     ACTIVATION_BYTES,
     Activations,
@@ -75,27 +76,33 @@ def make_instance(
     cut: _Cut = {"workload": workload, "micro_batch": micro_batch}
     stored: _Stored = {**cut, "activations": request.activations}
 
-    def end_s(part: Part, bits: HeadBits, rows: int, refills: Refills) -> Floats:
+    def end_s(
+        phase: Phase, part: Part, bits: HeadBits, rows: int, refills: Refills
+    ) -> Floats:
         return ask.end(
             part,
             bits,
             lambda kind: (
-                latency.end_s(kind, part, bits, rows=rows)
+                latency.end_s(kind, phase, part, bits, rows=rows)
                 + refills.end_s(kind, part, bits)
             ),
             np.inf,
         )
 
-    def calls_s(refills: Refills) -> Floats:
-        often = 1.0 + refills.sum(lambda _: 1.0)
-        return often * np.array([latency.call_s(unit.kind) for unit in problem.units])
+    def calls_s(phase: Phase, refills: Refills) -> Floats:
+        return np.array(
+            [
+                latency.call_s(unit.kind, phase) + refills.call_s(unit.kind)
+                for unit in problem.units
+            ]
+        )
 
-    def head_s(rows: int, refills: Refills) -> Floats:
+    def head_s(phase: Phase, rows: int, refills: Refills) -> Floats:
         gathers = _gathers_s(problem, rows=rows)
         if refills.shares:
             # Of each refill the head sees one row.
             gathers = gathers + refills.sum(lambda _: 1.0) * _gathers_s(problem, rows=1)
-        return end_s("head", head_bits, rows, refills) + gathers
+        return end_s(phase, "head", head_bits, rows, refills) + gathers
 
     def hops_s(num_tokens: int, refills: Refills) -> Floats:
         seconds = _hops_s(problem, num_tokens=num_tokens)
@@ -129,13 +136,15 @@ def make_instance(
             ),
             np.inf,
         ),
-        call_prefill_s=calls_s(among_prefills),
-        call_decode_s=calls_s(among_steps),
+        call_prefill_s=calls_s("prefill", among_prefills),
+        call_decode_s=calls_s("decode", among_steps),
         # Each device of a mesh embeds by itself, and chooses from whole logits.
-        embedding_prefill_s=end_s("embedding", 16, prompt_tokens, among_prefills),
-        embedding_decode_s=end_s("embedding", 16, decode, among_steps),
-        head_prefill_s=head_s(prefill, among_prefills),
-        head_decode_s=head_s(decode, among_steps),
+        embedding_prefill_s=end_s(
+            "prefill", "embedding", 16, prompt_tokens, among_prefills
+        ),
+        embedding_decode_s=end_s("decode", "embedding", 16, decode, among_steps),
+        head_prefill_s=head_s("prefill", prefill, among_prefills),
+        head_decode_s=head_s("decode", decode, among_steps),
         wire_bits=request.wire_bits,
         wire_omega=np.array(
             [
@@ -308,17 +317,12 @@ def _between_s(problem: Problem, source: Unit, target: Unit, num_bytes: int) -> 
 
 
 def _hosts(problem: Problem) -> tuple[Host, ...]:
-    """A node's own line comes before what was measured of it."""
-    measured = {
-        (row.node, phase): row.capacity
-        for row in problem.request.measurements.shared
-        for phase in PHASES
-        if row.phase in (phase, None)
-    }
+    """Nodes whose devices share a processor, each with its units."""
     hosts = []
     for node in problem.request.cluster.nodes:
         prefill, decode = (
-            node.shared_capacity or measured.get((node.name, phase)) for phase in PHASES
+            shared_capacity(node, problem.request.measurements, phase)
+            for phase in PHASES
         )
         members = tuple(
             j

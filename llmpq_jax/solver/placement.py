@@ -8,11 +8,11 @@ from itertools import pairwise
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from llmpq_jax.cost.memory import MemoryTerms
 from llmpq_jax.cost.quality import is_within
 from llmpq_jax.cost.schedule import Host, PhaseSeconds, pipeline_s
 from llmpq_jax.solver.instance import Instance
 from llmpq_jax.solver.stage_bytes import stage_bytes
+from llmpq_jax.spec.memory_terms import MemoryTerms
 
 # Beside any ω.
 _FORBIDDEN = 1e6

@@ -108,7 +108,7 @@ def make_problem(request: PlanRequest) -> Problem:
         alone=[pin.device for pin in request.pins if isinstance(pin, LayerPin)],
     )
     if not units:
-        msg = f"measurements of {request.measurements.model}: no stage of {' or '.join(map(str, request.tensor))} devices can be made: expected [[layer]] rows with such a tensor width, and a node with as many equal devices; measure them, or allow single devices"
+        msg = f"measurements of {request.measurements.model}: no stage of {' or '.join(map(str, request.tensor))} devices can be made: expected [[layer]] rows with such a tensor width, and a node with as many equal devices; measure them with `llmpq-jax profile --tensor-widths`, or allow single devices"
         raise MeasurementError(msg)
     bits: tuple[Bits, ...] = tuple(
         b

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmpq_jax.cost.memory import MemoryTerms
 from llmpq_jax.cost.tables import Floats
 from llmpq_jax.solver.instance import Instance, Integers
 from llmpq_jax.solver.stage_bytes import stage_bytes
+from llmpq_jax.spec.memory_terms import MemoryTerms
 
 # Whether a stage is the first and whether it is the last.
 _Role = tuple[bool, bool]

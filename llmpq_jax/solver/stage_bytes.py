@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmpq_jax.cost.memory import MemoryTerms
 from llmpq_jax.solver.instance import Instance, Integers
+from llmpq_jax.spec.memory_terms import MemoryTerms
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)

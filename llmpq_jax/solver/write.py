@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 
-from llmpq_jax.solver.placement import Evaluation, evaluate
+from llmpq_jax.solver.placement import Evaluation, evaluate, stage_terms
 from llmpq_jax.solver.problem import Problem
 from llmpq_jax.solver.request import PlanRequest
 from llmpq_jax.solver.search_result import Found, SearchResult
@@ -111,6 +111,7 @@ def _stages(problem: Problem, found: Found, evaluation: Evaluation) -> Iterator[
                 decode_s=evaluation.decode_s[number],
                 memory_bytes=evaluation.memory_bytes[number],
                 allowed_bytes=unit.places[0].device.usable_bytes,
+                memory=stage_terms(found.instance, found.placement, number),
             ),
         )
         first = end

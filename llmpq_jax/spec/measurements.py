@@ -206,6 +206,37 @@ class Accuracy:
 
 
 @record
+class Observed:
+    """What a run took of a kind of device in one phase, beside what its rows foretell.
+
+    Predictions of the kind in this phase are multiplied by `measured_s` over
+    `predicted_s`, each summed over all such rows. To forget a run, delete its rows.
+
+    Attributes:
+        kind: Kind of device.
+        phase: Which.
+        predicted_s: Of all that its stages did in the phase, at the sizes that were run,
+            by the rows measured alone.
+        measured_s: What they took, each as if alone on its machine.
+        num_passes: Micro-batches that passed through a stage, in decode steps of them.
+        run: File name of the run's record.
+        record: SHA-256 of it, so that no run counts twice.
+        strategy: Fingerprint of what was run.
+        date: When it was.
+    """
+
+    kind: str
+    phase: Phase
+    predicted_s: Seconds
+    measured_s: Seconds
+    num_passes: Count
+    run: str
+    record: str
+    strategy: str
+    date: str
+
+
+@record
 class Measurements:
     """A whole measurements file.
 
@@ -222,7 +253,8 @@ class Measurements:
         links: In the file `[[link]]`.
         shared: In the file `[[shared]]`.
         accuracy: In the file `[[accuracy]]`.
-        drift: In the file `[[drift]]`, a row for each run.
+        drift: In the file `[[drift]]`, a row for each run of the profiler.
+        observed: In the file `[[observed]]`: runs of the engine that were folded in.
     """
 
     schema: Literal[1] = 1
@@ -238,3 +270,4 @@ class Measurements:
     shared: tuple[SharedCapacity, ...] = ()
     accuracy: tuple[Accuracy, ...] = ()
     drift: tuple[Drift, ...] = ()
+    observed: tuple[Observed, ...] = ()

@@ -29,6 +29,7 @@ from llmpq_jax.spec.measurements import (
     LinkTime,
     MeasuredKind,
     Measurements,
+    Observed,
     SharedCapacity,
 )
 
@@ -41,6 +42,7 @@ Row: TypeAlias = (
     | SharedCapacity
     | Accuracy
     | Drift
+    | Observed
 )
 
 # In the file, and in `Measurements`.
@@ -53,6 +55,7 @@ _TABLES: dict[type[Row], tuple[str, str]] = {
     SharedCapacity: ("shared", "shared"),
     Accuracy: ("accuracy", "accuracy"),
     Drift: ("drift", "drift"),
+    Observed: ("observed", "observed"),
 }
 # Measurements that are older are doubted.
 OLD_DAYS = 180

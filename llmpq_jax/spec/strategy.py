@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmpq_jax.spec._record import record
+from llmpq_jax.spec.memory_terms import MemoryTerms
 from llmpq_jax.spec.precision import (
     Activations,
     Bits,
@@ -90,12 +91,15 @@ class StagePrediction:
         decode_s: Seconds of one decode step of one micro-batch, mean over the steps.
         memory_bytes: Bytes used on each of its devices.
         allowed_bytes: Bytes it may use there.
+        memory: `memory_bytes` by part; absent where a person or an older version wrote
+            the plan.
     """
 
     prefill_s: float
     decode_s: float
     memory_bytes: int
     allowed_bytes: int
+    memory: MemoryTerms | None = None
 
 
 @record

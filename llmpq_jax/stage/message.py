@@ -80,6 +80,10 @@ class StageEvent:
         received_s: When it was there, on the clock `time.perf_counter`.
         started_s: When its turn came.
         ended_s: When its result was ready.
+        rows: Of the micro-batch; 0 in records that do not tell.
+        tokens: In prefill those of each row, padding included; in decode those that a
+            row's cache holds, the new one among them, mean over rows and steps.
+        slots: Of a row's cache.
     """
 
     stage: int
@@ -90,3 +94,6 @@ class StageEvent:
     received_s: float
     started_s: float
     ended_s: float
+    rows: int = 0
+    tokens: float = 0.0
+    slots: int = 0

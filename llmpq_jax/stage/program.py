@@ -53,6 +53,8 @@ class StageProgram:
         self._graph, state = nnx.split(module)
         self._leaves, self._tree = jax.tree.flatten(state)
         self._executables: dict[Any, jax.stages.Compiled] = {}
+        # Of the caches that each of them is given, on a device.
+        self._cache_bytes: dict[Any, int] = {}
 
     @property
     def leaves(self) -> list[jax.Array]:
@@ -71,6 +73,23 @@ class StageProgram:
             for shard in leaf.addressable_shards:
                 held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
         return max(held.values())
+
+    @property
+    def working_bytes(self) -> int:
+        """Bytes that the hungriest executable takes beside weights and caches.
+
+        Its inputs, outputs and temporary memory on each device; 0 before any is there.
+        """
+        weight_bytes = self.weight_bytes
+        needs = [0]
+        for key, executable in self._executables.items():
+            said = executable.memory_analysis()
+            assert said is not None, "CPUs and GPUs tell it"
+            arguments, outputs = said.argument_size_in_bytes, said.output_size_in_bytes
+            whole = arguments + outputs + said.temp_size_in_bytes
+            whole -= said.alias_size_in_bytes
+            needs.append(whole - weight_bytes - self._cache_bytes[key])
+        return max(needs)
 
     def prefill(
         self,
@@ -182,6 +201,8 @@ class StageProgram:
         if key not in self._executables:
             jitted = self._jitted(function, wanted, arguments)
             self._executables[key] = jitted.lower(self._leaves, *arguments).compile()
+            sizes = [block.size * block.dtype.itemsize for block in blocks]
+            self._cache_bytes[key] = sum(sizes) // self.placement.width
         return self._executables[key]
 
     def _run(

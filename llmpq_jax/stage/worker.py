@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmpq_jax.spec.precision import SCALE_BYTES, KvBits, WireBits, kv_token_bytes
+from llmpq_jax.stage.machine import Machine, machine_of
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.module import GroupCache
+from llmpq_jax.stage.peak import StagePeak, Tide, stage_peak
 from llmpq_jax.stage.placement import Placement
 from llmpq_jax.stage.program import StageProgram, Wanted
 from llmpq_jax.stage.sampling import greedy_rows
@@ -51,10 +53,12 @@ class StageFacts:
     Attributes:
         weight_bytes: Of its weights on each of its devices, the fullest if they differ.
         slot_bytes: Of the cache of one token of one row on each of them.
+        machine: The first of its devices, and what serves it.
     """
 
     weight_bytes: int
     slot_bytes: int
+    machine: Machine
 
     def memory_bytes(self, *, num_rows: int, num_slots: int) -> int:
         """Returns what weights and the caches of so many rows take on each device."""
@@ -91,6 +95,7 @@ class StageWorker:
         self._caches: dict[int, GroupCache] = {}
         self._num_slots = 0
         self._prepared: set[BatchNeeds] = set()
+        self._waiting = Tide()
 
     @property
     def placement(self) -> Placement:
@@ -100,6 +105,7 @@ class StageWorker:
     def allocate(self, *, num_groups: int, num_rows: int, num_slots: int) -> None:
         """Makes empty caches for so many groups of rows; the old ones are freed."""
         self._caches.clear()
+        self._waiting.reset()
         self._num_slots = num_slots
         for group in range(num_groups):
             self._caches[group] = self._empty_group(num_rows, num_slots)
@@ -127,7 +133,23 @@ class StageWorker:
         return StageFacts(
             weight_bytes=self.program.weight_bytes,
             slot_bytes=self.program.num_layers * token_bytes,
+            machine=machine_of(self.placement.devices[0]),
         )
+
+    @property
+    def peak(self) -> StagePeak:
+        """The most that the stage held; its caches count while they are allocated."""
+        return stage_peak(
+            self.placement.devices,
+            weights=self.program.weight_bytes,
+            kv_cache=self.cache_bytes,
+            programs=self.program.working_bytes,
+            waiting=self._waiting.highest,
+        )
+
+    def note_arrival(self, message: Message) -> None:
+        """Counts what lies on the stage's devices until `process` is called with it."""
+        self._waiting.add(message.payload.nbytes)
 
     def take_events(self) -> list[StageEvent]:
         """Returns what was worked on since the last call."""
@@ -188,6 +210,7 @@ class StageWorker:
         engine gives each worker a thread of its own.
         """
         started_s = time.perf_counter()
+        self._waiting.add(-message.payload.nbytes)
         caches = tuple(self._caches.pop(group) for group in message.groups)
         tokens = None
         if message.phase == "prefill":
@@ -230,6 +253,9 @@ class StageWorker:
                 received_s=received_s,
                 started_s=started_s,
                 ended_s=time.perf_counter(),
+                rows=len(message.place_B),
+                tokens=self._tokens(message),
+                slots=self._num_slots,
             )
         )
         return replace(message, payload=payload, tokens=tokens)
@@ -241,6 +267,13 @@ class StageWorker:
         return replace(
             done, step=done.step + 1, place_B=place_B, steps_left=done.steps_left - 1
         )
+
+    def _tokens(self, message: Message) -> float:
+        """Returns what `StageEvent.tokens` says of a message."""
+        if message.phase == "prefill":
+            return float(message.payload.shape[1])
+        held = message.place_B + 1 + (message.num_steps - 1) / 2
+        return float(np.minimum(held, self._num_slots).mean())
 
     def _blank_inputs(self, num_rows: int, num_tokens: int) -> np.ndarray:
         if self.program.has_embedding:

@@ -28,6 +28,7 @@ def measure(
     activations: Activations,
     group_size: Literal[32, 64, 128] = 128,
     kv_bits: KvBits = 16,
+    tensor_widths: tuple[int, ...] = (1,),
     kinds: Collection[str] | None = None,
     overwrites: bool = False,
     stopwatch: Stopwatch | None = None,
@@ -42,6 +43,7 @@ def measure(
         activations: Type of hidden states and cache.
         group_size: Of int4.
         kv_bits: Of the cache.
+        tensor_widths: Over how many devices layers are spread.
         kinds: Only these kinds of device.
         overwrites: Start the file anew instead of going on where it ends.
         stopwatch: Times calls; the usual one if absent.
@@ -66,6 +68,7 @@ def measure(
             activations=activations,
             group_size=group_size,
             kv_bits=kv_bits,
+            tensor_widths=tensor_widths,
             grid=grid,
             kinds=kinds,
             out=out,

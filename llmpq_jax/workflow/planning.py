@@ -13,6 +13,7 @@ from typing import Literal, cast, get_args
 from llmpq_jax.checkpoint.check import plannable_bits
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.errors import MeasurementError
+from llmpq_jax.report.observed import factor_lines
 from llmpq_jax.solver import PlanRequest
 from llmpq_jax.solver.pins import Use, with_use
 from llmpq_jax.spec.cluster_file import read_cluster
@@ -96,6 +97,9 @@ def planning_request(
         today = datetime.now(UTC).date()
         for doubt in doubts(measured, jax_version=version("jax"), today=today):
             on_note(doubt)
+        kinds = dict.fromkeys(place.device.kind for place in devices.placed)
+        for line in factor_lines(measured, kinds):
+            on_note(line)
     judged, allowed = None, ALL_BITS
     if measurements is None and not has_weights(model):
         reference, judged = config_alone(

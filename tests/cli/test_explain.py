@@ -201,6 +201,10 @@ def test_a_run_is_put_beside_its_prediction(run, run_record, tmp_path):
     assert result.exit_code == 0, result.output
     assert "Predicted and actual, one row per stage and phase" in result.stdout
     assert deviation in result.stdout
+    (memory,) = [x for x in printed.splitlines() if x.startswith("memory    ")]
+    assert "by the compiler's account" in memory
+    assert memory in result.stdout
+    assert "Memory on each device: predicted → at its peak" in result.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
     processes = {event["pid"] for event in json.loads(trace.read_text())["traceEvents"]}
     assert len(processes) == 2
@@ -208,6 +212,13 @@ def test_a_run_is_put_beside_its_prediction(run, run_record, tmp_path):
     (batch,) = values["batches"]
     assert batch["replayed_decode_s"] > 0
     assert {phase["phase"] for phase in batch["phases"]} == {"prefill", "decode"}
+    for stage in batch["memory"]:
+        said, peak = stage["predicted"], stage["peak"]
+        held = said["weights"] + said["embedding"] + said["head"]
+        # Features that do not fill their last panel are padded.
+        assert peak["weights"] == pytest.approx(held, rel=0.01)
+        parts = ("weights", "kv_cache", "programs", "waiting")
+        assert peak["peak_bytes"] == sum(peak[part] for part in parts)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,21 @@ def test_every_precision_and_phase_is_measured_and_tabled(profiled):
     assert all("drifted while it was measured" in line for line in others)
 
 
+def test_widths_are_numbers(run, model, cluster, tmp_path):
+    files = ("--model", model, "--cluster", cluster, "--out", tmp_path / "m.toml")
+    for wrong in ("0", "1,x", ""):
+        result = run("profile", *files, "--tensor-widths", wrong)
+        assert result.exit_code == 2
+        told = " ".join(result.stderr.split())
+        assert f"found {wrong!r}, expected numbers from 1 up" in told
+
+
+def test_a_width_that_no_node_has_is_refused(fails, model, cluster, tmp_path):
+    files = ("--model", model, "--cluster", cluster, "--out", tmp_path / "m.toml")
+    line = fails("profile", *files, "--tensor-widths", "1,4")
+    assert "tensor width 4: no kind to be measured has more than 2" in line
+
+
 def test_predictions_are_judged_at_sizes_that_were_left_out(
     run, model, cluster, tmp_path
 ):

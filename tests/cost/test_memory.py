@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.cost import memory
 from llmpq_jax.cost.workspace import fit_workspace
+from llmpq_jax.spec.memory_terms import MemoryTerms
 from llmpq_jax.spec.strategy import PrecisionChoice
 from llmpq_jax.spec.workload import MicroBatch, Workload
 from tests.cost.records import architecture, end_time, layer_time, measurements
@@ -102,7 +103,7 @@ def test_two_micro_batches_of_hidden_states_are_buffered():
 def test_the_total_is_the_sum_of_its_terms(bits, is_first, is_last):
     terms = stage(tuple(bits), is_first=is_first, is_last=is_last)
     assert terms.total == sum(
-        getattr(terms, field.name) for field in fields(memory.MemoryTerms)
+        getattr(terms, field.name) for field in fields(MemoryTerms)
     )
 
 
@@ -119,7 +120,7 @@ def test_two_devices_hold_half_of_each_matrix_and_of_the_cache(bits):
 
 
 def test_terms_read_as_a_list_without_zeros():
-    terms = memory.MemoryTerms(
+    terms = MemoryTerms(
         weights=2048, kv_cache=1 << 20, embedding=0, head=0, workspace=5, buffers=0
     )
     assert str(terms) == "weights 2 KiB, KV cache 1 MiB, workspace 5 B"

@@ -76,8 +76,8 @@ class FakeRoom:
         with self.lock:
             self.now_s += seconds
 
-    def bench(self, _architecture, _device, **fields):
-        self.builds.append(fields)
+    def bench(self, _architecture, *devices, **fields):
+        self.builds.append(fields | {"width": len(devices)})
         return FakeBench(self, fields)
 
 

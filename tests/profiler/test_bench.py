@@ -53,3 +53,21 @@ def test_a_stage_may_hold_one_end_or_nothing(fields):
     for _ in range(2):
         stage.call("prefill", rows)()
     assert stage.workspace_bytes("prefill", rows) >= 0
+
+
+def test_layers_over_two_devices_take_half_of_the_cache_on_each():
+    """A mesh is timed as the engine drives it."""
+    model = architecture(num_kv_heads=2)
+    held = []
+    for devices in (jax.devices()[:1], jax.devices()[:2]):
+        stage = StageBench(
+            model, *devices, activations="float32", group_size=32, num_layers=2, bits=8
+        )
+        stage.compile([("prefill", SHAPE), ("decode", SHAPE)])
+        for phase in ("prefill", "decode"):
+            stage.call(phase, SHAPE)()
+            assert stage.workspace_bytes(phase, SHAPE) > 0
+        ((first, _),) = stage._worker._caches.values()
+        assert first.key.devices() == set(devices)
+        held.append(stage._worker.cache_bytes)
+    assert held[0] == 2 * held[1]

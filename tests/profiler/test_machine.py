@@ -10,7 +10,6 @@ from llmpq_jax.profiler import machine
 from llmpq_jax.profiler.devices import local_devices
 from llmpq_jax.profiler.machine import (
     describe_machine,
-    driver_version,
     free_bytes,
     kind_name,
 )
@@ -114,18 +113,6 @@ def test_what_cannot_be_listed_is_said(devices, found, asked, message):
     devices(*found)
     with pytest.raises(ClusterError, match=message):
         describe_machine(node="desk", **asked)
-
-
-def test_an_nvidia_driver_is_told_beside_jax_s_own_version(monkeypatch, tmp_path):
-    def serving(platform):
-        client = SimpleNamespace(platform_version="PJRT C API\ncuda 12090")
-        return driver_version(SimpleNamespace(platform=platform, client=client))
-
-    told = tmp_path / "version"
-    told.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue\n")
-    monkeypatch.setattr(machine, "Path", lambda _: told)
-    assert serving("gpu") == "PJRT C API cuda 12090, driver 550.54.15"
-    assert serving("cpu") == "PJRT C API cuda 12090"
 
 
 def test_a_container_s_limit_is_kept(monkeypatch, tmp_path):

@@ -59,6 +59,59 @@ def test_every_precision_phase_and_shape_of_the_grid_gets_one_row(room):
     assert {row.workspace_bytes for row in rows} == {100, 400, 10, 40}
 
 
+def test_layers_are_spread_over_as_many_devices_as_asked_and_ends_over_one(room):
+    model = architecture(num_kv_heads=2)
+    three = cluster(device("cpu:0", "a"), device("cpu:1", "a"), device("cpu:2", "b"))
+    measured = run(room, model=model, cluster=three, bits=(8,), tensor_widths=(1, 2))
+    assert {(row.kind, row.tensor) for row in measured.layers} == {
+        ("a", 1),
+        ("a", 2),
+        ("b", 1),
+    }
+    sizes = {
+        width: {
+            (row.phase, row.batch, row.length)
+            for row in measured.layers
+            if (row.kind, row.tensor) == ("a", width)
+        }
+        for width in (1, 2)
+    }
+    assert sizes[1] == sizes[2]
+    stacks = [build["width"] for build in room.builds if build["num_layers"]]
+    # Two widths of one kind, one of the other, and calls; the processor they share.
+    assert sorted(stacks) == [1] * (2 + 2 + 3) + [2]
+    ends = [build for build in room.builds if build["has_embedding"]]
+    assert {build["width"] for build in ends} == {1}
+
+
+def test_widths_are_measured_into_the_file_of_single_devices(room, tmp_path):
+    out, model = tmp_path / "measurements.toml", architecture(num_kv_heads=2)
+    first = run(room, out, model=model, bits=(8,))
+    second = run(room, out, model=model, bits=(8,), tensor_widths=(2,))
+    assert len(second.layers) == 2 * len(first.layers)
+    room.builds.clear()
+    assert run(room, out, model=model, bits=(8,), tensor_widths=(1, 2)) == second
+    assert room.builds == []
+
+
+@pytest.mark.parametrize(
+    ("width", "message"),
+    [
+        (
+            3,
+            r"tensor width 3: does not cut this model's layers evenly: expected one of \[1, 2\]",
+        ),
+        (4, "tensor width 4: no kind to be measured has more than 2 of its devices"),
+    ],
+)
+def test_widths_that_cannot_be_are_refused(room, tmp_path, width, message):
+    out = tmp_path / "measurements.toml"
+    model = architecture(num_heads=4, num_kv_heads=4, hidden_size=64, embedding_size=64)
+    with pytest.raises(MeasurementError, match=message):
+        run(room, out, model=model, tensor_widths=(1, width))
+    assert not out.exists()
+
+
 def test_sizes_are_measured_in_no_order_so_that_drift_is_no_trend(room):
     rows = run(room, bits=(16,)).layers
     sizes = [(row.phase, row.batch, row.length) for row in rows]

@@ -17,9 +17,14 @@ from llmpq_jax.spec.strategy import (
     Strategy,
 )
 from llmpq_jax.spec.workload import MicroBatch, Workload
+from llmpq_jax.stage.machine import Machine
 from llmpq_jax.stage.message import StageEvent
+from llmpq_jax.stage.peak import PeakSource, StagePeak
 
 MIB = 1 << 20
+MACHINE = Machine(
+    device="made-up", driver="made-up", jax_version="0.0", kernel_path="xla"
+)
 
 
 def strategy() -> Strategy:
@@ -103,6 +108,29 @@ def batch(*, num_steps: int = 15) -> BatchRecord:
         num_requests=8,
         num_new_tokens=8 * (num_steps + 1),
         memory_bytes=[6 * MIB, 3 * MIB, MIB],
+        peaks={
+            0: _peak(5 * MIB, MIB, MIB, source="compiler"),
+            2: _peak(MIB // 2, MIB // 2, 0, source="device", peak_bytes=4 * MIB),
+        },
+        machines=[MACHINE] * 3,
+    )
+
+
+def _peak(
+    weights: int,
+    kv_cache: int,
+    programs: int,
+    *,
+    source: PeakSource,
+    peak_bytes: int | None = None,
+) -> StagePeak:
+    return StagePeak(
+        peak_bytes=peak_bytes or weights + kv_cache + programs,
+        source=source,
+        weights=weights,
+        kv_cache=kv_cache,
+        programs=programs,
+        waiting=0,
     )
 
 

@@ -120,6 +120,6 @@ def test_of_each_layer_the_last_accuracy_is_told(capsys):
     other = replace(first, phase="prefill")
     known = replace(measurements(), accuracy=(first, last, other))
     rows = _shown(capsys, accuracy_table(known))
-    told = ["fast", "decode", "8", "16", "20", "2", "3.4%", "10.0%", "±", "25.0%"]
+    told = ["fast", "decode", "8", "16", "1", "20", "2", "3.4%", "10.0%", "±", "25.0%"]
     assert told in rows
     assert len([row for row in rows if row[:1] == ["fast"]]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -41,7 +42,12 @@ def run_of(num_prefill, num_decode, new_tokens):
         for phase, number, step in prefills + steps
         for stage in range(3)
     )
-    nothing = {"prefill_s": 0.0, "decode_s": 0.0, "busy_s": 0.0, "idle_s": 0.0}
+    nothing: dict[str, Any] = {
+        "prefill_s": 0.0,
+        "decode_s": 0.0,
+        "busy_s": 0.0,
+        "idle_s": 0.0,
+    }
     return BatchRecord(
         num_requests=1,
         num_new_tokens=1,

@@ -73,8 +73,8 @@ def test_predicted_seconds_of_a_lone_stage_are_those_of_its_layers_and_ends():
         model.decode_s("fast", bits, rows=4, workload=asked.workload)
         for bits in stage.bits
     ]
-    ends = model.end_s("fast", "embedding", rows=4) + model.end_s(
-        "fast", "head", rows=4
+    ends = model.end_s("fast", "decode", "embedding", rows=4) + model.end_s(
+        "fast", "decode", "head", rows=4
     )
     assert stage.predicted.decode_s == pytest.approx(sum(layers) + ends)
 
@@ -228,8 +228,8 @@ def test_a_mesh_costs_what_latency_and_memory_model_say_of_it():
         model.decode_s("slow", bits, rows=rows, workload=asked.workload, tensor=2)
         for bits in stage.bits
     ]
-    ends = model.end_s("slow", "embedding", rows=rows)
-    ends += model.end_s("slow", "head", rows=rows)
+    ends = model.end_s("slow", "decode", "embedding", rows=rows)
+    ends += model.end_s("slow", "decode", "head", rows=rows)
     # One device sends its half of the logits to the other.
     gather = 2e-5 + rows * 2048 // 2 * 4 * 1e-9
     assert stage.predicted.decode_s == pytest.approx(sum(layers) + ends + gather)

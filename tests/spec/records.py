@@ -17,8 +17,10 @@ from llmpq_jax.spec.measurements import (
     LinkTime,
     MeasuredKind,
     Measurements,
+    Observed,
     SharedCapacity,
 )
+from llmpq_jax.spec.memory_terms import MemoryTerms
 from llmpq_jax.spec.precision import Bits
 from llmpq_jax.spec.sensitivity import LayerSensitivity, Sensitivity
 from llmpq_jax.spec.strategy import (
@@ -110,6 +112,16 @@ def stages(draw: st.DrawFn, layers: tuple[int, int], device_names: list[str]) ->
                 decode_s=seconds,
                 memory_bytes=sizes,
                 allowed_bytes=sizes,
+                memory=st.none()
+                | st.builds(
+                    MemoryTerms,
+                    weights=sizes,
+                    kv_cache=sizes,
+                    embedding=sizes,
+                    head=sizes,
+                    workspace=sizes,
+                    buffers=sizes,
+                ),
             )
         ),
     )
@@ -284,6 +296,20 @@ measurements = st.builds(
             kind=texts,
             slowest=st.floats(min_value=1, max_value=64),
             fastest=st.floats(min_value=1e-6, max_value=1),
+        )
+    ),
+    observed=_rows(
+        st.builds(
+            Observed,
+            kind=texts,
+            phase=st.sampled_from(("prefill", "decode")),
+            predicted_s=seconds,
+            measured_s=seconds,
+            num_passes=counts,
+            run=texts,
+            record=texts,
+            strategy=texts,
+            date=texts,
         )
     ),
 )

@@ -19,6 +19,7 @@ from llmpq_jax.spec.measurements import (
     LinkTime,
     MeasuredKind,
     Measurements,
+    Observed,
     SharedCapacity,
 )
 from llmpq_jax.spec.measurements_file import (
@@ -85,6 +86,17 @@ ROWS = (
         spread=0.02,
     ),
     Drift(kind="a", slowest=1.1, fastest=0.95),
+    Observed(
+        kind="a",
+        phase="decode",
+        predicted_s=1.5,
+        measured_s=2.25,
+        num_passes=64,
+        run="läufe.jsonl",
+        record="sha256:0",
+        strategy="sha256:1",
+        date="2026-02-01T00:00:00+00:00",
+    ),
 )
 KINDS_OF_ROWS = [type(row).__name__ for row in ROWS]
 

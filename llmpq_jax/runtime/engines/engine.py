@@ -8,6 +8,7 @@ from typing import Protocol
 from llmpq_jax.errors import WorkerLostError
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.stage.message import Message, StageEvent
+from llmpq_jax.stage.peak import StagePeak
 from llmpq_jax.stage.worker import BatchNeeds, StageFacts
 
 AFTER_A_LOSS = (
@@ -99,6 +100,13 @@ class Engine(Protocol):
 
     def take_events(self) -> list[StageEvent]:
         """Returns what stages did since the last call, on this process's clock."""
+        ...
+
+    def peaks(self) -> dict[int, StagePeak]:
+        """Returns the most that each stage held, while its caches are allocated.
+
+        A stage that is lost is left out.
+        """
         ...
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.stage.build import build_worker
 from llmpq_jax.stage.devices import emulate_cpu_devices
 from llmpq_jax.stage.message import Message, StageEvent
+from llmpq_jax.stage.peak import StagePeak
 from llmpq_jax.stage.worker import BatchNeeds, StageFacts, StageWorker
 
 
@@ -151,6 +152,10 @@ class LocalEngine:
     def take_events(self) -> list[StageEvent]:
         """Returns what stages did since the last call."""
         return [event for worker in self.workers for event in worker.take_events()]
+
+    def peaks(self) -> dict[int, StagePeak]:
+        """Returns the most that each stage held, while its caches are allocated."""
+        return {worker.stage: worker.peak for worker in self.workers}
 
     def close(self) -> None:
         """Ends the threads once their inboxes are empty."""

@@ -25,6 +25,7 @@ from llmpq_jax.runtime.engines.stage_loop import StageLoop, Transport
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.stage.build import build_worker
 from llmpq_jax.stage.message import Message, StageEvent
+from llmpq_jax.stage.peak import StagePeak
 from llmpq_jax.stage.worker import BatchNeeds, StageFacts, StageWorker
 
 # Threads of an actor beside the one that does what the driver asks; a message, a result
@@ -170,6 +171,10 @@ class StageActor:
     def take_events(self) -> list[StageEvent]:
         """Returns what was worked on since the last call, on this process's clock."""
         return self._loaded.take_events()
+
+    def peak(self) -> StagePeak:
+        """Returns the most that the stage held, while its caches are allocated."""
+        return self._loaded.peak
 
     @ray.method(concurrency_group="health")
     def pulse(self) -> Pulse:

@@ -21,6 +21,7 @@ from llmpq_jax.runtime.engines.ray_parcel import pack, unpack
 from llmpq_jax.runtime.engines.ray_workers import Workers
 from llmpq_jax.spec.strategy import ModelReference, Strategy
 from llmpq_jax.stage.message import Message, StageEvent
+from llmpq_jax.stage.peak import StagePeak
 from llmpq_jax.stage.worker import BatchNeeds, StageFacts
 
 DEFAULT_SILENCE_S = 30.0
@@ -186,6 +187,13 @@ class RayEngine:
                     for event in taken
                 ]
         return events
+
+    def peaks(self) -> dict[int, StagePeak]:
+        """Returns the most that each stage held, without those that are lost."""
+        found: dict[int, StagePeak] = {}
+        with suppress(StageLostError):
+            found.update(self._workers.ask_all("peak"))
+        return found
 
     def close(self) -> None:
         """Ends the workers."""

@@ -40,11 +40,7 @@ class Wrapping(Protocol):
         ...
 
     def unwrap(self, item: Any) -> Message:
-        """Returns the message that has come.
-
-        Raises:
-            OSError: The connection is of no use any more.
-        """
+        """Returns the message that has come; failing ends its connection."""
         ...
 
     def forget(self) -> None:
@@ -122,7 +118,8 @@ class SocketTerminal:
         except AuthenticationError:
             # A stranger; nobody waits for it.
             return
-        except (OSError, EOFError) as reason:
+        except Exception as reason:
+            # Whatever it is: nobody reads on, and what was sent is lost.
             self._on_break(epoch, reason)
 
 

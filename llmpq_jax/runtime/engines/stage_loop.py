@@ -57,7 +57,9 @@ class StageLoop:
     def send(self, message: Message) -> None:
         """Brings a message to the stage's devices, and queues it."""
         payload = self.worker.placement.put(message.payload)
-        self._inbox.put((replace(message, payload=payload), time.perf_counter()))
+        here = replace(message, payload=payload)
+        self.worker.note_arrival(here)
+        self._inbox.put((here, time.perf_counter()))
 
     def close(self) -> None:
         """Ends the thread once the inbox is empty."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from llmpq_jax.cost.memory import MemoryTerms
 from llmpq_jax.cost.schedule import PhaseTerms
 from llmpq_jax.spec.measurements import Phase
+from llmpq_jax.spec.memory_terms import MemoryTerms
 from llmpq_jax.spec.precision import Bits
 
 Part = Literal["once", "following", "busy rounds", "empty rounds", "shared machine"]

@@ -37,6 +37,9 @@ class AddsOne:
         self.may_end = threading.Event()
         self.may_end.set()
 
+    def note_arrival(self, message: Message) -> None:
+        pass
+
     def process(self, message: Message, received_s: float) -> Message:
         self.began.set()
         assert self.may_end.wait(60)

@@ -89,6 +89,10 @@ def test_a_run_is_recorded_on_one_clock(two_stages, start):
         key = (event.phase, event.micro_batch, event.step)
         assert ended[key] <= event.received_s <= event.started_s <= event.ended_s
     assert all(event.received_s >= 0 for event in record.events)
+    for times in record.stages:
+        assert times.peak is not None
+        assert times.peak.weights + times.peak.kv_cache == times.memory_bytes
+        assert times.peak.peak_bytes > times.memory_bytes
 
 
 def test_machines_that_are_not_there_are_named(two_stages, start):

@@ -1,0 +1,74 @@
+"""What stages would have taken had they not shared a processor.
+
+The devices of a node that shares its processor do at most c devices' work at once
+(`cost.schedule`). While k of them are at work, each so gets the share min(1, c / k) of a
+device, and what a stage did in a while dt is dt times that share: the work that the
+planner's bound of a shared machine counts.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.stage.message import StageEvent
+from llmpq_jax.stage.program import Phase
+
+Capacity = Callable[[str, Phase], float | None]
+
+
+def own_seconds(
+    strategy: Strategy, events: Sequence[StageEvent], capacity: Capacity
+) -> list[float]:
+    """Returns of each event the seconds it would have taken alone.
+
+    Args:
+        strategy: Whose stages they are of.
+        events: Of one run, in any order.
+        capacity: Devices' worth of work that a node, by name, does at once in a phase;
+            nothing where its devices share nothing.
+    """
+    stages = [
+        (stage.devices[0].partition("/")[0], len(stage.devices))
+        for stage in strategy.stages
+    ]
+    by_node: dict[str, list[int]] = defaultdict(list)
+    for index, event in enumerate(events):
+        if event.ended_s > event.started_s:
+            by_node[stages[event.stage][0]].append(index)
+    own = [0.0] * len(events)
+    for node, indices in by_node.items():
+        # What ends at an instant goes before what starts then.
+        changes = sorted(
+            change
+            for index in indices
+            for change in (
+                (events[index].started_s, 1, index),
+                (events[index].ended_s, 0, index),
+            )
+        )
+        active: set[int] = set()
+        since_s = 0.0
+        for at_s, starts, index in changes:
+            num_busy = sum(stages[events[each].stage][1] for each in active)
+            for each in active:
+                share = _share(
+                    capacity(node, events[each].phase),
+                    num_busy,
+                    is_alone=len(active) == 1,
+                )
+                own[each] += share * (at_s - since_s)
+            since_s = at_s
+            if starts:
+                active.add(index)
+            else:
+                active.discard(index)
+    return own
+
+
+def _share(capacity: float | None, num_busy: int, *, is_alone: bool) -> float:
+    """Of a device that each of the busy ones gets."""
+    if capacity is None or is_alone:
+        return 1.0
+    return min(1.0, capacity / num_busy)
