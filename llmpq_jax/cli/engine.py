@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from llmpq_jax.cli.options import cache_home, with_options
 
 if TYPE_CHECKING:
     from llmpq_jax.checkpoint.weights_cache import WeightsCache
+    from llmpq_jax.runtime.engines.carrier import TransportName
     from llmpq_jax.runtime.engines.engine import StartEngine
 
 engine_options = with_options(
@@ -46,6 +48,14 @@ engine_options = with_options(
         "with its machine; 60 by default.",
     ),
     click.option(
+        "--transport",
+        type=click.Choice(["sockets", "calls", "transfer"]),
+        help="Under Ray: what brings messages from stage to stage. sockets, the "
+        "default: connections of their own. calls: those of Ray, slower, on Ray's ports "
+        "alone. transfer: sockets, and JAX's transfer server for hidden states; "
+        "experimental.",
+    ),
+    click.option(
         "--weights-cache",
         metavar="DIR",
         help="Where each machine keeps layers of 4 and 8 bits as they are served, for a "
@@ -61,6 +71,7 @@ def chosen_engine(
     silence_s: float | None,
     gone_s: float | None,
     restarts: bool,
+    transport: TransportName | None,
     weights_cache: str | None,
 ) -> StartEngine | None:
     """Returns what starts the engine that was chosen; None for the local one.
@@ -71,6 +82,7 @@ def chosen_engine(
         silence_s: As typed.
         gone_s: As typed.
         restarts: Whether a worker that is lost is to be had back.
+        transport: As typed.
         weights_cache: As typed; each worker finds the folder on its own machine.
 
     Raises:
@@ -81,6 +93,7 @@ def chosen_engine(
             "--address": address,
             "--lost-after": silence_s,
             "--gone-after": gone_s,
+            "--transport": transport,
         }
         for name, value in typed.items():
             if value is not None:
@@ -104,8 +117,23 @@ def chosen_engine(
         silence_s=silence_s or DEFAULT_SILENCE_S,
         gone_s=gone_s or DEFAULT_GONE_S,
         restarts=restarts,
+        transport=_transport(transport),
         set_up=partial(_set_worker_up, _absolute(weights_cache)),
     )
+
+
+def _transport(typed: TransportName | None) -> TransportName:
+    """Returns what brings messages: nothing in the clear where Ray is to encrypt.
+
+    Raises:
+        click.UsageError: That was asked for.
+    """
+    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
+        return typed or "sockets"
+    if typed in ("sockets", "transfer"):
+        msg = f"--transport {typed} does not encrypt, and RAY_USE_TLS asks for it: expected --transport calls, or neither"
+        raise click.UsageError(msg)
+    return "calls"
 
 
 def open_weights_cache(chosen: str | None) -> WeightsCache | None:

@@ -21,6 +21,7 @@ from llmpq_jax.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from llmpq_jax.runtime.engines.carrier import TransportName
     from llmpq_jax.workflow.result_line import Result
 
 
@@ -137,6 +138,7 @@ def generate_command(
     address: str | None,
     silence_s: float | None,
     gone_s: float | None,
+    transport: TransportName | None,
     weights_cache: str | None,
     as_json: bool,
     **loss: Any,
@@ -159,6 +161,7 @@ def generate_command(
         silence_s=silence_s,
         gone_s=gone_s,
         restarts=losses.on_loss != "stop",
+        transport=transport,
         weights_cache=weights_cache,
     )
 

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import pytest
 
+from llmpq_jax.runtime.engines.carrier import TransportName
 
-@pytest.mark.parametrize("option", ["--address", "--lost-after", "--gone-after"])
-def test_options_of_ray_are_for_ray(run, strategy, option):
-    result = run("generate", "--strategy", strategy, "--prompt", "a", option, "5")
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--address", "5"),
+        ("--lost-after", "5"),
+        ("--gone-after", "5"),
+        ("--transport", "calls"),
+    ],
+)
+def test_options_of_ray_are_for_ray(run, strategy, option, value):
+    result = run("generate", "--strategy", strategy, "--prompt", "a", option, value)
     assert result.exit_code == 2
     assert f"{option} is for --engine ray: expected both or neither" in result.stderr
 
@@ -23,6 +34,39 @@ def test_ray_that_is_not_installed_is_told_how_to_be(run, strategy, monkeypatch)
     result = run("generate", "--strategy", strategy, "--prompt", "a", "--engine", "ray")
     assert result.exit_code == 2
     assert "pip install 'llmpq-jax[ray]'" in result.stderr
+
+
+@pytest.mark.parametrize("transport", ["sockets", "transfer"])
+def test_nothing_travels_in_the_clear_where_ray_is_to_encrypt(
+    run, strategy, monkeypatch, transport
+):
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    words = ["--engine", "ray", "--transport", transport]
+    result = run("generate", "--strategy", strategy, "--prompt", "a", *words)
+    assert result.exit_code == 2
+    assert f"--transport {transport} does not encrypt" in result.stderr
+
+
+def test_ray_is_to_encrypt_what_it_carries(monkeypatch):
+    from llmpq_jax.cli.engine import chosen_engine
+
+    def chosen(typed: TransportName | None = None) -> TransportName:
+        start: Any = chosen_engine(
+            "ray",
+            address=None,
+            silence_s=None,
+            gone_s=None,
+            restarts=True,
+            transport=typed,
+            weights_cache=None,
+        )
+        return start.keywords["transport"]
+
+    assert chosen() == "sockets"
+    assert chosen("transfer") == "transfer"
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    assert chosen() == "calls"
+    assert chosen("calls") == "calls"
 
 
 @pytest.mark.slow

@@ -114,8 +114,9 @@ def rows_of(path: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
+@pytest.mark.parametrize("starts_again", [False, True])
 def test_a_job_goes_on_without_a_machine_that_is_gone(
-    run, fails, solve, model, prompts, machines, kill_right, tmp_path
+    run, fails, solve, model, prompts, machines, kill_right, tmp_path, starts_again
 ):
     whole = tmp_path / "whole.toml"
     write_strategy(whole, make_strategy(model, [((0,), [16] * 4)], batch=2))
@@ -128,7 +129,10 @@ def test_a_job_goes_on_without_a_machine_that_is_gone(
     out = tmp_path / "out.jsonl"
     kill_right()
     words += (*RAY, "--address", machines.address, "--out", out, "--gone-after", 6)
-    result = run("generate", "--strategy", strategy, *words, "--on-loss", "resolve")
+    resolves: tuple[str, ...] = ("--on-loss", "resolve")
+    if starts_again:
+        resolves += ("--restart-unfinished",)
+    result = run("generate", "--strategy", strategy, *words, *resolves)
     assert result.exit_code == 0, result.output
     assert "solving again without it" in result.stderr
     rows = rows_of(out)
@@ -138,7 +142,9 @@ def test_a_job_goes_on_without_a_machine_that_is_gone(
     job = tomllib.loads((tmp_path / "out.jsonl.job.toml").read_text())
     first, second = (each.removeprefix("sha256:")[:12] for each in job["strategies"])
     plans = [tuple(row["plans"]) for row in rows.values()]
-    assert set(plans) == {(first,), (first, second), (second,)}
+    # Of two places at a time, both were begun when it went.
+    goes_on = set() if starts_again else {(first, second)}
+    assert set(plans) == {(first,), (second,), *goes_on}
     new = tmp_path / f"out.jsonl.plan-{second}.toml"
     assert [stage.device for stage in read_strategy(new).stages] == ["left/cpu:0"]
 
@@ -150,6 +156,24 @@ def test_a_job_goes_on_without_a_machine_that_is_gone(
     assert "which is none that served it: expected " in fails(
         "generate", "--strategy", whole, *words, "--resume"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_a_machine_that_is_not_there_at_the_start_is_solved_without(
+    run, solve, prompts, machines, left, tmp_path
+):
+    strategy = solve("--use", "left/cpu:0", "--use", "right/cpu:0")
+    out = tmp_path / "out.jsonl"
+    words = ("--prompts", prompts, *RAY, "--address", machines.address, "--out", out)
+    result = run("generate", "--strategy", strategy, *words, "--on-loss", "resolve")
+    assert result.exit_code == 0, result.output
+    assert "needs the nodes right" in result.stderr
+    assert "solving again without it" in result.stderr
+    plans = {tuple(row["plans"]) for row in rows_of(out).values()}
+    (new,) = tmp_path.glob("out.jsonl.plan-*.toml")
+    assert plans == {(new.stem.removeprefix("out.jsonl.plan-"),)}
+    assert [stage.device for stage in read_strategy(new).stages] == ["left/cpu:0"]
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ import ray
 
 from llmpq_jax.kernels import kernel_path
 from llmpq_jax.runtime import Pipeline
+from llmpq_jax.runtime.engines.carrier import TransportName
 from llmpq_jax.runtime.engines.ray_engine import start_ray
 from llmpq_jax.spec.precision import Activations, Bits
 from tools.benchmarks.models import (
@@ -43,6 +44,11 @@ from tools.provenance import provenance
 @click.option("--new-tokens", type=int, default=64)
 @click.option("--stages", type=int, default=2)
 @click.option("--decode", type=int, default=4, help="Rows of a decode micro-batch.")
+@click.option(
+    "--transport",
+    type=click.Choice(["sockets", "calls", "transfer"]),
+    default="sockets",
+)
 @click.option("--repeats", type=int, default=5)
 def main(
     model: str,
@@ -54,6 +60,7 @@ def main(
     new_tokens: int,
     stages: int,
     decode: int,
+    transport: TransportName,
     repeats: int,
 ) -> None:
     """Times a random checkpoint, cut into stages of equal layers."""
@@ -73,7 +80,7 @@ def main(
     requests = random_requests(
         folder, num_requests=batch, prompt_length=prompt, new_tokens=new_tokens
     )
-    under_ray = partial(start_ray, address="local")
+    under_ray = partial(start_ray, address="local", transport=transport)
     seconds: dict[str, list[float]] = {"local": [], "ray": []}
     with (
         Pipeline.load(strategy, start=under_ray) as apart,
@@ -99,7 +106,7 @@ def main(
         one / other for one, other in zip(seconds["local"], seconds["ray"], strict=True)
     ]
     click.echo(
-        f"| {model} | {bits} | {batch} | {stages} | {decode} | {rates['local']:.1f} "
+        f"| {model} | {bits} | {batch} | {stages} | {decode} | {transport} | {rates['local']:.1f} "
         f"| {rates['ray']:.1f} | {median(ratios):.2f} |"
     )
     figures = {
@@ -109,6 +116,7 @@ def main(
         "batch": batch,
         "stages": stages,
         "decode": decode,
+        "transport": transport,
         "prompt": prompt,
         "new_tokens": new_tokens,
         "local_tokens_per_s": rates["local"],

@@ -21,7 +21,7 @@ class StageLostError(WorkerLostError):
 
 
 class DeviceGoneError(WorkerLostError):
-    """A stage is lost that will not be had back: what it ran on is gone.
+    """What a stage runs on is gone, or is not there to begin with.
 
     Attributes:
         what: Is gone, without the advice that ends the message.
@@ -30,9 +30,15 @@ class DeviceGoneError(WorkerLostError):
     """
 
     def __init__(
-        self, what: str, *, devices: Sequence[str], nodes: Sequence[str]
+        self,
+        what: str,
+        *,
+        devices: Sequence[str],
+        nodes: Sequence[str],
+        advice: str = AFTER_A_LOSS,
     ) -> None:
-        super().__init__(f"{what}: {AFTER_A_LOSS}")
+        """Takes the attributes, and what a person may do about it."""
+        super().__init__(f"{what}: {advice}")
         self.what = what
         self.devices = tuple(devices)
         self.nodes = tuple(nodes)

@@ -18,8 +18,10 @@ from llmpq_jax.checkpoint.source import open_source
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.errors import StrategyError
 from llmpq_jax.runtime.devices import claim_devices
+from llmpq_jax.runtime.engines.carrier import Carrier
 from llmpq_jax.runtime.engines.ray_parcel import Parcel, pack, unpack
-from llmpq_jax.runtime.engines.stage_loop import StageLoop
+from llmpq_jax.runtime.engines.ray_transport import Terminal, open_terminal
+from llmpq_jax.runtime.engines.stage_loop import StageLoop, Transport
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.stage.build import build_worker
 from llmpq_jax.stage.message import Message, StageEvent
@@ -51,9 +53,9 @@ class Pulse:
 class StageActor:
     """Drives one stage's worker; the driver and the neighbouring stages call it.
 
-    It is the transport to the stage after it: what its worker made becomes a call on that
-    one's inbox. The last stage keeps results until they are collected, and while a
-    message has decode steps left it sends its tokens straight to the first stage.
+    What its worker made goes straight to the process of the stage after it. The last
+    stage keeps results until they are collected, and while a message has decode steps
+    left it sends its tokens straight to the first stage.
     """
 
     def __init__(self) -> None:
@@ -67,8 +69,9 @@ class StageActor:
             queue.SimpleQueue()
         )
         self._steps: dict[int, list[np.ndarray]] = {}
-        self._first: Any = None
-        self._next: Any = None
+        self._terminal: Terminal | None = None
+        self._first: Transport | None = None
+        self._next: Transport | None = None
 
     def load(
         self,
@@ -76,6 +79,7 @@ class StageActor:
         number: int,
         version: str,
         set_up: Callable[[], WeightsCache | None],
+        carrier: Carrier,
     ) -> StageFacts:
         """Loads a stage from this machine's own disk onto its devices.
 
@@ -84,6 +88,7 @@ class StageActor:
             number: Of the stage.
             version: Of the driver's llmpq-jax.
             set_up: Called before JAX starts; says where rounded weights are kept.
+            carrier: What brings messages to the other stages.
 
         Raises:
             StrategyError: The strategy is for another model, or for devices that are not
@@ -110,21 +115,38 @@ class StageActor:
             weights_cache=weights_cache,
             on_layer=self._count_layer,
         )
+        self._terminal = open_terminal(
+            carrier,
+            self._worker.placement,
+            handle=ray.get_runtime_context().current_actor,
+            host=ray.util.get_node_ip_address(),
+            take=self._take_in,
+            on_break=self._break,
+        )
         return self._worker.facts
+
+    def address(self) -> Any:
+        """Returns where other stages reach this one."""
+        assert self._terminal is not None, "load comes first"
+        return self._terminal.address
 
     def begin(self, epoch: int, first: Any, after: Any) -> None:
         """Starts an epoch with an empty inbox; what is left of the one before is dropped.
 
         Args:
             epoch: Its number.
-            first: The actor of the first stage.
+            first: Address of the first stage.
             after: That of the stage after this one; None after the last.
         """
+        assert self._terminal is not None, "load comes first"
         # From here on nothing of the epoch before is taken in or handed on.
         self._epoch = epoch
+        # First of all: what is sent to a machine that is gone may take for ever.
+        self._terminal.break_off()
         if self._loop is not None:
             self._loop.abandon()
-        self._first, self._next = first, after
+        self._first = self._terminal.toward(first, epoch)
+        self._next = None if after is None else self._terminal.toward(after, epoch)
         self._steps = {}
         waiting, self._outbox = self._outbox, queue.SimpleQueue()
         waiting.put(None)
@@ -166,14 +188,8 @@ class StageActor:
 
     @ray.method(concurrency_group="inbox")
     def receive(self, parcel: Parcel) -> None:
-        """Takes a message from the driver or the stage before."""
-        if parcel.message.epoch != self._epoch:
-            return
-        assert self._loop is not None
-        try:
-            self._loop.send(unpack(parcel))
-        except BaseException as error:
-            self._fail(error)
+        """Takes a message from the driver, or from a stage that calls."""
+        self._take_in(unpack(parcel))
 
     @ray.method(concurrency_group="results")
     def collect(self) -> list[Parcel]:
@@ -196,14 +212,14 @@ class StageActor:
         if message.epoch != self._epoch:
             return
         if self._next is not None:
-            self._next.receive.remote(pack(message))
+            self._next.send(message)
             return
         if message.phase == "decode" and message.tokens is None:
             steps = self._steps.setdefault(message.micro_batch, [])
             steps.append(np.asarray(message.payload))
             if message.steps_left:
-                following = self._loaded.following(message)
-                self._first.receive.remote(pack(following))
+                assert self._first is not None
+                self._first.send(self._loaded.following(message))
                 return
             message = replace(message, tokens=np.stack(steps), num_steps=len(steps))
             del self._steps[message.micro_batch]
@@ -213,6 +229,20 @@ class StageActor:
     def _loaded(self) -> StageWorker:
         assert self._worker is not None, "load comes first"
         return self._worker
+
+    def _take_in(self, message: Message) -> None:
+        if message.epoch != self._epoch:
+            return
+        assert self._loop is not None
+        try:
+            self._loop.send(message)
+        except BaseException as error:
+            self._fail(error)
+
+    def _break(self, epoch: int, reason: BaseException) -> None:
+        if epoch == self._epoch:
+            msg = f"a connection from another stage broke ({reason})"
+            self._fail(ConnectionError(msg))
 
     def _count_layer(self) -> None:
         self._num_layers += 1

@@ -19,6 +19,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from llmpq_jax.errors import StrategyError, WorkerLostError
+from llmpq_jax.runtime.engines.engine import DeviceGoneError
 from llmpq_jax.runtime.engines.ray_actor import CONCURRENCY_GROUPS, StageActor
 from llmpq_jax.spec.strategy import Strategy
 
@@ -79,7 +80,8 @@ def take_places(strategy: Strategy, *, address: str) -> Places:
             one of this machine alone, which then stands for all that are named.
 
     Raises:
-        StrategyError: A machine is not part of the cluster, or serves another strategy.
+        DeviceGoneError: A machine is not part of the cluster.
+        StrategyError: A machine serves another strategy.
         WorkerLostError: There is no cluster.
     """
     nodes = tuple(stage.devices[0].split("/")[0] for stage in strategy.stages)
@@ -135,8 +137,11 @@ def _place(nodes: tuple[str, ...], *, owns_ray: bool) -> Places:
     absent = sorted(set(nodes) - set(offers))
     if absent:
         there = ", ".join(sorted(offers)) or "none"
-        msg = f"the strategy needs the nodes {', '.join(absent)}, which the Ray cluster does not have (its nodes: {there}): start Ray there with --resources='{{\"{node_resource(absent[0])}\": 1}}'"
-        raise StrategyError(msg)
+        what = f"the strategy needs the nodes {', '.join(absent)}, which the Ray cluster does not have (its nodes: {there})"
+        advice = (
+            f"start Ray there with --resources='{{\"{node_resource(absent[0])}\": 1}}'"
+        )
+        raise DeviceGoneError(what, devices=(), nodes=sorted(offers), advice=advice)
     doubles = sorted(node for node in set(nodes) if offers[node] != 1)
     if doubles:
         msg = f"the Ray cluster offers {node_resource(doubles[0])!r} {offers[doubles[0]]:g} times: expected 1, from one machine; start Ray with another --resources"

@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
+from llmpq_jax.runtime.engines.carrier import Carrier, TransportName
 from llmpq_jax.runtime.engines.engine import StageLostError
 from llmpq_jax.runtime.engines.ray_cluster import take_places
 from llmpq_jax.runtime.engines.ray_parcel import pack, unpack
@@ -39,6 +40,7 @@ def start_ray(
     silence_s: float = DEFAULT_SILENCE_S,
     gone_s: float = DEFAULT_GONE_S,
     restarts: bool = True,
+    transport: TransportName = "sockets",
     set_up: Callable[[], WeightsCache | None] = lambda: None,
 ) -> RayEngine:
     """Places every stage on its machine, where it loads its layers from its own disk.
@@ -50,12 +52,14 @@ def start_ray(
         silence_s: A worker that has not answered for so long is lost.
         gone_s: One that is lost and not back after so long is gone with its machine.
         restarts: Whether one that is lost is to be had back.
+        transport: What brings messages from stage to stage; see `Carrier`.
         set_up: Called in each process before JAX starts; says where that machine keeps
             rounded weights, if anywhere.
 
     Raises:
-        StrategyError: The strategy is for another model, or for machines or devices that
-            are not there.
+        StrategyError: The strategy is for another model, or for devices that are not
+            there; or a machine serves another one.
+        DeviceGoneError: A machine is not part of the cluster, or was lost.
         CheckpointError: The weights are missing or damaged on one of the machines.
         WorkerLostError: There is no cluster, or a worker was lost for good.
     """
@@ -63,6 +67,7 @@ def start_ray(
     workers = Workers(
         strategy,
         take_places(strategy, address=address),
+        carrier=Carrier(name=transport, patience_s=silence_s),
         silence_s=silence_s,
         gone_s=gone_s,
         restarts=restarts,

@@ -41,3 +41,18 @@ def unpack(parcel: Parcel) -> Message:
     """Returns the message with its payload in its own type."""
     payload = np.asarray(parcel.message.payload).view(jnp.dtype(parcel.dtype))
     return replace(parcel.message, payload=payload)
+
+
+class Parcels:
+    """Messages travel in parcels, whole."""
+
+    def wrap(self, message: Message) -> Parcel:
+        """Returns what is sent of a message."""
+        return pack(message)
+
+    def unwrap(self, item: Parcel) -> Message:
+        """Returns the message that has come."""
+        return unpack(item)
+
+    def forget(self) -> None:
+        """Does nothing: nothing is held."""

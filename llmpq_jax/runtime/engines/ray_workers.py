@@ -17,6 +17,7 @@ from llmpq_jax.errors import (
     StrategyError,
     WorkerLostError,
 )
+from llmpq_jax.runtime.engines.carrier import Carrier
 from llmpq_jax.runtime.engines.engine import (
     AFTER_A_LOSS,
     DeviceGoneError,
@@ -29,6 +30,8 @@ from llmpq_jax.stage.worker import StageFacts
 
 # How often a wait looks whether a worker was lost meanwhile.
 _GLANCE_S = 0.25
+# In which Ray tells of a process that has ended, as a rule.
+_NOTICE_S = 2.0
 # In a row: then it is no accident.
 _MOST_LOSSES = 3
 
@@ -46,6 +49,7 @@ class Workers:
         strategy: Strategy,
         places: Places,
         *,
+        carrier: Carrier,
         silence_s: float,
         gone_s: float,
         restarts: bool,
@@ -57,6 +61,7 @@ class Workers:
         Args:
             strategy: Every machine has the model at the same absolute path.
             places: Of the strategy.
+            carrier: What brings messages from stage to stage.
             silence_s: A worker that has not answered for so long is lost.
             gone_s: One that is lost and not back after so long is gone.
             restarts: Whether one that is lost is to be had back.
@@ -67,6 +72,7 @@ class Workers:
         self.epoch = 0
         self._strategy = strategy
         self._places = places
+        self._carrier = carrier
         self._set_up = set_up
         self._gone_s = gone_s
         self._restarts = restarts
@@ -175,7 +181,7 @@ class Workers:
     def _load_rest(self) -> None:
         for number in self._unloaded - set(self._loading.values()):
             call = self.actors[number].load.remote(
-                self._strategy, number, __version__, self._set_up
+                self._strategy, number, __version__, self._set_up, self._carrier
             )
             self._loading[call] = number
         while self._loading:
@@ -189,11 +195,12 @@ class Workers:
     def _begin(self) -> None:
         """Starts an epoch on all actors."""
         self.epoch += 1
-        first = self.actors[0]
+        found = dict(self.ask_all("address"))
+        addresses = [found[number] for number in range(len(self.actors))]
         calls = {
-            actor.begin.remote(self.epoch, first, after): number
+            actor.begin.remote(self.epoch, addresses[0], after): number
             for number, (actor, after) in enumerate(
-                zip(self.actors, (*self.actors[1:], None), strict=True)
+                zip(self.actors, (*addresses[1:], None), strict=True)
             )
         }
         for _ in self._wait_all(calls):
@@ -276,7 +283,25 @@ class Workers:
                 where = ", ".join(self._strategy.stages[number].devices)
                 msg = f"stage {number} on {where}: {error.cause}"
                 raise type(error.cause)(msg) from error
+            if isinstance(error.cause, ConnectionError):
+                raise self._broken(number, error.cause) from error
             raise
+
+    def _broken(self, number: int, reason: ConnectionError) -> WorkerLostError:
+        """Tells of a connection between two stages that broke.
+
+        One of them has ended, as a rule: then that is what is told.
+        """
+        deadline_s = time.perf_counter() + _NOTICE_S
+        while not self._watch.lost and time.perf_counter() < deadline_s:
+            time.sleep(_GLANCE_S)
+        for lost, loss in self._watch.lost.items():
+            return StageLostError(self._tell_lost(lost, loss.how))
+        where = ", ".join(self._strategy.stages[number].devices)
+        what = f"stage {number} on {where}: {reason}"
+        if not self._restarts or self._num_losses >= _MOST_LOSSES:
+            return WorkerLostError(f"{what}: {AFTER_A_LOSS}")
+        return StageLostError(what)
 
     def _tell_lost(self, number: int, how: str) -> str:
         where = ", ".join(self._strategy.stages[number].devices)

@@ -13,6 +13,7 @@ import pytest
 
 from llmpq_jax.runtime.engines.ray_actor import StageActor
 from llmpq_jax.runtime.engines.ray_parcel import Parcel, pack
+from llmpq_jax.runtime.engines.ray_transport import Calls
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.sampling import greedy_rows
 
@@ -35,6 +36,9 @@ class AddsOne:
         self.began = threading.Event()
         self.may_end = threading.Event()
         self.may_end.set()
+
+    def note_arrival(self, message: Message) -> None:
+        pass
 
     def process(self, message: Message, received_s: float) -> Message:
         self.began.set()
@@ -69,6 +73,7 @@ def worker() -> AddsOne:
 def actor(worker: AddsOne) -> StageActor:
     made = StageActor()
     made._worker = worker  # pyright: ignore[reportAttributeAccessIssue]
+    made._terminal = Calls(made)
     return made
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.errors import StrategyError, WorkerLostError
 from llmpq_jax.runtime import Pipeline
+from llmpq_jax.runtime.engines.engine import DeviceGoneError
 from llmpq_jax.spec.precision import Bits
 from tests.ray_machines import on_nodes, some_requests
 from tests.tiny_models import make_strategy
@@ -42,9 +43,10 @@ def plans(draw: st.DrawFn) -> tuple[list[tuple[tuple[int, ...], list[Bits]]], in
     st.sampled_from([(1, 1), (2, 2), (1, 4), (4, 2)]),
     st.lists(st.sampled_from(["node0", "node1"]), min_size=3, max_size=3),
     st.sampled_from(["float32", "bfloat16"]),
+    st.sampled_from(["sockets", "calls", "transfer"]),
 )
 def test_any_plan_serves_the_tokens_of_the_local_engine(
-    folder, start, plan, micro_batch, nodes, activations
+    folder, start, plan, micro_batch, nodes, activations, transport
 ):
     stages, wire_bits = plan
     prefill, decode = micro_batch
@@ -57,7 +59,7 @@ def test_any_plan_serves_the_tokens_of_the_local_engine(
     with Pipeline.load(strategy) as local:
         expected = list(local.serve(served))
     apart = on_nodes(strategy, *nodes[: len(stages)])
-    with Pipeline.load(apart, start=start()) as pipeline:
+    with Pipeline.load(apart, start=start(transport=transport)) as pipeline:
         assert list(pipeline.serve(served)) == expected
         assert list(pipeline.serve(served[:1])) == expected[:1]
 
@@ -96,7 +98,7 @@ def test_a_run_is_recorded_on_one_clock(two_stages, start):
 def test_machines_that_are_not_there_are_named(two_stages, start):
     apart = on_nodes(two_stages, "node0", "attic")
     with pytest.raises(
-        StrategyError,
+        DeviceGoneError,
         match=r"needs the nodes attic, .* \(its nodes: .*node0, node1\): start Ray there with --resources='\{\"llmpq_node:attic\": 1\}'",
     ):
         Pipeline.load(apart, start=start())

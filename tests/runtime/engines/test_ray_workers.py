@@ -34,12 +34,15 @@ def expected(two_stages: Strategy) -> list[Completion]:
         return list(local.serve(REQUESTS))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["sockets", "calls", "transfer"])
 def pipeline(
-    two_stages: Strategy, start: Callable[..., StartEngine]
+    request: pytest.FixtureRequest,
+    two_stages: Strategy,
+    start: Callable[..., StartEngine],
 ) -> Iterator[Pipeline]:
     apart = on_nodes(two_stages, "node0", "node1")
-    with Pipeline.load(apart, start=start(silence_s=3)) as loaded:
+    chosen = start(silence_s=3, transport=request.param)
+    with Pipeline.load(apart, start=chosen) as loaded:
         yield loaded
 
 
@@ -105,6 +108,33 @@ def test_a_worker_that_is_lost_costs_no_token(
 def test_a_worker_that_is_killed_while_nobody_asks_is_had_back(pipeline, expected):
     os.kill(process_of(pipeline, 0), signal.SIGKILL)
     assert list(pipeline.serve(REQUESTS)) == expected
+
+
+def test_a_connection_that_breaks_costs_no_token(pipeline, expected, monkeypatch):
+    workers = engine_of(pipeline)._workers
+    is_connected = workers._carrier.name != "calls"
+
+    def cut(actor: Any) -> int:
+        ways = getattr(actor._terminal, "_ways", [])
+        for way in ways:
+            way.close()
+        return len(ways)
+
+    def strike() -> None:
+        num_cut: Any = ray.get(workers.actors[0].__ray_call__.remote(cut))
+        assert num_cut == 2 * is_connected
+
+    before_first(pipeline, "decode", strike, monkeypatch)
+    epoch = workers.epoch
+    assert list(pipeline.serve(REQUESTS)) == expected
+    assert workers.epoch == epoch + is_connected
+
+
+def test_stages_listen_on_loopback_alone(pipeline):
+    workers = engine_of(pipeline)._workers
+    for _, address in workers.ask_all("address"):
+        if workers._carrier.name != "calls":
+            assert address[0] == "127.0.0.1"
 
 
 def test_a_process_that_ends_is_missed_within_a_second(pipeline, expected):
