@@ -217,7 +217,7 @@ def _fold(record: Path, model: Path, cluster: Path, out: Path) -> None:
         raise click.UsageError(msg)
 
     from llmpq_jax.report.console import say, show, tell
-    from llmpq_jax.report.observed import observed_table
+    from llmpq_jax.report.observed import links_table, observed_table
     from llmpq_jax.spec.cluster_file import read_cluster
     from llmpq_jax.workflow.folding import fold_run
 
@@ -225,6 +225,8 @@ def _fold(record: Path, model: Path, cluster: Path, out: Path) -> None:
     for note in folded.notes:
         tell(note)
     show(observed_table(folded.measurements))
+    if folded.links:
+        show(links_table(folded.links))
     if folded.rows:
         say(f"written      {out}")
     else:

@@ -22,8 +22,9 @@ def hop_s(
     """Returns the seconds of one transfer.
 
     A link in the cluster file comes first: latency plus bytes over bandwidth. Without
-    one, the measured transfers between the two kinds of device answer, or, where none
-    went that way, those in the other direction.
+    one, measured transfers answer: between these two nodes, or, where none was, between
+    the two kinds of device within a node; and of either, where none went that way, those
+    in the other direction.
 
     Raises:
         MeasurementError: Neither file knows the pair.
@@ -32,7 +33,12 @@ def hop_s(
     if link is not None:
         return link.latency_s + num_bytes / link.bandwidth_bytes_per_s
     there, back = source.device.kind, target.device.kind
-    rows = _measured(measurements, there, back) or _measured(measurements, back, there)
+    ends = (source.node.name, target.node.name)
+    # Within a node no names are written.
+    pairs = [(None, None)] if ends[0] == ends[1] else [ends, (None, None)]
+    rows = next(
+        filter(None, (_either_way(measurements, there, back, *n) for n in pairs)), []
+    )
     if not rows:
         msg = (
             f"no link between {source.name} ({there}) and {target.name} ({back}): expected "
@@ -45,9 +51,22 @@ def hop_s(
     return float(table(num_bytes))
 
 
-def _measured(measurements: Measurements, source: str, target: str) -> list[LinkTime]:
-    return [
-        row
-        for row in measurements.links
-        if (row.source_kind, row.target_kind) == (source, target)
-    ]
+def _either_way(
+    measurements: Measurements,
+    source_kind: str,
+    target_kind: str,
+    source_node: str | None,
+    target_node: str | None,
+) -> list[LinkTime]:
+    """Returns the transfers one way, or where there are none the other way."""
+    one = (source_kind, target_kind, source_node, target_node)
+    other = (target_kind, source_kind, target_node, source_node)
+    by_way = {
+        way: [row for row in measurements.links if _way(row) == way]
+        for way in (one, other)
+    }
+    return by_way[one] or by_way[other]
+
+
+def _way(row: LinkTime) -> tuple[str, str, str | None, str | None]:
+    return row.source_kind, row.target_kind, row.source_node, row.target_node

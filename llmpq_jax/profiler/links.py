@@ -82,6 +82,7 @@ def missing_links(
                 session.journal.measurements.links,
                 source_kind=source_kind,
                 target_kind=target_kind,
+                source_node=None,
                 num_bytes=num_bytes,
             ):
                 transfer = Transfer(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from rich.table import Table
 
 from llmpq_jax.cost.observed import observed_factors
 from llmpq_jax.report._grid import add_columns, new_table
-from llmpq_jax.spec.measurements import PHASES, Measurements
-from llmpq_jax.units import format_seconds
+from llmpq_jax.spec.measurements import PHASES, LinkTime, Measurements
+from llmpq_jax.units import format_bytes, format_seconds
 
 
 def observed_table(measurements: Measurements) -> Table:
@@ -32,6 +32,19 @@ def observed_table(measurements: Measurements) -> Table:
         "taken: what stages took, as if alone on their machine; predictions are "
         "multiplied\nby what all runs say together"
     )
+    return table
+
+
+def links_table(links: Sequence[LinkTime]) -> Table:
+    """Tells what a run's transfers from node to node took."""
+    table = new_table("Hidden states from node to node, as the run sent them")
+    add_columns(table, "from", "to")
+    add_columns(table, "size", "median", "spread", justify="right")
+    for row in links:
+        table.add_row(
+            *(str(row.source_node), str(row.target_node), format_bytes(row.num_bytes)),
+            *(format_seconds(row.seconds), f"± {row.spread:.1%}"),
+        )
     return table
 
 

@@ -34,11 +34,11 @@ def peaks_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
     table = new_table("Memory on each device: predicted → at its peak")
     add_columns(table, "device")
     add_columns(
-        *(table, "weights", "KV cache", "work", "all", "ratio", "allowed"),
+        *(table, "weights", "KV cache", "work", "all", "ratio"),
         justify="right",
     )
-    add_columns(table, "by")
-    for stage, peak in zip(strategy.stages, stage_peaks(batches), strict=True):
+    peaks = stage_peaks(batches)
+    for stage, peak in zip(strategy.stages, peaks, strict=True):
         said = stage.predicted
         terms = said and said.memory
         table.add_row(
@@ -56,14 +56,16 @@ def peaks_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
             f"{peak.peak_bytes / said.memory_bytes:.2f}×"
             if said and peak and said.memory_bytes
             else _UNKNOWN,
-            format_bytes(said.allowed_bytes) if said else _UNKNOWN,
-            peak.source if peak else _UNKNOWN,
         )
     table.caption = (
         "predicted for the sizes that were planned; weights with embedding and head; "
         "work: temporary\nmemory of the hungriest program, its inputs and outputs, and "
-        "what waits in the inbox; by: whose count"
+        "what waits in the inbox"
     )
+    sources = dict.fromkeys(peak.source for peak in peaks if peak is not None)
+    if sources:
+        counts = " or ".join(_SOURCES[source] for source in sources)
+        table.caption += f"\nat its peak by {counts}"
     return table
 
 

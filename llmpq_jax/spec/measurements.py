@@ -114,6 +114,8 @@ class LinkTime:
     Attributes:
         source_kind: Kind it left.
         target_kind: Kind it reached.
+        source_node: Node it left, where it went to another; absent within a node.
+        target_node: Node it reached, likewise.
         num_bytes: Sent.
         seconds: Median.
         spread: As for a layer.
@@ -121,6 +123,8 @@ class LinkTime:
 
     source_kind: str
     target_kind: str
+    source_node: str | None = None
+    target_node: str | None = None
     num_bytes: ByteCount
     seconds: Seconds
     spread: Spread

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from llmpq_jax.spec.fingerprint import (
 )
 from llmpq_jax.spec.measurements import (
     PHASES,
+    LinkTime,
     MeasuredKind,
     Measurements,
     Observed,
@@ -38,6 +39,7 @@ from llmpq_jax.spec.measurements_file import (
     with_row,
 )
 from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.workflow.hop_times import hop_times
 
 # Fewer tell more of the moment than of the device.
 LEAST_PASSES = 8
@@ -50,12 +52,14 @@ class Folded:
 
     Attributes:
         rows: That are new; none where the run was folded in before.
+        links: Likewise, of transfers from node to node.
         measurements: With them.
         notes: What of the run was left out, and why.
     """
 
     rows: tuple[Observed, ...]
     measurements: Measurements
+    links: tuple[LinkTime, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -123,10 +127,27 @@ def fold_run(record: Path, out: Path, *, model: Path, cluster: Cluster) -> Folde
     if not rows:
         msg = f"{where}: {'; '.join(notes)}: expected {LEAST_PASSES} micro-batches or more through the single devices of a kind; run more prompts, or for longer"
         raise MeasurementError(msg)
-    for row in rows:
+    hidden_size = read_architecture(model).hidden_size
+    links = hop_times(run, places, hidden_size, least=LEAST_PASSES)
+    for row in (*rows, *links):
         table = with_row(table, row)
-    write_text(out, finished_text(out) + "".join(map(row_text, rows)))
-    return Folded(rows=tuple(rows), measurements=table, notes=tuple(notes))
+    notes += _believed(cluster, links)
+    write_text(out, finished_text(out) + "".join(map(row_text, (*rows, *links))))
+    return Folded(
+        rows=tuple(rows), links=tuple(links), measurements=table, notes=tuple(notes)
+    )
+
+
+def _believed(cluster: Cluster, links: Sequence[LinkTime]) -> list[str]:
+    """Says which links the cluster file speaks of itself, which comes first."""
+    said = {frozenset(link.between) for link in cluster.links}
+    pairs = dict.fromkeys((row.source_node, row.target_node) for row in links)
+    return [
+        f"from {source} to {target}: the cluster file says a [[link]] itself, which "
+        "plans believe; remove it there to plan with what was measured"
+        for source, target in pairs
+        if {source, target} in said
+    ]
 
 
 @dataclass(kw_only=True, slots=True)

@@ -10,10 +10,12 @@ from llmpq_jax.spec.measurements import LinkTime
 from tests.cost.records import measurements, two_nodes
 
 
-def link_time(source, target, num_bytes, seconds):
+def link_time(source, target, num_bytes, seconds, nodes=(None, None)):
     return LinkTime(
         source_kind=source,
         target_kind=target,
+        source_node=nodes[0],
+        target_node=nodes[1],
         num_bytes=num_bytes,
         seconds=seconds,
         spread=0.0,
@@ -56,6 +58,20 @@ def test_measured_transfers_answer_for_their_kinds():
 
 def test_the_other_direction_answers_where_only_it_was_measured():
     assert hop(two_nodes(), "a/cpu:1", "a/cpu:0", 1000) == 2.0
+
+
+def test_transfers_between_the_very_nodes_come_before_those_of_their_kinds():
+    apart = link_time("fast", "slow", 100, 7.0, ("a", "b"))
+    known = measurements(*MEASURED.links, apart)
+    assert hop(two_nodes(), "a/cpu:0", "b/cpu:0", 100, known) == 7.0
+    assert hop(two_nodes(), "b/cpu:0", "a/cpu:0", 100, known) == 7.0
+    assert hop(two_nodes(), "a/cpu:0", "a/cpu:1", 100, known) == 1.1
+    back = link_time("slow", "fast", 100, 9.0, ("b", "a"))
+    known = measurements(*known.links, back)
+    assert hop(two_nodes(), "a/cpu:0", "b/cpu:0", 100, known) == 7.0
+    assert hop(two_nodes(), "b/cpu:0", "a/cpu:0", 100, known) == 9.0
+    said = two_nodes((("a", "b"), 1000.0, 0.5))
+    assert hop(said, "a/cpu:0", "b/cpu:0", 500, known) == 1.0
 
 
 def test_an_unknown_pair_is_refused_with_both_ways_out():

@@ -42,14 +42,20 @@ def test_a_stage_has_its_parts_predicted_and_at_their_peaks(capsys):
     assert "2 MiB → 1 MiB" in first
     assert "7 MiB → 7 MiB" in first
     assert "1.00×" in first
-    assert first.split()[-1] == "compiler"
+    assert first.split()[-1] == "1.00×"
 
 
 def test_what_was_not_measured_or_predicted_is_not_made_up(capsys):
     rows = shown(capsys, samples.strategy(), [samples.batch()])
     assert "– → 5 MiB" in rows["node0/cpu:0"]
     assert "3 MiB → –" in rows["node0/cpu:1"]
-    assert "device" in rows["node0/cpu:2"]
+    assert rows["node0/cpu:2"].split()[-1] == "2.00×"
+
+
+def test_who_counted_is_said_below(capsys):
+    show(peaks_table(with_terms(), [samples.batch()]))
+    text = capsys.readouterr().out
+    assert "at its peak by the compiler's account or the device's count" in text
 
 
 def test_the_highest_of_all_batches_counts():

@@ -263,6 +263,8 @@ measurements = st.builds(
             LinkTime,
             source_kind=texts,
             target_kind=texts,
+            source_node=st.none() | texts,
+            target_node=st.none() | texts,
             num_bytes=sizes,
             seconds=seconds,
             spread=fractions,

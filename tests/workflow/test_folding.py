@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmpq_jax.cost.assumed_sensitivity import assumed_sensitivity
+from llmpq_jax.cost.transfer import hop_s
 from llmpq_jax.errors import LlmpqError
 from llmpq_jax.runtime.batch_summary import BatchSummary
 from llmpq_jax.runtime.run_record import write_run_record
@@ -18,7 +19,7 @@ from llmpq_jax.solver.make_instance import make_instance
 from llmpq_jax.solver.placement import Placement, evaluate
 from llmpq_jax.solver.problem import make_problem
 from llmpq_jax.spec._toml import to_toml
-from llmpq_jax.spec.cluster import Cluster, Device, Node
+from llmpq_jax.spec.cluster import Cluster, Device, Link, Node
 from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.fingerprint import layer_shape_fingerprint
 from llmpq_jax.spec.measurements import (
@@ -310,6 +311,83 @@ def test_runs_count_together_and_no_correction_is_corrected(
     after = evaluated(strategy, model, table)
     mean = tuple(2 * taken_s for taken_s in TAKEN["decode"].values())
     assert after.decode_s == pytest.approx(mean)
+
+
+APART = Cluster(
+    name="apart",
+    nodes=tuple(
+        replace(CLUSTER.nodes[0], name=f"node{n}", devices=(device,))
+        for n, device in enumerate(
+            replace(device, name="cpu:0") for device in CLUSTER.nodes[0].devices
+        )
+    ),
+)
+
+
+def sent_s(num_bytes):
+    return 2e-4 + num_bytes / 1e9
+
+
+def test_links_between_nodes_are_told_by_what_went_over_them(
+    strategy, table, folds, tmp_path
+):
+    first, second = strategy.stages
+    second = replace(second, device="node1/cpu:0")
+    apart = replace(strategy, stages=(first, second))
+    events, made_s = [], 0.0
+    for event in events_of(strategy):
+        if event.stage == 1:
+            tokens = event.tokens if event.phase == "prefill" else 1
+            # Of 64 float32 numbers each.
+            arrived_s = made_s + sent_s(event.rows * tokens * 64 * 4)
+            event = replace(event, received_s=arrived_s)
+        made_s = event.ended_s
+        events.append(event)
+    twice = [
+        replace(event, micro_batch=event.micro_batch + 4 * again)
+        for again in (0, 1)
+        for event in events
+    ]
+    record = written(tmp_path / "run.jsonl", apart, twice)
+    folded = folds(record, cluster=APART)
+    assert [(row.source_node, row.target_node) for row in folded.links] == (
+        [("node0", "node1")] * 2
+    )
+    assert {row.num_bytes for row in folded.links} == {4 * 256, 2 * 16 * 256}
+    known = read_measurements(table)
+    for num_bytes in (4 * 256, 2 * 16 * 256):
+        for source, target in (("node0", "node1"), ("node1", "node0")):
+            found_s = hop_s(
+                APART,
+                known,
+                source=APART.find(f"{source}/cpu:0"),
+                target=APART.find(f"{target}/cpu:0"),
+                num_bytes=num_bytes,
+            )
+            assert found_s == pytest.approx(sent_s(num_bytes))
+    assert folds(record, cluster=APART).links == ()
+
+
+def test_a_link_that_the_cluster_file_says_is_told_to_come_first(
+    strategy, folds, tmp_path
+):
+    first, second = strategy.stages
+    apart = replace(strategy, stages=(first, replace(second, device="node1/cpu:0")))
+    late = [
+        replace(event, received_s=event.received_s + 1e-3 * event.stage)
+        for event in events_of(strategy)
+    ]
+    link = Link(between=("node1", "node0"), bandwidth_bytes_per_s=1e9)
+    cluster = replace(APART, links=(link,))
+    folded = folds(written(tmp_path / "run.jsonl", apart, late), cluster=cluster)
+    assert folded.links
+    (note,) = [note for note in folded.notes if "[[link]]" in note]
+    assert note.startswith("from node0 to node1: the cluster file says a [[link]]")
+
+
+def test_within_a_node_a_run_says_nothing_of_links(strategy, folds, tmp_path):
+    record = written(tmp_path / "run.jsonl", strategy, events_of(strategy))
+    assert folds(record).links == ()
 
 
 @pytest.fixture

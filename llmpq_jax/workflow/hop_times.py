@@ -1,0 +1,72 @@
+"""What a run says of the links between nodes, which no profile of one machine measures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+
+from llmpq_jax.profiler.stopwatch import summary
+from llmpq_jax.runtime.run_file import RecordedRun
+from llmpq_jax.spec.cluster import Placed
+from llmpq_jax.spec.measurements import LinkTime
+from llmpq_jax.spec.precision import ACTIVATION_BYTES, wire_token_bytes
+from llmpq_jax.stage.message import StageEvent
+
+
+def hop_times(
+    run: RecordedRun, places: Sequence[Placed], hidden_size: int, *, least: int
+) -> list[LinkTime]:
+    """Returns the median seconds of hidden states from one node to another, by size.
+
+    From when a stage has made them until they lie on the next one's device. Hops within a
+    node are left out, and hops to a mesh, which are several transfers.
+
+    Args:
+        run: As recorded.
+        places: The first device of each stage.
+        hidden_size: Of the model.
+        least: Sizes that were sent less often are left out.
+    """
+    stages, precision = run.strategy.stages, run.strategy.precision
+    apart = {
+        number
+        for number, (before, here) in enumerate(pairwise(places), start=1)
+        if before.node.name != here.node.name and len(stages[number].devices) == 1
+    }
+    samples: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for batch in run.batches:
+        ended_s = {_key(event, event.stage): event.ended_s for event in batch.events}
+        for event in batch.events:
+            made_s = ended_s.get(_key(event, event.stage - 1))
+            if event.stage not in apart or made_s is None or event.received_s <= made_s:
+                continue
+            tokens = int(event.tokens) if event.phase == "prefill" else 1
+            token_bytes = wire_token_bytes(
+                hidden_size,
+                ACTIVATION_BYTES[precision.activations],
+                wire_bits=stages[event.stage - 1].wire_bits,
+            )
+            size = event.stage, event.rows * tokens * token_bytes
+            samples[size].append(event.received_s - made_s)
+    rows = []
+    for (number, num_bytes), seconds in sorted(samples.items()):
+        if len(seconds) < least:
+            continue
+        timing, source, target = summary(seconds), places[number - 1], places[number]
+        rows.append(
+            LinkTime(
+                source_kind=source.device.kind,
+                target_kind=target.device.kind,
+                source_node=source.node.name,
+                target_node=target.node.name,
+                num_bytes=num_bytes,
+                seconds=timing.seconds,
+                spread=timing.spread,
+            )
+        )
+    return rows
+
+
+def _key(event: StageEvent, stage: int) -> tuple[int, str, int, int]:
+    return stage, event.phase, event.micro_batch, event.step
