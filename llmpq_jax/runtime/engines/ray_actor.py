@@ -176,7 +176,7 @@ class StageActor:
         """Returns the most that the stage held, while its caches are allocated."""
         return self._loaded.peak
 
-    @ray.method(concurrency_group="health")
+    @ray.method(concurrency_group="health", enable_task_events=False)
     def pulse(self) -> Pulse:
         """Says that the process lives."""
         return Pulse(
@@ -186,12 +186,18 @@ class StageActor:
             num_layers=self._num_layers,
         )
 
-    @ray.method(concurrency_group="inbox")
+    # Nobody asks for its answer or looks up when it was called: both cost time.
+    @ray.method(concurrency_group="inbox", num_returns=0, enable_task_events=False)
     def receive(self, parcel: Parcel) -> None:
         """Takes a message from the driver, or from a stage that calls."""
-        self._take_in(unpack(parcel))
+        try:
+            message = unpack(parcel)
+        except BaseException as error:
+            self._fail(error)
+        else:
+            self._take_in(message)
 
-    @ray.method(concurrency_group="results")
+    @ray.method(concurrency_group="results", enable_task_events=False)
     def collect(self) -> list[Parcel]:
         """Waits for results and returns all there are; none once an epoch has ended.
 
