@@ -68,7 +68,9 @@ def test_a_strategy_tiles_its_model_and_fits_its_cluster(folder: Path) -> None:
         check_measurements(measurements, architecture)
         assert strategy.model.fingerprint == model_fingerprint(model)
     assert len(strategy.bits) == architecture.num_layers
-    workspace = fit_workspace(measurements)
+    workspace = fit_workspace(
+        measurements, architecture, kv_bits=strategy.precision.kv_bits
+    )
     for number, stage in enumerate(strategy.stages):
         device = cluster.find(stage.devices[0]).device
         memory = stage_memory(

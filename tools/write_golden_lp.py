@@ -73,6 +73,7 @@ def example() -> Instance:
         embedding_workspace_bytes=np.array([3, 4]),
         head_workspace_bytes=np.array([13, 14]),
         buffer_bytes=1,
+        arriving_bytes=2,
         allowed_bytes=np.array([100, 90]),
         must_use=np.array([False, True]),
         may_hold=np.ones((3, 2), dtype=bool),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmpq_jax.cost.workspace import WorkspaceModel
 from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.buckets import bucket_length
+from llmpq_jax.spec.buckets import bucket_length, num_prefill_chunks
 from llmpq_jax.spec.memory_terms import MemoryTerms
 from llmpq_jax.spec.precision import (
     ACTIVATION_BYTES,
@@ -24,7 +24,7 @@ from llmpq_jax.spec.tensors import (
 from llmpq_jax.spec.workload import MicroBatch, Workload
 
 # One micro-batch is worked on while the next one arrives.
-NUM_BUFFERS = 2
+NUM_ARRIVING = 2
 _LOGIT_BYTES = 4
 
 
@@ -81,6 +81,12 @@ def stage_memory(
         kv_bits=precision.kv_bits,
         tensor=tensor,
     )
+    handed_on = handed_on_bytes(
+        architecture,
+        workload=workload,
+        micro_batch=micro_batch,
+        activations=precision.activations,
+    )
     return MemoryTerms(
         weights=sum(
             layer_bytes(architecture, bits=b, group_size=group_size, tensor=tensor)
@@ -92,12 +98,7 @@ def stage_memory(
         if is_last
         else 0,
         workspace=max(needs),
-        buffers=buffer_bytes(
-            architecture,
-            workload=workload,
-            micro_batch=micro_batch,
-            activations=precision.activations,
-        ),
+        buffers=handed_on if is_first else handed_on + NUM_ARRIVING * handed_on,
     )
 
 
@@ -189,19 +190,24 @@ def logit_share_bytes(architecture: Architecture, *, rows: int, tensor: int) -> 
     return rows * architecture.vocabulary_size // tensor * _LOGIT_BYTES
 
 
-def buffer_bytes(
+def handed_on_bytes(
     architecture: Architecture,
     *,
     workload: Workload,
     micro_batch: MicroBatch,
     activations: Activations,
 ) -> int:
-    """Returns the bytes of a stage's buffers of hidden states."""
-    tokens = max(
-        micro_batch.prefill * bucket_length(workload.prompt_length), micro_batch.decode
-    )
-    return NUM_BUFFERS * hidden_bytes(
-        architecture, num_tokens=tokens, activations=activations
+    """Returns the bytes of the largest hidden states that stages hand on at once.
+
+    Each stage holds its own; one that does not embed also `NUM_ARRIVING` of its
+    predecessor's.
+    """
+    prompt = bucket_length(workload.prompt_length)
+    chunk = prompt // num_prefill_chunks(prompt, micro_batch.chunk_tokens)
+    return hidden_bytes(
+        architecture,
+        num_tokens=max(micro_batch.prefill * chunk, micro_batch.decode),
+        activations=activations,
     )
 
 

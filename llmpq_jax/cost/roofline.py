@@ -17,8 +17,9 @@ import datetime
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from llmpq_jax.cost.prefill_memory import prefill_shape, prefill_working_bytes
 from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.buckets import bucket_length
+from llmpq_jax.spec.buckets import PREFILL_CHUNK_TOKENS, bucket_length
 from llmpq_jax.spec.catalogue import DeviceKind
 from llmpq_jax.spec.fingerprint import layer_shape_fingerprint
 from llmpq_jax.spec.measurements import (
@@ -101,8 +102,9 @@ def roofline(
     inside = inside or {}
     kinds, sizes = tuple(kinds), sorted(set(rows))
     prompts = workload.prompt_buckets
+    slots = bucket_length(workload.context_length)
     lengths: list[tuple[Phase, int]] = [("prefill", tokens) for tokens in prompts]
-    lengths.append(("decode", bucket_length(workload.context_length)))
+    lengths.append(("decode", slots))
     of_layer = [
         _layer(
             architecture,
@@ -112,6 +114,7 @@ def roofline(
             kv_bits,
             num,
             length,
+            slots,
             activations,
             group_size,
             width,
@@ -160,6 +163,7 @@ def _layer(
     kv_bits: KvBits,
     rows: int,
     length: int,
+    slots: int,
     activations: Activations,
     group_size: int,
     width: int,
@@ -185,6 +189,21 @@ def _layer(
     widest = max(inner, a.num_heads * a.head_dim // width)
     reduced = inside.reduce_s(rows * tokens * a.hidden_size * size, width)
     unpacked = 2 * a.hidden_size * widest if bits < 16 else 0
+    chunked_slots = None
+    if phase == "prefill":
+        shape = prefill_shape(
+            rows=rows,
+            tokens=length,
+            slots=slots,
+            chunk_tokens=PREFILL_CHUNK_TOKENS,
+            cache_rows=rows,
+        )
+        worked_in = prefill_working_bytes(
+            a, shape, activations=activations, kv_bits=kv_bits, tensor=width
+        )
+        chunked_slots = slots if shape.is_chunk else None
+    else:
+        worked_in = rows * (4 * a.hidden_size + 2 * inner) * size
     return LayerTime(
         kind=kind.name,
         phase=phase,
@@ -193,13 +212,12 @@ def _layer(
         kv_bits=kv_bits,
         batch=rows,
         length=length,
+        slots=chunked_slots,
         seconds=_seconds(kind, products + attention, traffic)
         + LAYER_START_S
         + 2 * reduced,
         spread=0.0,
-        workspace_bytes=int(
-            rows * tokens * (4 * a.hidden_size + 2 * inner) * size + unpacked
-        ),
+        workspace_bytes=worked_in + unpacked,
     )
 
 

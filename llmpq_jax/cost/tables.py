@@ -44,12 +44,20 @@ class MonotoneTable:
         larger = (self.sizes[None] >= points[:, None]).all(axis=2)
         least = np.where(smaller, self.values, 0.0).max(axis=1)
         most = np.where(larger, self.values, np.inf).min(axis=1)
-        fitted = features(points, self.exponents) @ self.coefficients
-        between = np.maximum(least, np.minimum(most, fitted))
+        between = np.maximum(least, np.minimum(most, self._combined(points)))
         exact = smaller & larger
         looked_up = np.where(exact, self.values, 0.0).sum(axis=1)
         answers = np.where(np.any(exact, axis=1), looked_up, between)
         return answers.reshape(axes[0].shape)
+
+    def fitted(self, *size: npt.ArrayLike) -> Floats:
+        """Returns the combination of features alone, also where something was measured."""
+        axes = np.broadcast_arrays(*[np.asarray(axis, dtype=float) for axis in size])
+        points = np.stack([axis.ravel() for axis in axes], axis=1)
+        return self._combined(points).reshape(axes[0].shape)
+
+    def _combined(self, points: Floats) -> Floats:
+        return features(points, self.exponents) @ self.coefficients
 
 
 def fit_table(

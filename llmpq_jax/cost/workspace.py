@@ -1,4 +1,9 @@
-"""Temporary memory of compiled programs, never foretold below what was measured."""
+"""Temporary memory of compiled programs, never foretold below what was measured.
+
+Of a prefill it follows from the blocks that it works in (`cost.prefill_memory`): measured
+bytes are a multiple of those and a constant, lifted until none lies above. Of all else it
+is a table over the sizes measured.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +18,20 @@ from llmpq_jax.cost.latency import (
     LayerKey,
     Part,
 )
+from llmpq_jax.cost.prefill_memory import prefill_shape, prefill_working_bytes
 from llmpq_jax.cost.tables import MonotoneTable, fit_table
 from llmpq_jax.errors import MeasurementError
-from llmpq_jax.spec.buckets import bucket_length
-from llmpq_jax.spec.measurements import Measurements, Phase
-from llmpq_jax.spec.precision import Bits, HeadBits
+from llmpq_jax.spec.architecture import Architecture
+from llmpq_jax.spec.buckets import PREFILL_CHUNK_TOKENS, bucket_length
+from llmpq_jax.spec.measurements import LayerTime, Measurements, Phase
+from llmpq_jax.spec.precision import Activations, Bits, HeadBits, KvBits
 from llmpq_jax.spec.workload import MicroBatch, Workload
+
+# The compiler places buffers by rules of thumb: some of them end a little apart.
+_PREFILL_MARGIN = 1.03
+
+# A multiple of the bytes, and a constant.
+_LINE = ((1.0,), (0.0,))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,10 +39,17 @@ class WorkspaceModel:
     """Bytes of workspace by kind of device.
 
     Attributes:
-        layers: By kind, phase, bits and tensor width, over (rows, tokens).
+        architecture: Of the model.
+        activations: Type of its hidden states.
+        kv_bits: Of the cache.
+        layers: By kind, phase, bits and tensor width: of prefill over bytes of
+            `prefill_working_bytes`, of decode over (rows, tokens).
         ends: By kind, part and bits, over rows.
     """
 
+    architecture: Architecture
+    activations: Activations
+    kv_bits: KvBits
     layers: dict[LayerKey, MonotoneTable]
     ends: dict[EndKey, MonotoneTable]
 
@@ -68,11 +88,23 @@ class WorkspaceModel:
     ) -> int:
         """Returns the workspace of a layer's program of one phase."""
         table = self._layer((kind, phase, bits, tensor))
-        if phase == "prefill":
-            rows, tokens = micro_batch.prefill, workload.prompt_length
-        else:
-            rows, tokens = micro_batch.decode, workload.context_length
-        return ceil(float(table(rows, bucket_length(tokens))))
+        slots = bucket_length(workload.context_length)
+        if phase == "decode":
+            return ceil(float(table(micro_batch.decode, slots)))
+        worked_in = prefill_working_bytes(
+            self.architecture,
+            prefill_shape(
+                rows=micro_batch.prefill,
+                tokens=bucket_length(workload.prompt_length),
+                slots=slots,
+                chunk_tokens=micro_batch.chunk_tokens,
+                cache_rows=micro_batch.decode,
+            ),
+            activations=self.activations,
+            kv_bits=self.kv_bits,
+            tensor=tensor,
+        )
+        return ceil(_PREFILL_MARGIN * float(table.fitted(worked_in)))
 
     def embedding_bytes(
         self, kind: str, *, workload: Workload, micro_batch: MicroBatch
@@ -106,21 +138,57 @@ class WorkspaceModel:
         return self.ends[key]
 
 
-def fit_workspace(measurements: Measurements) -> WorkspaceModel:
-    """Fits every table of workspace that the measurements allow."""
-    layers: dict[LayerKey, list[tuple[int, int, int]]] = defaultdict(list)
+def fit_workspace(
+    measurements: Measurements,
+    architecture: Architecture,
+    *,
+    kv_bits: KvBits = 16,
+) -> WorkspaceModel:
+    """Fits every table of workspace that the measurements allow.
+
+    Args:
+        measurements: Of the model.
+        architecture: Of the model.
+        kv_bits: Rows of this cache alone are used.
+    """
+    activations = measurements.activations
+    layers: dict[LayerKey, list[LayerTime]] = defaultdict(list)
     for row in measurements.layers:
-        key = (row.kind, row.phase, row.bits, row.tensor)
-        layers[key].append((row.batch, row.length, row.workspace_bytes))
+        if row.kv_bits == kv_bits:
+            layers[row.kind, row.phase, row.bits, row.tensor].append(row)
     ends: dict[EndKey, list[tuple[int, int]]] = defaultdict(list)
     for row in measurements.ends:
         ends[row.kind, row.part, row.bits].append((row.rows, row.workspace_bytes))
+
+    def place(row: LayerTime) -> tuple[int, ...]:
+        """Says where a row stands on the axes of its table."""
+        if row.phase == "decode":
+            return row.batch, row.length
+        shape = prefill_shape(
+            rows=row.batch,
+            tokens=row.length,
+            slots=row.length if row.slots is None else row.slots,
+            chunk_tokens=PREFILL_CHUNK_TOKENS,
+            cache_rows=row.batch,
+        )
+        worked_in = prefill_working_bytes(
+            architecture,
+            shape,
+            activations=activations,
+            kv_bits=kv_bits,
+            tensor=row.tensor,
+        )
+        return (worked_in,)
+
     return WorkspaceModel(
+        architecture=architecture,
+        activations=activations,
+        kv_bits=kv_bits,
         layers={
             key: fit_table(
-                [row[:2] for row in rows],
-                [row[2] for row in rows],
-                LAYER_FEATURES[key[1]],
+                [place(row) for row in rows],
+                [row.workspace_bytes for row in rows],
+                LAYER_FEATURES["decode"] if key[1] == "decode" else _LINE,
                 is_upper=True,
             )
             for key, rows in layers.items()

@@ -160,8 +160,6 @@ def store_and_attend(
         )
 
     num_blocks = num_rows * num_tokens // (rows * tokens)
-    if num_blocks == 1:
-        return mix(0, query_BTNH, context.position_BT), memory
     position = context.position_BT.reshape(num_blocks, rows, tokens)
 
     def step(number: Array, mixed: Array) -> Array:
@@ -173,5 +171,5 @@ def store_and_attend(
         )
 
     blocks = query_BTNH.reshape(num_blocks, rows, tokens, *query_BTNH.shape[2:])
-    mixed = jax.lax.fori_loop(0, num_blocks, step, blocks)
+    mixed = jax.lax.fori_loop(0, num_blocks + cache.zero, step, blocks)
     return mixed.reshape(query_BTNH.shape), memory

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Int
 
 from llmpq_jax.model.positions import Context
 from llmpq_jax.spec.blocks import token_block
@@ -17,6 +18,7 @@ def over_tokens(
     run: Callable[..., Any],
     module: nnx.Module,
     *arrays_BT: jax.Array,
+    zero: Int[Array, ""],
     context: Context | None = None,
     is_in_place: bool = False,
 ) -> Any:
@@ -29,14 +31,14 @@ def over_tokens(
         run: Called with the module and the arrays, and the context if there is one.
         module: Whose weights it uses.
         arrays_BT: To be cut into blocks, and seen as one row each.
+        zero: See `cache.PromptCache.zero`. A single block is a step of a loop too:
+            else XLA would compute some results again, and keep what they are made of,
+            of each layer, until the end.
         context: Of the tokens, cut likewise.
         is_in_place: The result, alike to the first array, takes its place.
     """
     num_rows, num_tokens = arrays_BT[0].shape[:2]
     size = token_block(num_rows * num_tokens)
-    if size == num_rows * num_tokens:
-        told = {} if context is None else {"context": context}
-        return run(module, *arrays_BT, **told)
     graph, state = nnx.split(module)
 
     def flat(array: jax.Array) -> jax.Array:
@@ -76,7 +78,8 @@ def over_tokens(
             ),
             made,
         )
-    done = jax.lax.fori_loop(0, num_rows * num_tokens // size, step, start)
+    num_blocks = num_rows * num_tokens // size
+    done = jax.lax.fori_loop(0, num_blocks + zero, step, start)
     return jax.tree.map(
         lambda array: array.reshape(num_rows, num_tokens, *array.shape[1:]), done
     )

@@ -118,6 +118,16 @@ class PromptCache(NamedTuple):
     first_slot: Int[Array, ""] | int
     num_slots: int
 
+    @property
+    def zero(self) -> Int[Array, ""]:
+        """0, which only the run knows: added to a loop's steps, it remains a loop."""
+        return jnp.minimum(self.first_row, 0)
+
+    @property
+    def kv_bits(self) -> KvBits:
+        """Of the groups."""
+        return self.groups[0].kv_bits
+
     def with_tokens(self, new: LayerCache) -> PromptCache:
         """Writes the new tokens of all rows."""
         per_group = new.key.shape[0] // len(self.groups)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -222,18 +224,32 @@ class DecoderLayer(nnx.Module):
         Returns:
             The hidden states handed on, and the cache with the prompts in it.
         """
-        query, new = over_tokens(_before, self, hidden_BTD, context=context)
+        query, new = over_tokens(
+            partial(_before, kv_bits=cache.kv_bits),
+            self,
+            hidden_BTD,
+            zero=cache.zero,
+            context=context,
+        )
         mixed, memory = self.attention.mix_prompts(query, new, cache, context)
-        return over_tokens(_after, self, hidden_BTD, mixed, is_in_place=True), memory
+        hidden_BTD = over_tokens(
+            _after, self, hidden_BTD, mixed, zero=cache.zero, is_in_place=True
+        )
+        return hidden_BTD, memory
 
 
 def _before(
-    layer: DecoderLayer, hidden_BTD: Array, *, context: Context
+    layer: DecoderLayer,
+    hidden_BTD: Array,
+    *,
+    context: Context,
+    kv_bits: KvBits = 16,
 ) -> tuple[Array, LayerCache]:
     """Does what comes before tokens look at each other."""
     if not layer.norms_after:
         hidden_BTD = layer.attention_norm(hidden_BTD)
-    return layer.attention.project(hidden_BTD, context)
+    query, new = layer.attention.project(hidden_BTD, context)
+    return query, new.at(kv_bits)
 
 
 def _after(layer: DecoderLayer, hidden_BTD: Array, mixed_BTNH: Array) -> Array:

@@ -18,7 +18,6 @@ from llmpq_jax.checkpoint.load import Weights, place_tensors
 from llmpq_jax.model import Embedding
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.buckets import PREFILL_CHUNK_TOKENS, num_prefill_chunks
 from llmpq_jax.spec.measurements import Phase
 from llmpq_jax.spec.precision import Activations, Bits, KvBits
 from llmpq_jax.spec.tensors import (
@@ -129,7 +128,7 @@ class StageBench:
         worker = self._worker
         worker.allocate(num_groups=1, num_rows=shape.rows, num_slots=shape.num_slots)
         length = shape.num_tokens if phase == "prefill" else shape.num_slots - 1
-        num_chunks = _num_chunks(phase, shape)
+        num_chunks = shape.num_chunks if phase == "prefill" else 1
         payload = worker.placement.put(self._payload(phase, shape))
         messages = [
             Message(
@@ -161,7 +160,7 @@ class StageBench:
         generator = np.random.default_rng(0)
         num_tokens = 1
         if phase == "prefill":
-            num_tokens = shape.num_tokens // _num_chunks(phase, shape)
+            num_tokens = shape.num_tokens // shape.num_chunks
         if self._worker.program.has_embedding:
             size = (shape.rows, num_tokens) if phase == "prefill" else (shape.rows,)
             vocabulary = self.architecture.vocabulary_size
@@ -192,17 +191,11 @@ class StageBench:
         compile_for = worker.program.compile
         if phase == "decode":
             return compile_for("decode", "tokens", (inputs, cache, rows))
-        if _num_chunks(phase, shape) == 1:
+        if shape.num_chunks == 1:
             row = describe((), jnp.int32)
             return compile_for("prefill", "tokens", (inputs, (cache,), row, rows))
         start = describe((2,), jnp.int32)
         return compile_for("extend", "tokens", (inputs, (cache,), start, rows))
-
-
-def _num_chunks(phase: Phase, shape: Shape) -> int:
-    if phase == "decode":
-        return 1
-    return num_prefill_chunks(shape.num_tokens, PREFILL_CHUNK_TOKENS)
 
 
 def _draw(tensor: TensorSpec) -> np.ndarray:

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from llmpq_jax.spec.buckets import bucket_length
+from llmpq_jax.spec.buckets import (
+    PREFILL_CHUNK_TOKENS,
+    bucket_length,
+    num_prefill_chunks,
+)
 from llmpq_jax.spec.workload import Workload
 
 
@@ -28,6 +32,11 @@ class Shape:
         if not (self.rows >= 1 and 1 <= self.num_tokens <= self.num_slots):
             msg = f"{self}: expected at least one row and token, and a cache that holds the prompt"
             raise ValueError(msg)
+
+    @property
+    def num_chunks(self) -> int:
+        """Calls that a prefill of it takes."""
+        return num_prefill_chunks(self.num_tokens, PREFILL_CHUNK_TOKENS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -66,6 +66,9 @@ def measure_layers(session: Session, kind: str, devices: Sequence[JaxDevice]) ->
                     held_out=shape in session.grid.held_out,
                     batch=rows,
                     length=length,
+                    slots=shape.num_slots
+                    if phase == "prefill" and shape.num_chunks > 1
+                    else None,
                     seconds=timing.seconds / session.num_stacked,
                     spread=timing.spread,
                     workspace_bytes=workspace_bytes,

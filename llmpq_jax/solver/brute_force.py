@@ -100,6 +100,8 @@ def _costs(
             workspaces.append(int(instance.embedding_workspace_bytes[j]))
             stage_prefill += float(instance.embedding_prefill_s[j])
             stage_decode += float(instance.embedding_decode_s[j])
+        else:
+            size += int(instance.arriving_bytes)
         if j == devices[-1]:
             size += int(instance.head_bytes[j])
             workspaces.append(int(instance.head_workspace_bytes[j]))

@@ -69,7 +69,8 @@ class Instance:
         workspace_bytes: [J, B] of one layer; a stage needs the largest it runs.
         embedding_workspace_bytes: [J].
         head_workspace_bytes: [J].
-        buffer_bytes: On every used device.
+        buffer_bytes: On every used device: hidden states it hands on.
+        arriving_bytes: On every used device but the first: hidden states it is given.
         allowed_bytes: [J].
         must_use: [J], whether a device may not stay idle; in a pool, whether none of its
             devices may.
@@ -112,6 +113,7 @@ class Instance:
     embedding_workspace_bytes: Integers
     head_workspace_bytes: Integers
     buffer_bytes: int
+    arriving_bytes: int
     allowed_bytes: Integers
     must_use: npt.NDArray[np.bool_]
     may_hold: npt.NDArray[np.bool_]

@@ -14,9 +14,10 @@ import numpy as np
 
 from llmpq_jax.cost.latency import LatencyModel, Part
 from llmpq_jax.cost.memory import (
-    buffer_bytes,
+    NUM_ARRIVING,
     embedding_bytes,
     gathered_logits_bytes,
+    handed_on_bytes,
     head_bytes,
     layer_bytes,
     layer_kv_bytes,
@@ -75,6 +76,7 @@ def make_instance(
     ask = _Ask(problem=problem, latency=latency)
     cut: _Cut = {"workload": workload, "micro_batch": micro_batch}
     stored: _Stored = {**cut, "activations": request.activations}
+    handed_on = handed_on_bytes(architecture, **stored)
 
     def end_s(
         phase: Phase, part: Part, bits: HeadBits, rows: int, refills: Refills
@@ -189,7 +191,8 @@ def make_instance(
                 architecture, micro_batch=micro_batch, tensor=w
             )
         ),
-        buffer_bytes=buffer_bytes(architecture, **stored),
+        buffer_bytes=handed_on,
+        arriving_bytes=NUM_ARRIVING * handed_on,
         allowed_bytes=np.array([device.usable_bytes for device in devices]),
         must_use=np.array([device.use == "always" for device in devices]),
         may_hold=may_hold(

@@ -180,7 +180,10 @@ def _by_cache(request: PlanRequest) -> dict[KvBits, Fitted]:
         if layers:
             measured = replace(found, layers=layers)
             fitted[kv_bits] = Fitted(
-                latency=fit_latency(measured), workspace=fit_workspace(measured)
+                latency=fit_latency(measured),
+                workspace=fit_workspace(
+                    measured, request.architecture, kv_bits=kv_bits
+                ),
             )
     if not fitted:
         kv_bits = request.kv_bits[0]

@@ -66,6 +66,7 @@ class LayerTime:
         held_out: Whether predictions are judged by this row and not made of it.
         batch: Rows.
         length: Tokens, see `phase`.
+        slots: Of the cache; said of a prefill in chunks, which looks at all of them.
         seconds: Median.
         spread: Half the distance between the quartiles, over the median.
         workspace_bytes: Temporary memory of the compiled layer.
@@ -79,6 +80,7 @@ class LayerTime:
     held_out: bool = False
     batch: Count
     length: Count
+    slots: Count | None = None
     seconds: Seconds
     spread: Spread
     workspace_bytes: ByteCount

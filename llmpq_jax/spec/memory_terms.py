@@ -19,7 +19,8 @@ class MemoryTerms:
         embedding: On the first stage, else 0.
         head: On the last stage, else 0.
         workspace: Temporary memory of the largest compiled program.
-        buffers: Hidden states that arrive while others are worked on.
+        buffers: Hidden states that are handed on, and that arrive while others are
+            worked on.
     """
 
     weights: int

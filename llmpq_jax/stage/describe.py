@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from llmpq_jax.checkpoint.load import Weights
-from llmpq_jax.cost.memory import cache_rows
+from llmpq_jax.cost.memory import NUM_ARRIVING, cache_rows
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.buckets import bucket_length, num_prefill_chunks
 from llmpq_jax.spec.precision import SCALE_BYTES, Bits, WireBits, kv_token_bytes
@@ -41,6 +41,7 @@ class ProgramAccount:
         aliased: Outputs that lie where an argument lay.
         temporary: Needed while it runs.
         waiting: Caches of the micro-batches that wait meanwhile; no program knows them.
+        arriving: Hidden states that arrive meanwhile, which none knows either.
     """
 
     function: Function
@@ -49,12 +50,13 @@ class ProgramAccount:
     aliased: int
     temporary: int
     waiting: int
+    arriving: int
 
     @property
     def peak(self) -> int:
         """All that the stage holds while it runs."""
         program = self.arguments + self.outputs + self.temporary - self.aliased
-        return program + self.waiting
+        return program + self.waiting + self.arriving
 
 
 def describe_stage(
@@ -192,6 +194,8 @@ def _account(
     waiting: int,
 ) -> ProgramAccount:
     said = program.compile(function, "tokens", arguments).memory_analysis()
+    given = arguments[0]
+    arriving = (NUM_ARRIVING - 1) * given.size * given.dtype.itemsize
     return ProgramAccount(
         function=function,
         arguments=said.argument_size_in_bytes,
@@ -199,4 +203,5 @@ def _account(
         aliased=said.alias_size_in_bytes,
         temporary=said.temp_size_in_bytes,
         waiting=waiting,
+        arriving=0 if program.has_embedding else arriving,
     )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from llmpq_jax.stage.module import GroupCache, StageModule, last_hidden
 from llmpq_jax.stage.placement import CACHE_PARTITION, TENSOR_AXIS, Placement
@@ -219,30 +219,42 @@ class StageProgram:
             self._tree,
             wanted,
         )
+        lie: dict[str, Any] = {}
         if self.placement.width > 1:
+            mesh = self.placement.mesh
             caches = jax.tree.map(lambda _: CACHE_PARTITION, arguments[1])
             whole = [
                 jax.tree.map(lambda _: PartitionSpec(), item) for item in arguments
             ]
+            returned = (
+                *[PartitionSpec()] * (2 if function == "steps" else 1),
+                caches,
+            )
+            # Only where JAX knows how outputs lie does it say itself which cache takes
+            # whose place. XLA goes by bytes and may give a cache's to hidden states of
+            # the same size, and then copies every cache.
+            lie = {
+                "out_shardings": jax.tree.map(partial(NamedSharding, mesh), returned)
+            }
             body = jax.shard_map(
                 body,
-                mesh=self.placement.mesh,
+                mesh=mesh,
                 in_specs=(
                     [leaf.sharding.spec for leaf in self._leaves],
                     whole[0],
                     caches,
                     *whole[2:],
                 ),
-                out_specs=(
-                    *[PartitionSpec()] * (2 if function == "steps" else 1),
-                    caches,
-                ),
+                out_specs=returned,
                 axis_names={TENSOR_AXIS},
                 check_vma=False,
             )
         is_cpu = self.placement.platform == "cpu"
         return jax.jit(
-            body, donate_argnums=(2,), compiler_options=_CPU_OPTIONS if is_cpu else None
+            body,
+            donate_argnums=(2,),
+            compiler_options=_CPU_OPTIONS if is_cpu else None,
+            **lie,
         )
 
 

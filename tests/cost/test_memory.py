@@ -27,7 +27,8 @@ WORKSPACE = fit_workspace(
         ],
         end_time("embedding", 1, 1.0, workspace=40_000),
         end_time("head", 1, 1.0, bits=8, workspace=50_000),
-    )
+    ),
+    MODEL,
 )
 
 
@@ -95,8 +96,15 @@ def test_workspace_is_the_most_that_any_program_needs():
     assert at_end == WORKSPACE.head_bytes("cpu", 8, micro_batch=PAIR)
 
 
-def test_two_micro_batches_of_hidden_states_are_buffered():
-    assert stage((8,)).buffers == 2 * (2 * 32 * 128 * 4)
+def test_hidden_states_lie_where_they_leave_and_two_where_they_arrive():
+    one = 2 * 32 * 128 * 4
+    assert stage((8,), is_first=True).buffers == one
+    assert stage((8,)).buffers == stage((8,), is_last=True).buffers == 3 * one
+
+
+def test_chunks_of_prompts_are_handed_on_one_by_one():
+    pair = MicroBatch(prefill=2, decode=4, chunk_tokens=16)
+    assert stage((8,), is_first=True, micro_batch=pair).buffers == 2 * 16 * 128 * 4
 
 
 @given(st.lists(st.sampled_from([4, 8, 16]), min_size=1), st.booleans(), st.booleans())

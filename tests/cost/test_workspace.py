@@ -4,26 +4,46 @@ from __future__ import annotations
 
 import pytest
 
+from llmpq_jax.cost.prefill_memory import PrefillShape, prefill_working_bytes
 from llmpq_jax.cost.workspace import fit_workspace
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.spec.workload import MicroBatch, Workload
-from tests.cost.records import end_time, layer_time, measurements
+from tests.cost.records import architecture, end_time, layer_time, measurements
+
+ARCHITECTURE = architecture()
+
+
+def worked_in(rows, tokens, **changes):
+    return prefill_working_bytes(
+        ARCHITECTURE,
+        PrefillShape(rows=rows, tokens=tokens, slots=tokens, **changes),
+        activations="float32",
+        kv_bits=16,
+    )
+
 
 MODEL = fit_workspace(
     measurements(
         *[
-            layer_time("prefill", rows, length, 1.0, workspace=100 * rows * length)
+            layer_time(
+                "prefill",
+                rows,
+                length,
+                1.0,
+                workspace=2 * worked_in(rows, length) + 5000,
+            )
             for rows in (1, 4)
             for length in (16, 64)
         ],
         *[
-            layer_time("decode", rows, length, 1.0, workspace=7000 * rows)
+            layer_time("decode", rows, length, 1.0, workspace=70_000 * rows)
             for rows in (1, 4)
             for length in (16, 64)
         ],
         *[end_time("embedding", rows, 1.0, workspace=10 * rows) for rows in (1, 64)],
         *[end_time("head", rows, 1.0, workspace=500 * rows) for rows in (1, 4)],
-    )
+    ),
+    ARCHITECTURE,
 )
 WORKLOAD = Workload(batch=8, prompt_length=20, new_tokens=5)
 
@@ -32,21 +52,48 @@ def micro_batch(prefill, decode):
     return MicroBatch(prefill=prefill, decode=decode)
 
 
+def prefill_bytes(rows, groups=1):
+    return 2 * worked_in(rows, 32, groups=groups) + 5000
+
+
 @pytest.mark.parametrize(
     ("prefill", "decode", "expected"),
-    [(4, 1, 100 * 4 * 32), (1, 4, 7000 * 4), (2, 1, 7000), (1, 1, 7000)],
+    [
+        (4, 1, prefill_bytes(4, groups=4)),
+        (1, 4, 70_000 * 4),
+        (2, 1, prefill_bytes(2, groups=2)),
+        (1, 2, prefill_bytes(1)),
+    ],
 )
 def test_the_larger_program_counts(prefill, decode, expected):
     size = MODEL.layer_bytes(
         "cpu", 8, workload=WORKLOAD, micro_batch=micro_batch(prefill, decode)
     )
-    assert expected <= size <= 1.01 * expected
+    assert expected <= size <= 1.04 * expected
 
 
 def test_without_decode_only_prefill_counts():
     once = Workload(batch=8, prompt_length=20, new_tokens=1)
     size = MODEL.layer_bytes("cpu", 8, workload=once, micro_batch=micro_batch(1, 4))
-    assert 3200 <= size <= 1.01 * 3200
+    assert prefill_bytes(1) <= size <= 1.04 * prefill_bytes(1)
+
+
+def test_no_measured_prefill_is_foretold_too_small():
+    """What the compiler needs is no straight line here, yet never above it."""
+    rows = [
+        layer_time("prefill", rows, 32, 1.0, workspace=worked_in(rows, 32) * rows)
+        for rows in (1, 2, 8)
+    ]
+    model = fit_workspace(measurements(*rows), ARCHITECTURE)
+    for row in rows:
+        size = model.layer_phase_bytes(
+            "cpu",
+            8,
+            "prefill",
+            workload=WORKLOAD,
+            micro_batch=micro_batch(row.batch, row.batch),
+        )
+        assert size >= row.workspace_bytes
 
 
 def test_ends_count_the_rows_they_see():

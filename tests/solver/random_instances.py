@@ -43,6 +43,7 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1)
         "embedding_bytes": np.full(num_devices, rng.integers(0, MIB)),
         "head_bytes": np.full(num_devices, rng.integers(0, MIB)),
         "buffer_bytes": int(rng.integers(0, MIB // 4)),
+        "arriving_bytes": int(rng.integers(0, MIB // 4)),
         "allowed_bytes": (
             looseness * need * rng.uniform(0.7, 1.6, num_devices) + MIB
         ).astype(np.int64),

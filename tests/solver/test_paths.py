@@ -76,7 +76,7 @@ def stage(instance, j, bits, ends):
     decode = instance.call_decode_s[j]
     decode += sum(instance.layer_decode_s[j, b] for b in bits)
     size = sum(instance.layer_bytes[j, b] + instance.kv_bytes[j] for b in bits)
-    size += instance.buffer_bytes
+    size += instance.buffer_bytes + (0 if ends[0] else instance.arriving_bytes)
     workspace = max(instance.workspace_bytes[j, b] for b in bits)
     for is_there, part in zip(ends, ("embedding", "head"), strict=True):
         if is_there:

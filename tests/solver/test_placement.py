@@ -53,14 +53,14 @@ def test_an_evaluation_adds_up_by_hand():
     assert found.seconds.decode_s == pytest.approx(max(alone, machine))
     assert found.omega == pytest.approx(0.05 + 0.1 + 0.5 + 0.3)
     assert found.objective == pytest.approx(found.seconds.latency_s + 10 * found.omega)
-    assert found.memory_bytes == (8 + 4 + 2 * 2 + 30 + 6 + 1, 8 + 2 + 20 + 14 + 1)
+    assert found.memory_bytes == (8 + 4 + 2 * 2 + 30 + 6 + 1, 8 + 2 + 20 + 14 + 1 + 2)
     assert not found.fits, "omega is 0.95 and the budget 0.9"
 
 
 def test_memory_decides_whether_a_plan_fits():
     instance = example()
     placement = Placement(devices=(1,), columns=((0, 0, 0),))
-    # Layers, ends, workspace of the head, buffers.
+    # Layers, ends, workspace of the head, hidden states that leave and arrive.
     need = 3 * 10 + 30 + 20 + 14 + 1
     assert evaluate(instance, placement).memory_bytes == (need,)
     assert not evaluate(instance, placement).fits

@@ -48,7 +48,7 @@ def test_predicted_memory_is_that_of_the_memory_model():
     asked = request("slow", "fast", "slow", memory_mib=5)
     found = planned(asked)
     assert len(found.stages) > 1
-    workspace = fit_workspace(asked.measurements)
+    workspace = fit_workspace(asked.measurements, asked.architecture)
     for number, stage in enumerate(found.stages):
         terms = stage_memory(
             asked.architecture,
@@ -218,7 +218,7 @@ def test_a_mesh_costs_what_latency_and_memory_model_say_of_it():
         workload=asked.workload,
         micro_batch=found.micro_batch,
         precision=found.precision,
-        workspace=fit_workspace(asked.measurements),
+        workspace=fit_workspace(asked.measurements, asked.architecture),
         tensor=2,
     )
     assert stage.predicted.memory_bytes == terms.total

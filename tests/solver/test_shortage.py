@@ -50,6 +50,8 @@ def _lack(instance, j, num_layers, is_first, is_last):
         if is_first:
             size += int(instance.embedding_bytes[j])
             needs.append(int(instance.embedding_workspace_bytes[j]))
+        else:
+            size += instance.arriving_bytes
         if is_last:
             size += int(instance.head_bytes[j])
             needs.append(int(instance.head_workspace_bytes[j]))

@@ -32,6 +32,8 @@ def test_stages_need_what_their_parts_need(cases, chosen, is_first, is_last):
             if is_first:
                 size += instance.embedding_bytes[j]
                 needs.append(instance.embedding_workspace_bytes[j])
+            else:
+                size += instance.arriving_bytes
             if is_last:
                 size += instance.head_bytes[j]
                 needs.append(instance.head_workspace_bytes[j])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jax
@@ -92,13 +93,18 @@ def test_accounts_are_those_of_the_programs_that_run(
                 assert said.temp_size_in_bytes == found.temporary
                 assert said.argument_size_in_bytes == found.arguments
                 assert said.alias_size_in_bytes == found.aliased
-            # Four groups of two rows; prefill fills two of them at a time.
+            # Four groups of two rows; prefill fills two of them at a time. Behind the
+            # first stage the next hidden states arrive meanwhile.
+            token_bytes = 4 * pipeline.architecture.hidden_size if number else 0
             num_slots = {16: 32, 64: 96}[prompt_length]
             group = 2 * num_slots * worker.facts.slot_bytes
             waiting = {name: account.waiting for name, account in accounts.items()}
             first = "prefill" if chunk_tokens == 512 else "extend"
             assert waiting.pop(first) == 2 * group
             assert list(waiting.values()) == [3 * group]
+            arriving = {name: account.arriving for name, account in accounts.items()}
+            assert arriving.pop(first) == 4 * 16 * token_bytes
+            assert list(arriving.values()) == [2 * token_bytes]
 
 
 def test_describing_a_stage_takes_no_memory(folder):
@@ -146,3 +152,32 @@ def test_a_prefill_keeps_keys_of_earlier_layers_in_the_cache_alone(
     tokens = prefill * min(128, chunk_tokens)
     keys = tokens * 4 * 16 * 4
     assert temporary[1] - temporary[0] < keys
+
+
+def test_on_a_mesh_hidden_states_of_a_cache_s_size_do_not_take_its_place(tmp_path):
+    """Chunks of 32 tokens, 64 wide; on each device caches of 64 slots, 32 wide."""
+    program = describe_stage(
+        read_architecture(write_tiny_model(tmp_path)),
+        layers=(1, 3),
+        bits=(16, 16),
+        precision=PrecisionChoice(activations="float32"),
+        placement=Placement(tuple(jax.devices()[:2])),
+    )
+    account = next(
+        program_accounts(
+            program,
+            workload=Workload(batch=4, prompt_length=60, new_tokens=1),
+            micro_batch=MicroBatch(prefill=4, decode=4, chunk_tokens=32),
+            precision=PrecisionChoice(activations="float32"),
+        )
+    )
+    assert account.function == "extend"
+    (executable,) = program._executables.values()
+    text = executable.as_text()
+    assert text is not None
+    header = text.partition("\n")[0]
+    replaced = re.search(r"input_output_alias={ (.*?) }, ", header)
+    assert replaced is not None
+    # Output 0 is what is handed on, the others are the keys and values of both layers.
+    outputs = re.findall(r"{(\d+)}: \(", replaced[1])
+    assert outputs == ["1", "2", "3", "4"]

@@ -161,6 +161,8 @@ def _fixed_bytes(instance: Instance, j: int) -> int:
     """Ends, buffers and the largest workspace, which the paper reserves too."""
     workspace = instance.workspace_bytes[j].max()
     size = instance.buffer_bytes
+    if j > 0:
+        size += instance.arriving_bytes
     if j == 0:
         size += instance.embedding_bytes[j]
         workspace = max(workspace, instance.embedding_workspace_bytes[j])

@@ -195,7 +195,9 @@ def judge(case: Case) -> Outcome:
         workload=workload,
         micro_batch=micro_batch,
         precision=precision,
-        workspace=fit_workspace(_measurements(tuple(layers), ends)),
+        workspace=fit_workspace(
+            _measurements(tuple(layers), ends), architecture, kv_bits=case.kv_bits
+        ),
         tensor=case.tensor,
     )
     program = describe_stage(
@@ -251,6 +253,9 @@ def _layers(
             kv_bits=kv_bits,
             batch=shape.rows,
             length=shape.num_tokens if phase == "prefill" else shape.num_slots,
+            slots=shape.num_slots
+            if phase == "prefill" and shape.num_chunks > 1
+            else None,
             seconds=1.0,
             spread=0.0,
             workspace_bytes=bench.workspace_bytes(phase, shape),

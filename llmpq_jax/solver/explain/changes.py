@@ -46,6 +46,7 @@ def without_memory_limit(instance: Instance, members: Sequence[int]) -> Instance
             + instance.head_bytes[j]
             + max(workspace)
             + instance.buffer_bytes
+            + instance.arriving_bytes
         )
         allowed[j] = max(allowed[j], whole)
     return replace(instance, allowed_bytes=allowed)

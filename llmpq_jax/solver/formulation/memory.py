@@ -61,6 +61,7 @@ def memory(model: Model, instance: Instance, units: Units) -> None:
             + instance.embedding_bytes[j] / unit * m.first[j]
             + instance.head_bytes[j] / unit * m.last[j]
             + instance.buffer_bytes / unit * m.used[j]
+            + instance.arriving_bytes / unit * (m.used[j] - m.first[j])
             + m.workspace[j]
             <= instance.allowed_bytes[j] / unit
         ),
