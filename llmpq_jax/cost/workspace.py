@@ -27,8 +27,8 @@ from llmpq_jax.spec.measurements import LayerTime, Measurements, Phase
 from llmpq_jax.spec.precision import Activations, Bits, HeadBits, KvBits
 from llmpq_jax.spec.workload import MicroBatch, Workload
 
-# The compiler places buffers by rules of thumb: some of them end a little apart.
-_PREFILL_MARGIN = 1.03
+# The compiler places buffers by rules of thumb: some shapes take up to 9 % more.
+_PREFILL_MARGIN = 1.10
 
 # A multiple of the bytes, and a constant.
 _LINE = ((1.0,), (0.0,))

@@ -69,13 +69,13 @@ def test_the_larger_program_counts(prefill, decode, expected):
     size = MODEL.layer_bytes(
         "cpu", 8, workload=WORKLOAD, micro_batch=micro_batch(prefill, decode)
     )
-    assert expected <= size <= 1.04 * expected
+    assert expected <= size <= 1.11 * expected
 
 
 def test_without_decode_only_prefill_counts():
     once = Workload(batch=8, prompt_length=20, new_tokens=1)
     size = MODEL.layer_bytes("cpu", 8, workload=once, micro_batch=micro_batch(1, 4))
-    assert prefill_bytes(1) <= size <= 1.04 * prefill_bytes(1)
+    assert prefill_bytes(1) <= size <= 1.11 * prefill_bytes(1)
 
 
 def test_no_measured_prefill_is_foretold_too_small():
