@@ -140,14 +140,32 @@ def run(clusters: tuple[str, ...], seconds: float) -> None:
 
 @main.command()
 @_CLUSTERS
+def quality(clusters: tuple[str, ...]) -> None:
+    """Measure what the plans' bits cost, on the prompts and for a trained model."""
+    from tools.experiments.quality import measure_kl, measure_perplexity
+
+    experiment = read_experiment()
+    for name in clusters or experiment.clusters:
+        tell(name)
+        measure_kl(experiment, name, on_note=tell)
+    if not clusters:
+        measure_perplexity(experiment, on_note=tell)
+
+
+@main.command()
+@_CLUSTERS
 def table(clusters: tuple[str, ...]) -> None:
     """Print what was measured, as Markdown."""
     from tools.experiments.page import cluster_tables
+    from tools.experiments.quality import perplexity_table
 
     experiment = read_experiment()
     for name in clusters or experiment.clusters:
         click.echo(f"### {name}\n")
         click.echo("\n".join([*cluster_tables(experiment, BUILD / name), ""]))
+    if not clusters:
+        click.echo("### The trained tiny model\n")
+        click.echo("\n".join([*perplexity_table(BUILD / "tiny"), ""]))
 
 
 if __name__ == "__main__":

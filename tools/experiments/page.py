@@ -14,9 +14,11 @@ from tools.experiments.plans import JOINT
 _COLUMNS = (
     "method",
     "Σω",
+    "KL",
     "predicted",
     "measured",
     "joint plan: Σω",
+    "KL",
     "predicted",
     "measured",
     "ratio predicted",
@@ -28,10 +30,11 @@ def cluster_tables(experiment: Experiment, folder: Path) -> list[str]:
     """Writes a cluster's tables: baselines beside joint plans, then lesser planners.
 
     Rates are new tokens per second of the whole batch; medians, with the least and the
-    most of all runs that count.
+    most of all runs that count. KL is in nats per token, from 16 bits.
     """
     plans = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
     runs = json.loads((folder / "runs.json").read_text(encoding="utf-8"))
+    kl = json.loads((folder / "kl.json").read_text(encoding="utf-8"))
     tokens = experiment.batch * experiment.new_tokens
     joint = {plan["beside"]: plan for plan in plans if plan["method"] == JOINT}
     lines = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
@@ -39,7 +42,11 @@ def cluster_tables(experiment: Experiment, folder: Path) -> list[str]:
         if plan["method"] not in joint:
             continue
         own, best = plan, joint[plan["method"]]
-        cells = [own["method"], *_cells(own, runs, tokens), *_cells(best, runs, tokens)]
+        cells = [
+            own["method"],
+            *_cells(own, runs, kl, tokens),
+            *_cells(best, runs, kl, tokens),
+        ]
         predicted = own["predicted_s"] / best["predicted_s"]
         cells.append(f"{predicted:.2f}×")
         cells.append(_ratio(own, best, runs))
@@ -52,10 +59,10 @@ def cluster_tables(experiment: Experiment, folder: Path) -> list[str]:
     lesser = _lesser(plans)
     if lesser:
         full = lesser[0]
-        lines += ["", "| planner | Σω | predicted | measured | ratio measured |"]
-        lines.append("|---|---|---|---|---|")
+        lines += ["", "| planner | Σω | KL | predicted | measured | ratio measured |"]
+        lines.append("|---|---|---|---|---|---|")
         for plan in lesser:
-            cells = [plan["method"], *_cells(plan, runs, tokens)]
+            cells = [plan["method"], *_cells(plan, runs, kl, tokens)]
             cells.append(_ratio(plan, full, runs))
             lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -68,9 +75,12 @@ def _lesser(plans: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [plan for plan in plans[names.index("full planner") :] if plan["strategy"]]
 
 
-def _cells(plan: dict[str, Any], runs: dict[str, Any], tokens: int) -> list[str]:
+def _cells(
+    plan: dict[str, Any], runs: dict[str, Any], kl: dict[str, float], tokens: int
+) -> list[str]:
     return [
         f"{plan['omega']:.3g}",
+        f"{kl[plan['strategy']]:.3g}",
         f"{tokens / plan['predicted_s']:.1f}",
         _rates(plan, runs, tokens),
     ]

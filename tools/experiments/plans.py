@@ -79,7 +79,7 @@ def _compared(
         if found is None:
             yield Planned(method=method)
             continue
-        yield _written(problem, found, folder, method)
+        yield written(problem, found, folder, method)
         joint = joint_plan(
             problem,
             found,
@@ -88,7 +88,7 @@ def _compared(
         )
         assert joint.found is not None, "the baseline's own plan is known"
         yield replace(
-            _written(problem, joint.found, folder, JOINT),
+            written(problem, joint.found, folder, JOINT),
             beside=method,
             gap=joint.gap,
         )
@@ -105,7 +105,7 @@ def _ablated(
     yield (
         Planned(method="full planner")
         if found is None
-        else replace(_written(problem, found, folder, "full planner"), gap=full.gap)
+        else replace(written(problem, found, folder, "full planner"), gap=full.gap)
     )
     methods: tuple[Ablation, ...] = ("phase-blind cut", "one bit width", "m_p = m_d")
     for method in methods:
@@ -113,11 +113,12 @@ def _ablated(
         yield (
             Planned(method=method)
             if lesser is None
-            else _written(problem, lesser, folder, method)
+            else written(problem, lesser, folder, method)
         )
 
 
-def _written(problem: Problem, found: Found, folder: Path, method: str) -> Planned:
+def written(problem: Problem, found: Found, folder: Path, method: str) -> Planned:
+    """Writes a plan's strategy, unless an equal one is there, and says what it promises."""
     evaluation = evaluate(found.instance, found.placement)
     result = SearchResult(
         found=found,

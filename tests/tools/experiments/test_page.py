@@ -21,6 +21,8 @@ def plan(method, strategy, predicted_s, *, beside=None):
 def tables(tmp_path, plans, runs):
     (tmp_path / "plans.json").write_text(json.dumps(plans))
     (tmp_path / "runs.json").write_text(json.dumps(runs))
+    kl = {each["strategy"]: 0.25 for each in plans}
+    (tmp_path / "kl.json").write_text(json.dumps(kl))
     return cluster_tables(EXPERIMENT, tmp_path)
 
 
@@ -34,7 +36,7 @@ def test_a_row_has_medians_beside_predictions_and_both_ratios(tmp_path):
         "b.toml": {"latency_s": [TOKENS / 32]},
     }
     row = tables(tmp_path, plans, runs)[-1]
-    assert f"| uniform | 0.5 | {TOKENS / 4:.1f} | 16.0 (10.0–20.0) |" in row
+    assert f"| uniform | 0.5 | 0.25 | {TOKENS / 4:.1f} | 16.0 (10.0–20.0) |" in row
     assert row.endswith("| 32.0 (32.0–32.0) | 2.00× | 2.00× |")
 
 
