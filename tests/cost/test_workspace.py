@@ -36,7 +36,7 @@ MODEL = fit_workspace(
             for length in (16, 64)
         ],
         *[
-            layer_time("decode", rows, length, 1.0, workspace=70_000 * rows)
+            layer_time("decode", rows, length, 1.0, workspace=90_000 * rows)
             for rows in (1, 4)
             for length in (16, 64)
         ],
@@ -60,7 +60,7 @@ def prefill_bytes(rows, groups=1):
     ("prefill", "decode", "expected"),
     [
         (4, 1, prefill_bytes(4, groups=4)),
-        (1, 4, 70_000 * 4),
+        (1, 4, 90_000 * 4),
         (2, 1, prefill_bytes(2, groups=2)),
         (1, 2, prefill_bytes(1)),
     ],
