@@ -8,8 +8,10 @@ is a table over the sizes measured.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
+
+import numpy as np
 
 from llmpq_jax.cost.latency import (
     END_FEATURES,
@@ -152,6 +154,7 @@ def fit_workspace(
         kv_bits: Rows of this cache alone are used.
     """
     activations = measurements.activations
+    on_cpus = {each.kind for each in measurements.kinds if each.platform == "cpu"}
     layers: dict[LayerKey, list[LayerTime]] = defaultdict(list)
     for row in measurements.layers:
         if row.kv_bits == kv_bits:
@@ -180,19 +183,26 @@ def fit_workspace(
         )
         return (worked_in,)
 
+    def fitted(key: LayerKey, rows: list[LayerTime]) -> MonotoneTable:
+        kind, phase, *_ = key
+        table = fit_table(
+            [place(row) for row in rows],
+            [row.workspace_bytes for row in rows],
+            LAYER_FEATURES["decode"] if phase == "decode" else _LINE,
+            is_upper=True,
+        )
+        if phase == "prefill" and kind in on_cpus:
+            # These bytes are XLA's there. What it saves at the shapes that happened to
+            # be measured it may need at others.
+            multiple, constant = table.coefficients
+            return replace(table, coefficients=np.array([max(1.0, multiple), constant]))
+        return table
+
     return WorkspaceModel(
         architecture=architecture,
         activations=activations,
         kv_bits=kv_bits,
-        layers={
-            key: fit_table(
-                [place(row) for row in rows],
-                [row.workspace_bytes for row in rows],
-                LAYER_FEATURES["decode"] if key[1] == "decode" else _LINE,
-                is_upper=True,
-            )
-            for key, rows in layers.items()
-        },
+        layers={key: fitted(key, rows) for key, rows in layers.items()},
         ends={
             key: fit_table(
                 [row[:1] for row in rows],

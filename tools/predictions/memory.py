@@ -11,6 +11,7 @@ No weights are loaded for it.
 
 from __future__ import annotations
 
+import datetime
 import json
 import random
 import secrets
@@ -32,7 +33,13 @@ from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.buckets import bucket_length
 from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.measurements import EndTime, LayerTime, Measurements, Phase
+from llmpq_jax.spec.measurements import (
+    EndTime,
+    LayerTime,
+    MeasuredKind,
+    Measurements,
+    Phase,
+)
 from llmpq_jax.spec.precision import ALL_BITS, Bits, HeadBits, KvBits
 from llmpq_jax.spec.strategy import PrecisionChoice
 from llmpq_jax.spec.workload import MicroBatch, Workload
@@ -43,6 +50,14 @@ from llmpq_jax.workflow.compile_cache import keep_compiled
 from tools.provenance import provenance
 
 _KIND = "here"
+_THIS_KIND = MeasuredKind(
+    kind=_KIND,
+    device="this machine's processor",
+    platform="cpu",
+    jax_version=jax.__version__,
+    kernel_path="asked of the compiler",
+    date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+)
 _PROFILED_ROWS = (1, 6)
 _PROFILED_LENGTHS = ((32, 64), (448, 512), (640, 704), (1024, 1280), (1024, 2048))
 _STACKED = 2
@@ -306,7 +321,7 @@ def _measurements(
         layer_shape="any",
         activations="float32",
         group_size=128,
-        kinds=(),
+        kinds=(_THIS_KIND,),
         layers=layers,
         ends=ends,
     )
