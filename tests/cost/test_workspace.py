@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llmpq_jax.cost.prefill_memory import PrefillShape, prefill_working_bytes
 from llmpq_jax.cost.workspace import fit_workspace
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.spec.workload import MicroBatch, Workload
-from tests.cost.records import architecture, end_time, layer_time, measurements
+from tests.cost.records import (
+    architecture,
+    end_time,
+    layer_time,
+    measured_kind,
+    measurements,
+)
 
 ARCHITECTURE = architecture()
 
@@ -94,6 +102,26 @@ def test_no_measured_prefill_is_foretold_too_small():
             micro_batch=micro_batch(row.batch, row.batch),
         )
         assert size >= row.workspace_bytes
+
+
+def test_on_a_cpu_no_prefill_is_foretold_to_need_less_than_its_blocks():
+    """Elsewhere a compiler may need less throughout."""
+    rows = [
+        layer_time("prefill", 1, length, 1.0, workspace=worked_in(1, length) // 2)
+        for length in (16, 64)
+    ]
+    kind = measured_kind("native-avx2")
+    here = measurements(*rows, kind)
+    elsewhere = measurements(*rows, replace(kind, platform="gpu"))
+
+    def foretold(table):
+        model = fit_workspace(table, ARCHITECTURE)
+        pair = micro_batch(4, 4)
+        return model.layer_phase_bytes(
+            "cpu", 8, "prefill", workload=WORKLOAD, micro_batch=pair
+        )
+
+    assert foretold(here) >= worked_in(4, 32) > foretold(elsewhere)
 
 
 def test_ends_count_the_rows_they_see():
