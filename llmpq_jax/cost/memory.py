@@ -98,7 +98,7 @@ def stage_memory(
         if is_last
         else 0,
         workspace=max(needs),
-        buffers=handed_on if is_first else handed_on + NUM_ARRIVING * handed_on,
+        buffers=(1 if is_first else 1 + NUM_ARRIVING) * handed_on,
     )
 
 

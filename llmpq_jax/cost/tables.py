@@ -38,8 +38,7 @@ class MonotoneTable:
 
     def __call__(self, *size: npt.ArrayLike) -> Floats:
         """Returns the quantity at sizes given axis by axis, which broadcast."""
-        axes = np.broadcast_arrays(*[np.asarray(axis, dtype=float) for axis in size])
-        points = np.stack([axis.ravel() for axis in axes], axis=1)
+        points, shape = _points(size)
         smaller = (self.sizes[None] <= points[:, None]).all(axis=2)
         larger = (self.sizes[None] >= points[:, None]).all(axis=2)
         least = np.where(smaller, self.values, 0.0).max(axis=1)
@@ -48,13 +47,12 @@ class MonotoneTable:
         exact = smaller & larger
         looked_up = np.where(exact, self.values, 0.0).sum(axis=1)
         answers = np.where(np.any(exact, axis=1), looked_up, between)
-        return answers.reshape(axes[0].shape)
+        return answers.reshape(shape)
 
     def fitted(self, *size: npt.ArrayLike) -> Floats:
         """Returns the combination of features alone, also where something was measured."""
-        axes = np.broadcast_arrays(*[np.asarray(axis, dtype=float) for axis in size])
-        points = np.stack([axis.ravel() for axis in axes], axis=1)
-        return self._combined(points).reshape(axes[0].shape)
+        points, shape = _points(size)
+        return self._combined(points).reshape(shape)
 
     def _combined(self, points: Floats) -> Floats:
         return features(points, self.exponents) @ self.coefficients
@@ -98,6 +96,12 @@ def fit_table(
     return MonotoneTable(
         sizes=unique, values=merged, exponents=powers, coefficients=coefficients
     )
+
+
+def _points(size: tuple[npt.ArrayLike, ...]) -> tuple[Floats, tuple[int, ...]]:
+    """Returns sizes given axis by axis as [points, axes], and the axes' common shape."""
+    axes = np.broadcast_arrays(*[np.asarray(axis, dtype=float) for axis in size])
+    return np.stack([axis.ravel() for axis in axes], axis=1), axes[0].shape
 
 
 def features(points: Floats, exponents: Floats) -> Floats:
