@@ -102,7 +102,9 @@ class RayNodes:
                 node.name, [*command, *own], environment=self.environment, **quiet
             )
             started.append(process)
-        self._wait_for(len(started), started)
+            # One after another: two that start at once choose the same name for their
+            # sockets, and one of them ends.
+            self._wait_for(len(started), started)
 
     def close(self) -> None:
         """Ends the head; the nodes end with what emulates them."""
