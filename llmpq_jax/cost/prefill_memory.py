@@ -81,10 +81,10 @@ def prefill_working_bytes(
         projecting   n Q + kept + B (3 D + Q + M)
         turning      2 n Q + kept + 3 B D
         attending    n Q + 2 scores + read
-        finishing    n Q + kept + B F'       F' = 3 F + D if gated, else 2 F + 3 D
+        finishing    n Q + B F'              F' = 3 F + D if gated, else 2 F + 3 D
 
-    and the angles of all tokens where positions rotate. `kept` are keys and values as
-    the cache will hold them; `scores` are one block's; `read` is a copy of the keys and
+    and the angles of all tokens where positions rotate. `kept` are keys and values until
+    the cache holds them; `scores` are one block's; `read` is a copy of the keys and
     values that the block reads, or, with a cache of 8 bits and of chunks that attend in
     a single block, a third copy of the scores where that is larger.
     """
@@ -111,7 +111,7 @@ def prefill_working_bytes(
         size * (num * query + block * (3 * hidden + query + memory)) + kept,
         size * (2 * num * query + 3 * block * hidden) + kept,
         size * num * query + 2 * scores + read,
-        size * (num * query + block * inside) + kept,
+        size * (num * query + block * inside),
     )
     is_rotated = a.position == "rope"
     angles = 2 * _FLOAT32_BYTES * num * a.head_dim if is_rotated else 0

@@ -44,36 +44,43 @@ def attend(
         memory.key.astype(query_BTNH.dtype),
         (((3,), (3,)), ((0, 1), (0, 2))),
         preferred_element_type=jnp.float32,
-    ).reshape(batch, num_kv_heads, shared, length, -1) / math.sqrt(head_dim)
+    ) / math.sqrt(head_dim)
     if memory.key_scale is not None:
         scores = scores * _by_slot(memory.key_scale)
+    # Of the same shape as the scores, which so are changed where they are.
+    position_BQ = jnp.tile(context.position_BT, (1, shared))
+    here = context._replace(position_BT=position_BQ)
     if slopes_N is not None:
-        behind = context.slot_S[None, None, :] - context.position_BT[:, :, None]
-        bias = slopes_N[None, :, None, None] * behind[:, None].astype(jnp.float32)
-        scores = scores + bias.reshape(scores.shape)
-    visible = context.visible_BTS(window)
-    scores = jnp.where(visible[:, None, None, :, :], scores, _MASKED)
-    weights = jax.nn.softmax(scores, axis=-1)
+        slopes_KQ = jnp.repeat(slopes_N.reshape(num_kv_heads, shared), length, axis=1)
+        ahead_BQS = context.slot_S[None, None, :] - position_BQ[:, :, None]
+        bias = slopes_KQ[None, :, :, None] * ahead_BQS[:, None].astype(jnp.float32)
+        scores = scores + bias
+    visible_BQS = here.visible_BTS(window)
+    scores = jnp.where(visible_BQS[:, None], scores, _MASKED)
+    # A softmax whose sum divides what was mixed: the scores are written once less.
+    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    total_BKQ1 = weights.sum(axis=-1, keepdims=True)
     if memory.value_scale is not None:
         weights = weights * _by_slot(memory.value_scale)
     mixed_BKQH = jax.lax.dot_general(
-        weights.astype(query_BTNH.dtype).reshape(*query_BKQH.shape[:3], -1),
+        weights.astype(query_BTNH.dtype),
         memory.value.astype(query_BTNH.dtype),
         (((3,), (1,)), ((0, 1), (0, 2))),
         preferred_element_type=jnp.float32,
     )
+    mixed_BKQH = mixed_BKQH / total_BKQ1
     mixed = mixed_BKQH.reshape(batch, num_kv_heads, shared, length, head_dim)
     mixed = jnp.moveaxis(mixed, 3, 1).reshape(query_BTNH.shape)
     return mixed.astype(query_BTNH.dtype)
 
 
-def _by_slot(scale_BSK1: Float[Array, "B S K 1"]) -> Float[Array, "B K 1 1 S"]:
+def _by_slot(scale_BSK1: Float[Array, "B S K 1"]) -> Float[Array, "B K 1 S"]:
     """Turns a cache's scales to where scores and weights have their slots.
 
     Scores and weights are multiplied instead of keys and values: no dequantised copy of
     a cache is made.
     """
-    return jnp.moveaxis(scale_BSK1, 1, -1)[:, :, None]
+    return scale_BSK1.transpose(0, 2, 3, 1)
 
 
 def attend_and_store(
