@@ -39,7 +39,13 @@ _DRAWN_ELEMENTS = 1 << 20
 
 
 class StageBench:
-    """A stage to time: some layers, or one end of the model, or nothing at all."""
+    """A stage to time: some layers, or one end of the model, or nothing at all.
+
+    Attributes:
+        architecture: Of the model.
+        dtype: Of activations.
+        worker: The stage.
+    """
 
     def __init__(
         self,
@@ -100,7 +106,7 @@ class StageBench:
             dtype=self.dtype,
         )
         program = StageProgram(module, placement)
-        self._worker = StageWorker(program, stage=0, dtype=self.dtype, kv_bits=kv_bits)
+        self.worker = StageWorker(program, stage=0, dtype=self.dtype, kv_bits=kv_bits)
 
     def compile(self, wanted: Iterable[tuple[Phase, Shape]]) -> None:
         """Compiles side by side: it is what takes longest.
@@ -122,15 +128,21 @@ class StageBench:
     def call(self, phase: Phase, shape: Shape) -> Callable[[], None]:
         """Returns a call that runs one micro-batch and waits until it is done.
 
-        Long prompts come in the runtime's own chunks. It allocates the cache, so the
-        call returned before it is void.
+        It allocates the cache, so the call returned before it is void.
         """
-        worker = self._worker
+        return partial(self._process, self.messages(phase, shape))
+
+    def messages(self, phase: Phase, shape: Shape) -> list[Message]:
+        """Returns one micro-batch as the engine sends it, and allocates its cache.
+
+        Long prompts come in the runtime's own chunks.
+        """
+        worker = self.worker
         worker.allocate(num_groups=1, num_rows=shape.rows, num_slots=shape.num_slots)
         length = shape.num_tokens if phase == "prefill" else shape.num_slots - 1
         num_chunks = shape.num_chunks if phase == "prefill" else 1
         payload = worker.placement.put(self._payload(phase, shape))
-        messages = [
+        return [
             Message(
                 phase=phase,
                 micro_batch=0,
@@ -145,23 +157,22 @@ class StageBench:
             )
             for step in range(num_chunks)
         ]
-        return partial(self._process, messages)
 
     def free(self) -> None:
         """Gives the cache's memory back."""
-        self._worker.free()
+        self.worker.free()
 
     def _process(self, messages: Sequence[Message]) -> None:
         for message in messages:
-            self._worker.process(message, 0.0)
-        self._worker.take_events()
+            self.worker.process(message, 0.0)
+        self.worker.take_events()
 
     def _payload(self, phase: Phase, shape: Shape) -> np.ndarray:
         generator = np.random.default_rng(0)
         num_tokens = 1
         if phase == "prefill":
             num_tokens = shape.num_tokens // shape.num_chunks
-        if self._worker.program.has_embedding:
+        if self.worker.program.has_embedding:
             size = (shape.rows, num_tokens) if phase == "prefill" else (shape.rows,)
             vocabulary = self.architecture.vocabulary_size
             return generator.integers(0, vocabulary, size, dtype=np.int32)
@@ -170,7 +181,7 @@ class StageBench:
 
     def _executable(self, phase: Phase, shape: Shape) -> Any:
         """Compiles one phase for one shape, or finds it compiled."""
-        worker = self._worker
+        worker = self.worker
         describe = worker.placement.describe
         payload = self._payload(phase, shape)
         inputs = describe(payload.shape, payload.dtype)

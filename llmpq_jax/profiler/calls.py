@@ -1,16 +1,21 @@
-"""Times what a stage costs by itself when the engine visits it.
+"""Times what each visit of the engine to a stage costs beside what the stage holds.
 
-Layers are timed in calls that follow one another at once. In a pipeline a stage waits for
-the others between two visits, and the threads of its device go to sleep meanwhile:
+A visit costs something whatever is computed: the host sends a call off and hears of its
+end, one thread wakes another, and while a stage waited for the others the threads of its
+device went to sleep. With T₁ and T₂ seconds of one layer and of two in calls that follow
+one another at once, R of a round through two stages of a layer each, after a pause and as
+the engine drives them, and S of what is sent between their devices:
 
-    call = T(a layer after a pause) − T(the same layer at once)
+    at once = 2 T₁ − T₂
+    call    = at once + (R − 2 T₁ − 2 S) / 2
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from llmpq_jax.profiler.ring import ring
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.profiler.stopwatch import Timing, summary
 from llmpq_jax.spec.measurements import CallTime
@@ -21,16 +26,41 @@ _ROUNDS = 41
 _PAUSE_S = 0.002
 
 
-def measure_call(session: Session, kind: str, device: JaxDevice) -> None:
-    """Times a call on a kind of device, where still missing."""
+def measure_call(session: Session, kind: str, devices: Sequence[JaxDevice]) -> None:
+    """Times a visit of a stage on a kind of device, where still missing.
+
+    Args:
+        session: The profile.
+        kind: Of the devices.
+        devices: Equal ones of a node; the first and the last of them are taken.
+    """
     if is_call_held(session, kind):
         return
     shape = min(session.grid.shapes, key=lambda shape: (shape.rows, shape.num_slots))
-    bench = session.bench(device, num_layers=1, bits=session.bits[0])
-    timing = time_after_pause(bench.call("decode", shape), session.stopwatch.clock)
-    bench.free()
+    bits = min(session.bits)
+    first, last = (
+        session.bench(device, num_layers=1, bits=bits)
+        for device in (devices[0], devices[-1])
+    )
+    double = session.bench(devices[0], num_layers=2, bits=bits)
+    last.call("decode", shape)
+    with ring(first, last, shape) as (turn, sends):
+        at_once, visit = time_visit(
+            first.call("decode", shape),
+            double.call("decode", shape),
+            turn,
+            sends,
+            session.stopwatch.clock,
+        )
+    for bench in (first, last, double):
+        bench.free()
     session.journal.add(
-        CallTime(kind=kind, seconds=timing.seconds, spread=timing.spread)
+        CallTime(
+            kind=kind,
+            seconds=visit.seconds,
+            spread=visit.spread,
+            at_once_seconds=min(at_once.seconds, visit.seconds),
+        )
     )
     session.on_row(f"{kind}: a stage by itself")
 
@@ -40,23 +70,52 @@ def is_call_held(session: Session, kind: str) -> bool:
     return session.journal.holds(session.journal.measurements.calls, kind=kind)
 
 
-def time_after_pause(
-    call: Callable[[], object],
+def at_once_s(session: Session, kind: str) -> float:
+    """Returns what layers of a kind need not carry of a call.
+
+    0 before it was measured, and where it was by a profiler whose layers carried it.
+    """
+    held = session.journal.measurements.calls
+    return next((row.at_once_seconds for row in held if row.kind == kind), 0.0)
+
+
+def time_visit(
+    one_layer: Callable[[], object],
+    two_layers: Callable[[], object],
+    turn: Callable[[], object],
+    sends: Callable[[], object],
     clock: Callable[[], float],
     *,
     sleep: Callable[[float], None] = time.sleep,
-) -> Timing:
-    """Times by how much a call takes longer after a pause than at once."""
+) -> tuple[Timing, Timing]:
+    """Times what a call takes beside its layers: at once, and in a pipeline.
 
-    def seconds() -> float:
+    All of it is timed in each round, so that what slows the machine for a while slows all.
+
+    Args:
+        one_layer: A call, see the module for this and what follows.
+        two_layers: Likewise.
+        turn: Once through two stages of a layer each.
+        sends: What a turn sends between devices.
+        clock: Seconds from any start.
+        sleep: Pauses before a turn.
+    """
+
+    def seconds(call: Callable[[], object]) -> float:
         started_s = clock()
         call()
         return clock() - started_s
 
-    samples = []
+    def at_once_seconds(call: Callable[[], object]) -> float:
+        call()
+        return seconds(call)
+
+    at_once, visits = [], []
     for _ in range(_ROUNDS):
-        seconds()
-        at_once_s = seconds()
+        one_s, two_s = at_once_seconds(one_layer), at_once_seconds(two_layers)
+        sends_s = at_once_seconds(sends)
         sleep(_PAUSE_S)
-        samples.append(seconds() - at_once_s)
-    return summary(samples)
+        turn_s = seconds(turn)
+        at_once.append(2 * one_s - two_s)
+        visits.append(at_once[-1] + (turn_s - 2 * one_s - sends_s) / 2)
+    return summary(at_once), summary(visits)

@@ -1,16 +1,11 @@
 """Times layers and both ends of a model on one device.
 
 What is timed is a stage as the engine drives it, its one call per micro-batch included.
-That call costs something even when the stage holds nothing. The layers carry it: several
-are timed together, and the time is divided by their number, so that Σ over a stage's
-layers is the whole time of a stage of that many. The ends must not carry it again: from
-theirs the time of an empty stage is taken off.
+That call costs something whatever the stage holds, and each stage of a plan is charged for
+it once (`profiler.calls`), so neither layers nor ends carry it:
 
-    layer = T(stack of layers) / layers
+    layer = (T(stack of layers) − call at once) / layers
     end   = T(stage of this end alone) − T(empty stage)
-
-A stage of n layers is so foretold too long by (n / layers − 1) times the empty call,
-which a layer of a real model dwarfs.
 """
 
 from __future__ import annotations
@@ -21,6 +16,7 @@ from itertools import groupby, product
 from typing import Literal
 
 from llmpq_jax.cost.accuracy import held_out_accuracy
+from llmpq_jax.profiler.calls import at_once_s
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.spec.measurements import PHASES, EndTime, LayerTime, Phase
@@ -40,6 +36,7 @@ def measure_layers(session: Session, kind: str, devices: Sequence[JaxDevice]) ->
         devices: Equal ones of a node; the first of them are taken.
     """
     widths = served_widths(session, len(devices))
+    call_s = at_once_s(session, kind)
     for tensor, bits in product(widths, session.bits):
         missing = missing_layers(session, kind, bits, tensor=tensor)
         if not missing:
@@ -56,6 +53,8 @@ def measure_layers(session: Session, kind: str, devices: Sequence[JaxDevice]) ->
             if result is None:
                 continue
             timing, workspace_bytes = result
+            # Never all of it: what is foretold stays above 0.
+            layers_s = max(timing.seconds - call_s, timing.seconds / 10)
             session.journal.add(
                 LayerTime(
                     kind=kind,
@@ -69,8 +68,8 @@ def measure_layers(session: Session, kind: str, devices: Sequence[JaxDevice]) ->
                     slots=shape.num_slots
                     if phase == "prefill" and shape.num_chunks > 1
                     else None,
-                    seconds=timing.seconds / session.num_stacked,
-                    spread=timing.spread,
+                    seconds=layers_s / session.num_stacked,
+                    spread=timing.spread * timing.seconds / layers_s,
                     workspace_bytes=workspace_bytes,
                 )
             )

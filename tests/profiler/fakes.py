@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,6 +16,7 @@ from llmpq_jax.spec.cluster import Cluster, Device, Node, Platform
 
 GRID = Grid.of((1, 4), ((16, 32), (8, 16)))
 CALL_S = 0.25
+WAKING_S = 0.125
 END_S = {"embedding": 0.5, "head": 2.0}
 
 
@@ -75,6 +77,18 @@ class FakeRoom:
     def work(self, seconds):
         with self.lock:
             self.now_s += seconds
+
+    @contextmanager
+    def ring(self, first, _last, shape):
+        """Two stages that wake up on each visit."""
+        one_layer = first.call("decode", shape)
+
+        def turn():
+            for _ in range(2):
+                self.work(WAKING_S)
+                one_layer()
+
+        yield turn, lambda: None
 
     def bench(self, _architecture, *devices, **fields):
         self.builds.append(fields | {"width": len(devices)})

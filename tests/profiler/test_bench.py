@@ -22,7 +22,7 @@ def test_calls_run_what_was_compiled_ahead_and_fill_the_device_s_cache(monkeypat
     stage.compile([("prefill", SHAPE), ("decode", SHAPE)])
     compiled_again = []
     monkeypatch.setattr(
-        stage._worker.program, "_jitted", lambda *what: compiled_again.append(what)
+        stage.worker.program, "_jitted", lambda *what: compiled_again.append(what)
     )
     filled: dict[Phase, list[bool]] = {
         "prefill": [True] * 4 + [False] * 4,
@@ -33,13 +33,13 @@ def test_calls_run_what_was_compiled_ahead_and_fill_the_device_s_cache(monkeypat
         call = stage.call(phase, SHAPE)
         for _ in range(3):
             call()
-        ((cache,),) = stage._worker._caches.values()
+        ((cache,),) = stage.worker._caches.values()
         assert cache.key.devices() == {jax.devices()[1]}
         sums = np.abs(np.asarray(cache.key, np.float32)).sum(axis=(0, 2, 3))
         assert (sums > 0).tolist() == slots
     assert compiled_again == []
     stage.free()
-    assert stage._worker.cache_bytes == 0
+    assert stage.worker.cache_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_layers_over_two_devices_take_half_of_the_cache_on_each():
         for phase in ("prefill", "decode"):
             stage.call(phase, SHAPE)()
             assert stage.workspace_bytes(phase, SHAPE) > 0
-        ((first, _),) = stage._worker._caches.values()
+        ((first, _),) = stage.worker._caches.values()
         assert first.key.devices() == set(devices)
-        held.append(stage._worker.cache_bytes)
+        held.append(stage.worker.cache_bytes)
     assert held[0] == 2 * held[1]

@@ -6,29 +6,49 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.profiler.calls import time_after_pause
+from llmpq_jax.profiler.calls import time_visit
 
 
-class Sleeper:
-    """A device that needs so long to wake up after a pause."""
+class Machine:
+    """Two devices, which need so long for a call, a layer, to wake up, and to send."""
 
-    def __init__(self, work_s, waking_s):
-        self.now_s, self.work_s, self.waking_s = 0.0, work_s, waking_s
-        self.is_asleep = True
-
-    def call(self):
-        self.now_s += self.work_s + (self.waking_s if self.is_asleep else 0.0)
+    def __init__(self, call_s, layer_s, waking_s, sending_s):
+        self.now_s, self.call_s, self.layer_s = 0.0, call_s, layer_s
+        self.waking_s, self.sending_s = waking_s, sending_s
         self.is_asleep = False
+
+    def run(self, num_layers):
+        self.now_s += self.call_s + num_layers * self.layer_s
+
+    def turn(self):
+        for _ in range(2):
+            self.now_s += self.sending_s + (self.waking_s if self.is_asleep else 0.0)
+            self.run(1)
+        self.is_asleep = False
+
+    def sends(self):
+        self.now_s += 2 * self.sending_s
 
     def sleep(self, seconds):
         self.now_s += seconds
         self.is_asleep = True
 
 
-@given(st.floats(1e-5, 1.0), st.floats(1e-5, 1.0))
-def test_a_call_is_what_waking_up_takes(work_s, waking_s):
-    device = Sleeper(work_s, waking_s)
-    timing = time_after_pause(device.call, lambda: device.now_s, sleep=device.sleep)
-    # The clock's own rounding, of a sum of 41 rounds of at most 3 seconds.
-    assert timing.seconds == pytest.approx(waking_s, abs=1e-12)
-    assert timing.repeats == 41
+SECONDS = st.floats(1e-5, 1.0)
+
+
+@given(SECONDS, SECONDS, SECONDS, SECONDS)
+def test_a_visit_is_what_is_left_without_layers(call_s, layer_s, waking_s, sending_s):
+    machine = Machine(call_s, layer_s, waking_s, sending_s)
+    at_once, visit = time_visit(
+        lambda: machine.run(1),
+        lambda: machine.run(2),
+        machine.turn,
+        machine.sends,
+        lambda: machine.now_s,
+        sleep=machine.sleep,
+    )
+    # The clock's own rounding, of a sum of 41 rounds of at most 60 seconds.
+    assert at_once.seconds == pytest.approx(call_s, abs=1e-11)
+    assert visit.seconds == pytest.approx(call_s + waking_s, abs=1e-11)
+    assert visit.repeats == 41

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from llmpq_jax.errors import MeasurementError
-from llmpq_jax.profiler import session
+from llmpq_jax.profiler import calls, session
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.profiler.profile import num_stacked, profile
 from llmpq_jax.profiler.stopwatch import Stopwatch
@@ -15,6 +15,7 @@ from tests.profiler.fakes import (
     CALL_S,
     END_S,
     GRID,
+    WAKING_S,
     FakeRoom,
     architecture,
     cluster,
@@ -28,6 +29,7 @@ from tests.tiny_models import CONFIG, write_tiny_model
 def room(monkeypatch):
     room = FakeRoom()
     monkeypatch.setattr(session, "StageBench", room.bench)
+    monkeypatch.setattr(calls, "ring", room.ring)
     return room
 
 
@@ -79,7 +81,7 @@ def test_layers_are_spread_over_as_many_devices_as_asked_and_ends_over_one(room)
     assert sizes[1] == sizes[2]
     stacks = [build["width"] for build in room.builds if build["num_layers"]]
     # Two widths of one kind, one of the other, and calls; the processor they share.
-    assert sorted(stacks) == [1] * (2 + 2 + 3) + [2]
+    assert sorted(stacks) == [1] * (2 + 2 * 3 + 3) + [2]
     ends = [build for build in room.builds if build["has_embedding"]]
     assert {build["width"] for build in ends} == {1}
 
@@ -139,16 +141,19 @@ def test_what_is_held_out_is_measured_with_the_rest_and_judged_once(room, tmp_pa
     assert again.accuracy == measured.accuracy
 
 
-def test_layers_carry_the_call_and_ends_do_not_carry_it_again(room):
+def test_neither_layers_nor_ends_carry_the_call(room):
     measured = run(room)
     stacked = num_stacked(architecture(), [device()], 2)
     assert stacked == 2
     for row in measured.layers:
         own_s = layer_s(row.phase, row.bits, row.batch, row.length)
-        assert row.seconds == pytest.approx(own_s + CALL_S / stacked)
+        assert row.seconds == pytest.approx(own_s)
     for row in measured.ends:
         assert row.seconds == pytest.approx(END_S[row.part] * row.rows)
         assert row.spread == pytest.approx(0)
+    (call,) = measured.calls
+    assert call.at_once_seconds == pytest.approx(CALL_S)
+    assert call.seconds == pytest.approx(CALL_S + WAKING_S)
 
 
 def test_a_stage_of_so_many_layers_with_both_ends_is_foretold_exactly(room):
@@ -156,11 +161,12 @@ def test_a_stage_of_so_many_layers_with_both_ends_is_foretold_exactly(room):
     layer = next(r for r in measured.layers if (r.phase, r.batch) == ("decode", 4))
     ends = [r for r in measured.ends if r.rows == 4 and r.bits == 16]
     stage = room.bench(
-        architecture(), None, num_layers=2, bits=16, has_embedding=True, has_head=True
+        architecture(), None, num_layers=3, bits=16, has_embedding=True, has_head=True
     )
     before_s = room.now_s
     stage.call("decode", GRID.shapes[1])()
-    foretold_s = 2 * layer.seconds + sum(end.seconds for end in ends)
+    foretold_s = 3 * layer.seconds + sum(end.seconds for end in ends)
+    foretold_s += measured.calls[0].at_once_seconds
     assert foretold_s == pytest.approx(room.now_s - before_s)
 
 
@@ -238,7 +244,7 @@ def test_an_interrupted_run_goes_on_where_it_was(room, tmp_path):
     whole = run(room, out)
     content = out.read_text()
     rows = content.split("\n[[")
-    for kept in (1, 2, 9, 26, len(rows) - 1):
+    for kept in (1, 2, 10, 27, len(rows) - 1):
         # Cut inside the row after those that are kept.
         out.write_text("\n[[".join(rows[:kept]) + "\n[[" + rows[kept][:20])
         heard = []
@@ -323,8 +329,8 @@ def test_a_second_kind_is_measured_into_the_file_of_the_first(room, tmp_path):
     assert [row.kind for row in read_measurements(out).kinds] == ["a", "b"]
     assert [row.kind for row in measured.layers] == ["a"] * 8 + ["b"] * 8
     stacks = [build["num_layers"] for build in room.builds if build["num_layers"]]
-    # The layers at one precision, and one that is timed after a pause.
-    assert stacks == [4, 1]
+    # Layers to tell a call by, then those at one precision.
+    assert stacks == [1, 1, 2, 4]
 
 
 def test_what_does_not_fit_the_device_is_left_out(room):
@@ -397,4 +403,4 @@ def test_a_folder_with_a_config_alone_is_measured_for_real(tmp_path):
     assert all(row.workspace_bytes > 0 for row in measured.layers)
     assert all(1 <= row.capacity <= 2 for row in measured.shared)
     (call,) = measured.calls
-    assert 0 < call.seconds < 1
+    assert 0 < call.at_once_seconds <= call.seconds < 1

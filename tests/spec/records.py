@@ -257,7 +257,15 @@ measurements = st.builds(
         ),
         min_size=1,
     ),
-    calls=_rows(st.builds(CallTime, kind=texts, seconds=seconds, spread=fractions)),
+    calls=_rows(
+        st.builds(
+            CallTime,
+            kind=texts,
+            seconds=seconds,
+            spread=fractions,
+            at_once_seconds=st.just(0.0) | seconds,
+        )
+    ),
     links=_rows(
         st.builds(
             LinkTime,

@@ -21,9 +21,9 @@ from llmpq_jax.runtime.devices import claim_devices
 from llmpq_jax.runtime.engines.carrier import Carrier
 from llmpq_jax.runtime.engines.ray_parcel import Parcel, pack, unpack
 from llmpq_jax.runtime.engines.ray_transport import Terminal, open_terminal
-from llmpq_jax.runtime.engines.stage_loop import StageLoop, Transport
 from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.stage.build import build_worker
+from llmpq_jax.stage.loop import StageLoop, Transport
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.peak import StagePeak
 from llmpq_jax.stage.worker import BatchNeeds, StageFacts, StageWorker

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from llmpq_jax.runtime.engines.carrier import Carrier
 from llmpq_jax.runtime.engines.ray_parcel import Parcels, pack
 from llmpq_jax.runtime.engines.socket_terminal import SocketTerminal
-from llmpq_jax.runtime.engines.stage_loop import Transport
+from llmpq_jax.stage.loop import Transport
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.placement import Placement
 

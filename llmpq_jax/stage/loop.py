@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.worker import StageWorker
 
 
+@runtime_checkable
 class Transport(Protocol):
     """The way from one stage to whoever takes what it made."""
 
