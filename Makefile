@@ -47,6 +47,7 @@ format: $(VENV)/.installed-for-lint
 docs: $(VENV)/.installed
 	$(python) -m tools.write_format_docs
 	$(python) -m tools.write_cli_docs
+	$(python) -m tools.write_results
 
 clean:
 	rm -rf $(VENV) build/cmake dist .cache .coverage .hypothesis .import_linter_cache .pytest_cache .ruff_cache

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import generated, write_cli_docs, write_format_docs
+from tools import generated, write_cli_docs, write_format_docs, write_results
 from tools.format_examples import FILES
 from tools.type_names import record_in, type_name
 
@@ -18,7 +18,7 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", [write_format_docs, write_cli_docs])
+@pytest.mark.parametrize("page", [write_format_docs, write_cli_docs, write_results])
 def test_a_generated_page_is_what_its_tool_writes(page, capsys):
     code = generated.main(
         page.render, ROOT / page.PAGE, module=page.__name__, arguments=["--check"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -10,10 +11,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import click
 
 from llmpq_jax.report.console import show, tell
+from llmpq_jax.spec._toml import write_text
 from llmpq_jax.spec.cluster_file import read_cluster, write_cluster
 from tools.emulate_cluster import achieved_table
 from tools.emulation.achieved import (
@@ -28,6 +31,7 @@ from tools.emulation.ray_nodes import RayNodes
 from tools.emulation.speeds import read_emulation
 from tools.experiments.definition import BUILD, Experiment, read_experiment
 from tools.generated import ROOT
+from tools.provenance import provenance
 
 # Read by Ray as it is imported, in this process too.
 os.environ["RAY_AUTH_MODE"] = "token"
@@ -136,6 +140,8 @@ def run(clusters: tuple[str, ...], seconds: float) -> None:
                 on_note=tell,
             )
         tell(f"{name}: {'done' if done else 'not done yet'}")
+    said = provenance("tools.experiments")
+    write_text(BUILD / "provenance.json", json.dumps(said, indent=1) + "\n")
 
 
 @main.command()
@@ -153,19 +159,15 @@ def quality(clusters: tuple[str, ...]) -> None:
 
 
 @main.command()
-@_CLUSTERS
-def table(clusters: tuple[str, ...]) -> None:
+@click.option(
+    "--results", type=click.Path(path_type=Path, exists=True), default=BUILD,
+    help="Folder of what was measured.",
+)  # fmt: skip
+def table(results: Path) -> None:
     """Print what was measured, as Markdown."""
-    from tools.experiments.page import cluster_tables
-    from tools.experiments.quality import perplexity_table
+    from tools.experiments.page import all_tables
 
-    experiment = read_experiment()
-    for name in clusters or experiment.clusters:
-        click.echo(f"### {name}\n")
-        click.echo("\n".join([*cluster_tables(experiment, BUILD / name), ""]))
-    if not clusters:
-        click.echo("### The trained tiny model\n")
-        click.echo("\n".join([*perplexity_table(BUILD / "tiny"), ""]))
+    click.echo(all_tables(read_experiment(), results))
 
 
 if __name__ == "__main__":

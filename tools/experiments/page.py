@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from tools.experiments.definition import Experiment
@@ -26,6 +26,26 @@ _COLUMNS = (
 )
 
 
+def all_tables(experiment: Experiment, results: Path) -> str:
+    """Writes all of docs/results.md that is measured.
+
+    Args:
+        experiment: What was measured.
+        results: Folder of the clusters' folders, and of the tiny model's.
+    """
+    folders = [results / name for name in experiment.clusters]
+    sections = {
+        "How many times as fast the joint plan is": summary_table(folders),
+        **{folder.name: cluster_tables(experiment, folder) for folder in folders},
+        "The trained tiny model": perplexity_table(results / "tiny"),
+    }
+    return "\n".join(
+        line
+        for title, lines in sections.items()
+        for line in (f"### {title}", "", *lines, "")
+    )
+
+
 def cluster_tables(experiment: Experiment, folder: Path) -> list[str]:
     """Writes a cluster's tables: baselines beside joint plans, then lesser planners.
 
@@ -38,10 +58,10 @@ def cluster_tables(experiment: Experiment, folder: Path) -> list[str]:
     tokens = experiment.batch * experiment.new_tokens
     joint = {plan["beside"]: plan for plan in plans if plan["method"] == JOINT}
     lines = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
-    for plan in plans:
-        if plan["method"] not in joint:
+    for own in _baselines(plans):
+        if own["strategy"] is None:
             continue
-        own, best = plan, joint[plan["method"]]
+        best = joint[own["method"]]
         cells = [
             own["method"],
             *_cells(own, runs, kl, tokens),
@@ -53,7 +73,7 @@ def cluster_tables(experiment: Experiment, folder: Path) -> list[str]:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         f"| {plan['method']} | nothing fits |{' – |' * (len(_COLUMNS) - 2)}"
-        for plan in plans
+        for plan in _baselines(plans)
         if plan["strategy"] is None
     ]
     lesser = _lesser(plans)
@@ -68,11 +88,65 @@ def cluster_tables(experiment: Experiment, folder: Path) -> list[str]:
     return lines
 
 
+def summary_table(folders: Sequence[Path]) -> list[str]:
+    """Writes how many times as fast joint plans ran as each baseline, by cluster.
+
+    Of medians; the mean is over the clusters where the baseline finds a plan.
+    """
+    ratios: dict[str, list[float | None]] = {}
+    for folder in folders:
+        plans = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
+        runs = json.loads((folder / "runs.json").read_text(encoding="utf-8"))
+        joint = {plan["beside"]: plan for plan in plans if plan["method"] == JOINT}
+        for plan in _baselines(plans):
+            best = joint.get(plan["method"])
+            found = None if best is None else _times_as_fast(plan, best, runs)
+            ratios.setdefault(plan["method"], []).append(found)
+    names = [folder.name for folder in folders]
+    lines = [
+        f"| baseline | {' | '.join(names)} | mean |",
+        f"|{'---|' * (len(names) + 2)}",
+    ]
+    for method, found in ratios.items():
+        known = [ratio for ratio in found if ratio is not None]
+        cells = ["–" if ratio is None else f"{ratio:.2f}×" for ratio in found]
+        mean = f"{fmean(known):.2f}×" if known else "–"
+        lines.append(f"| {method} | {' | '.join(cells)} | {mean} |")
+    return lines
+
+
+def perplexity_table(folder: Path) -> list[str]:
+    """Writes the table of the trained tiny model."""
+    rows = json.loads((folder / "perplexity.json").read_text(encoding="utf-8"))
+    found = [row for row in rows if row["perplexity"] is not None]
+    lines = [
+        f"At 16 bits the perplexity is {found[0]['perplexity_16']:.4f}.",
+        "",
+        "| method | Σω | KL, nats per token | perplexity | predicted, ms |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['method']} | {row['omega']:.3g} | {row['kl']:.3g} | {row['perplexity']:.4f} | {1e3 * row['predicted_s']:.0f} |"
+        if row in found
+        else f"| {row['method']} | nothing fits | – | – | – |"
+        for row in rows
+    ]
+    return lines
+
+
+def _baselines(plans: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    first = plans[: _first_lesser(plans)]
+    return [plan for plan in first if plan["method"] != JOINT]
+
+
 def _lesser(plans: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [plan for plan in plans[_first_lesser(plans) :] if plan["strategy"]]
+
+
+def _first_lesser(plans: Sequence[dict[str, Any]]) -> int:
+    """Returns where lesser planners begin, after the full one they are held against."""
     names = [plan["method"] for plan in plans]
-    if "full planner" not in names:
-        return []
-    return [plan for plan in plans[names.index("full planner") :] if plan["strategy"]]
+    return names.index("full planner") if "full planner" in names else len(names)
 
 
 def _cells(
@@ -94,9 +168,16 @@ def _rates(plan: dict[str, Any], runs: dict[str, Any], tokens: int) -> str:
 
 
 def _ratio(own: dict[str, Any], best: dict[str, Any], runs: dict[str, Any]) -> str:
+    ratio = _times_as_fast(own, best, runs)
+    return "–" if ratio is None else f"{ratio:.2f}×"
+
+
+def _times_as_fast(
+    own: dict[str, Any], best: dict[str, Any], runs: dict[str, Any]
+) -> float | None:
     if own["strategy"] not in runs or best["strategy"] not in runs:
-        return "–"
+        return None
     seconds, least = (
         median(runs[plan["strategy"]]["latency_s"]) for plan in (own, best)
     )
-    return f"{seconds / least:.2f}×"
+    return seconds / least

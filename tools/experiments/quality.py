@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -93,6 +92,7 @@ def measure_perplexity(
     rows = []
     for method, found in baselines(problem):
         if found is None:
+            rows.append({"method": method, "perplexity": None})
             continue
         joint = joint_plan(
             problem,
@@ -119,22 +119,6 @@ def measure_perplexity(
             )
             on_note(f"  {rows[-1]}")
     write_text(folder / "perplexity.json", json.dumps(rows, indent=1) + "\n")
-
-
-def perplexity_table(folder: Path) -> list[str]:
-    """Writes the second table of docs/results.md."""
-    rows = json.loads((folder / "perplexity.json").read_text(encoding="utf-8"))
-    lines = [
-        f"At 16 bits the perplexity is {rows[0]['perplexity_16']:.4f}.",
-        "",
-        "| method | Σω | KL, nats per token | perplexity | predicted, ms |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['method']} | {row['omega']:.3g} | {row['kl']:.3g} | {row['perplexity']:.4f} | {1e3 * row['predicted_s']:.0f} |"
-        for row in rows
-    ]
-    return lines
 
 
 def _slices(count: int) -> list[slice]:

@@ -2,8 +2,11 @@
 
 import pytest
 
+from llmpq_jax.spec.cluster_file import read_cluster
 from tools.emulation.speeds import read_emulation
-from tools.experiments.definition import read_experiment
+from tools.experiments.definition import Experiment, read_experiment
+from tools.experiments.even import even_plan
+from tools.generated import ROOT
 
 EXPERIMENT = read_experiment()
 
@@ -36,3 +39,16 @@ def test_prompts_are_the_same_each_time_and_within_the_vocabulary():
 def test_lesser_planners_are_measured_on_two_clusters():
     assert set(EXPERIMENT.ablated) < set(EXPERIMENT.clusters)
     assert len(EXPERIMENT.ablated) == 2
+
+
+@pytest.mark.parametrize("name", EXPERIMENT.clusters)
+def test_hops_are_timed_in_a_pipeline_over_all_nodes(name, monkeypatch):
+    tiny = ROOT / "examples" / "tiny-code-lm"
+    monkeypatch.setattr(Experiment, "model_path", tiny)
+    cluster = read_cluster(EXPERIMENT.cluster_folder(name) / "cluster.toml")
+    strategy = even_plan(EXPERIMENT, cluster)
+    assert [stage.device for stage in strategy.stages] == [
+        placed.name for placed in cluster.placed
+    ]
+    # Every node has something to do at any time.
+    assert strategy.workload.batch // strategy.micro_batch.decode >= len(cluster.nodes)

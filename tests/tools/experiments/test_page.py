@@ -1,7 +1,7 @@
 import json
 
 from tools.experiments.definition import read_experiment
-from tools.experiments.page import cluster_tables
+from tools.experiments.page import cluster_tables, summary_table
 
 EXPERIMENT = read_experiment()
 TOKENS = EXPERIMENT.batch * EXPERIMENT.new_tokens
@@ -63,3 +63,20 @@ def test_lesser_planners_stand_beside_the_full_one(tmp_path):
     assert lines[-2].endswith("| 1.00× |")
     assert lines[-1].startswith("| m_p = m_d |")
     assert lines[-1].endswith("| 2.50× |")
+
+
+def test_means_are_over_clusters_where_a_baseline_has_a_plan(tmp_path):
+    plans = [
+        plan("uniform", "a.toml", 4.0),
+        plan("joint plan", "b.toml", 2.0, beside="uniform"),
+    ]
+    none = [plan("uniform", None, None)]
+    for name, made, slow_s in (("x", plans, 3.0), ("y", plans, 6.0), ("z", none, 0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        runs = {"a.toml": {"latency_s": [slow_s]}, "b.toml": {"latency_s": [2.0]}}
+        (folder / "plans.json").write_text(json.dumps(made))
+        (folder / "runs.json").write_text(json.dumps(runs))
+    lines = summary_table([tmp_path / name for name in "xyz"])
+    assert lines[0] == "| baseline | x | y | z | mean |"
+    assert lines[2:] == ["| uniform | 1.50× | 3.00× | – | 2.25× |"]
