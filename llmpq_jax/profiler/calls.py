@@ -4,10 +4,13 @@ A visit costs something whatever is computed: the host sends a call off and hear
 end, one thread wakes another, and while a stage waited for the others the threads of its
 device went to sleep. With T₁ and T₂ seconds of one layer and of two in calls that follow
 one another at once, R of a round through two stages of a layer each, after a pause and as
-the engine drives them, and S of what is sent between their devices:
+the engine drives them, and S of what the first sends to the second, after a pause as well:
 
     at once = 2 T₁ − T₂
-    call    = at once + (R − 2 T₁ − 2 S) / 2
+    call    = at once + (R − 2 T₁ − S) / 2
+
+What is sent counts as a hop, and so is taken off. The way back to the first stage, through
+the driver, is no hop of a plan: the visits share it.
 """
 
 from __future__ import annotations
@@ -17,13 +20,11 @@ from collections.abc import Callable, Sequence
 
 from llmpq_jax.profiler.ring import ring
 from llmpq_jax.profiler.session import Session
-from llmpq_jax.profiler.stopwatch import Timing, summary
+from llmpq_jax.profiler.stopwatch import STAGE_PAUSE_S, Timing, summary
 from llmpq_jax.spec.measurements import CallTime
 from llmpq_jax.stage.devices import JaxDevice
 
 _ROUNDS = 41
-# About as long as other stages keep a micro-batch.
-_PAUSE_S = 0.002
 
 
 def measure_call(session: Session, kind: str, devices: Sequence[JaxDevice]) -> None:
@@ -43,13 +44,12 @@ def measure_call(session: Session, kind: str, devices: Sequence[JaxDevice]) -> N
         for device in (devices[0], devices[-1])
     )
     double = session.bench(devices[0], num_layers=2, bits=bits)
-    last.call("decode", shape)
-    with ring(first, last, shape) as (turn, sends):
+    calls = (first.call("decode", shape), double.call("decode", shape))
+    with ring((first, last), "decode", shape) as joined:
         at_once, visit = time_visit(
-            first.call("decode", shape),
-            double.call("decode", shape),
-            turn,
-            sends,
+            *calls,
+            lambda: joined.go_round(1, 1),
+            joined.hop,
             session.stopwatch.clock,
         )
     for bench in (first, last, double):
@@ -79,11 +79,17 @@ def at_once_s(session: Session, kind: str) -> float:
     return next((row.at_once_seconds for row in held if row.kind == kind), 0.0)
 
 
+def visit_s(session: Session, kind: str) -> float:
+    """Returns what a stage of a kind is charged beside calls that follow each other."""
+    held = session.journal.measurements.calls
+    return next((r.seconds - r.at_once_seconds for r in held if r.kind == kind), 0.0)
+
+
 def time_visit(
     one_layer: Callable[[], object],
     two_layers: Callable[[], object],
     turn: Callable[[], object],
-    sends: Callable[[], object],
+    hop: Callable[[], object],
     clock: Callable[[], float],
     *,
     sleep: Callable[[float], None] = time.sleep,
@@ -96,9 +102,9 @@ def time_visit(
         one_layer: A call, see the module for this and what follows.
         two_layers: Likewise.
         turn: Once through two stages of a layer each.
-        sends: What a turn sends between devices.
+        hop: What the first of them sends to the second.
         clock: Seconds from any start.
-        sleep: Pauses before a turn.
+        sleep: Pauses before either.
     """
 
     def seconds(call: Callable[[], object]) -> float:
@@ -113,9 +119,10 @@ def time_visit(
     at_once, visits = [], []
     for _ in range(_ROUNDS):
         one_s, two_s = at_once_seconds(one_layer), at_once_seconds(two_layers)
-        sends_s = at_once_seconds(sends)
-        sleep(_PAUSE_S)
+        sleep(STAGE_PAUSE_S)
+        hop_s = seconds(hop)
+        sleep(STAGE_PAUSE_S)
         turn_s = seconds(turn)
         at_once.append(2 * one_s - two_s)
-        visits.append(at_once[-1] + (turn_s - 2 * one_s - sends_s) / 2)
+        visits.append(at_once[-1] + (turn_s - 2 * one_s - hop_s) / 2)
     return summary(at_once), summary(visits)

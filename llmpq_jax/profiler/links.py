@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from llmpq_jax.profiler.session import Session
+from llmpq_jax.profiler.stopwatch import STAGE_PAUSE_S
 from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.measurements import LinkTime
 from llmpq_jax.stage.build import DTYPES
@@ -49,7 +50,9 @@ def measure_links(
     for transfer in missing_links(session, cluster, devices):
         hidden = Placement((transfer.source,)).put(np.zeros(transfer.shape, dtype))
         target = Placement((transfer.target,))
-        timing = session.stopwatch.time(partial(send, hidden, target))
+        timing = session.stopwatch.time_after_pauses(
+            partial(send, hidden, target), STAGE_PAUSE_S
+        )
         session.journal.add(
             LinkTime(
                 source_kind=transfer.source_kind,

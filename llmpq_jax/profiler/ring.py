@@ -1,21 +1,22 @@
-"""Two stages joined as the engine joins them, and a driver that sends on what comes out."""
+"""Stages joined as the engine joins them, and a driver that sends on what comes out."""
 
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from llmpq_jax.profiler.bench import StageBench
 from llmpq_jax.profiler.grid import Shape
-from llmpq_jax.stage.loop import StageLoop
+from llmpq_jax.spec.measurements import Phase
+from llmpq_jax.stage.loop import StageLoop, Transport
 from llmpq_jax.stage.message import Message
 
 
 @dataclass(frozen=True, slots=True)
 class _Results:
-    """Where what left the second stage waits, or what went wrong."""
+    """Where what left the last stage waits, or what went wrong."""
 
     waiting: queue.SimpleQueue[Message | BaseException]
 
@@ -29,41 +30,64 @@ class _Results:
         return result
 
 
-@contextmanager
-def ring(
-    first: StageBench, last: StageBench, shape: Shape
-) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
-    """Joins two stages of layers alone; yields a turn, and what it sends.
+class Ring:
+    """Stages of layers alone, one after the other, at work on what goes round."""
 
-    Args:
-        first: Of the stages; its cache is allocated here.
-        last: Of the stages; its cache is allocated already.
-        shape: Of the micro-batch whose decode steps go round.
+    def __init__(
+        self, benches: Sequence[StageBench], phase: Phase, shape: Shape
+    ) -> None:
+        """Starts the stages' threads; `close` ends them.
 
-    A turn is a step through both stages, from the driver and back to it. What it sends is
-    brought from one stage's devices to the other's, and back, and waited for.
-    """
-    results = _Results(queue.SimpleQueue())
-    second = StageLoop(last.worker, onward=results, on_failure=results.waiting.put)
-    (message,) = first.messages("decode", shape)
-    loop = StageLoop(first.worker, onward=second, on_failure=results.waiting.put)
-    ends = (last.worker.placement, first.worker.placement)
+        Args:
+            benches: The stages; their caches are allocated anew.
+            phase: Of the micro-batches that go round.
+            shape: Of each.
+        """
+        self._benches = tuple(benches)
+        results = _Results(queue.SimpleQueue())
+        self._results = results
+        # Each call allocates its stage's cache.
+        self._messages, *_ = [bench.messages(phase, shape) for bench in benches]
+        self._sent = benches[0].worker.placement.put(self._messages[0].payload)
+        onward: Transport = results
+        loops: list[StageLoop] = []
+        for bench in reversed(benches):
+            onward = StageLoop(
+                bench.worker, onward=onward, on_failure=results.waiting.put
+            )
+            loops.append(onward)
+        self._loops = tuple(reversed(loops))
 
-    def turn() -> None:
-        nonlocal message
-        loop.send(message)
-        message = results.take()
-        for bench in (first, last):
+    def go_round(self, num_micro_batches: int, rounds: int) -> None:
+        """Sends micro-batches through all stages, each again as soon as it is back."""
+        first = self._loops[0]
+        messages = self._messages * num_micro_batches
+        for message in messages:
+            first.send(message)
+        to_send = len(messages) * (rounds - 1)
+        for _ in range(len(messages) * rounds):
+            result = self._results.take()
+            if to_send:
+                first.send(result)
+                to_send -= 1
+        for bench in self._benches:
             bench.worker.take_events()
 
-    def sends() -> None:
-        here = message.payload
-        for end in ends:
-            here = end.put(here)
-            here.block_until_ready()
+    def hop(self) -> None:
+        """Brings what the first stage sends to the second one's devices, and waits."""
+        self._benches[1].worker.placement.put(self._sent).block_until_ready()
 
+    def close(self) -> None:
+        """Ends the threads."""
+        for loop in self._loops:
+            loop.close()
+
+
+@contextmanager
+def ring(benches: Sequence[StageBench], phase: Phase, shape: Shape) -> Iterator[Ring]:
+    """Joins stages as the engine does; see `Ring`."""
+    joined = Ring(benches, phase, shape)
     try:
-        yield turn, sends
+        yield joined
     finally:
-        loop.close()
-        second.close()
+        joined.close()

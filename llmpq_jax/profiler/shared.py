@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from statistics import median
-from threading import Barrier
 
+from llmpq_jax.profiler.calls import visit_s
 from llmpq_jax.profiler.grid import Shape
+from llmpq_jax.profiler.ring import ring
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.measurements import PHASES, Phase, SharedCapacity
 from llmpq_jax.stage.devices import JaxDevice
 
-_ROUNDS = 15
+_ROUNDS = 9
 _ROUND_S = 0.03
 _MOST_REPEATS = 50
+# Filling and emptying the stages must not tell.
+_LEAST_ROUNDS = 4
 
 
 def measure_shared(
@@ -25,9 +28,10 @@ def measure_shared(
 ) -> None:
     """Measures the capacities that are still missing.
 
-    Every device runs the grid's middle micro-batch through layers of its own. Prefill
-    keeps all of the processor's cores busy with one device's work alone, small steps of
-    decode do not: so each phase has a capacity.
+    Every device is a stage, and as many of the grid's middle micro-batches go round as
+    there are devices, as the engine drives them. Prefill keeps all of the processor's
+    cores busy with one device's work alone, small steps of decode do not: so each phase
+    has a capacity.
     """
     shapes = sorted(
         session.grid.shapes, key=lambda shape: (shape.num_slots, shape.rows)
@@ -36,7 +40,7 @@ def measure_shared(
     shape = longest[len(longest) // 2]
     missing = missing_shared(session, cluster, devices)
     for node in dict.fromkeys(node for node, _ in missing):
-        found = _sharing(cluster, devices)[node]
+        kinds, found = zip(*_sharing(cluster, devices)[node], strict=True)
         wanted: list[tuple[Phase, Shape]] = [
             (phase, shape) for other, phase in missing if other == node
         ]
@@ -48,8 +52,15 @@ def measure_shared(
             for bench in benches:
                 pool.submit(bench.compile, wanted)
         for phase, _ in wanted:
-            calls = [bench.call(phase, shape) for bench in benches]
-            capacity = measured_capacity(calls, session.stopwatch.clock)
+            alone = benches[0].call(phase, shape)
+            with ring(benches, phase, shape) as joined:
+                capacity = measured_capacity(
+                    alone,
+                    joined.go_round,
+                    num_stages=len(benches),
+                    visit_s=visit_s(session, kinds[0]),
+                    clock=session.stopwatch.clock,
+                )
             session.journal.add(
                 SharedCapacity(node=node, phase=phase, capacity=capacity)
             )
@@ -75,63 +86,57 @@ def missing_shared(
 
 def _sharing(
     cluster: Cluster, devices: Mapping[str, JaxDevice]
-) -> dict[str, list[JaxDevice]]:
-    """Returns by node, where there are several, the CPU devices that share it."""
-    sharing: dict[str, list[JaxDevice]] = {}
+) -> dict[str, list[tuple[str, JaxDevice]]]:
+    """Returns by node, where there are several, the CPU devices that share it.
+
+    Each with its kind.
+    """
+    sharing: dict[str, list[tuple[str, JaxDevice]]] = {}
     for placed in cluster.placed:
         is_cpu = placed.device.platform == "cpu"
         if is_cpu and placed.name in devices and placed.node.shared_capacity is None:
-            sharing.setdefault(placed.node.name, []).append(devices[placed.name])
+            sharing.setdefault(placed.node.name, []).append(
+                (placed.device.kind, devices[placed.name])
+            )
     return {node: found for node, found in sharing.items() if len(found) > 1}
 
 
 def measured_capacity(
-    calls: Sequence[Callable[[], object]], clock: Callable[[], float]
+    alone: Callable[[], object],
+    go_round: Callable[[int, int], object],
+    *,
+    num_stages: int,
+    visit_s: float,
+    clock: Callable[[], float],
 ) -> float:
-    """Runs one call alone and all at once, in turns, and compares.
+    """Compares stages that are all at work with one alone, in turns.
+
+    Args:
+        alone: A micro-batch once through one stage.
+        go_round: So many micro-batches, so many times through all stages.
+        num_stages: k of them, and as many micro-batches are on their way.
+        visit_s: What a stage of a plan is charged beside a call that follows another.
+        clock: Seconds from any start.
 
     Returns:
-        k · t_alone / t_together of k calls, held between 1 and k; the median of
-        several rounds.
+        k² (t_alone + visit) / t_round, held between 1 and k; the median of several
+        rounds.
     """
-    for call in calls:
-        call()
-    once_s = _alone_s(calls[0], 1, clock)
+    alone()
+    go_round(num_stages, 1)
+    once_s = _seconds(alone, clock)
+    most_s = num_stages**2 * once_s
     repeats = min(_MOST_REPEATS, ceil(_ROUND_S / once_s)) if once_s > 0 else 1
+    rounds = max(_LEAST_ROUNDS, min(_MOST_REPEATS, ceil(_ROUND_S / max(most_s, 1e-9))))
     ratios = []
-    with ThreadPoolExecutor(len(calls)) as pool:
-        for _ in range(_ROUNDS):
-            alone_s = _alone_s(calls[0], repeats, clock)
-            together_s = _together_s(calls, repeats, clock, pool)
-            ratios.append(alone_s / together_s)
-    return min(len(calls), max(1.0, len(calls) * median(ratios)))
+    for _ in range(_ROUNDS):
+        alone_s = _seconds(lambda: [alone() for _ in range(repeats)], clock) / repeats
+        round_s = _seconds(lambda: go_round(num_stages, rounds), clock) / rounds
+        ratios.append(num_stages**2 * (alone_s + visit_s) / round_s)
+    return min(num_stages, max(1.0, median(ratios)))
 
 
-def _alone_s(
-    call: Callable[[], object], repeats: int, clock: Callable[[], float]
-) -> float:
+def _seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
     started_s = clock()
-    for _ in range(repeats):
-        call()
-    return clock() - started_s
-
-
-def _together_s(
-    calls: Sequence[Callable[[], object]],
-    repeats: int,
-    clock: Callable[[], float],
-    pool: ThreadPoolExecutor,
-) -> float:
-    start = Barrier(len(calls) + 1)
-
-    def run(call: Callable[[], object]) -> None:
-        start.wait()
-        for _ in range(repeats):
-            call()
-
-    running = [pool.submit(run, call) for call in calls]
-    started_s = clock()
-    start.wait()
-    for one in running:
-        one.result()
+    call()
     return clock() - started_s

@@ -11,6 +11,8 @@ import numpy as np
 
 # Clocks tick in nanoseconds; nothing takes no time at all.
 _LEAST_S = 1e-9
+# About as long as a stage of a pipeline waits while others work.
+STAGE_PAUSE_S = 0.002
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,7 @@ class Stopwatch:
 
     Attributes:
         clock: Seconds from any start.
+        sleep: Passes so many seconds.
         warm_ups: Calls before the first that counts: they compile, fill caches of the
             processor and wake threads.
         least_repeats: Calls that count, at least.
@@ -50,12 +53,22 @@ class Stopwatch:
     """
 
     clock: Callable[[], float] = time.perf_counter
+    sleep: Callable[[float], None] = time.sleep
     warm_ups: int = 2
     least_repeats: int = 7
     most_repeats: int = 100
     most_s: float = 0.3
     steady_spread: float = 0.05
     least_sample_s: float = 0.0
+
+    def time_after_pauses(self, call: Callable[[], object], pause_s: float) -> Timing:
+        """Times a call that follows a pause, in which threads have gone to sleep."""
+
+        def paused() -> None:
+            self.sleep(pause_s)
+            call()
+
+        return self.time(paused, less=lambda: self.sleep(pause_s))
 
     def time(
         self, call: Callable[[], object], *, less: Callable[[], object] | None = None

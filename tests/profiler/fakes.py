@@ -9,7 +9,7 @@ from functools import partial
 
 import jax
 
-from llmpq_jax.profiler.grid import Grid
+from llmpq_jax.profiler.grid import Grid, Shape
 from llmpq_jax.profiler.stopwatch import Stopwatch
 from llmpq_jax.spec.architecture import Architecture, Rope
 from llmpq_jax.spec.cluster import Cluster, Device, Node, Platform
@@ -79,16 +79,8 @@ class FakeRoom:
             self.now_s += seconds
 
     @contextmanager
-    def ring(self, first, _last, shape):
-        """Two stages that wake up on each visit."""
-        one_layer = first.call("decode", shape)
-
-        def turn():
-            for _ in range(2):
-                self.work(WAKING_S)
-                one_layer()
-
-        yield turn, lambda: None
+    def ring(self, benches, phase, shape):
+        yield FakeRing(self, benches, phase, shape)
 
     def bench(self, _architecture, *devices, **fields):
         self.builds.append(fields | {"width": len(devices)})
@@ -117,4 +109,23 @@ class FakeBench:
         return partial(self.room.work, seconds)
 
     def free(self):
+        pass
+
+
+@dataclass
+class FakeRing:
+    """Stages that do their work one after the other, and wake up for each."""
+
+    room: FakeRoom
+    benches: tuple
+    phase: str
+    shape: Shape
+
+    def go_round(self, num_micro_batches, rounds):
+        for _ in range(num_micro_batches * rounds):
+            for bench in self.benches:
+                self.room.work(WAKING_S)
+                bench.call(self.phase, self.shape)()
+
+    def hop(self):
         pass

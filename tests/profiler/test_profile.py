@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from llmpq_jax.errors import MeasurementError
-from llmpq_jax.profiler import calls, session
+from llmpq_jax.profiler import calls, session, shared
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.profiler.profile import num_stacked, profile
 from llmpq_jax.profiler.stopwatch import Stopwatch
@@ -30,6 +30,7 @@ def room(monkeypatch):
     room = FakeRoom()
     monkeypatch.setattr(session, "StageBench", room.bench)
     monkeypatch.setattr(calls, "ring", room.ring)
+    monkeypatch.setattr(shared, "ring", room.ring)
     return room
 
 

@@ -1,45 +1,49 @@
-import threading
+"""How much devices do at once, on a clock that only their work moves."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmpq_jax.profiler.shared import measured_capacity
 
 
-@pytest.mark.parametrize("num_devices", [2, 4])
-def test_devices_that_wait_for_each_other_do_one_devices_work(num_devices):
-    lock, done = threading.Lock(), [0.0]
+class Devices:
+    """Stages on a processor that does so many devices' work at once."""
 
-    def call():
-        with lock:
-            done[0] += 1.0
+    def __init__(self, num_stages, capacity, work_s, visit_s=0.0):
+        self.now_s, self.num_stages, self.work_s = 0.0, num_stages, work_s
+        self.capacity, self.visit_s = capacity, visit_s
 
-    assert measured_capacity([call] * num_devices, lambda: done[0]) == 1.0
+    def alone(self):
+        self.now_s += self.work_s
 
+    def go_round(self, num_micro_batches, rounds):
+        visits = num_micro_batches * rounds * self.num_stages
+        self.now_s += visits * (self.work_s + self.visit_s) / self.capacity
 
-@pytest.mark.parametrize("num_devices", [2, 4])
-def test_devices_that_do_not_share_do_all_their_work_at_once(num_devices):
-    # Each device has hands of its own; the time is that of the busiest.
-    done = [0.0] * num_devices
-
-    def call_of(index):
-        def call():
-            done[index] += 1.0
-
-        return call
-
-    calls = [call_of(index) for index in range(num_devices)]
-    assert measured_capacity(calls, lambda: max(done)) == num_devices
+    def measured(self):
+        return measured_capacity(
+            self.alone,
+            self.go_round,
+            num_stages=self.num_stages,
+            visit_s=self.visit_s,
+            clock=lambda: self.now_s,
+        )
 
 
-def test_a_capacity_is_no_less_than_one_device():
-    lock, done = threading.Lock(), [0.0]
+@given(
+    st.integers(2, 5),
+    st.floats(0.0, 1.0),
+    st.floats(1e-4, 1.0),
+    st.floats(0.0, 1.0),
+)
+def test_the_capacity_is_found_whatever_stages_do(num_stages, share, work_s, visit_s):
+    capacity = 1 + share * (num_stages - 1)
+    devices = Devices(num_stages, capacity, work_s, visit_s)
+    # The clock's own rounding.
+    assert devices.measured() == pytest.approx(capacity, rel=1e-6)
 
-    def slow():
-        with lock:
-            done[0] += 5.0
 
-    def quick():
-        with lock:
-            done[0] += 1.0
-
-    assert measured_capacity([quick, slow], lambda: done[0]) == 1.0
+@pytest.mark.parametrize(("does", "held_at"), [(0.5, 1.0), (3.0, 2.0)])
+def test_a_capacity_is_one_device_at_least_and_all_of_them_at_most(does, held_at):
+    assert Devices(2, does, 1e-3).measured() == held_at

@@ -117,3 +117,20 @@ def test_where_turns_are_taken_the_mean_of_long_samples_knows_of_the_wait(
 def test_without_a_sample_time_each_call_is_a_sample(clock):
     watch = Stopwatch(clock=clock, warm_ups=0, least_repeats=3)
     assert watch.time(clock.call(cycle([0.001]))).repeats == clock.calls == 3
+
+
+def test_a_pause_is_not_counted_but_what_it_makes_slower_is():
+    now_s, is_asleep = 0.0, False
+
+    def call():
+        nonlocal now_s, is_asleep
+        now_s += 0.5 + 0.25 * is_asleep
+        is_asleep = False
+
+    def sleep(seconds):
+        nonlocal now_s, is_asleep
+        now_s += seconds
+        is_asleep = True
+
+    watch = Stopwatch(clock=lambda: now_s, sleep=sleep)
+    assert watch.time_after_pauses(call, 2.0).seconds == 0.75
