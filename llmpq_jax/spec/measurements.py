@@ -140,16 +140,16 @@ class CallTime:
 
     Attributes:
         kind: Kind of device.
+        at_once_seconds: The part of `seconds` that remains where visits follow one another at
+            once. It is not in the seconds of layers; where it is absent, they carry it.
         seconds: Median.
         spread: As for a layer.
-        at_once_seconds: The part of it that remains where visits follow one another at
-            once. It is not in the seconds of layers; where it is absent, they carry it.
     """
 
     kind: str
+    at_once_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     seconds: Seconds
     spread: Spread
-    at_once_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 @record

@@ -16,6 +16,7 @@ from llmpq_jax.runtime.engines.ray_parcel import Parcel, pack
 from llmpq_jax.runtime.engines.ray_transport import Calls
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.sampling import greedy_rows
+from llmpq_jax.stage.worker import StageWorker
 
 
 class Mailbox:
@@ -26,13 +27,13 @@ class Mailbox:
         self.receive = SimpleNamespace(remote=self.parcels.put)
 
 
-class AddsOne:
+class AddsOne(StageWorker):
     """A worker whose results may be held back."""
 
-    stage = 0
-    placement = SimpleNamespace(put=np.asarray)
+    placement: Any = SimpleNamespace(put=np.asarray)
 
     def __init__(self) -> None:
+        self.stage = 0
         self.began = threading.Event()
         self.may_end = threading.Event()
         self.may_end.set()
