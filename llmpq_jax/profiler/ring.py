@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,14 +63,18 @@ class Ring:
         """Sends micro-batches through all stages, each again as soon as it is back."""
         first = self._loops[0]
         messages = self._messages * num_micro_batches
+        back = deque[Message](maxlen=len(self._messages))
         for message in messages:
             first.send(message)
         to_send = len(messages) * (rounds - 1)
         for _ in range(len(messages) * rounds):
             result = self._results.take()
+            back.append(result)
             if to_send:
                 first.send(result)
                 to_send -= 1
+        # Next time what is sent lies on the last stage's devices, as a token does.
+        self._messages = list(back)
         for bench in self._benches:
             bench.worker.take_events()
 
