@@ -67,7 +67,7 @@ def measure_call(session: Session, kind: str, devices: Sequence[JaxDevice]) -> N
 
 def is_call_held(session: Session, kind: str) -> bool:
     """Tells whether it was measured before."""
-    return session.journal.holds(session.journal.measurements.calls, kind=kind)
+    return _held(session, kind) is not None
 
 
 def at_once_s(session: Session, kind: str) -> float:
@@ -75,14 +75,19 @@ def at_once_s(session: Session, kind: str) -> float:
 
     0 before it was measured, and where it was by a profiler whose layers carried it.
     """
-    held = session.journal.measurements.calls
-    return next((row.at_once_seconds for row in held if row.kind == kind), 0.0)
+    row = _held(session, kind)
+    return 0.0 if row is None else row.at_once_seconds
 
 
 def visit_s(session: Session, kind: str) -> float:
     """Returns what a stage of a kind is charged beside calls that follow each other."""
-    held = session.journal.measurements.calls
-    return next((r.seconds - r.at_once_seconds for r in held if r.kind == kind), 0.0)
+    row = _held(session, kind)
+    return 0.0 if row is None else row.seconds - row.at_once_seconds
+
+
+def _held(session: Session, kind: str) -> CallTime | None:
+    rows = session.journal.measurements.calls
+    return next((row for row in rows if row.kind == kind), None)
 
 
 def time_visit(
