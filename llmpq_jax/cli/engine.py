@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,20 @@ if TYPE_CHECKING:
     from llmpq_jax.runtime.engines.carrier import TransportName
     from llmpq_jax.runtime.engines.engine import StartEngine
 
+address_option = click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="Of the Ray cluster; by default the one that this machine is part of. "
+    '"local" starts one of this machine alone.',
+)
+transport_option = click.option(
+    "--transport",
+    type=click.Choice(["sockets", "calls", "transfer"]),
+    help="Under Ray: what brings messages from stage to stage. sockets, the "
+    "default: connections of their own. calls: those of Ray, slower, on Ray's ports "
+    "alone. transfer: sockets, and JAX's transfer server for hidden states; "
+    "experimental.",
+)
 engine_options = with_options(
     click.option(
         "--engine",
@@ -25,12 +41,7 @@ engine_options = with_options(
         help="local: all stages in this process. ray: each in a process of its own, on "
         "the machine that the strategy names (docs/many-machines.md).",
     ),
-    click.option(
-        "--address",
-        metavar="HOST:PORT",
-        help="Of the Ray cluster; by default the one that this machine is part of. "
-        '"local" starts one of this machine alone.',
-    ),
+    address_option,
     click.option(
         "--lost-after",
         "silence_s",
@@ -47,14 +58,7 @@ engine_options = with_options(
         help="Under Ray: a lost worker that is not back after so long is gone for good, "
         "with its machine; 60 by default.",
     ),
-    click.option(
-        "--transport",
-        type=click.Choice(["sockets", "calls", "transfer"]),
-        help="Under Ray: what brings messages from stage to stage. sockets, the "
-        "default: connections of their own. calls: those of Ray, slower, on Ray's ports "
-        "alone. transfer: sockets, and JAX's transfer server for hidden states; "
-        "experimental.",
-    ),
+    transport_option,
     click.option(
         "--weights-cache",
         metavar="DIR",
@@ -100,29 +104,43 @@ def chosen_engine(
                 msg = f"{name} is for --engine ray: expected both or neither"
                 raise click.UsageError(msg)
         return None
-    try:
+    with needs_ray("--engine ray"):
         from llmpq_jax.runtime.engines.ray_engine import (
             DEFAULT_GONE_S,
             DEFAULT_SILENCE_S,
             start_ray,
         )
-    except ModuleNotFoundError as reason:
-        if reason.name != "ray":
-            raise
-        msg = "--engine ray needs Ray, which is not installed: expected it from `pip install 'llmpq-jax[ray]'`, here and on every machine"
-        raise click.UsageError(msg) from reason
     return partial(
         start_ray,
         address=address or "auto",
         silence_s=silence_s or DEFAULT_SILENCE_S,
         gone_s=gone_s or DEFAULT_GONE_S,
         restarts=restarts,
-        transport=_transport(transport),
-        set_up=partial(_set_worker_up, _absolute(weights_cache)),
+        transport=chosen_transport(transport),
+        set_up=partial(set_worker_up, _absolute(weights_cache)),
     )
 
 
-def _transport(typed: TransportName | None) -> TransportName:
+@contextmanager
+def needs_ray(option: str) -> Iterator[None]:
+    """Imports what imports Ray.
+
+    Args:
+        option: That needs it.
+
+    Raises:
+        click.UsageError: Ray is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as reason:
+        if reason.name != "ray":
+            raise
+        msg = f"{option} needs Ray, which is not installed: expected it from `pip install 'llmpq-jax[ray]'`, here and on every machine"
+        raise click.UsageError(msg) from reason
+
+
+def chosen_transport(typed: TransportName | None) -> TransportName:
     """Returns what brings messages: nothing in the clear where Ray is to encrypt.
 
     Raises:
@@ -154,7 +172,7 @@ def _absolute(weights_cache: str | None) -> str | None:
     return str(Path(weights_cache).absolute())
 
 
-def _set_worker_up(weights_cache: str | None) -> WeightsCache | None:
+def set_worker_up(weights_cache: str | None) -> WeightsCache | None:
     """Has a worker keep what it compiles and rounds, by default in its user's folder."""
     from llmpq_jax.workflow.compile_cache import keep_compiled
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
+from llmpq_jax.cli.engine import address_option, transport_option
 from llmpq_jax.cli.options import (
     FILE,
     GROUP_SIZES,
@@ -21,9 +21,11 @@ from llmpq_jax.cli.options import (
     new_tokens_option,
     prompt_length_option,
 )
+from llmpq_jax.cli.profile_modes import fold, measure_links
 
 if TYPE_CHECKING:
     from llmpq_jax.profiler.grid import Thoroughness
+    from llmpq_jax.runtime.engines.carrier import TransportName
     from llmpq_jax.spec.cluster import Cluster
     from llmpq_jax.spec.precision import Activations
 
@@ -126,6 +128,15 @@ class _Widths(click.ParamType):
     help="Measure nothing: fold what `generate --record` wrote into the file --out "
     "names, so that the next `solve` starts from what happened.",
 )
+@click.option(
+    "--between-nodes",
+    is_flag=True,
+    help="Measure links alone: hidden states between every two nodes of the cluster "
+    "file, both ways, over Ray as runs send them (docs/many-machines.md). --out names "
+    "measurements of the nodes' devices.",
+)
+@address_option
+@transport_option
 def profile_command(
     model: Path,
     cluster: Path,
@@ -142,6 +153,9 @@ def profile_command(
     sample_time: float,
     overwrite: bool,
     from_run: Path | None,
+    between_nodes: bool,
+    address: str | None,
+    transport: TransportName | None,
 ) -> None:
     """Time a model's layers on each kind of device.
 
@@ -150,8 +164,15 @@ def profile_command(
     out of the predictions, and tell how far these are off.
     """
     if from_run is not None:
-        _fold(from_run, model, cluster, out)
+        fold(from_run, model, cluster, out)
         return
+    from llmpq_jax.spec.workload import Workload
+
+    workload = Workload(batch=batch, prompt_length=prompt_length, new_tokens=new_tokens)
+    if between_nodes:
+        measure_links(model, cluster, out, workload, address, transport)
+        return
+    _refuse_ray(address, transport)
 
     from dataclasses import replace
 
@@ -160,12 +181,10 @@ def profile_command(
     from llmpq_jax.report.console import say, show
     from llmpq_jax.report.tables import accuracy_table, measurements_table
     from llmpq_jax.spec.cluster_file import read_cluster
-    from llmpq_jax.spec.workload import Workload
     from llmpq_jax.workflow.compile_cache import keep_compiled
     from llmpq_jax.workflow.measuring import measure
 
     devices = read_cluster(cluster)
-    workload = Workload(batch=batch, prompt_length=prompt_length, new_tokens=new_tokens)
     keep_compiled(cache_home())
     effort = thoroughness or "usual"
     caches = (KV_BITS["16"], KV_BITS["8"]) if effort == "full" else (KV_BITS[kv_bits],)
@@ -196,41 +215,11 @@ def profile_command(
     say(f"written      {out}")
 
 
-def _fold(record: Path, model: Path, cluster: Path, out: Path) -> None:
-    """Folds a run into measurements that are there."""
-    context = click.get_current_context()
-    typed = {
-        parameter.opts[0]
-        for parameter in context.command.params
-        if isinstance(parameter, click.Option)
-        and parameter.name is not None
-        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
-        # Of flags that choose among values, the one that was typed.
-        and (
-            not parameter.is_flag
-            or parameter.flag_value == context.params[parameter.name]
-        )
-    }
-    others = sorted(typed - {"--from-run", "--model", "--cluster", "--out"})
-    if others:
-        msg = f"--from-run measures nothing: expected --model, --cluster and --out beside it, and no {', '.join(others)}"
-        raise click.UsageError(msg)
-
-    from llmpq_jax.report.console import say, show, tell
-    from llmpq_jax.report.observed import links_table, observed_table
-    from llmpq_jax.spec.cluster_file import read_cluster
-    from llmpq_jax.workflow.folding import fold_run
-
-    folded = fold_run(record, out, model=model, cluster=read_cluster(cluster))
-    for note in folded.notes:
-        tell(note)
-    show(observed_table(folded.measurements))
-    if folded.links:
-        show(links_table(folded.links))
-    if folded.rows:
-        say(f"written      {out}")
-    else:
-        say(f"unchanged    {out}: {record} was folded in before")
+def _refuse_ray(address: str | None, transport: TransportName | None) -> None:
+    for name, value in {"--address": address, "--transport": transport}.items():
+        if value is not None:
+            msg = f"{name} is for --between-nodes: expected both or neither"
+            raise click.UsageError(msg)
 
 
 def _usual_activations(cluster: Cluster) -> Activations:

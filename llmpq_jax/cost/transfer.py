@@ -44,6 +44,7 @@ def hop_s(
             f"no link between {source.name} ({there}) and {target.name} ({back}): expected "
             f"a [[link]] between {source.node.name!r} and {target.node.name!r} in the "
             "cluster file, or measured ones; measure with `llmpq-jax profile`"
+            f"{'' if ends[0] == ends[1] else ' --between-nodes'}"
         )
         raise MeasurementError(msg)
     sizes = [(row.num_bytes,) for row in rows]

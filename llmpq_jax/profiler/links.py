@@ -17,8 +17,11 @@ from llmpq_jax.spec.measurements import LinkTime
 from llmpq_jax.stage.build import DTYPES
 from llmpq_jax.stage.devices import JaxDevice
 from llmpq_jax.stage.placement import Placement
+from llmpq_jax.units import MIB
 
 _NUM_SIZES = 4
+# Beyond, links are the straight lines that they are taken for.
+_MOST_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,15 +75,16 @@ def missing_links(
     """Returns the transfers that are still missing.
 
     Sizes go from one token's hidden state to those of a whole prefill micro-batch.
-    Between nodes this machine cannot measure: the cluster file says those links.
+    Between nodes this machine cannot measure alone; see `workflow.between_nodes`.
     """
     dtype = DTYPES[session.activations]
     width = session.architecture.hidden_size
-    sizes = np.geomspace(1, session.grid.most_tokens, _NUM_SIZES)
+    token_bytes = width * dtype.itemsize
+    counts = token_counts(session.grid.most_tokens, token_bytes)
     missing = []
     for (source_kind, target_kind), pair in _linked(cluster, devices).items():
-        for tokens in sorted({round(size) for size in sizes.tolist()}):
-            num_bytes = tokens * width * dtype.itemsize
+        for tokens in counts:
+            num_bytes = tokens * token_bytes
             if not session.journal.holds(
                 session.journal.measurements.links,
                 source_kind=source_kind,
@@ -98,6 +102,17 @@ def missing_links(
                 )
                 missing.append(transfer)
     return missing
+
+
+def token_counts(most_tokens: int, token_bytes: int) -> list[int]:
+    """Returns how many tokens' hidden states are sent, from one up.
+
+    Args:
+        most_tokens: Of the largest prefill.
+        token_bytes: Of a token's hidden state.
+    """
+    most = max(1, min(most_tokens, _MOST_BYTES // token_bytes))
+    return sorted({round(count) for count in np.geomspace(1, most, _NUM_SIZES)})
 
 
 def _linked(

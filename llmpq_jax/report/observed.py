@@ -36,13 +36,15 @@ def observed_table(measurements: Measurements) -> Table:
 
 
 def links_table(links: Sequence[LinkTime]) -> Table:
-    """Tells what a run's transfers from node to node took."""
-    table = new_table("Hidden states from node to node, as the run sent them")
-    add_columns(table, "from", "to")
+    """Tells what transfers from node to node took."""
+    table = new_table("Hidden states from node to node")
+    add_columns(table, "from", "to", "kinds")
     add_columns(table, "size", "median", "spread", justify="right")
     for row in links:
         table.add_row(
-            *(str(row.source_node), str(row.target_node), format_bytes(row.num_bytes)),
+            *(str(row.source_node), str(row.target_node)),
+            f"{row.source_kind} to {row.target_kind}",
+            format_bytes(row.num_bytes),
             *(format_seconds(row.seconds), f"± {row.spread:.1%}"),
         )
     return table

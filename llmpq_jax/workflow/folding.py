@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ from llmpq_jax.spec.measurements_file import (
     with_row,
 )
 from llmpq_jax.spec.strategy import Strategy
-from llmpq_jax.workflow.hop_times import hop_times
+from llmpq_jax.workflow.hop_times import hop_times, notes_on_links
 
 # Fewer tell more of the moment than of the device.
 LEAST_PASSES = 8
@@ -131,23 +131,11 @@ def fold_run(record: Path, out: Path, *, model: Path, cluster: Cluster) -> Folde
     links = hop_times(run, places, hidden_size, least=LEAST_PASSES)
     for row in (*rows, *links):
         table = with_row(table, row)
-    notes += _believed(cluster, links)
+    notes += notes_on_links(cluster, links)
     write_text(out, finished_text(out) + "".join(map(row_text, (*rows, *links))))
     return Folded(
         rows=tuple(rows), links=tuple(links), measurements=table, notes=tuple(notes)
     )
-
-
-def _believed(cluster: Cluster, links: Sequence[LinkTime]) -> list[str]:
-    """Says which links the cluster file speaks of itself, which comes first."""
-    said = {frozenset(link.between) for link in cluster.links}
-    pairs = dict.fromkeys((row.source_node, row.target_node) for row in links)
-    return [
-        f"from {source} to {target}: the cluster file says a [[link]] itself, which "
-        "plans believe; remove it there to plan with what was measured"
-        for source, target in pairs
-        if {source, target} in said
-    ]
 
 
 @dataclass(kw_only=True, slots=True)

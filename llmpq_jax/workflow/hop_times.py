@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from llmpq_jax.profiler.stopwatch import summary
 from llmpq_jax.runtime.run_file import RecordedRun
-from llmpq_jax.spec.cluster import Placed
+from llmpq_jax.spec.cluster import Cluster, Placed
 from llmpq_jax.spec.measurements import LinkTime
 from llmpq_jax.spec.precision import ACTIVATION_BYTES, wire_token_bytes
 from llmpq_jax.stage.message import StageEvent
@@ -66,6 +66,23 @@ def hop_times(
             )
         )
     return rows
+
+
+def notes_on_links(cluster: Cluster, links: Iterable[LinkTime]) -> list[str]:
+    """Says which of the links measured the cluster file speaks of itself.
+
+    Args:
+        cluster: Whose file says them.
+        links: As measured between nodes.
+    """
+    said = {frozenset(link.between) for link in cluster.links}
+    pairs = dict.fromkeys((row.source_node, row.target_node) for row in links)
+    return [
+        f"from {source} to {target}: the cluster file says a [[link]] itself, which "
+        "plans believe; remove it there to plan with what was measured"
+        for source, target in pairs
+        if {source, target} in said
+    ]
 
 
 def _key(event: StageEvent, stage: int) -> tuple[int, str, int, int]:

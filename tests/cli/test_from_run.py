@@ -80,7 +80,7 @@ def test_folding_takes_no_option_of_measuring(run, model, cluster, tmp_path):
     )
     assert result.exit_code == 2
     told = " ".join(result.stderr.split())
-    assert "--from-run measures nothing: expected --model, --cluster and --out" in told
+    assert "--from-run measures no layers: expected --model, --cluster, --out" in told
     assert "no --batch, --quick" in told
 
 

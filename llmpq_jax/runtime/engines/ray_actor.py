@@ -28,10 +28,6 @@ from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.peak import StagePeak
 from llmpq_jax.stage.worker import BatchNeeds, StageFacts, StageWorker
 
-# Threads of an actor beside the one that does what the driver asks; a message, a result
-# or a sign of life waits for nothing else.
-CONCURRENCY_GROUPS = {"inbox": 1, "results": 1, "health": 1}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pulse:
@@ -95,9 +91,7 @@ class StageActor:
                 here; or this machine has another version of llmpq-jax.
             CheckpointError: The weights are missing or damaged.
         """
-        if version != __version__:
-            msg = f"llmpq-jax is {__version__} here and {version} where the run was started: expected the same; install it anew"
-            raise StrategyError(msg)
+        check_version(version)
         weights_cache = set_up()
         self._num_layers = 0
         stage = strategy.stages[number]
@@ -255,3 +249,17 @@ class StageActor:
 
     def _fail(self, error: BaseException) -> None:
         self._outbox.put(error)
+
+
+def check_version(version: str) -> None:
+    """Refuses to work for a driver of another version.
+
+    Args:
+        version: The driver's.
+
+    Raises:
+        StrategyError: This machine has another one.
+    """
+    if version != __version__:
+        msg = f"llmpq-jax is {__version__} here and {version} where the run was started: expected the same; install it anew"
+        raise StrategyError(msg)

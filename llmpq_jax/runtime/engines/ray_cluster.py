@@ -1,4 +1,4 @@
-"""A Ray cluster and the places that a strategy has on it."""
+"""A Ray cluster, and actors at their places on it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from llmpq_jax.errors import StrategyError, WorkerLostError
 from llmpq_jax.runtime.engines.engine import DeviceGoneError
-from llmpq_jax.runtime.engines.ray_actor import CONCURRENCY_GROUPS, StageActor
-from llmpq_jax.spec.strategy import Strategy
 
 _PATIENCE_S = 20.0
 # A call to a process that has ended fails when Ray has heard how it ended, or after so
@@ -31,6 +29,9 @@ _NOTICE_SOON = {
     "RAY_timeout_ms_task_wait_for_death_info": "100",
     "RAY_core_worker_internal_heartbeat_ms": "200",
 }
+# Threads of an actor beside the one that does what it is asked; a message, a result or a
+# sign of life waits for nothing else.
+CONCURRENCY_GROUPS = {"inbox": 1, "results": 1, "health": 1}
 # Ray counts resources in ten-thousandths.
 _PARTS = 10_000
 
@@ -42,11 +43,11 @@ def node_resource(node: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Places:
-    """One actor per stage, each on the machine that the strategy names.
+    """Actors, each on the machine that is named for it.
 
     Attributes:
-        actors: In pipeline order; Ray starts one anew when its process ends.
-        nodes: Each one's machine, by its name in the strategy.
+        actors: As they were asked for; Ray starts one anew when its process ends.
+        nodes: Each one's machine, by its name in the cluster file.
         group: What Ray holds for them.
         owns_ray: Whether Ray was connected to for this run.
     """
@@ -69,27 +70,30 @@ class Places:
             ray.shutdown()
 
 
-def take_places(strategy: Strategy, *, address: str) -> Places:
-    """Connects to a cluster and starts an actor for each stage.
+def take_places(
+    nodes: tuple[str, ...], actor: type, *, address: str, wanted_by: str = "strategy"
+) -> Places:
+    """Connects to a cluster and starts an actor for each of some nodes.
 
-    A machine serves one strategy at a time: its stages share its resource out.
+    A machine serves one command at a time: its actors share its resource out.
 
     Args:
-        strategy: To be placed.
+        nodes: By their names in the cluster file, one as often as it is to have actors.
+        actor: What they are instances of; its methods know `CONCURRENCY_GROUPS`.
         address: Of the cluster; "auto" for the one this machine is part of, "local" for
             one of this machine alone, which then stands for all that are named.
+        wanted_by: What names the nodes.
 
     Raises:
         DeviceGoneError: A machine is not part of the cluster.
-        StrategyError: A machine serves another strategy.
+        StrategyError: A machine serves another command.
         WorkerLostError: There is no cluster.
     """
-    nodes = tuple(stage.devices[0].split("/")[0] for stage in strategy.stages)
     owns_ray = not ray.is_initialized()
     if owns_ray:
         _connect(address, nodes)
     try:
-        return _place(nodes, owns_ray=owns_ray)
+        return _place(nodes, actor, owns_ray=owns_ray, wanted_by=wanted_by)
     except BaseException:
         if owns_ray:
             ray.shutdown()
@@ -132,12 +136,14 @@ def _check_answers(address: str) -> None:
     socket.create_connection((host, int(port)), _PATIENCE_S).close()
 
 
-def _place(nodes: tuple[str, ...], *, owns_ray: bool) -> Places:
+def _place(
+    nodes: tuple[str, ...], actor: type, *, owns_ray: bool, wanted_by: str
+) -> Places:
     offers = _offers()
     absent = sorted(set(nodes) - set(offers))
     if absent:
         there = ", ".join(sorted(offers)) or "none"
-        what = f"the strategy needs the nodes {', '.join(absent)}, which the Ray cluster does not have (its nodes: {there})"
+        what = f"the {wanted_by} needs the nodes {', '.join(absent)}, which the Ray cluster does not have (its nodes: {there})"
         advice = (
             f"start Ray there with --resources='{{\"{node_resource(absent[0])}\": 1}}'"
         )
@@ -146,21 +152,21 @@ def _place(nodes: tuple[str, ...], *, owns_ray: bool) -> Places:
     if doubles:
         msg = f"the Ray cluster offers {node_resource(doubles[0])!r} {offers[doubles[0]]:g} times: expected 1, from one machine; start Ray with another --resources"
         raise StrategyError(msg)
-    num_stages = Counter(nodes)
-    shares = [_PARTS // num_stages[node] / _PARTS for node in nodes]
+    num_actors = Counter(nodes)
+    shares = [_PARTS // num_actors[node] / _PARTS for node in nodes]
     bundles = [
         {node_resource(node): share} for node, share in zip(nodes, shares, strict=True)
     ]
     group = placement_group(bundles)
     if not group.wait(_PATIENCE_S):
         remove_placement_group(group)
-        msg = f"the nodes {', '.join(sorted(set(nodes)))} were not free within {_PATIENCE_S:g} s: expected none of them to serve another strategy; wait for it, or end it"
+        msg = f"the nodes {', '.join(sorted(set(nodes)))} were not free within {_PATIENCE_S:g} s: expected none of them to serve another run; wait for it, or end it"
         raise StrategyError(msg)
     # Ray's types do not know its own options.
     remote: Any = ray.remote
-    actor = remote(concurrency_groups=CONCURRENCY_GROUPS)(StageActor)
+    remote_actor = remote(concurrency_groups=CONCURRENCY_GROUPS)(actor)
     actors = tuple(
-        actor.options(
+        remote_actor.options(
             num_cpus=0,
             resources=bundle,
             max_restarts=-1,

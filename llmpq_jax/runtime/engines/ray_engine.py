@@ -16,6 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.runtime.engines.carrier import Carrier, TransportName
 from llmpq_jax.runtime.engines.engine import StageLostError
+from llmpq_jax.runtime.engines.ray_actor import StageActor
 from llmpq_jax.runtime.engines.ray_cluster import take_places
 from llmpq_jax.runtime.engines.ray_parcel import pack, unpack
 from llmpq_jax.runtime.engines.ray_workers import Workers
@@ -64,9 +65,10 @@ def start_ray(
         WorkerLostError: There is no cluster, or a worker was lost for good.
     """
     strategy = replace(strategy, model=_at_absolute_paths(strategy.model))
+    nodes = tuple(stage.devices[0].split("/")[0] for stage in strategy.stages)
     workers = Workers(
         strategy,
-        take_places(strategy, address=address),
+        take_places(nodes, StageActor, address=address),
         carrier=Carrier(name=transport, patience_s=silence_s),
         silence_s=silence_s,
         gone_s=gone_s,
