@@ -2,11 +2,12 @@
 
 A visit costs something whatever is computed: the host sends a call off and hears of its
 end, one thread wakes another, and while a stage waited for the others the threads of its
-device went to sleep. With T₁ and T₂ seconds of one layer and of two in calls that follow
-one another at once, R of a round through two stages of a layer each, after a pause and as
-the engine drives them, and S of what the first sends to the second, after a pause as well:
+device went to sleep. With T₁ and Tₙ seconds of one layer and of n (as many as layers are
+timed by, but two at least) in calls that follow one another at once, R of a round through
+two stages of a layer each, after a pause and as the engine drives them, and S of what the
+first sends to the second, after a pause as well:
 
-    at once = 2 T₁ − T₂
+    at once = (n T₁ − Tₙ) / (n − 1)
     call    = at once + (R − 2 T₁ − S) / 2
 
 What is sent counts as a hop, and so is taken off. The way back to the first stage, through
@@ -25,6 +26,8 @@ from llmpq_jax.spec.measurements import CallTime
 from llmpq_jax.stage.devices import JaxDevice
 
 _ROUNDS = 41
+# They span some seconds, because a machine may be slow for one.
+_BETWEEN_ROUNDS_S = 0.05
 
 
 def measure_call(session: Session, kind: str, devices: Sequence[JaxDevice]) -> None:
@@ -43,16 +46,19 @@ def measure_call(session: Session, kind: str, devices: Sequence[JaxDevice]) -> N
         session.bench(device, num_layers=1, bits=bits)
         for device in (devices[0], devices[-1])
     )
-    double = session.bench(devices[0], num_layers=2, bits=bits)
-    calls = (first.call("decode", shape), double.call("decode", shape))
+    num_stacked = max(2, session.num_stacked)
+    stack = session.bench(devices[0], num_layers=num_stacked, bits=bits)
+    calls = (first.call("decode", shape), stack.call("decode", shape))
     with ring((first, last), "decode", shape) as joined:
         at_once, visit = time_visit(
             *calls,
+            num_stacked,
             lambda: joined.go_round(1, 1),
             joined.hop,
             session.stopwatch.clock,
+            sleep=session.stopwatch.sleep,
         )
-    for bench in (first, last, double):
+    for bench in (first, last, stack):
         bench.free()
     session.journal.add(
         CallTime(
@@ -92,7 +98,8 @@ def _held(session: Session, kind: str) -> CallTime | None:
 
 def time_visit(
     one_layer: Callable[[], object],
-    two_layers: Callable[[], object],
+    stack: Callable[[], object],
+    num_stacked: int,
     turn: Callable[[], object],
     hop: Callable[[], object],
     clock: Callable[[], float],
@@ -105,7 +112,8 @@ def time_visit(
 
     Args:
         one_layer: A call, see the module for this and what follows.
-        two_layers: Likewise.
+        stack: Likewise, of several layers.
+        num_stacked: How many.
         turn: Once through two stages of a layer each.
         hop: What the first of them sends to the second.
         clock: Seconds from any start.
@@ -123,11 +131,12 @@ def time_visit(
 
     at_once, visits = [], []
     for _ in range(_ROUNDS):
-        one_s, two_s = at_once_seconds(one_layer), at_once_seconds(two_layers)
+        sleep(_BETWEEN_ROUNDS_S)
+        one_s, stack_s = at_once_seconds(one_layer), at_once_seconds(stack)
         sleep(STAGE_PAUSE_S)
         hop_s = seconds(hop)
         sleep(STAGE_PAUSE_S)
         turn_s = seconds(turn)
-        at_once.append(2 * one_s - two_s)
+        at_once.append((num_stacked * one_s - stack_s) / (num_stacked - 1))
         visits.append(at_once[-1] + (turn_s - 2 * one_s - hop_s) / 2)
     return summary(at_once), summary(visits)

@@ -112,15 +112,16 @@ def profile(
     )
     for device, same in measured.values():
         journal.add_kind(_measured_kind(device, same[0]))
-    done = total = 0
+    done, total = 0.0, 0
     watch: DriftWatch | None = None
 
-    def on_row(what: str) -> None:
+    def on_row(what: str, part: float = 1.0, /) -> None:
         nonlocal done
-        done += 1
+        done += part
         if watch is not None:
             watch.look()
-        on_progress(done, total, what)
+        # Parts of a row need not add up to it to the last digit.
+        on_progress(int(done + 1e-6), total, what)
 
     session = Session(
         architecture=architecture,

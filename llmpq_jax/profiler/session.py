@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import jax
 
 from llmpq_jax.profiler.bench import StageBench
 from llmpq_jax.profiler.grid import Grid, Shape
 from llmpq_jax.profiler.journal import Journal
-from llmpq_jax.profiler.stopwatch import Stopwatch, Timing
+from llmpq_jax.profiler.stopwatch import Stopwatch, Timing, summary
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.measurements import Phase
 from llmpq_jax.spec.precision import Activations, Bits, KvBits
 from llmpq_jax.stage.devices import JaxDevice
+
+Key = TypeVar("Key")
+# So that visits to few and short calls are some time apart as well.
+_BETWEEN_VISITS_S = 0.05
+
+
+class OnRow(Protocol):
+    """Hears of rows."""
+
+    def __call__(self, what: str, part: float = 1.0, /) -> None:
+        """Is told what is done, and what part of it."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -32,7 +45,7 @@ class Session:
         num_stacked: Layers that are timed together.
         stopwatch: Times calls.
         journal: Takes the rows.
-        on_row: Hears of each row that is done, or left out.
+        on_row: Hears of each row that is done, or left out; or of what part of it is.
     """
 
     architecture: Architecture
@@ -45,7 +58,7 @@ class Session:
     num_stacked: int
     stopwatch: Stopwatch
     journal: Journal
-    on_row: Callable[[str], None]
+    on_row: OnRow
 
     def bench(
         self,
@@ -71,27 +84,41 @@ class Session:
     def time(
         self,
         bench: StageBench,
-        phase: Phase,
-        shape: Shape,
-        what: str,
+        wanted: Mapping[Key, tuple[Phase, Shape, str]],
         *,
         less: Callable[[], object] | None = None,
-    ) -> tuple[Timing, int] | None:
-        """Times a stage on one micro-batch, `less` another call.
+    ) -> Iterator[tuple[Key, Timing, int]]:
+        """Times a stage on micro-batches, which take turns; each is visited several times.
 
-        Returns:
-            The timing and the bytes of workspace; nothing where the micro-batch does
-            not fit the device, which no plan can use there either.
+        Args:
+            bench: The stage.
+            wanted: Phase and shape of each micro-batch, and what it is called.
+            less: A call whose time is taken off.
+
+        Yields:
+            Of each on its last visit the timing and the bytes of workspace; of those that
+            do not fit the device nothing: no plan can use them there either.
         """
-        try:
-            workspace_bytes = bench.workspace_bytes(phase, shape)
-            timing = self.stopwatch.time(bench.call(phase, shape), less=less)
-        except jax.errors.JaxRuntimeError as reason:
-            if "RESOURCE_EXHAUSTED" not in str(reason):
-                raise
-            self.on_row(f"{what}: does not fit, left out")
-            return None
-        finally:
-            bench.free()
-        self.on_row(what)
-        return timing, workspace_bytes
+        visits = self.stopwatch.visits
+        left = dict(wanted)
+        samples: dict[Key, list[float]] = {key: [] for key in wanted}
+        for visit in range(visits):
+            if visit:
+                self.stopwatch.sleep(_BETWEEN_VISITS_S)
+            for key, (phase, shape, what) in tuple(left.items()):
+                try:
+                    workspace_bytes = bench.workspace_bytes(phase, shape)
+                    samples[key] += self.stopwatch.samples(
+                        bench.call(phase, shape), less=less, share=visits
+                    )
+                except jax.errors.JaxRuntimeError as reason:
+                    if "RESOURCE_EXHAUSTED" not in str(reason):
+                        raise
+                    del left[key]
+                    self.on_row(f"{what}: does not fit, left out", 1 - visit / visits)
+                    continue
+                finally:
+                    bench.free()
+                self.on_row(what, 1 / visits)
+                if visit == visits - 1:
+                    yield key, summary(samples[key]), workspace_bytes

@@ -45,14 +45,17 @@ def measure_layers(session: Session, kind: str, devices: Sequence[JaxDevice]) ->
             *devices[:tensor], num_layers=session.num_stacked, bits=bits
         )
         bench.compile((phase, shape) for (phase, _, _), shape in missing.items())
-        for (phase, rows, length), shape in missing.items():
-            what = f"{kind}: {phase} of {rows} × {length} at {bits} bits"
-            if tensor > 1:
-                what = f"{what} over {tensor} devices"
-            result = session.time(bench, phase, shape, what)
-            if result is None:
-                continue
-            timing, workspace_bytes = result
+        over = f" over {tensor} devices" if tensor > 1 else ""
+        wanted: dict[tuple[Phase, int, int], tuple[Phase, Shape, str]] = {
+            (phase, rows, length): (
+                phase,
+                shape,
+                f"{kind}: {phase} of {rows} × {length} at {bits} bits{over}",
+            )
+            for (phase, rows, length), shape in missing.items()
+        }
+        for key, timing, workspace_bytes in session.time(bench, wanted):
+            (phase, rows, length), shape = key, missing[key]
             # Never all of it: what is foretold stays above 0.
             layers_s = max(timing.seconds - call_s, timing.seconds / 10)
             session.journal.add(
@@ -90,18 +93,21 @@ def measure_ends(session: Session, kind: str, device: JaxDevice) -> None:
             has_head=part == "head",
         )
         bench.compile(("prefill", shape) for shape in shapes)
-        for shape in shapes:
-            what = f"{kind}: {part} of {shape.rows} at {bits} bits"
-            result = session.time(bench, "prefill", shape, what, less=empty)
-            if result is None:
-                continue
-            timing, workspace_bytes = result
+        wanted: dict[int, tuple[Phase, Shape, str]] = {
+            shape.rows: (
+                "prefill",
+                shape,
+                f"{kind}: {part} of {shape.rows} at {bits} bits",
+            )
+            for shape in shapes
+        }
+        for rows, timing, workspace_bytes in session.time(bench, wanted, less=empty):
             session.journal.add(
                 EndTime(
                     kind=kind,
                     part=part,
                     bits=bits,
-                    rows=shape.rows,
+                    rows=rows,
                     seconds=timing.seconds,
                     spread=timing.spread,
                     workspace_bytes=workspace_bytes,

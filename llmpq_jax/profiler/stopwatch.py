@@ -47,6 +47,8 @@ class Stopwatch:
         most_repeats: Calls that count, at most.
         most_s: No further call after so many seconds.
         steady_spread: A spread that is small enough.
+        visits: Where several calls are to be timed, how often they take turns. A machine
+            that is slow for some seconds shows no spread meanwhile.
         least_sample_s: A sample is the mean of as many calls as take this long. Where
             a processor is shared out in turns, as quotas of containers do, most short
             calls fall between two turns and their median knows nothing of the wait.
@@ -59,6 +61,7 @@ class Stopwatch:
     most_repeats: int = 100
     most_s: float = 0.3
     steady_spread: float = 0.05
+    visits: int = 5
     least_sample_s: float = 0.0
 
     def time_after_pauses(self, call: Callable[[], object], pause_s: float) -> Timing:
@@ -80,7 +83,23 @@ class Stopwatch:
             less: A call whose time is taken off, sample by sample in turns, so that
                 what slows the machine down for a while slows both down.
         """
-        for _ in range(self.warm_ups):
+        return summary(self.samples(call, less=less))
+
+    def samples(
+        self,
+        call: Callable[[], object],
+        *,
+        less: Callable[[], object] | None = None,
+        share: int = 1,
+    ) -> list[float]:
+        """Takes the samples of one visit to a call, as `time` does.
+
+        Args:
+            call: Returns when its work is done.
+            less: See `time`.
+            share: Visits that share repeats and time.
+        """
+        for _ in range(ceil(self.warm_ups / share)):
             self._seconds(less, 1)
             self._seconds(call, 1)
         num_less, num_calls = self._calls_a_sample(less), self._calls_a_sample(call)
@@ -89,15 +108,14 @@ class Stopwatch:
         while True:
             less_s = self._seconds(less, num_less)
             samples.append(self._seconds(call, num_calls) - less_s)
-            if len(samples) < self.least_repeats:
+            if len(samples) * share < self.least_repeats:
                 continue
-            timing = summary(samples)
             if (
-                timing.spread <= self.steady_spread
-                or len(samples) >= self.most_repeats
-                or self.clock() - began_s >= self.most_s
+                summary(samples).spread <= self.steady_spread
+                or len(samples) * share >= self.most_repeats
+                or (self.clock() - began_s) * share >= self.most_s
             ):
-                return timing
+                return samples
 
     def _calls_a_sample(self, call: Callable[[], object] | None) -> int:
         """Counts calls until a sample's time is full; the number holds for all samples."""
@@ -121,7 +139,7 @@ class Stopwatch:
 
 
 # A minute is enough for a small model; the smallest spread for a large one.
-QUICK_STOPWATCH = Stopwatch(least_repeats=5, most_s=0.1)
+QUICK_STOPWATCH = Stopwatch(least_repeats=5, most_s=0.1, visits=3)
 FULL_STOPWATCH = Stopwatch(least_repeats=15, most_s=1.0, steady_spread=0.02)
 
 

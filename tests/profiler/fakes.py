@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -66,13 +67,15 @@ class FakeRoom:
     now_s: float = 0.0
     builds: list = field(default_factory=list)
     fails: str | None = None
+    slow_visit: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def clock(self):
         return self.now_s
 
-    def stopwatch(self):
-        return Stopwatch(clock=self.clock, warm_ups=1, least_repeats=3)
+    def stopwatch(self, **fields):
+        arguments = {"warm_ups": 1, "least_repeats": 3, "visits": 1} | fields
+        return Stopwatch(clock=self.clock, sleep=lambda _: None, **arguments)
 
     def work(self, seconds):
         with self.lock:
@@ -91,6 +94,7 @@ class FakeRoom:
 class FakeBench:
     room: FakeRoom
     fields: dict
+    visits: Counter = field(default_factory=Counter)
 
     def compile(self, wanted):
         list(wanted)
@@ -106,7 +110,9 @@ class FakeBench:
         seconds = CALL_S + self.fields["num_layers"] * once_s
         for end, its_s in END_S.items():
             seconds += its_s * shape.rows * self.fields[f"has_{end}"]
-        return partial(self.room.work, seconds)
+        self.visits[phase, shape] += 1
+        is_slow = self.visits[phase, shape] == self.room.slow_visit
+        return partial(self.room.work, seconds * (3 if is_slow else 1))
 
     def free(self):
         pass

@@ -38,20 +38,21 @@ class Machine:
 SECONDS = st.floats(1e-5, 1.0)
 
 
-@given(SECONDS, SECONDS, SECONDS, SECONDS, SECONDS)
+@given(st.integers(2, 4), SECONDS, SECONDS, SECONDS, SECONDS, SECONDS)
 def test_a_visit_is_what_is_left_without_layers(
-    call_s, layer_s, waking_s, sending_s, back_s
+    num_stacked, call_s, layer_s, waking_s, sending_s, back_s
 ):
     machine = Machine(call_s, layer_s, waking_s, sending_s, back_s)
     at_once, visit = time_visit(
         lambda: machine.run(1),
-        lambda: machine.run(2),
+        lambda: machine.run(num_stacked),
+        num_stacked,
         machine.turn,
         machine.sends,
         lambda: machine.now_s,
         sleep=machine.sleep,
     )
-    # The clock's own rounding, of a sum of 41 rounds of at most 20 seconds.
+    # The clock's own rounding, of a sum of 41 rounds of at most 30 seconds.
     assert at_once.seconds == pytest.approx(call_s, abs=1e-11)
     expected_s = call_s + waking_s + back_s / 2
     assert visit.seconds == pytest.approx(expected_s, abs=1e-11)

@@ -229,6 +229,32 @@ def test_progress_counts_every_row_that_is_measured(room):
     assert "cpu-emulated: prefill of 1 × 16 at 16 bits" in {what for *_, what in heard}
 
 
+@pytest.mark.parametrize("visits", [3, 5])
+def test_sizes_are_visited_in_turns_and_a_slow_while_is_outvoted(room, visits):
+    quiet = run(room)
+    room.slow_visit = 2
+    heard = []
+    stopwatch = room.stopwatch(visits=visits, least_repeats=visits)
+    measured = run(
+        room, stopwatch=stopwatch, on_progress=lambda *what: heard.append(what)
+    )
+    assert [row.seconds for row in measured.layers] == pytest.approx(
+        [row.seconds for row in quiet.layers]
+    )
+    assert [row.seconds for row in measured.ends] == pytest.approx(
+        [row.seconds for row in quiet.ends]
+    )
+    done = [done for done, *_ in heard]
+    assert done == sorted(done)
+    others = len(quiet.calls) + len(quiet.links) + len(quiet.shared)
+    assert heard[-1][0] == len(quiet.layers) + len(quiet.ends) + others
+    assert {total for _, total, _ in heard} == {heard[-1][0]}
+    # A layer's size is not visited again before all others were.
+    layers = [what for *_, what in heard if "16 bits" in what and " × " in what]
+    assert len(layers) == visits * 8
+    assert layers == layers[:8] * visits
+
+
 def test_a_finished_file_is_read_and_nothing_is_measured_again(room, tmp_path):
     out = tmp_path / "measurements.toml"
     first = run(room, out)
@@ -331,7 +357,7 @@ def test_a_second_kind_is_measured_into_the_file_of_the_first(room, tmp_path):
     assert [row.kind for row in measured.layers] == ["a"] * 8 + ["b"] * 8
     stacks = [build["num_layers"] for build in room.builds if build["num_layers"]]
     # Layers to tell a call by, then those at one precision.
-    assert stacks == [1, 1, 2, 4]
+    assert stacks == [1, 1, 4, 4]
 
 
 def test_what_does_not_fit_the_device_is_left_out(room):

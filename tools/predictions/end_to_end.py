@@ -2,9 +2,11 @@
 
     python -m tools.predictions.end_to_end --model llama-250m --model tiny
 
-Each model is profiled once; then strategies that differ in cuts, bits and micro-batches
-are predicted by the planner and run in turns, batches as large as planned, so that no row
-waits for a place. All devices share this machine's cores.
+Strategies differ in cuts, bits and micro-batches; batches are as large as planned, so that
+no row waits for a place. All devices share this machine's cores. A round profiles the
+model anew, has the planner predict each strategy, and runs all of them in turns: a machine
+that is slow for some minutes so slows some of the profiles and some of the runs. What is
+judged is the median of the rounds' predictions beside the median of all runs.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from llmpq_jax.indicator.weight_variance import weight_variance
 from llmpq_jax.kernels import kernel_path
 from llmpq_jax.profiler import profile
 from llmpq_jax.profiler.grid import grid_for
-from llmpq_jax.runtime import Pipeline
+from llmpq_jax.runtime import Pipeline, Request
 from llmpq_jax.solver import PlanRequest, plan
 from llmpq_jax.solver.pins import BitsPin, LayerPin, Pin
 from llmpq_jax.spec.cluster import Cluster, Device, Node
@@ -118,26 +120,21 @@ EXPERIMENTS = {
     default=tuple(EXPERIMENTS),
 )  # fmt: skip
 @click.option("--models", type=click.Path(path_type=Path), default=Path("build/models"))
-@click.option("--repeats", type=int, default=5)
+@click.option("--rounds", type=int, default=3)
 @click.option(
-    "--measurements", type=click.Path(path_type=Path), default=None,
-    help="Folder that keeps what is measured, and is read on the next run.",
-)  # fmt: skip
-def main(
-    names: tuple[str, ...], models: Path, repeats: int, measurements: Path | None
-) -> None:
+    "--repeats", type=int, default=2, help="Runs of each strategy in a round."
+)
+def main(names: tuple[str, ...], models: Path, rounds: int, repeats: int) -> None:
     """Predicts and runs."""
     for name in names:
         experiment = EXPERIMENTS[name]
-        folder = experiment.folder(models)
-        strategies = _planned(name, folder, experiment, measurements)
-        rows = _run(folder, experiment, strategies, repeats)
+        rows = _rows(experiment, experiment.folder(models), rounds, repeats)
         for row in rows:
             click.echo(
                 f"| {name} | {row['stages']} | {row['micro_batch']} "
-                f"| {row['predicted_s']:.3f} ({row['predicted_prefill_s']:.3f} + {row['predicted_decode_s']:.3f}) "
+                f"| {row['predicted_s']:.3f} ({row['predicted_prefill_s']:.3f} + {row['predicted_decode_s']:.3f}) ± {row['predicted_spread']:.1%} "
                 f"| {row['measured_s']:.3f} ({row['measured_prefill_s']:.3f} + {row['measured_decode_s']:.3f}) ± {row['spread']:.1%} "
-                f"| {row['ratio']:.2f} |"
+                f"| {row['ratio']:.2f} | {' '.join(f'{ratio:.2f}' for ratio in row['ratios'])} |"
             )
         click.echo(
             json.dumps(
@@ -147,6 +144,7 @@ def main(
                     "batch": experiment.workload.batch,
                     "prompt": experiment.workload.prompt_length,
                     "new_tokens": experiment.workload.new_tokens,
+                    "rounds": rounds,
                     "repeats": repeats,
                     "strategies": rows,
                     "outside_15_percent": sum(
@@ -160,32 +158,59 @@ def main(
         )
 
 
-def _planned(
-    name: str, folder: Path, experiment: Experiment, kept: Path | None
-) -> list[Strategy]:
-    """Measures the model and lets the planner predict each case."""
+def _rows(
+    experiment: Experiment, folder: Path, rounds: int, repeats: int
+) -> list[dict[str, Any]]:
+    """Predicts and runs each case in each round."""
+    workload = experiment.workload
+    requests = random_requests(
+        folder,
+        num_requests=workload.batch,
+        prompt_length=workload.prompt_length,
+        new_tokens=workload.new_tokens,
+    )
+    predicted: list[list[Strategy]] = []
+    pipelines: dict[int, Pipeline] = {}
+    try:
+        for number in range(rounds):
+            measurements = _profiled(experiment, folder, f"round {number + 1}")
+            predicted.append(
+                [
+                    _predicted(folder, experiment, measurements, case)
+                    for case in experiment.cases
+                ]
+            )
+            if not pipelines:
+                _load(pipelines, predicted[0], requests)
+            for _ in range(repeats):
+                for pipeline in pipelines.values():
+                    list(pipeline.serve(requests))
+        return [
+            _row([strategies[index] for strategies in predicted], pipelines[index])
+            for index in range(len(experiment.cases))
+        ]
+    finally:
+        for pipeline in pipelines.values():
+            pipeline.close()
+
+
+def _profiled(experiment: Experiment, folder: Path, what: str) -> Measurements:
     num_devices = max(len(case.ends) for case in experiment.cases)
-    cluster = _cluster(num_devices)
     bits: tuple[Bits, ...] = tuple(
         sorted({b for case in experiment.cases for b in case.bits})
     )
-    if kept is not None:
-        kept.mkdir(parents=True, exist_ok=True)
     measurements = profile(
         folder,
-        cluster,
+        _cluster(num_devices),
         activations=experiment.activations,
         bits=bits,
         grid=grid_for(experiment.workload),
-        out=None if kept is None else kept / f"{name}.toml",
-        on_progress=lambda done, total, what: click.echo(
-            f"\r{done}/{total} {what:60}", nl=False, err=True
+        on_progress=lambda done, total, row: click.echo(
+            f"\r{what}: {done}/{total} {row:60}", nl=False, err=True
         ),
     )
     click.echo(err=True)
-    return [
-        _predicted(folder, experiment, measurements, case) for case in experiment.cases
-    ]
+    return measurements
 
 
 def _predicted(
@@ -238,46 +263,33 @@ def _cluster(num_devices: int) -> Cluster:
     return Cluster(name="emulated", nodes=(Node(name="node0", devices=devices),))
 
 
-def _run(
-    folder: Path,
-    experiment: Experiment,
+def _load(
+    pipelines: dict[int, Pipeline],
     strategies: Sequence[Strategy],
-    repeats: int,
-) -> list[dict[str, Any]]:
-    """Runs the strategies in turns, so that drift reaches all of them alike."""
-    workload = experiment.workload
-    requests = random_requests(
-        folder,
-        num_requests=workload.batch,
-        prompt_length=workload.prompt_length,
-        new_tokens=workload.new_tokens,
-    )
-    # The most devices first: how many there are is settled as JAX starts.
-    order = sorted(range(len(strategies)), key=lambda i: -len(strategies[i].stages))
-    pipelines = {index: Pipeline.load(strategies[index]) for index in order}
-    try:
-        for pipeline in pipelines.values():
-            pipeline.prepare(requests)
-            list(pipeline.serve(requests))
-            pipeline.batches.clear()
-        for _ in range(repeats):
-            for pipeline in pipelines.values():
-                list(pipeline.serve(requests))
-        return [
-            _row(strategy, pipelines[index])
-            for index, strategy in enumerate(strategies)
-        ]
-    finally:
-        for pipeline in pipelines.values():
-            pipeline.close()
+    requests: Sequence[Request],
+) -> None:
+    """Adds a pipeline for each strategy, ready to be timed."""
+    for index, strategy in enumerate(strategies):
+        pipelines[index] = Pipeline.load(strategy)
+    for pipeline in pipelines.values():
+        pipeline.prepare(requests)
+        list(pipeline.serve(requests))
+        pipeline.batches.clear()
 
 
-def _row(strategy: Strategy, pipeline: Pipeline) -> dict[str, Any]:
-    predicted = strategy.predicted
-    assert predicted is not None
+def _row(strategies: Sequence[Strategy], pipeline: Pipeline) -> dict[str, Any]:
+    """Puts the predictions of each round beside all runs of a case.
+
+    Args:
+        strategies: As predicted in each round.
+        pipeline: That ran as often in each.
+    """
+    strategy = strategies[0]
+    predicted = [found.predicted for found in strategies if found.predicted]
+    predicted_s = [found.latency_s for found in predicted]
     batches = pipeline.batches
-    measured = [batch.latency_s for batch in batches]
-    first, middle, third = np.percentile(measured, [25, 50, 75]).tolist()
+    measured_s = [batch.latency_s for batch in batches]
+    in_rounds = np.reshape(measured_s, (len(strategies), -1))
     last = batches[-1].stages
     return {
         "stages": [
@@ -285,23 +297,35 @@ def _row(strategy: Strategy, pipeline: Pipeline) -> dict[str, Any]:
             for stage in strategy.stages
         ],
         "micro_batch": [strategy.micro_batch.prefill, strategy.micro_batch.decode],
-        "predicted_s": predicted.latency_s,
-        "predicted_prefill_s": predicted.prefill_s,
-        "predicted_decode_s": predicted.decode_s,
-        "measured_s": middle,
+        "predicted_s": median(predicted_s),
+        "predicted_prefill_s": median(found.prefill_s for found in predicted),
+        "predicted_decode_s": median(found.decode_s for found in predicted),
+        "all_predicted_s": predicted_s,
+        "predicted_spread": _spread(predicted_s),
+        "measured_s": median(measured_s),
         "measured_prefill_s": median(batch.prefill_s for batch in batches),
         "measured_decode_s": median(batch.decode_s for batch in batches),
-        "all_measured_s": measured,
-        "spread": (third - first) / 2 / middle,
-        "ratio": predicted.latency_s / middle,
+        "all_measured_s": measured_s,
+        "spread": _spread(measured_s),
+        "ratio": median(predicted_s) / median(measured_s),
+        "ratios": (predicted_s / np.median(in_rounds, axis=1)).tolist(),
         "predicted_stage_s": [
-            (s.predicted.prefill_s, s.predicted.decode_s)
-            for s in strategy.stages
-            if s.predicted
+            [
+                (s.predicted.prefill_s, s.predicted.decode_s)
+                for s in found.stages
+                if s.predicted
+            ]
+            for found in strategies
         ],
         "measured_stage_s": [(s.prefill_s, s.decode_s) for s in last],
         "idle_share": [s.idle_s / batches[-1].latency_s for s in last],
     }
+
+
+def _spread(seconds: Sequence[float]) -> float:
+    """Returns half the distance between the quartiles, over the median."""
+    first, middle, third = np.percentile(seconds, [25, 50, 75]).tolist()
+    return (third - first) / 2 / middle
 
 
 def _out_of_order(rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
