@@ -11,7 +11,7 @@ import jax
 from llmpq_jax.profiler.bench import StageBench
 from llmpq_jax.profiler.grid import Grid, Shape
 from llmpq_jax.profiler.journal import Journal
-from llmpq_jax.profiler.stopwatch import Stopwatch, Timing, summary
+from llmpq_jax.profiler.stopwatch import Stopwatch, Timing, summary_of_visits
 from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.spec.measurements import Phase
 from llmpq_jax.spec.precision import Activations, Bits, KvBits
@@ -101,14 +101,14 @@ class Session:
         """
         visits = self.stopwatch.visits
         left = dict(wanted)
-        samples: dict[Key, list[float]] = {key: [] for key in wanted}
+        samples: dict[Key, list[list[float]]] = {key: [] for key in wanted}
         for visit in range(visits):
             if visit:
                 self.stopwatch.sleep(_BETWEEN_VISITS_S)
             for key, (phase, shape, what) in tuple(left.items()):
                 try:
                     workspace_bytes = bench.workspace_bytes(phase, shape)
-                    samples[key] += self.stopwatch.samples(
+                    visited = self.stopwatch.samples(
                         bench.call(phase, shape), less=less, share=visits
                     )
                 except jax.errors.JaxRuntimeError as reason:
@@ -119,6 +119,7 @@ class Session:
                     continue
                 finally:
                     bench.free()
+                samples[key].append(visited)
                 self.on_row(what, 1 / visits)
                 if visit == visits - 1:
-                    yield key, summary(samples[key]), workspace_bytes
+                    yield key, summary_of_visits(samples[key]), workspace_bytes

@@ -143,6 +143,23 @@ QUICK_STOPWATCH = Stopwatch(least_repeats=5, most_s=0.1, visits=3)
 FULL_STOPWATCH = Stopwatch(least_repeats=15, most_s=1.0, steady_spread=0.02)
 
 
+def summary_of_visits(visits: list[list[float]]) -> Timing:
+    """Returns the mean of what visits at several times say, each by its median.
+
+    A machine that is shared is slow for some seconds at a time. Calls of one visit, which
+    lie within such a while, agree; a batch lasts longer and takes as long as the mean of
+    them says, where the median of all would be that of the more frequent state.
+    """
+    first, third = np.percentile(np.concatenate(visits), [25, 75]).tolist()
+    medians = [summary(samples).seconds for samples in visits]
+    seconds = float(np.mean(medians))
+    return Timing(
+        seconds=seconds,
+        spread=(third - first) / 2 / seconds,
+        repeats=sum(map(len, visits)),
+    )
+
+
 def summary(samples: list[float]) -> Timing:
     """Returns the median, or what the quartiles leave in doubt where that is more."""
     first, median, third = np.percentile(samples, [25, 50, 75]).tolist()

@@ -28,10 +28,12 @@ from llmpq_jax.stage.placement import Placement
 from llmpq_jax.stage.sampling import greedy_rows
 
 _WARM_UPS = 2
-_LEAST_SAMPLES = 7
+_LEAST_SAMPLES = 3
 _MOST_SAMPLES = 40
-# No further sample of a size after so many seconds.
+# No further sample of a size after so many seconds, where there are enough.
 _MOST_S = 2.0
+# A link that is slower than that is taken for one that is broken.
+_LEAST_BYTES_PER_S = 1e5
 _SMALLEST = 1
 _THERE, _BACK = 0, 1
 
@@ -153,12 +155,15 @@ class ProbeActor:
     def _round_s(self, num_tokens: int, pause_s: float) -> float:
         message = self._message(num_tokens, _THERE)
         time.sleep(pause_s)
+        patience_s = (
+            self._carrier.patience_s + message.payload.nbytes / _LEAST_BYTES_PER_S
+        )
         started_s = time.perf_counter()
         self._send(message)
         try:
-            error = self._back.get(timeout=self._carrier.patience_s)
+            error = self._back.get(timeout=patience_s)
         except queue.Empty as reason:
-            msg = f"nothing came back within {self._carrier.patience_s:g} s"
+            msg = f"nothing came back within {patience_s:.3g} s"
             raise ConnectionError(msg) from reason
         if error is not None:
             raise ConnectionError(str(error)) from error

@@ -94,12 +94,12 @@ def test_a_way_takes_what_it_takes_with_no_clock_at_its_end(
     told = (there.seconds(1) - back.seconds(1)) / 2
     # What one token takes longer one way than the other is split between both.
     assert samples == pytest.approx([there.seconds(num_tokens) - told] * len(samples))
-    assert 7 <= len(samples) <= 40
+    assert 3 <= len(samples) <= 40
 
 
 def test_what_does_not_come_back_is_told():
     probe = made_probe(Line(Clock(), 0.0, 0.0))
-    with pytest.raises(ConnectionError, match=r"nothing came back within 0\.01 s"):
+    with pytest.raises(ConnectionError, match=r"nothing came back within 0\.01\d* s"):
         probe.seconds_there(1, pause_s=0.0)
     probe._break(1, OSError("the cable"))
     with pytest.raises(ConnectionError, match="the cable"):
@@ -138,7 +138,7 @@ def test_ways_are_timed_both_ways(machines: Machines, transport):
         )
     )
     assert tuple(way for way, _ in timed) == WAYS
-    assert all(len(samples) >= 7 for _, samples in timed)
+    assert all(len(samples) >= 3 for _, samples in timed)
     assert all(np.median(samples) > 0 for _, samples in timed)
 
 
@@ -189,4 +189,4 @@ def test_a_process_that_ends_is_told(machines: Machines, monkeypatch):
     # The machines are free again.
     way, samples = ask(WAYS, machines.address)
     assert way == WAYS[0]
-    assert len(samples) >= 7
+    assert len(samples) >= 3
