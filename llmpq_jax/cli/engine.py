@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -99,10 +99,7 @@ def chosen_engine(
             "--gone-after": gone_s,
             "--transport": transport,
         }
-        for name, value in typed.items():
-            if value is not None:
-                msg = f"{name} is for --engine ray: expected both or neither"
-                raise click.UsageError(msg)
+        refuse_without("--engine ray", typed)
         return None
     with needs_ray("--engine ray"):
         from llmpq_jax.runtime.engines.ray_engine import (
@@ -119,6 +116,22 @@ def chosen_engine(
         transport=chosen_transport(transport),
         set_up=partial(set_worker_up, _absolute(weights_cache)),
     )
+
+
+def refuse_without(option: str, typed: Mapping[str, object]) -> None:
+    """Refuses what was typed for an option that was not.
+
+    Args:
+        option: That is absent.
+        typed: What goes with it alone, by name; None where it was not typed.
+
+    Raises:
+        click.UsageError: One of them was typed.
+    """
+    for name, value in typed.items():
+        if value is not None:
+            msg = f"{name} is for {option}: expected both or neither"
+            raise click.UsageError(msg)
 
 
 @contextmanager

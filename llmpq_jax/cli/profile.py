@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmpq_jax.cli.engine import address_option, transport_option
+from llmpq_jax.cli.engine import address_option, refuse_without, transport_option
 from llmpq_jax.cli.options import (
     FILE,
     GROUP_SIZES,
@@ -172,7 +172,7 @@ def profile_command(
     if between_nodes:
         measure_links(model, cluster, out, workload, address, transport)
         return
-    _refuse_ray(address, transport)
+    refuse_without("--between-nodes", {"--address": address, "--transport": transport})
 
     from dataclasses import replace
 
@@ -213,13 +213,6 @@ def profile_command(
     if measurements.accuracy:
         show(accuracy_table(measurements))
     say(f"written      {out}")
-
-
-def _refuse_ray(address: str | None, transport: TransportName | None) -> None:
-    for name, value in {"--address": address, "--transport": transport}.items():
-        if value is not None:
-            msg = f"{name} is for --between-nodes: expected both or neither"
-            raise click.UsageError(msg)
 
 
 def _usual_activations(cluster: Cluster) -> Activations:

@@ -11,7 +11,7 @@ from llmpq_jax.errors import MeasurementError
 from llmpq_jax.profiler.grid import Grid
 from llmpq_jax.profiler.journal import Journal
 from llmpq_jax.profiler.links import token_counts
-from llmpq_jax.profiler.stopwatch import STAGE_PAUSE_S, summary
+from llmpq_jax.profiler.stopwatch import STAGE_PAUSE_S
 from llmpq_jax.report.console import progress_bar
 from llmpq_jax.runtime.engines.carrier import TransportName
 from llmpq_jax.runtime.engines.ray_probe import Way, time_ways
@@ -20,6 +20,7 @@ from llmpq_jax.spec.families import read_architecture
 from llmpq_jax.spec.measurements import LinkTime
 from llmpq_jax.spec.measurements_file import check_measurements, read_measurements
 from llmpq_jax.spec.precision import ACTIVATION_BYTES
+from llmpq_jax.workflow.hop_times import link_time
 
 
 def measure_between_nodes(
@@ -96,16 +97,11 @@ def measure_between_nodes(
         closing(timing_ways) as timed,
     ):
         for way, samples in timed:
-            timing = summary(samples)
-            source, target = places[way.source], places[way.target]
-            row = LinkTime(
-                source_kind=source.device.kind,
-                target_kind=target.device.kind,
-                source_node=source.node.name,
-                target_node=target.node.name,
-                num_bytes=way.num_tokens * token_bytes,
-                seconds=timing.seconds,
-                spread=timing.spread,
+            row = link_time(
+                places[way.source],
+                places[way.target],
+                way.num_tokens * token_bytes,
+                samples,
             )
             journal.add(row)
             rows.append(row)

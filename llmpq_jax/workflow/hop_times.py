@@ -53,19 +53,32 @@ def hop_times(
     for (number, num_bytes), seconds in sorted(samples.items()):
         if len(seconds) < least:
             continue
-        timing, source, target = summary(seconds), places[number - 1], places[number]
-        rows.append(
-            LinkTime(
-                source_kind=source.device.kind,
-                target_kind=target.device.kind,
-                source_node=source.node.name,
-                target_node=target.node.name,
-                num_bytes=num_bytes,
-                seconds=timing.seconds,
-                spread=timing.spread,
-            )
-        )
+        source, target = places[number - 1], places[number]
+        rows.append(link_time(source, target, num_bytes, seconds))
     return rows
+
+
+def link_time(
+    source: Placed, target: Placed, num_bytes: int, seconds: list[float]
+) -> LinkTime:
+    """Returns the row of a transfer between devices of two nodes.
+
+    Args:
+        source: That it left.
+        target: That it reached.
+        num_bytes: Sent.
+        seconds: Samples.
+    """
+    timing = summary(seconds)
+    return LinkTime(
+        source_kind=source.device.kind,
+        target_kind=target.device.kind,
+        source_node=source.node.name,
+        target_node=target.node.name,
+        num_bytes=num_bytes,
+        seconds=timing.seconds,
+        spread=timing.spread,
+    )
 
 
 def notes_on_links(cluster: Cluster, links: Iterable[LinkTime]) -> list[str]:

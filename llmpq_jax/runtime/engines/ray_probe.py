@@ -20,6 +20,7 @@ from llmpq_jax.runtime.devices import claim_devices
 from llmpq_jax.runtime.engines.carrier import Carrier, TransportName
 from llmpq_jax.runtime.engines.ray_actor import check_version
 from llmpq_jax.runtime.engines.ray_cluster import take_places
+from llmpq_jax.runtime.engines.ray_engine import DEFAULT_SILENCE_S
 from llmpq_jax.runtime.engines.ray_parcel import Parcel, unpack
 from llmpq_jax.runtime.engines.ray_transport import Terminal, open_terminal
 from llmpq_jax.stage.loop import Transport
@@ -209,7 +210,7 @@ def time_ways(
     dtype: str,
     pause_s: float,
     address: str = "auto",
-    silence_s: float = 30.0,
+    silence_s: float = DEFAULT_SILENCE_S,
     transport: TransportName = "sockets",
     set_up: Callable[[], object] = lambda: None,
 ) -> Generator[tuple[Way, list[float]], None, None]:
