@@ -57,6 +57,7 @@ def example() -> Instance:
         layer_decode_s=np.array([[0.3, 0.2], [0.7, np.inf]]),
         call_prefill_s=np.array([0.31, 0.32]),
         call_decode_s=np.array([0.031, 0.032]),
+        whole_call_decode_s=np.array([0.004, 0.005]),
         embedding_prefill_s=np.array([1.1, 1.2]),
         embedding_decode_s=np.array([0.01, 0.02]),
         head_prefill_s=np.array([2.1, 2.2]),

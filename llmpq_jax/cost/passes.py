@@ -21,12 +21,14 @@ class PassSize:
         tokens: In prefill those of each row, padding included; in decode those its cache
             holds with the new one, mean over the rows.
         slots: Of a row's cache.
+        num_steps: Decode steps taken in one call, by a stage that is the whole model.
     """
 
     phase: Phase
     rows: int
     tokens: float
     slots: int
+    num_steps: int = 1
 
 
 def pass_s(
@@ -44,7 +46,8 @@ def pass_s(
         latency: Fitted.
         kind: Of the device.
         bits: Of the stage's layers.
-        size: Of the micro-batch.
+        size: Of the micro-batch. Of several steps in a call one is foretold, with its
+            share of the call.
         has_embedding: The stage embeds.
         head_bits: Of the head, where the stage has it.
 
@@ -55,7 +58,7 @@ def pass_s(
     is_step = phase == "decode"
     # As in `LatencyModel.decode_s`: some kernels end at a row's length, others do not.
     length = size.slots if is_step and kind not in latency.growing else size.tokens
-    seconds = latency.call_s(kind, phase)
+    seconds = latency.call_s(kind, phase) / size.num_steps
     for layer_bits, count in Counter(bits).items():
         seconds += count * latency.layer_s(
             kind, phase, layer_bits, rows=rows, lengths=length

@@ -16,6 +16,9 @@ m = Σ k_r / R, into the formula of `schedule`: equal where every round, or none
 slowest stage busy, and otherwise lower by what a mean of maxima exceeds the maximum of
 means. A refill is counted in the decode steps, a share of its seconds in each: so the
 work of every stage is whole, and a group waits for its refills.
+
+A stage that is the whole model takes several steps in a call: as many as the group's longest
+row still wants, or while prompts wait, until the next of its places falls free.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import chain, repeat
 
-from llmpq_jax.spec.buckets import bucket_length
+from llmpq_jax.spec.buckets import STEPS_AT_ONCE, bucket_length
 from llmpq_jax.spec.measurements import Phase
 from llmpq_jax.spec.workload import MicroBatch, Workload
 
@@ -42,6 +45,8 @@ class Service:
         refills: Prompts prefilled alone, by the bucket they are padded to, for each
             decode step of any group; for each of the first prefills where there is no
             decode step at all.
+        calls_per_step: For each decode step of any group, calls of a stage that is the
+            whole model; at most 1.
     """
 
     first_tokens: int
@@ -49,6 +54,7 @@ class Service:
     num_rounds: int
     num_decode: float
     refills: tuple[tuple[int, float], ...] = ()
+    calls_per_step: float = 1.0
 
     @property
     def new_tokens(self) -> int:
@@ -63,11 +69,13 @@ class Service:
 def expected_service(workload: Workload, micro_batch: MicroBatch) -> Service:
     """Follows the driver through a workload, row by row."""
     if workload.lengths is None:
+        num_rounds = workload.expected(workload.new_tokens) - 1
         return Service(
             first_tokens=bucket_length(workload.prompt_length),
             num_prefill=-(-workload.batch // micro_batch.prefill),
-            num_rounds=workload.expected(workload.new_tokens) - 1,
+            num_rounds=num_rounds,
             num_decode=-(-workload.batch // micro_batch.decode),
+            calls_per_step=_num_calls(num_rounds) / num_rounds if num_rounds else 1.0,
         )
     step = max(micro_batch.prefill, micro_batch.decode)
     num_places = -(-workload.batch // step) * step
@@ -79,6 +87,8 @@ def expected_service(workload: Workload, micro_batch: MicroBatch) -> Service:
     )
     first, waiting = rows[:num_places], rows[num_places:]
     last_step = [0] * -(-len(first) // micro_batch.decode)
+    # Where a group's last call ended because a prompt waited for one of its places.
+    stopped, num_calls = [0] * len(last_step), 0
     # When each place falls free: by step, then in the order in which groups come round.
     free = [
         (steps, place // micro_batch.decode) for place, (_, steps) in enumerate(first)
@@ -88,10 +98,15 @@ def expected_service(workload: Workload, micro_batch: MicroBatch) -> Service:
     heapq.heapify(free)
     for _, steps in waiting:
         now, group = heapq.heappop(free)
+        num_calls += _num_calls(now - stopped[group])
+        stopped[group] = now
         last_step[group] = max(last_step[group], now + steps)
         heapq.heappush(free, (now + steps, group))
     num_prefill = -(-len(first) // micro_batch.prefill)
     num_steps, num_rounds = sum(last_step), max(last_step)
+    num_calls += sum(
+        _num_calls(last - stop) for last, stop in zip(last_step, stopped, strict=True)
+    )
     counts = Counter(prompt for prompt, _ in waiting)
     return Service(
         first_tokens=max(prompt for prompt, _ in first),
@@ -102,4 +117,10 @@ def expected_service(workload: Workload, micro_batch: MicroBatch) -> Service:
             (tokens, count / (num_steps or num_prefill))
             for tokens, count in sorted(counts.items())
         ),
+        calls_per_step=num_calls / num_steps if num_steps else 1.0,
     )
+
+
+def _num_calls(num_steps: int) -> int:
+    """Returns how many calls so many steps on end take on a whole model."""
+    return -(-num_steps // STEPS_AT_ONCE)

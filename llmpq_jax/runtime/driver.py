@@ -22,9 +22,9 @@ from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.engines.engine import Engine, StageLostError
 from llmpq_jax.runtime.request import TokenLogprobs
 from llmpq_jax.runtime.rows import Row
-from llmpq_jax.spec.buckets import bucket_length
+from llmpq_jax.spec.buckets import STEPS_AT_ONCE, bucket_length
 from llmpq_jax.stage.message import Message
-from llmpq_jax.stage.program import STEPS_AT_ONCE, Wanted
+from llmpq_jax.stage.program import Wanted
 from llmpq_jax.stage.sampling import (
     Logprobs,
     SamplingRows,

@@ -55,7 +55,7 @@ def phase_bounds_s(instance: Instance) -> tuple[float, float]:
     if instance.new_tokens == 1:
         return prefill, 0.0
     ends = instance.embedding_decode_s.min() + instance.head_decode_s.min()
-    ends += instance.call_decode_s.min()
+    ends += instance.whole_call_decode_s.min()
     sum_d, max_d = _sum_and_slowest(instance, instance.layer_decode_s, ends)
     decode = sum_d + (instance.num_decode - 1) * max_d
     decode += (instance.new_tokens - 2) * max(instance.num_decode * max_d, sum_d)

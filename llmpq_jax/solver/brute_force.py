@@ -85,7 +85,10 @@ def _costs(
     for j, (first, end) in zip(devices, cuts, strict=True):
         size = int(instance.buffer_bytes)
         stage_prefill = float(instance.call_prefill_s[j])
-        stage_decode = float(instance.call_decode_s[j])
+        is_whole = first == 0 and end == len(bits)
+        stage_decode = float(
+            instance.whole_call_decode_s[j] if is_whole else instance.call_decode_s[j]
+        )
         workspaces = []
         for layer in range(first, end):
             b = bits[layer]

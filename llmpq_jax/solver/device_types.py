@@ -129,6 +129,7 @@ def _own_numbers(instance: Instance, j: int) -> bytes:
         instance.layer_decode_s[j],
         instance.call_prefill_s[[j]],
         instance.call_decode_s[[j]],
+        instance.whole_call_decode_s[[j]],
         instance.embedding_prefill_s[[j]],
         instance.embedding_decode_s[[j]],
         instance.head_prefill_s[[j]],

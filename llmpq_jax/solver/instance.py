@@ -54,6 +54,8 @@ class Instance:
         call_prefill_s: [J] of a stage by itself, whatever it holds, for one prefill
             micro-batch: waking up for it.
         call_decode_s: [J] likewise, for one step and one decode micro-batch.
+        whole_call_decode_s: [J] likewise, of a stage that holds the whole model and so
+            takes several steps in a call; no more than `call_decode_s`.
         embedding_prefill_s: [J] on the first used device.
         embedding_decode_s: [J] likewise.
         head_prefill_s: [J] on the last used device.
@@ -97,6 +99,7 @@ class Instance:
     layer_decode_s: Floats
     call_prefill_s: Floats
     call_decode_s: Floats
+    whole_call_decode_s: Floats
     embedding_prefill_s: Floats
     embedding_decode_s: Floats
     head_prefill_s: Floats
@@ -164,6 +167,7 @@ class Instance:
             "layer_decode_s",
             "call_prefill_s",
             "call_decode_s",
+            "whole_call_decode_s",
             "embedding_prefill_s",
             "embedding_decode_s",
             "head_prefill_s",

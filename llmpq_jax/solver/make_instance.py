@@ -91,10 +91,10 @@ def make_instance(
             np.inf,
         )
 
-    def calls_s(phase: Phase, refills: Refills) -> Floats:
+    def calls_s(phase: Phase, refills: Refills, share: float = 1.0) -> Floats:
         return np.array(
             [
-                latency.call_s(unit.kind, phase) + refills.call_s(unit.kind)
+                share * latency.call_s(unit.kind, phase) + refills.call_s(unit.kind)
                 for unit in problem.units
             ]
         )
@@ -140,6 +140,7 @@ def make_instance(
         ),
         call_prefill_s=calls_s("prefill", among_prefills),
         call_decode_s=calls_s("decode", among_steps),
+        whole_call_decode_s=calls_s("decode", among_steps, service.calls_per_step),
         # Each device of a mesh embeds by itself, and chooses from whole logits.
         embedding_prefill_s=end_s(
             "prefill", "embedding", 16, prompt_tokens, among_prefills

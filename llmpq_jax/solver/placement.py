@@ -72,11 +72,12 @@ def evaluate(instance: Instance, placement: Placement) -> Evaluation:
         + sum(instance.layer_prefill_s[j, b] for b in columns)
         for j, columns in zip(devices, placement.columns, strict=True)
     ]
+    first, last = devices[0], devices[-1]
+    calls_s = instance.whole_call_decode_s if first == last else instance.call_decode_s
     decode_s = [
-        instance.call_decode_s[j] + sum(instance.layer_decode_s[j, b] for b in columns)
+        calls_s[j] + sum(instance.layer_decode_s[j, b] for b in columns)
         for j, columns in zip(devices, placement.columns, strict=True)
     ]
-    first, last = devices[0], devices[-1]
     prefill_s[0] += instance.embedding_prefill_s[first]
     decode_s[0] += instance.embedding_decode_s[first]
     prefill_s[-1] += instance.head_prefill_s[last]

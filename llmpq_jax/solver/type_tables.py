@@ -72,11 +72,13 @@ def type_tables(instance: Instance, counts: CountTables) -> TypeTables:
     )
     ends_prefill = _by_role(
         instance.call_prefill_s[devices],
+        instance.call_prefill_s[devices],
         instance.embedding_prefill_s[devices],
         instance.head_prefill_s[devices],
     )
     ends_decode = _by_role(
         instance.call_decode_s[devices],
+        instance.whole_call_decode_s[devices],
         instance.embedding_decode_s[devices],
         instance.head_decode_s[devices],
     )
@@ -114,12 +116,14 @@ def type_tables(instance: Instance, counts: CountTables) -> TypeTables:
     )
 
 
-def _by_role(call: Floats, embedding: Floats, head: Floats) -> dict[Role, Floats]:
+def _by_role(
+    call: Floats, whole_call: Floats, embedding: Floats, head: Floats
+) -> dict[Role, Floats]:
     return {
         "middle": call,
         "first": call + embedding,
         "last": call + head,
-        "only": call + embedding + head,
+        "only": whole_call + embedding + head,
     }
 
 

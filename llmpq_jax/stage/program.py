@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from llmpq_jax.spec.buckets import STEPS_AT_ONCE
 from llmpq_jax.stage.module import GroupCache, StageModule, last_hidden
 from llmpq_jax.stage.placement import CACHE_PARTITION, TENSOR_AXIS, Placement
 from llmpq_jax.stage.sampling import (
@@ -27,10 +28,6 @@ Phase = Literal["prefill", "decode"]
 # a stage that is the whole model.
 Function = Literal["prefill", "extend", "decode", "steps"]
 Wanted = Literal["tokens", "logprobs", "logits"]
-
-# Steps that one call takes at most. Between calls the host sees the tokens, so rows that
-# have ended take part in as many steps in vain, less one.
-STEPS_AT_ONCE = 8
 
 # The default scheduler of XLA:CPU hoists every conversion of a stage's weights to its
 # start and so keeps a float32 copy of the whole stage alive.

@@ -189,7 +189,11 @@ def _passes(batch: BatchRecord) -> Iterator[tuple[int, PassSize, int]]:
     prompts: dict[tuple[int, int], PassSize] = {}
     for event in batch.events:
         size = PassSize(
-            phase=event.phase, rows=event.rows, tokens=event.tokens, slots=event.slots
+            phase=event.phase,
+            rows=event.rows,
+            tokens=event.tokens,
+            slots=event.slots,
+            num_steps=event.num_steps,
         )
         if event.phase == "decode":
             yield event.stage, size, event.num_steps

@@ -66,6 +66,15 @@ def test_a_pass_is_its_call_its_layers_and_its_ends():
     assert step == pytest.approx(5e-4 + layers + 4e-6)
 
 
+def test_steps_in_one_call_share_it():
+    steps = PassSize(phase="decode", rows=4, tokens=16.0, slots=64, num_steps=8)
+    latency = fit_latency(table())
+    ends = {"has_embedding": True, "head_bits": 16}
+    one = pass_s(latency, "cpu", (8,), replace(steps, num_steps=1), **ends)
+    each = pass_s(latency, "cpu", (8,), steps, **ends)
+    assert one - each == pytest.approx(5e-4 * 7 / 8)
+
+
 def test_a_step_reads_the_whole_cache_or_what_is_in_it():
     assert foretold(table("xla"), "decode") == foretold(table(), "decode", tokens=64.0)
     assert foretold(table(), "decode") < foretold(table("xla"), "decode")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.cost.schedule import pipeline_s
 from llmpq_jax.cost.service import expected_service
+from llmpq_jax.spec.buckets import STEPS_AT_ONCE
 from llmpq_jax.spec.workload import MicroBatch, Workload, workload_of_lengths
 
 
@@ -251,3 +252,68 @@ def test_longest_come_first_and_places_are_filled_as_they_fall_free():
     assert service.refills == ((16, 1 / 15), (32, 1 / 15))
     ends = list(accumulate([4, 2, 1]))
     assert all(one < other for one, other in pairwise(ends))
+
+
+def calls_of_the_driver(rows, places, decode_rows):
+    """Counts calls of a whole model, group after group, as the driver sends them."""
+    waiting = deque(rows)
+    first = [waiting.popleft() for _ in range(min(places, len(waiting)))]
+    groups = [
+        first[start : start + decode_rows]
+        for start in range(0, len(first), decode_rows)
+    ]
+    assert len(groups) == 1 or not waiting, "else it hangs on who is quicker"
+    num_calls = num_steps = 0
+    for group in groups:
+        left = list(group)
+        while True:
+            for place in range(len(left)):
+                while left[place] == 0 and waiting:
+                    left[place] = waiting.popleft()
+            if not any(left):
+                break
+            active = [steps for steps in left if steps]
+            taken = min(STEPS_AT_ONCE, min(active) if waiting else max(active))
+            num_calls += 1
+            num_steps += taken
+            left = [max(steps - taken, 0) for steps in left]
+    return num_calls, num_steps
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=40),
+    st.integers(1, 6),
+    st.integers(1, 8),
+    st.booleans(),
+)
+def test_calls_of_a_whole_model_are_those_of_the_driver(
+    new_tokens, decode, prefill, is_one_group
+):
+    workload = workload_of_lengths(
+        [(10, new) for new in new_tokens],
+        batch=decode if is_one_group else len(new_tokens),
+    )
+    micro_batch = MicroBatch(
+        prefill=1 if is_one_group else decode * prefill, decode=decode
+    )
+    service = expected_service(workload, micro_batch)
+    num_calls, num_steps = calls_of_the_driver(
+        sorted((new - 1 for new in new_tokens), reverse=True),
+        decode if is_one_group else len(new_tokens),
+        decode,
+    )
+    assert service.num_rounds * service.num_decode == pytest.approx(num_steps or 0)
+    share = num_calls / num_steps if num_steps else 1.0
+    assert service.calls_per_step == pytest.approx(share)
+
+
+def test_a_batch_of_rows_alike_calls_once_for_eight_steps():
+    micro_batch = MicroBatch(prefill=2, decode=4)
+
+    def calls_per_step(new_tokens):
+        workload = Workload(batch=8, prompt_length=50, new_tokens=new_tokens)
+        return expected_service(workload, micro_batch).calls_per_step
+
+    assert calls_per_step(65) == 1 / 8
+    assert calls_per_step(66) == 9 / 65
+    assert calls_per_step(2) == calls_per_step(1) == 1.0

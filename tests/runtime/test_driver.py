@@ -21,9 +21,9 @@ from llmpq_jax.runtime.driver import Driver
 from llmpq_jax.runtime.engines.engine import StageLostError
 from llmpq_jax.runtime.request import Request, Sampling
 from llmpq_jax.runtime.rows import Row
+from llmpq_jax.spec.buckets import STEPS_AT_ONCE
 from llmpq_jax.spec.workload import MicroBatch
 from llmpq_jax.stage.message import Message
-from llmpq_jax.stage.program import STEPS_AT_ONCE
 
 EOS = 5
 

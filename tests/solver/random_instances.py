@@ -61,11 +61,16 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1)
     speed = rng.uniform(0.5, 4.0, num_devices)
     hop = draw(st.sampled_from([0.0, 0.1, 2.0]))
     call = draw(st.sampled_from([0.0, 0.3, 2.0]))
+    at_once = draw(st.sampled_from([0.0, 0.1, 1.0]))
     wires = draw(st.sampled_from([(16,), (16, 8), (8,)]))
     common["wire_bits"] = wires
     loss = draw(st.sampled_from([0.0, 0.1, 1.0]))
     common["wire_omega"] = np.array([loss if bits == 8 else 0.0 for bits in wires])
     shares = np.array([1.0 if bits == 16 else 0.55 for bits in wires])[:, None, None]
+    calls_decode_s = [
+        0.1 * call * rng.random(num_devices)
+        for _ in range(draw(st.integers(1, max_cases)))
+    ]
     return [
         Instance(
             micro_batch=MicroBatch(prefill=1, decode=1),
@@ -74,7 +79,8 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1)
             layer_prefill_s=_times(rng, speed[:, None], shape, unsupported),
             layer_decode_s=_times(rng, 0.1 * speed[:, None], shape, unsupported),
             call_prefill_s=call * rng.random(num_devices),
-            call_decode_s=0.1 * call * rng.random(num_devices),
+            call_decode_s=call_decode_s,
+            whole_call_decode_s=at_once * call_decode_s,
             embedding_prefill_s=_times(rng, 0.5, num_devices),
             embedding_decode_s=_times(rng, 0.05, num_devices),
             head_prefill_s=_times(rng, 1.0, num_devices, no_head),
@@ -86,7 +92,7 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1)
             head_workspace_bytes=rng.integers(0, MIB, num_devices),
             **common,
         )
-        for _ in range(draw(st.integers(1, max_cases)))
+        for call_decode_s in calls_decode_s
     ]
 
 

@@ -74,6 +74,8 @@ def stage(instance, j, bits, ends):
     prefill = instance.call_prefill_s[j]
     prefill += sum(instance.layer_prefill_s[j, b] for b in bits)
     decode = instance.call_decode_s[j]
+    if all(ends):
+        decode = instance.whole_call_decode_s[j]
     decode += sum(instance.layer_decode_s[j, b] for b in bits)
     size = sum(instance.layer_bytes[j, b] + instance.kv_bytes[j] for b in bits)
     size += instance.buffer_bytes + (0 if ends[0] else instance.arriving_bytes)

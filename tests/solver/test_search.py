@@ -136,6 +136,9 @@ def test_the_formulation_in_the_best_order_finds_no_better_plan(instances):
     placement = with_least_omega(ordered, read_placement(formulation.model, ordered))
     found = evaluate(ordered, placement).objective
     assert found == pytest.approx(result.found.value, rel=1e-6, abs=1e-9)
+    # Its own sum of seconds, which no evaluation has corrected.
+    own = outcome.bound * formulation.unit
+    assert own == pytest.approx(found, rel=1e-5, abs=1e-7)
 
 
 @given(case_lists())

@@ -8,8 +8,8 @@ import pytest
 
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.spec.blocks import SCORE_BLOCK_BYTES
+from llmpq_jax.spec.buckets import STEPS_AT_ONCE
 from llmpq_jax.spec.precision import Bits
-from llmpq_jax.stage.program import STEPS_AT_ONCE
 from llmpq_jax.stage.sampling import greedy_rows, sampling_rows
 from llmpq_jax.stage.worker import BatchNeeds, StageWorker
 from tests.local_workers import local_workers

@@ -50,7 +50,10 @@ def pipeedge(instance: Instance, b: int) -> Placement | None:
     for j in range(num_devices):
         if not instance.supported[j, b]:
             continue
-        seconds = instance.call_decode_s[j] + k * instance.layer_decode_s[j, b]
+        call = np.where(
+            k == num_layers, instance.whole_call_decode_s[j], instance.call_decode_s[j]
+        )
+        seconds = call + k * instance.layer_decode_s[j, b]
         if instance.may_be_first[j]:
             seconds = seconds + (first == 0) * instance.embedding_decode_s[j]
         if instance.may_be_last[j]:

@@ -17,6 +17,7 @@ _SECONDS = (
     "layer_decode_s",
     "call_prefill_s",
     "call_decode_s",
+    "whole_call_decode_s",
     "embedding_prefill_s",
     "embedding_decode_s",
     "head_prefill_s",

@@ -57,11 +57,12 @@ DECODE: tuple[Add, ...] = (
     time.decode_schedule,
     time.decode_hosts,
 )
+WHOLE: tuple[Add, ...] = (time.whole_model,)
 QUALITY: tuple[Add, ...] = (quality.omega_budget,)
 POOLS: tuple[Add, ...] = (placement.pool_devices,)
 GOALS: tuple[Goal, ...] = ("objective", "omega")
 # In the order of their numbers: (1) is the first.
-CONSTRAINTS = PLACEMENT + MEMORY + PREFILL + DECODE + QUALITY + POOLS
+CONSTRAINTS = PLACEMENT + MEMORY + PREFILL + DECODE + QUALITY + POOLS + WHOLE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -91,7 +92,7 @@ def formulate(instance: Instance, *, goal: Goal = "objective") -> Formulation:
     if goal == "objective":
         parts += PREFILL
         # With one new token there is no decode step, and decode_time is free to be 0.
-        parts += DECODE if instance.new_tokens > 1 else ()
+        parts += DECODE + WHOLE if instance.new_tokens > 1 else ()
     for add in parts:
         add(model, instance, units)
     quality.add_objective(model, instance, units, goal=goal)

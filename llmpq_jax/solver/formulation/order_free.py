@@ -1,4 +1,4 @@
-"""Constraints (27) to (41): stages on any devices in any order, chosen from columns.
+"""Constraints (28) to (42): stages on any devices in any order, chosen from columns.
 
 A plan is a path through the boundaries between layers: a stage takes it from one to a
 later one on a device of some type, a hop from that type to the next one's. How stages
@@ -101,14 +101,14 @@ def add_arc_variables(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def one_beginning(model: Model, arcs: Arcs, units: Units) -> None:
-    """(27) One stage begins the model."""
+    """(28) One stage begins the model."""
     del units
     begins = np.flatnonzero(arcs.first == 0)
     model.one_beginning = pyo.Constraint(expr=_chosen(model, begins) == 1)
 
 
 def handed_on(model: Model, arcs: Arcs, units: Units) -> None:
-    """(28) A stage that ends before the model does hands on, from its type."""
+    """(29) A stage that ends before the model does hands on, from its type."""
     del units
     ending = _by_place(arcs.end, arcs.type)
     leaving = defaultdict(list)
@@ -122,7 +122,7 @@ def handed_on(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def taken_over(model: Model, arcs: Arcs, units: Units) -> None:
-    """(29) A stage that does not begin the model takes over, to its type."""
+    """(30) A stage that does not begin the model takes over, to its type."""
     del units
     starting = _by_place(arcs.first, arcs.type)
     arriving = defaultdict(list)
@@ -136,7 +136,7 @@ def taken_over(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def devices_of_pool(model: Model, arcs: Arcs, units: Units) -> None:
-    """(30) Stages take no more devices than a pool has; all, where all must be used."""
+    """(31) Stages take no more devices than a pool has; all, where all must be used."""
     del units
     types = arcs.types
     widths = types.widths[arcs.type].astype(float)
@@ -153,7 +153,7 @@ def devices_of_pool(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_prefill_stages(model: Model, arcs: Arcs, units: Units) -> None:
-    """(31) The slowest of prefill is no faster than the stage that holds layer i."""
+    """(32) The slowest of prefill is no faster than the stage that holds layer i."""
     model.arc_prefill_stages = _each(
         expression - model.prefill_slowest <= 0
         for expression in _holding(model, arcs, arcs.prefill_s / units.time_s)
@@ -161,7 +161,7 @@ def arc_prefill_stages(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_prefill_hops(model: Model, arcs: Arcs, units: Units) -> None:
-    """(32) Nor than the hop at boundary i."""
+    """(33) Nor than the hop at boundary i."""
     model.arc_prefill_hops = _each(
         expression - model.prefill_slowest <= 0
         for expression in _hopping(model, arcs.types.hop_prefill_s / units.time_s)
@@ -169,7 +169,7 @@ def arc_prefill_hops(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_prefill_schedule(model: Model, arcs: Arcs, units: Units) -> None:
-    """(33) Prefill takes ΣP + (m_p − 1)·max P."""
+    """(34) Prefill takes ΣP + (m_p − 1)·max P."""
     once = _once(
         model, arcs.prefill_s / units.time_s, arcs.types.hop_prefill_s / units.time_s
     )
@@ -180,7 +180,7 @@ def arc_prefill_schedule(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_prefill_hosts(model: Model, arcs: Arcs, units: Units) -> None:
-    """(34) Prefill takes no less than a shared machine's work over its capacity."""
+    """(35) Prefill takes no less than a shared machine's work over its capacity."""
     factor = arcs.instance.num_prefill / units.time_s
     model.arc_prefill_hosts = _each(
         work - model.prefill_time <= 0
@@ -194,7 +194,7 @@ def arc_prefill_hosts(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_decode_stages(model: Model, arcs: Arcs, units: Units) -> None:
-    """(35) The slowest of decode is no faster than the stage that holds layer i."""
+    """(36) The slowest of decode is no faster than the stage that holds layer i."""
     seconds = arcs.decode_s * _all_steps(arcs, units)
     model.arc_decode_stages = _each(
         expression - model.decode_slowest <= 0
@@ -203,7 +203,7 @@ def arc_decode_stages(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_decode_hops(model: Model, arcs: Arcs, units: Units) -> None:
-    """(36) Nor than the hop at boundary i."""
+    """(37) Nor than the hop at boundary i."""
     seconds = arcs.types.hop_decode_s * _all_steps(arcs, units)
     model.arc_decode_hops = _each(
         expression - model.decode_slowest <= 0
@@ -212,20 +212,20 @@ def arc_decode_hops(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_busy_round(model: Model, arcs: Arcs, units: Units) -> None:
-    """(37) A round is no shorter than the slowest resource's work: m_d·max D."""
+    """(38) A round is no shorter than the slowest resource's work: m_d·max D."""
     del units
     busy = arcs.instance.num_decode * model.decode_slowest
     model.arc_busy_round = pyo.Constraint(expr=busy - model.decode_round <= 0)
 
 
 def arc_empty_round(model: Model, arcs: Arcs, units: Units) -> None:
-    """(38) Nor than one micro-batch's way through: ΣD."""
+    """(39) Nor than one micro-batch's way through: ΣD."""
     once = _decode_once(model, arcs, units)
     model.arc_empty_round = pyo.Constraint(expr=once - model.decode_round <= 0)
 
 
 def arc_decode_schedule(model: Model, arcs: Arcs, units: Units) -> None:
-    """(39) Decode takes ΣD + (m_d − 1)·max D + (n − 2)·round, each D of one step."""
+    """(40) Decode takes ΣD + (m_d − 1)·max D + (n − 2)·round, each D of one step."""
     steps = arcs.instance.new_tokens - 1
     model.arc_decode_schedule = pyo.Constraint(
         expr=(1.0 / steps) * _decode_once(model, arcs, units)
@@ -237,7 +237,7 @@ def arc_decode_schedule(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_decode_hosts(model: Model, arcs: Arcs, units: Units) -> None:
-    """(40) Decode takes no less than a shared machine's work over its capacity."""
+    """(41) Decode takes no less than a shared machine's work over its capacity."""
     factor = arcs.instance.num_decode * _all_steps(arcs, units)
     model.arc_decode_hosts = _each(
         work - model.decode_time <= 0
@@ -251,7 +251,7 @@ def arc_decode_hosts(model: Model, arcs: Arcs, units: Units) -> None:
 
 
 def arc_omega_budget(model: Model, arcs: Arcs, units: Units) -> None:
-    """(41) Σω, the head's and the cache's included, stays within the budget."""
+    """(42) Σω, the head's and the cache's included, stays within the budget."""
     i = arcs.instance
     # Where no stage loses anything there is nothing to hold, and Pyomo wants a variable.
     if i.omega_budget is None or not (arcs.omega.any() or i.wire_omega.any()):
@@ -287,7 +287,7 @@ DECODE: tuple[Add, ...] = (
     arc_decode_schedule,
     arc_decode_hosts,
 )
-# In the order of their numbers: (27) is the first.
+# In the order of their numbers: (28) is the first.
 ARC_CONSTRAINTS = (*PATHS, *PREFILL, *DECODE, arc_omega_budget)
 
 

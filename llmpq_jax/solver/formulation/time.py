@@ -1,4 +1,4 @@
-"""Constraints (15) to (24): seconds of both phases, as `cost.schedule` has them.
+"""Constraints (15) to (24) and (27): seconds of both phases, as `cost.schedule` has them.
 
 P of a stage is one prefill micro-batch, D all n − 1 decode steps of one decode
 micro-batch; so counted, D is of the order of the latency, like P.
@@ -119,6 +119,16 @@ def decode_hosts(model: Model, instance: Instance, units: Units) -> None:
     )
 
 
+def whole_model(model: Model, instance: Instance, units: Units) -> None:
+    """(27) A device holds the whole model only if it is the first and the last."""
+    del instance, units
+    model.whole_model = pyo.Constraint(
+        model.J,
+        range(2),
+        rule=lambda m, j, end: m.whole[j] <= (m.first[j], m.last[j])[end],
+    )
+
+
 def _prefill_of(model: Model, instance: Instance, units: Units, j: int) -> Model:
     seconds = instance.layer_prefill_s[j] / units.time_s
     ends = (instance.embedding_prefill_s[j], instance.head_prefill_s[j])
@@ -131,7 +141,10 @@ def _decode_of(model: Model, instance: Instance, units: Units, j: int) -> Model:
     scale = _all_steps(instance, units)
     ends = (instance.embedding_decode_s[j], instance.head_decode_s[j])
     seconds = scale * instance.layer_decode_s[j]
-    by_itself = scale * instance.call_decode_s[j] * model.used[j]
+    call_s, whole_call_s = instance.call_decode_s[j], instance.whole_call_decode_s[j]
+    by_itself = scale * call_s * model.used[j]
+    # What the other one is less; so nothing is gained by a `whole` below its limits.
+    by_itself -= scale * (call_s - whole_call_s) * model.whole[j]
     return by_itself + _stage(
         model, instance, j, seconds, [scale * end for end in ends]
     )

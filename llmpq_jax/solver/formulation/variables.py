@@ -89,6 +89,7 @@ def add_variables(model: Model, instance: Instance) -> None:
         model.J, bounds=lambda _, j: (0, int(instance.may_be_first[j]))
     )
     model.last = pyo.Var(model.J, bounds=lambda _, j: (0, int(instance.may_be_last[j])))
+    model.whole = pyo.Var(model.J, bounds=(0, 1))
     # Between several ways to send, whole devices alone would not decide.
     domain = pyo.Binary if len(instance.wire_bits) > 1 else pyo.Reals
     model.hop = pyo.Var(model.HOPS, domain=domain, bounds=(0, 1))
