@@ -81,7 +81,7 @@ def example() -> Instance:
         may_have=np.ones((3, 2), dtype=bool),
         width=np.array([2, 1]),
         pools=(Pool(members=(0,), num_devices=3),),
-        hosts=(Host(members=(0, 0, 1), prefill_capacity=1.25, decode_capacity=1.6),),
+        hosts=(Host(members=(0, 0, 1), prefill_serial=0.4, decode_serial=0.6),),
         omega=np.array([[0.1, 0.4], [0.2, 0.5], [0.3, 0.6]]),
         fixed_omega=0.05,
         omega_budget=0.9,

@@ -11,10 +11,14 @@ overlaps computing. The first token comes out of prefill, and decode starts when
 has ended. A round of decode takes as long as its busiest resource needs for all
 micro-batches, or as one micro-batch needs to come round, whichever is longer.
 
-The devices of a node that shares its processor do at most c devices' work at once, c_p
-of them in prefill and c_d in decode, so
+Where devices of a node share its processor, a share s of what they do goes one after the
+other (the serial fraction of Amdahl 1967; s_p in prefill, s_d in decode) and the rest as if
+nothing were shared. With T the seconds above,
 
-    prefill ≥ m_p·Σ_node P / c_p        decode ≥ (n − 1)·m_d·Σ_node D / c_d
+    prefill ≥ (1 − s_p)·T_p + s_p·m_p·Σ_node P
+    decode  ≥ (1 − s_d)·T_d + s_d·(n − 1)·m_d·Σ_node D
+
+So k equal stages, all of them always at work, do k / (1 + s·(k − 1)) devices' work at once.
 """
 
 from __future__ import annotations
@@ -28,21 +32,21 @@ from llmpq_jax.spec.measurements import Phase
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Host:
-    """Stages that share one machine's capacity.
+    """Stages that share one machine's processor.
 
     Attributes:
         members: Their indices.
-        prefill_capacity: Devices' worth of prefill done at once.
-        decode_capacity: Devices' worth of decode done at once.
+        prefill_serial: Serial fraction of their work in prefill, from 0 to 1.
+        decode_serial: Likewise in decode.
     """
 
     members: tuple[int, ...]
-    prefill_capacity: float
-    decode_capacity: float
+    prefill_serial: float
+    decode_serial: float
 
-    def capacity(self, phase: Phase) -> float:
-        """Returns devices' worth of work done at once."""
-        return self.prefill_capacity if phase == "prefill" else self.decode_capacity
+    def serial_fraction(self, phase: Phase) -> float:
+        """Returns the share of its members' work that goes one after the other."""
+        return self.prefill_serial if phase == "prefill" else self.decode_serial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,14 +108,18 @@ def phase_terms(
     """
     resources = (*stages_s, *hops_s)
     once, slowest = sum(resources), max(resources)
+    following, later = (num - 1) * slowest, later_rounds * max(num * slowest, once)
     shared = 0.0
     for host in hosts:
-        work = sum(stages_s[member] for member in host.members)
-        shared = max(shared, (1 + later_rounds) * num * work / host.capacity(phase))
+        work = (
+            (1 + later_rounds) * num * sum(stages_s[member] for member in host.members)
+        )
+        serial = host.serial_fraction(phase)
+        shared = max(shared, (1 - serial) * (once + following + later) + serial * work)
     return PhaseTerms(
         once_s=once,
-        following_s=(num - 1) * slowest,
-        later_s=later_rounds * max(num * slowest, once),
+        following_s=following,
+        later_s=later,
         is_busy=num * slowest >= once,
         shared_s=shared,
     )

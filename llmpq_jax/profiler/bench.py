@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import cycle
+from math import ceil
 from typing import Any
 
 import jax
@@ -31,11 +33,36 @@ from llmpq_jax.stage.devices import JaxDevice
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.module import StageModule
 from llmpq_jax.stage.placement import Placement
-from llmpq_jax.stage.program import StageProgram
+from llmpq_jax.stage.program import Function, StageProgram, Wanted
 from llmpq_jax.stage.sampling import greedy_rows
 from llmpq_jax.stage.worker import StageWorker
 
 _DRAWN_ELEMENTS = 1 << 20
+# Of weights that calls go through in turns: more than processors keep in their caches.
+_CACHED_BYTES = 64 << 20
+
+
+class _ProgramInTurns(StageProgram):
+    """A stage whose calls take equal weights of several places in turns.
+
+    Repeated on one place's, small layers would find them in a cache of the processor,
+    where those of a whole model have no room.
+    """
+
+    _turns: Iterator[list[jax.Array]] | None = None
+
+    def in_turns(self, num_copies: int) -> None:
+        """Lets so many copies of its weights take turns."""
+        own = self.leaves
+        others = [[jnp.copy(leaf) for leaf in own] for _ in range(num_copies - 1)]
+        self._turns = cycle([own, *others])
+
+    def _run(
+        self, function: Function, wanted: Wanted, arguments: tuple[Any, ...]
+    ) -> Any:
+        if self._turns is not None:
+            self.hold(next(self._turns))
+        return super()._run(function, wanted, arguments)
 
 
 class StageBench:
@@ -105,7 +132,12 @@ class StageBench:
             head=head,
             dtype=self.dtype,
         )
-        program = StageProgram(module, placement)
+        program = _ProgramInTurns(module, placement)
+        if num_layers:
+            # As many as the model has of such a stage, or fill the largest caches.
+            in_model = ceil(architecture.num_layers / num_layers)
+            filling = ceil(_CACHED_BYTES / program.weight_bytes)
+            program.in_turns(min(in_model, filling))
         self.worker = StageWorker(program, stage=0, dtype=self.dtype, kv_bits=kv_bits)
 
     def compile(self, wanted: Iterable[tuple[Phase, Shape]]) -> None:

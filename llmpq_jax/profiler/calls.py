@@ -3,12 +3,13 @@
 A visit costs something whatever is computed: the host sends a call off and hears of its
 end, one thread wakes another, and while a stage waited for the others the threads of its
 device went to sleep. With T₁ and Tₙ seconds of one layer and of n (as many as layers are
-timed by, but two at least) in calls that follow one another at once, R of a round through
-two stages of a layer each, after a pause and as the engine drives them, and S of what the
-first sends to the second, after a pause as well:
+timed by, but two at least) in calls that follow one another at once, with the middle number
+of rows that plans may have, R of a round through two stages of n layers each, as the engine
+drives them, each waiting for the other, and S of what the first sends to the second, after a
+pause as well:
 
     at once = (n T₁ − Tₙ) / (n − 1)
-    call    = at once + (R − 2 T₁ − S) / 2
+    call    = at once + (R − 2 Tₙ − S) / 2
 
 What is sent counts as a hop, and so is taken off. The way back to the first stage, through
 the driver, is no hop of a plan: the visits share it.
@@ -21,11 +22,15 @@ from collections.abc import Callable, Sequence
 
 from llmpq_jax.profiler.ring import ring
 from llmpq_jax.profiler.session import Session
-from llmpq_jax.profiler.stopwatch import STAGE_PAUSE_S, Timing, summary
+from llmpq_jax.profiler.stopwatch import STAGE_PAUSE_S, WARM_UP_S, Timing, summary
 from llmpq_jax.spec.measurements import CallTime
 from llmpq_jax.stage.devices import JaxDevice
 
 _ROUNDS = 41
+_LEAST_ROUNDS = 7
+_MOST_S = 20.0
+_TURNS = 4
+_MOST_CALLS = 1000
 # They span some seconds, because a machine may be slow for one.
 _BETWEEN_ROUNDS_S = 0.05
 
@@ -40,25 +45,26 @@ def measure_call(session: Session, kind: str, devices: Sequence[JaxDevice]) -> N
     """
     if is_call_held(session, kind):
         return
-    shape = min(session.grid.shapes, key=lambda shape: (shape.rows, shape.num_slots))
+    shape = session.grid.middle
     bits = min(session.bits)
+    # On a device that is the only one of its kind both stacks have to fit.
+    num_stacked = max(2, session.num_stacked // (1 if len(devices) > 1 else 2))
+    one = session.bench(devices[0], num_layers=1, bits=bits)
     first, last = (
-        session.bench(device, num_layers=1, bits=bits)
+        session.bench(device, num_layers=num_stacked, bits=bits)
         for device in (devices[0], devices[-1])
     )
-    num_stacked = max(2, session.num_stacked)
-    stack = session.bench(devices[0], num_layers=num_stacked, bits=bits)
-    calls = (first.call("decode", shape), stack.call("decode", shape))
+    calls = (one.call("decode", shape), first.call("decode", shape))
     with ring((first, last), "decode", shape) as joined:
         at_once, visit = time_visit(
             *calls,
             num_stacked,
-            lambda: joined.go_round(1, 1),
+            lambda rounds: joined.go_round(1, rounds),
             joined.hop,
             session.stopwatch.clock,
             sleep=session.stopwatch.sleep,
         )
-    for bench in (first, last, stack):
+    for bench in (one, first, last):
         bench.free()
     session.journal.add(
         CallTime(
@@ -85,12 +91,6 @@ def at_once_s(session: Session, kind: str) -> float:
     return 0.0 if row is None else row.at_once_seconds
 
 
-def visit_s(session: Session, kind: str) -> float:
-    """Returns what a stage of a kind is charged beside calls that follow each other."""
-    row = _held(session, kind)
-    return 0.0 if row is None else row.seconds - row.at_once_seconds
-
-
 def _held(session: Session, kind: str) -> CallTime | None:
     rows = session.journal.measurements.calls
     return next((row for row in rows if row.kind == kind), None)
@@ -100,7 +100,7 @@ def time_visit(
     one_layer: Callable[[], object],
     stack: Callable[[], object],
     num_stacked: int,
-    turn: Callable[[], object],
+    turn: Callable[[int], object],
     hop: Callable[[], object],
     clock: Callable[[], float],
     *,
@@ -114,10 +114,10 @@ def time_visit(
         one_layer: A call, see the module for this and what follows.
         stack: Likewise, of several layers.
         num_stacked: How many.
-        turn: Once through two stages of a layer each.
+        turn: So many times through two such stacks.
         hop: What the first of them sends to the second.
         clock: Seconds from any start.
-        sleep: Pauses before either.
+        sleep: Pauses between rounds, and before a hop.
     """
 
     def seconds(call: Callable[[], object]) -> float:
@@ -125,18 +125,31 @@ def time_visit(
         call()
         return clock() - started_s
 
+    def several(call: Callable[[], object]) -> float:
+        """Mean of as many calls as begin in a while."""
+        number, started_s = 0, clock()
+        while number == 0 or (clock() - started_s < WARM_UP_S and number < _MOST_CALLS):
+            call()
+            number += 1
+        return (clock() - started_s) / number
+
     def at_once_seconds(call: Callable[[], object]) -> float:
-        call()
-        return seconds(call)
+        # The first ones find threads asleep and caches cold.
+        several(call)
+        return several(call)
 
     at_once, visits = [], []
-    for _ in range(_ROUNDS):
+    began_s = clock()
+    while len(visits) < _LEAST_ROUNDS or (
+        len(visits) < _ROUNDS and clock() - began_s < _MOST_S
+    ):
         sleep(_BETWEEN_ROUNDS_S)
         one_s, stack_s = at_once_seconds(one_layer), at_once_seconds(stack)
         sleep(STAGE_PAUSE_S)
         hop_s = seconds(hop)
-        sleep(STAGE_PAUSE_S)
-        turn_s = seconds(turn)
+        # The first one finds all threads asleep, as no later one does.
+        turn(1)
+        turn_s = seconds(lambda: turn(_TURNS)) / _TURNS
         at_once.append((num_stacked * one_s - stack_s) / (num_stacked - 1))
-        visits.append(at_once[-1] + (turn_s - 2 * one_s - hop_s) / 2)
+        visits.append(at_once[-1] + (turn_s - 2 * stack_s - hop_s) / 2)
     return summary(at_once), summary(visits)

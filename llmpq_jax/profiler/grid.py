@@ -80,6 +80,14 @@ class Grid:
         )
 
     @property
+    def middle(self) -> Shape:
+        """Of the longest lengths, the shape with the middle number of rows."""
+        num_slots = max(shape.num_slots for shape in self.shapes)
+        longest = [shape for shape in self.shapes if shape.num_slots == num_slots]
+        longest.sort(key=lambda shape: shape.rows)
+        return longest[len(longest) // 2]
+
+    @property
     def most_tokens(self) -> int:
         """Tokens of the largest prefill."""
         return max(shape.rows * shape.num_tokens for shape in self.shapes)

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from statistics import median
 
-from llmpq_jax.profiler.calls import visit_s
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.profiler.ring import ring
 from llmpq_jax.profiler.session import Session
@@ -16,10 +15,10 @@ from llmpq_jax.spec.cluster import Cluster
 from llmpq_jax.spec.measurements import PHASES, Phase, SharedCapacity
 from llmpq_jax.stage.devices import JaxDevice
 
-_ROUNDS = 9
+_REPEATS = 9
 _ROUND_S = 0.03
-_MOST_REPEATS = 50
-# Filling and emptying the stages must not tell.
+_MOST_ROUNDS = 50
+# So that most of the time all stages are at work.
 _LEAST_ROUNDS = 4
 
 
@@ -29,111 +28,120 @@ def measure_shared(
     """Measures the capacities that are still missing.
 
     Every device is a stage, and as many of the grid's middle micro-batches go round as
-    there are devices, as the engine drives them. Prefill keeps all of the processor's
-    cores busy with one device's work alone, small steps of decode do not: so each phase
-    has a capacity.
+    there are devices, as the engine drives them; and so do two of them alone. Prefill keeps
+    all of the processor's cores busy with one device's work alone, small steps of decode do
+    not: so each phase has a capacity.
     """
-    shapes = sorted(
-        session.grid.shapes, key=lambda shape: (shape.num_slots, shape.rows)
-    )
-    longest = [s for s in shapes if s.num_slots == shapes[-1].num_slots]
-    shape = longest[len(longest) // 2]
+    shape = session.grid.middle
     missing = missing_shared(session, cluster, devices)
-    for node in dict.fromkeys(node for node, _ in missing):
-        kinds, found = zip(*_sharing(cluster, devices)[node], strict=True)
-        wanted: list[tuple[Phase, Shape]] = [
-            (phase, shape) for other, phase in missing if other == node
+    for node in dict.fromkeys(node for node, *_ in missing):
+        found = _sharing(cluster, devices)[node]
+        wanted: list[tuple[Phase, int]] = [
+            (phase, num_devices)
+            for other, phase, num_devices in missing
+            if other == node
         ]
+        compiled: dict[tuple[Phase, Shape], None] = dict.fromkeys(
+            (phase, shape) for phase, _ in wanted
+        )
         benches = [
             session.bench(device, num_layers=session.num_stacked, bits=session.bits[0])
             for device in found
         ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for bench in benches:
-                pool.submit(bench.compile, wanted)
-        for phase, _ in wanted:
-            alone = benches[0].call(phase, shape)
-            with ring(benches, phase, shape) as joined:
+                pool.submit(bench.compile, compiled)
+        for phase, num_devices in wanted:
+            with ring(benches[:num_devices], phase, shape) as joined:
                 capacity = measured_capacity(
-                    alone,
                     joined.go_round,
-                    num_stages=len(benches),
-                    visit_s=visit_s(session, kinds[0]),
+                    joined.hop,
+                    num_stages=num_devices,
                     clock=session.stopwatch.clock,
                 )
             session.journal.add(
-                SharedCapacity(node=node, phase=phase, capacity=capacity)
+                SharedCapacity(
+                    node=node,
+                    phase=phase,
+                    num_devices=num_devices,
+                    capacity=capacity,
+                )
             )
-            session.on_row(f"{node}: {phase} on {len(found)} devices at once")
+            session.on_row(f"{node}: {phase} on {num_devices} devices at once")
 
 
 def missing_shared(
     session: Session, cluster: Cluster, devices: Mapping[str, JaxDevice]
-) -> list[tuple[str, Phase]]:
-    """Returns nodes whose CPU devices share a processor, and phases nobody has measured.
+) -> list[tuple[str, Phase, int]]:
+    """Returns nodes whose CPU devices share a processor, and what nobody has measured.
 
-    A node whose cluster file says its capacity is believed and left out.
+    That is a phase, and how many of the devices are at work. A node whose cluster file says
+    its capacity is believed and left out.
     """
     held = session.journal.measurements.shared
     return [
-        (node, phase)
-        for node in _sharing(cluster, devices)
+        (node, phase, num_devices)
+        for node, found in _sharing(cluster, devices).items()
         for phase in PHASES
-        if not session.journal.holds(held, node=node, phase=phase)
-        and not session.journal.holds(held, node=node, phase=None)
+        for num_devices in sorted({2, len(found)})
+        if not session.journal.holds(
+            held, node=node, phase=phase, num_devices=num_devices
+        )
     ]
 
 
 def _sharing(
     cluster: Cluster, devices: Mapping[str, JaxDevice]
-) -> dict[str, list[tuple[str, JaxDevice]]]:
-    """Returns by node, where there are several, the CPU devices that share it.
-
-    Each with its kind.
-    """
-    sharing: dict[str, list[tuple[str, JaxDevice]]] = {}
+) -> dict[str, list[JaxDevice]]:
+    """Returns by node, where there are several, the CPU devices that share it."""
+    sharing: dict[str, list[JaxDevice]] = {}
     for placed in cluster.placed:
         is_cpu = placed.device.platform == "cpu"
         if is_cpu and placed.name in devices and placed.node.shared_capacity is None:
-            sharing.setdefault(placed.node.name, []).append(
-                (placed.device.kind, devices[placed.name])
-            )
+            sharing.setdefault(placed.node.name, []).append(devices[placed.name])
     return {node: found for node, found in sharing.items() if len(found) > 1}
 
 
 def measured_capacity(
-    alone: Callable[[], object],
     go_round: Callable[[int, int], object],
+    hop: Callable[[], object],
     *,
     num_stages: int,
-    visit_s: float,
     clock: Callable[[], float],
 ) -> float:
-    """Compares stages that are all at work with one alone, in turns.
+    """Compares stages that are all at work with stages of which one is, in turns.
 
     Args:
-        alone: A micro-batch once through one stage.
         go_round: So many micro-batches, so many times through all stages.
+        hop: What a stage sends to the next one.
         num_stages: k of them, and as many micro-batches are on their way.
-        visit_s: What a stage of a plan is charged beside a call that follows another.
         clock: Seconds from any start.
 
     Returns:
-        k² (t_alone + visit) / t_round, held between 1 and k; the median of several
-        rounds.
+        c = k / (1 + s (k − 1)), held between 1 and k, with s the serial fraction by which
+        `cost.schedule` foretells r rounds of k micro-batches to take t: with p the seconds
+        of a stage in a round of one micro-batch, hops taken off,
+
+            t = (1 − s) (r k + k − 1) p + s r k² p
+
+        The median of several times r rounds.
     """
-    alone()
     go_round(num_stages, 1)
-    once_s = _seconds(alone, clock)
-    most_s = num_stages**2 * once_s
-    repeats = min(_MOST_REPEATS, ceil(_ROUND_S / once_s)) if once_s > 0 else 1
-    rounds = max(_LEAST_ROUNDS, min(_MOST_REPEATS, ceil(_ROUND_S / max(most_s, 1e-9))))
-    ratios = []
-    for _ in range(_ROUNDS):
-        alone_s = _seconds(lambda: [alone() for _ in range(repeats)], clock) / repeats
-        round_s = _seconds(lambda: go_round(num_stages, rounds), clock) / rounds
-        ratios.append(num_stages**2 * (alone_s + visit_s) / round_s)
-    return min(num_stages, max(1.0, median(ratios)))
+    go_round(1, 1)
+    once_s = _seconds(lambda: go_round(1, 1), clock)
+    rounds = ceil(_ROUND_S / max(num_stages * once_s, 1e-9))
+    rounds = max(_LEAST_ROUNDS, min(_MOST_ROUNDS, rounds))
+    apart = rounds * num_stages + num_stages - 1
+    fractions = []
+    for _ in range(_REPEATS):
+        round_s = _seconds(lambda: go_round(1, rounds), clock) / rounds
+        hops_s = (num_stages - 1) * _seconds(hop, clock)
+        taken_s = _seconds(lambda: go_round(num_stages, rounds), clock)
+        stage_s = max(round_s - hops_s, round_s / 2) / num_stages
+        steps = taken_s / stage_s
+        fractions.append((steps - apart) / (rounds * num_stages**2 - apart))
+    serial = min(1.0, max(0.0, median(fractions)))
+    return num_stages / (1 + serial * (num_stages - 1))
 
 
 def _seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:

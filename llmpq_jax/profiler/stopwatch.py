@@ -11,8 +11,11 @@ import numpy as np
 
 # Clocks tick in nanoseconds; nothing takes no time at all.
 _LEAST_S = 1e-9
+_MOST_WARM_UPS = 1000
 # About as long as a stage of a pipeline waits while others work.
 STAGE_PAUSE_S = 0.002
+# After a pause calls find threads asleep and caches cold for about as long.
+WARM_UP_S = 0.005
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +44,9 @@ class Stopwatch:
     Attributes:
         clock: Seconds from any start.
         sleep: Passes so many seconds.
-        warm_ups: Calls before the first that counts: they compile, fill caches of the
-            processor and wake threads.
+        warm_ups: Calls before the first that counts, at least: they compile, fill caches
+            of the processor and wake threads.
+        warm_up_s: They go on until so many seconds have passed.
         least_repeats: Calls that count, at least.
         most_repeats: Calls that count, at most.
         most_s: No further call after so many seconds.
@@ -57,6 +61,7 @@ class Stopwatch:
     clock: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], None] = time.sleep
     warm_ups: int = 2
+    warm_up_s: float = WARM_UP_S
     least_repeats: int = 7
     most_repeats: int = 100
     most_s: float = 0.3
@@ -99,9 +104,13 @@ class Stopwatch:
             less: See `time`.
             share: Visits that share repeats and time.
         """
-        for _ in range(ceil(self.warm_ups / share)):
+        num_warm, woke_s = 0, self.clock()
+        while num_warm < ceil(self.warm_ups / share) or (
+            self.clock() - woke_s < self.warm_up_s and num_warm < _MOST_WARM_UPS
+        ):
             self._seconds(less, 1)
             self._seconds(call, 1)
+            num_warm += 1
         num_less, num_calls = self._calls_a_sample(less), self._calls_a_sample(call)
         began_s = self.clock()
         samples: list[float] = []

@@ -1,9 +1,9 @@
 """What stages would have taken had they not shared a processor.
 
-The devices of a node that shares its processor do at most c devices' work at once
-(`cost.schedule`). While k of them are at work, each so gets the share min(1, c / k) of a
-device, and what a stage did in a while dt is dt times that share: the work that the
-planner's bound of a shared machine counts.
+Where devices of a node share its processor, a share s of their work goes one after the
+other (`cost.schedule`). While k of them are at work, each so gets the share
+1 / (1 + s·(k − 1)) of a device, and what a stage did in a while dt is dt times that share:
+the work that the planner's bound of a shared machine counts.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from llmpq_jax.spec.strategy import Strategy
 from llmpq_jax.stage.message import StageEvent
 from llmpq_jax.stage.program import Phase
 
-Capacity = Callable[[str, Phase], float | None]
+SerialFraction = Callable[[str, Phase], float | None]
 
 
 def own_seconds(
-    strategy: Strategy, events: Sequence[StageEvent], capacity: Capacity
+    strategy: Strategy, events: Sequence[StageEvent], serial_fraction: SerialFraction
 ) -> list[float]:
     """Returns of each event the seconds it would have taken alone.
 
     Args:
         strategy: Whose stages they are of.
         events: Of one run, in any order.
-        capacity: Devices' worth of work that a node, by name, does at once in a phase;
-            nothing where its devices share nothing.
+        serial_fraction: Of the work on a node, by name, in a phase; nothing where its
+            devices share nothing.
     """
     stages = [
         (stage.devices[0].partition("/")[0], len(stage.devices))
@@ -54,7 +54,7 @@ def own_seconds(
             num_busy = sum(stages[events[each].stage][1] for each in active)
             for each in active:
                 share = _share(
-                    capacity(node, events[each].phase),
+                    serial_fraction(node, events[each].phase),
                     num_busy,
                     is_alone=len(active) == 1,
                 )
@@ -67,8 +67,8 @@ def own_seconds(
     return own
 
 
-def _share(capacity: float | None, num_busy: int, *, is_alone: bool) -> float:
+def _share(serial: float | None, num_busy: int, *, is_alone: bool) -> float:
     """Of a device that each of the busy ones gets."""
-    if capacity is None or is_alone:
+    if serial is None or is_alone:
         return 1.0
-    return min(1.0, capacity / num_busy)
+    return 1.0 / (1.0 + serial * (num_busy - 1))

@@ -47,10 +47,11 @@ def phase_bounds_s(instance: Instance) -> tuple[float, float]:
     # There is one stage at least.
     ends += instance.call_prefill_s.min()
     sum_p, max_p = _sum_and_slowest(instance, instance.layer_prefill_s, ends)
-    prefill = max(
+    prefill = _shared_bound(
+        instance,
+        "prefill",
         sum_p + (instance.num_prefill - 1) * max_p,
-        _hosts_bound(instance, instance.layer_prefill_s, "prefill")
-        * instance.num_prefill,
+        instance.num_prefill * instance.layer_prefill_s,
     )
     if instance.new_tokens == 1:
         return prefill, 0.0
@@ -60,8 +61,9 @@ def phase_bounds_s(instance: Instance) -> tuple[float, float]:
     decode = sum_d + (instance.num_decode - 1) * max_d
     decode += (instance.new_tokens - 2) * max(instance.num_decode * max_d, sum_d)
     steps = (instance.new_tokens - 1) * instance.num_decode
-    hosts_s = _hosts_bound(instance, instance.layer_decode_s, "decode")
-    return prefill, max(decode, hosts_s * steps)
+    return prefill, _shared_bound(
+        instance, "decode", decode, steps * instance.layer_decode_s
+    )
 
 
 def slowest_bounds_s(instance: Instance) -> tuple[float, float]:
@@ -107,15 +109,22 @@ def _sum_and_slowest(
     return float(instance.num_layers * fastest.min() + ends_s), slowest
 
 
-def _hosts_bound(
-    instance: Instance,
-    layer_s: Floats,
-    phase: Phase,
+def _shared_bound(
+    instance: Instance, phase: Phase, alone_s: float, layer_s: Floats
 ) -> float:
-    """Seconds of one micro-batch where one shared machine holds every device."""
+    """Raises the seconds of a phase where one shared machine holds every device.
+
+    Args:
+        instance: The case.
+        phase: Which.
+        alone_s: It takes no less, whatever is shared.
+        layer_s: [J, B] of one layer and all micro-batches.
+    """
     for host in instance.hosts:
         if set(host.members) == set(range(instance.num_devices)):
             # A second on a mesh is one of each of its devices.
             least = float((layer_s * instance.width[:, None]).min())
-            return instance.num_layers * least / host.capacity(phase)
-    return 0.0
+            serial = host.serial_fraction(phase)
+            work_s = instance.num_layers * least
+            return max(alone_s, (1 - serial) * alone_s + serial * work_s)
+    return alone_s

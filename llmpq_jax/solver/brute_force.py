@@ -133,8 +133,8 @@ def _costs(
                     for s, j in enumerate(devices)
                     if j == member
                 ),
-                prefill_capacity=host.prefill_capacity,
-                decode_capacity=host.decode_capacity,
+                prefill_serial=host.prefill_serial,
+                decode_serial=host.decode_serial,
             )
             for host in instance.hosts
         ],

@@ -80,7 +80,7 @@ class Instance:
         may_have: [L, B], whether a layer may have these bits.
         width: [J], devices of a mesh, else 1.
         pools: Those that share devices; a device in none is there by itself.
-        hosts: Devices that share a machine's capacity; a mesh stands in one as often as
+        hosts: Devices that share a machine's processor; a mesh stands in one as often as
             it has devices, which all work for as long as it does.
         omega: [L, B].
         fixed_omega: Of the head and the cache at their bits.

@@ -26,7 +26,7 @@ from llmpq_jax.cost.memory import (
 from llmpq_jax.cost.refills import Refills
 from llmpq_jax.cost.schedule import Host
 from llmpq_jax.cost.service import expected_service
-from llmpq_jax.cost.sharing import shared_capacity
+from llmpq_jax.cost.sharing import serial_fraction
 from llmpq_jax.cost.tables import Floats
 from llmpq_jax.cost.transfer import hop_s
 from llmpq_jax.solver.instance import Instance, Integers
@@ -325,7 +325,7 @@ def _hosts(problem: Problem) -> tuple[Host, ...]:
     hosts = []
     for node in problem.request.cluster.nodes:
         prefill, decode = (
-            shared_capacity(node, problem.request.measurements, phase)
+            serial_fraction(node, problem.request.measurements, phase)
             for phase in PHASES
         )
         members = tuple(
@@ -336,6 +336,6 @@ def _hosts(problem: Problem) -> tuple[Host, ...]:
         )
         if prefill is not None and decode is not None and members:
             hosts.append(
-                Host(members=members, prefill_capacity=prefill, decode_capacity=decode)
+                Host(members=members, prefill_serial=prefill, decode_serial=decode)
             )
     return tuple(hosts)

@@ -171,8 +171,8 @@ def stage_hosts(instance: Instance, devices: tuple[int, ...]) -> tuple[Host, ...
                 for stage, j in enumerate(devices)
                 for _ in range(host.members.count(j))
             ),
-            prefill_capacity=host.prefill_capacity,
-            decode_capacity=host.decode_capacity,
+            prefill_serial=host.prefill_serial,
+            decode_serial=host.decode_serial,
         )
         for host in instance.hosts
     )

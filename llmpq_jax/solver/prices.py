@@ -1,12 +1,13 @@
 """Prices that turn the schedule into a sum over stages, and so into a lower bound.
 
 The objective is T_p + T_d + θ·Σω with maxima inside: the slowest stages A and D, the
-round R = max(m_d·D, ΣD), machines that devices share, and a budget on Σω. For any
+round R = max(m_d·D, ΣD), machines that devices share, s_p and s_d their serial fractions,
+and a budget on Σω. For any
 multipliers u, v ≥ 0 of pools of N_q devices, ρ, σ ≥ 0 of shared machines with sums of at most 1, a share
 λ in [0, 1] and a price η ≥ 0 of ω,
 
-    T_p ≥ (1 − Σρ)(ΣP + (m_p − 1)·A) + Σ_h ρ_h·m_p·Σ_{j in h} P_j / c_p
-    T_d ≥ (1 − Σσ)(ΣD + (m_d − 1)·D + (n − 2)·R) + Σ_h σ_h·(n − 1)·m_d·Σ_{j in h} D_j / c_d
+    T_p ≥ (1 − Σρ·s_p)(ΣP + (m_p − 1)·A) + Σ_h ρ_h·s_p·m_p·Σ_{j in h} P_j
+    T_d ≥ (1 − Σσ·s_d)(ΣD + (m_d − 1)·D + (n − 2)·R) + Σ_h σ_h·s_d·(n − 1)·m_d·Σ_{j in h} D_j
     R   ≥ λ·ΣD + (1 − λ)·m_d·D
     a·A ≥ (a − Σ_q N_q·u_q)·A_least + Σ_q u_q·Σ_{j of q} w_j·P_j  where Σ_q N_q·u_q ≤ a
     0   ≥ η·(Σω − Ω)                                              where the budget holds
@@ -80,8 +81,11 @@ class Prices:
 def prices_of(tables: TypeTables, multipliers: Multipliers) -> Prices:
     """Makes valid prices of multipliers, whatever these are."""
     i, types, sizes = tables.instance, tables.types, tables.types.sizes
-    rho, prefill_share = _within(multipliers.prefill_hosts, 1.0)
-    sigma, decode_share = _within(multipliers.decode_hosts, 1.0)
+    serial_p = np.array([host.prefill_serial for host in i.hosts])
+    serial_d = np.array([host.decode_serial for host in i.hosts])
+    rho = _within(multipliers.prefill_hosts, 1.0)[0] * serial_p
+    sigma = _within(multipliers.decode_hosts, 1.0)[0] * serial_d
+    prefill_share, decode_share = 1.0 - float(rho.sum()), 1.0 - float(sigma.sum())
     share = float(np.clip(multipliers.empty_round, 0.0, 1.0))
     on_slowest = (i.num_prefill - 1) * prefill_share
     slow_p, least_p = _within(multipliers.slowest_prefill, on_slowest, weights=sizes)
@@ -93,11 +97,10 @@ def prices_of(tables: TypeTables, multipliers: Multipliers) -> Prices:
     slow_d, least_d = _within(multipliers.slowest_decode, on_slowest, weights=sizes)
     prefill = prefill_share + types.widths * slow_p[types.pool]
     decode = once + types.widths * slow_d[types.pool]
-    for h, host in enumerate(i.hosts):
-        members = list(types.hosts[h])
-        np.add.at(prefill, members, rho[h] * i.num_prefill / host.capacity("prefill"))
+    for h, members in enumerate(types.hosts):
+        np.add.at(prefill, list(members), rho[h] * i.num_prefill)
         steps = i.num_decode * (i.new_tokens - 1)
-        np.add.at(decode, members, sigma[h] * steps / host.capacity("decode"))
+        np.add.at(decode, list(members), sigma[h] * steps)
     price = max(0.0, multipliers.omega) if i.omega_budget is not None else 0.0
     constant = (i.theta + price) * i.fixed_omega
     if i.omega_budget is not None:

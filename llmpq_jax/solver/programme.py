@@ -3,7 +3,8 @@
 Columns are parts of a plan (layers of a type at some bits) or whole pipelines; each has
 seconds per type, seconds of hops and ω. The rows are the schedule's:
 
-    P_q ≤ N_q·A    ΣP + (m_p − 1)·A ≤ T_p    m_p·Σ_h P / c_h ≤ T_p
+    P_q ≤ N_q·A    ΣP + (m_p − 1)·A ≤ T_p
+    (1 − s_h)(ΣP + (m_p − 1)·A) + s_h·m_p·Σ_h P ≤ T_p
     D_q ≤ N_q·D    m_d·D ≤ R    ΣD ≤ R    ΣD + (m_d − 1)·D + (n − 2)·R ≤ T_d    …
     Σω ≤ Ω
 
@@ -25,6 +26,7 @@ from llmpq_jax.solver.paths import Box
 from llmpq_jax.solver.prices import BUDGET_SLACK, Multipliers
 from llmpq_jax.solver.stage_prices import PathStage
 from llmpq_jax.solver.type_tables import TypeTables
+from llmpq_jax.spec.measurements import Phase
 
 # In units of the bound on the latency, for a unit of ω above the budget.
 _OVER_BUDGET = 1e3
@@ -125,7 +127,7 @@ class Programme:
         slowest = [*zip(rows["slowest_prefill"], sizes, strict=True)]
         self._add(
             0.0,
-            [*slowest, (rows["prefill"][0], i.num_prefill - 1.0)],
+            [*slowest, *self._alone("prefill", i.num_prefill - 1.0)],
             least=box.least_prefill / unit,
         )
         times = [rows["prefill"][0], *rows["prefill_hosts"]]
@@ -137,12 +139,12 @@ class Programme:
                 [
                     *slowest,
                     (rows["busy_round"][0], float(i.num_decode)),
-                    (rows["decode"][0], (i.num_decode - 1) / steps),
+                    *self._alone("decode", (i.num_decode - 1) / steps),
                 ],
                 least=box.least_decode * steps / unit,
             )
             rounds = [(rows[name][0], -1.0) for name in ("busy_round", "empty_round")]
-            self._add(0.0, [*rounds, (rows["decode"][0], (steps - 1) / steps)])
+            self._add(0.0, [*rounds, *self._alone("decode", (steps - 1) / steps)])
             times = [rows["decode"][0], *rows["decode_hosts"]]
             self._add(1.0, [(row, -1.0) for row in times])
         if i.omega_budget is not None:
@@ -162,25 +164,38 @@ class Programme:
         entries = [*column.entries]
         by_pool = self._types.by_pool(prefill)
         entries += zip(rows["slowest_prefill"], by_pool, strict=True)
-        entries.append((rows["prefill"][0], once))
-        for h, row in enumerate(rows["prefill_hosts"]):
-            work = prefill[list(self._types.hosts[h])].sum()
-            capacity = i.hosts[h].capacity("prefill")
-            entries.append((row, i.num_prefill * work / capacity))
+        entries += self._alone("prefill", once)
+        entries += self._work("prefill", i.num_prefill * prefill)
         if i.new_tokens > 1:
             hop = column.hop_decode_s * (self._steps / self._unit_s)
             once = decode.sum() + hop
             by_pool = self._types.by_pool(decode)
             entries += zip(rows["slowest_decode"], by_pool, strict=True)
             entries.append((rows["empty_round"][0], once))
-            entries.append((rows["decode"][0], once / self._steps))
-            for h, row in enumerate(rows["decode_hosts"]):
-                work = decode[list(self._types.hosts[h])].sum()
-                capacity = i.hosts[h].capacity("decode")
-                entries.append((row, i.num_decode * work / capacity))
+            entries += self._alone("decode", once / self._steps)
+            entries += self._work("decode", i.num_decode * decode)
         entries.append((rows["budget"][0], column.omega / self._unit_omega))
         cost = i.theta * column.omega / self._unit_s
         self._add(cost, entries, most=column.most)
+
+    def _alone(self, phase: Phase, value: float) -> list[tuple[int, float]]:
+        """Entries of what a phase takes of whole, and of shared machines in part."""
+        hosts = zip(self._rows[f"{phase}_hosts"], self._instance.hosts, strict=True)
+        shared = [
+            (int(row), (1.0 - host.serial_fraction(phase)) * value)
+            for row, host in hosts
+        ]
+        return [(int(self._rows[phase][0]), value), *shared]
+
+    def _work(self, phase: Phase, seconds: Floats) -> list[tuple[int, float]]:
+        """Entries of what goes one after the other on shared machines; [T] seconds."""
+        hosts = zip(self._instance.hosts, self._types.hosts, strict=True)
+        return [
+            (int(row), host.serial_fraction(phase) * float(seconds[list(types)].sum()))
+            for row, (host, types) in zip(
+                self._rows[f"{phase}_hosts"], hosts, strict=True
+            )
+        ]
 
     def slowest_s(self) -> tuple[float, float]:
         """Returns A and D of the last solution, in seconds."""

@@ -70,9 +70,10 @@ class Node:
     Attributes:
         name: Unique in the cluster.
         devices: In the file `[[node.device]]`.
-        shared_capacity: How many of its devices' worth of work it does at once.
-            Emulated CPU devices share one processor, so four of them may have a
-            capacity near 1; absent means that devices do not share.
+        shared_capacity: How many devices' worth of work it does while all of its devices
+            are at work, at least 1. Emulated CPU devices share one processor, so four of
+            them may have a capacity near 1; absent means that devices do not share, or
+            that it is measured.
         cores: Of its processor, that programs there may use; for people.
     """
 
@@ -86,10 +87,10 @@ class Node:
             msg = f"node {self.name!r} has no device: expected at least one"
             raise ValueError(msg)
         _refuse_doubles("device", [device.name for device in self.devices])
-        if self.shared_capacity is not None and self.shared_capacity <= 0:
+        if self.shared_capacity is not None and not self.shared_capacity >= 1:
             msg = (
                 f"node {self.name!r} has a shared_capacity of {self.shared_capacity}: "
-                "expected more than 0, or no such line"
+                "expected at least 1, or no such line"
             )
             raise ValueError(msg)
 

@@ -159,11 +159,13 @@ class SharedCapacity:
     Attributes:
         node: Its name in the cluster file.
         phase: In which phase; absent means both.
+        num_devices: So many of them were at work; absent means all.
         capacity: Devices' worth of work done at once, see `cluster.Node`.
     """
 
     node: str
     phase: Phase | None = None
+    num_devices: Annotated[int, Field(ge=2)] | None = None
     capacity: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmpq_jax.cost.latency import LatencyModel, fit_latency
 from llmpq_jax.cost.passes import PassSize, pass_s
-from llmpq_jax.cost.sharing import shared_capacity
+from llmpq_jax.cost.sharing import serial_fraction
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.runtime.own_seconds import own_seconds
 from llmpq_jax.runtime.run_file import RecordedRun, read_run
@@ -159,7 +159,7 @@ def _added_up(
         own = own_seconds(
             strategy,
             batch.events,
-            lambda node, phase: shared_capacity(nodes[node], table, phase),
+            lambda node, phase: serial_fraction(nodes[node], table, phase),
         )
         for event, measured_s in zip(batch.events, own, strict=True):
             if len(strategy.stages[event.stage].devices) == 1:

@@ -68,24 +68,55 @@ def test_the_formula_is_what_a_simulation_takes(pipeline):
     assert seconds.latency_s == seconds.prefill_s + seconds.decode_s
 
 
-@given(pipelines(), st.floats(0.5, 8.0), st.floats(0.5, 8.0))
-def test_a_shared_machine_is_never_faster_than_its_work_over_its_capacity(
+@given(pipelines(), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_a_shared_machine_does_a_share_of_its_work_one_after_the_other(
     pipeline, in_prefill, in_decode
 ):
     num_stages = len(pipeline["stages_prefill_s"])
     host = Host(
         members=tuple(range(num_stages)),
-        prefill_capacity=in_prefill,
-        decode_capacity=in_decode,
+        prefill_serial=in_prefill,
+        decode_serial=in_decode,
     )
     alone, shared = pipeline_s(**pipeline), pipeline_s(**pipeline, hosts=[host])
     prefill_work = pipeline["num_prefill"] * sum(pipeline["stages_prefill_s"])
     rounds = pipeline["new_tokens"] - 1
     decode_work = rounds * pipeline["num_decode"] * sum(pipeline["stages_decode_s"])
-    assert shared.prefill_s == max(alone.prefill_s, prefill_work / in_prefill)
-    assert shared.decode_s == pytest.approx(
-        max(alone.decode_s, decode_work / in_decode), rel=1e-12
+    for found, apart, work, serial in (
+        (shared.prefill_s, alone.prefill_s, prefill_work, in_prefill),
+        (shared.decode_s, alone.decode_s, decode_work, in_decode),
+    ):
+        assert found == pytest.approx(apart + serial * max(0.0, work - apart))
+
+
+@given(st.integers(1, 6), st.integers(1, 9), st.floats(0.0, 1.0), st.floats(0.1, 9.0))
+def test_equal_stages_work_as_a_processor_that_serves_them_in_turns(
+    num_stages, num_rounds, serial, stage_s
+):
+    """Each does the rest of its work apart, then its serial part, in turns with others."""
+    seconds = pipeline_s(
+        stages_prefill_s=[0.0] * num_stages,
+        stages_decode_s=[stage_s] * num_stages,
+        hops_prefill_s=[0.0] * (num_stages - 1),
+        hops_decode_s=[0.0] * (num_stages - 1),
+        num_prefill=1,
+        num_decode=num_stages,
+        new_tokens=num_rounds + 1,
+        hosts=[
+            Host(
+                members=tuple(range(num_stages)),
+                prefill_serial=0.0,
+                decode_serial=serial,
+            )
+        ],
     )
+    # All of them are at work but while the pipeline fills and empties.
+    busy = [
+        sum(0 <= tick - stage < num_stages * num_rounds for stage in range(num_stages))
+        for tick in range(num_stages * num_rounds + num_stages - 1)
+    ]
+    ticks_s = [stage_s * (1 - serial + serial * count) for count in busy]
+    assert seconds.decode_s == pytest.approx(sum(ticks_s))
 
 
 def test_a_machine_slows_its_own_stages_only():
@@ -98,8 +129,8 @@ def test_a_machine_slows_its_own_stages_only():
         "num_decode": 2,
         "new_tokens": 2,
     }
-    both = [Host(members=(0, 1), prefill_capacity=1.0, decode_capacity=1.0)]
-    one = [Host(members=(1,), prefill_capacity=1.0, decode_capacity=1.0)]
+    both = [Host(members=(0, 1), prefill_serial=1.0, decode_serial=1.0)]
+    one = [Host(members=(1,), prefill_serial=1.0, decode_serial=1.0)]
     assert pipeline_s(**pipeline, hosts=both).prefill_s == 20.0
     assert pipeline_s(**pipeline, hosts=one).prefill_s == 11.0
 

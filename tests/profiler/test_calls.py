@@ -15,16 +15,25 @@ class Machine:
     def __init__(self, call_s, layer_s, waking_s, sending_s, back_s):
         self.now_s, self.call_s, self.layer_s = 0.0, call_s, layer_s
         self.waking_s, self.sending_s, self.back_s = waking_s, sending_s, back_s
-        self.is_asleep = False
+        self.is_asleep, self.woke_s = False, 0.0
 
     def run(self, num_layers):
         self.now_s += self.call_s + num_layers * self.layer_s
 
-    def turn(self):
-        for _ in range(2):
-            self.now_s += self.waking_s if self.is_asleep else 0.0
-            self.run(1)
-        self.now_s += self.sending_s + self.back_s
+    def call(self, num_layers):
+        """For 4 ms after a pause calls find threads asleep and caches cold."""
+        if self.now_s - self.woke_s < 0.004:
+            self.now_s += self.waking_s
+        self.run(num_layers)
+
+    def turn(self, rounds, num_layers):
+        """Each stage has waited for the other; after a pause all find it worse."""
+        if self.is_asleep:
+            self.now_s += 10 * self.waking_s
+        for _ in range(2 * rounds):
+            self.now_s += self.waking_s
+            self.run(num_layers)
+        self.now_s += rounds * (self.sending_s + self.back_s)
         self.is_asleep = False
 
     def sends(self):
@@ -32,7 +41,7 @@ class Machine:
 
     def sleep(self, seconds):
         self.now_s += seconds
-        self.is_asleep = True
+        self.is_asleep, self.woke_s = True, self.now_s
 
 
 SECONDS = st.floats(1e-5, 1.0)
@@ -44,16 +53,16 @@ def test_a_visit_is_what_is_left_without_layers(
 ):
     machine = Machine(call_s, layer_s, waking_s, sending_s, back_s)
     at_once, visit = time_visit(
-        lambda: machine.run(1),
-        lambda: machine.run(num_stacked),
+        lambda: machine.call(1),
+        lambda: machine.call(num_stacked),
         num_stacked,
-        machine.turn,
+        lambda rounds: machine.turn(rounds, num_stacked),
         machine.sends,
         lambda: machine.now_s,
         sleep=machine.sleep,
     )
-    # The clock's own rounding, of a sum of 41 rounds of at most 30 seconds.
-    assert at_once.seconds == pytest.approx(call_s, abs=1e-11)
+    # The clock's own rounding, of a sum of 41 rounds of at most two minutes.
+    assert at_once.seconds == pytest.approx(call_s, abs=1e-10)
     expected_s = call_s + waking_s + back_s / 2
-    assert visit.seconds == pytest.approx(expected_s, abs=1e-11)
-    assert visit.repeats == 41
+    assert visit.seconds == pytest.approx(expected_s, abs=1e-10)
+    assert 7 <= visit.repeats <= 41

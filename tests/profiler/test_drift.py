@@ -11,7 +11,9 @@ class Machine:
         self.now_s, self.product_s = 0.0, 1.0
 
     def watch(self):
-        stopwatch = Stopwatch(clock=lambda: self.now_s, warm_ups=0, least_repeats=3)
+        stopwatch = Stopwatch(
+            clock=lambda: self.now_s, warm_ups=0, warm_up_s=0, least_repeats=3
+        )
         return DriftWatch(call=self.work, stopwatch=stopwatch)
 
     def work(self):

@@ -361,7 +361,7 @@ def test_a_second_kind_is_measured_into_the_file_of_the_first(room, tmp_path):
     assert [row.kind for row in measured.layers] == ["a"] * 8 + ["b"] * 8
     stacks = [build["num_layers"] for build in room.builds if build["num_layers"]]
     # Layers to tell a call by, then those at one precision.
-    assert stacks == [1, 1, 4, 4]
+    assert stacks == [1, 2, 2, 4]
 
 
 def test_what_does_not_fit_the_device_is_left_out(room):
@@ -406,7 +406,7 @@ def test_a_folder_with_a_config_alone_is_measured_for_real(tmp_path):
         activations="float32",
         bits=(16,),
         grid=type(GRID).of((2,), ((8, 16),)),
-        stopwatch=Stopwatch(warm_ups=0, least_repeats=1, most_s=0),
+        stopwatch=Stopwatch(warm_ups=0, warm_up_s=0, least_repeats=1, most_s=0),
     )
     assert measured.model == "model"
     expected = architecture(

@@ -42,7 +42,7 @@ def runs(draw: st.DrawFn) -> list[StageEvent]:
     return events
 
 
-def referee(events, capacity):
+def referee(events, serial):
     own = [0.0] * len(events)
     for second in range(100):
         busy = [
@@ -52,19 +52,20 @@ def referee(events, capacity):
         ]
         wanted = sum(WIDTHS[events[number].stage] for number in busy)
         for number in busy:
-            done = capacity[events[number].phase] / wanted
-            own[number] += 1.0 if len(busy) == 1 else min(1.0, done)
+            fraction = serial[events[number].phase]
+            takes = (1 - fraction) + fraction * wanted
+            own[number] += 1.0 if len(busy) == 1 else 1.0 / takes
     return own
 
 
-CAPACITIES = st.floats(0.5, 4.0)
+FRACTIONS = st.floats(0.0, 1.0)
 
 
-@given(runs(), CAPACITIES, CAPACITIES)
+@given(runs(), FRACTIONS, FRACTIONS)
 def test_each_gets_its_share_of_what_the_machine_does(events, prefill, decode):
-    capacity = {"prefill": prefill, "decode": decode}
-    found = own_seconds(samples.strategy(), events, lambda _, phase: capacity[phase])
-    assert found == pytest.approx(referee(events, capacity))
+    serial = {"prefill": prefill, "decode": decode}
+    found = own_seconds(samples.strategy(), events, lambda _, phase: serial[phase])
+    assert found == pytest.approx(referee(events, serial))
     for own_s, event in zip(found, events, strict=True):
         assert 0 <= own_s <= event.ended_s - event.started_s + 1e-9
 

@@ -116,8 +116,8 @@ def mesh_case_lists(draw, *, max_cases=2, max_layers=3):
         hosts = (
             Host(
                 members=members,
-                prefill_capacity=draw(st.sampled_from([0.8, 1.7])),
-                decode_capacity=draw(st.sampled_from([0.9, 1.7])),
+                prefill_serial=draw(st.sampled_from([0.0, 0.4, 1.0])),
+                decode_serial=draw(st.sampled_from([0.6, 1.0])),
             ),
         )
     cases = []
@@ -162,12 +162,12 @@ def _hosts(draw, num_devices):
     if not draw(st.booleans()):
         return ()
     members = draw(st.sets(st.integers(0, num_devices - 1), min_size=1))
-    prefill, decode = draw(st.tuples(*[st.sampled_from([0.8, 1.0, 1.7])] * 2))
+    prefill, decode = draw(st.tuples(*[st.sampled_from([0.0, 0.5, 1.0])] * 2))
     return (
         Host(
             members=tuple(sorted(members)),
-            prefill_capacity=prefill,
-            decode_capacity=decode,
+            prefill_serial=prefill,
+            decode_serial=decode,
         ),
     )
 

@@ -78,7 +78,7 @@ def clusters(draw: st.DrawFn) -> Cluster:
                 draw(devices(device))
                 for device in draw(st.lists(names, min_size=1, max_size=3, unique=True))
             ),
-            shared_capacity=draw(st.none() | st.floats(min_value=0.1, max_value=64)),
+            shared_capacity=draw(st.none() | st.floats(min_value=1, max_value=64)),
             cores=draw(st.none() | counts),
         )
         for name in draw(st.lists(names, min_size=1, max_size=3, unique=True))
@@ -283,6 +283,7 @@ measurements = st.builds(
             SharedCapacity,
             node=texts,
             phase=st.sampled_from([None, "prefill", "decode"]),
+            num_devices=st.none() | st.integers(2, 64),
             capacity=st.floats(min_value=1e-6, max_value=64),
         )
     ),

@@ -114,8 +114,8 @@ LINK = {"between": ["node0", "node0"], "bandwidth_bytes_per_s": 1e9}
             "node 'a' is there twice: expected unique names",
         ),
         (
-            {"node": [{"name": "a", "device": [DEVICE], "shared_capacity": 0.0}]},
-            "node 'a' has a shared_capacity of 0.0: expected more than 0, or no such",
+            {"node": [{"name": "a", "device": [DEVICE], "shared_capacity": 0.5}]},
+            "node 'a' has a shared_capacity of 0.5: expected at least 1, or no such",
         ),
         (
             {"link": [LINK | {"between": ["node0", "node9"]}]},

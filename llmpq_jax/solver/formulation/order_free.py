@@ -19,6 +19,7 @@ from llmpq_jax.solver.arcs import Arcs
 from llmpq_jax.solver.formulation.variables import Model, Units, units_of
 from llmpq_jax.solver.instance import Integers
 from llmpq_jax.solver.stage_prices import PathStage
+from llmpq_jax.spec.measurements import Phase
 
 Add = Callable[[Model, Arcs, Units], None]
 
@@ -170,26 +171,18 @@ def arc_prefill_hops(model: Model, arcs: Arcs, units: Units) -> None:
 
 def arc_prefill_schedule(model: Model, arcs: Arcs, units: Units) -> None:
     """(34) Prefill takes ΣP + (m_p − 1)·max P."""
-    once = _once(
-        model, arcs.prefill_s / units.time_s, arcs.types.hop_prefill_s / units.time_s
-    )
-    slowest = (arcs.instance.num_prefill - 1) * model.prefill_slowest
     model.arc_prefill_schedule = pyo.Constraint(
-        expr=once + slowest - model.prefill_time <= 0
+        expr=_prefill_alone(model, arcs, units) - model.prefill_time <= 0
     )
 
 
 def arc_prefill_hosts(model: Model, arcs: Arcs, units: Units) -> None:
-    """(35) Prefill takes no less than a shared machine's work over its capacity."""
+    """(35) A share of a shared machine's prefill goes one after the other."""
     factor = arcs.instance.num_prefill / units.time_s
     model.arc_prefill_hosts = _each(
-        work - model.prefill_time <= 0
-        for work in _host_work(
-            model,
-            arcs,
-            factor * arcs.prefill_s,
-            [host.capacity("prefill") for host in arcs.instance.hosts],
-        )
+        (1 - serial) * _prefill_alone(model, arcs, units) + work - model.prefill_time
+        <= 0
+        for serial, work in _host_work(model, arcs, factor * arcs.prefill_s, "prefill")
     )
 
 
@@ -226,27 +219,17 @@ def arc_empty_round(model: Model, arcs: Arcs, units: Units) -> None:
 
 def arc_decode_schedule(model: Model, arcs: Arcs, units: Units) -> None:
     """(40) Decode takes ΣD + (m_d − 1)·max D + (n − 2)·round, each D of one step."""
-    steps = arcs.instance.new_tokens - 1
     model.arc_decode_schedule = pyo.Constraint(
-        expr=(1.0 / steps) * _decode_once(model, arcs, units)
-        + (arcs.instance.num_decode - 1) / steps * model.decode_slowest
-        + (steps - 1) / steps * model.decode_round
-        - model.decode_time
-        <= 0
+        expr=_decode_alone(model, arcs, units) - model.decode_time <= 0
     )
 
 
 def arc_decode_hosts(model: Model, arcs: Arcs, units: Units) -> None:
-    """(41) Decode takes no less than a shared machine's work over its capacity."""
+    """(41) A share of a shared machine's decode goes one after the other."""
     factor = arcs.instance.num_decode * _all_steps(arcs, units)
     model.arc_decode_hosts = _each(
-        work - model.decode_time <= 0
-        for work in _host_work(
-            model,
-            arcs,
-            factor * arcs.decode_s,
-            [host.capacity("decode") for host in arcs.instance.hosts],
-        )
+        (1 - serial) * _decode_alone(model, arcs, units) + work - model.decode_time <= 0
+        for serial, work in _host_work(model, arcs, factor * arcs.decode_s, "decode")
     )
 
 
@@ -361,12 +344,32 @@ def _decode_once(model: Model, arcs: Arcs, units: Units) -> Model:
     return _once(model, steps * arcs.decode_s, steps * arcs.types.hop_decode_s)
 
 
+def _prefill_alone(model: Model, arcs: Arcs, units: Units) -> Model:
+    """What prefill takes where nothing is shared."""
+    once = _once(
+        model, arcs.prefill_s / units.time_s, arcs.types.hop_prefill_s / units.time_s
+    )
+    return once + (arcs.instance.num_prefill - 1) * model.prefill_slowest
+
+
+def _decode_alone(model: Model, arcs: Arcs, units: Units) -> Model:
+    """What decode takes where nothing is shared."""
+    steps = arcs.instance.new_tokens - 1
+    return (
+        (1.0 / steps) * _decode_once(model, arcs, units)
+        + (arcs.instance.num_decode - 1) / steps * model.decode_slowest
+        + (steps - 1) / steps * model.decode_round
+    )
+
+
 def _host_work(
-    model: Model, arcs: Arcs, seconds: Floats, capacities: Iterable[float]
-) -> Iterable[Model]:
-    for capacity, types in zip(capacities, arcs.types.hosts, strict=True):
+    model: Model, arcs: Arcs, seconds: Floats, phase: Phase
+) -> Iterable[tuple[float, Model]]:
+    """Yields of each shared machine its serial fraction, and that of its work."""
+    for host, types in zip(arcs.instance.hosts, arcs.types.hosts, strict=True):
+        serial = host.serial_fraction(phase)
         # A mesh works on all of its devices, and its type stands there as often.
         often = np.bincount(types, minlength=arcs.types.num_types)[arcs.type]
         stages = np.flatnonzero(often)
         if len(stages):
-            yield _weighted(model, often * seconds / capacity, stages)
+            yield serial, _weighted(model, serial * often * seconds, stages)

@@ -36,28 +36,22 @@ def prefill_hops(model: Model, instance: Instance, units: Units) -> None:
 
 def prefill_schedule(model: Model, instance: Instance, units: Units) -> None:
     """(17) Prefill takes ΣP + (m_p − 1)·max P."""
-    once = sum(
-        _prefill_of(model, instance, units, j)
-        + _leaving(model, j, instance.hop_prefill_s / units.time_s)
-        for j in model.J
-    )
     model.prefill_schedule = pyo.Constraint(
-        expr=once + (instance.num_prefill - 1) * model.prefill_slowest
-        <= model.prefill_time
+        expr=_prefill_alone(model, instance, units) <= model.prefill_time
     )
 
 
 def prefill_hosts(model: Model, instance: Instance, units: Units) -> None:
-    """(18) Prefill takes no less than a shared machine's work over its capacity."""
-    model.prefill_hosts = pyo.Constraint(
-        range(len(instance.hosts)),
-        rule=lambda m, h: (
-            instance.num_prefill
-            / instance.hosts[h].capacity("prefill")
-            * sum(_prefill_of(m, instance, units, j) for j in instance.hosts[h].members)
-            <= m.prefill_time
-        ),
-    )
+    """(18) A share of a shared machine's prefill goes one after the other."""
+
+    def bound(m: Model, h: int) -> Model:
+        host = instance.hosts[h]
+        serial = host.serial_fraction("prefill")
+        work = sum(_prefill_of(m, instance, units, j) for j in host.members)
+        alone = (1 - serial) * _prefill_alone(m, instance, units)
+        return alone + serial * instance.num_prefill * work <= m.prefill_time
+
+    model.prefill_hosts = pyo.Constraint(range(len(instance.hosts)), rule=bound)
 
 
 def decode_stages(model: Model, instance: Instance, units: Units) -> None:
@@ -97,26 +91,22 @@ def empty_round(model: Model, instance: Instance, units: Units) -> None:
 
 def decode_schedule(model: Model, instance: Instance, units: Units) -> None:
     """(23) Decode takes ΣD + (m_d − 1)·max D + (n − 2)·round, each D of one step."""
-    steps = instance.new_tokens - 1
     model.decode_schedule = pyo.Constraint(
-        expr=_decode_once(model, instance, units) / steps
-        + (instance.num_decode - 1) / steps * model.decode_slowest
-        + (steps - 1) / steps * model.decode_round
-        <= model.decode_time
+        expr=_decode_alone(model, instance, units) <= model.decode_time
     )
 
 
 def decode_hosts(model: Model, instance: Instance, units: Units) -> None:
-    """(24) Decode takes no less than a shared machine's work over its capacity."""
-    model.decode_hosts = pyo.Constraint(
-        range(len(instance.hosts)),
-        rule=lambda m, h: (
-            instance.num_decode
-            / instance.hosts[h].capacity("decode")
-            * sum(_decode_of(m, instance, units, j) for j in instance.hosts[h].members)
-            <= m.decode_time
-        ),
-    )
+    """(24) A share of a shared machine's decode goes one after the other."""
+
+    def bound(m: Model, h: int) -> Model:
+        host = instance.hosts[h]
+        serial = host.serial_fraction("decode")
+        work = sum(_decode_of(m, instance, units, j) for j in host.members)
+        alone = (1 - serial) * _decode_alone(m, instance, units)
+        return alone + serial * instance.num_decode * work <= m.decode_time
+
+    model.decode_hosts = pyo.Constraint(range(len(instance.hosts)), rule=bound)
 
 
 def whole_model(model: Model, instance: Instance, units: Units) -> None:
@@ -160,6 +150,26 @@ def _stage(
         if np.isfinite(seconds):
             total += float(seconds) * variable
     return total
+
+
+def _prefill_alone(model: Model, instance: Instance, units: Units) -> Model:
+    """What prefill takes where nothing is shared."""
+    once = sum(
+        _prefill_of(model, instance, units, j)
+        + _leaving(model, j, instance.hop_prefill_s / units.time_s)
+        for j in model.J
+    )
+    return once + (instance.num_prefill - 1) * model.prefill_slowest
+
+
+def _decode_alone(model: Model, instance: Instance, units: Units) -> Model:
+    """What decode takes where nothing is shared."""
+    steps = instance.new_tokens - 1
+    return (
+        _decode_once(model, instance, units) / steps
+        + (instance.num_decode - 1) / steps * model.decode_slowest
+        + (steps - 1) / steps * model.decode_round
+    )
 
 
 def _decode_once(model: Model, instance: Instance, units: Units) -> Model:

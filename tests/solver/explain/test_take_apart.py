@@ -97,7 +97,9 @@ def test_most_seconds_of_a_phase_are_named():
     strategy = replace(plan(asked), stages=stages)
     _, _, account = accounted(asked, strategy)
     assert [phase.dominant for phase in account.phases] == ["once", "empty rounds"]
-    shared = replace(asked, cluster=cluster("fast", "fast", capacity=0.5))
+    asked = request("fast", "fast", **one, prefill=8, decode=8)
+    strategy = replace(plan(asked), stages=stages)
+    shared = replace(asked, cluster=cluster("fast", "fast", capacity=1.0))
     _, _, account = accounted(shared, strategy)
     assert {phase.dominant for phase in account.phases} == {"shared machine"}
 
