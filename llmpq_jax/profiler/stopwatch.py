@@ -66,7 +66,7 @@ class Stopwatch:
     most_repeats: int = 100
     most_s: float = 0.3
     steady_spread: float = 0.05
-    visits: int = 5
+    visits: int = 8
     least_sample_s: float = 0.0
 
     def time_after_pauses(self, call: Callable[[], object], pause_s: float) -> Timing:

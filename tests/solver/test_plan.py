@@ -19,6 +19,7 @@ from llmpq_jax.solver import search as search_module
 from llmpq_jax.solver.cases import all_cases
 from llmpq_jax.solver.pins import LayerPin
 from llmpq_jax.solver.problem import make_problem
+from llmpq_jax.spec.measurements import CallTime
 from llmpq_jax.spec.workload import Workload
 from tests.solver.requests import LINK_S_PER_BYTE, cluster, measurements, request
 
@@ -138,6 +139,34 @@ def test_a_shared_machine_makes_no_plan_faster():
     asked = request("fast", "fast", memory_mib=8)
     shared = replace(asked, cluster=cluster("fast", "fast", memory_mib=8, capacity=1.0))
     assert latency(shared) > latency(asked)
+
+
+@pytest.mark.parametrize(("num_stages", "calls"), [(1, 64 / 8), (2, 2 * 64)])
+def test_a_whole_model_is_charged_a_call_for_eight_steps(num_stages, calls):
+    call_s = 0.25
+    pins = tuple(
+        LayerPin(
+            first=4 * number // num_stages,
+            end=4 * (number + 1) // num_stages,
+            device=f"node0/cpu:{number}",
+        )
+        for number in range(num_stages)
+    )
+    free = request(
+        *["fast"] * num_stages,
+        workload=Workload(batch=4, prompt_length=48, new_tokens=65),
+        prefill=4,
+        decode=4,
+        pins=pins,
+        bits=(8,),
+    )
+    call = CallTime(kind="fast", seconds=call_s, spread=0.0)
+    charged = replace(free, measurements=replace(free.measurements, calls=(call,)))
+    before, after = (planned(asked).predicted for asked in (free, charged))
+    more_s = after.prefill_s - before.prefill_s
+    assert more_s == pytest.approx(num_stages * call_s, rel=1e-4)
+    more_s = after.decode_s - before.decode_s
+    assert more_s == pytest.approx(calls * call_s, rel=1e-4)
 
 
 def test_one_new_token_has_no_decode():
