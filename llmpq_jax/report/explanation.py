@@ -171,8 +171,8 @@ def _phase_line(phase: PhaseAccount) -> str:
         line += f" + {format_seconds(terms.later_s)} for later rounds, at {pace}"
     if phase.dominant == "shared machine":
         line += (
-            f"; but devices share a machine, whose work alone takes "
-            f"{format_seconds(terms.shared_s)}"
+            "; but devices share a machine and do a part of it one after the other: "
+            f"{format_seconds(terms.shared_s)} in all"
         )
     return f"{line}; the slowest is {phase.slowest.name}"
 
