@@ -14,6 +14,7 @@ n − 1 steps, and everything is divided by units, so that numbers are near 1.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -109,6 +110,7 @@ class Programme:
             for name, start, end in zip(names, ends[:-1], ends[1:], strict=True)
         }
         self._optimal = highspy.HighsModelStatus.kOptimal
+        self._error = highspy.HighsStatus.kError
         inf = float("inf")
         budget = inf
         if i.omega_budget is not None:
@@ -231,7 +233,17 @@ class Programme:
         least: float = 0.0,
         most: float = float("inf"),
     ) -> None:
-        kept = [(int(row), float(value)) for row, value in entries if value]
-        indices = np.array([row for row, _ in kept], dtype=np.int32)
-        values = np.array([value for _, value in kept])
-        self._highs.addCol(cost, least, most, len(kept), indices, values)
+        # HiGHS takes no column that names a row twice.
+        sums: dict[int, float] = defaultdict(float)
+        for row, value in entries:
+            sums[int(row)] += float(value)
+        kept = {row: value for row, value in sums.items() if value}
+        status = self._highs.addCol(
+            cost,
+            least,
+            most,
+            len(kept),
+            np.array(list(kept), dtype=np.int32),
+            np.array(list(kept.values())),
+        )
+        assert status != self._error, "a column left out would raise the bound"

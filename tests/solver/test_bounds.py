@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmpq_jax.cost.schedule import Host
 from llmpq_jax.solver.bounds import objective_bound, omega_bound
 from llmpq_jax.solver.brute_force import feasible_plans
 from llmpq_jax.solver.count_tables import count_tables
@@ -38,6 +41,26 @@ def test_no_plan_is_below_the_bounds(instances):
         for objective, omega in feasible_plans(instance):
             assert objective >= max(least, relaxed)
             assert omega >= least_omega
+
+
+@given(
+    case_lists(max_layers=3, max_cases=1),
+    st.floats(0.0, 1.0),
+    st.floats(0.0, 1.0),
+    st.data(),
+)
+def test_nor_where_some_or_all_devices_share_a_machine(
+    instances, prefill, decode, data
+):
+    (drawn,) = instances
+    sharing = data.draw(st.sets(st.integers(0, drawn.num_devices - 1), min_size=1))
+    host = Host(
+        members=tuple(sorted(sharing)), prefill_serial=prefill, decode_serial=decode
+    )
+    instance = replace(drawn, hosts=(host,))
+    relaxed, _ = relax(tables_of(instance))
+    for objective, _ in feasible_plans(instance):
+        assert objective >= relaxed
 
 
 @given(
