@@ -22,7 +22,13 @@ from collections.abc import Callable, Sequence
 
 from llmpq_jax.profiler.ring import ring
 from llmpq_jax.profiler.session import Session
-from llmpq_jax.profiler.stopwatch import STAGE_PAUSE_S, WARM_UP_S, Timing, summary
+from llmpq_jax.profiler.stopwatch import (
+    STAGE_PAUSE_S,
+    WARM_UP_S,
+    Timing,
+    mean_seconds,
+    summary,
+)
 from llmpq_jax.spec.measurements import CallTime
 from llmpq_jax.stage.devices import JaxDevice
 
@@ -30,7 +36,6 @@ _ROUNDS = 41
 _LEAST_ROUNDS = 7
 _MOST_S = 20.0
 _TURNS = 4
-_MOST_CALLS = 1000
 # They span some seconds, because a machine may be slow for one.
 _BETWEEN_ROUNDS_S = 0.05
 
@@ -125,18 +130,10 @@ def time_visit(
         call()
         return clock() - started_s
 
-    def several(call: Callable[[], object]) -> float:
-        """Mean of as many calls as begin in a while."""
-        number, started_s = 0, clock()
-        while number == 0 or (clock() - started_s < WARM_UP_S and number < _MOST_CALLS):
-            call()
-            number += 1
-        return (clock() - started_s) / number
-
     def at_once_seconds(call: Callable[[], object]) -> float:
         # The first ones find threads asleep and caches cold.
-        several(call)
-        return several(call)
+        mean_seconds(call, clock, for_s=WARM_UP_S)
+        return mean_seconds(call, clock, for_s=WARM_UP_S)
 
     at_once, visits = [], []
     began_s = clock()

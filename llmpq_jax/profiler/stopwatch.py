@@ -11,7 +11,7 @@ import numpy as np
 
 # Clocks tick in nanoseconds; nothing takes no time at all.
 _LEAST_S = 1e-9
-_MOST_WARM_UPS = 1000
+_MOST_CALLS = 1000
 # About as long as a stage of a pipeline waits while others work.
 STAGE_PAUSE_S = 0.002
 # After a pause calls find threads asleep and caches cold for about as long.
@@ -104,13 +104,14 @@ class Stopwatch:
             less: See `time`.
             share: Visits that share repeats and time.
         """
-        num_warm, woke_s = 0, self.clock()
-        while num_warm < ceil(self.warm_ups / share) or (
-            self.clock() - woke_s < self.warm_up_s and num_warm < _MOST_WARM_UPS
-        ):
-            self._seconds(less, 1)
-            self._seconds(call, 1)
-            num_warm += 1
+
+        def both() -> None:
+            if less is not None:
+                less()
+            call()
+
+        at_least = ceil(self.warm_ups / share)
+        mean_seconds(both, self.clock, at_least=at_least, for_s=self.warm_up_s)
         num_less, num_calls = self._calls_a_sample(less), self._calls_a_sample(call)
         began_s = self.clock()
         samples: list[float] = []
@@ -150,6 +151,28 @@ class Stopwatch:
 # A minute is enough for a small model; the smallest spread for a large one.
 QUICK_STOPWATCH = Stopwatch(least_repeats=5, most_s=0.1, visits=3)
 FULL_STOPWATCH = Stopwatch(least_repeats=15, most_s=1.0, steady_spread=0.02)
+
+
+def mean_seconds(
+    call: Callable[[], object],
+    clock: Callable[[], float],
+    *,
+    for_s: float,
+    at_least: int = 1,
+) -> float:
+    """Returns the mean of calls that follow one another at once; 0 of none.
+
+    Args:
+        call: Returns when its work is done.
+        clock: Seconds from any start.
+        for_s: As many as begin within so many seconds, up to a thousand.
+        at_least: However long they take.
+    """
+    number, started_s = 0, clock()
+    while number < at_least or (clock() - started_s < for_s and number < _MOST_CALLS):
+        call()
+        number += 1
+    return (clock() - started_s) / max(number, 1)
 
 
 def summary_of_visits(visits: list[list[float]]) -> Timing:

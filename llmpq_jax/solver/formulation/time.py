@@ -9,9 +9,11 @@ from __future__ import annotations
 import numpy as np
 import pyomo.environ as pyo
 
+from llmpq_jax.cost.schedule import Host
 from llmpq_jax.cost.tables import Floats
 from llmpq_jax.solver.formulation.variables import Model, Units, bits_of
 from llmpq_jax.solver.instance import Instance
+from llmpq_jax.spec.measurements import Phase
 
 
 def prefill_stages(model: Model, instance: Instance, units: Units) -> None:
@@ -43,15 +45,16 @@ def prefill_schedule(model: Model, instance: Instance, units: Units) -> None:
 
 def prefill_hosts(model: Model, instance: Instance, units: Units) -> None:
     """(18) A share of a shared machine's prefill goes one after the other."""
-
-    def bound(m: Model, h: int) -> Model:
-        host = instance.hosts[h]
-        serial = host.serial_fraction("prefill")
-        work = sum(_prefill_of(m, instance, units, j) for j in host.members)
-        alone = (1 - serial) * _prefill_alone(m, instance, units)
-        return alone + serial * instance.num_prefill * work <= m.prefill_time
-
-    model.prefill_hosts = pyo.Constraint(range(len(instance.hosts)), rule=bound)
+    stages = [
+        instance.num_prefill * _prefill_of(model, instance, units, j) for j in model.J
+    ]
+    alone = _prefill_alone(model, instance, units)
+    model.prefill_hosts = pyo.Constraint(
+        range(len(instance.hosts)),
+        rule=lambda m, h: (
+            _shared(instance.hosts[h], "prefill", alone, stages) <= m.prefill_time
+        ),
+    )
 
 
 def decode_stages(model: Model, instance: Instance, units: Units) -> None:
@@ -98,15 +101,16 @@ def decode_schedule(model: Model, instance: Instance, units: Units) -> None:
 
 def decode_hosts(model: Model, instance: Instance, units: Units) -> None:
     """(24) A share of a shared machine's decode goes one after the other."""
-
-    def bound(m: Model, h: int) -> Model:
-        host = instance.hosts[h]
-        serial = host.serial_fraction("decode")
-        work = sum(_decode_of(m, instance, units, j) for j in host.members)
-        alone = (1 - serial) * _decode_alone(m, instance, units)
-        return alone + serial * instance.num_decode * work <= m.decode_time
-
-    model.decode_hosts = pyo.Constraint(range(len(instance.hosts)), rule=bound)
+    stages = [
+        instance.num_decode * _decode_of(model, instance, units, j) for j in model.J
+    ]
+    alone = _decode_alone(model, instance, units)
+    model.decode_hosts = pyo.Constraint(
+        range(len(instance.hosts)),
+        rule=lambda m, h: (
+            _shared(instance.hosts[h], "decode", alone, stages) <= m.decode_time
+        ),
+    )
 
 
 def whole_model(model: Model, instance: Instance, units: Units) -> None:
@@ -170,6 +174,20 @@ def _decode_alone(model: Model, instance: Instance, units: Units) -> Model:
         + (instance.num_decode - 1) / steps * model.decode_slowest
         + (steps - 1) / steps * model.decode_round
     )
+
+
+def _shared(host: Host, phase: Phase, alone: Model, stages: list[Model]) -> Model:
+    """What a phase takes at least where devices share a machine.
+
+    Args:
+        host: The machine.
+        phase: Which.
+        alone: What it takes where nothing is shared.
+        stages: [J], all micro-batches on each device.
+    """
+    serial = host.serial_fraction(phase)
+    work = sum(stages[j] for j in host.members)
+    return (1 - serial) * alone + serial * work
 
 
 def _decode_once(model: Model, instance: Instance, units: Units) -> Model:
