@@ -19,9 +19,11 @@ HAS_GPU = (
     and Path("/dev/nvidiactl").exists()
 )
 
+PROFILE = os.environ.get("LLMPQ_TEST_PROFILE", "quick")
+
 settings.register_profile(
     "quick",
-    max_examples=10,
+    max_examples=6,
     derandomize=True,
     deadline=None,
     database=None,
@@ -39,7 +41,7 @@ settings.register_profile(
 def pytest_configure(config: pytest.Config) -> None:
     """Sets what must stand before JAX's backend starts and before tests are read."""
     os.environ.update(ON_LOOPBACK)
-    settings.load_profile(os.environ.get("LLMPQ_TEST_PROFILE", "quick"))
+    settings.load_profile(PROFILE)
     # The CPU comes first, so that laws mean the same on every machine; a test marked
     # `gpu` asks for its device by name.
     jax.config.update("jax_platforms", "cpu,cuda" if HAS_GPU else "cpu")
@@ -73,16 +75,22 @@ def machines() -> Iterator[Machines]:
     cluster.close()
 
 
+# Before pytest-xdist asks which tests belong together.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Keeps a module's tests in one process; leaves out what needs an absent GPU."""
+    """Keeps a module's tests in one process; leaves out what is not for here and now."""
     for item in items:
         # What a module's tests share is made once, unless they name another group.
         if not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
-    if HAS_GPU:
-        return
-    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    is_here = {"gpu": HAS_GPU, "full": PROFILE == "full"}
+    absent = {name for name, here in is_here.items() if not here}
+    left_out = [item for item in items if _is_marked(item, absent)]
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+    items[:] = [item for item in items if not _is_marked(item, absent)]
+
+
+def _is_marked(item: pytest.Item, names: set[str]) -> bool:
+    return any(mark.name in names for mark in item.iter_markers())

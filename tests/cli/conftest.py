@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from llmpq_jax.cli import main
+from llmpq_jax.profiler import calls, shared, stopwatch
 from llmpq_jax.spec.cluster import Cluster, Device, Node
 from llmpq_jax.spec.cluster_file import write_cluster
 from llmpq_jax.spec.strategy_file import write_strategy
@@ -21,6 +25,28 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache-home"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
+
+
+@contextmanager
+def few_samples() -> Iterator[None]:
+    """Has profiles take few: here it matters which rows they have, not how good."""
+    few = {"visits": 2, "most_s": 0.02, "warm_up_s": 0.0}
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("QUICK_STOPWATCH", "FULL_STOPWATCH"):
+            patched.setattr(stopwatch, name, replace(getattr(stopwatch, name), **few))
+        usual = partial(stopwatch.Stopwatch, **few)
+        patched.setattr(stopwatch, "Stopwatch", usual)
+        patched.setattr(calls, "_ROUNDS", 3)
+        patched.setattr(calls, "_LEAST_ROUNDS", 3)
+        patched.setattr(shared, "_REPEATS", 2)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def hurried() -> Iterator[None]:
+    """Has the commands of a test take few samples."""
+    with few_samples():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +110,8 @@ def profiled(model: Path, cluster: Path) -> tuple[Path, Result]:
     """Measurements of the model as `profile` writes them, and what it printed."""
     path = model.parent / "measurements.toml"
     words = ["profile", "--model", model, "--cluster", cluster, "--out", path, *SIZES]
-    result = CliRunner().invoke(main, [str(word) for word in words])
+    with few_samples():
+        result = CliRunner().invoke(main, [str(word) for word in words])
     assert result.exit_code == 0, result.output
     return path, result
 

@@ -114,7 +114,9 @@ def rows_of(path: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
-@pytest.mark.parametrize("starts_again", [False, True])
+@pytest.mark.parametrize(
+    "starts_again", [False, pytest.param(True, marks=pytest.mark.full)]
+)
 def test_a_job_goes_on_without_a_machine_that_is_gone(
     run, fails, solve, model, prompts, machines, kill_right, tmp_path, starts_again
 ):
@@ -178,6 +180,7 @@ def test_a_machine_that_is_not_there_at_the_start_is_solved_without(
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
+@pytest.mark.full
 def test_what_is_done_is_kept_where_nothing_fits_on_what_is_left(
     fails, solve, prompts, machines, kill_right, tmp_path
 ):

@@ -72,7 +72,15 @@ def test_measured_is_the_divergence_with_only_that_layer_rounded(judged):
 
 
 @pytest.mark.parametrize(
-    "rounding", [each for each in get_args(Rounding) if each != "nearest"]
+    "rounding",
+    [
+        "gptq",
+        *(
+            pytest.param(each, marks=pytest.mark.full)
+            for each in get_args(Rounding)
+            if each not in {"nearest", "gptq"}
+        ),
+    ],
 )
 def test_what_was_judged_is_what_is_served(judged, rounding, tmp_path):
     base, text, folder = judged

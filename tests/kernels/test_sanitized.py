@@ -23,7 +23,7 @@ FLAGS = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(
     not COMPILER or kernel_path("cpu") == "xla", reason="there is no C++ compiler"
 )

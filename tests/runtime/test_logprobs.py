@@ -34,11 +34,10 @@ def requests_of(count: int) -> list[Request]:
 @pytest.mark.parametrize(
     "stages",
     [
-        [((0,), [16, 8, 16, 8])],
-        [((0,), [16, 8]), ((1,), [4, 8])],
-        [((0, 1), [16, 8, 16, 8])],
+        pytest.param([((0,), [16, 8, 16, 8])], id="one stage", marks=pytest.mark.full),
+        pytest.param([((0,), [16, 8]), ((1,), [4, 8])], id="two stages"),
+        pytest.param([((0, 1), [16, 8, 16, 8])], id="a mesh", marks=pytest.mark.full),
     ],
-    ids=["one stage", "two stages", "a mesh"],
 )
 def test_they_are_those_of_the_scores_and_change_no_token(model, stages):
     strategy = make_strategy(model, stages, chunk_tokens=16)

@@ -17,7 +17,7 @@ from tests.same_tokens import judge_all, logit_tolerance
 from tests.tiny_models import make_strategy, write_tiny_model
 
 # An example compiles every stage of two pipelines.
-_EXAMPLES = max(4, settings().max_examples // 4)
+_EXAMPLES = max(2, settings().max_examples // 4)
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,11 @@ def test_descriptions_are_of_the_arrays_that_are_loaded(folder, widths):
 
 @pytest.mark.parametrize(
     ("prompt_length", "chunk_tokens", "cuts"),
-    [(16, 512, [4]), (64, 16, [2, 2]), (16, 512, [1, 3])],
+    [
+        (64, 16, [2, 2]),
+        pytest.param(16, 512, [4], marks=pytest.mark.full),
+        pytest.param(16, 512, [1, 3], marks=pytest.mark.full),
+    ],
 )
 def test_accounts_are_those_of_the_programs_that_run(
     folder, prompt_length, chunk_tokens, cuts
@@ -122,7 +126,14 @@ def _request(strategy):
     )
 
 
-@pytest.mark.parametrize(("prefill", "decode"), [(4, 4), (8, 4), (4, 8)])
+@pytest.mark.parametrize(
+    ("prefill", "decode"),
+    [
+        (8, 4),
+        pytest.param(4, 4, marks=pytest.mark.full),
+        pytest.param(4, 8, marks=pytest.mark.full),
+    ],
+)
 @pytest.mark.parametrize("kv_bits", [16, 8])
 @pytest.mark.parametrize("chunk_tokens", [512, 64])
 def test_a_prefill_keeps_keys_of_earlier_layers_in_the_cache_alone(

@@ -44,8 +44,15 @@ def _weights(program: StageProgram) -> list[GroupArray]:
     return [node for node in nodes if isinstance(node, GroupArray)]
 
 
-@pytest.mark.parametrize("path", ["pallas-sm80", "xla-sm70"])
-@pytest.mark.parametrize("devices", [(0,), (0, 1)])
+@pytest.mark.parametrize(
+    ("path", "devices"),
+    [
+        ("pallas-sm80", (0, 1)),
+        ("xla-sm70", (0,)),
+        pytest.param("pallas-sm80", (0,), marks=pytest.mark.full),
+        pytest.param("xla-sm70", (0, 1), marks=pytest.mark.full),
+    ],
+)
 def test_a_model_in_groups_gives_the_logits_of_plain_xla(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,

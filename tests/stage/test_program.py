@@ -19,7 +19,7 @@ ROWS = 2
 SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 16}
 
 
-@pytest.fixture(scope="module", params=[4, 8, 16])
+@pytest.fixture(scope="module", params=[4, pytest.param(8, marks=pytest.mark.full), 16])
 def worker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """A stage that is a whole model of one precision, whose layers outweigh all else."""
     folder = write_tiny_model(tmp_path_factory.mktemp("model"), **SIZES)

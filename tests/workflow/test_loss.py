@@ -118,7 +118,13 @@ def expected(plans: list[Strategy]) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     ("failures", "restarts"),
-    [([0], False), ([9], False), ([9], True), ([5, 5], False), ([9, 0], False)],
+    [
+        ([0], False),
+        ([9], True),
+        pytest.param([5, 5], False, marks=pytest.mark.full),
+        pytest.param([9], False, marks=pytest.mark.full),
+        pytest.param([9, 0], False, marks=pytest.mark.full),
+    ],
 )
 def test_every_line_has_one_result_that_names_its_plans(
     plans, expected, failures, restarts

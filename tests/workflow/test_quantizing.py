@@ -68,7 +68,13 @@ def _write(folder: Path, strategy: Strategy) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "head_bits"), [("llama", 16), ("llama-tied", 8), ("opt", 8), ("qwen2", 16)]
+    ("name", "head_bits"),
+    [
+        ("llama-tied", 8),
+        ("qwen2", 16),
+        pytest.param("llama", 16, marks=pytest.mark.full),
+        pytest.param("opt", 8, marks=pytest.mark.full),
+    ],
 )
 def test_the_new_folder_s_strategy_gives_the_same_tokens_and_logits(
     tmp_path: Path, tokenizer: Path, name: str, head_bits: int

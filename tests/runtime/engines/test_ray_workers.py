@@ -34,7 +34,14 @@ def expected(two_stages: Strategy) -> list[Completion]:
         return list(local.serve(REQUESTS))
 
 
-@pytest.fixture(scope="module", params=["sockets", "calls", "transfer"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "sockets",
+        pytest.param("calls", marks=pytest.mark.full),
+        pytest.param("transfer", marks=pytest.mark.full),
+    ],
+)
 def pipeline(
     request: pytest.FixtureRequest,
     two_stages: Strategy,
@@ -86,9 +93,9 @@ def process_of(pipeline: Pipeline, stage: int) -> int:
 @pytest.mark.parametrize(
     ("phase", "stage", "number"),
     [
-        ("prefill", 1, signal.SIGKILL),
+        pytest.param("prefill", 1, signal.SIGKILL, marks=pytest.mark.full),
         ("decode", 0, signal.SIGKILL),
-        ("decode", 1, signal.SIGSTOP),
+        pytest.param("decode", 1, signal.SIGSTOP, marks=pytest.mark.full),
     ],
 )
 def test_a_worker_that_is_lost_costs_no_token(
@@ -147,6 +154,7 @@ def test_a_process_that_ends_is_missed_within_a_second(pipeline, expected):
     assert list(pipeline.serve(REQUESTS)) == expected
 
 
+@pytest.mark.full
 def test_a_worker_that_is_killed_while_it_loads_loads_again(
     spare, start, expected, tmp_path
 ):
@@ -176,6 +184,7 @@ def test_a_worker_that_is_killed_while_it_loads_loads_again(
         assert list(loaded.serve(REQUESTS)) == expected
 
 
+@pytest.mark.full
 def test_a_run_that_is_to_stop_at_a_loss_does(spare, start, expected, monkeypatch):
     with Pipeline.load(spare, start=start(restarts=False)) as loaded:
         process = process_of(loaded, 0)
@@ -212,6 +221,7 @@ def test_a_device_that_has_left_its_machine_is_gone(
     assert {"attic", "cellar"} <= set(told.value.nodes)
 
 
+@pytest.mark.full
 def test_a_machine_that_comes_back_in_time_costs_no_token(
     spare: Strategy,
     start: Callable[..., StartEngine],
