@@ -16,7 +16,8 @@ from llmpq_jax.spec.precision import Bits, KvBits
 from tests.same_tokens import judge_all, logit_tolerance
 from tests.tiny_models import make_strategy, write_tiny_model
 
-# An example compiles every stage of two pipelines.
+# An example compiles every stage of two pipelines, so each law is a group of its own: at
+# full counts one process would still be at all of them when the others are done.
 _EXAMPLES = max(2, settings().max_examples // 4)
 
 
@@ -64,6 +65,7 @@ _REQUESTS = st.lists(
 )
 
 
+@pytest.mark.xdist_group("pipeline law 1")
 @settings(max_examples=_EXAMPLES)
 @given(cut_models(), _MICRO_BATCHES, _REQUESTS, st.sampled_from([8, 16]))
 def test_any_cut_serves_the_tokens_of_one_device(
@@ -102,6 +104,7 @@ def test_any_cut_serves_the_tokens_of_one_device(
         assert ended or len(completion.token_ids) == request.max_new_tokens
 
 
+@pytest.mark.xdist_group("pipeline law 2")
 @settings(max_examples=_EXAMPLES)
 @given(
     st.sets(st.integers(1, 3)),
@@ -136,6 +139,7 @@ _LONG_REQUESTS = st.lists(
 )
 
 
+@pytest.mark.xdist_group("pipeline law 3")
 @settings(max_examples=_EXAMPLES)
 @given(
     st.sampled_from([(1, 1), (1, 2), (2, 1), (4, 2)]),
