@@ -209,15 +209,22 @@ def test_each_choice_is_drawn_with_a_seed_of_its_own(run, strategy, tmp_path):
     together = choices["all"]
     for number, choice in enumerate(together):
         (one,) = choices[f"seed {7 + number}"]
-        assert choice["index"] == number
+        assert choice.keys() == one.keys()
+        assert (choice["index"], one["index"]) == (number, 0)
         assert choice["text"] == one["text"]
         assert choice["finish_reason"] == one["finish_reason"]
         told, expected = choice["logprobs"], one["logprobs"]
+        assert told.keys() == expected.keys()
         assert told["tokens"] == expected["tokens"]
-        # Beside other rows float32 may be summed in another order.
+        assert told["text_offset"] == expected["text_offset"]
+        # Beside other rows float32 may be summed in another order: the last digit differs.
         assert told["token_logprobs"] == pytest.approx(
-            expected["token_logprobs"], abs=1e-4
+            expected["token_logprobs"], abs=1e-5
         )
+        for likeliest, others in zip(
+            told["top_logprobs"], expected["top_logprobs"], strict=True
+        ):
+            assert likeliest == pytest.approx(others, abs=1e-5)
     assert len({choice["text"] for choice in together}) > 1
     assert len(together[0]["logprobs"]["token_logprobs"]) == 4
 

@@ -127,7 +127,7 @@ def test_killed_at_any_moment_it_loses_and_repeats_nothing(start, tmp_path):
     assert what_was_said(out) == expected
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_job_goes_on_later(start, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     names = write_lines(prompts)

@@ -180,7 +180,6 @@ def test_a_machine_that_is_not_there_at_the_start_is_solved_without(
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
-@pytest.mark.full
 def test_what_is_done_is_kept_where_nothing_fits_on_what_is_left(
     fails, solve, prompts, machines, kill_right, tmp_path
 ):

@@ -51,7 +51,6 @@ def test_predictions_are_judged_at_sizes_that_were_left_out(
     assert "One layer foretold at sizes that were left out" in result.stdout
 
 
-@pytest.mark.full
 def test_quick_measures_less_and_full_both_caches(run, model, cluster, tmp_path):
     words = ("--model", model, "--cluster", cluster, "--batch", 2)
     short = ("--prompt-length", 10, "--new-tokens", 2)

@@ -154,7 +154,6 @@ def test_a_process_that_ends_is_missed_within_a_second(pipeline, expected):
     assert list(pipeline.serve(REQUESTS)) == expected
 
 
-@pytest.mark.full
 def test_a_worker_that_is_killed_while_it_loads_loads_again(
     spare, start, expected, tmp_path
 ):
@@ -184,7 +183,6 @@ def test_a_worker_that_is_killed_while_it_loads_loads_again(
         assert list(loaded.serve(REQUESTS)) == expected
 
 
-@pytest.mark.full
 def test_a_run_that_is_to_stop_at_a_loss_does(spare, start, expected, monkeypatch):
     with Pipeline.load(spare, start=start(restarts=False)) as loaded:
         process = process_of(loaded, 0)
@@ -221,7 +219,6 @@ def test_a_device_that_has_left_its_machine_is_gone(
     assert {"attic", "cellar"} <= set(told.value.nodes)
 
 
-@pytest.mark.full
 def test_a_machine_that_comes_back_in_time_costs_no_token(
     spare: Strategy,
     start: Callable[..., StartEngine],

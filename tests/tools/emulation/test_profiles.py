@@ -12,7 +12,6 @@ from tools.emulation.profiles import profile_nodes
 ARGUMENTS = ("--quick", "--batch", "1", "--prompt-length", "8", "--new-tokens", "8")
 
 
-@pytest.mark.full
 def test_all_nodes_are_profiled_into_one_file(speeds, read, tmp_path):
     model = write_tiny_model(tmp_path / "model")
     speeds.write_text(speeds.read_text().replace("256 MiB", "2 GiB"))
