@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from llmpq_jax.indicator.weight_variance import weight_variance
-from llmpq_jax.solver import PlanRequest, plan
-from llmpq_jax.spec.cluster_file import read_cluster
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.fingerprint import model_fingerprint
-from llmpq_jax.spec.measurements_file import read_measurements
-from llmpq_jax.spec.strategy import ModelReference
-from llmpq_jax.spec.workload import Workload
+from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.arch.fingerprint import model_fingerprint
+from llmpq_jax.planner import PlanRequest, plan
+from llmpq_jax.schema.cluster_file import read_cluster
+from llmpq_jax.schema.measurements_file import read_measurements
+from llmpq_jax.schema.strategy import ModelReference
+from llmpq_jax.schema.workload import Workload
+from llmpq_jax.sensitivity.weight_variance import weight_variance
 
 MODEL = Path("examples/tiny-code-lm")
 PLANS = Path("strategies/tiny-four-cpu")

@@ -1,7 +1,7 @@
 """Serves one language model over devices that differ in memory and speed.
 
 Importing the package costs neither JAX nor Pyomo; each subpackage imports what it
-needs. `llmpq_jax.solver.plan` makes a strategy, `llmpq_jax.runtime.Pipeline` runs one.
+needs. `llmpq_jax.planner.plan` makes a strategy, `llmpq_jax.runtime.Pipeline` runs one.
 """
 
 from llmpq_jax.errors import (

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmpq_jax.runtime import Request, Sampling
-from llmpq_jax.spec.strategy import Mesh, Strategy
+from llmpq_jax.schema.strategy import Mesh, Strategy
 
 # Ray turns 127.0.0.1 into this machine's own address, unless it is told that it does not
 # run on several machines; read as it is imported.

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.runtime import Completion, Request
-from llmpq_jax.spec.architecture import Architecture
 from llmpq_jax.stage.sampling import perturbed_logits, sampling_rows
 
 

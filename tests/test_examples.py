@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from llmpq_jax.batch.prompt import Choices
+from llmpq_jax.batch.prompt_file import read_prompts
 from llmpq_jax.runtime import Request
-from llmpq_jax.workflow.example import MODEL, WORKLOAD
-from llmpq_jax.workflow.prompt import Choices
-from llmpq_jax.workflow.prompt_file import read_prompts
+from llmpq_jax.tasks.example import MODEL, WORKLOAD
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

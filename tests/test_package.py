@@ -92,7 +92,7 @@ def test_help_costs_neither_jax_nor_pyomo(arguments):
 
 
 def test_planning_imports_no_jax():
-    assert "jax" not in heavy_modules_after("from llmpq_jax.solver import plan")
+    assert "jax" not in heavy_modules_after("from llmpq_jax.planner import plan")
 
 
 def test_running_imports_no_pyomo():

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_jax.cost.memory import stage_memory
-from llmpq_jax.cost.workspace import fit_workspace
-from llmpq_jax.spec.cluster_file import read_cluster
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.fingerprint import config_fingerprint, model_fingerprint
-from llmpq_jax.spec.measurements_file import check_measurements, read_measurements
-from llmpq_jax.spec.strategy_file import read_strategy
-from llmpq_jax.workflow.what_if import catalogue_digest, foretold_measurements
+from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.arch.fingerprint import config_fingerprint, model_fingerprint
+from llmpq_jax.arch.measurement_checks import check_measurements
+from llmpq_jax.costmodel.memory import stage_memory
+from llmpq_jax.costmodel.workspace import fit_workspace
+from llmpq_jax.schema.cluster_file import read_cluster
+from llmpq_jax.schema.measurements_file import read_measurements
+from llmpq_jax.schema.strategy_file import read_strategy
+from llmpq_jax.tasks.unmeasured import catalogue_digest, foretold_measurements
 from tools.paper_clusters import CLUSTERS, PaperCluster, make_cluster
 
 _ROOT = Path(__file__).parents[1] / "strategies"

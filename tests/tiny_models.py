@@ -8,19 +8,19 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.arch.fingerprint import model_fingerprint
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
-from llmpq_jax.spec.buckets import PREFILL_CHUNK_TOKENS
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.fingerprint import model_fingerprint
-from llmpq_jax.spec.precision import Bits, KvBits, WireBits
-from llmpq_jax.spec.strategy import (
+from llmpq_jax.schema.buckets import PREFILL_CHUNK_TOKENS
+from llmpq_jax.schema.precision import Bits, KvBits, WireBits
+from llmpq_jax.schema.strategy import (
     Mesh,
     ModelReference,
     PrecisionChoice,
     Stage,
     Strategy,
 )
-from llmpq_jax.spec.workload import MicroBatch, Workload
+from llmpq_jax.schema.workload import MicroBatch, Workload
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from llmpq_jax.solver.device_types import device_types
-from llmpq_jax.solver.instance import Instance
-from llmpq_jax.solver.placement import evaluate
-from llmpq_jax.solver.search import search
-from llmpq_jax.solver.search_result import Found
+from llmpq_jax.planner.instance.candidate import evaluate
+from llmpq_jax.planner.instance.device_symmetry import device_types
+from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.planner.search.branch_and_bound import search
+from llmpq_jax.planner.search.search_result import Found
 
 Ablation = Literal[
     "phase-blind cut", "one bit width", "m_p = m_d", "all devices", "blocks of types"

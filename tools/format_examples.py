@@ -10,10 +10,10 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any
 
-from llmpq_jax.spec.cluster import Cluster
-from llmpq_jax.spec.measurements import Measurements
-from llmpq_jax.spec.sensitivity import Sensitivity
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.schema.cluster import Cluster
+from llmpq_jax.schema.measurements import Measurements
+from llmpq_jax.schema.sensitivity import Sensitivity
+from llmpq_jax.schema.strategy import Strategy
 
 
 @dataclass(frozen=True, kw_only=True)

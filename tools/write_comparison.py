@@ -11,13 +11,13 @@ from pathlib import Path
 
 import click
 
+from llmpq_jax.planner.baselines.compare import compare
+from llmpq_jax.planner.instance.problem import Problem, make_problem
+from llmpq_jax.planner.instance.subproblems import all_cases, uniform_int8_omega
+from llmpq_jax.planner.search.branch_and_bound import search
 from llmpq_jax.report.comparison import COLUMNS, comparison_markdown
-from llmpq_jax.solver.cases import all_cases, uniform_int8_omega
-from llmpq_jax.solver.compare import compare
-from llmpq_jax.solver.problem import Problem, make_problem
-from llmpq_jax.solver.search import search
-from llmpq_jax.spec.workload import Workload
-from llmpq_jax.workflow.planning import planning_request
+from llmpq_jax.schema.workload import Workload
+from llmpq_jax.tasks.planning_request import planning_request
 from tools.ablations import Ablation, best_plan, latency_s, lesser_plan
 from tools.paper_clusters import CLUSTERS, ROOT, PaperCluster
 
@@ -46,7 +46,7 @@ llmpq-jax compare --model strategies/models/opt-66b --cluster strategies/paper-0
 ```
 
 **What is model and what is measurement.** All seconds here are model: a roofline over makers'
-figures, joined by the schedule of `cost/schedule.py`, which equals a discrete-event
+figures, joined by the schedule of `costmodel/pipeline_schedule.py`, which equals a discrete-event
 simulation. Bytes are those of the memory model, which tests compare with packed arrays.
 Quality is the squared error of rounding normal weights, alike for all layers, so that bits are
 told apart and layers are not. Nothing was run on any of these devices. Seconds of solving

@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 
 from pydantic.fields import FieldInfo
 
-from llmpq_jax.spec._toml import decode_record, to_toml
+from llmpq_jax.schema.toml import decode_record, to_toml
 from tools import generated
 from tools.format_examples import FILES, FileKind
 from tools.type_names import record_in, type_name

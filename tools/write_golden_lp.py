@@ -2,7 +2,7 @@
 
     python -m tools.write_golden_lp
 
-A changed constraint then shows as a readable difference in tests/solver/golden.
+A changed constraint then shows as a readable difference in tests/planner/golden.
 """
 
 from __future__ import annotations
@@ -15,29 +15,25 @@ import numpy as np
 import pyomo.environ as pyo
 from pyomo.repn.plugins.lp_writer import LPWriter
 
-from llmpq_jax.cost.schedule import Host
-from llmpq_jax.solver.arcs import Arcs
-from llmpq_jax.solver.device_types import DeviceTypes
-from llmpq_jax.solver.formulation import CONSTRAINTS, GOALS, Add
-from llmpq_jax.solver.formulation.order_free import (
+from llmpq_jax.costmodel.pipeline_schedule import Host
+from llmpq_jax.planner.instance.device_symmetry import DeviceTypes
+from llmpq_jax.planner.instance.instance import Instance, Pool
+from llmpq_jax.planner.search.node_mip.arc_flow import (
     ARC_CONSTRAINTS,
     add_arc_objective,
     add_arc_variables,
 )
-from llmpq_jax.solver.formulation.order_free import Add as AddArcs
-from llmpq_jax.solver.formulation.quality import add_objective
-from llmpq_jax.solver.formulation.variables import (
-    Goal,
-    Model,
-    Units,
-    add_variables,
-)
-from llmpq_jax.solver.instance import Instance, Pool
-from llmpq_jax.solver.paths import Box
-from llmpq_jax.solver.stage_prices import PathStage
-from llmpq_jax.spec.workload import MicroBatch
+from llmpq_jax.planner.search.node_mip.arc_flow import Add as AddArcs
+from llmpq_jax.planner.search.node_mip.candidate_stages import Arcs
+from llmpq_jax.planner.search.node_mip.scaling import Model, Units
+from llmpq_jax.planner.search.shortest_path import Box
+from llmpq_jax.planner.search.stage_costs import PathStage
+from llmpq_jax.schema.workload import MicroBatch
+from tests.referees.fixed_order import CONSTRAINTS, GOALS, Add
+from tests.referees.fixed_order.quality import add_objective
+from tests.referees.fixed_order.variables import Goal, add_variables
 
-FOLDER = Path(__file__).parent.parent / "tests" / "solver" / "golden"
+FOLDER = Path(__file__).parent.parent / "tests" / "planner" / "golden"
 
 # Round numbers, so that every coefficient in the files can be traced to its origin.
 UNITS = Units(size_bytes=100.0, time_s=1.0, omega=1.0)

@@ -1,6 +1,6 @@
 """Writes tests/golden/quantized.npz: what transformers computes on a written checkpoint.
 
-The checkpoint in tests/golden/quantized is what `checkpoint/write.py` makes of
+The checkpoint in tests/golden/quantized is what `checkpoint/writer.py` makes of
 tests/golden/models/llama-tied-grouped; a test compares it byte for byte. Run from the
 repository root in an environment of its own, as tools/write_golden.py, with the format's
 own library:

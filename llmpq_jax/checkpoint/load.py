@@ -15,16 +15,16 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.tensors import TensorSpec
+from llmpq_jax.checkpoint.calibrated import Part, RoundedWeights
 from llmpq_jax.checkpoint.formats import QuantizedMatrix
 from llmpq_jax.checkpoint.names import FileTensor, Sources
 from llmpq_jax.checkpoint.reader import CheckpointReader
-from llmpq_jax.checkpoint.rounded import Part, RoundedWeights
-from llmpq_jax.checkpoint.stored import StoredWeights
+from llmpq_jax.checkpoint.store import StoredWeights
 from llmpq_jax.kernels import Weight
 from llmpq_jax.quant import QArray, quantize
-from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.precision import Bits, HeadBits
-from llmpq_jax.spec.tensors import TensorSpec
+from llmpq_jax.schema.precision import Bits, HeadBits
 
 # On the host: a plain tensor, or the integers and scales of a quantised checkpoint.
 Stored = np.ndarray | QArray

@@ -12,8 +12,8 @@ from re import Pattern, compile
 
 import numpy as np
 
-from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.tensors import (
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.tensors import (
     TensorSpec,
     embedding_tensors,
     head_tensors,

@@ -15,13 +15,13 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.arch.tensors import TensorSpec, layer_tensors
 from llmpq_jax.checkpoint.load import Place, Weights, place_tensors
 from llmpq_jax.checkpoint.names import CheckpointNames, FileTensor, all_files
 from llmpq_jax.checkpoint.reader import INDEX, WHOLE
-from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.precision import Bits
-from llmpq_jax.spec.tensors import TensorSpec, layer_tensors
+from llmpq_jax.schema.precision import Bits
 from llmpq_jax.units import MIB
 
 StoredDtype = Literal["bfloat16", "float32"]

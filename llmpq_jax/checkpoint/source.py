@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmpq_jax.checkpoint.check import check_bits, check_checkpoint
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.arch.fingerprint import model_fingerprint
+from llmpq_jax.checkpoint.calibrated import RoundedWeights
 from llmpq_jax.checkpoint.reader import CheckpointReader
-from llmpq_jax.checkpoint.rounded import RoundedWeights
+from llmpq_jax.checkpoint.validate import check_bits, check_checkpoint
 from llmpq_jax.errors import StrategyError
-from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.fingerprint import model_fingerprint
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.schema.strategy import Strategy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

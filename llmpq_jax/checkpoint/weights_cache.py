@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from llmpq_jax import __version__
+from llmpq_jax.arch.fingerprint import model_fingerprint
 from llmpq_jax.checkpoint.formats import read_format
 from llmpq_jax.checkpoint.load import Weights
 from llmpq_jax.checkpoint.reader import CheckpointReader
@@ -32,7 +33,6 @@ from llmpq_jax.checkpoint.safetensors_file import read_header, read_stored
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.kernels import GroupArray, PanelArray, Weight, device_kernel_path
 from llmpq_jax.quant import QArray
-from llmpq_jax.spec.fingerprint import model_fingerprint
 
 # To be raised with every change to a layout or to rounding to the nearest.
 _FORMAT = 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.options import cache_home, json_option, strategy_option
+from llmpq_jax.cli.shared_options import cache_home, json_option, strategy_option
 
 
 @click.command("check")
@@ -25,12 +25,12 @@ def check_command(strategy_path: Path, loads: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
     from llmpq_jax.errors import StrategyError
+    from llmpq_jax.report.compiled_memory import fit_table
     from llmpq_jax.report.console import progress_bar, say, show
-    from llmpq_jax.report.fit import fit_table
-    from llmpq_jax.spec.strategy_file import read_strategy
+    from llmpq_jax.schema.strategy_file import read_strategy
+    from llmpq_jax.tasks.check import fit_stages
+    from llmpq_jax.tasks.compile_cache import keep_compiled
     from llmpq_jax.units import format_bytes
-    from llmpq_jax.workflow.compile_cache import keep_compiled
-    from llmpq_jax.workflow.fitting import fit_stages
 
     strategy = read_strategy(strategy_path)
     keep_compiled(cache_home())

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.options import POSITIVE, json_option, search_options
-from llmpq_jax.cli.planning import check_sources, source_options
+from llmpq_jax.cli.problem_options import check_sources, source_options
+from llmpq_jax.cli.shared_options import POSITIVE, json_option, search_options
 
 
 @click.command("compare")
@@ -51,11 +51,11 @@ def compare_command(
     import json
     from dataclasses import asdict
 
+    from llmpq_jax.planner.baselines.compare import compare
     from llmpq_jax.report.comparison import comparison_table
     from llmpq_jax.report.console import say, show, tell
-    from llmpq_jax.solver.compare import compare
-    from llmpq_jax.spec.workload import Workload
-    from llmpq_jax.workflow.planning import planning_request
+    from llmpq_jax.schema.workload import Workload
+    from llmpq_jax.tasks.planning_request import planning_request
 
     check_sources(measurements=measurements, roofline=roofline)
     request = planning_request(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.options import OUT_FILE
+from llmpq_jax.cli.shared_options import OUT_FILE
 
 
 @click.command("devices")
@@ -50,7 +50,7 @@ def devices_command(
     from llmpq_jax.profiler.machine import describe_machine
     from llmpq_jax.report.console import say, show
     from llmpq_jax.report.machine import machine_table
-    from llmpq_jax.spec.cluster_file import cluster_text, write_cluster
+    from llmpq_jax.schema.cluster_file import cluster_text, write_cluster
 
     if out is not None and out.exists() and not overwrite:
         msg = f"{out}: is there already: choose another file, or --overwrite it"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.options import (
+from llmpq_jax.cli.shared_options import (
     FILE,
     POSITIVE,
     cache_home,
@@ -58,10 +58,10 @@ def evaluate_command(
 
     from llmpq_jax.report.console import say, show
     from llmpq_jax.report.quality import choices_table, evaluation_table
-    from llmpq_jax.spec.strategy_file import read_strategy
-    from llmpq_jax.workflow.compile_cache import keep_compiled
-    from llmpq_jax.workflow.evaluation import evaluate
-    from llmpq_jax.workflow.questions import read_questions
+    from llmpq_jax.schema.strategy_file import read_strategy
+    from llmpq_jax.tasks.compile_cache import keep_compiled
+    from llmpq_jax.tasks.evaluate import evaluate
+    from llmpq_jax.tasks.questions import read_questions
 
     strategy = read_strategy(strategy_path)
     asked = None if questions is None else (questions.name, read_questions(questions))

@@ -7,20 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmpq_jax.cli.choices import choice_options, request_with_choices, theta_option
-from llmpq_jax.cli.options import (
+from llmpq_jax.cli.planner_options import (
+    choice_options,
+    request_with_choices,
+    theta_option,
+)
+from llmpq_jax.cli.problem_options import known_options
+from llmpq_jax.cli.recorded import merged_options
+from llmpq_jax.cli.shared_options import (
     FILE,
     OUT_FILE,
     json_option,
     omega_budget_option,
     search_options,
 )
-from llmpq_jax.cli.planning import known_options
-from llmpq_jax.cli.recorded import merged_options
 
 if TYPE_CHECKING:
-    from llmpq_jax.solver.explain import Answer, More, Question
-    from llmpq_jax.solver.search_result import Progress
+    from llmpq_jax.planner.search.search_result import Progress
+    from llmpq_jax.planner.whatif import Answer, More, Question
 
 _PERCENT = click.FloatRange(min=0, max=1000)
 
@@ -135,7 +139,7 @@ def explain_command(
         msg = "--picture and --trace are of a run: expected --run FILE beside them"
         raise click.UsageError(msg)
     assert strategy_path is not None
-    from llmpq_jax.solver.explain import More
+    from llmpq_jax.planner.whatif import More
 
     _explain_strategy(
         strategy_path,
@@ -158,6 +162,14 @@ def _explain_strategy(
     as_json: bool,
     problem: dict[str, Any],
 ) -> None:
+    from llmpq_jax.planner.instance.problem import make_problem
+    from llmpq_jax.planner.whatif import (
+        account_for,
+        ask,
+        found_plan,
+        free_to_choose,
+        questions,
+    )
     from llmpq_jax.report.console import progress_bar, say, show, tell
     from llmpq_jax.report.explanation import (
         answers_table,
@@ -166,17 +178,9 @@ def _explain_strategy(
         seconds_table,
     )
     from llmpq_jax.report.explanation_record import explanation_json
-    from llmpq_jax.report.search import search_note
-    from llmpq_jax.solver.explain import (
-        account_for,
-        ask,
-        found_plan,
-        free_to_choose,
-        questions,
-    )
-    from llmpq_jax.solver.problem import make_problem
-    from llmpq_jax.spec.strategy_file import read_strategy
-    from llmpq_jax.workflow.planning import measurements_digest
+    from llmpq_jax.report.search_progress import search_note
+    from llmpq_jax.schema.strategy_file import read_strategy
+    from llmpq_jax.tasks.planning_request import measurements_digest
 
     strategy = read_strategy(strategy_path)
     merged = merged_options(strategy_path, strategy, problem)

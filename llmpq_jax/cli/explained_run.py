@@ -16,10 +16,10 @@ from llmpq_jax.report.peaks import peaks_line, peaks_table
 from llmpq_jax.report.tables import run_table
 from llmpq_jax.report.timeline import write_comparison, write_timeline
 from llmpq_jax.report.trace import write_trace
-from llmpq_jax.runtime.foretold import foretold_batch
-from llmpq_jax.runtime.phase_times import phase_times
-from llmpq_jax.runtime.run_file import read_run
-from llmpq_jax.spec.strategy import StagePrediction
+from llmpq_jax.runtime.analysis.phase_times import phase_times
+from llmpq_jax.runtime.analysis.predicted_timeline import foretold_batch
+from llmpq_jax.runtime.analysis.run_file import read_run
+from llmpq_jax.schema.strategy import StagePrediction
 
 
 def explain_run(

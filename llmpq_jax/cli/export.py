@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.options import (
+from llmpq_jax.cli.shared_options import (
     json_option,
     strategy_option,
 )
@@ -29,7 +29,7 @@ def export_command(strategy_path: Path, engine: str, as_json: bool) -> None:
 
     from llmpq_jax.report.console import say, tell
     from llmpq_jax.report.vllm import vllm_export
-    from llmpq_jax.spec.strategy_file import read_strategy
+    from llmpq_jax.schema.strategy_file import read_strategy
 
     exported = vllm_export(read_strategy(strategy_path))
     if as_json:

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmpq_jax.cli.engine import chosen_engine, engine_options, open_weights_cache
+from llmpq_jax.cli.engine_options import (
+    chosen_engine,
+    engine_options,
+    open_weights_cache,
+)
 from llmpq_jax.cli.group import command_as_typed
-from llmpq_jax.cli.loss import LossOptions, loss_options, resolver
-from llmpq_jax.cli.options import (
+from llmpq_jax.cli.loss_options import LossOptions, loss_options, resolver
+from llmpq_jax.cli.shared_options import (
     FILE,
     OUT_FILE,
     POSITIVE,
@@ -21,8 +25,8 @@ from llmpq_jax.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from llmpq_jax.runtime.engines.carrier import TransportName
-    from llmpq_jax.workflow.result_line import Result
+    from llmpq_jax.batch.results import Result
+    from llmpq_jax.runtime.engines.transport.config import TransportName
 
 
 @click.command("generate")
@@ -165,10 +169,10 @@ def generate_command(
         weights_cache=weights_cache,
     )
 
+    from llmpq_jax.batch.prompt import Choices
+    from llmpq_jax.batch.prompt_file import PromptFile, prompts_of
     from llmpq_jax.runtime.request import Sampling
-    from llmpq_jax.spec.strategy_file import read_strategy
-    from llmpq_jax.workflow.prompt import Choices
-    from llmpq_jax.workflow.prompt_file import PromptFile, prompts_of
+    from llmpq_jax.schema.strategy_file import read_strategy
 
     choices = Choices(
         max_new_tokens=max_new_tokens,
@@ -182,13 +186,13 @@ def generate_command(
     )
     strategy = read_strategy(strategy_path)
 
-    from llmpq_jax.cli.results import print_json, print_run, print_texts
+    from llmpq_jax.batch.manifest import make_job
+    from llmpq_jax.batch.results import result_values
+    from llmpq_jax.batch.results_file import ResultsFile
+    from llmpq_jax.cli.generate_output import print_json, print_run, print_texts
     from llmpq_jax.report.console import tell
-    from llmpq_jax.workflow.compile_cache import keep_compiled
-    from llmpq_jax.workflow.job import make_job
-    from llmpq_jax.workflow.result_line import result_values
-    from llmpq_jax.workflow.results_file import ResultsFile
-    from llmpq_jax.workflow.serving import serve_prompts, write_records
+    from llmpq_jax.tasks.compile_cache import keep_compiled
+    from llmpq_jax.tasks.generate import serve_prompts, write_records
 
     keep_compiled(cache_home())
     shown: list[Result] = []

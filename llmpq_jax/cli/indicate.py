@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.options import (
+from llmpq_jax.cli.shared_options import (
     GROUP_SIZES,
     OUT_FILE,
     POSITIVE,
@@ -99,10 +99,10 @@ def indicate_command(
 
     from llmpq_jax.report.console import say, show
     from llmpq_jax.report.quality import sensitivity_table
-    from llmpq_jax.spec._toml import to_toml
-    from llmpq_jax.spec.sensitivity_file import write_sensitivity
-    from llmpq_jax.workflow.compile_cache import keep_compiled
-    from llmpq_jax.workflow.judging import judge_layers
+    from llmpq_jax.schema.sensitivity_file import write_sensitivity
+    from llmpq_jax.schema.toml import to_toml
+    from llmpq_jax.tasks.compile_cache import keep_compiled
+    from llmpq_jax.tasks.indicate import judge_layers
 
     keep_compiled(cache_home())
     chosen: Any = {"method": method, "rounding": rounding}

@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmpq_jax.cli.engine import address_option, refuse_without, transport_option
-from llmpq_jax.cli.options import (
+from llmpq_jax.cli.engine_options import (
+    address_option,
+    refuse_without,
+    transport_option,
+)
+from llmpq_jax.cli.profile_modes import fold, measure_links
+from llmpq_jax.cli.shared_options import (
     FILE,
     GROUP_SIZES,
     KV_BITS,
@@ -21,13 +26,12 @@ from llmpq_jax.cli.options import (
     new_tokens_option,
     prompt_length_option,
 )
-from llmpq_jax.cli.profile_modes import fold, measure_links
 
 if TYPE_CHECKING:
     from llmpq_jax.profiler.grid import Thoroughness
-    from llmpq_jax.runtime.engines.carrier import TransportName
-    from llmpq_jax.spec.cluster import Cluster
-    from llmpq_jax.spec.precision import Activations
+    from llmpq_jax.runtime.engines.transport.config import TransportName
+    from llmpq_jax.schema.cluster import Cluster
+    from llmpq_jax.schema.precision import Activations
 
 
 class _Widths(click.ParamType):
@@ -166,7 +170,7 @@ def profile_command(
     if from_run is not None:
         fold(from_run, model, cluster, out)
         return
-    from llmpq_jax.spec.workload import Workload
+    from llmpq_jax.schema.workload import Workload
 
     workload = Workload(batch=batch, prompt_length=prompt_length, new_tokens=new_tokens)
     if between_nodes:
@@ -180,9 +184,9 @@ def profile_command(
     from llmpq_jax.profiler.stopwatch import FULL_STOPWATCH, QUICK_STOPWATCH, Stopwatch
     from llmpq_jax.report.console import say, show
     from llmpq_jax.report.tables import accuracy_table, measurements_table
-    from llmpq_jax.spec.cluster_file import read_cluster
-    from llmpq_jax.workflow.compile_cache import keep_compiled
-    from llmpq_jax.workflow.measuring import measure
+    from llmpq_jax.schema.cluster_file import read_cluster
+    from llmpq_jax.tasks.compile_cache import keep_compiled
+    from llmpq_jax.tasks.profile import measure
 
     devices = read_cluster(cluster)
     keep_compiled(cache_home())

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from llmpq_jax.cli.engine import chosen_transport, needs_ray, set_worker_up
+from llmpq_jax.cli.engine_options import chosen_transport, needs_ray, set_worker_up
 
 if TYPE_CHECKING:
-    from llmpq_jax.runtime.engines.carrier import TransportName
-    from llmpq_jax.spec.workload import Workload
+    from llmpq_jax.runtime.engines.transport.config import TransportName
+    from llmpq_jax.schema.workload import Workload
 
 
 def fold(record: Path, model: Path, cluster: Path, out: Path) -> None:
@@ -21,9 +21,9 @@ def fold(record: Path, model: Path, cluster: Path, out: Path) -> None:
     _refuse_others("--from-run")
 
     from llmpq_jax.report.console import say, show, tell
-    from llmpq_jax.report.observed import links_table, observed_table
-    from llmpq_jax.spec.cluster_file import read_cluster
-    from llmpq_jax.workflow.folding import fold_run
+    from llmpq_jax.report.corrections import links_table, observed_table
+    from llmpq_jax.schema.cluster_file import read_cluster
+    from llmpq_jax.tasks.calibrate_from_run import fold_run
 
     folded = fold_run(record, out, model=model, cluster=read_cluster(cluster))
     for note in folded.notes:
@@ -49,14 +49,14 @@ def measure_links(
     sizes = ("--batch", "--prompt-length", "--new-tokens")
     _refuse_others("--between-nodes", *sizes, "--address", "--transport")
     with needs_ray("--between-nodes"):
-        from llmpq_jax.workflow.between_nodes import measure_between_nodes
+        from llmpq_jax.tasks.profile_links import measure_between_nodes
 
     from llmpq_jax.profiler.grid import grid_for
     from llmpq_jax.report.console import say, show, tell
-    from llmpq_jax.report.observed import links_table
-    from llmpq_jax.spec.cluster_file import read_cluster
-    from llmpq_jax.spec.measurements_file import read_measurements
-    from llmpq_jax.workflow.hop_times import notes_on_links
+    from llmpq_jax.report.corrections import links_table
+    from llmpq_jax.schema.cluster_file import read_cluster
+    from llmpq_jax.schema.measurements_file import read_measurements
+    from llmpq_jax.tasks.hop_times import notes_on_links
 
     devices = read_cluster(cluster)
     rows = measure_between_nodes(

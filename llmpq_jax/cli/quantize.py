@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.options import (
+from llmpq_jax.cli.shared_options import (
     FILE,
     cache_home,
     json_option,
@@ -40,8 +40,8 @@ def quantize_command(
 
     from llmpq_jax.report.checkpoints import written_table
     from llmpq_jax.report.console import say, show
-    from llmpq_jax.workflow.compile_cache import keep_compiled
-    from llmpq_jax.workflow.quantizing import STRATEGY, write_checkpoint
+    from llmpq_jax.tasks.compile_cache import keep_compiled
+    from llmpq_jax.tasks.quantize import STRATEGY, write_checkpoint
 
     keep_compiled(cache_home())
     written = write_checkpoint(strategy_path, out, overwrite=overwrite)

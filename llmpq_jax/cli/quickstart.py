@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from llmpq_jax.cli.group import command_as_typed
-from llmpq_jax.cli.options import FILE, cache_home
+from llmpq_jax.cli.shared_options import FILE, cache_home
 
 
 @click.command("quickstart")
@@ -27,8 +27,8 @@ from llmpq_jax.cli.options import FILE, cache_home
 )
 def quickstart_command(model: Path | None, work_dir: Path) -> None:
     """Do all three on a tiny model, and explain it."""
-    from llmpq_jax.workflow.compile_cache import keep_compiled
-    from llmpq_jax.workflow.quickstart import quickstart
+    from llmpq_jax.tasks.compile_cache import keep_compiled
+    from llmpq_jax.tasks.quickstart import quickstart
 
     keep_compiled(cache_home())
     quickstart(work_dir, model=model, command=command_as_typed())

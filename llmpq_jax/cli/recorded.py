@@ -13,7 +13,7 @@ from llmpq_jax.cli.solve import solve_command
 from llmpq_jax.errors import StrategyError
 
 if TYPE_CHECKING:
-    from llmpq_jax.spec.strategy import Strategy
+    from llmpq_jax.schema.strategy import Strategy
 
 _FILES = ("cluster", "measurements", "sensitivity")
 

@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmpq_jax.cli.choices import choice_options, request_with_choices, theta_option
 from llmpq_jax.cli.group import command_as_typed
-from llmpq_jax.cli.options import (
+from llmpq_jax.cli.planner_options import (
+    choice_options,
+    request_with_choices,
+    theta_option,
+)
+from llmpq_jax.cli.problem_options import planning_options
+from llmpq_jax.cli.shared_options import (
     FILE,
     OUT_FILE,
     POSITIVE,
@@ -19,12 +24,11 @@ from llmpq_jax.cli.options import (
     search_options,
     window_option,
 )
-from llmpq_jax.cli.planning import planning_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llmpq_jax.spec.strategy import Strategy
+    from llmpq_jax.schema.strategy import Strategy
 
 # Beside the request: what else decides whether plans that were judged may be compared.
 _TOLD = ("kv_bits", "tensor", "prefill_micro_batch", "decode_micro_batch")
@@ -102,14 +106,14 @@ def solve_command(
     from dataclasses import replace
 
     from llmpq_jax import __version__
-    from llmpq_jax.cost.quality import total_omega
+    from llmpq_jax.costmodel.quality import total_omega
+    from llmpq_jax.planner import PlanRequest, plan
     from llmpq_jax.report.console import progress_bar
-    from llmpq_jax.report.search import note_teller, search_progress
-    from llmpq_jax.solver import PlanRequest, plan
-    from llmpq_jax.spec.precision import Bits
-    from llmpq_jax.spec.strategy import Provenance
-    from llmpq_jax.spec.strategy_file import write_strategy
-    from llmpq_jax.workflow.planning import measurements_digest
+    from llmpq_jax.report.search_progress import note_teller, search_progress
+    from llmpq_jax.schema.precision import Bits
+    from llmpq_jax.schema.strategy import Provenance
+    from llmpq_jax.schema.strategy_file import write_strategy
+    from llmpq_jax.tasks.planning_request import measurements_digest
 
     request = request_with_choices(**problem, omega_budget=omega_budget)
     digest = measurements_digest(problem["measurements"])
@@ -127,10 +131,10 @@ def solve_command(
     if gate is None:
         strategy = solve(request)
     else:
-        from llmpq_jax.spec._toml import to_toml
-        from llmpq_jax.workflow.compile_cache import keep_compiled
-        from llmpq_jax.workflow.gate import Limit
-        from llmpq_jax.workflow.quality_budget import plan_under_limit
+        from llmpq_jax.schema.toml import to_toml
+        from llmpq_jax.tasks.compile_cache import keep_compiled
+        from llmpq_jax.tasks.quality_gate import Limit
+        from llmpq_jax.tasks.solve import plan_under_limit
 
         keep_compiled(cache_home())
         strategy = plan_under_limit(
@@ -218,7 +222,7 @@ def _print_json(
     import tomllib
 
     from llmpq_jax.report.console import say
-    from llmpq_jax.spec._toml import to_toml
+    from llmpq_jax.schema.toml import to_toml
 
     values = {
         "out": str(out),

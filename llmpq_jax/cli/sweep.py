@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmpq_jax.cli.choices import choice_options, request_with_choices
-from llmpq_jax.cli.options import (
+from llmpq_jax.cli.planner_options import choice_options, request_with_choices
+from llmpq_jax.cli.problem_options import planning_options
+from llmpq_jax.cli.shared_options import (
     OUT_FILE,
     POSITIVE,
     omega_budget_option,
     search_options,
 )
-from llmpq_jax.cli.planning import planning_options
 
 if TYPE_CHECKING:
-    from llmpq_jax.solver.sweep import Axis
+    from llmpq_jax.planner.whatif.pareto import Axis
 
 
 @click.command("sweep")
@@ -70,9 +70,9 @@ def sweep_command(
         msg = "a sweep of quality sets the budgets itself: expected no --omega-budget"
         raise click.UsageError(msg)
     from llmpq_jax.errors import InfeasibleError
+    from llmpq_jax.planner.whatif.pareto import Sweep, SweepPoint, front
     from llmpq_jax.report.console import say, tell
     from llmpq_jax.report.pareto import point_line, write_csv, write_picture
-    from llmpq_jax.solver.sweep import Sweep, SweepPoint, front
 
     request = request_with_choices(**problem, omega_budget=omega_budget)
     sweep = Sweep(request=request, time_limit_s=time_limit, relative_gap=gap)

@@ -17,7 +17,7 @@ from llmpq_jax.kernels.panels import (
 from llmpq_jax.kernels.path import device_kernel_path
 from llmpq_jax.kernels.product import Weight
 from llmpq_jax.quant import QArray, quantize
-from llmpq_jax.spec.precision import Bits, group_size_for
+from llmpq_jax.schema.precision import Bits, group_size_for
 
 _ROUNDED_NATIVELY = ("float32", "bfloat16", "float16")
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from llmpq_jax.errors import LlmpqError
 from llmpq_jax.kernels.panels import PANEL, ROWS_PER_WORD, VALUE_DTYPES, PanelArray
-from llmpq_jax.spec.precision import Bits
+from llmpq_jax.schema.precision import Bits
 
 _LIBRARY = "libllmpq_jax_kernels.so"
 _WISH = "LLMPQ_JAX_KERNELS"  # read by native/library.cc
@@ -106,7 +106,7 @@ def round_to_panels(
 ) -> PanelArray:
     """Rounds a matrix as a checkpoint has it, features first, straight into panels.
 
-    The integers and scales are those of `quant.quantize` on its transpose.
+    The integers and scales are those of `quant.quantizer` on its transpose.
 
     Args:
         weight_FC: float32, bfloat16 or float16; at 16 bits it is bfloat16 and kept.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from llmpq_jax.quant import QArray, unpacked_values
-from llmpq_jax.spec.precision import Bits
+from llmpq_jax.schema.precision import Bits
 
 PANEL = 16
 ROWS_PER_WORD = 8

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
+from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.quant import round_rows
-from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.precision import KvBits
+from llmpq_jax.schema.precision import KvBits
 
 
 class LayerCache(NamedTuple):

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from llmpq_jax.arch.architecture import Activation, Architecture
 from llmpq_jax.model.attention import attend, attend_and_store, store_and_attend
 from llmpq_jax.model.blocks import over_tokens
 from llmpq_jax.model.cache import LayerCache, PromptCache
 from llmpq_jax.model.modules import Linear, Norm, Weights, images, plain
 from llmpq_jax.model.positions import Context, alibi_slopes, rotate
-from llmpq_jax.spec.architecture import Activation, Architecture
-from llmpq_jax.spec.precision import KvBits
+from llmpq_jax.schema.precision import KvBits
 
 
 class Embedding(nnx.Module):
@@ -178,7 +178,7 @@ class DecoderLayer(nnx.Module):
         kv_bits: KvBits = 16,
         tensor_axis: str | None = None,
     ) -> None:
-        """Builds layer number `layer` over its weights (see `spec.tensors`)."""
+        """Builds layer number `layer` over its weights (see `arch.tensors`)."""
         self.attention_norm = Norm(weights, "attention_norm", architecture)
         self.attention = Attention(
             architecture,

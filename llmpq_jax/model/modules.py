@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.kernels import Weight, multiply, multiply_together
-from llmpq_jax.spec.architecture import Architecture
 
 Weights: TypeAlias = Mapping[str, Weight]
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from llmpq_jax.spec.architecture import Architecture, Rope
+from llmpq_jax.arch.architecture import Architecture, Rope
 
 
 class Context(NamedTuple):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from llmpq_jax.profiler.stopwatch import Stopwatch
-from llmpq_jax.stage.devices import JaxDevice
+from llmpq_jax.stage.emulated_devices import JaxDevice
 
 # Small enough to take a moment on a processor, large enough to keep its cores busy.
 _WIDTH = 512

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from llmpq_jax.spec.buckets import (
+from llmpq_jax.schema.buckets import (
     PREFILL_CHUNK_TOKENS,
     bucket_length,
     num_prefill_chunks,
 )
-from llmpq_jax.spec.workload import Workload
+from llmpq_jax.schema.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from llmpq_jax.errors import MeasurementError
-from llmpq_jax.spec._toml import write_text
-from llmpq_jax.spec.measurements import MeasuredKind, Measurements
-from llmpq_jax.spec.measurements_file import (
+from llmpq_jax.files import write_text
+from llmpq_jax.schema.measurements import MeasuredKind, Measurements
+from llmpq_jax.schema.measurements_file import (
     Row,
     finished_text,
     header_text,

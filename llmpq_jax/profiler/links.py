@@ -12,11 +12,11 @@ import numpy as np
 
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.profiler.stopwatch import STAGE_PAUSE_S
-from llmpq_jax.spec.cluster import Cluster
-from llmpq_jax.spec.measurements import LinkTime
+from llmpq_jax.schema.cluster import Cluster
+from llmpq_jax.schema.measurements import LinkTime
 from llmpq_jax.stage.build import DTYPES
-from llmpq_jax.stage.devices import JaxDevice
-from llmpq_jax.stage.placement import Placement
+from llmpq_jax.stage.emulated_devices import JaxDevice
+from llmpq_jax.stage.sharding import Placement
 from llmpq_jax.units import MIB
 
 _NUM_SIZES = 4
@@ -75,7 +75,7 @@ def missing_links(
     """Returns the transfers that are still missing.
 
     Sizes go from one token's hidden state to those of a whole prefill micro-batch.
-    Between nodes this machine cannot measure alone; see `workflow.between_nodes`.
+    Between nodes this machine cannot measure alone; see `tasks.profile_links`.
     """
     dtype = DTYPES[session.activations]
     width = session.architecture.hidden_size

@@ -11,16 +11,16 @@ import jax
 import numpy as np
 import psutil
 
-from llmpq_jax.cost.surface import fit_surface
-from llmpq_jax.cost.transfer import LINK_FEATURES
+from llmpq_jax.arch.catalogue import read_catalogue
+from llmpq_jax.costmodel.interpolation import fit_surface
+from llmpq_jax.costmodel.links import LINK_FEATURES
 from llmpq_jax.errors import ClusterError
 from llmpq_jax.profiler.links import send
 from llmpq_jax.profiler.stopwatch import Stopwatch
-from llmpq_jax.spec.catalogue import read_catalogue
-from llmpq_jax.spec.cluster import Cluster, Device, Link, Node, Platform
-from llmpq_jax.stage.devices import JaxDevice, emulate_cpu_devices
-from llmpq_jax.stage.machine import num_cores, processor_model
-from llmpq_jax.stage.placement import Placement
+from llmpq_jax.schema.cluster import Cluster, Device, Link, Node, Platform
+from llmpq_jax.stage.emulated_devices import JaxDevice, emulate_cpu_devices
+from llmpq_jax.stage.hardware import num_cores, processor_model
+from llmpq_jax.stage.sharding import Placement
 from llmpq_jax.units import MIB
 
 # Such a part of a CPU's free memory is left to whatever else runs there.

@@ -8,14 +8,14 @@ from typing import Protocol, TypeVar
 
 import jax
 
-from llmpq_jax.profiler.bench import StageBench
+from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.profiler.grid import Grid, Shape
 from llmpq_jax.profiler.journal import Journal
+from llmpq_jax.profiler.stage_bench import StageBench
 from llmpq_jax.profiler.stopwatch import Stopwatch, Timing, summary_of_visits
-from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.measurements import Phase
-from llmpq_jax.spec.precision import Activations, Bits, KvBits
-from llmpq_jax.stage.devices import JaxDevice
+from llmpq_jax.schema.measurements import Phase
+from llmpq_jax.schema.precision import Activations, Bits, KvBits
+from llmpq_jax.stage.emulated_devices import JaxDevice
 
 Key = TypeVar("Key")
 # So that visits to few and short calls are some time apart as well.

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from llmpq_jax.report._grid import add_columns, new_table
+from llmpq_jax.report._table_style import add_columns, new_table
 from llmpq_jax.units import format_bytes
 
 if TYPE_CHECKING:
-    from llmpq_jax.checkpoint.write import WrittenPart
+    from llmpq_jax.checkpoint.writer import WrittenPart
 
 
 def written_table(parts: Sequence[WrittenPart]) -> Table:

@@ -11,7 +11,7 @@ from rich.table import Table
 from llmpq_jax.units import format_seconds
 
 if TYPE_CHECKING:
-    from llmpq_jax.solver.compare import Comparison
+    from llmpq_jax.planner.baselines.compare import Comparison
 
 _UNKNOWN = "–"
 COLUMNS = (

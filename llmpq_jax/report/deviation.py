@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from llmpq_jax.report._grid import add_columns, new_table
+from llmpq_jax.report._table_style import add_columns, new_table
 from llmpq_jax.report.names import devices_text
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_seconds
 
 if TYPE_CHECKING:
-    from llmpq_jax.runtime.phase_times import StagePhase
+    from llmpq_jax.runtime.analysis.phase_times import StagePhase
 
 _UNKNOWN = "–"
 

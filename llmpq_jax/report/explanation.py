@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from llmpq_jax.report._grid import add_columns, new_table
+from llmpq_jax.report._table_style import add_columns, new_table
 from llmpq_jax.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from llmpq_jax.solver.explain import Answer, PlanAccount
-    from llmpq_jax.solver.explain.account import PhaseAccount, StageAccount
+    from llmpq_jax.planner.whatif import Answer, PlanAccount
+    from llmpq_jax.planner.whatif.breakdown import PhaseAccount, StageAccount
 
 _UNKNOWN = "–"
 _CELLS = 8

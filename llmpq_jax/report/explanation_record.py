@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmpq_jax.report.explanation import binding
 
 if TYPE_CHECKING:
-    from llmpq_jax.solver.explain import Answer, PlanAccount
+    from llmpq_jax.planner.whatif import Answer, PlanAccount
 
 
 def explanation_json(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmpq_jax.spec.strategy import Certificate, Prediction, Quality, Strategy
-from llmpq_jax.spec.workload import Workload
+from llmpq_jax.schema.strategy import Certificate, Prediction, Quality, Strategy
+from llmpq_jax.schema.workload import Workload
 from llmpq_jax.units import format_seconds
 
 if TYPE_CHECKING:
-    from llmpq_jax.runtime.run_record import BatchRecord
+    from llmpq_jax.runtime.analysis.run_record import BatchRecord
 
 
 def plan_lines(strategy: Strategy, *, int8_omega: float | None = None) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from llmpq_jax.report._grid import add_columns, new_table
-from llmpq_jax.spec.cluster import Cluster
+from llmpq_jax.report._table_style import add_columns, new_table
+from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.units import format_bytes, format_seconds
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from llmpq_jax.spec.strategy import Stage
+from llmpq_jax.schema.strategy import Stage
 
 
 def devices_text(stage: Stage) -> str:

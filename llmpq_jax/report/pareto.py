@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmpq_jax.report._style import INK, QUIET, RULE, new_figure, save_figure
-from llmpq_jax.spec._toml import write_text
+from llmpq_jax.files import write_text
+from llmpq_jax.report._picture_style import INK, QUIET, RULE, new_figure, save_figure
 from llmpq_jax.units import format_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from llmpq_jax.solver.sweep import Axis, SweepPoint
+    from llmpq_jax.planner.whatif.pareto import Axis, SweepPoint
 
 # Blue and orange differ for everyone, and the shapes do too.
 _FRONT, _OTHER = "#1f4e79", "#d9822b"

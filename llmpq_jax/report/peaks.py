@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from llmpq_jax.report._grid import add_columns, new_table
+from llmpq_jax.report._table_style import add_columns, new_table
 from llmpq_jax.report.names import devices_text
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_bytes
 
 if TYPE_CHECKING:
-    from llmpq_jax.runtime.run_record import BatchRecord
-    from llmpq_jax.stage.peak import StagePeak
+    from llmpq_jax.runtime.analysis.run_record import BatchRecord
+    from llmpq_jax.stage.memory_peak import StagePeak
 
 _UNKNOWN = "–"
 _SOURCES = {"device": "the device's count", "compiler": "the compiler's account"}

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from llmpq_jax.report._grid import add_columns, new_table
-from llmpq_jax.spec.sensitivity import Sensitivity
+from llmpq_jax.report._table_style import add_columns, new_table
+from llmpq_jax.schema.sensitivity import Sensitivity
 
 if TYPE_CHECKING:
-    from llmpq_jax.indicator.evaluation import Choices, Evaluation
+    from llmpq_jax.sensitivity.evaluation_figures import Choices, Evaluation
 
 _BAR = 24
 

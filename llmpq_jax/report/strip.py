@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmpq_jax.report._style import (
+from llmpq_jax.report._picture_style import (
     BITS_COLOURS,
     BITS_INK,
     INK,
@@ -13,13 +13,13 @@ from llmpq_jax.report._style import (
     new_figure,
     save_figure,
 )
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from llmpq_jax.spec.strategy import Stage
+    from llmpq_jax.schema.strategy import Stage
 
 _WIDTH_IN = 9.0
 _ROW_IN = 0.62

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from llmpq_jax.report._grid import add_columns, new_table
+from llmpq_jax.report._table_style import add_columns, new_table
 from llmpq_jax.report.names import bits_text, devices_text, layers_text
-from llmpq_jax.spec.measurements import LayerTime, Measurements
-from llmpq_jax.spec.strategy import Stage, Strategy
+from llmpq_jax.schema.measurements import LayerTime, Measurements
+from llmpq_jax.schema.strategy import Stage, Strategy
 from llmpq_jax.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from llmpq_jax.runtime.run_record import BatchRecord
+    from llmpq_jax.runtime.analysis.run_record import BatchRecord
 
 _UNKNOWN = "–"
 

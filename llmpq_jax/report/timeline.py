@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmpq_jax.report._style import (
+from llmpq_jax.report._picture_style import (
     INK,
     PHASE_COLOURS,
     QUIET,
@@ -16,13 +16,13 @@ from llmpq_jax.report._style import (
     save_figure,
 )
 from llmpq_jax.report.names import devices_text, layers_text
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from llmpq_jax.runtime.run_record import BatchRecord
+    from llmpq_jax.runtime.analysis.run_record import BatchRecord
     from llmpq_jax.stage.message import StageEvent
 
 _WIDTH_IN = 12.0

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmpq_jax.files import write_text
 from llmpq_jax.report.names import devices_text, layers_text
-from llmpq_jax.spec._toml import write_text
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.schema.strategy import Strategy
 
 if TYPE_CHECKING:
-    from llmpq_jax.runtime.run_record import BatchRecord
+    from llmpq_jax.runtime.analysis.run_record import BatchRecord
     from llmpq_jax.stage.message import StageEvent
 
 _MEASURED, _FORETOLD = 1, 2

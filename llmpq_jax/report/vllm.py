@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.schema.strategy import Strategy
 
 # vLLM's names of types; a cache of 8 bits is a float there and an integer here.
 _TYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmpq_jax.spec.buckets import bucket_length, num_prefill_chunks
-from llmpq_jax.spec.workload import MicroBatch
+from llmpq_jax.schema.buckets import bucket_length, num_prefill_chunks
+from llmpq_jax.schema.workload import MicroBatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

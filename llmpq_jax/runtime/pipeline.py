@@ -11,10 +11,13 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float
 
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError, StrategyError
+from llmpq_jax.runtime.admission import check_request
+from llmpq_jax.runtime.analysis.run_record import BatchRecord
 from llmpq_jax.runtime.batch_shape import BatchShape
-from llmpq_jax.runtime.demand import Demand, demand_of
 from llmpq_jax.runtime.engines.engine import (
     DeviceGoneError,
     Engine,
@@ -22,15 +25,12 @@ from llmpq_jax.runtime.engines.engine import (
     StartEngine,
 )
 from llmpq_jax.runtime.engines.local import start_local
-from llmpq_jax.runtime.limits import check_request
 from llmpq_jax.runtime.request import Begun, Completion, Request, Sampling
-from llmpq_jax.runtime.run_record import BatchRecord
 from llmpq_jax.runtime.scoring import score_stepwise, score_whole
 from llmpq_jax.runtime.stream import Stream
-from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.strategy import Strategy
-from llmpq_jax.spec.strategy_file import read_strategy
+from llmpq_jax.runtime.workload_summary import Demand, demand_of
+from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.schema.strategy_file import read_strategy
 from llmpq_jax.stage.worker import BatchNeeds
 from llmpq_jax.units import format_bytes
 

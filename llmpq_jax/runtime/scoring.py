@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from llmpq_jax.runtime.engines.engine import Engine
-from llmpq_jax.spec.buckets import bucket_length, num_prefill_chunks
-from llmpq_jax.spec.workload import MicroBatch
+from llmpq_jax.schema.buckets import bucket_length, num_prefill_chunks
+from llmpq_jax.schema.workload import MicroBatch
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.sampling import greedy_rows
 

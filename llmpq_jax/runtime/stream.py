@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
+from llmpq_jax.runtime.analysis.batch_summary import BatchSummary
+from llmpq_jax.runtime.analysis.run_record import BatchRecord
 from llmpq_jax.runtime.batch_shape import BatchShape
-from llmpq_jax.runtime.batch_summary import BatchSummary
-from llmpq_jax.runtime.demand import Demand, longest_first
-from llmpq_jax.runtime.driver import Driver
 from llmpq_jax.runtime.engines.engine import Engine
 from llmpq_jax.runtime.request import Begun, Completion, Request
-from llmpq_jax.runtime.rows import Row
-from llmpq_jax.runtime.run_record import BatchRecord
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.runtime.scheduler import Driver
+from llmpq_jax.runtime.sequence import Row
+from llmpq_jax.runtime.workload_summary import Demand, longest_first
+from llmpq_jax.schema.strategy import Strategy
 
 Key = TypeVar("Key")
 

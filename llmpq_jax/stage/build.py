@@ -7,6 +7,9 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.tensors import head_tensors, layer_tensors, shard_for
+from llmpq_jax.checkpoint.calibrated import RoundedWeights
 from llmpq_jax.checkpoint.load import (
     Weights,
     load_embedding,
@@ -14,18 +17,15 @@ from llmpq_jax.checkpoint.load import (
     load_layer,
 )
 from llmpq_jax.checkpoint.reader import CheckpointReader
-from llmpq_jax.checkpoint.rounded import RoundedWeights
 from llmpq_jax.checkpoint.weights_cache import WeightsCache, part_key, source_key
 from llmpq_jax.kernels import Weight
 from llmpq_jax.model import DecoderLayer, Embedding, Head
-from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.precision import Activations, Bits, KvBits, WireBits
-from llmpq_jax.spec.strategy import PrecisionChoice, Stage
-from llmpq_jax.spec.tensors import head_tensors, layer_tensors, shard_for
-from llmpq_jax.stage.devices import JaxDevice
+from llmpq_jax.schema.precision import Activations, Bits, KvBits, WireBits
+from llmpq_jax.schema.strategy import PrecisionChoice, Stage
+from llmpq_jax.stage.compiled import StageProgram
+from llmpq_jax.stage.emulated_devices import JaxDevice
 from llmpq_jax.stage.module import StageModule
-from llmpq_jax.stage.placement import TENSOR_AXIS, Placement
-from llmpq_jax.stage.program import StageProgram
+from llmpq_jax.stage.sharding import TENSOR_AXIS, Placement
 from llmpq_jax.stage.worker import StageWorker
 
 DTYPES: dict[Activations, jnp.dtype] = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from llmpq_jax.stage.program import Phase, Wanted
+from llmpq_jax.stage.compiled import Phase, Wanted
 from llmpq_jax.stage.sampling import SamplingRows
 
 

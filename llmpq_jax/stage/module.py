@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Int
 
+from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.model import (
     Context,
     DecoderLayer,
@@ -18,9 +19,8 @@ from llmpq_jax.model import (
     cached_context,
     fresh_context,
 )
-from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.precision import WireBits
-from llmpq_jax.stage.wire import pack_hidden, unpack_hidden
+from llmpq_jax.schema.precision import WireBits
+from llmpq_jax.stage.activation_codec import pack_hidden, unpack_hidden
 
 GroupCache = tuple[LayerCache, ...]
 

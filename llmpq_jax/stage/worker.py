@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmpq_jax.spec.precision import SCALE_BYTES, KvBits, WireBits, kv_token_bytes
-from llmpq_jax.stage.machine import Machine, machine_of
+from llmpq_jax.schema.precision import SCALE_BYTES, KvBits, WireBits, kv_token_bytes
+from llmpq_jax.stage.compiled import StageProgram, Wanted
+from llmpq_jax.stage.hardware import Machine, machine_of
+from llmpq_jax.stage.memory_peak import StagePeak, Tide, stage_peak
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.module import GroupCache
-from llmpq_jax.stage.peak import StagePeak, Tide, stage_peak
-from llmpq_jax.stage.placement import Placement
-from llmpq_jax.stage.program import StageProgram, Wanted
 from llmpq_jax.stage.sampling import greedy_rows
+from llmpq_jax.stage.sharding import Placement
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,21 +15,21 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.arch.tensors import (
+    TensorSpec,
+    embedding_tensors,
+    head_tensors,
+    layer_tensors,
+)
 from llmpq_jax.checkpoint.load import Stored, load_embedding, load_head, load_layer
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.kernels import Weight
 from llmpq_jax.quant import QArray, quantize
-from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.precision import Bits
-from llmpq_jax.spec.tensors import (
-    TensorSpec,
-    embedding_tensors,
-    head_tensors,
-    layer_tensors,
-)
+from llmpq_jax.schema.precision import Bits
 from tests.checkpoint.configs import CONFIGS
 
 
@@ -164,7 +164,7 @@ from pathlib import Path
 import jax, psutil
 from llmpq_jax.checkpoint.load import load_layer
 from llmpq_jax.checkpoint.reader import CheckpointReader
-from llmpq_jax.spec.families import read_architecture
+from llmpq_jax.arch.families import read_architecture
 
 folder = Path(sys.argv[1])
 reader, architecture = CheckpointReader(folder), read_architecture(folder)

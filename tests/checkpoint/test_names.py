@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.families import FAMILIES, read_architecture
 from llmpq_jax.checkpoint.names import CheckpointNames, all_files
 from llmpq_jax.checkpoint.reader import CheckpointReader
-from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.families import FAMILIES, read_architecture
 from tests.checkpoint.configs import CONFIGS
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "models"

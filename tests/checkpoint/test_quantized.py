@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llmpq_jax.checkpoint.check import check_bits, check_checkpoint, layer_bits
+from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.arch.fingerprint import model_fingerprint
 from llmpq_jax.checkpoint.load import load_layer
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
+from llmpq_jax.checkpoint.validate import check_bits, check_checkpoint, layer_bits
 from llmpq_jax.errors import CheckpointError, StrategyError, UnsupportedModelError
 from llmpq_jax.quant import QArray
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.fingerprint import model_fingerprint
 from tests.checkpoint.configs import CONFIGS
 from tests.checkpoint.formats.writers import (
     HALF,

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmpq_jax.checkpoint.check import check_checkpoint
+from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.arch.tensors import layer_tensors
 from llmpq_jax.checkpoint.random_weights import (
     StoredDtype,
     random_layer,
     write_random_checkpoint,
 )
 from llmpq_jax.checkpoint.reader import INDEX, CheckpointReader
+from llmpq_jax.checkpoint.validate import check_checkpoint
 from llmpq_jax.errors import UnsupportedModelError
 from llmpq_jax.quant import QArray
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.tensors import layer_tensors
 from tests.checkpoint.configs import CONFIGS
 
 

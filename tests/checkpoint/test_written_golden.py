@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.checkpoint.source import open_source
-from llmpq_jax.checkpoint.write import write_served_weights
+from llmpq_jax.checkpoint.writer import write_served_weights
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.precision import Bits
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.schema.precision import Bits
+from llmpq_jax.schema.strategy import Strategy
 from tests.same_tokens import logit_tolerance
 from tests.tiny_models import make_strategy, write_tiny_model
 

@@ -12,10 +12,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llmpq_jax.cli import main
-from llmpq_jax.profiler import calls, shared, stopwatch
-from llmpq_jax.spec.cluster import Cluster, Device, Node
-from llmpq_jax.spec.cluster_file import write_cluster
-from llmpq_jax.spec.strategy_file import write_strategy
+from llmpq_jax.profiler import contention as shared
+from llmpq_jax.profiler import dispatch_overhead as calls
+from llmpq_jax.profiler import stopwatch
+from llmpq_jax.schema.cluster import Cluster, Device, Node
+from llmpq_jax.schema.cluster_file import write_cluster
+from llmpq_jax.schema.strategy_file import write_strategy
 from tests.tiny_models import make_strategy, write_tiny_model
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_jax.spec.cluster_file import read_cluster, write_cluster
-from llmpq_jax.spec.measurements_file import header_text, read_measurements, row_text
-from llmpq_jax.spec.strategy_file import read_strategy, write_strategy
+from llmpq_jax.schema.cluster_file import read_cluster, write_cluster
+from llmpq_jax.schema.measurements_file import header_text, read_measurements, row_text
+from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
 from tests.cli.conftest import SIZES
 
 
@@ -85,7 +85,7 @@ def test_no_more_of_anything_brings_nothing(run, plan):
 
 
 def test_ctrl_c_keeps_the_answers(run, plan, monkeypatch):
-    from llmpq_jax.solver import explain
+    from llmpq_jax.planner import explain
 
     own_ask = explain.ask
 

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from llmpq_jax.spec.measurements_file import read_measurements
+from llmpq_jax.schema.measurements_file import read_measurements
 
 # Of eight tokens each, as planned.
 PROMPTS = [f"def f{number}()" for number in range(1, 9)]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmpq_jax.spec.measurements_file import read_measurements
+from llmpq_jax.schema.measurements_file import read_measurements
 
 
 def test_every_precision_and_phase_is_measured_and_tabled(profiled):

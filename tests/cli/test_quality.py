@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from llmpq_jax.cli import main
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.spec.sensitivity_file import read_sensitivity
-from llmpq_jax.spec.strategy_file import read_strategy
+from llmpq_jax.schema.sensitivity_file import read_sensitivity
+from llmpq_jax.schema.strategy_file import read_strategy
 from tests.cli.conftest import SIZES
-from tests.indicator.small import write_text_file
+from tests.sensitivity.small import write_text_file
 
 _JUDGING = ("--window", 16, "--assignments", 3)
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_jax.checkpoint import write
-from llmpq_jax.spec.fingerprint import model_fingerprint
-from llmpq_jax.spec.strategy_file import read_strategy, write_strategy
+from llmpq_jax.arch.fingerprint import model_fingerprint
+from llmpq_jax.checkpoint import writer as write
+from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
 from tests.tiny_models import make_strategy
 
 

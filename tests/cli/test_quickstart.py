@@ -6,9 +6,9 @@ import re
 import pytest
 
 from llmpq_jax.profiler.grid import Grid
-from llmpq_jax.spec.strategy_file import read_strategy
-from llmpq_jax.workflow import quickstart
-from tests.solver.requests import measurements
+from llmpq_jax.schema.strategy_file import read_strategy
+from llmpq_jax.tasks import quickstart
+from tests.planner.requests import measurements
 
 # A third of what a user waits for.
 SMALL_GRID = Grid.of((1, 16), ((64, 128),))

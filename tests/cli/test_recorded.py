@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmpq_jax.cli.recorded import recorded_options
-from llmpq_jax.spec.strategy_file import read_strategy
+from llmpq_jax.schema.strategy_file import read_strategy
 
 STRATEGY = Path(__file__).parents[2] / "strategies" / "tiny-two-cpu" / "strategy.toml"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from llmpq_jax import __version__
-from llmpq_jax.indicator.weight_variance import weight_variance
-from llmpq_jax.spec.cluster_file import read_cluster, write_cluster
-from llmpq_jax.spec.measurements_file import header_text, read_measurements, row_text
-from llmpq_jax.spec.sensitivity_file import write_sensitivity
-from llmpq_jax.spec.strategy_file import read_strategy, write_strategy
+from llmpq_jax.schema.cluster_file import read_cluster, write_cluster
+from llmpq_jax.schema.measurements_file import header_text, read_measurements, row_text
+from llmpq_jax.schema.sensitivity_file import write_sensitivity
+from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
+from llmpq_jax.sensitivity.weight_variance import weight_variance
 from tests.cli.conftest import SIZES
 from tests.tiny_models import make_strategy, write_tiny_model
 

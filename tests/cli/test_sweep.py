@@ -37,7 +37,7 @@ def test_points_are_written_with_their_gaps_and_drawn(run, words, tmp_path, axis
 
 
 def test_ctrl_c_keeps_what_was_found(run, words, tmp_path, monkeypatch):
-    from llmpq_jax.solver.sweep import Sweep
+    from llmpq_jax.planner.whatif.pareto import Sweep
 
     own_batch = Sweep.batch
 

@@ -11,7 +11,7 @@ from llmpq_jax.kernels.panels import to_panels
 from llmpq_jax.model import LayerCache
 from llmpq_jax.quant import QArray, quantize
 from llmpq_jax.quant.reference import reference_weight
-from llmpq_jax.spec.precision import KvBits
+from llmpq_jax.schema.precision import KvBits
 
 UNIT = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 

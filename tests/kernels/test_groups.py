@@ -22,7 +22,7 @@ from llmpq_jax.kernels import (
 from llmpq_jax.kernels.groups import to_groups, unpacked_groups
 from llmpq_jax.quant import quantize
 from llmpq_jax.quant.reference import reference_weight
-from llmpq_jax.spec.precision import group_size_for, matrix_bytes
+from llmpq_jax.schema.precision import group_size_for, matrix_bytes
 from tests.kernels.group_cases import draw_weight, fake_gpu
 
 OLD, NEW = fake_gpu("7.5"), fake_gpu("8.0")

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 import llmpq_jax.model.attention
 import llmpq_jax.model.blocks
+from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.arch.tensors import layer_tensors
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.model import Context, LayerCache, PromptCache, fresh_context
 from llmpq_jax.model.attention import attend, store_and_attend
-from llmpq_jax.profiler.bench import _draw
-from llmpq_jax.spec.blocks import token_block
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.tensors import layer_tensors
+from llmpq_jax.profiler.stage_bench import _draw
+from llmpq_jax.schema.prefill_blocks import token_block
 from llmpq_jax.stage.build import build_layer
-from llmpq_jax.stage.placement import Placement
+from llmpq_jax.stage.sharding import Placement
 from tests.tiny_models import CONFIG
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 8

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.checkpoint.load import load_embedding, load_head, load_layer
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.model import (
@@ -19,8 +21,6 @@ from llmpq_jax.model import (
     cached_context,
     fresh_context,
 )
-from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.families import read_architecture
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FOLDERS = [

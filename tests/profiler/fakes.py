@@ -10,10 +10,10 @@ from functools import partial
 
 import jax
 
+from llmpq_jax.arch.architecture import Architecture, Rope
 from llmpq_jax.profiler.grid import Grid, Shape
 from llmpq_jax.profiler.stopwatch import Stopwatch
-from llmpq_jax.spec.architecture import Architecture, Rope
-from llmpq_jax.spec.cluster import Cluster, Device, Node, Platform
+from llmpq_jax.schema.cluster import Cluster, Device, Node, Platform
 
 GRID = Grid.of((1, 4), ((16, 32), (8, 16)))
 CALL_S = 0.25

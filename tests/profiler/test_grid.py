@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpq_jax.profiler.grid import QUICK_GRID, Grid, Shape, grid_for
-from llmpq_jax.spec.buckets import bucket_length
-from llmpq_jax.spec.workload import Workload
+from llmpq_jax.schema.buckets import bucket_length
+from llmpq_jax.schema.workload import Workload
 
 workloads = st.builds(
     Workload,

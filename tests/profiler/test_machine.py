@@ -7,7 +7,7 @@ import pytest
 
 from llmpq_jax.errors import ClusterError
 from llmpq_jax.profiler import machine
-from llmpq_jax.profiler.devices import local_devices
+from llmpq_jax.profiler.local_devices import local_devices
 from llmpq_jax.profiler.machine import (
     describe_machine,
     free_bytes,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.quant import QArray, dequantize, quantize
 from llmpq_jax.quant.rounding import round_weight, rounded
-from llmpq_jax.quant.rounding.choose import output_error
+from llmpq_jax.quant.rounding.methods import output_error
 from llmpq_jax.quant.rounding.scales import clipped_scales, nearest_scales
 
 NUM_CONTRACTED, NUM_FEATURES, GROUP = 64, 6, 32

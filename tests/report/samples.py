@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from llmpq_jax.runtime.batch_summary import BatchSummary
-from llmpq_jax.runtime.run_record import BatchRecord
-from llmpq_jax.spec.precision import Bits
-from llmpq_jax.spec.strategy import (
+from llmpq_jax.runtime.analysis.batch_summary import BatchSummary
+from llmpq_jax.runtime.analysis.run_record import BatchRecord
+from llmpq_jax.schema.precision import Bits
+from llmpq_jax.schema.strategy import (
     Certificate,
     Mesh,
     ModelReference,
@@ -16,10 +16,10 @@ from llmpq_jax.spec.strategy import (
     StagePrediction,
     Strategy,
 )
-from llmpq_jax.spec.workload import MicroBatch, Workload
-from llmpq_jax.stage.machine import Machine
+from llmpq_jax.schema.workload import MicroBatch, Workload
+from llmpq_jax.stage.hardware import Machine
+from llmpq_jax.stage.memory_peak import PeakSource, StagePeak
 from llmpq_jax.stage.message import StageEvent
-from llmpq_jax.stage.peak import PeakSource, StagePeak
 
 MIB = 1 << 20
 MACHINE = Machine(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from llmpq_jax.report.console import show
 from llmpq_jax.report.deviation import deviation_line, deviation_table
-from llmpq_jax.runtime.phase_times import phase_times
+from llmpq_jax.runtime.analysis.phase_times import phase_times
 from tests.report import samples
 
 

@@ -10,15 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from llmpq_jax.report.explanation import (
-    answers_table,
-    memory_table,
-    plan_findings,
-    seconds_table,
-)
-from llmpq_jax.report.explanation_record import explanation_json
-from llmpq_jax.solver import plan
-from llmpq_jax.solver.explain import (
+from llmpq_jax.planner import plan
+from llmpq_jax.planner.instance.problem import make_problem
+from llmpq_jax.planner.whatif import (
     More,
     account_for,
     ask,
@@ -26,8 +20,14 @@ from llmpq_jax.solver.explain import (
     free_to_choose,
     questions,
 )
-from llmpq_jax.solver.problem import make_problem
-from tests.solver.requests import request
+from llmpq_jax.report.explanation import (
+    answers_table,
+    memory_table,
+    plan_findings,
+    seconds_table,
+)
+from llmpq_jax.report.explanation_record import explanation_json
+from tests.planner.requests import request
 
 
 @pytest.fixture(scope="module")

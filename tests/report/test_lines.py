@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llmpq_jax.report.lines import plan_lines, run_lines
-from llmpq_jax.spec.workload import workload_of_lengths
+from llmpq_jax.schema.workload import workload_of_lengths
 from tests.report import samples
 
 

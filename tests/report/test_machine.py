@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from llmpq_jax.report.console import show
 from llmpq_jax.report.machine import machine_table
-from llmpq_jax.spec.cluster import Link
+from llmpq_jax.schema.cluster import Link
 from tests.profiler.fakes import cluster, device
 
 

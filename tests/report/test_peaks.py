@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from llmpq_jax.report.console import show
 from llmpq_jax.report.peaks import peaks_line, peaks_table, stage_peaks
-from llmpq_jax.spec.memory_terms import MemoryTerms
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.schema.memory_terms import MemoryTerms
+from llmpq_jax.schema.strategy import Strategy
 from tests.report import samples
 from tests.report.samples import MIB
 

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from llmpq_jax.report import strip
-from llmpq_jax.report._style import BITS_COLOURS
+from llmpq_jax.report._picture_style import BITS_COLOURS
 from tests.report import samples
 
 

@@ -11,9 +11,9 @@ from llmpq_jax.report.tables import (
     plan_table,
     run_table,
 )
-from llmpq_jax.spec.measurements import Accuracy
+from llmpq_jax.schema.measurements import Accuracy
+from tests.planner.requests import measurements
 from tests.report import samples
-from tests.solver.requests import measurements
 
 
 def _shown(capsys: pytest.CaptureFixture[str], table) -> list[list[str]]:

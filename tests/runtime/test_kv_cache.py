@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from llmpq_jax.runtime import Pipeline, Request
-from llmpq_jax.spec.precision import KvBits
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.schema.precision import KvBits
+from llmpq_jax.schema.strategy import Strategy
 from tests.local_workers import local_workers
 from tests.tiny_models import make_strategy, write_tiny_model
 

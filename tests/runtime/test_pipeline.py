@@ -14,9 +14,9 @@ import pytest
 
 from llmpq_jax.errors import RequestError, StrategyError
 from llmpq_jax.runtime import Pipeline, Request, Sampling
-from llmpq_jax.runtime.driver import Driver
-from llmpq_jax.spec.strategy import StagePrediction, Strategy
-from llmpq_jax.spec.strategy_file import write_strategy
+from llmpq_jax.runtime.scheduler import Driver
+from llmpq_jax.schema.strategy import StagePrediction, Strategy
+from llmpq_jax.schema.strategy_file import write_strategy
 from tests.local_workers import local_workers
 from tests.tiny_models import make_strategy, write_tiny_model
 

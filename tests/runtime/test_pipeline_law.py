@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmpq_jax.runtime import Pipeline, Request, Sampling
-from llmpq_jax.spec.precision import Bits, KvBits
+from llmpq_jax.schema.precision import Bits, KvBits
 from tests.same_tokens import judge_all, logit_tolerance
 from tests.tiny_models import make_strategy, write_tiny_model
 

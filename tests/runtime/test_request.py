@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.request import Request, Sampling
-from llmpq_jax.runtime.rows import Row
+from llmpq_jax.runtime.sequence import Row
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime import Pipeline, Request, Sampling
-from llmpq_jax.runtime.demand import demand_of
-from llmpq_jax.runtime.rows import Row
+from llmpq_jax.runtime.sequence import Row
+from llmpq_jax.runtime.workload_summary import demand_of
 from llmpq_jax.stage.message import StageEvent
 from tests.tiny_models import make_strategy, write_tiny_model
 

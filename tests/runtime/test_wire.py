@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmpq_jax.indicator.model import StreamedModel, round_wire
 from llmpq_jax.runtime import Pipeline, Request
-from llmpq_jax.spec.precision import Bits, WireBits
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.schema.precision import Bits, WireBits
+from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.sensitivity.streamed_model import StreamedModel, round_wire
 from tests.local_workers import local_workers
 from tests.tiny_models import make_strategy, write_tiny_model
 

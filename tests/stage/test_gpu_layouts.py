@@ -14,7 +14,7 @@ import pytest
 from llmpq_jax.kernels import GroupArray
 from llmpq_jax.model import make_cache
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.stage.program import StageProgram
+from llmpq_jax.stage.compiled import StageProgram
 from llmpq_jax.stage.sampling import greedy_rows
 from tests.local_workers import local_workers
 from tests.same_tokens import logit_tolerance

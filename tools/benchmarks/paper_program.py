@@ -14,16 +14,16 @@ from typing import Any
 
 import pyomo.environ as pyo
 
-from llmpq_jax.solver import PlanRequest
-from llmpq_jax.solver.highs import solve
-from llmpq_jax.solver.instance import Instance
-from llmpq_jax.solver.make_instance import make_instance
-from llmpq_jax.solver.problem import make_problem
-from llmpq_jax.spec.cluster_file import read_cluster
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.strategy import Strategy
-from llmpq_jax.spec.strategy_file import read_strategy
-from llmpq_jax.workflow.what_if import config_alone, foretold_measurements
+from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.planner import PlanRequest
+from llmpq_jax.planner.instance.build import make_instance
+from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.planner.instance.problem import make_problem
+from llmpq_jax.planner.search.node_mip.highs import solve
+from llmpq_jax.schema.cluster_file import read_cluster
+from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.schema.strategy_file import read_strategy
+from llmpq_jax.tasks.unmeasured import config_alone, foretold_measurements
 from tools.paper_clusters import ROOT
 
 

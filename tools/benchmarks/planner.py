@@ -24,9 +24,9 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.spec.cluster_file import write_cluster
-from llmpq_jax.spec.strategy import Strategy
-from llmpq_jax.spec.strategy_file import read_strategy
+from llmpq_jax.schema.cluster_file import write_cluster
+from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.schema.strategy_file import read_strategy
 from tools.paper_clusters import CLUSTERS, ROOT, WORKLOAD, make_cluster
 
 

@@ -20,9 +20,9 @@ import ray
 
 from llmpq_jax.kernels import kernel_path
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.runtime.engines.carrier import TransportName
-from llmpq_jax.runtime.engines.ray_engine import start_ray
-from llmpq_jax.spec.precision import Activations, Bits
+from llmpq_jax.runtime.engines.ray.ray_engine import start_ray
+from llmpq_jax.runtime.engines.transport.config import TransportName
+from llmpq_jax.schema.precision import Activations, Bits
 from tools.benchmarks.models import (
     CONFIGS,
     even_strategy,

@@ -17,16 +17,16 @@ from typing import Any, cast
 
 import click
 
-from llmpq_jax.indicator.weight_variance import weight_variance
+from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.kernels import kernel_path
+from llmpq_jax.planner import PlanRequest, plan
 from llmpq_jax.profiler import profile
 from llmpq_jax.profiler.grid import grid_for
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.solver import PlanRequest, plan
-from llmpq_jax.spec.cluster import Cluster, Device, Node
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.precision import Activations, Bits
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.schema.cluster import Cluster, Device, Node
+from llmpq_jax.schema.precision import Activations, Bits
+from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.sensitivity.weight_variance import weight_variance
 from tools.benchmarks.models import (
     CONFIGS,
     even_strategy,

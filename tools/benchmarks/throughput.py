@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from llmpq_jax.kernels import device_kernel_path
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.spec.precision import Activations, Bits, HeadBits
+from llmpq_jax.schema.precision import Activations, Bits, HeadBits
 from tools.benchmarks.models import (
     CONFIGS,
     even_strategy,

@@ -19,7 +19,7 @@ import numpy as np
 from llmpq_jax.kernels import kernel_path
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.request import Request
-from llmpq_jax.spec.precision import Activations, Bits
+from llmpq_jax.schema.precision import Activations, Bits
 from tools.benchmarks.models import CONFIGS, even_strategy, random_model
 from tools.provenance import provenance
 

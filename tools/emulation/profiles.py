@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from llmpq_jax.errors import MeasurementError
-from llmpq_jax.spec._toml import to_toml, write_text
-from llmpq_jax.spec.measurements import Measurements
-from llmpq_jax.spec.measurements_file import read_measurements
+from llmpq_jax.files import write_text
+from llmpq_jax.schema.measurements import Measurements
+from llmpq_jax.schema.measurements_file import read_measurements
+from llmpq_jax.schema.toml import to_toml
 from tools.emulation.nodes import EmulatedNodes
 
 # A period's turns would show in shorter samples.

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmpq_jax.errors import ClusterError
-from llmpq_jax.spec._record import record
-from llmpq_jax.spec._toml import read_record
-from llmpq_jax.spec.cluster import Bytes, Cluster
-from llmpq_jax.spec.cluster_file import read_cluster
+from llmpq_jax.schema.cluster import Bytes, Cluster
+from llmpq_jax.schema.cluster_file import read_cluster
+from llmpq_jax.schema.record import record
+from llmpq_jax.schema.toml import read_record
 
 # What Python, JAX and Ray's processes hold beside a node's weights and caches.
 _RUNTIME_BYTES = 2 << 30

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import click
 
+from llmpq_jax.files import write_text
 from llmpq_jax.report.console import show, tell
-from llmpq_jax.spec._toml import write_text
-from llmpq_jax.spec.cluster_file import read_cluster, write_cluster
+from llmpq_jax.schema.cluster_file import read_cluster, write_cluster
 from tools.emulate_cluster import achieved_table
 from tools.emulation.achieved import (
     check_achieved,

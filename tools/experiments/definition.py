@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from llmpq_jax.spec._record import record
-from llmpq_jax.spec._toml import read_record
-from llmpq_jax.spec.workload import Workload
+from llmpq_jax.schema.record import record
+from llmpq_jax.schema.toml import read_record
+from llmpq_jax.schema.workload import Workload
 from tools.benchmarks.models import CONFIGS, random_model
 from tools.generated import ROOT
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmpq_jax.spec.cluster import Cluster
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.schema.cluster import Cluster
+from llmpq_jax.schema.strategy import Strategy
 from tools.benchmarks.models import even_strategy
 from tools.experiments.definition import Experiment
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from llmpq_jax.files import write_text
 from llmpq_jax.runtime import Pipeline, Request
-from llmpq_jax.runtime.engines.ray_engine import start_ray
-from llmpq_jax.runtime.run_record import BatchRecord
-from llmpq_jax.spec._toml import write_text
-from llmpq_jax.spec.cluster import Cluster, Link
-from llmpq_jax.spec.strategy import Strategy
-from llmpq_jax.spec.strategy_file import read_strategy
+from llmpq_jax.runtime.analysis.run_record import BatchRecord
+from llmpq_jax.runtime.engines.ray.ray_engine import start_ray
+from llmpq_jax.schema.cluster import Cluster, Link
+from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.schema.strategy_file import read_strategy
 from tools.emulation.nodes import EmulatedNodes
 from tools.experiments.definition import BUILD, Experiment
 from tools.experiments.even import even_plan
@@ -130,14 +130,14 @@ def measured_links(
 
 def strategy_width(experiment: Experiment) -> int:
     """Returns the width of the model's hidden states."""
-    from llmpq_jax.spec.families import read_architecture
+    from llmpq_jax.arch.families import read_architecture
 
     return read_architecture(experiment.model_path).hidden_size
 
 
 def _set_up(folder: str) -> None:
     """Has a worker keep what it compiles."""
-    from llmpq_jax.workflow.compile_cache import keep_compiled
+    from llmpq_jax.tasks.compile_cache import keep_compiled
 
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
     keep_compiled(Path(folder))

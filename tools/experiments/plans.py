@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from llmpq_jax.solver.cases import all_cases, uniform_int8_omega
-from llmpq_jax.solver.compare import baselines, joint_plan
-from llmpq_jax.solver.placement import evaluate
-from llmpq_jax.solver.problem import Problem, make_problem
-from llmpq_jax.solver.search import search
-from llmpq_jax.solver.search_result import Found, SearchResult
-from llmpq_jax.solver.write import make_strategy
-from llmpq_jax.spec._toml import write_text
-from llmpq_jax.spec.strategy import Strategy
-from llmpq_jax.spec.strategy_file import write_strategy
-from llmpq_jax.workflow.planning import planning_request
+from llmpq_jax.files import write_text
+from llmpq_jax.planner.baselines.compare import baselines, joint_plan
+from llmpq_jax.planner.instance.candidate import evaluate
+from llmpq_jax.planner.instance.problem import Problem, make_problem
+from llmpq_jax.planner.instance.subproblems import all_cases, uniform_int8_omega
+from llmpq_jax.planner.result.to_strategy import make_strategy
+from llmpq_jax.planner.search.branch_and_bound import search
+from llmpq_jax.planner.search.search_result import Found, SearchResult
+from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.schema.strategy_file import write_strategy
+from llmpq_jax.tasks.planning_request import planning_request
 from tools.ablations import Ablation, lesser_plan
 from tools.experiments.definition import BUILD, Experiment
 

@@ -10,17 +10,17 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from llmpq_jax.indicator.losses import compare_logits
-from llmpq_jax.indicator.model import StreamedModel
+from llmpq_jax.files import write_text
+from llmpq_jax.planner.baselines.compare import baselines, joint_plan
+from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.solver.compare import baselines, joint_plan
-from llmpq_jax.solver.problem import make_problem
-from llmpq_jax.spec._toml import write_text
-from llmpq_jax.spec.strategy import Stage, Strategy
-from llmpq_jax.spec.strategy_file import read_strategy
-from llmpq_jax.spec.workload import Workload
-from llmpq_jax.workflow.evaluation import evaluate
-from llmpq_jax.workflow.planning import planning_request
+from llmpq_jax.schema.strategy import Stage, Strategy
+from llmpq_jax.schema.strategy_file import read_strategy
+from llmpq_jax.schema.workload import Workload
+from llmpq_jax.sensitivity.losses import compare_logits
+from llmpq_jax.sensitivity.streamed_model import StreamedModel
+from llmpq_jax.tasks.evaluate import evaluate
+from llmpq_jax.tasks.planning_request import planning_request
 from tools.experiments.definition import BUILD, Experiment
 from tools.experiments.plans import JOINT, written
 from tools.generated import ROOT

@@ -22,20 +22,20 @@ from typing import Any
 import click
 import numpy as np
 
-from llmpq_jax.indicator.weight_variance import weight_variance
+from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.arch.fingerprint import model_fingerprint
 from llmpq_jax.kernels import kernel_path
+from llmpq_jax.planner import PlanRequest, plan
+from llmpq_jax.planner.constraints import BitsPin, LayerPin, Pin
 from llmpq_jax.profiler import profile
 from llmpq_jax.profiler.grid import grid_for
 from llmpq_jax.runtime import Pipeline, Request
-from llmpq_jax.solver import PlanRequest, plan
-from llmpq_jax.solver.pins import BitsPin, LayerPin, Pin
-from llmpq_jax.spec.cluster import Cluster, Device, Node
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.fingerprint import model_fingerprint
-from llmpq_jax.spec.measurements import Measurements
-from llmpq_jax.spec.precision import Activations, Bits, HeadBits
-from llmpq_jax.spec.strategy import ModelReference, Strategy
-from llmpq_jax.spec.workload import Workload
+from llmpq_jax.schema.cluster import Cluster, Device, Node
+from llmpq_jax.schema.measurements import Measurements
+from llmpq_jax.schema.precision import Activations, Bits, HeadBits
+from llmpq_jax.schema.strategy import ModelReference, Strategy
+from llmpq_jax.schema.workload import Workload
+from llmpq_jax.sensitivity.weight_variance import weight_variance
 from tools.benchmarks.models import random_model, random_requests
 from tools.provenance import provenance
 

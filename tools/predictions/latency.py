@@ -26,17 +26,17 @@ import click
 import jax
 import numpy as np
 
-from llmpq_jax.cost.accuracy import held_out_accuracy
-from llmpq_jax.cost.latency import fit_layer
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.costmodel.accuracy import held_out_accuracy
+from llmpq_jax.costmodel.latency import fit_layer
 from llmpq_jax.kernels import device_kernel_path
-from llmpq_jax.profiler.bench import StageBench
 from llmpq_jax.profiler.grid import Shape
-from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.measurements import Accuracy, LayerTime, Measurements, Phase
-from llmpq_jax.spec.precision import ALL_BITS, Activations, Bits
-from llmpq_jax.workflow.compile_cache import keep_compiled
-from llmpq_jax.workflow.example import MODEL
+from llmpq_jax.profiler.stage_bench import StageBench
+from llmpq_jax.schema.measurements import Accuracy, LayerTime, Measurements, Phase
+from llmpq_jax.schema.precision import ALL_BITS, Activations, Bits
+from llmpq_jax.tasks.compile_cache import keep_compiled
+from llmpq_jax.tasks.example import MODEL
 from tools.predictions.memory import architecture_of
 from tools.provenance import provenance
 

@@ -25,28 +25,28 @@ from typing import Any
 import click
 import jax
 
-from llmpq_jax.cost.latency import Part
-from llmpq_jax.cost.memory import stage_memory
-from llmpq_jax.cost.workspace import fit_workspace
-from llmpq_jax.profiler.bench import StageBench
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.costmodel.latency import Part
+from llmpq_jax.costmodel.memory import stage_memory
+from llmpq_jax.costmodel.workspace import fit_workspace
 from llmpq_jax.profiler.grid import Shape
-from llmpq_jax.spec.architecture import Architecture
-from llmpq_jax.spec.buckets import bucket_length
-from llmpq_jax.spec.families import read_architecture
-from llmpq_jax.spec.measurements import (
+from llmpq_jax.profiler.stage_bench import StageBench
+from llmpq_jax.schema.buckets import bucket_length
+from llmpq_jax.schema.measurements import (
     EndTime,
     LayerTime,
     MeasuredKind,
     Measurements,
     Phase,
 )
-from llmpq_jax.spec.precision import ALL_BITS, Bits, HeadBits, KvBits
-from llmpq_jax.spec.strategy import PrecisionChoice
-from llmpq_jax.spec.workload import MicroBatch, Workload
-from llmpq_jax.stage.describe import describe_stage, program_accounts
-from llmpq_jax.stage.placement import Placement
+from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits, KvBits
+from llmpq_jax.schema.strategy import PrecisionChoice
+from llmpq_jax.schema.workload import MicroBatch, Workload
+from llmpq_jax.stage.abstract import describe_stage, program_accounts
+from llmpq_jax.stage.sharding import Placement
+from llmpq_jax.tasks.compile_cache import keep_compiled
 from llmpq_jax.units import MIB
-from llmpq_jax.workflow.compile_cache import keep_compiled
 from tools.provenance import provenance
 
 _KIND = "here"

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import click
 
-from llmpq_jax.indicator.judge import METHODS, Method
+from llmpq_jax.sensitivity.estimate import METHODS, Method
 
 _EXPERIMENTS = ("operators", "assignments", "memory", "rounding", "promise")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from llmpq_jax.indicator.calibrate import increase, r_squared, random_assignments
-from llmpq_jax.indicator.judge import METHODS, Errand, Method, indicate
-from llmpq_jax.indicator.variant import whole
+from llmpq_jax.sensitivity.estimate import METHODS, Errand, Method, indicate
+from llmpq_jax.sensitivity.scale_fit import increase, r_squared, random_assignments
+from llmpq_jax.sensitivity.variant import whole
 from tools.quality.common import judged, open_model, open_split, print_result
 
 _COUNT = 30

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
-from llmpq_jax.indicator.losses import Losses, losses_of
-from llmpq_jax.indicator.model import StreamedModel
-from llmpq_jax.indicator.text import Text, read_text
-from llmpq_jax.indicator.variant import Variant
 from llmpq_jax.kernels import kernel_path
+from llmpq_jax.sensitivity.losses import Losses, losses_of
+from llmpq_jax.sensitivity.streamed_model import StreamedModel
+from llmpq_jax.sensitivity.text import Text, read_text
+from llmpq_jax.sensitivity.variant import Variant
 from tools.provenance import provenance
 
 FOLDER = Path("examples/tiny-code-lm")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from llmpq_jax.indicator.judge import Errand, indicate
-from llmpq_jax.indicator.variant import Variant, whole
-from llmpq_jax.spec.precision import Bits
+from llmpq_jax.schema.precision import Bits
+from llmpq_jax.sensitivity.estimate import Errand, indicate
+from llmpq_jax.sensitivity.variant import Variant, whole
 from tools.quality.common import (
     judged,
     open_model,

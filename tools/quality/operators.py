@@ -13,17 +13,17 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from llmpq_jax.checkpoint.load import load_layer
-from llmpq_jax.indicator.losses import compare_logits
-from llmpq_jax.indicator.model import StreamedModel, batches
-from llmpq_jax.indicator.moments import Moments, moments_of
-from llmpq_jax.indicator.second_order import (
+from llmpq_jax.quant.rounding import rounded
+from llmpq_jax.schema.precision import group_size_for
+from llmpq_jax.sensitivity.losses import compare_logits
+from llmpq_jax.sensitivity.moments import Moments, moments_of
+from llmpq_jax.sensitivity.second_order import (
     curvature_loss,
     output_variance,
     variance_loss,
 )
-from llmpq_jax.indicator.text import Text
-from llmpq_jax.quant.rounding import rounded
-from llmpq_jax.spec.precision import group_size_for
+from llmpq_jax.sensitivity.streamed_model import StreamedModel, batches
+from llmpq_jax.sensitivity.text import Text
 from tools.quality.common import open_model, open_split, print_result
 
 _LARGEST = {8: 127, 4: 7, 3: 3}

@@ -8,10 +8,10 @@ from typing import get_args
 
 import numpy as np
 
-from llmpq_jax.indicator.intervals import resampled_interval
-from llmpq_jax.indicator.judge import Errand, indicate
-from llmpq_jax.indicator.variant import Variant, whole
-from llmpq_jax.spec.precision import Rounding
+from llmpq_jax.schema.precision import Rounding
+from llmpq_jax.sensitivity.estimate import Errand, indicate
+from llmpq_jax.sensitivity.intervals import resampled_interval
+from llmpq_jax.sensitivity.variant import Variant, whole
 from tools.quality.common import (
     judged,
     open_model,

@@ -5,9 +5,9 @@ turns them into our layout without changing an integer or a scale. A field that 
 understood is refused by name. docs/checkpoints.md has the formulas.
 """
 
+from llmpq_jax.checkpoint.formats._find_format import read_format
 from llmpq_jax.checkpoint.formats._format import FewBits, Format, Linear, Part
 from llmpq_jax.checkpoint.formats._matrix import QuantizedMatrix
-from llmpq_jax.checkpoint.formats._read import read_format
 
 __all__ = [
     "FewBits",

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from llmpq_jax.arch.families._config import Config
 from llmpq_jax.checkpoint.formats._format import (
     FLOATS,
     Format,
@@ -29,7 +30,6 @@ from llmpq_jax.checkpoint.formats._format import (
 from llmpq_jax.checkpoint.formats._matrix import FewBits, QuantizedMatrix
 from llmpq_jax.checkpoint.formats._words import centred, unpack_columns
 from llmpq_jax.checkpoint.formats.gptq import group_size_in
-from llmpq_jax.spec.families._config import Config
 
 _FEATURE_AT = (0, 2, 4, 6, 1, 3, 5, 7)
 _PER_WORD = 8

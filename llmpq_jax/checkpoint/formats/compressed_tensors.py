@@ -29,6 +29,7 @@ from typing import Literal
 
 import numpy as np
 
+from llmpq_jax.arch.families._config import Config
 from llmpq_jax.checkpoint.formats._format import (
     FLOATS,
     Format,
@@ -39,7 +40,6 @@ from llmpq_jax.checkpoint.formats._format import (
 from llmpq_jax.checkpoint.formats._matrix import FewBits, QuantizedMatrix
 from llmpq_jax.checkpoint.formats._words import centred, unpack_columns, unpack_rows
 from llmpq_jax.checkpoint.formats.gptq import bits_in
-from llmpq_jax.spec.families._config import Config
 
 Storage = Literal["pack-quantized", "int-quantized"]
 NAME = "compressed-tensors"

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from llmpq_jax.arch.families._config import Config
 from llmpq_jax.checkpoint.formats._format import (
     FLOATS,
     Format,
@@ -31,7 +32,6 @@ from llmpq_jax.checkpoint.formats._format import (
 )
 from llmpq_jax.checkpoint.formats._matrix import FewBits, QuantizedMatrix
 from llmpq_jax.checkpoint.formats._words import centred, unpack_columns, unpack_rows
-from llmpq_jax.spec.families._config import Config
 
 BITS: Mapping[str, FewBits] = {"4": 4, "8": 8}
 _ZEROS_LESS = {"gptq": 1, "gptq_v2": 0}

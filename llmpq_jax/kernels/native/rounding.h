@@ -1,4 +1,4 @@
-// Rounds one panel of a checkpoint's matrix, as quant/quantize.py would and
+// Rounds one panel of a checkpoint's matrix, as quant/quantizer.py would and
 // kernels/panels.py lays it out: the same integers and scales.
 #pragma once
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int8
 
-from llmpq_jax.quant.quantize import scale_of
+from llmpq_jax.quant.quantizer import scale_of
 
 # Of the largest magnitude: below a half, what is cut off outweighs what is gained.
 _SHARES = np.linspace(1.0, 0.5, 21, dtype=np.float32)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from llmpq_jax.errors import WorkerLostError
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.stage.memory_peak import StagePeak
 from llmpq_jax.stage.message import Message, StageEvent
-from llmpq_jax.stage.peak import StagePeak
 from llmpq_jax.stage.worker import BatchNeeds, StageFacts
 
 AFTER_A_LOSS = (

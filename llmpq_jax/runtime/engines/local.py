@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from llmpq_jax.checkpoint.source import open_source
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
-from llmpq_jax.runtime.devices import find_devices
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.runtime.claimed_devices import find_devices
+from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.build import build_worker
-from llmpq_jax.stage.devices import emulate_cpu_devices
+from llmpq_jax.stage.emulated_devices import emulate_cpu_devices
 from llmpq_jax.stage.loop import StageLoop, Transport
+from llmpq_jax.stage.memory_peak import StagePeak
 from llmpq_jax.stage.message import Message, StageEvent
-from llmpq_jax.stage.peak import StagePeak
 from llmpq_jax.stage.worker import BatchNeeds, StageFacts, StageWorker
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmpq_jax.arch.families._config import Config
 from llmpq_jax.checkpoint.formats import Linear, QuantizedMatrix
 from llmpq_jax.checkpoint.formats._matrix import pack_nibbles
 from llmpq_jax.checkpoint.formats._words import (
@@ -22,7 +23,6 @@ from llmpq_jax.checkpoint.formats.compressed_writer import (
     packed_tensors,
     scheme_of,
 )
-from llmpq_jax.spec.families._config import Config
 from tests.checkpoint.formats.writers import pack
 
 MODULE = "model.layers.0.mlp.down_proj"

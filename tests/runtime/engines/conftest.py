@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmpq_jax.runtime.engines.engine import StartEngine
-from llmpq_jax.spec.strategy import Strategy
+from llmpq_jax.schema.strategy import Strategy
 from tests.ray_machines import Machines, set_worker_up
 from tests.tiny_models import make_strategy, write_tiny_model
 
@@ -31,7 +31,7 @@ def start(
     machines: Machines, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., StartEngine]:
     """Starts the engine; workers share a folder of what they compiled."""
-    from llmpq_jax.runtime.engines.ray_engine import start_ray
+    from llmpq_jax.runtime.engines.ray.ray_engine import start_ray
 
     compiled = str(tmp_path_factory.mktemp("compiled"))
     set_up = partial(set_worker_up, compiled)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_jax.spec.cluster import Cluster, Device, Node
-from llmpq_jax.spec.cluster_file import write_cluster
+from llmpq_jax.schema.cluster import Cluster, Device, Node
+from llmpq_jax.schema.cluster_file import write_cluster
 from tools.emulation.speeds import Emulation, read_emulation
 
 HERE = min(os.sched_getaffinity(0))

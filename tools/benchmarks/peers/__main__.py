@@ -18,7 +18,7 @@ from typing import Any, cast
 import click
 import numpy as np
 
-from llmpq_jax.spec.precision import Bits
+from llmpq_jax.schema.precision import Bits
 from tools.benchmarks.models import CONFIGS, random_model
 from tools.benchmarks.peers.protocol import Peer
 from tools.benchmarks.peers.weights import HEAD_TYPE, write_dequantized, write_gguf

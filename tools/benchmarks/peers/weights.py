@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from llmpq_jax.quant import dequantize, quantize
-from llmpq_jax.spec.precision import Bits
+from llmpq_jax.schema.precision import Bits
 
 _GGUF_NAMES = {
     "self_attn.q_proj": "attn_q",

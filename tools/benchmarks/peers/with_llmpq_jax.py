@@ -18,7 +18,7 @@ from llmpq_jax import __version__
 from llmpq_jax.kernels import kernel_path
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.request import Request
-from llmpq_jax.spec.precision import Activations, Bits
+from llmpq_jax.schema.precision import Activations, Bits
 from tools.benchmarks.models import even_strategy
 from tools.benchmarks.peers.protocol import answer, prompts
 

@@ -1,0 +1,1 @@
+"""What a checkpoint's config.json says: the model's architecture, tensors and fingerprint."""

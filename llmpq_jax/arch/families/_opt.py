@@ -1,0 +1,63 @@
+"""opt: learned positions, layer norms, biases everywhere."""
+
+from __future__ import annotations
+
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.families._config import ACTIVATIONS, Config, head_width
+from llmpq_jax.arch.families._family import Family
+
+
+def _build(config: Config) -> Architecture:
+    num_layers = config.integer("num_hidden_layers")
+    hidden_size = config.integer("hidden_size")
+    num_heads = config.integer("num_attention_heads")
+    has_bias = config.flag("enable_bias")
+    norms_before = config.flag("do_layer_norm_before")
+    removes_final_norm = config.flag("_remove_final_layer_norm")
+    return Architecture(
+        family="opt",
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        intermediate_size=config.integer("ffn_dim"),
+        num_heads=num_heads,
+        num_kv_heads=num_heads,
+        head_dim=head_width(config, hidden_size, num_heads),
+        vocabulary_size=config.integer("vocab_size"),
+        max_positions=config.integer("max_position_embeddings"),
+        activation=config.choice("activation_function", ACTIVATIONS),
+        is_gated=False,
+        norm="layer",
+        norm_eps=1e-5,  # PyTorch's own; the config cannot change it.
+        norm_position="before" if norms_before else "after",
+        has_final_norm=norms_before and not removes_final_norm,
+        position="learned",
+        position_offset=2,
+        layer_windows=(None,) * num_layers,
+        has_qkv_bias=has_bias,
+        has_output_bias=has_bias,
+        has_mlp_bias=has_bias,
+        embedding_size=config.optional_integer("word_embed_proj_dim") or hidden_size,
+        ties_head=config.flag("tie_word_embeddings"),
+    )
+
+
+OPT = Family(
+    model_type="opt",
+    defaults={
+        "vocab_size": 50272,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "ffn_dim": 3072,
+        "max_position_embeddings": 2048,
+        "do_layer_norm_before": True,
+        "_remove_final_layer_norm": False,
+        "word_embed_proj_dim": None,
+        "num_attention_heads": 12,
+        "activation_function": "relu",
+        "enable_bias": True,
+        "tie_word_embeddings": True,
+    },
+    build=_build,
+    harmless=frozenset({"init_std"}),
+    neutral={"layer_norm_elementwise_affine": True, "learned_embeddings": True},
+)

@@ -1,0 +1,97 @@
+"""From a file to an architecture, through the family's table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.families._bloom import BLOOM
+from llmpq_jax.arch.families._config import Config
+from llmpq_jax.arch.families._family import COMMON_HARMLESS, COMMON_NEUTRAL, Family
+from llmpq_jax.arch.families._gated import LLAMA, MISTRAL, QWEN2, QWEN3
+from llmpq_jax.arch.families._opt import OPT
+from llmpq_jax.errors import SpecError, UnsupportedModelError
+
+FAMILIES: Mapping[str, Family] = {
+    family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, OPT, BLOOM)
+}
+
+
+def read_architecture(path: Path) -> Architecture:
+    """Reads what a checkpoint computes, from its folder or its config.json.
+
+    Raises:
+        SpecError: The file is missing, is not JSON, or a value has a wrong type.
+        UnsupportedModelError: The model does something that is not implemented here.
+    """
+    path = path / "config.json" if path.is_dir() else path
+    values = read_json(path)
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str):
+        msg = f"config {path}: model_type: found {model_type!r}, expected one of {', '.join(FAMILIES)}"
+        raise SpecError(msg)
+    if model_type not in FAMILIES:
+        msg = f"config {path}: model_type is {model_type!r}: implemented are {', '.join(FAMILIES)}; choose a checkpoint of one of these families"
+        raise UnsupportedModelError(msg)
+    family = FAMILIES[model_type]
+    config = Config(
+        path=path,
+        values=_with_canonical_names(path, values, family),
+        defaults=family.defaults,
+    )
+    config.refuse_strangers(
+        COMMON_HARMLESS | family.harmless | frozenset(family.defaults),
+        {**COMMON_NEUTRAL, **family.neutral},
+        what=model_type,
+    )
+    try:
+        return family.build(config)
+    except ValueError as reason:
+        msg = f"config {path}: {reason}"
+        raise SpecError(msg) from reason
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Reads a file that holds one JSON object.
+
+    Raises:
+        SpecError: It is missing, or is no such file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as reason:
+        msg = f"config {path}: cannot be read ({reason.strerror or reason}): expected the config.json of a Hugging Face checkpoint"
+        raise SpecError(msg) from reason
+    except UnicodeDecodeError as reason:
+        msg = f"config {path}: is not UTF-8 text (byte {reason.start}): expected JSON"
+        raise SpecError(msg) from reason
+
+    def refuse_constant(name: str) -> NoReturn:
+        msg = f"config {path}: holds {name}, which is no JSON: expected a finite number"
+        raise SpecError(msg)
+
+    try:
+        values = json.loads(text, parse_constant=refuse_constant)
+    except (json.JSONDecodeError, RecursionError) as reason:
+        msg = f"config {path}: is not JSON: {reason}"
+        raise SpecError(msg) from reason
+    if not isinstance(values, dict):
+        msg = f"config {path}: found a {type(values).__name__}, expected a JSON object"
+        raise SpecError(msg)
+    return values
+
+
+def _with_canonical_names(
+    path: Path, values: dict[str, object], family: Family
+) -> dict[str, object]:
+    canonical: dict[str, object] = {}
+    for key, value in values.items():
+        name = family.aliases.get(key, key)
+        if name in canonical and canonical[name] != value:
+            msg = f"config {path}: {name} is {canonical[name]!r} and {value!r} in two spellings: expected the same"
+            raise SpecError(msg)
+        canonical[name] = value
+    return canonical

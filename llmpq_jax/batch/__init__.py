@@ -1,0 +1,1 @@
+"""Batch files: prompts in, results out."""

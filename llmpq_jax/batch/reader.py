@@ -1,0 +1,99 @@
+"""Lines in, requests out: what the strategy cannot serve is told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.batch.progress import Progress
+from llmpq_jax.batch.prompt import BadLine, Prompt, prompt_tokens
+from llmpq_jax.checkpoint.tokenizer import Tokenizer
+from llmpq_jax.errors import RequestError
+from llmpq_jax.runtime.admission import check_request
+from llmpq_jax.runtime.request import Request
+from llmpq_jax.schema.strategy import Strategy
+
+
+class RequestReader:
+    """Makes requests of lines, and tells those apart that the strategy cannot serve.
+
+    Attributes:
+        bad_lines: Of those that were read last, the first one and how many.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        lines: Iterable[Prompt | BadLine],
+        *,
+        is_chat: bool,
+        ignores_eos: bool,
+        is_done: Callable[[str], bool],
+        progress: Progress,
+    ) -> None:
+        """Takes lines, and what is known of them.
+
+        Args:
+            strategy: That is to serve them.
+            lines: They may be read several times.
+            is_chat: Plain prompts go through the checkpoint's chat template.
+            ignores_eos: Go on whatever the model says.
+            is_done: Whether a line of this name had its result before the run.
+            progress: Of the run.
+        """
+        folder = Path(strategy.model.path)
+        self.bad_lines: tuple[BadLine, int] | None = None
+        self._strategy = strategy
+        self._lines = lines
+        self._architecture = read_architecture(folder)
+        self._tokenizer = Tokenizer.load(folder)
+        self._is_chat = is_chat
+        self._ignores_eos = ignores_eos
+        self._is_done = is_done
+        self._progress = progress
+
+    def requests(
+        self, on_bad_line: Callable[[BadLine], None]
+    ) -> Iterator[tuple[tuple[Prompt, int], Request]]:
+        """Reads all lines that are not done; each choice is a request."""
+        self.bad_lines = None
+        for line in self._lines:
+            if self._is_done(line.custom_id) or self._progress.is_told(line):
+                continue
+            made = line if isinstance(line, BadLine) else self._request(line)
+            if isinstance(made, BadLine):
+                first, count = self.bad_lines or (made, 0)
+                self.bad_lines = first, count + 1
+                on_bad_line(made)
+            else:
+                assert isinstance(line, Prompt)
+                seed = made.sampling.seed
+                for index in range(line.num_choices):
+                    if self._progress.has_ended(line, index):
+                        continue
+                    sampling = replace(made.sampling, seed=seed + index)
+                    begun = self._progress.begun(line, index)
+                    yield (line, index), replace(made, sampling=sampling, begun=begun)
+
+    def _request(self, prompt: Prompt) -> Request | BadLine:
+        planned = self._strategy.workload.new_tokens
+        try:
+            request = Request(
+                token_ids=prompt_tokens(prompt, self._tokenizer, is_chat=self._is_chat),
+                max_new_tokens=prompt.max_new_tokens or planned,
+                sampling=prompt.sampling,
+                stop=prompt.stop,
+                ignores_eos=self._ignores_eos,
+                top_logprobs=prompt.top_logprobs,
+            )
+            check_request(request, self._strategy, self._architecture)
+        except RequestError as reason:
+            return BadLine.of(
+                number=prompt.number,
+                custom_id=prompt.custom_id,
+                where=prompt.where,
+                error=reason,
+            )
+        return request

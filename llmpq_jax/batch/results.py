@@ -1,0 +1,125 @@
+"""What became of a line, and the JSON that says so."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llmpq_jax.batch.logprobs import logprobs_values
+from llmpq_jax.batch.prompt import BadLine, Prompt
+from llmpq_jax.runtime.request import Completion, FinishReason
+
+_OPENAI_REASONS: dict[FinishReason, str] = {
+    "eos": "stop",
+    "stop": "stop",
+    "length": "length",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What became of a line.
+
+    Attributes:
+        line: That was read.
+        completions: Of its prompt, as many as it wants; none where the line is bad.
+        plans: Names of the strategies that made them (`plan_name`), in their order.
+        token_text: Says what a token is, where log-probabilities are told.
+    """
+
+    line: Prompt | BadLine
+    completions: tuple[Completion, ...] = ()
+    plans: tuple[str, ...] = ()
+    token_text: Callable[[int], str] = str
+
+
+def result_values(result: Result, *, model: str) -> dict[str, Any]:
+    """Returns a result as JSON has it, in the form of its line.
+
+    Args:
+        result: Of any form; of a bad line the error of OpenAI's batches.
+        model: What it is called in the results of lines that do not call it anything.
+    """
+    line = result.line
+    if isinstance(line, BadLine):
+        error = {
+            "code": "invalid_request",
+            "message": line.reason,
+            "line": line.number,
+        }
+        return _openai_line(line.custom_id, None, error)
+    if line.form != "plain":
+        response = {
+            "status_code": 200,
+            "request_id": f"req_{uuid.uuid4().hex}",
+            "body": _openai_body(line, result, line.model or model),
+        }
+        values = _openai_line(line.custom_id, response, None)
+        # The only key that OpenAI's do not have: programs pass over what they do not know.
+        return {**values, "plans": list(result.plans)}
+    (completion,) = result.completions
+    return {
+        "custom_id": line.custom_id,
+        "prompt": line.text,
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "num_prompt_tokens": completion.num_prompt_tokens,
+        "num_new_tokens": len(completion.token_ids),
+        "plans": list(result.plans),
+    }
+
+
+def _openai_line(
+    custom_id: str, response: dict[str, Any] | None, error: dict[str, Any] | None
+) -> dict[str, Any]:
+    return {
+        "id": f"batch_req_{uuid.uuid4().hex}",
+        "custom_id": custom_id,
+        "response": response,
+        "error": error,
+    }
+
+
+def _openai_body(prompt: Prompt, result: Result, model: str) -> dict[str, Any]:
+    is_chat = prompt.form == "chat"
+    completions = result.completions
+    num_prompt = completions[0].num_prompt_tokens
+    num_new = sum(len(completion.token_ids) for completion in completions)
+    return {
+        "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}",
+        "object": "chat.completion" if is_chat else "text_completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [
+            _openai_choice(index, completion, result.token_text, is_chat=is_chat)
+            for index, completion in enumerate(completions)
+        ],
+        "usage": {
+            "prompt_tokens": num_prompt,
+            "completion_tokens": num_new,
+            "total_tokens": num_prompt + num_new,
+        },
+    }
+
+
+def _openai_choice(
+    index: int,
+    completion: Completion,
+    token_text: Callable[[int], str],
+    *,
+    is_chat: bool,
+) -> dict[str, Any]:
+    said = (
+        {"message": {"role": "assistant", "content": completion.text}}
+        if is_chat
+        else {"text": completion.text}
+    )
+    return {
+        "index": index,
+        **said,
+        "logprobs": logprobs_values(completion, token_text, is_chat=is_chat),
+        "finish_reason": _OPENAI_REASONS[completion.finish_reason],
+    }

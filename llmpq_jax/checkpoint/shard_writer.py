@@ -1,0 +1,84 @@
+"""Writes safetensors one after another, and the index that finds tensors in them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from llmpq_jax.checkpoint.reader import INDEX, WHOLE
+from llmpq_jax.errors import CheckpointError
+from llmpq_jax.files import write_text
+from llmpq_jax.units import MIB
+
+
+class ShardWriter:
+    """Gathers tensors into files of a new folder.
+
+    What is added together stays in one file. At most a file's worth of tensors waits in
+    memory beside what is added.
+    """
+
+    def __init__(self, folder: Path, *, shard_bytes: int = 256 * MIB) -> None:
+        """Starts with no file.
+
+        Args:
+            folder: That is there.
+            shard_bytes: Of a file's tensors, at most, unless more are added together.
+        """
+        self._folder = folder
+        self._shard_bytes = shard_bytes
+        self._waiting: dict[str, np.ndarray] = {}
+        self._shards: list[list[str]] = []
+        self._total_bytes = 0
+
+    def add(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Takes tensors, and writes those that wait if all would be too many."""
+        waiting_bytes = sum(array.nbytes for array in self._waiting.values())
+        added_bytes = sum(array.nbytes for array in tensors.values())
+        if waiting_bytes + added_bytes > self._shard_bytes:
+            self._write()
+        self._waiting |= tensors
+        self._total_bytes += added_bytes
+
+    def finish(self) -> None:
+        """Writes what waits and the index; a single file needs none."""
+        self._write()
+        count = len(self._shards)
+        if count == 1:
+            self._path(0).rename(self._folder / WHOLE)
+            return
+        file_of: dict[str, str] = {}
+        for number, names in enumerate(self._shards):
+            name = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+            self._path(number).rename(self._folder / name)
+            file_of |= dict.fromkeys(names, name)
+        content = {
+            "metadata": {"total_size": self._total_bytes},
+            "weight_map": file_of,
+        }
+        write_text(self._folder / INDEX, json.dumps(content, indent=2) + "\n")
+
+    def _write(self) -> None:
+        if not self._waiting:
+            return
+        path = self._path(len(self._shards))
+        try:
+            save_file(self._waiting, path, metadata={"format": "pt"})
+        except SafetensorError as reason:
+            msg = f"weights {path}: cannot be written ({reason}): expected room for them; name another folder"
+            raise CheckpointError(msg) from reason
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+        path.chmod(0o644)
+        self._shards.append(list(self._waiting))
+        self._waiting = {}
+
+    def _path(self, number: int) -> Path:
+        """How many files there will be is not known before the last."""
+        return self._folder / f"model-{number + 1:05d}.safetensors"

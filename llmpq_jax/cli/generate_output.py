@@ -1,0 +1,64 @@
+"""What `generate` prints once it is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from llmpq_jax.batch.prompt import Prompt
+from llmpq_jax.batch.results import Result, result_values
+from llmpq_jax.report.console import say, show
+from llmpq_jax.report.deviation import deviation_line
+from llmpq_jax.report.lines import run_lines
+from llmpq_jax.report.peaks import peaks_line
+from llmpq_jax.report.tables import run_table
+from llmpq_jax.report.texts import continued_text
+from llmpq_jax.runtime.analysis.phase_times import phase_times
+from llmpq_jax.tasks.generate import Served
+
+
+def print_texts(results: Sequence[Result]) -> None:
+    """Prints each prompt with its continuation, or what is wrong with it."""
+    for result in results:
+        line = result.line
+        if not isinstance(line, Prompt):
+            say(f"── {line.custom_id}: {line}")
+            say()
+            continue
+        for completion in result.completions:
+            say(
+                f"── {line.custom_id}: {len(completion.token_ids)} new tokens, "
+                f"ended by {completion.finish_reason}"
+            )
+            say(continued_text(line.text, completion.text))
+            say()
+
+
+def print_run(served: Served) -> None:
+    """Prints what was measured beside what was predicted."""
+    strategy = served.strategy
+    show(run_table(strategy, served.batches))
+    for line in run_lines(strategy, served.batches):
+        say(line)
+    phases = [phase_times(strategy, batch) for batch in served.batches]
+    for deviation in (
+        deviation_line(strategy, phases),
+        peaks_line(strategy, served.batches),
+    ):
+        if deviation is not None:
+            say(deviation)
+
+
+def print_json(results: Sequence[Result], served: Served, *, model: str) -> None:
+    """Prints all of it for programs."""
+    batches = [asdict(batch) for batch in served.batches]
+    for batch in batches:
+        del batch["events"]
+    predicted = served.strategy.predicted
+    values = {
+        "results": [result_values(result, model=model) for result in results],
+        "predicted": predicted and asdict(predicted),
+        "batches": batches,
+    }
+    say(json.dumps(values, indent=2))

@@ -1,0 +1,218 @@
+"""Bytes a stage needs on each of its devices, term by term."""
+
+from __future__ import annotations
+
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.tensors import (
+    embedding_tensors,
+    head_tensors,
+    layer_tensors,
+    tensor_scale_bytes,
+    tensors_bytes,
+)
+from llmpq_jax.costmodel.workspace import WorkspaceModel
+from llmpq_jax.schema.buckets import bucket_length, num_prefill_chunks
+from llmpq_jax.schema.memory_terms import MemoryTerms
+from llmpq_jax.schema.precision import (
+    ACTIVATION_BYTES,
+    Activations,
+    Bits,
+    KvBits,
+    kv_token_bytes,
+)
+from llmpq_jax.schema.strategy import PrecisionChoice
+from llmpq_jax.schema.workload import MicroBatch, Workload
+
+# One micro-batch is worked on while the next one arrives.
+NUM_ARRIVING = 2
+_LOGIT_BYTES = 4
+
+
+def stage_memory(
+    architecture: Architecture,
+    *,
+    kind: str,
+    bits: tuple[Bits, ...],
+    is_first: bool,
+    is_last: bool,
+    workload: Workload,
+    micro_batch: MicroBatch,
+    precision: PrecisionChoice,
+    workspace: WorkspaceModel,
+    tensor: int = 1,
+) -> MemoryTerms:
+    """Predicts the memory of one stage.
+
+    Args:
+        architecture: Of the model.
+        kind: Of the stage's devices.
+        bits: One precision for each of its layers.
+        is_first: It embeds.
+        is_last: It holds the head.
+        workload: What is served.
+        micro_batch: How the batch is cut.
+        precision: Of head, cache, activations and groups.
+        workspace: Fitted to measurements.
+        tensor: Devices the stage is spread over.
+    """
+    group_size = precision.group_size
+    needs = [
+        workspace.layer_bytes(
+            kind, layer_bits, workload=workload, micro_batch=micro_batch, tensor=tensor
+        )
+        for layer_bits in sorted(set(bits))
+    ]
+    if is_first:
+        needs.append(
+            workspace.embedding_bytes(kind, workload=workload, micro_batch=micro_batch)
+        )
+    if is_last:
+        needs.append(
+            workspace.head_bytes(kind, precision.head_bits, micro_batch=micro_batch)
+            + gathered_logits_bytes(
+                architecture, micro_batch=micro_batch, tensor=tensor
+            )
+        )
+    kv_cache = layer_kv_bytes(
+        architecture,
+        workload=workload,
+        micro_batch=micro_batch,
+        activations=precision.activations,
+        kv_bits=precision.kv_bits,
+        tensor=tensor,
+    )
+    handed_on = handed_on_bytes(
+        architecture,
+        workload=workload,
+        micro_batch=micro_batch,
+        activations=precision.activations,
+    )
+    return MemoryTerms(
+        weights=sum(
+            layer_bytes(architecture, bits=b, group_size=group_size, tensor=tensor)
+            for b in bits
+        ),
+        kv_cache=len(bits) * kv_cache,
+        embedding=embedding_bytes(architecture, tensor=tensor) if is_first else 0,
+        head=head_bytes(architecture, precision=precision, tensor=tensor)
+        if is_last
+        else 0,
+        workspace=max(needs),
+        buffers=(1 if is_first else 1 + NUM_ARRIVING) * handed_on,
+    )
+
+
+def layer_bytes(
+    architecture: Architecture, *, bits: Bits, group_size: int, tensor: int = 1
+) -> int:
+    """Returns the bytes of one layer's weights."""
+    tensors = layer_tensors(architecture)
+    return tensors_bytes(tensors, bits=bits, group_size=group_size, tensor_width=tensor)
+
+
+def layer_scale_bytes(
+    architecture: Architecture, *, bits: Bits, group_size: int, tensor: int = 1
+) -> int:
+    """Returns the bytes of the scales among one layer's weights."""
+    return sum(
+        tensor_scale_bytes(each, bits=bits, group_size=group_size, tensor_width=tensor)
+        for each in layer_tensors(architecture)
+    )
+
+
+def layer_kv_bytes(
+    architecture: Architecture,
+    *,
+    workload: Workload,
+    micro_batch: MicroBatch,
+    activations: Activations,
+    kv_bits: KvBits = 16,
+    tensor: int = 1,
+) -> int:
+    """Returns the bytes of one layer's keys and values, of all rows together.
+
+    bucket(s + n) · rows · `kv_token_bytes`: a cache is as long as a bucket of the
+    longest context.
+    """
+    a = architecture
+    slots = bucket_length(workload.context_length) * cache_rows(workload, micro_batch)
+    heads = a.num_kv_heads // tensor
+    size = ACTIVATION_BYTES[activations]
+    return slots * kv_token_bytes(heads, a.head_dim, size, kv_bits=kv_bits)
+
+
+def cache_rows(workload: Workload, micro_batch: MicroBatch) -> int:
+    """Returns the rows of all preallocated caches, padding included.
+
+    Each decode micro-batch has its own cache; where prefill takes more rows at once, it
+    fills several of them, so the batch is padded to a multiple of the larger one.
+    """
+    step = max(micro_batch.prefill, micro_batch.decode)
+    return -(-workload.batch // step) * step
+
+
+def embedding_bytes(architecture: Architecture, *, tensor: int = 1) -> int:
+    """Returns the bytes of what the first stage holds before its layers."""
+    tensors = embedding_tensors(architecture)
+    return tensors_bytes(tensors, bits=16, group_size=128, tensor_width=tensor)
+
+
+def head_bytes(
+    architecture: Architecture, *, precision: PrecisionChoice, tensor: int = 1
+) -> int:
+    """Returns the bytes of what the last stage holds after its layers."""
+    return tensors_bytes(
+        head_tensors(architecture),
+        bits=precision.head_bits,
+        group_size=precision.group_size,
+        tensor_width=tensor,
+    )
+
+
+def gathered_logits_bytes(
+    architecture: Architecture, *, micro_batch: MicroBatch, tensor: int
+) -> int:
+    """Returns what a mesh adds to the head's workspace: a device's share of the logits.
+
+    It lies beside the whole of them, which is what one device needs anyway.
+    """
+    rows = max(micro_batch.prefill, micro_batch.decode)
+    return logit_share_bytes(architecture, rows=rows, tensor=tensor)
+
+
+def logit_share_bytes(architecture: Architecture, *, rows: int, tensor: int) -> int:
+    """Returns the bytes of logits that a device of a mesh makes for the others.
+
+    0 where it makes all of them: alone, or of a vocabulary that does not divide.
+    """
+    if tensor == 1 or architecture.vocabulary_size % tensor:
+        return 0
+    return rows * architecture.vocabulary_size // tensor * _LOGIT_BYTES
+
+
+def handed_on_bytes(
+    architecture: Architecture,
+    *,
+    workload: Workload,
+    micro_batch: MicroBatch,
+    activations: Activations,
+) -> int:
+    """Returns the bytes of the largest hidden states that stages hand on at once.
+
+    Each stage holds its own; one that does not embed also `NUM_ARRIVING` of its
+    predecessor's.
+    """
+    prompt = bucket_length(workload.prompt_length)
+    chunk = prompt // num_prefill_chunks(prompt, micro_batch.chunk_tokens)
+    return hidden_bytes(
+        architecture,
+        num_tokens=max(micro_batch.prefill * chunk, micro_batch.decode),
+        activations=activations,
+    )
+
+
+def hidden_bytes(
+    architecture: Architecture, *, num_tokens: int, activations: Activations
+) -> int:
+    """Returns the bytes of hidden states: of what one hop carries."""
+    return num_tokens * architecture.hidden_size * ACTIVATION_BYTES[activations]

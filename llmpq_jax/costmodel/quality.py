@@ -1,0 +1,71 @@
+"""What a choice of bits costs in quality: ω of the layers, the head and the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from llmpq_jax.costmodel.monotone_table import Floats
+from llmpq_jax.errors import SpecError
+from llmpq_jax.schema.precision import Bits, HeadBits, KvBits
+from llmpq_jax.schema.sensitivity import Sensitivity
+
+# Sums of the same numbers in another order differ by their rounding.
+_ROUNDING = 1e-9
+
+
+def omega_table(
+    sensitivity: Sensitivity, *, num_layers: int, bits: Sequence[Bits]
+) -> Floats:
+    """Returns ω as [layers, bits].
+
+    Raises:
+        SpecError: A row is missing, or more bits lose more: such numbers are noise, and
+            a plan made by them would trade quality the wrong way.
+    """
+    table = np.empty((num_layers, len(bits)))
+    for layer in range(num_layers):
+        for column, width in enumerate(bits):
+            try:
+                table[layer, column] = sensitivity.omega(layer, width)
+            except KeyError as reason:
+                msg = f"sensitivity of {sensitivity.model}: no omega of layer {layer} at {width} bits: expected one for each layer; run `llmpq-jax indicate` for these bits"
+                raise SpecError(msg) from reason
+    by_width = sorted(range(len(bits)), key=lambda column: bits[column])
+    for fewer, more in pairwise(by_width):
+        for layer in np.flatnonzero(table[:, more] > table[:, fewer]):
+            msg = (
+                f"sensitivity of {sensitivity.model}: omega of layer {layer} rises from "
+                f"{table[layer, fewer]:.4g} at {bits[fewer]} bits to "
+                f"{table[layer, more]:.4g} at {bits[more]}: expected more bits to lose no "
+                "more; run `llmpq-jax indicate` again with more calibration text"
+            )
+            raise SpecError(msg)
+    return table
+
+
+def total_omega(
+    sensitivity: Sensitivity,
+    bits: Sequence[Bits],
+    *,
+    head_bits: HeadBits = 16,
+    kv_bits: KvBits = 16,
+) -> float:
+    """Returns Σω of a choice of bits for every layer, for the head and the cache."""
+    layers = sum(sensitivity.omega(layer, width) for layer, width in enumerate(bits))
+    return layers + whole_model_omega(sensitivity, head_bits=head_bits, kv_bits=kv_bits)
+
+
+def whole_model_omega(
+    sensitivity: Sensitivity, *, head_bits: HeadBits, kv_bits: KvBits
+) -> float:
+    """Returns what the choices for the whole model, head and cache, add to Σω."""
+    head = sensitivity.head_8 if head_bits == 8 else 0.0
+    return head + (sensitivity.kv_8 if kv_bits == 8 else 0.0)
+
+
+def is_within(omega: float, budget: float | None) -> bool:
+    """Whether Σω keeps the budget, to the rounding of a sum."""
+    return budget is None or omega <= budget * (1.0 + _ROUNDING)

@@ -1,0 +1,185 @@
+"""Baselines beside the joint plan, each at its own quality or better."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from llmpq_jax.planner.baselines.adabits import adabits
+from llmpq_jax.planner.baselines.one_precision import (
+    memory_proportional,
+    pipeedge,
+    uniform,
+)
+from llmpq_jax.planner.baselines.paper_heuristic import transfer
+from llmpq_jax.planner.instance.build import make_instance
+from llmpq_jax.planner.instance.candidate import Placement, evaluate
+from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.planner.instance.problem import Problem, make_problem
+from llmpq_jax.planner.instance.subproblems import all_cases
+from llmpq_jax.planner.request import PlanRequest
+from llmpq_jax.planner.search.branch_and_bound import search
+from llmpq_jax.planner.search.search_result import Found, SearchResult
+from llmpq_jax.schema.workload import MicroBatch
+
+Method = Literal[
+    "uniform",
+    "memory-proportional",
+    "PipeEdge",
+    "PipeEdge, micro-batches searched",
+    "adabits",
+    "transfer",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """One baseline, and the joint plan at its quality or better.
+
+    Attributes:
+        method: Of the baseline.
+        latency_s: Of its plan; absent where it finds none.
+        omega: Of its plan.
+        micro_batch: Of its plan.
+        joint_latency_s: Of the fastest plan found whose Σω is no larger.
+        joint_omega: Of that one.
+        gap: Proven of it.
+        seconds: Its search took.
+    """
+
+    method: Method
+    latency_s: float | None = None
+    omega: float | None = None
+    micro_batch: MicroBatch | None = None
+    joint_latency_s: float | None = None
+    joint_omega: float | None = None
+    gap: float | None = None
+    seconds: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times faster the joint plan is."""
+        if self.latency_s is None or self.joint_latency_s is None:
+            return None
+        return self.latency_s / self.joint_latency_s
+
+
+def compare(
+    request: PlanRequest,
+    *,
+    time_limit_s: float,
+    relative_gap: float,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Comparison, ...]:
+    """Plans with every baseline, and anew with each one's Σω as the budget.
+
+    Args:
+        request: The problem; its budget, its θ and its tensor widths are not used, which
+            the baselines do not know.
+        time_limit_s: Of each joint plan.
+        relative_gap: Of each joint plan.
+        progress: Told which method is next.
+    """
+    problem = make_problem(replace(request, omega_budget=None, theta=0.0, tensor=(1,)))
+    rows = []
+    for method, found in baselines(problem):
+        if progress is not None:
+            progress(method)
+        if found is None:
+            rows.append(Comparison(method=method))
+            continue
+        evaluation = evaluate(found.instance, found.placement)
+        begin = time.monotonic()
+        joint = joint_plan(
+            problem, found, time_limit_s=time_limit_s, relative_gap=relative_gap
+        )
+        assert joint.found is not None, "the baseline's own plan is known"
+        best = evaluate(joint.found.instance, joint.found.placement)
+        rows.append(
+            Comparison(
+                method=method,
+                latency_s=evaluation.seconds.latency_s,
+                omega=evaluation.omega,
+                micro_batch=found.instance.micro_batch,
+                joint_latency_s=best.seconds.latency_s,
+                joint_omega=best.omega,
+                gap=joint.gap,
+                seconds=time.monotonic() - begin,
+            )
+        )
+    return tuple(rows)
+
+
+def joint_plan(
+    problem: Problem, found: Found, *, time_limit_s: float, relative_gap: float
+) -> SearchResult:
+    """Searches the fastest plan whose Σω is no larger than that of a plan at hand."""
+    omega = evaluate(found.instance, found.placement).omega
+    own = replace(found.instance, omega_budget=omega)
+    return search(
+        all_cases(problem, omega_budget=omega),
+        time_limit_s=time_limit_s,
+        relative_gap=relative_gap,
+        known=[(own, found.placement)],
+    )
+
+
+def baselines(problem: Problem) -> Iterator[tuple[Method, Found | None]]:
+    """Yields each baseline's plan, or nothing where it finds none."""
+    searched = all_cases(problem, omega_budget=None)
+    precision = problem.precision(max(problem.request.head_bits), max(problem.kv_bits))
+    whole = [
+        i
+        for i in searched
+        if (i.head_bits, i.kv_bits) == (precision.head_bits, precision.kv_bits)
+    ]
+    even = _even_split(problem)
+    own = [make_instance(problem, even, precision, omega_budget=None)]
+    yield "uniform", _highest_precision(whole, uniform)
+    yield "memory-proportional", _highest_precision(whole, memory_proportional)
+    yield "PipeEdge", _highest_precision(own, pipeedge)
+    yield "PipeEdge, micro-batches searched", _highest_precision(whole, pipeedge)
+    yield "adabits", _fastest((i, adabits(i)) for i in own)
+    smaller = [
+        make_instance(problem, pair, precision, omega_budget=None)
+        for pair in _prefill_of(even)
+    ]
+    yield "transfer", _fastest((i, transfer(i)) for i in smaller)
+
+
+def _even_split(problem: Problem) -> MicroBatch:
+    """As the paper's code has it: the batch over the devices, in both phases."""
+    rows = -(-problem.request.workload.batch // len(problem.placed))
+    return MicroBatch(prefill=rows, decode=rows)
+
+
+def _prefill_of(even: MicroBatch) -> Iterator[MicroBatch]:
+    """Divisors of the decode micro-batch, among which the paper's code searches."""
+    for rows in range(1, even.decode + 1):
+        if even.decode % rows == 0:
+            yield MicroBatch(prefill=rows, decode=even.decode)
+
+
+def _highest_precision(
+    instances: Sequence[Instance],
+    method: Callable[[Instance, int], Placement | None],
+) -> Found | None:
+    """The fastest plan at the highest precision that fits in any case."""
+    for b in range(len(instances[0].bits)):
+        found = _fastest((instance, method(instance, b)) for instance in instances)
+        if found is not None:
+            return found
+    return None
+
+
+def _fastest(plans: Iterator[tuple[Instance, Placement | None]]) -> Found | None:
+    found = None
+    for instance, placement in plans:
+        if placement is None:
+            continue
+        value = evaluate(instance, placement).seconds.latency_s
+        if found is None or value < found.value:
+            found = Found(instance=instance, placement=placement, value=value)
+    return found

@@ -1,0 +1,1 @@
+"""Why a request has no plan, and the changes that would give it one."""

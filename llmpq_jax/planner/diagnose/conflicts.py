@@ -1,0 +1,54 @@
+"""Which pins stand in the way of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from llmpq_jax.planner.constraints import with_use
+from llmpq_jax.planner.diagnose.feasible import has_plan
+from llmpq_jax.planner.request import PlanRequest
+
+
+def pin_clash(request: PlanRequest) -> str | None:
+    """Names the pins without which there is a plan; None where it is not they."""
+    loose = list(loosened(request))
+    if not loose:
+        return None
+    free = request
+    for _, change in loose:
+        free = change(free)
+    if not has_plan(free):
+        return None
+    alone = [what for what, change in loose if has_plan(change(request))]
+    if alone:
+        others = (
+            ""
+            if len(alone) == 1
+            else "; so there is without " + ", or without ".join(alone[1:])
+        )
+        return f"no plan fits with {alone[0]}, and without it there is one{others}"
+    told = ", ".join(what for what, _ in loose)
+    return f"no plan fits with these pins together: {told}; and without all of them there is one"
+
+
+def loosened(
+    request: PlanRequest,
+) -> Iterator[tuple[str, Callable[[PlanRequest], PlanRequest]]]:
+    """Yields every pin of layers, bits and devices, and how to do without it."""
+    for pin in request.pins:
+        yield (
+            str(pin),
+            lambda r, pin=pin: replace(
+                r, pins=tuple(other for other in r.pins if other != pin)
+            ),
+        )
+    for place in request.cluster.placed:
+        if place.device.use != "any":
+            what = "idle" if place.device.use == "never" else "in use"
+            yield (
+                f"{place.name} pinned {what}",
+                lambda r, name=place.name: replace(
+                    r, cluster=with_use(r.cluster, {name: "any"})
+                ),
+            )

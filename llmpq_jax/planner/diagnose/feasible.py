@@ -1,0 +1,41 @@
+"""Whether a request has a plan at all: found, not guessed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmpq_jax.errors import SpecError
+from llmpq_jax.planner.instance.problem import make_problem
+from llmpq_jax.planner.instance.subproblems import smallest_cases
+from llmpq_jax.planner.request import PlanRequest
+from llmpq_jax.planner.search.branch_and_bound import search
+
+# Most take milliseconds.
+_QUESTION_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repair:
+    """A change that would do.
+
+    Attributes:
+        text: What to change.
+        request: The changed one, for which a plan was found.
+    """
+
+    text: str
+    request: PlanRequest
+
+
+def has_plan(request: PlanRequest) -> bool:
+    """Whether some plan fits the memory, keeps the pins and the budget.
+
+    A request that asks for what was not measured has none.
+    """
+    try:
+        problem = make_problem(request)
+    except SpecError:
+        return False
+    cases = smallest_cases(problem, omega_budget=request.omega_budget)
+    result = search(cases, time_limit_s=_QUESTION_S, relative_gap=1.0, goal="omega")
+    return result.found is not None

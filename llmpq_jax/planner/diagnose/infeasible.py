@@ -1,0 +1,116 @@
+"""Why there is no plan: which device is short of what, and what would fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from llmpq_jax.errors import InfeasibleError
+from llmpq_jax.planner.diagnose.conflicts import pin_clash
+from llmpq_jax.planner.diagnose.memory_shortfall import StageNeed, least_shortage
+from llmpq_jax.planner.diagnose.relaxations import repairs
+from llmpq_jax.planner.instance.problem import Problem
+from llmpq_jax.planner.instance.subproblems import all_cases, smallest_case
+from llmpq_jax.planner.search.branch_and_bound import search
+from llmpq_jax.units import format_bytes
+
+# For the least Σω; most take milliseconds.
+_QUESTION_S = 10.0
+_MOST_NAMED = 4
+
+
+def explain(
+    problem: Problem, on_note: Callable[[str], None] = lambda _: None
+) -> InfeasibleError:
+    """Makes the error that says why no case of a problem has a plan.
+
+    Args:
+        problem: That has none.
+        on_note: Hears what is tried meanwhile, which may take a minute.
+    """
+    request = problem.request
+    num_layers = request.architecture.num_layers
+    num_pinned = sum(place.device.use == "always" for place in problem.placed)
+    if num_pinned > num_layers and not problem.pools:
+        return InfeasibleError(
+            f'{num_pinned} devices have use = "always" and the model has {num_layers} '
+            'layers: expected no more such devices than layers; write use = "any"'
+        )
+    on_note("no plan fits; looking for the reason")
+    budget = request.omega_budget
+    clash = pin_clash(request)
+    least = _least_omega(problem) if budget is not None and clash is None else None
+    if clash is None and least is None and budget is not None:
+        # Without pins the limit still stands in the way, without the limit the pins.
+        clash = pin_clash(replace(request, omega_budget=None))
+        if clash is not None:
+            clash += f", but none with omega within {budget:.4g}"
+    if clash is not None:
+        fits = "; ".join(repair.text for repair in repairs(request, on_note))
+        advice = f"what would do: {fits}" if fits else "drop or change a pin"
+        return InfeasibleError(f"{clash}; {advice}")
+    if least is not None:
+        return InfeasibleError(
+            f"no plan keeps omega within {budget:.4g}: the least that fits "
+            f"the memory is {least:.4g}; what would do: an omega of {least:.4g}"
+            + "".join(f"; {repair.text}" for repair in repairs(request, on_note))
+        )
+    stages = least_shortage(smallest_case(problem, omega_budget=None))
+    if stages is None:
+        return InfeasibleError(
+            "no choice of devices can embed on its first and hold the head on its last: "
+            "expected [[end]] rows of both for the kinds at the ends of the cluster file; "
+            'reorder its devices, or write use = "any" on those that need not be used'
+        )
+    fits = "; ".join(repair.text for repair in repairs(request, on_note))
+    advice = (
+        f"what would fit: {fits}"
+        if fits
+        else "nothing that was tried would fit: no smaller batch, shorter prompt or "
+        "continuation, no fewer bits, no more devices of one kind or memory on one"
+    )
+    return InfeasibleError(f"no plan fits: {_describe(problem, stages)}; {advice}")
+
+
+def _least_omega(problem: Problem) -> float | None:
+    result = search(
+        all_cases(problem, omega_budget=None),
+        time_limit_s=_QUESTION_S,
+        relative_gap=1e-6,
+        goal="omega",
+    )
+    return result.found.value if result.found else None
+
+
+def _describe(problem: Problem, stages: tuple[StageNeed, ...]) -> str:
+    """Says what the plan that lacks the least lacks, the worst device first."""
+    short = sorted(
+        (stage for stage in stages if stage.lack_bytes),
+        key=lambda stage: -stage.lack_bytes,
+    )
+    worst, *others = short
+    unit = problem.units[worst.device]
+    layers = f"{worst.num_layers} layer{'s' if worst.num_layers > 1 else ''}"
+    text = (
+        f"{unit.name} is short by {format_bytes(worst.lack_bytes)} even at "
+        f"{worst.bits} bits ({layers}: {worst.terms}; it may use "
+        f"{format_bytes(unit.places[0].device.usable_bytes)}), most of it for the {_part(worst)}"
+    )
+    for other in others[:_MOST_NAMED]:
+        name = problem.units[other.device].name
+        text += f", {name} by {format_bytes(other.lack_bytes)} ({_part(other)})"
+    if len(others) > _MOST_NAMED:
+        text += f" and {len(others) - _MOST_NAMED} more"
+    return text
+
+
+def _part(stage: StageNeed) -> str:
+    """Names the part of a stage that needs the most."""
+    terms = stage.terms
+    parts = {
+        "weights": terms.weights,
+        "KV cache": terms.kv_cache,
+        "embedding and head": terms.embedding + terms.head,
+        "workspace and buffers": terms.workspace + terms.buffers,
+    }
+    return max(parts, key=lambda name: parts[name])

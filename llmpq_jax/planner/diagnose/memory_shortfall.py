@@ -1,0 +1,196 @@
+"""The plan that lacks the least memory, over all orders and subsets of devices.
+
+Bytes of a stage depend on how many layers it holds at which bits and on whether it is the
+first or the last, and all layers are alike: so which device comes where in between changes
+nothing, and one pass over the devices decides. With lack[j, r, k] the bytes that device j
+is short of for k layers in role r, f and l whether a first and a last stage are there,
+
+    least[j + 1, i + k, f', l'] = min over k and r of  least[j, i, f, l] + lack[j, r, k].
+
+Of the bits of one stage the least is reached by a single precision: its workspace is the
+largest of its layers', so all of them may have the cheapest weights within that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmpq_jax.costmodel.monotone_table import Floats
+from llmpq_jax.planner.instance.instance import Instance, Integers
+from llmpq_jax.planner.instance.stage_bytes import stage_bytes
+from llmpq_jax.schema.memory_terms import MemoryTerms
+
+# Whether a stage is the first and whether it is the last.
+_Role = tuple[bool, bool]
+_Least = dict[_Role, Floats]
+_Choices = Mapping[_Role, Integers]
+_ROLES: tuple[_Role, ...] = ((False, False), (True, False), (False, True), (True, True))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageNeed:
+    """A stage of the plan that lacks the least.
+
+    Attributes:
+        device: Its index on axis J.
+        num_layers: It holds.
+        bits: Of each.
+        terms: What it needs, by part.
+        lack_bytes: Beyond what the device may fill; 0 where it fits.
+    """
+
+    device: int
+    num_layers: int
+    bits: int
+    terms: MemoryTerms
+    lack_bytes: int
+
+
+def least_shortage(instance: Instance) -> tuple[StageNeed, ...] | None:
+    """Returns the stages of the plan that lacks the least; nothing where no order is.
+
+    In pipeline order, but that those between the ends may change places.
+    """
+    num_layers = instance.num_layers
+    least: _Least = {
+        role: np.full((1, num_layers + 1), np.inf, dtype=float) for role in _ROLES
+    }
+    least[False, False][0, 0] = 0.0
+    trace: list[tuple[int, _Choices]] = []
+
+    def take(members: Sequence[int], num_devices: int, *, must_use: bool) -> None:
+        """Takes devices of a pool, or one that is by itself."""
+        nonlocal least
+        least = {
+            role: np.concatenate(
+                [table, np.full((num_devices, num_layers + 1), np.inf)]
+            )
+            for role, table in least.items()
+        }
+        for j in members:
+            least, choices = _with_device(instance, j, least)
+            trace.append((j, choices))
+        if must_use:
+            for table in least.values():
+                table[:num_devices] = np.inf
+        # From here on it is all one how many of them were taken.
+        chosen = {role: table.argmin(axis=0) for role, table in least.items()}
+        trace.append((-1, chosen))
+        least = {role: table.min(axis=0)[None] for role, table in least.items()}
+
+    pooled = {j for pool in instance.pools for j in pool.members}
+    for j in range(instance.num_devices):
+        if j not in pooled:
+            num = int(instance.width[j])
+            take([j], num, must_use=bool(instance.must_use[j]))
+    for pool in instance.pools:
+        must_use = any(instance.must_use[j] for j in pool.members)
+        take(pool.members, pool.num_devices, must_use=must_use)
+    if not np.isfinite(least[True, True][0, num_layers]):
+        return None
+    held = _held(instance, trace)
+    held.sort(key=lambda stage: (not stage[2][0], stage[2][1]))
+    return tuple(_need(instance, j, num, *role) for j, num, role in held)
+
+
+def _with_device(
+    instance: Instance, j: int, least: _Least
+) -> tuple[_Least, dict[_Role, Integers]]:
+    """Takes one more device; also returns what each new entry has it hold.
+
+    Tables are over devices taken of the pool and layers placed. A choice is 4 times the
+    layers and the number of the role; 0 leaves the device idle.
+    """
+    lacks = {role: _lacks(instance, j, *role) for role in _ROLES}
+    width = int(instance.width[j])
+    after, chosen = {}, {}
+    for state in _ROLES:
+        best = least[state].copy()
+        choice = np.zeros(best.shape, dtype=np.int64)
+        for number, role in enumerate(_ROLES):
+            if any(own and not has for own, has in zip(role, state, strict=True)):
+                continue
+            before = least[_without(state, role)]
+            for num in range(1, instance.num_layers + 1):
+                moved = before[:-width, : before.shape[1] - num] + lacks[role][num]
+                better = moved < best[width:, num:]
+                best[width:, num:][better] = moved[better]
+                choice[width:, num:][better] = 4 * num + number
+        after[state], chosen[state] = best, choice
+    return after, chosen
+
+
+def _without(state: _Role, role: _Role) -> _Role:
+    return state[0] and not role[0], state[1] and not role[1]
+
+
+def _held(
+    instance: Instance, trace: list[tuple[int, _Choices]]
+) -> list[tuple[int, int, _Role]]:
+    """Follows the choices back: device, layers and role of each stage."""
+    stages, end, state, taken = [], instance.num_layers, (True, True), 0
+    for j, choices in reversed(trace):
+        if j < 0:
+            taken = int(choices[state][end])
+            continue
+        num, number = divmod(int(choices[state][taken, end]), 4)
+        if num:
+            role = _ROLES[number]
+            stages.append((j, num, role))
+            end, state = end - num, _without(state, role)
+            taken -= int(instance.width[j])
+    return stages
+
+
+def _lacks(instance: Instance, j: int, is_first: bool, is_last: bool) -> Floats:
+    """[L + 1]: bytes that a device lacks for so many layers in a role; 0 is no stage."""
+    num_layers = instance.num_layers
+    lacks = np.full(num_layers + 1, np.inf)
+    if (is_first and not instance.may_be_first[j]) or (
+        is_last and not instance.may_be_last[j]
+    ):
+        return lacks
+    # One device is both ends only where it holds the whole model.
+    lengths = [num_layers] if is_first and is_last else range(1, num_layers + 1)
+    if not instance.supported[j].any():
+        return lacks
+    counts = np.array(
+        [_alike(instance, b, num) for b in _served(instance, j) for num in lengths]
+    )
+    need = stage_bytes(instance, [j], counts, is_first=is_first, is_last=is_last)
+    total = need.total.reshape(-1, len(lengths)).min(axis=0)
+    lacks[list(lengths)] = np.maximum(total - instance.allowed_bytes[j], 0)
+    return lacks
+
+
+def _need(
+    instance: Instance, j: int, num_layers: int, is_first: bool, is_last: bool
+) -> StageNeed:
+    """At the bits that need the least; of those that need as much, the highest."""
+    served = _served(instance, j)
+    counts = np.array([_alike(instance, b, num_layers) for b in served])
+    need = stage_bytes(instance, [j], counts, is_first=is_first, is_last=is_last)
+    least = int(need.total[0].argmin())
+    terms = need.terms(0, least)
+    return StageNeed(
+        device=j,
+        num_layers=num_layers,
+        bits=instance.bits[served[least]],
+        terms=terms,
+        lack_bytes=max(0, terms.total - int(instance.allowed_bytes[j])),
+    )
+
+
+def _served(instance: Instance, j: int) -> list[int]:
+    """Columns of axis B that a device serves, the highest precision first."""
+    return np.flatnonzero(instance.supported[j]).tolist()
+
+
+def _alike(instance: Instance, b: int, num_layers: int) -> Integers:
+    """[B]: so many layers, all of one precision."""
+    counts = np.zeros(len(instance.bits), dtype=np.int64)
+    counts[b] = num_layers
+    return counts

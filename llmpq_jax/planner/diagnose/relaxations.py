@@ -1,0 +1,232 @@
+"""Changes that would make a plan possible; each has been solved before it is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from llmpq_jax.errors import SpecError
+from llmpq_jax.planner.constraints import with_use
+from llmpq_jax.planner.diagnose.feasible import Repair, has_plan
+from llmpq_jax.planner.diagnose.halving import largest, smallest
+from llmpq_jax.planner.diagnose.pin_relaxations import pin_repairs
+from llmpq_jax.planner.instance.problem import make_problem
+from llmpq_jax.planner.request import PlanRequest
+from llmpq_jax.schema.cluster import Cluster, Device, Node, Placed
+from llmpq_jax.schema.precision import ALL_BITS
+from llmpq_jax.units import GIB, MIB, format_bytes
+
+# For all of them together; each takes milliseconds to seconds.
+_TIME_S = 60.0
+_MOST_ADDED = 16
+
+
+def repairs(
+    request: PlanRequest, on_note: Callable[[str], None] = lambda _: None
+) -> Iterator[Repair]:
+    """Yields changes of one thing each that let a plan exist; the least of each sort.
+
+    Where none does without other devices, also one of several things at once.
+
+    Args:
+        request: That has no plan.
+        on_note: Hears what is tried, and what would do.
+    """
+    deadline = time.monotonic() + _TIME_S
+    num_found = 0
+    for sort, what in _SORTS.items():
+        if sort is _together and num_found:
+            continue
+        on_note(f"no plan fits; trying {what}")
+        for repair in sort(request):
+            on_note(f"would do: {repair.text}")
+            num_found += 1
+            yield repair
+            if time.monotonic() > deadline:
+                return
+
+
+def _workloads(request: PlanRequest) -> Iterator[Repair]:
+    workload = request.workload
+    pins = [rows for rows in (request.prefill, request.decode) if rows]
+
+    def at(**limits: int) -> PlanRequest:
+        return replace(request, workload=workload.within(**limits))
+
+    sorts: tuple[tuple[str, int, int, Callable[[int], PlanRequest]], ...] = (
+        ("a batch of {}", max(pins, default=1), workload.batch, lambda n: at(batch=n)),
+        (
+            "prompts of at most {} tokens",
+            1,
+            workload.prompt_length,
+            lambda n: at(prompt_length=n),
+        ),
+        (
+            "at most {} new tokens",
+            1,
+            workload.new_tokens,
+            lambda n: at(new_tokens=n),
+        ),
+    )
+    for text, least, now, make in sorts:
+        most = largest(least, now - 1, lambda n, make=make: has_plan(make(n)))
+        if most:
+            yield Repair(text=text.format(most), request=make(most))
+
+
+def _precisions(request: PlanRequest) -> Iterator[Repair]:
+    for text, changed in _precision_changes(request):
+        if has_plan(changed):
+            yield Repair(text=text, request=changed)
+
+
+def _precision_changes(request: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
+    lower = tuple(bits for bits in ALL_BITS if bits < min(request.bits))
+    for number in range(1, len(lower) + 1):
+        text = f"layers at {' or '.join(str(bits) for bits in lower[:number])} bits"
+        yield text, replace(request, bits=(*request.bits, *lower[:number]))
+    if 8 not in request.head_bits:
+        yield "the head at 8 bits", replace(request, head_bits=(8,))
+    if 8 not in request.kv_bits:
+        yield "the cache at 8 bits", replace(request, kv_bits=(8,))
+
+
+def _devices(request: PlanRequest) -> Iterator[Repair]:
+    cluster = request.cluster
+    for use, text in (("never", "{} used"), ("always", "{} left idle")):
+        for place in cluster.placed:
+            if place.device.use == use:
+                free = with_use(cluster, {place.name: "any"})
+                freed = replace(request, cluster=free)
+                if has_plan(freed):
+                    yield Repair(text=text.format(place.name), request=freed)
+    kinds = dict.fromkeys(p.device.kind for p in cluster.placed)
+    for kind in kinds:
+
+        def more(number: int, kind: str = kind) -> PlanRequest:
+            return replace(request, cluster=_with_more(cluster, kind, number))
+
+        number = smallest(_MOST_ADDED, lambda n, more=more: has_plan(more(n)))
+        if number:
+            text = "one more device" if number == 1 else f"{number} more devices"
+            yield Repair(text=f"{text} of kind {kind}", request=more(number))
+
+
+def _memory(request: PlanRequest) -> Iterator[Repair]:
+    """More on one device; of devices alike the first stands for all."""
+    cluster, seen = request.cluster, set()
+    for place in cluster.placed:
+        device = place.device
+        alike = (
+            place.node.name,
+            device.kind,
+            device.memory_bytes,
+            device.reserve_bytes,
+        )
+        if device.use == "never" or alike in seen:
+            continue
+        seen.add(alike)
+        # What is told is rounded up, so that as much as is told is enough.
+        unit = GIB // 4 if device.memory_bytes >= 4 * GIB else MIB // 4
+
+        def with_more(
+            number: int, place: Placed = place, unit: int = unit
+        ) -> PlanRequest:
+            device = place.device
+            larger = replace(device, memory_bytes=device.memory_bytes + number * unit)
+            return replace(request, cluster=_with(cluster, place.name, larger))
+
+        number = smallest(
+            1 << 16, lambda n, with_more=with_more: has_plan(with_more(n))
+        )
+        if number:
+            text = f"{_exactly(number * unit)} more memory on {place.name}"
+            yield Repair(text=text, request=with_more(number))
+
+
+def _together(request: PlanRequest) -> Iterator[Repair]:
+    """All precisions lowered at once, then a smaller batch of shorter prompts too."""
+    texts: list[str] = []
+    changed = request
+    lower = tuple(bits for bits in ALL_BITS if bits < min(request.bits))
+    changes: dict[str, Callable[[PlanRequest], PlanRequest]] = {
+        "the head at 8 bits": lambda asked: replace(asked, head_bits=(8,)),
+        "the cache at 8 bits": lambda asked: replace(asked, kv_bits=(8,)),
+    }
+    if lower:
+        text = f"layers at {' or '.join(str(bits) for bits in lower)} bits"
+        changes[text] = lambda asked: replace(asked, bits=(*asked.bits, *lower))
+    for text, change in changes.items():
+        lowered = change(changed)
+        if lowered != changed and _is_measured(lowered):
+            texts.append(text)
+            changed = lowered
+    if len(texts) > 1 and has_plan(changed):
+        yield Repair(text=" and ".join(texts), request=changed)
+        return
+    for kept in (changed, request):
+        smaller = next(_workloads(kept), None)
+        if smaller is not None:
+            told = texts if kept is changed else []
+            yield Repair(
+                text=" and ".join([*told, smaller.text]), request=smaller.request
+            )
+            return
+
+
+def _is_measured(request: PlanRequest) -> bool:
+    try:
+        make_problem(request)
+    except SpecError:
+        return False
+    return True
+
+
+def _exactly(size: int) -> str:
+    """Writes bytes so that reading them gives no fewer."""
+    unit, name = (GIB, "GiB") if size >= GIB else (MIB, "MiB")
+    text = f"{size / unit:g} {name}"
+    return text if size % unit == 0 or size < 1000 * unit else format_bytes(size)
+
+
+def _with(cluster: Cluster, name: str, device: Device) -> Cluster:
+    """The cluster with another device in the place of that name."""
+    nodes = tuple(
+        replace(
+            node,
+            devices=tuple(
+                device if f"{node.name}/{own.name}" == name else own
+                for own in node.devices
+            ),
+        )
+        for node in cluster.nodes
+    )
+    return replace(cluster, nodes=nodes)
+
+
+def _with_more(cluster: Cluster, kind: str, number: int) -> Cluster:
+    """The cluster with more devices like the first of a kind, on its node."""
+    place = next(each for each in cluster.placed if each.device.kind == kind)
+    taken = {device.name for device in place.node.devices}
+    free = (f"{place.device.platform}:{n}" for n in range(len(taken) + number))
+    names = [name for name in free if name not in taken][:number]
+    added = tuple(replace(place.device, name=name, use="any") for name in names)
+    nodes: tuple[Node, ...] = tuple(
+        replace(node, devices=node.devices + added)
+        if node.name == place.node.name
+        else node
+        for node in cluster.nodes
+    )
+    return replace(cluster, nodes=nodes)
+
+
+# What is tried, in this order.
+_SORTS: dict[Callable[[PlanRequest], Iterator[Repair]], str] = {
+    pin_repairs: "without one pin or another",
+    _workloads: "a smaller batch, shorter prompts, fewer new tokens",
+    _precisions: "fewer bits",
+    _together: "several of these at once",
+    _devices: "other devices",
+    _memory: "more memory",
+}

@@ -1,0 +1,1 @@
+"""The planning problem in numbers: instances, candidates and what they cost."""

@@ -1,0 +1,214 @@
+"""A request whose records have been checked against each other and fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from llmpq_jax.arch.tensors import tensor_widths
+from llmpq_jax.costmodel.latency import LatencyModel, Part, fit_latency
+from llmpq_jax.costmodel.monotone_table import Floats
+from llmpq_jax.costmodel.quality import omega_table, whole_model_omega
+from llmpq_jax.costmodel.workspace import WorkspaceModel, fit_workspace
+from llmpq_jax.errors import MeasurementError, SpecError
+from llmpq_jax.planner.constraints import BitsPin, LayerPin
+from llmpq_jax.planner.instance.execution_units import Unit, find_units
+from llmpq_jax.planner.instance.instance import Pool
+from llmpq_jax.planner.request import PlanRequest
+from llmpq_jax.schema.cluster import Placed
+from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits, KvBits
+from llmpq_jax.schema.strategy import PrecisionChoice
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Fitted:
+    """What the measurements say of layers with a cache of some bits, and of the ends."""
+
+    latency: LatencyModel
+    workspace: WorkspaceModel
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Problem:
+    """What all cases of a request share.
+
+    Attributes:
+        request: As it was made.
+        placed: Devices that may be used, in pipeline order.
+        units: What may hold a stage: these, and meshes of them; axis J everywhere.
+        pools: Units that share devices.
+        bits: Precisions that some of them serve, highest first; axis B everywhere.
+        omega: [layers, bits].
+        fitted: By bits of the cache; those that were not measured are not there.
+        source: Of all seconds.
+    """
+
+    request: PlanRequest
+    placed: tuple[Placed, ...]
+    units: tuple[Unit, ...]
+    pools: tuple[Pool, ...]
+    bits: tuple[Bits, ...]
+    omega: Floats
+    fitted: dict[KvBits, Fitted]
+    source: Literal["measured", "roofline"]
+
+    @property
+    def kv_bits(self) -> tuple[KvBits, ...]:
+        """Precisions the cache may have, in the request's order."""
+        return tuple(self.fitted)
+
+    def precision(self, head_bits: HeadBits, kv_bits: KvBits) -> PrecisionChoice:
+        """Returns what holds for the whole model."""
+        return PrecisionChoice(
+            activations=self.request.activations,
+            head_bits=head_bits,
+            kv_bits=kv_bits,
+            rounding=self.request.sensitivity.rounding,
+            group_size=self.request.group_size,
+        )
+
+    def fixed_omega(self, head_bits: HeadBits, kv_bits: KvBits) -> float:
+        """Returns what head and cache add to Σω."""
+        return whole_model_omega(
+            self.request.sensitivity, head_bits=head_bits, kv_bits=kv_bits
+        )
+
+
+def make_problem(request: PlanRequest) -> Problem:
+    """Checks that the records are of one model and fits the measurements.
+
+    Raises:
+        MeasurementError: They are of another type, of another group size, or lack a
+            kind of device or an end of the model.
+        SpecError: The sensitivities are of another model or do not cover it.
+    """
+    _check_measurements(request)
+    _check_sensitivity(request)
+    fitted = _by_cache(request)
+    latencies = [each.latency for each in fitted.values()]
+    placed = tuple(p for p in request.cluster.placed if p.device.use != "never")
+    _check_ends(request, placed, latencies[0])
+
+    def is_served(
+        kind: str, width: int, among: Collection[Bits] = request.bits
+    ) -> bool:
+        return any(
+            latency.supports_layer(kind, b, tensor=width)
+            for latency in latencies
+            for b in among
+        )
+
+    most = max(len(node.devices) for node in request.cluster.nodes)
+    cutting = tensor_widths(request.architecture, most)
+    units, pools = find_units(
+        placed,
+        allowed=[width for width in request.tensor if width in cutting],
+        is_served=is_served,
+        alone=[pin.device for pin in request.pins if isinstance(pin, LayerPin)],
+    )
+    if not units:
+        msg = f"measurements of {request.measurements.model}: no stage of {' or '.join(map(str, request.tensor))} devices can be made: expected [[layer]] rows with such a tensor width, and a node with as many equal devices; measure them with `llmpq-jax profile --tensor-widths`, or allow single devices"
+        raise MeasurementError(msg)
+    bits: tuple[Bits, ...] = tuple(
+        b
+        for b in ALL_BITS
+        if b in request.bits
+        and any(is_served(unit.kind, unit.width, (b,)) for unit in units)
+    )
+    for pin in request.pins:
+        if isinstance(pin, BitsPin) and pin.bits not in bits:
+            msg = f"pinned {pin}: expected one of {sorted(bits)}, the bits that were measured; measure it with `llmpq-jax profile`, or pin other bits"
+            raise MeasurementError(msg)
+    if not bits:
+        kinds = ", ".join(sorted({repr(place.device.kind) for place in placed}))
+        msg = f"measurements: no layer at any of {sorted(request.bits)} bits on {kinds}: expected [[layer]] rows of both phases; measure with `llmpq-jax profile`"
+        raise MeasurementError(msg)
+    num_layers = request.architecture.num_layers
+    return Problem(
+        request=request,
+        placed=placed,
+        units=units,
+        pools=pools,
+        bits=bits,
+        omega=omega_table(request.sensitivity, num_layers=num_layers, bits=bits),
+        fitted=fitted,
+        source=_source(request, placed),
+    )
+
+
+def _source(
+    request: PlanRequest, placed: tuple[Placed, ...]
+) -> Literal["measured", "roofline"]:
+    """Says where the seconds of the used kinds come from; a mixture is refused.
+
+    Makers' figures flatter: beside measured devices, foretold ones would win.
+    """
+    sources = {kind.kind: kind.source for kind in request.measurements.kinds}
+    used = {place.device.kind for place in placed}
+    foretold = sorted(kind for kind in used if sources.get(kind) == "roofline")
+    if not foretold:
+        return "measured"
+    if len(foretold) < len(used):
+        others = sorted(used - set(foretold))
+        msg = f"measurements of {request.measurements.model}: {', '.join(foretold)} foretold from makers' figures, {', '.join(others)} measured: expected one or the other; measure all kinds with `llmpq-jax profile`, or plan with --roofline alone"
+        raise MeasurementError(msg)
+    return "roofline"
+
+
+def _check_measurements(request: PlanRequest) -> None:
+    found = request.measurements
+    for name in ("activations", "group_size"):
+        measured, wanted = getattr(found, name), getattr(request, name)
+        if measured != wanted:
+            msg = f"measurements of {found.model}: {name} is {measured}, the plan wants {wanted}: expected the same; ask for {measured} or run `llmpq-jax profile` again"
+            raise MeasurementError(msg)
+    kinds = {row.kind for row in found.layers}
+    for place in request.cluster.placed:
+        kind = place.device.kind
+        if place.device.use != "never" and kind not in kinds:
+            msg = f'measurements of {found.model}: nothing on {kind!r}, the kind of {place.name}: expected one of {sorted(kinds)}; run `llmpq-jax profile` there, or write use = "never"'
+            raise MeasurementError(msg)
+
+
+def _by_cache(request: PlanRequest) -> dict[KvBits, Fitted]:
+    """Fits the rows of each cache that may be chosen; one without rows is left out."""
+    found = request.measurements
+    fitted: dict[KvBits, Fitted] = {}
+    for kv_bits in request.kv_bits:
+        layers = tuple(row for row in found.layers if row.kv_bits == kv_bits)
+        if layers:
+            measured = replace(found, layers=layers)
+            fitted[kv_bits] = Fitted(
+                latency=fit_latency(measured),
+                workspace=fit_workspace(
+                    measured, request.architecture, kv_bits=kv_bits
+                ),
+            )
+    if not fitted:
+        kv_bits = request.kv_bits[0]
+        msg = f"measurements of {found.model}: no layer with a cache of {kv_bits} bits: expected [[layer]] rows of it; run `llmpq-jax profile --kv-bits {kv_bits}` into the same file"
+        raise MeasurementError(msg)
+    return fitted
+
+
+def _check_sensitivity(request: PlanRequest) -> None:
+    found = request.sensitivity
+    if found.fingerprint != request.model.fingerprint:
+        msg = f"sensitivity of {found.model}: fingerprint {found.fingerprint}, expected {request.model.fingerprint}, the model's; run `llmpq-jax indicate` on this model"
+        raise SpecError(msg)
+    if found.group_size != request.group_size:
+        msg = f"sensitivity of {found.model}: group_size is {found.group_size}, the plan wants {request.group_size}: expected the same; run `llmpq-jax indicate` again"
+        raise SpecError(msg)
+
+
+def _check_ends(
+    request: PlanRequest, placed: Sequence[Placed], latency: LatencyModel
+) -> None:
+    kinds = {place.device.kind for place in placed}
+    ends: list[tuple[Part, HeadBits]] = [("embedding", 16)]
+    ends.extend(("head", bits) for bits in request.head_bits)
+    for part, bits in ends:
+        if not any(latency.supports_end(kind, part, bits) for kind in kinds):
+            msg = f"measurements of {request.measurements.model}: no {part} at {bits} bits on any of {sorted(kinds)}: expected [[end]] rows of it; run `llmpq-jax profile`"
+            raise MeasurementError(msg)

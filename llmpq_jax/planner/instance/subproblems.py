@@ -1,0 +1,92 @@
+"""All cases of a problem, and the budget that holds in each."""
+
+from __future__ import annotations
+
+from llmpq_jax.costmodel.quality import omega_table
+from llmpq_jax.planner.constraints import BitsPin
+from llmpq_jax.planner.instance.build import make_instance
+from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.planner.instance.micro_batches import micro_batches
+from llmpq_jax.planner.instance.problem import Problem
+
+
+def all_cases(problem: Problem, *, omega_budget: float | None) -> tuple[Instance, ...]:
+    """Makes an instance of every micro-batch pair and precision of head and cache."""
+    request = problem.request
+    pairs = micro_batches(
+        request.workload.batch, prefill=request.prefill, decode=request.decode
+    )
+    return tuple(
+        make_instance(
+            problem,
+            pair,
+            problem.precision(head_bits, kv_bits),
+            omega_budget=omega_budget,
+        )
+        for pair in pairs
+        for head_bits in request.head_bits
+        for kv_bits in problem.kv_bits
+    )
+
+
+def smallest_case(problem: Problem, *, omega_budget: float | None) -> Instance:
+    """Makes the instance that needs the least memory, by rows, head and cache."""
+    cases = smallest_cases(problem, omega_budget=omega_budget)
+    return min(cases, key=lambda case: (case.head_bits, case.kv_bits))
+
+
+def smallest_cases(
+    problem: Problem, *, omega_budget: float | None
+) -> tuple[Instance, ...]:
+    """Makes the instances that need the least memory, of each head and cache.
+
+    Fewer bits need less memory and lose more, fewer rows only need less: where none of
+    these cases has a plan, no case has.
+    """
+    request = problem.request
+    pairs = micro_batches(
+        request.workload.batch, prefill=request.prefill, decode=request.decode
+    )
+    least = min(pairs, key=lambda pair: (pair.prefill, pair.decode))
+    return tuple(
+        make_instance(
+            problem,
+            least,
+            problem.precision(head_bits, kv_bits),
+            omega_budget=omega_budget,
+        )
+        for head_bits in request.head_bits
+        for kv_bits in problem.kv_bits
+    )
+
+
+def uniform_int8_omega(problem: Problem) -> float:
+    """Returns Σω of all layers at 8 bits, the quality that is kept when none is asked.
+
+    Where head or cache are pinned to 8 bits, their own ω is allowed on top; where layers
+    are pinned to fewer, what they lose; where wires are, that of the most hops there can be.
+    """
+    request = problem.request
+    num_layers = request.architecture.num_layers
+    table = omega_table(request.sensitivity, num_layers=num_layers, bits=(8,))
+    layers = table[:, 0]
+    for pin in request.pins:
+        if isinstance(pin, BitsPin):
+            for layer in range(pin.first, pin.end):
+                own = request.sensitivity.omega(layer, pin.bits)
+                layers[layer] = max(layers[layer], own)
+    wires = 0.0
+    if min(request.wire_bits) == max(request.wire_bits) == 8:
+        wires = most_wire_omega(problem)
+    return (
+        float(layers.sum())
+        + wires
+        + problem.fixed_omega(max(request.head_bits), max(problem.kv_bits))
+    )
+
+
+def most_wire_omega(problem: Problem) -> float:
+    """Returns what all hops at 8 bits lose, of the most there can be."""
+    num_layers = problem.request.architecture.num_layers
+    most_hops = min(num_layers, len(problem.placed)) - 1
+    return most_hops * problem.request.sensitivity.wire_8

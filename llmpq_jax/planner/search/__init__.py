@@ -1,0 +1,1 @@
+"""Branch and bound over subproblems, with bounds by column generation."""

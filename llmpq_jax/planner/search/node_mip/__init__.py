@@ -1,0 +1,1 @@
+"""Branch-and-bound nodes solved exactly, as mixed-integer programs by HiGHS."""

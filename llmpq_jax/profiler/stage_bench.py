@@ -1,0 +1,252 @@
+"""A stage of random weights on one device, driven as the engine drives it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import cycle
+from math import ceil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.tensors import (
+    TensorSpec,
+    embedding_tensors,
+    head_tensors,
+    layer_tensors,
+)
+from llmpq_jax.checkpoint.load import Weights, place_tensors
+from llmpq_jax.model import Embedding
+from llmpq_jax.profiler.grid import Shape
+from llmpq_jax.schema.measurements import Phase
+from llmpq_jax.schema.precision import Activations, Bits, KvBits
+from llmpq_jax.stage.build import DTYPES, build_head, build_layer
+from llmpq_jax.stage.compiled import Function, StageProgram, Wanted
+from llmpq_jax.stage.emulated_devices import JaxDevice
+from llmpq_jax.stage.message import Message
+from llmpq_jax.stage.module import StageModule
+from llmpq_jax.stage.sampling import greedy_rows
+from llmpq_jax.stage.sharding import Placement
+from llmpq_jax.stage.worker import StageWorker
+
+_DRAWN_ELEMENTS = 1 << 20
+# Of weights that calls go through in turns: more than processors keep in their caches.
+_CACHED_BYTES = 64 << 20
+
+
+class _ProgramInTurns(StageProgram):
+    """A stage whose calls take equal weights of several places in turns.
+
+    Repeated on one place's, small layers would find them in a cache of the processor,
+    where those of a whole model have no room.
+    """
+
+    _turns: Iterator[list[jax.Array]] | None = None
+
+    def in_turns(self, num_copies: int) -> None:
+        """Lets so many copies of its weights take turns."""
+        own = self.leaves
+        others = [[jnp.copy(leaf) for leaf in own] for _ in range(num_copies - 1)]
+        self._turns = cycle([own, *others])
+
+    def _run(
+        self, function: Function, wanted: Wanted, arguments: tuple[Any, ...]
+    ) -> Any:
+        if self._turns is not None:
+            self.hold(next(self._turns))
+        return super()._run(function, wanted, arguments)
+
+
+class StageBench:
+    """A stage to time: some layers, or one end of the model, or nothing at all.
+
+    Attributes:
+        architecture: Of the model.
+        dtype: Of activations.
+        worker: The stage.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *devices: JaxDevice,
+        activations: Activations,
+        group_size: int,
+        num_layers: int = 0,
+        bits: Bits = 16,
+        kv_bits: KvBits = 16,
+        has_embedding: bool = False,
+        has_head: bool = False,
+    ) -> None:
+        """Draws the weights and brings them to the device.
+
+        Args:
+            architecture: Of the model.
+            devices: To be measured; several hold the stage together.
+            activations: Type of hidden states and cache.
+            group_size: Of int4.
+            num_layers: How many of the model's layers.
+            bits: Of all matrices but the embedding's.
+            kv_bits: Of the cache.
+            has_embedding: Whether the stage is a first one.
+            has_head: Whether the stage is a last one.
+        """
+        self.architecture = architecture
+        self.dtype = DTYPES[activations]
+        placement = Placement(devices, group_size=group_size)
+
+        def draw(tensors: Iterable[TensorSpec], bits: Bits) -> Weights:
+            drawn = ((tensor, _draw(tensor)) for tensor in tensors)
+            return place_tensors(drawn, bits=bits, place=placement.place_weight)
+
+        embedding = head = None
+        if has_embedding:
+            weights = draw(embedding_tensors(architecture), 16)
+            embedding = Embedding(architecture, weights, dtype=self.dtype)
+        layers = [
+            build_layer(
+                architecture,
+                layer,
+                draw(layer_tensors(architecture), bits),
+                placement,
+                kv_bits=kv_bits,
+            )
+            for layer in range(num_layers)
+        ]
+        if has_head:
+            head = build_head(
+                architecture, draw(head_tensors(architecture), bits), placement
+            )
+        module = StageModule(
+            architecture,
+            embedding=embedding,
+            layers=layers,
+            head=head,
+            dtype=self.dtype,
+        )
+        program = _ProgramInTurns(module, placement)
+        if num_layers:
+            # As many as the model has of such a stage, or fill the largest caches.
+            in_model = ceil(architecture.num_layers / num_layers)
+            filling = ceil(_CACHED_BYTES / program.weight_bytes)
+            program.in_turns(min(in_model, filling))
+        self.worker = StageWorker(program, stage=0, dtype=self.dtype, kv_bits=kv_bits)
+
+    def compile(self, wanted: Iterable[tuple[Phase, Shape]]) -> None:
+        """Compiles side by side: it is what takes longest.
+
+        What cannot be compiled is passed over here and raises when it is called.
+        """
+
+        def compile_one(item: tuple[Phase, Shape]) -> None:
+            with suppress(jax.errors.JaxRuntimeError):
+                self._executable(*item)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(compile_one, wanted))
+
+    def workspace_bytes(self, phase: Phase, shape: Shape) -> int:
+        """Returns the temporary memory of the compiled stage."""
+        return self._executable(phase, shape).memory_analysis().temp_size_in_bytes
+
+    def call(self, phase: Phase, shape: Shape) -> Callable[[], None]:
+        """Returns a call that runs one micro-batch and waits until it is done.
+
+        It allocates the cache, so the call returned before it is void.
+        """
+        return partial(self._process, self.messages(phase, shape))
+
+    def messages(self, phase: Phase, shape: Shape) -> list[Message]:
+        """Returns one micro-batch as the engine sends it, and allocates its cache.
+
+        Long prompts come in the runtime's own chunks.
+        """
+        worker = self.worker
+        worker.allocate(num_groups=1, num_rows=shape.rows, num_slots=shape.num_slots)
+        length = shape.num_tokens if phase == "prefill" else shape.num_slots - 1
+        num_chunks = shape.num_chunks if phase == "prefill" else 1
+        payload = worker.placement.put(self._payload(phase, shape))
+        return [
+            Message(
+                phase=phase,
+                micro_batch=0,
+                step=step,
+                groups=(0,),
+                first_row=0,
+                payload=payload,
+                place_B=np.full(shape.rows, length, np.int32),
+                sampling=greedy_rows(shape.rows),
+                num_chunks=num_chunks,
+                chunk_tokens=shape.num_tokens // num_chunks,
+            )
+            for step in range(num_chunks)
+        ]
+
+    def free(self) -> None:
+        """Gives the cache's memory back."""
+        self.worker.free()
+
+    def _process(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self.worker.process(message, 0.0)
+        self.worker.take_events()
+
+    def _payload(self, phase: Phase, shape: Shape) -> np.ndarray:
+        generator = np.random.default_rng(0)
+        num_tokens = 1
+        if phase == "prefill":
+            num_tokens = shape.num_tokens // shape.num_chunks
+        if self.worker.program.has_embedding:
+            size = (shape.rows, num_tokens) if phase == "prefill" else (shape.rows,)
+            vocabulary = self.architecture.vocabulary_size
+            return generator.integers(0, vocabulary, size, dtype=np.int32)
+        size = (shape.rows, num_tokens, self.architecture.hidden_size)
+        return generator.standard_normal(size, np.float32).astype(self.dtype)
+
+    def _executable(self, phase: Phase, shape: Shape) -> Any:
+        """Compiles one phase for one shape, or finds it compiled."""
+        worker = self.worker
+        describe = worker.placement.describe
+        payload = self._payload(phase, shape)
+        inputs = describe(payload.shape, payload.dtype)
+        packed = worker.program.pack(
+            np.zeros(shape.rows, np.int32), greedy_rows(shape.rows)
+        )
+        rows = describe(packed.shape, packed.dtype)
+        cache = tuple(
+            worker.placement.describe_cache(
+                self.architecture,
+                num_rows=shape.rows,
+                num_slots=shape.num_slots,
+                dtype=self.dtype,
+                kv_bits=worker.kv_bits,
+            )
+            for _ in range(worker.program.num_layers)
+        )
+        compile_for = worker.program.compile
+        if phase == "decode":
+            return compile_for("decode", "tokens", (inputs, cache, rows))
+        if shape.num_chunks == 1:
+            row = describe((), jnp.int32)
+            return compile_for("prefill", "tokens", (inputs, (cache,), row, rows))
+        start = describe((2,), jnp.int32)
+        return compile_for("extend", "tokens", (inputs, (cache,), start, rows))
+
+
+def _draw(tensor: TensorSpec) -> np.ndarray:
+    """Draws a weight: values only have to be unlike each other and of the right size."""
+    generator = np.random.default_rng(0)
+    noise = generator.standard_normal(_DRAWN_ELEMENTS, np.float32)
+    if tensor.is_matrix:
+        noise *= tensor.shape[0] ** -0.5
+    values = noise.astype(ml_dtypes.bfloat16)
+    # Drawing a large model's layer would take longer than timing it.
+    return np.resize(values, tensor.shape)

@@ -1,0 +1,98 @@
+"""Rounds a weight by the method that is named."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int8
+
+from llmpq_jax.quant.qarray import QArray
+from llmpq_jax.quant.quantizer import LARGEST_INTEGER, packed
+from llmpq_jax.quant.rounding.compensated import compensated
+from llmpq_jax.quant.rounding.learned import learned_scales
+from llmpq_jax.quant.rounding.scales import (
+    clipped_scales,
+    nearest_scales,
+    to_integers,
+)
+from llmpq_jax.schema.precision import Rounding, group_size_for
+
+
+def round_weight(
+    weight_CF: Float[Array, "C F"],
+    moment_CC: Float[Array, "C C"] | None = None,
+    *,
+    bits: Literal[4, 8],
+    group_size: int = 128,
+    rounding: Rounding = "nearest",
+) -> QArray:
+    """Rounds a weight; see `rounded` for the methods.
+
+    8 bits take one scale per feature, 4 bits one per feature and group of
+    `schema.precision.group_size_for` rows.
+    """
+    num_contracted = weight_CF.shape[0]
+    group = num_contracted if bits == 8 else group_size_for(num_contracted, group_size)
+    values, scale = rounded(
+        weight_CF,
+        moment_CC,
+        largest=LARGEST_INTEGER[bits],
+        group=group,
+        rounding=rounding,
+    )
+    return packed(values, scale, bits=bits)
+
+
+def rounded(
+    weight_CF: Float[Array, "C F"],
+    moment_CC: Float[Array, "C C"] | None,
+    *,
+    largest: int,
+    group: int,
+    rounding: Rounding,
+) -> tuple[Int8[Array, "C F"], Float[Array, "G F"]]:
+    """Returns integers from −`largest` to `largest`, and their scales.
+
+    Args:
+        weight_CF: To be rounded.
+        moment_CC: E[x·xᵀ] of its inputs x; "nearest" does without.
+        largest: Integer.
+        group: Rows that share a scale.
+        rounding: "nearest" takes each group's largest magnitude for its scale. "clip"
+            searches smaller scales for the least error, inputs' squares as weights.
+            "learned" goes on from there by gradient steps on the scales, "gptq" by
+            letting later rows make up for the errors of earlier ones.
+
+    Raises:
+        ValueError: The method needs the inputs' moments and has none.
+    """
+    weight_CF = weight_CF.astype(jnp.float32)
+    if rounding == "nearest":
+        scale = nearest_scales(weight_CF, largest=largest, group=group)
+        return to_integers(weight_CF, scale, largest=largest), scale
+    if moment_CC is None:
+        msg = f"rounding {rounding!r} needs the moments of the weight's inputs: expected them, or rounding 'nearest'"
+        raise ValueError(msg)
+    importance_C = jnp.diagonal(moment_CC)
+    scale = clipped_scales(weight_CF, importance_C, largest=largest, group=group)
+    if rounding == "learned":
+        scale = learned_scales(weight_CF, scale, moment_CC, largest=largest)
+    if rounding == "gptq":
+        values = compensated(weight_CF, scale, moment_CC, largest=largest)
+        return values, scale
+    return to_integers(weight_CF, scale, largest=largest), scale
+
+
+def output_error(
+    weight_CF: jax.Array,
+    values_CF: jax.Array,
+    scale_GF: jax.Array,
+    moment_CC: jax.Array,
+) -> Float[Array, " F"]:
+    """Returns E[(Δwᵀx)²] of each feature, what all methods but "nearest" make small."""
+    group = weight_CF.shape[0] // scale_GF.shape[0]
+    served = values_CF.astype(jnp.float32) * jnp.repeat(scale_GF, group, axis=0)
+    error = served - weight_CF.astype(jnp.float32)
+    return jnp.einsum("CF,CF->F", error, moment_CC @ error)

@@ -1,0 +1,49 @@
+"""What pictures share: colours that also tell apart without colour, fonts, saving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmpq_jax.schema.precision import Bits
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from llmpq_jax.stage.message import Phase
+
+INK = "#22303c"
+QUIET = "#6b7885"
+RULE = "#d5dbe0"
+
+# From dark to light, so that they stay in order in grey; numbers are written in them.
+BITS_COLOURS: dict[Bits, str] = {16: "#1f4e79", 8: "#5b9fc9", 4: "#f3b562"}
+BITS_INK: dict[Bits, str] = {16: "white", 8: INK, 4: INK}
+
+# Neighbouring micro-batches take turns.
+PHASE_COLOURS: dict[Phase, tuple[str, str]] = {
+    "prefill": ("#2a6f97", "#61a5c2"),
+    "decode": ("#ee9b4f", "#f6c28b"),
+}
+
+
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """Starts a picture that needs no display and leaves pyplot's state alone."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a picture in the format its name ends in, the same bytes every time."""
+    import matplotlib as mpl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_svg = path.suffix == ".svg"
+    with mpl.rc_context({"svg.hashsalt": "llmpq-jax", "svg.fonttype": "path"}):
+        figure.savefig(
+            path,
+            dpi=150,
+            facecolor="white",
+            metadata={"Date": None} if is_svg else {"Software": None},
+        )

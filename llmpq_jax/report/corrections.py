@@ -1,0 +1,70 @@
+"""What runs say of a table of measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from rich.table import Table
+
+from llmpq_jax.costmodel.corrections import observed_factors
+from llmpq_jax.report._table_style import add_columns, new_table
+from llmpq_jax.schema.measurements import PHASES, LinkTime, Measurements
+from llmpq_jax.units import format_bytes, format_seconds
+
+
+def observed_table(measurements: Measurements) -> Table:
+    """Tells each run that was folded in, and what predictions are multiplied by."""
+    table = new_table("Runs folded in: one row per run, kind and phase")
+    add_columns(table, "run", "kind", "phase")
+    add_columns(
+        *(table, "micro-batches", "foretold", "taken", "ratio", "all runs"),
+        justify="right",
+    )
+    factors = observed_factors(measurements)
+    for row in measurements.observed:
+        table.add_row(
+            *(row.run, row.kind, row.phase, f"{row.num_passes:,}"),
+            *(format_seconds(row.predicted_s), format_seconds(row.measured_s)),
+            f"{row.measured_s / row.predicted_s:.3f}×",
+            f"{factors[row.kind, row.phase]:.3f}×",
+        )
+    table.caption = (
+        "taken: what stages took, as if alone on their machine; predictions are "
+        "multiplied\nby what all runs say together"
+    )
+    return table
+
+
+def links_table(links: Sequence[LinkTime]) -> Table:
+    """Tells what transfers from node to node took."""
+    table = new_table("Hidden states from node to node")
+    add_columns(table, "from", "to", "kinds")
+    add_columns(table, "size", "median", "spread", justify="right")
+    for row in links:
+        table.add_row(
+            *(str(row.source_node), str(row.target_node)),
+            f"{row.source_kind} to {row.target_kind}",
+            format_bytes(row.num_bytes),
+            *(format_seconds(row.seconds), f"± {row.spread:.1%}"),
+        )
+    return table
+
+
+def factor_lines(measurements: Measurements, kinds: Collection[str]) -> list[str]:
+    """Says of each of some kinds what its predictions are multiplied by."""
+    factors = observed_factors(measurements)
+    found = []
+    for kind in kinds:
+        told = [
+            f"{factors[kind, phase]:.3f} in {phase}"
+            for phase in PHASES
+            if (kind, phase) in factors
+        ]
+        runs = {row.record for row in measurements.observed if row.kind == kind}
+        if told:
+            counted = "a run" if len(runs) == 1 else f"{len(runs)} runs"
+            found.append(
+                f"{kind}: seconds are multiplied by {' and '.join(told)}, as {counted} "
+                "folded into the measurements told"
+            )
+    return found

@@ -1,0 +1,37 @@
+"""Which requests a strategy can serve; known before anything is loaded."""
+
+from __future__ import annotations
+
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.errors import RequestError
+from llmpq_jax.runtime.request import Request
+from llmpq_jax.schema.buckets import bucket_length
+from llmpq_jax.schema.strategy import Strategy
+
+
+def check_request(
+    request: Request, strategy: Strategy, architecture: Architecture
+) -> None:
+    """Refuses a request that a strategy cannot serve.
+
+    Raises:
+        RequestError: Its prompt or its context is too long, or a token is none.
+    """
+    workload = strategy.workload
+    length = len(request.token_ids)
+    most_prompt = bucket_length(workload.prompt_length)
+    most_context = bucket_length(workload.context_length)
+    if length > most_prompt:
+        msg = f"the prompt has {length} tokens: expected at most {most_prompt}, which the strategy plans for; shorten it or solve with a larger --prompt-length"
+        raise RequestError(msg)
+    if length + request.max_new_tokens > most_context:
+        msg = f"the prompt has {length} tokens and {request.max_new_tokens} new ones are asked: expected at most {most_context} together, which the strategy plans for; ask fewer or solve with a larger --new-tokens"
+        raise RequestError(msg)
+    strange = [
+        token
+        for token in request.token_ids
+        if not 0 <= token < architecture.vocabulary_size
+    ]
+    if strange:
+        msg = f"token {strange[0]} is outside the model's vocabulary of {architecture.vocabulary_size}: expected 0 up to but without it; use the model's own tokenizer"
+        raise RequestError(msg)

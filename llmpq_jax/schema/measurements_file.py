@@ -1,0 +1,131 @@
+"""Reads measurements files, whole or still growing, and writes them row by row.
+
+A file opens with a header, then come rows in the order they were measured:
+
+    [[layer]]
+    kind = "A100-40"
+    ...
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from llmpq_jax.errors import MeasurementError
+from llmpq_jax.schema.measurements import (
+    Accuracy,
+    CallTime,
+    Drift,
+    EndTime,
+    LayerTime,
+    LinkTime,
+    MeasuredKind,
+    Measurements,
+    Observed,
+    SharedCapacity,
+)
+from llmpq_jax.schema.toml import decode_record, to_toml
+
+Row: TypeAlias = (
+    MeasuredKind
+    | LayerTime
+    | EndTime
+    | CallTime
+    | LinkTime
+    | SharedCapacity
+    | Accuracy
+    | Drift
+    | Observed
+)
+
+# In the file, and in `Measurements`.
+_TABLES: dict[type[Row], tuple[str, str]] = {
+    MeasuredKind: ("kind", "kinds"),
+    LayerTime: ("layer", "layers"),
+    EndTime: ("end", "ends"),
+    CallTime: ("call", "calls"),
+    LinkTime: ("link", "links"),
+    SharedCapacity: ("shared", "shared"),
+    Accuracy: ("accuracy", "accuracy"),
+    Drift: ("drift", "drift"),
+    Observed: ("observed", "observed"),
+}
+_COMMENT = """\
+Measurements of llmpq-jax, a row each as it was made. Made by `llmpq-jax profile`, which
+goes on where the file ends."""
+
+
+def read_measurements(path: Path) -> Measurements:
+    """Reads what has been measured so far.
+
+    A last row that an interruption cut short is ignored, and tables that have not been
+    reached are empty: whoever needs their rows says which are missing.
+
+    Raises:
+        MeasurementError: The file is missing or does not hold measurements.
+    """
+    where = f"measurements {path}"
+    try:
+        data = tomllib.loads(finished_text(path))
+    except tomllib.TOMLDecodeError as reason:
+        msg = f"{where}: is not TOML: {reason}"
+        raise MeasurementError(msg) from reason
+    empty = {table: [] for table, _ in _TABLES.values()}
+    return decode_record(
+        Measurements, {**empty, **data}, where=where, error=MeasurementError
+    )
+
+
+def finished_text(path: Path) -> str:
+    """Returns a file's text without a last row that was cut short.
+
+    Raises:
+        MeasurementError: The file is missing or is not text.
+    """
+    try:
+        content = path.read_bytes()
+        # A cut may fall inside a number, which would still be one: whole lines count.
+        text = content[: content.rfind(b"\n") + 1].decode()
+    except OSError as reason:
+        msg = f"measurements {path}: cannot be read ({reason.strerror or reason}): expected a measurements file; make one with `llmpq-jax profile`"
+        raise MeasurementError(msg) from reason
+    except UnicodeDecodeError as reason:
+        msg = f"measurements {path}: is not UTF-8 text (byte {reason.start}): expected a measurements file in TOML"
+        raise MeasurementError(msg) from reason
+    start = text.rfind("\n[[") + 1
+    return text[:start] if start and _is_cut_short(text[start:]) else text
+
+
+def header_text(measurements: Measurements) -> str:
+    """Writes what stands before all rows."""
+    without: dict[str, Any] = {field: () for _, field in _TABLES.values()}
+    header = replace(measurements, **without)
+    return to_toml(header, comment=_COMMENT)
+
+
+def row_text(row: Row) -> str:
+    """Writes one row as it stands in the file."""
+    table, _ = _TABLES[type(row)]
+    return f"\n[[{table}]]\n{to_toml(row)}"
+
+
+def with_row(measurements: Measurements, row: Row) -> Measurements:
+    """Returns the measurements with one row more."""
+    _, field = _TABLES[type(row)]
+    more: dict[str, Any] = {field: (*getattr(measurements, field), row)}
+    return replace(measurements, **more)
+
+
+def _is_cut_short(row: str) -> bool:
+    try:
+        data: dict[str, Any] = tomllib.loads(row)
+    except tomllib.TOMLDecodeError:
+        return False  # whole lines that are no TOML were not cut short but mistyped
+    for cls, (table, _) in _TABLES.items():
+        if table in data and isinstance(data[table], list):
+            needed = {field.name for field in fields(cls) if field.default is MISSING}
+            return not needed <= data[table][-1].keys()
+    return False

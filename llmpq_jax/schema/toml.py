@@ -1,0 +1,136 @@
+"""Reads and writes records as TOML; every complaint is one line a person can act on."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomlkit
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, to_json
+from tomlkit.items import AoT, Table
+
+from llmpq_jax.errors import SpecError
+
+T = TypeVar("T")
+
+_MOST_COMPLAINTS = 3
+
+
+def read_record(
+    cls: type[T],
+    path: Path,
+    *,
+    what: str,
+    error: type[SpecError] = SpecError,
+) -> T:
+    """Reads a file as a record.
+
+    Args:
+        cls: A class made by `record`.
+        path: The file.
+        what: What the file should be, for messages: "strategy".
+        error: Raised when it is not.
+
+    Raises:
+        SpecError: In the subclass `error`: the file is missing, is not TOML, or does
+            not hold such a record.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as reason:
+        msg = f"{what} {path}: cannot be read ({reason.strerror or reason}): expected a {what} file"
+        raise error(msg) from reason
+    except UnicodeDecodeError as reason:
+        msg = f"{what} {path}: is not UTF-8 text (byte {reason.start}): expected a {what} file in TOML"
+        raise error(msg) from reason
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as reason:
+        msg = f"{what} {path}: is not TOML: {reason}"
+        raise error(msg) from reason
+    return decode_record(cls, data, where=f"{what} {path}", error=error)
+
+
+def decode_record(
+    cls: type[T], data: object, *, where: str, error: type[SpecError] = SpecError
+) -> T:
+    """Makes a record of parsed data, as `read_record` does of a file."""
+    if isinstance(data, dict) and data.get("schema", 1) != 1:
+        found = data["schema"]
+        msg = f"{where}: schema: found {found!r}, expected 1, the only version there is; update llmpq-jax or write the file anew"
+        raise error(msg)
+    try:
+        # By way of JSON, so that TOML's lists may stand for tuples while every other
+        # type stays strict.
+        return _adapter(cls).validate_json(to_json(data, inf_nan_mode="constants"))
+    except ValidationError as reason:
+        complaints = [_complaint(detail) for detail in reason.errors()]
+        more = len(complaints) - _MOST_COMPLAINTS
+        shown = "; ".join(complaints[:_MOST_COMPLAINTS])
+        tail = f"; and {more} more" if more > 0 else ""
+        msg = f"{where}: {shown}{tail}"
+        raise error(msg) from reason
+
+
+def to_toml(value: object, *, comment: str = "") -> str:
+    """Writes a record as TOML text: short arrays on one line, absent fields left out."""
+    adapter = _adapter(type(value))
+    plain = adapter.dump_python(value, mode="json", by_alias=True, exclude_none=True)
+    document = tomlkit.document()
+    for line in comment.splitlines():
+        document.add(tomlkit.comment(line))
+    _fill(document, plain)
+    return tomlkit.dumps(document)
+
+
+@cache
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def _complaint(detail: ErrorDetails) -> str:
+    path = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]
+    ).removeprefix(".")
+    kind = detail["type"]
+    if kind == "unexpected_keyword_argument":
+        return f"{path}: unknown key; remove it or correct its spelling"
+    if kind in {"missing", "missing_keyword_only_argument"}:
+        return f"{path}: missing, expected a value"
+    message = (
+        detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    )
+    if kind == "value_error":
+        return f"{path}: {message}" if path else message
+    expected = message[0].lower() + message[1:]
+    return f"{path}: found {detail['input']!r}, {expected}"
+
+
+def _fill(container: Any, plain: dict[str, Any]) -> None:
+    """Adds plain values first and tables after them, as TOML demands."""
+    tables: list[tuple[str, Any]] = []
+    for key, value in plain.items():
+        if isinstance(value, dict) or (
+            isinstance(value, list) and value and isinstance(value[0], dict)
+        ):
+            tables.append((key, value))
+        elif value != []:
+            container.add(key, value)
+    for key, value in tables:
+        container.add(key, _table(value) if isinstance(value, dict) else _tables(value))
+
+
+def _table(plain: dict[str, Any]) -> Table:
+    table = tomlkit.table()
+    _fill(table, plain)
+    return table
+
+
+def _tables(rows: list[dict[str, Any]]) -> AoT:
+    tables = tomlkit.aot()
+    for row in rows:
+        tables.append(_table(row))
+    return tables

@@ -1,0 +1,171 @@
+"""What variants of a model lose on a text, all in one pass over the layers.
+
+At every layer the variants that agree so far are one stream of hidden states. A model
+with one layer in fewer bits, for each layer, is so judged with each layer loaded once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from llmpq_jax.schema.precision import HeadBits
+from llmpq_jax.sensitivity.streamed_model import StreamedModel, batches, round_wire
+from llmpq_jax.sensitivity.text import Text
+from llmpq_jax.sensitivity.variant import Variant, distinct, whole
+from llmpq_jax.sensitivity.work_folder import WorkFolder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Losses:
+    """A variant's figures at every foretold token, in nats.
+
+    Attributes:
+        nll: −log of the probability it gives to the token that comes.
+        kl: KL divergence of its distribution from that of the model at 16 bits: what
+            is expected to be added to `nll` if the latter tells the truth.
+        agrees: Whether both hold the same token for the likeliest.
+    """
+
+    nll: Float[np.ndarray, "W L"]
+    kl: Float[np.ndarray, "W L"]
+    agrees: Bool[np.ndarray, "W L"]
+
+
+def losses_of(
+    model: StreamedModel,
+    text: Text,
+    variants: Sequence[Variant],
+    *,
+    folder: Path,
+    on_stream: Callable[[int], None] = lambda _: None,
+) -> list[Losses]:
+    """Judges variants, the model at 16 bits beside them.
+
+    Args:
+        model: To be judged.
+        text: To judge by.
+        variants: Each with as many layers as the model.
+        folder: For hidden states on their way; work that was stopped goes on from its
+            last whole layer.
+        on_stream: Hears how many streams have passed a layer (see `num_streams`).
+
+    Returns:
+        One for each variant.
+    """
+    work = WorkFolder(folder, _key(model, text, variants))
+    every = distinct([whole(model.num_layers), *variants])
+    first = work.state.get("layer", 0)
+    if first == 0:
+        work.save("0-0", model.embed(text.tokens))
+    on_stream(sum(map(len, _streams(every)[1 : first + 1])))
+    for layer in range(first, model.num_layers):
+        _pass_layer(model, work, every, layer, on_stream)
+        work.save_state({"layer": layer + 1})
+        for index in range(len(_streams(every)[layer])):
+            work.delete(f"{layer}-{index}")
+    found = dict(zip(every, _judge(model, work, text, every), strict=True))
+    work.remove()
+    return [found[variant] for variant in variants]
+
+
+def num_streams(num_layers: int, variants: Sequence[Variant]) -> int:
+    """Returns how many times a layer is run over the text to judge variants."""
+    every = distinct([whole(num_layers), *variants])
+    return sum(len(streams) for streams in _streams(every)[1:])
+
+
+def _streams(variants: Sequence[Variant]) -> list[list[Variant]]:
+    """Returns which streams enter each layer, and last which leave the last one."""
+    num_layers = len(variants[0].bits)
+    return [
+        distinct([variant.before(layer) for variant in variants])
+        for layer in range(num_layers + 1)
+    ]
+
+
+def _pass_layer(
+    model: StreamedModel,
+    work: WorkFolder,
+    variants: Sequence[Variant],
+    layer: int,
+    on_stream: Callable[[int], None],
+) -> None:
+    streams = _streams(variants)
+    entering = {stream: index for index, stream in enumerate(streams[layer])}
+    for bits in (16, 8, 4):
+        leaving = [
+            (index, stream)
+            for index, stream in enumerate(streams[layer + 1])
+            if stream.bits[layer] == bits
+        ]
+        if not leaving:
+            continue
+        weights = model.layer_weights(layer, bits)
+        for index, stream in leaving:
+            run = model.layer(layer, weights, kv_bits=stream.kv_bits)
+            hidden = run(work.load(f"{layer}-{entering[stream.before(layer)]}"))
+            if stream.wire_bits == 8 and layer + 1 < model.num_layers:
+                hidden = round_wire(hidden)
+            work.save(f"{layer + 1}-{index}", hidden)
+            on_stream(1)
+
+
+def _judge(
+    model: StreamedModel, work: WorkFolder, text: Text, variants: Sequence[Variant]
+) -> list[Losses]:
+    widths: set[HeadBits] = {variant.head_bits for variant in variants}
+    heads = {bits: model.head(bits) for bits in widths}
+    last = {
+        stream: work.load(f"{model.num_layers}-{index}")
+        for index, stream in enumerate(_streams(variants)[-1])
+    }
+    exact = last[whole(model.num_layers)]
+    parts: list[list[tuple[np.ndarray, ...]]] = [[] for _ in variants]
+    for batch in batches(text.tokens):
+        tokens = jnp.asarray(text.tokens[batch])
+        reference = heads[16](exact[batch])
+        for variant, found in zip(variants, parts, strict=True):
+            hidden = last[variant.before(model.num_layers)]
+            logits = heads[variant.head_bits](hidden[batch])
+            figures = compare_logits(logits, reference, tokens)
+            found.append(tuple(np.asarray(figure) for figure in figures))
+    return [
+        Losses(
+            **dict(
+                zip(("nll", "kl", "agrees"), map(np.concatenate, joined), strict=True)
+            )
+        )
+        for joined in (zip(*found, strict=True) for found in parts)
+    ]
+
+
+@jax.jit
+def compare_logits(
+    logits_BTV: Float[Array, "B T V"],
+    reference_BTV: Float[Array, "B T V"],
+    tokens_BT: Int[Array, "B T"],
+) -> tuple[Float[Array, "B L"], Float[Array, "B L"], Bool[Array, "B L"]]:
+    """Returns the figures of `Losses`, for all tokens but each row's first."""
+    found = jax.nn.log_softmax(logits_BTV[:, :-1], axis=-1)
+    exact = jax.nn.log_softmax(reference_BTV[:, :-1], axis=-1)
+    coming = tokens_BT[:, 1:, None]
+    nll = -jnp.take_along_axis(found, coming, axis=-1)[..., 0]
+    kl = jnp.sum(jnp.exp(exact) * (exact - found), axis=-1)
+    agrees = jnp.argmax(found, axis=-1) == jnp.argmax(exact, axis=-1)
+    return nll, kl, agrees
+
+
+def _key(model: StreamedModel, text: Text, variants: Sequence[Variant]) -> str:
+    told = [model.fingerprint, str(model.group_size)]
+    if model.rounded is not None:
+        told.append(repr(model.rounded.made_for))
+    told += [text.digest, str(text.tokens.shape), *map(repr, variants)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()

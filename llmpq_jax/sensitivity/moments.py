@@ -1,0 +1,219 @@
+"""Second moments of every matrix's inputs, and of the loss's gradient by its outputs.
+
+Once forwards through the layers, keeping what enters each; then backwards, one layer at a
+time. The loss is −log p(y) with every y drawn from the model's own distribution, so that
+the gradients' moments are those of the Fisher information: the loss's second order where
+the model tells the truth (Martens and Grosse, K-FAC, arXiv 1503.05671, section 2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.tensors import TensorSpec, head_tensors, layer_tensors
+from llmpq_jax.checkpoint.load import Weights, load_head, load_layer
+from llmpq_jax.kernels import watched
+from llmpq_jax.model import DecoderLayer, Head, fresh_context
+from llmpq_jax.sensitivity.streamed_model import StreamedModel, batches
+from llmpq_jax.sensitivity.text import Text
+from llmpq_jax.sensitivity.work_folder import WorkFolder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Moments:
+    """What the loss's second order in one matrix is made of.
+
+    Attributes:
+        weight: The matrix, as the checkpoint has it.
+        inputs: E[x·xᵀ] over the tokens' inputs x.
+        outputs: E[g²] of the gradient g of a window's summed loss by the outputs.
+    """
+
+    weight: Float[Array, "C F"]
+    inputs: Float[Array, "C C"]
+    outputs: Float[Array, " F"]
+
+
+LayerMoments = dict[str, Moments]
+Plain = dict[str, jax.Array]
+# The gradients of watched matrices; of everything else they are not used.
+Slots = dict[str, Any]
+
+
+def moments_of(
+    model: StreamedModel,
+    text: Text,
+    *,
+    folder: Path,
+    seed: int = 0,
+    on_layer: Callable[[], None] = lambda: None,
+) -> Generator[tuple[int, LayerMoments], None, None]:
+    """Yields the head's moments (as layer L) and then each layer's, the last one first.
+
+    Args:
+        model: To be judged.
+        text: To judge by.
+        folder: For hidden states and gradients on their way; work that was stopped goes
+            on after the last layer whose moments were taken.
+        seed: Of the tokens drawn.
+        on_layer: Called as each layer is passed, forwards and backwards.
+    """
+    told = (model.fingerprint, text.digest, str(text.tokens.shape), str(seed))
+    work = WorkFolder(folder, hashlib.sha256("\n".join(told).encode()).hexdigest())
+    num_layers = model.num_layers
+    first = work.state.get("forward", 0)
+    if first == 0:
+        work.save("hidden-0", model.embed(text.tokens))
+    for _ in range(first):
+        on_layer()
+    for layer in range(first, num_layers):
+        run = model.layer(layer, model.layer_weights(layer, 16))
+        work.save(f"hidden-{layer + 1}", run(work.load(f"hidden-{layer}")))
+        work.save_state({"forward": layer + 1})
+        on_layer()
+    if "backward" not in work.state:
+        gradient, moments = _head_moments(
+            model, work.load(f"hidden-{num_layers}"), seed
+        )
+        yield num_layers, moments
+        work.save(f"gradient-{num_layers}", gradient)
+        work.save_state({"forward": num_layers, "backward": num_layers})
+    for _ in range(num_layers - work.state["backward"]):
+        on_layer()
+    for layer in reversed(range(work.state["backward"])):
+        hidden = work.load(f"hidden-{layer}")
+        gradient, moments = _layer_moments(
+            model, layer, hidden, work.load(f"gradient-{layer + 1}")
+        )
+        yield layer, moments
+        # Only what has been yielded and dealt with is passed over after a stop.
+        work.save(f"gradient-{layer}", gradient)
+        work.save_state({"forward": num_layers, "backward": layer})
+        work.delete(f"gradient-{layer + 1}")
+        work.delete(f"hidden-{layer + 1}")
+        on_layer()
+    work.remove()
+
+
+def _head_moments(
+    model: StreamedModel, hidden_WTD: np.ndarray, seed: int
+) -> tuple[np.ndarray, LayerMoments]:
+    weights = _plain(load_head(model.reader, model.architecture, bits=16))
+    own = tuple(
+        tensor.name for tensor in head_tensors(model.architecture) if tensor.is_matrix
+    )
+
+    def pull(index: int, batch: np.ndarray, _: None) -> tuple[Array, Slots]:
+        key = jax.random.fold_in(jax.random.key(seed), index)
+        return _pull_head(model.architecture, weights, jnp.asarray(batch), key)
+
+    return _pull_all(pull, hidden_WTD, None, weights, own)
+
+
+def _layer_moments(
+    model: StreamedModel, layer: int, hidden_WTD: np.ndarray, gradient_WTD: np.ndarray
+) -> tuple[np.ndarray, LayerMoments]:
+    # Plain arrays: native kernels have no derivative.
+    weights = _plain(load_layer(model.reader, model.architecture, layer, bits=16))
+    own = tuple(
+        tensor.name for tensor in layer_tensors(model.architecture) if tensor.is_matrix
+    )
+    # Layers are alike but for their windows, so that few are compiled.
+    alike = model.architecture.layer_windows.index(
+        model.architecture.layer_windows[layer]
+    )
+
+    def pull(_: int, batch: np.ndarray, gradient: np.ndarray) -> tuple[Array, Slots]:
+        return _pull_layer(
+            model.architecture,
+            alike,
+            weights,
+            jnp.asarray(batch),
+            jnp.asarray(gradient),
+        )
+
+    return _pull_all(pull, hidden_WTD, gradient_WTD, weights, own)
+
+
+def _pull_all(
+    pull: Callable[[int, np.ndarray, Any], tuple[Array, Slots]],
+    hidden_WTD: np.ndarray,
+    gradient_WTD: np.ndarray | None,
+    weights: Plain,
+    own: tuple[str, ...],
+) -> tuple[np.ndarray, LayerMoments]:
+    """Pulls gradients back through a part, batch by batch, and adds moments up."""
+    gradients, sums = [], None
+    for index, each in enumerate(batches(hidden_WTD)):
+        behind = None if gradient_WTD is None else gradient_WTD[each]
+        gradient, slots = pull(index, hidden_WTD[each], behind)
+        gradients.append(np.asarray(gradient))
+        slots = {name: slots[name] for name in own}
+        sums = slots if sums is None else jax.tree.map(jnp.add, sums, slots)
+    assert sums is not None, "a text has at least one window"
+    num_tokens = hidden_WTD.shape[0] * hidden_WTD.shape[1]
+    return np.concatenate(gradients), {
+        name: Moments(
+            weight=weights[name],
+            inputs=sums[name].input_slot / num_tokens,
+            outputs=sums[name].output_slot / num_tokens,
+        )
+        for name in own
+    }
+
+
+def _plain(weights: Weights) -> Plain:
+    """Tells the type checker that 16 bits on the default device are arrays."""
+    return cast("Plain", weights)
+
+
+def _watched(weights: Plain, tensors: tuple[TensorSpec, ...]) -> dict[str, Any]:
+    return {
+        tensor.name: watched(weights[tensor.name])
+        if tensor.is_matrix
+        else weights[tensor.name]
+        for tensor in tensors
+    }
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _pull_layer(
+    architecture: Architecture,
+    layer: int,
+    weights: Plain,
+    hidden_BTD: jax.Array,
+    gradient_BTD: jax.Array,
+) -> tuple[jax.Array, Slots]:
+    context = fresh_context(architecture, *hidden_BTD.shape[:2])
+
+    def run(hidden: jax.Array, weights: dict[str, Any]) -> jax.Array:
+        return DecoderLayer(architecture, layer, weights)(hidden, None, context)[0]
+
+    watching = _watched(weights, layer_tensors(architecture))
+    _, pull_back = jax.vjp(run, hidden_BTD, watching)
+    return pull_back(gradient_BTD)
+
+
+@partial(jax.jit, static_argnums=0)
+def _pull_head(
+    architecture: Architecture, weights: Plain, hidden_BTD: jax.Array, key: jax.Array
+) -> tuple[jax.Array, Slots]:
+    def loss(hidden: jax.Array, weights: dict[str, Any]) -> jax.Array:
+        logits = Head(architecture, weights)(hidden)
+        drawn = jax.lax.stop_gradient(jax.random.categorical(key, logits, axis=-1))
+        told = jax.nn.log_softmax(logits, axis=-1)
+        return -jnp.sum(jnp.take_along_axis(told, drawn[..., None], axis=-1))
+
+    watching = _watched(weights, head_tensors(architecture))
+    return jax.grad(loss, argnums=(0, 1))(hidden_BTD, watching)

@@ -1,0 +1,165 @@
+"""A model of which one layer at a time is on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Int
+
+from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.arch.fingerprint import model_fingerprint
+from llmpq_jax.checkpoint.calibrated import RoundedWeights
+from llmpq_jax.checkpoint.load import Weights, load_embedding, load_head, load_layer
+from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.checkpoint.validate import check_checkpoint
+from llmpq_jax.model import Embedding, fresh_context
+from llmpq_jax.quant import round_rows
+from llmpq_jax.schema.precision import Bits, HeadBits, KvBits
+from llmpq_jax.stage.build import build_head, build_layer
+from llmpq_jax.stage.sharding import Placement
+
+Hidden = Float[np.ndarray, "W T D"]
+# Computed at a time; more would not be faster.
+_TOKENS_AT_ONCE = 4096
+
+
+class StreamedModel:
+    """Runs a checkpoint layer by layer over windows of text, in float32.
+
+    Layers are quantised, laid out and multiplied as stages serve them.
+    """
+
+    def __init__(self, folder: Path, *, group_size: int = 128) -> None:
+        """Reads the checkpoint's headers; no weights yet.
+
+        Raises:
+            CheckpointError: A tensor is missing, damaged, or of another shape.
+            UnsupportedModelError: The model is not implemented.
+        """
+        self.folder = folder
+        self.architecture = read_architecture(folder)
+        self.reader = CheckpointReader(folder)
+        check_checkpoint(self.reader, self.architecture)
+        self.fingerprint = model_fingerprint(folder)
+        self.group_size = group_size
+        self.rounded: RoundedWeights | None = None
+        self.placement = Placement((jax.devices()[0],), group_size=group_size)
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers."""
+        return self.architecture.num_layers
+
+    def embed(self, tokens_WT: Int[np.ndarray, "W T"]) -> Hidden:
+        """Returns what enters the first layer."""
+        weights = load_embedding(
+            self.reader, self.architecture, place=self.placement.place_weight
+        )
+        dtype = jnp.dtype(jnp.float32)
+        embedding = Embedding(self.architecture, weights, dtype=dtype)
+        graph, state = nnx.split(embedding)
+
+        def run(tokens: np.ndarray) -> jax.Array:
+            return _embed(graph, state, jnp.asarray(tokens))
+
+        return _in_batches(run, tokens_WT)
+
+    def forward(
+        self,
+        tokens_WT: Int[np.ndarray, "W T"],
+        *,
+        on_layer: Callable[[], None] = lambda: None,
+    ) -> Hidden:
+        """Returns what leaves the last layer, all at 16 bits."""
+        hidden = self.embed(tokens_WT)
+        for layer in range(self.num_layers):
+            hidden = self.layer(layer, self.layer_weights(layer, 16))(hidden)
+            on_layer()
+        return hidden
+
+    def layer_weights(self, layer: int, bits: Bits) -> Weights:
+        """Loads a layer as it is served."""
+        return load_layer(
+            self.reader,
+            self.architecture,
+            layer,
+            bits=bits,
+            rounded=self.rounded,
+            place=self.placement.place_weight,
+        )
+
+    def layer(
+        self, layer: int, weights: Weights, *, kv_bits: KvBits = 16
+    ) -> Callable[[Hidden], Hidden]:
+        """Returns what a layer makes of hidden states."""
+        module = build_layer(
+            self.architecture, layer, weights, self.placement, kv_bits=kv_bits
+        )
+        graph, state = nnx.split(module)
+
+        def run(hidden: np.ndarray) -> jax.Array:
+            return _layer(graph, self.architecture, state, jnp.asarray(hidden))
+
+        return partial(_in_batches, run)
+
+    def head(self, bits: HeadBits = 16) -> Callable[[np.ndarray], jax.Array]:
+        """Returns what makes float32 logits [.., V] of a batch of hidden states."""
+        weights = load_head(
+            self.reader,
+            self.architecture,
+            bits=bits,
+            rounded=self.rounded,
+            place=self.placement.place_weight,
+        )
+        graph, state = nnx.split(build_head(self.architecture, weights, self.placement))
+        return lambda hidden: _head(graph, state, jnp.asarray(hidden))
+
+
+def round_wire(hidden: Hidden) -> Hidden:
+    """Returns hidden states as int8 with a scale for each token would bring them."""
+    return _in_batches(_round_wire, hidden)
+
+
+def batches(hidden: np.ndarray) -> Iterator[slice]:
+    """Cuts windows into batches."""
+    rows = max(1, _TOKENS_AT_ONCE // hidden.shape[1])
+    for first in range(0, len(hidden), rows):
+        yield slice(first, min(first + rows, len(hidden)))
+
+
+def _in_batches(
+    run: Callable[[np.ndarray], jax.Array], windows: np.ndarray
+) -> np.ndarray:
+    return np.concatenate([np.asarray(run(windows[each])) for each in batches(windows)])
+
+
+@partial(jax.jit, static_argnums=0)
+def _embed(graph: Any, state: Any, tokens_BT: jax.Array) -> jax.Array:
+    position_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    return nnx.merge(graph, state)(tokens_BT, position_BT)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _layer(
+    graph: Any, architecture: Any, state: Any, hidden_BTD: jax.Array
+) -> jax.Array:
+    context = fresh_context(architecture, *hidden_BTD.shape[:2])
+    return nnx.merge(graph, state)(hidden_BTD, None, context)[0]
+
+
+@partial(jax.jit, static_argnums=0)
+def _head(graph: Any, state: Any, hidden: jax.Array) -> jax.Array:
+    return nnx.merge(graph, state)(hidden)
+
+
+@jax.jit
+def _round_wire(hidden: jax.Array) -> jax.Array:
+    values, scale = round_rows(hidden)
+    return values.astype(jnp.float32) * scale

@@ -1,0 +1,161 @@
+"""How good a strategy is: its own pipeline beside the model at 16 bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from llmpq_jax.checkpoint.tokenizer import Tokenizer
+from llmpq_jax.errors import RequestError
+from llmpq_jax.report.console import progress_bar
+from llmpq_jax.runtime.pipeline import Pipeline
+from llmpq_jax.schema.buckets import bucket_length
+from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.sensitivity.evaluation_figures import Choices, Evaluation, Figures
+from llmpq_jax.sensitivity.intervals import resampled_interval
+from llmpq_jax.sensitivity.losses import compare_logits
+from llmpq_jax.sensitivity.streamed_model import StreamedModel
+from llmpq_jax.sensitivity.text import Text, read_text
+from llmpq_jax.tasks.kernel_notice import tell_of_missing_kernels
+from llmpq_jax.tasks.questions import Question, choose, fraction_right
+
+_USUAL_WINDOW = 512
+
+
+def evaluate(
+    strategy: Strategy,
+    *,
+    text_path: Path | None = None,
+    questions: tuple[str, list[Question]] | None = None,
+    window: int | None = None,
+    most_tokens: int | None = None,
+) -> tuple[Evaluation | None, Choices | None]:
+    """Loads a strategy's pipeline and judges it by a text, by questions, or both.
+
+    The model at 16 bits passes through the default device layer by layer: it need not
+    fit.
+
+    Args:
+        strategy: To be judged, its paths as seen from here.
+        text_path: UTF-8 text.
+        questions: The file's name, and what it holds.
+        window: Tokens of each window; by default 512, or as many as the strategy plans.
+        most_tokens: Read of the text; all of it where absent.
+
+    Raises:
+        CheckpointError, RequestError, StrategyError: Something does not fit.
+    """
+    window = _checked_window(strategy, window)
+    text = None
+    if text_path is not None:
+        tokenizer = Tokenizer.load(Path(strategy.model.path))
+        text = read_text(text_path, tokenizer, window=window, most_tokens=most_tokens)
+    tell_of_missing_kernels(name for stage in strategy.stages for name in stage.devices)
+    num_layers = strategy.model.num_layers
+    with progress_bar("loading", num_layers, unit="layers") as advance:
+        pipeline = Pipeline.load(strategy, on_layer=lambda: advance(1))
+    with pipeline:
+        model = StreamedModel(Path(strategy.model.path))
+        evaluation = choices = None
+        if text is not None:
+            evaluation = _judge_text(pipeline, model, text)
+        if questions is not None:
+            choices = _judge_choices(pipeline, model, *questions, longest=window)
+    return evaluation, choices
+
+
+def _checked_window(strategy: Strategy, window: int | None) -> int:
+    planned = bucket_length(strategy.workload.context_length)
+    if window is None:
+        return min(_USUAL_WINDOW, planned)
+    if window > planned:
+        msg = f"--window is {window}: expected at most {planned}, the context that the strategy plans for; solve with a longer one"
+        raise RequestError(msg)
+    return window
+
+
+def _judge_text(pipeline: Pipeline, model: StreamedModel, text: Text) -> Evaluation:
+    with progress_bar("16 bits", model.num_layers, unit="layers") as advance:
+        hidden = model.forward(text.tokens, on_layer=lambda: advance(1))
+    head = model.head()
+    parts = []
+    rows = _rows_at_once(pipeline)
+    with progress_bar("strategy", len(text.tokens), unit="windows") as advance:
+        for first in range(0, len(text.tokens), rows):
+            each = slice(first, min(first + rows, len(text.tokens)))
+            tokens = jnp.asarray(text.tokens[each])
+            reference = head(hidden[each])
+            served = jnp.asarray(pipeline.score(text.tokens[each]))
+            exact_nll = compare_logits(reference, reference, tokens)[0]
+            figures = (exact_nll, *compare_logits(served, reference, tokens))
+            parts.append([np.asarray(figure) for figure in figures])
+            advance(each.stop - each.start)
+    exact, nll, kl, agrees = map(np.concatenate, zip(*parts, strict=True))
+    return Evaluation(
+        text=text.name,
+        num_windows=len(text.tokens),
+        num_tokens=text.num_foretold,
+        exact=_figures(exact, text),
+        found=_figures(nll, text),
+        increase_interval=resampled_interval(
+            lambda found, exact: np.exp(found) - np.exp(exact),
+            nll.mean(axis=1),
+            exact.mean(axis=1),
+        ),
+        kl_mean=float(kl.mean(dtype=np.float64)),
+        kl_interval=resampled_interval(lambda mean: mean, kl.mean(axis=1)),
+        kl_99=float(np.percentile(kl, 99)),
+        agreement=float(agrees.mean()),
+    )
+
+
+def _figures(nll: np.ndarray, text: Text) -> Figures:
+    total = float(nll.sum(dtype=np.float64))
+    return Figures(
+        perplexity=float(np.exp(total / nll.size)),
+        bits_per_byte=total / np.log(2) / max(1, text.num_bytes),
+    )
+
+
+def _judge_choices(
+    pipeline: Pipeline,
+    model: StreamedModel,
+    name: str,
+    questions: list[Question],
+    *,
+    longest: int,
+) -> Choices:
+    head = model.head()
+
+    def exactly(tokens: np.ndarray) -> np.ndarray:
+        return np.asarray(head(model.forward(tokens)))
+
+    rows = _rows_at_once(pipeline)
+
+    def as_served(tokens: np.ndarray) -> np.ndarray:
+        parts = [
+            pipeline.score(tokens[first : first + rows])
+            for first in range(0, len(tokens), rows)
+        ]
+        return np.concatenate(parts)
+
+    shares = []
+    for score in (exactly, as_served):
+        chosen = choose(questions, pipeline.tokenizer, score, longest=longest)
+        shares += [fraction_right(questions, choice) for choice in chosen]
+    return Choices(
+        name=name,
+        num_questions=len(questions),
+        exact=shares[0],
+        exact_per_byte=shares[1],
+        found=shares[2],
+        found_per_byte=shares[3],
+    )
+
+
+def _rows_at_once(pipeline: Pipeline) -> int:
+    """Returns how many rows keep every stage busy and yet need little memory."""
+    strategy = pipeline.strategy
+    return strategy.micro_batch.prefill * len(strategy.stages)

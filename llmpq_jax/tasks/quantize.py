@@ -1,0 +1,108 @@
+"""Makes a checkpoint of what a strategy serves, with progress shown."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llmpq_jax.arch.fingerprint import model_fingerprint
+from llmpq_jax.checkpoint.source import open_source
+from llmpq_jax.checkpoint.writer import WrittenPart, write_served_weights
+from llmpq_jax.files import new_folder
+from llmpq_jax.report.console import progress_bar
+from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
+
+STRATEGY = "strategy.toml"
+# Beside weights and config.json; a licence goes with what it permits.
+_COPIED = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+    "LICENSE*",
+    "NOTICE*",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WrittenCheckpoint:
+    """What was written.
+
+    Attributes:
+        strategy: That serves the new folder, its path as seen from here.
+        parts: Embedding, layers and head, in their order.
+    """
+
+    strategy: Strategy
+    parts: tuple[WrittenPart, ...]
+
+    @property
+    def bytes_before(self) -> int:
+        """Of all tensors it was made from."""
+        return sum(part.bytes_before for part in self.parts)
+
+    @property
+    def bytes_after(self) -> int:
+        """Of all its tensors."""
+        return sum(part.bytes_after for part in self.parts)
+
+
+def write_checkpoint(
+    strategy_path: Path, out: Path, *, overwrite: bool = False
+) -> WrittenCheckpoint:
+    """Writes a checkpoint that holds what a strategy would load, and its strategy.
+
+    Args:
+        strategy_path: File of the strategy.
+        out: Folder to be made.
+        overwrite: Replace a checkpoint that was so written.
+
+    Raises:
+        RequestError: The folder is there already, or is a file.
+        CheckpointError, StrategyError, UnsupportedModelError: The strategy cannot be
+            served from its checkpoint, or that cannot be written.
+    """
+    strategy = read_strategy(strategy_path)
+    before = Path(strategy.model.path)
+    rounded = strategy.model.rounded
+    kept = [strategy_path, before, *([] if rounded is None else [Path(rounded)])]
+    marks = ("config.json", STRATEGY)
+    with new_folder(
+        out, what="checkpoint", replaces=overwrite, marks=marks, kept=kept
+    ) as folder:
+        source = open_source(strategy)
+        num_parts = strategy.model.num_layers + 2
+        with progress_bar("quantising", num_parts, unit="parts") as advance:
+            parts = write_served_weights(
+                source, strategy, folder, on_part=lambda: advance(1)
+            )
+        for pattern in _COPIED:
+            for path in before.glob(pattern):
+                if path.is_file():
+                    shutil.copyfile(path, folder / path.name)
+        served = _strategy_of(strategy, folder)
+        write_strategy(folder / STRATEGY, served)
+        # Headers alone: that the folder is the model the strategy asks for.
+        open_source(served)
+    moved = replace(served.model, path=str(out))
+    return WrittenCheckpoint(strategy=replace(served, model=moved), parts=parts)
+
+
+def _strategy_of(strategy: Strategy, folder: Path) -> Strategy:
+    """Returns the strategy that serves a folder as it was written."""
+    model = replace(
+        strategy.model,
+        # Relative, so that the file names it relative to itself.
+        path=os.path.relpath(folder),
+        fingerprint=model_fingerprint(folder),
+        rounded=None,
+    )
+    precision = replace(strategy.precision, rounding="nearest")
+    return replace(strategy, model=model, precision=precision)

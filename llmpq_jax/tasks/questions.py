@@ -1,0 +1,147 @@
+"""Multiple-choice questions, answered by the likelihood of each choice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llmpq_jax.checkpoint.tokenizer import Tokenizer
+from llmpq_jax.errors import RequestError
+from llmpq_jax.schema.buckets import bucket_length
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """One question.
+
+    Attributes:
+        where: In which file and line, for messages.
+        question: What comes before the choice.
+        choices: Continuations, at least two.
+        answer: Which one is right, counted from 0.
+    """
+
+    where: str
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Reads JSON lines with question, choices and answer.
+
+    Raises:
+        RequestError: The file cannot be read, or a line is no question.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as reason:
+        msg = f"questions {path}: cannot be read ({reason}): expected JSON lines"
+        raise RequestError(msg) from reason
+    questions = [
+        _question(line, f"questions {path}, line {number}")
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+    if not questions:
+        msg = f"questions {path}: holds none: expected a JSON line for each question"
+        raise RequestError(msg)
+    return questions
+
+
+def _question(line: str, where: str) -> Question:
+    try:
+        found = json.loads(line)
+    except ValueError as reason:
+        msg = f"{where}: is not JSON ({reason}): {_EXPECTED}"
+        raise RequestError(msg) from reason
+    match found:
+        case {"question": str(question), "choices": [*choices], "answer": int(answer)}:
+            are_texts = all(isinstance(each, str) and each for each in choices)
+            if are_texts and len(choices) >= 2 and 0 <= answer < len(choices):
+                return Question(
+                    where=where,
+                    question=question,
+                    choices=tuple(choices),
+                    answer=answer,
+                )
+    msg = f"{where}: found {line[:80]!r}: {_EXPECTED}"
+    raise RequestError(msg)
+
+
+_EXPECTED = 'expected {"question": text, "choices": [two or more texts], "answer": number of the right one, from 0}'
+
+
+def choose(
+    questions: Sequence[Question],
+    tokenizer: Tokenizer,
+    score: Callable[[np.ndarray], np.ndarray],
+    *,
+    longest: int,
+) -> tuple[list[int], list[int]]:
+    """Returns for each question its likeliest choice, in all and per byte.
+
+    Args:
+        questions: To be answered.
+        tokenizer: Of the model.
+        score: Takes tokens [B, T] to float32 logits [B, T, V].
+        longest: Tokens that a question and a choice may have together.
+
+    Raises:
+        RequestError: A question is longer.
+    """
+    plain, per_byte = [], []
+    for question in questions:
+        likelihoods = _likelihoods(question, tokenizer, score, longest)
+        sizes = np.array([len(choice.encode()) for choice in question.choices])
+        plain.append(int(likelihoods.argmax()))
+        per_byte.append(int((likelihoods / sizes).argmax()))
+    return plain, per_byte
+
+
+def fraction_right(questions: Sequence[Question], chosen: Sequence[int]) -> float:
+    """Returns the share of questions whose answer was chosen."""
+    right = [
+        question.answer == choice
+        for question, choice in zip(questions, chosen, strict=True)
+    ]
+    return sum(right) / len(right)
+
+
+def _likelihoods(
+    question: Question,
+    tokenizer: Tokenizer,
+    score: Callable[[np.ndarray], np.ndarray],
+    longest: int,
+) -> np.ndarray:
+    """Returns log p(choice | question) of each choice."""
+    before = tokenizer.encode(question.question)
+    rows = [tokenizer.encode(question.question + each) for each in question.choices]
+    length = max(map(len, rows))
+    if length > longest:
+        msg = f"{question.where}: has {length} tokens with its longest choice: expected at most {longest}; shorten it or plan for a longer context"
+        raise RequestError(msg)
+    tokens = np.zeros((len(rows), min(bucket_length(length), longest)), np.int32)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = row
+    logits = score(tokens).astype(np.float64)
+    told = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    sums = []
+    for index, row in enumerate(rows):
+        # Where the last token of the question joins the first of the choice, they part
+        # at the last token that both have.
+        shared = next(
+            (
+                place
+                for place, (one, other) in enumerate(zip(before, row, strict=False))
+                if one != other
+            ),
+            min(len(before), len(row) - 1),
+        )
+        places = range(max(1, shared), len(row))
+        sums.append(sum(told[index, place - 1, row[place]] for place in places))
+    return np.array(sums)

@@ -1,0 +1,23 @@
+"""The catalogue is whole, and a kind that it lacks is told what there is."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from llmpq_jax.arch.catalogue import read_catalogue
+from llmpq_jax.errors import ClusterError
+
+
+def test_kinds_are_there_once_with_their_source():
+    kinds = read_catalogue().kinds
+    names = [kind.name for kind in kinds]
+    assert len(set(names)) == len(names) >= 15
+    assert all(re.search(r"\d", kind.source) for kind in kinds)
+    assert {"P100-12", "T4", "V100-16", "MI300X", "EPYC-9654"} <= set(names)
+
+
+def test_a_kind_that_is_not_there_is_told_which_are():
+    with pytest.raises(ClusterError, match=r"no device of kind 'TPU'.*H100.*profile"):
+        read_catalogue().find("TPU")

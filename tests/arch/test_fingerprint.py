@@ -1,0 +1,154 @@
+"""A model keeps its name when moved, and loses it when it computes something else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.arch.fingerprint import (
+    layer_shape_fingerprint,
+    model_fingerprint,
+    strategy_fingerprint,
+)
+from llmpq_jax.errors import CheckpointError
+from llmpq_jax.schema.strategy_file import read_strategy
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "models"
+
+
+@pytest.fixture(params=["llama", "qwen2"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A checkpoint of one file, and one of several."""
+    return Path(shutil.copytree(GOLDEN / request.param, tmp_path / "model"))
+
+
+def _edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps(config), encoding="utf-8")
+
+
+def test_golden_models_have_different_names() -> None:
+    names = [model_fingerprint(path) for path in sorted(GOLDEN.iterdir())]
+    assert len(set(names)) == len(names)
+    assert all(name.startswith("sha256:") and len(name) == 71 for name in names)
+
+
+def test_a_moved_model_keeps_its_name(folder: Path) -> None:
+    before = model_fingerprint(folder)
+    assert model_fingerprint(folder.rename(folder.parent / "moved")) == before
+
+
+def test_a_harmless_key_keeps_the_name(folder: Path) -> None:
+    before = model_fingerprint(folder)
+    _edit_config(folder, transformers_version="6.0.0", use_cache=False)
+    assert model_fingerprint(folder) == before
+
+
+def test_another_computation_has_another_name(folder: Path) -> None:
+    before = model_fingerprint(folder)
+    _edit_config(folder, rms_norm_eps=1e-5)
+    assert model_fingerprint(folder) != before
+
+
+@pytest.mark.parametrize("place", ["first", "last", "header"])
+def test_other_weights_have_another_name(folder: Path, place: str) -> None:
+    before = model_fingerprint(folder)
+    path = max(folder.glob("*.safetensors"))
+    content = bytearray(path.read_bytes())
+    first_byte = 8 + int.from_bytes(content[:8], "little")
+    content[{"first": first_byte, "last": -1, "header": first_byte - 2}[place]] ^= 1
+    path.write_bytes(content)
+    assert model_fingerprint(folder) != before
+
+
+def test_a_longer_file_has_another_name(folder: Path) -> None:
+    before = model_fingerprint(folder)
+    path = min(folder.glob("*.safetensors"))
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert model_fingerprint(folder) != before
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    shutil.copy(GOLDEN / "llama" / "config.json", tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"has no weights: expected model\.safeten"
+    ):
+        model_fingerprint(tmp_path)
+
+
+def test_a_damaged_index_is_refused(tmp_path: Path) -> None:
+    shutil.copy(GOLDEN / "llama" / "config.json", tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"weight_map cannot be read \("):
+        model_fingerprint(tmp_path)
+
+
+def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(GOLDEN / "qwen2", tmp_path / "model"))
+    shard = min(folder.glob("*.safetensors"))
+    shard.unlink()
+    with pytest.raises(
+        CheckpointError, match=rf"{shard.name}: cannot be read \(No such"
+    ):
+        model_fingerprint(folder)
+
+
+def test_models_that_differ_in_depth_share_their_measurements() -> None:
+    shallow = read_architecture(GOLDEN / "llama")
+    deep = replace(
+        shallow,
+        num_layers=7,
+        layer_windows=(None,) * 7,
+        max_positions=9,
+        ties_head=True,
+    )
+    assert layer_shape_fingerprint(deep) == layer_shape_fingerprint(shallow)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_size", 64),
+        ("intermediate_size", 65),
+        ("num_heads", 8),
+        ("num_kv_heads", 2),
+        ("head_dim", 16),
+        ("vocabulary_size", 97),
+        ("activation", "gelu"),
+        ("norm", "layer"),
+        ("layer_windows", (None, 4, None)),
+        ("has_qkv_bias", True),
+        ("embedding_size", 16),
+    ],
+)
+def test_models_that_differ_in_a_layer_or_an_end_do_not(
+    field: str, value: object
+) -> None:
+    architecture = read_architecture(GOLDEN / "llama")
+    changed = replace(architecture, **{field: value})  # pyright: ignore[reportArgumentType]
+    assert layer_shape_fingerprint(changed) != layer_shape_fingerprint(architecture)
+
+
+def test_a_strategy_s_name_is_what_it_does() -> None:
+    path = Path(__file__).parents[2] / "strategies" / "tiny-four-cpu" / "strategy.toml"
+    strategy = read_strategy(path)
+    name = strategy_fingerprint(strategy)
+    stages = tuple(replace(stage, predicted=None) for stage in strategy.stages)
+    moved = replace(strategy.model, path="/elsewhere")
+    same = replace(strategy, model=moved, stages=stages, certificate=None, quality=None)
+    assert strategy_fingerprint(replace(same, predicted=None)) == name
+    first = strategy.stages[0]
+    others = [
+        replace(strategy, model=replace(strategy.model, fingerprint="sha256:other")),
+        replace(strategy, precision=replace(strategy.precision, kv_bits=8)),
+        replace(strategy, workload=replace(strategy.workload, new_tokens=3)),
+        replace(strategy, stages=(replace(first, wire_bits=8), *strategy.stages[1:])),
+    ]
+    names = [strategy_fingerprint(other) for other in others]
+    assert len({name, *names}) == 1 + len(others)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmpq_jax.batch.id_index import SeenIds
+from llmpq_jax.errors import RequestError
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
+        | st.sampled_from(["a", "A", "a\0", "a\0b", "1", "1.0"])
+    )
+)
+def test_names_are_kept_as_a_dictionary_would_keep_them(names):
+    first: dict[str, int] = {}
+    with closing(SeenIds()) as seen:
+        for number, name in enumerate(names):
+            assert seen.find(name) == first.get(name)
+            assert seen.add(name, number) == first.get(name)
+            first.setdefault(name, number)
+
+
+def test_no_room_for_temporary_files_is_one_line(monkeypatch):
+    class Full:
+        def execute(self, *_):
+            reason = "database or disk is full"
+            raise sqlite3.OperationalError(reason)
+
+        def close(self):
+            pass
+
+    with closing(SeenIds()) as seen:
+        seen.close()
+        monkeypatch.setattr(seen, "_database", Full())
+        with pytest.raises(
+            RequestError, match=r"7 lines cannot be kept .*disk is full"
+        ):
+            seen.add("a", 7)

@@ -1,0 +1,92 @@
+"""Foretold passes, summed as the planner sums them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llmpq_jax.costmodel.latency import fit_latency
+from llmpq_jax.costmodel.micro_batch_latency import PassSize, pass_s
+from llmpq_jax.schema.measurements import CallTime, Observed, Phase
+from tests.costmodel.records import end_time, layer_time, measured_kind, measurements
+
+ROWS = [
+    layer_time(phase, batch, length, 1e-3 + 1e-5 * batch * length, bits=bits)
+    for phase in ("prefill", "decode")
+    for batch in (1, 4)
+    for length in (16, 64)
+    for bits in (8, 16)
+]
+ENDS = [
+    end_time(part, rows, 1e-6 * rows)
+    for part in ("embedding", "head")
+    for rows in (1, 64)
+]
+CALL = CallTime(kind="cpu", seconds=5e-4, spread=0.0)
+
+
+def table(kernel_path="native-avx512", *observed):
+    found = measurements(measured_kind(kernel_path), *ROWS, *ENDS)
+    return replace(found, calls=(CALL,), observed=observed)
+
+
+def observed(phase: Phase, predicted_s, measured_s, record="r"):
+    return Observed(
+        kind="cpu",
+        phase=phase,
+        predicted_s=predicted_s,
+        measured_s=measured_s,
+        num_passes=8,
+        run="run.jsonl",
+        record=record,
+        strategy="s",
+        date="2026-01-31",
+    )
+
+
+def foretold(found, phase: Phase, *, head_bits=None, has_embedding=False, tokens=16.0):
+    size = PassSize(phase=phase, rows=4, tokens=tokens, slots=64)
+    return pass_s(
+        fit_latency(found),
+        "cpu",
+        (8, 16, 8),
+        size,
+        has_embedding=has_embedding,
+        head_bits=head_bits,
+    )
+
+
+def test_a_pass_is_its_call_its_layers_and_its_ends():
+    layers = 3 * (1e-3 + 1e-5 * 4 * 16)
+    assert foretold(table(), "prefill") == pytest.approx(5e-4 + layers)
+    both = foretold(table(), "prefill", has_embedding=True, head_bits=16)
+    assert both == pytest.approx(5e-4 + layers + 64e-6 + 4e-6)
+    step = foretold(table(), "decode", has_embedding=True)
+    assert step == pytest.approx(5e-4 + layers + 4e-6)
+
+
+def test_steps_in_one_call_share_it():
+    steps = PassSize(phase="decode", rows=4, tokens=16.0, slots=64, num_steps=8)
+    latency = fit_latency(table())
+    ends = {"has_embedding": True, "head_bits": 16}
+    one = pass_s(latency, "cpu", (8,), replace(steps, num_steps=1), **ends)
+    each = pass_s(latency, "cpu", (8,), steps, **ends)
+    assert one - each == pytest.approx(5e-4 * 7 / 8)
+
+
+def test_a_step_reads_the_whole_cache_or_what_is_in_it():
+    assert foretold(table("xla"), "decode") == foretold(table(), "decode", tokens=64.0)
+    assert foretold(table(), "decode") < foretold(table("xla"), "decode")
+
+
+def test_all_runs_together_correct_a_phase():
+    rows = (observed("decode", 1.0, 3.0), observed("decode", 3.0, 3.0, "other"))
+    plain, corrected = table(), table("native-avx512", *rows)
+    for ends in ({}, {"has_embedding": True, "head_bits": 16}):
+        assert foretold(corrected, "decode", **ends) == pytest.approx(
+            1.5 * foretold(plain, "decode", **ends)
+        )
+        assert foretold(corrected, "prefill", **ends) == foretold(
+            plain, "prefill", **ends
+        )

@@ -1,0 +1,46 @@
+"""The quality-only plan loses the least of all that fit, in the cluster's order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations, pairwise, product
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from llmpq_jax.planner.baselines.adabits import adabits
+from llmpq_jax.planner.instance.candidate import Placement, evaluate
+from tests.planner.random_instances import case_lists
+
+
+def plans_in_order(instance):
+    pinned = set(np.flatnonzero(instance.must_use))
+    for num_used in range(1, min(instance.num_devices, instance.num_layers) + 1):
+        for devices in combinations(range(instance.num_devices), num_used):
+            if not pinned <= set(devices):
+                continue
+            for inner in combinations(range(1, instance.num_layers), num_used - 1):
+                cut = list(pairwise((0, *inner, instance.num_layers)))
+                for bits in product(
+                    range(len(instance.bits)), repeat=instance.num_layers
+                ):
+                    columns = tuple(bits[first:end] for first, end in cut)
+                    placement = Placement(devices=devices, columns=columns)
+                    found = evaluate(instance, placement)
+                    if found.fits and np.isfinite(found.objective):
+                        yield found
+
+
+@given(case_lists(max_cases=1, max_layers=3))
+def test_no_plan_in_the_clusters_order_loses_less(instances):
+    instance = replace(instances[0], omega_budget=None)
+    placement = adabits(instance)
+    least = min((found.omega for found in plans_in_order(instance)), default=None)
+    assert (placement is None) == (least is None)
+    if placement is not None:
+        found = evaluate(instance, placement)
+        assert found.fits
+        # Ties are broken by less than 1e-9 of the largest loss of a layer each.
+        slack = 1e-9 * instance.omega.max() * instance.num_layers
+        assert found.omega == pytest.approx(least, rel=1e-9, abs=slack)

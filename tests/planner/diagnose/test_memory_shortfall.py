@@ -1,0 +1,91 @@
+"""The least shortage against every order, every cut and all bits."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise, permutations, product
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmpq_jax.planner.diagnose.memory_shortfall import least_shortage
+from llmpq_jax.planner.instance.candidate import Placement, evaluate
+from tests.planner.random_instances import case_lists, mesh_case_lists
+
+
+def least_by_enumeration(instance):
+    """The least total over all orders, cuts and bits, in bytes."""
+    num_layers = instance.num_layers
+    found = [
+        sum(
+            _lack(instance, j, end - first, first == 0, end == num_layers)
+            for j, first, end in stages
+        )
+        for num in range(1, min(instance.num_devices, num_layers) + 1)
+        for devices in permutations(range(instance.num_devices), num)
+        if instance.has_devices_for(devices)
+        for inner in combinations(range(1, num_layers), num - 1)
+        for stages in [
+            [
+                (j, first, end)
+                for j, (first, end) in zip(
+                    devices, pairwise((0, *inner, num_layers)), strict=True
+                )
+            ]
+        ]
+    ]
+    return min(found, default=float("inf"))
+
+
+def _lack(instance, j, num_layers, is_first, is_last):
+    if (is_first and not instance.may_be_first[j]) or (
+        is_last and not instance.may_be_last[j]
+    ):
+        return float("inf")
+    served = [b for b in range(len(instance.bits)) if instance.supported[j, b]]
+    lacks = [float("inf")]
+    for bits in product(served, repeat=num_layers):
+        size = instance.buffer_bytes + num_layers * int(instance.kv_bytes[j])
+        size += sum(int(instance.layer_bytes[j, b]) for b in bits)
+        needs = [int(instance.workspace_bytes[j, b]) for b in bits]
+        if is_first:
+            size += int(instance.embedding_bytes[j])
+            needs.append(int(instance.embedding_workspace_bytes[j]))
+        else:
+            size += instance.arriving_bytes
+        if is_last:
+            size += int(instance.head_bytes[j])
+            needs.append(int(instance.head_workspace_bytes[j]))
+        lacks.append(max(0, size + max(needs) - int(instance.allowed_bytes[j])))
+    return min(lacks)
+
+
+@given(st.one_of(case_lists(), mesh_case_lists()))
+def test_no_order_lacks_less(cases):
+    expected = least_by_enumeration(cases[0])
+    stages = least_shortage(cases[0])
+    found = sum(s.lack_bytes for s in stages) if stages else float("inf")
+    assert found == expected
+
+
+@given(case_lists())
+def test_the_stages_are_a_plan_and_need_what_they_say(cases):
+    instance = cases[0]
+    stages = least_shortage(instance)
+    if stages is None:
+        return
+    placement = Placement(
+        devices=tuple(stage.device for stage in stages),
+        columns=tuple(
+            (instance.bits.index(stage.bits),) * stage.num_layers for stage in stages
+        ),
+    )
+    assert sum(stage.num_layers for stage in stages) == instance.num_layers
+    assert len(set(placement.devices)) == len(stages)
+    assert instance.has_devices_for(placement.devices)
+    assert instance.may_be_first[placement.devices[0]]
+    assert instance.may_be_last[placement.devices[-1]]
+    memory = evaluate(instance, placement).memory_bytes
+    assert memory == tuple(stage.terms.total for stage in stages)
+    for stage, need in zip(stages, memory, strict=True):
+        allowed = int(instance.allowed_bytes[stage.device])
+        assert stage.lack_bytes == max(0, need - allowed)

@@ -1,0 +1,176 @@
+"""Draws tiny instances on which every constraint may bind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import strategies as st
+
+from llmpq_jax.costmodel.pipeline_schedule import Host
+from llmpq_jax.planner.instance.instance import Instance, Pool
+from llmpq_jax.schema.workload import MicroBatch
+
+MIB = 1 << 20
+
+
+@st.composite
+def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1):
+    """Lists of cases that differ in what micro-batches change: times and counts."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    num_layers = draw(st.integers(1, max_layers))
+    num_devices = draw(st.integers(min_devices, max_devices))
+    bits = draw(st.sampled_from([(16, 8, 4), (16, 4), (8,), (8, 4)]))
+    shape = (num_devices, len(bits))
+    omega = np.sort(rng.exponential(1.0, (num_layers, len(bits))), axis=1)
+    budget = None
+    if draw(st.booleans()):
+        least, most = omega[:, 0].sum(), omega[:, -1].sum()
+        budget = float(least + rng.uniform(0.0, 0.8) * (most - least))
+    unsupported = rng.random(shape) < draw(st.sampled_from([0.0, 0.2]))
+    no_head = rng.random(num_devices) < draw(st.sampled_from([0.0, 0.3]))
+    layer_bytes = np.array([b * MIB // 8 for b in bits]) + rng.integers(0, 9999)
+    kv_bytes = int(rng.integers(0, MIB))
+    need = num_layers * (layer_bytes.mean() + kv_bytes) / num_devices
+    looseness = draw(st.sampled_from([0.9, 1.3, 3.0]))
+    common = {
+        "head_bits": 16,
+        "kv_bits": 16,
+        "bits": bits,
+        "new_tokens": draw(st.sampled_from([1, 2, 3, 8, 50])),
+        "layer_bytes": np.tile(layer_bytes, (num_devices, 1)),
+        "kv_bytes": np.full(num_devices, kv_bytes),
+        "embedding_bytes": np.full(num_devices, rng.integers(0, MIB)),
+        "head_bytes": np.full(num_devices, rng.integers(0, MIB)),
+        "buffer_bytes": int(rng.integers(0, MIB // 4)),
+        "arriving_bytes": int(rng.integers(0, MIB // 4)),
+        "allowed_bytes": (
+            looseness * need * rng.uniform(0.7, 1.6, num_devices) + MIB
+        ).astype(np.int64),
+        "must_use": rng.random(num_devices) < draw(st.sampled_from([0.0, 0.3])),
+        "may_hold": np.ones((num_layers, num_devices), dtype=bool),
+        "may_have": np.ones((num_layers, len(bits)), dtype=bool),
+        "width": np.ones(num_devices, dtype=np.int64),
+        "pools": (),
+        "hosts": draw(_hosts(num_devices)),
+        "omega": omega,
+        "fixed_omega": float(rng.choice([0.0, 0.3])),
+        "omega_budget": budget,
+        "theta": draw(st.sampled_from([0.0, 0.1, 3.0])),
+    }
+    speed = rng.uniform(0.5, 4.0, num_devices)
+    hop = draw(st.sampled_from([0.0, 0.1, 2.0]))
+    call = draw(st.sampled_from([0.0, 0.3, 2.0]))
+    at_once = draw(st.sampled_from([0.0, 0.1, 1.0]))
+    wires = draw(st.sampled_from([(16,), (16, 8), (8,)]))
+    common["wire_bits"] = wires
+    loss = draw(st.sampled_from([0.0, 0.1, 1.0]))
+    common["wire_omega"] = np.array([loss if bits == 8 else 0.0 for bits in wires])
+    shares = np.array([1.0 if bits == 16 else 0.55 for bits in wires])[:, None, None]
+    calls_decode_s = [
+        0.1 * call * rng.random(num_devices)
+        for _ in range(draw(st.integers(1, max_cases)))
+    ]
+    return [
+        Instance(
+            micro_batch=MicroBatch(prefill=1, decode=1),
+            num_prefill=draw(st.integers(1, 5)),
+            num_decode=draw(st.integers(1, 5)),
+            layer_prefill_s=_times(rng, speed[:, None], shape, unsupported),
+            layer_decode_s=_times(rng, 0.1 * speed[:, None], shape, unsupported),
+            call_prefill_s=call * rng.random(num_devices),
+            call_decode_s=call_decode_s,
+            whole_call_decode_s=at_once * call_decode_s,
+            embedding_prefill_s=_times(rng, 0.5, num_devices),
+            embedding_decode_s=_times(rng, 0.05, num_devices),
+            head_prefill_s=_times(rng, 1.0, num_devices, no_head),
+            head_decode_s=_times(rng, 0.2, num_devices, no_head),
+            hop_prefill_s=hop * shares * rng.random((num_devices, num_devices)),
+            hop_decode_s=0.1 * hop * shares * rng.random((num_devices, num_devices)),
+            workspace_bytes=rng.integers(0, MIB, shape),
+            embedding_workspace_bytes=rng.integers(0, MIB, num_devices),
+            head_workspace_bytes=rng.integers(0, MIB, num_devices),
+            **common,
+        )
+        for call_decode_s in calls_decode_s
+    ]
+
+
+@st.composite
+def mesh_case_lists(draw, *, max_cases=2, max_layers=3):
+    """Cases with a pool of equal devices, of which stages take one or several each.
+
+    The first of the devices drawn gives a pool its single ones, the second its meshes;
+    a third one, where there is one, stands by itself.
+    """
+    drawn = draw(case_lists(max_cases=max_cases, max_layers=max_layers, min_devices=2))
+    size, width = draw(st.sampled_from([(2, 2), (3, 2), (3, 3)]))
+    num_singles = size if draw(st.booleans()) else 0
+    kinds = [0] * num_singles + [1] * (size // width) + [2] * (len(drawn[0].width) - 2)
+    widths = np.array([[1, width, 1][kind] for kind in kinds])
+    pooled = tuple(j for j, kind in enumerate(kinds) if kind < 2)
+    hosts = ()
+    if draw(st.booleans()):
+        among = range(len(kinds)) if draw(st.booleans()) else pooled
+        members = tuple(j for j in among for _ in range(widths[j]))
+        hosts = (
+            Host(
+                members=members,
+                prefill_serial=draw(st.sampled_from([0.0, 0.4, 1.0])),
+                decode_serial=draw(st.sampled_from([0.6, 1.0])),
+            ),
+        )
+    cases = []
+    for instance in drawn:
+        must_use = instance.must_use.copy()
+        must_use[1] = must_use[0]
+        cases.append(
+            replace(
+                replace(instance, must_use=must_use, hosts=()).in_order(kinds),
+                width=widths,
+                pools=(Pool(members=pooled, num_devices=size),),
+                hosts=hosts,
+            )
+        )
+    return cases
+
+
+@st.composite
+def pinned_case_lists(draw):
+    """Cases of either sort, with layers that lie on a device or have a precision."""
+    cases = draw(st.one_of(case_lists(), mesh_case_lists()))
+    num_layers, num_bits = cases[0].omega.shape
+    may_hold, may_have = cases[0].may_hold.copy(), cases[0].may_have.copy()
+    if draw(st.booleans()):
+        alone = np.flatnonzero(~np.isin(np.arange(len(may_hold.T)), _pooled(cases[0])))
+        for layer in draw(st.sets(st.integers(0, num_layers - 1), max_size=2)):
+            if len(alone):
+                may_hold[layer] = False
+                may_hold[layer, draw(st.sampled_from(alone.tolist()))] = True
+    for layer in draw(st.sets(st.integers(0, num_layers - 1), max_size=2)):
+        may_have[layer] = False
+        may_have[layer, draw(st.integers(0, num_bits - 1))] = True
+    return [replace(case, may_hold=may_hold, may_have=may_have) for case in cases]
+
+
+def _pooled(instance):
+    return [j for pool in instance.pools for j in pool.members]
+
+
+@st.composite
+def _hosts(draw, num_devices):
+    if not draw(st.booleans()):
+        return ()
+    members = draw(st.sets(st.integers(0, num_devices - 1), min_size=1))
+    prefill, decode = draw(st.tuples(*[st.sampled_from([0.0, 0.5, 1.0])] * 2))
+    return (
+        Host(
+            members=tuple(sorted(members)),
+            prefill_serial=prefill,
+            decode_serial=decode,
+        ),
+    )
+
+
+def _times(rng, scale, shape, unsupported=False):
+    return np.where(unsupported, np.inf, scale * rng.uniform(0.3, 1.0, shape))

@@ -1,0 +1,152 @@
+"""Enumeration referees the search over all orders; HiGHS in a fixed order does too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmpq_jax.planner.instance.candidate import evaluate, with_least_omega
+from llmpq_jax.planner.search.branch_and_bound import search
+from llmpq_jax.planner.search.node_mip.highs import solve
+from llmpq_jax.planner.search.search_result import Effort
+from tests.planner.random_instances import (
+    case_lists,
+    mesh_case_lists,
+    pinned_case_lists,
+)
+from tests.referees.enumeration import (
+    best_by_enumeration,
+    least_omega_by_enumeration,
+)
+from tests.referees.fixed_order import formulate
+from tests.referees.fixed_order.extract import read_placement
+
+LONG_S = 60.0
+EXACT = 1e-8
+
+# The profile counts; the full one has to see at least 300 instances.
+NUM_EXAMPLES = max(20, 3 * settings.default.max_examples // 2)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def best(instances, **options):
+    result = search(instances, time_limit_s=LONG_S, relative_gap=EXACT, **options)
+    if result.found is not None:
+        assert result.is_complete
+        # The cutoff is EXACT below the best plan, to the rounding of one product.
+        assert result.gap <= EXACT * (1 + 1e-6)
+    return result.found.value if result.found else None
+
+
+def same(found, expected):
+    return (found is None) == (expected is None) and (
+        found is None or found == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    )
+
+
+@settings(max_examples=NUM_EXAMPLES)
+@given(case_lists())
+def test_the_search_finds_what_enumeration_finds(instances):
+    assert same(best(instances), best_by_enumeration(instances))
+
+
+@given(case_lists(), st.sampled_from([1, 3, 30]))
+def test_cutting_boxes_finds_what_enumeration_finds(instances, most_columns):
+    effort = Effort(most_columns=most_columns, rounds=2)
+    assert same(best(instances, effort=effort), best_by_enumeration(instances))
+
+
+@given(case_lists(max_cases=1, max_devices=4), st.data())
+def test_between_one_micro_batch_and_a_full_pipeline_it_is_exact(instances, data):
+    """1 < m_d < 2N − 1: now the slowest stage decides a round, now the way through."""
+    (drawn,) = instances
+    if drawn.num_devices == 1:
+        return
+    most = 2 * drawn.num_devices - 2
+    instance = replace(
+        drawn, num_decode=data.draw(st.integers(2, most)), new_tokens=20, theta=0.0
+    )
+    assert same(best([instance]), best_by_enumeration([instance]))
+
+
+@given(case_lists())
+def test_the_least_omega_is_enumerations(instances):
+    assert same(best(instances, goal="omega"), least_omega_by_enumeration(instances))
+
+
+@settings(max_examples=NUM_EXAMPLES)
+@given(mesh_case_lists())
+def test_with_meshes_the_search_finds_what_enumeration_finds(instances):
+    assert same(best(instances), best_by_enumeration(instances))
+
+
+@given(mesh_case_lists(max_cases=1), st.data())
+def test_meshes_in_rounds_that_neither_end_decides(instances, data):
+    (drawn,) = instances
+    instance = replace(
+        drawn, num_decode=data.draw(st.integers(2, 4)), new_tokens=20, theta=0.0
+    )
+    effort = Effort(rounds=2)
+    assert same(best([instance], effort=effort), best_by_enumeration([instance]))
+
+
+@given(mesh_case_lists())
+def test_with_meshes_the_least_omega_is_enumerations(instances):
+    assert same(best(instances, goal="omega"), least_omega_by_enumeration(instances))
+
+
+@settings(max_examples=NUM_EXAMPLES)
+@given(pinned_case_lists())
+def test_around_pins_the_search_finds_what_enumeration_finds(instances):
+    assert same(best(instances), best_by_enumeration(instances))
+
+
+@given(pinned_case_lists())
+def test_around_pins_the_least_omega_is_enumerations(instances):
+    assert same(best(instances, goal="omega"), least_omega_by_enumeration(instances))
+
+
+@given(case_lists(max_cases=1), st.randoms(use_true_random=False))
+def test_the_order_of_the_devices_changes_no_objective(instances, random):
+    (instance,) = instances
+    order = list(range(instance.num_devices))
+    random.shuffle(order)
+    assert same(best([instance.in_order(order)]), best([instance]))
+
+
+@given(
+    st.one_of(
+        case_lists(max_cases=1), mesh_case_lists(max_cases=1), pinned_case_lists()
+    )
+)
+def test_the_formulation_in_the_best_order_finds_no_better_plan(instances):
+    """The fixed-order model knows nothing of prices, paths and columns."""
+    instance = instances[0]
+    result = search([instance], time_limit_s=LONG_S, relative_gap=EXACT)
+    if result.found is None:
+        return
+    used = list(result.found.placement.devices)
+    idle = [j for j in range(instance.num_devices) if j not in used]
+    ordered = instance.in_order([*used, *idle])
+    formulation = formulate(ordered)
+    outcome = solve(formulation.model, time_limit_s=LONG_S, relative_gap=EXACT)
+    assert outcome.status == "optimal"
+    placement = with_least_omega(ordered, read_placement(formulation.model, ordered))
+    found = evaluate(ordered, placement).objective
+    assert found == pytest.approx(result.found.value, rel=1e-6, abs=1e-9)
+    # Its own sum of seconds, which no evaluation has corrected.
+    own = outcome.bound * formulation.unit
+    assert own == pytest.approx(found, rel=1e-5, abs=1e-7)
+
+
+@given(case_lists())
+def test_without_time_there_is_a_plan_with_a_valid_bound(instances):
+    result = search(instances, time_limit_s=0.0, relative_gap=EXACT)
+    expected = best_by_enumeration(instances)
+    assert (result.found is None) == (expected is None)
+    if result.found is not None:
+        assert expected is not None
+        assert result.bound <= expected * (1 + 1e-9)
+        assert result.found.value >= expected * (1 - 1e-9)

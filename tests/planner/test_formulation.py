@@ -1,0 +1,126 @@
+"""The formulation is what its table says and what its golden files hold."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pyomo.environ as pyo
+import pytest
+from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
+
+from llmpq_jax.planner import formulation
+from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.planner.search.node_mip.arc_flow import ARC_CONSTRAINTS, formulate_arcs
+from llmpq_jax.units import GIB
+from tests.referees.fixed_order import CONSTRAINTS, GOALS, formulate
+from tools import write_golden_lp
+from tools.write_golden_lp import (
+    FOLDER,
+    arc_constraint_text,
+    arc_example,
+    arc_objective_text,
+    constraint_text,
+    example,
+    objective_text,
+)
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "formulation.md"
+NAMES = [add.__name__ for add in CONSTRAINTS]
+ARC_NAMES = [add.__name__ for add in ARC_CONSTRAINTS]
+ALL_NUMBERED = list(enumerate(CONSTRAINTS + ARC_CONSTRAINTS, start=1))
+
+
+@pytest.mark.parametrize("add", CONSTRAINTS, ids=NAMES)
+def test_a_constraint_is_its_golden_file(add):
+    golden = (FOLDER / f"{add.__name__}.lp").read_text(encoding="utf-8")
+    assert constraint_text(add) == golden
+
+
+@pytest.mark.parametrize("add", ARC_CONSTRAINTS, ids=ARC_NAMES)
+def test_an_order_free_constraint_is_its_golden_file(add):
+    golden = (FOLDER / f"{add.__name__}.lp").read_text(encoding="utf-8")
+    assert arc_constraint_text(add) == golden
+
+
+def test_the_order_free_objective_is_its_golden_file():
+    golden = (FOLDER / "arc_minimise.lp").read_text(encoding="utf-8")
+    assert arc_objective_text() == golden
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_an_objective_is_its_golden_file(goal):
+    golden = (FOLDER / f"minimise_{goal}.lp").read_text(encoding="utf-8")
+    assert objective_text(goal) == golden
+
+
+def test_no_golden_file_is_left_over():
+    assert {path.name for path in FOLDER.glob("*.lp")} == set(
+        write_golden_lp.golden_texts()
+    )
+
+
+def test_the_tool_writes_the_golden_files_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(write_golden_lp, "FOLDER", tmp_path)
+    (tmp_path / "forgotten.lp").write_text("")
+    write_golden_lp.main()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        path.name: path.read_text() for path in FOLDER.iterdir()
+    }
+
+
+@pytest.mark.parametrize(("number", "add"), ALL_NUMBERED, ids=NAMES + ARC_NAMES)
+def test_a_constraint_carries_the_number_of_its_row(number, add):
+    module = add.__module__.removeprefix(f"{formulation.__name__}.")
+    name = add.__name__
+    ends = f"| `{name}` | `{module}.{name}` | `{name}.lp` |"
+    (row,) = re.findall(rf"^\| \({number}\) .*$", DOCUMENT.read_text(), re.MULTILINE)
+    assert row.endswith(ends)
+    assert add.__doc__.startswith(f"({number}) ")
+
+
+def test_the_table_has_no_row_too_many():
+    rows = re.findall(r"^\| \((\d+)\) ", DOCUMENT.read_text(), re.MULTILINE)
+    assert [int(row) for row in rows] == [number for number, _ in ALL_NUMBERED]
+
+
+def test_variables_are_named_in_the_document():
+    for model in (formulate(example()).model, formulate_arcs(arc_example()).model):
+        for variable in model.component_objects(pyo.Var):
+            assert f"`{variable.name}`" in DOCUMENT.read_text()
+
+
+def test_every_constraint_is_in_the_model_that_is_solved():
+    model = formulate(example()).model
+    assert all(model.find_component(name) is not None for name in NAMES)
+    model = formulate_arcs(arc_example()).model
+    assert all(model.find_component(name) is not None for name in ARC_NAMES)
+
+
+def test_units_of_bytes_and_seconds_do_not_show():
+    """HiGHS's tolerances are absolute, so a plan must not hang on what a unit is."""
+    given = example()
+    other = replace(
+        given,
+        theta=given.theta * SECOND,
+        **{name: getattr(given, name) * GIB for name in fields_ending("_bytes")},
+        **{name: getattr(given, name) * SECOND for name in fields_ending("_s")},
+    )
+    assert matrix(other) == pytest.approx(matrix(given))
+
+
+SECOND = 1e-6
+
+
+def fields_ending(ending):
+    return [field.name for field in fields(Instance) if field.name.endswith(ending)]
+
+
+def matrix(instance):
+    model = formulate(instance).model
+    form = LinearStandardFormCompiler().write(model, mixed_form=True)
+    rows = np.hstack([form.A.todense(), np.asarray(form.rhs)[:, None]])
+    costs = np.append(form.c.todense(), form.c_offset)
+    return np.vstack([rows, costs])

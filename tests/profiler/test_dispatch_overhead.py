@@ -1,0 +1,68 @@
+"""What a stage costs by itself, on a clock that only calls and pauses move."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmpq_jax.profiler.dispatch_overhead import time_visit
+
+
+class Machine:
+    """Two devices that need so long for each of these, and a driver for the way back."""
+
+    def __init__(self, call_s, layer_s, waking_s, sending_s, back_s):
+        self.now_s, self.call_s, self.layer_s = 0.0, call_s, layer_s
+        self.waking_s, self.sending_s, self.back_s = waking_s, sending_s, back_s
+        self.is_asleep, self.woke_s = False, 0.0
+
+    def run(self, num_layers):
+        self.now_s += self.call_s + num_layers * self.layer_s
+
+    def call(self, num_layers):
+        """For 4 ms after a pause calls find threads asleep and caches cold."""
+        if self.now_s - self.woke_s < 0.004:
+            self.now_s += self.waking_s
+        self.run(num_layers)
+
+    def turn(self, rounds, num_layers):
+        """Each stage has waited for the other; after a pause all find it worse."""
+        if self.is_asleep:
+            self.now_s += 10 * self.waking_s
+        for _ in range(2 * rounds):
+            self.now_s += self.waking_s
+            self.run(num_layers)
+        self.now_s += rounds * (self.sending_s + self.back_s)
+        self.is_asleep = False
+
+    def sends(self):
+        self.now_s += self.sending_s
+
+    def sleep(self, seconds):
+        self.now_s += seconds
+        self.is_asleep, self.woke_s = True, self.now_s
+
+
+SECONDS = st.floats(1e-5, 1.0)
+
+
+@given(st.integers(2, 4), SECONDS, SECONDS, SECONDS, SECONDS, SECONDS)
+def test_a_visit_is_what_is_left_without_layers(
+    num_stacked, call_s, layer_s, waking_s, sending_s, back_s
+):
+    machine = Machine(call_s, layer_s, waking_s, sending_s, back_s)
+    at_once, visit = time_visit(
+        lambda: machine.call(1),
+        lambda: machine.call(num_stacked),
+        num_stacked,
+        lambda rounds: machine.turn(rounds, num_stacked),
+        machine.sends,
+        lambda: machine.now_s,
+        sleep=machine.sleep,
+    )
+    # The clock's own rounding, of a sum of 41 rounds of at most two minutes.
+    assert at_once.seconds == pytest.approx(call_s, abs=1e-10)
+    expected_s = call_s + waking_s + back_s / 2
+    assert visit.seconds == pytest.approx(expected_s, abs=1e-10)
+    assert 7 <= visit.repeats <= 41

@@ -1,0 +1,1 @@
+"""Slow and obvious independent models that tests compare the package with."""

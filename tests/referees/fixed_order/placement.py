@@ -1,0 +1,128 @@
+"""Constraints (1) to (9) and (26): which layers lie where, at which precision."""
+
+from __future__ import annotations
+
+import pyomo.environ as pyo
+
+from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.planner.search.node_mip.scaling import Model, Units
+from tests.referees.fixed_order.variables import bits_of
+
+
+def device_order(model: Model, instance: Instance, units: Units) -> None:
+    """(1) A layer that lies on device j or before also lies on j + 1 or before."""
+    del units
+    last = instance.num_devices - 1
+    model.device_order = pyo.Constraint(
+        model.I,
+        model.J,
+        rule=lambda m, i, j: (
+            m.before[i, j] <= m.before[i, j + 1] if j < last else pyo.Constraint.Skip
+        ),
+    )
+
+
+def layer_order(model: Model, instance: Instance, units: Units) -> None:
+    """(2) A layer never lies on an earlier device than the layer before it."""
+    del units
+    last = instance.num_layers - 1
+    model.layer_order = pyo.Constraint(
+        model.I,
+        model.J,
+        rule=lambda m, i, j: (
+            m.before[i + 1, j] <= m.before[i, j] if i < last else pyo.Constraint.Skip
+        ),
+    )
+
+
+def one_precision(model: Model, instance: Instance, units: Units) -> None:
+    """(3) A layer has one precision on its device, and none elsewhere."""
+    del units
+    model.one_precision = pyo.Constraint(
+        model.I,
+        model.J,
+        rule=lambda m, i, j: (
+            sum(m.assign[i, j, b] for b in bits_of(instance, j)) == _holds(m, i, j)
+        ),
+    )
+
+
+def layer_count(model: Model, instance: Instance, units: Units) -> None:
+    """(4) Layers of each precision on each device are counted."""
+    del instance, units
+    model.layer_count = pyo.Constraint(
+        model.JB,
+        rule=lambda m, j, b: m.count[j, b] == sum(m.assign[i, j, b] for i in m.I),
+    )
+
+
+def used_if_holding(model: Model, instance: Instance, units: Units) -> None:
+    """(5) A device that holds a layer is used."""
+    del instance, units
+    model.used_if_holding = pyo.Constraint(
+        model.I, model.J, rule=lambda m, i, j: _holds(m, i, j) <= m.used[j]
+    )
+
+
+def holding_if_used(model: Model, instance: Instance, units: Units) -> None:
+    """(6) A used device holds a layer."""
+    del units
+    model.holding_if_used = pyo.Constraint(
+        model.J,
+        rule=lambda m, j: (
+            m.used[j] - sum(m.count[j, b] for b in bits_of(instance, j)) <= 0
+        ),
+    )
+
+
+def one_way_in(model: Model, instance: Instance, units: Units) -> None:
+    """(7) A used device is the first, or one earlier device hands on to it."""
+    del instance, units
+    model.one_way_in = pyo.Constraint(
+        model.J,
+        rule=lambda m, k: (
+            m.first[k] + sum(m.hop[j, i, o] for j, i, o in m.HOPS if i == k) - m.used[k]
+            == 0
+        ),
+    )
+
+
+def one_way_out(model: Model, instance: Instance, units: Units) -> None:
+    """(8) A used device is the last, or hands on to one later device."""
+    del instance, units
+    model.one_way_out = pyo.Constraint(
+        model.J,
+        rule=lambda m, j: (
+            m.last[j] + sum(m.hop[i, k, o] for i, k, o in m.HOPS if i == j) - m.used[j]
+            == 0
+        ),
+    )
+
+
+def one_first(model: Model, instance: Instance, units: Units) -> None:
+    """(9) One device is the first; by (7) and (8), one is then the last.
+
+    With `used` whole numbers the path is the only solution of (7) to (9): the earliest
+    used device has no predecessor and takes all of `first`, the next one then has only
+    that predecessor, and so on. So `first`, `last` and `hop` need not be integer.
+    """
+    del instance, units
+    model.one_first = pyo.Constraint(expr=sum(model.first[j] for j in model.J) == 1)
+
+
+def pool_devices(model: Model, instance: Instance, units: Units) -> None:
+    """(26) Stages take no more devices than a pool has; all, where all must be used."""
+    del units
+
+    def taken(m: Model, q: int) -> Model:
+        pool = instance.pools[q]
+        used = sum(int(instance.width[j]) * m.used[j] for j in pool.members)
+        must = any(instance.must_use[j] for j in pool.members)
+        return (pool.num_devices if must else None, used, pool.num_devices)
+
+    model.pool_devices = pyo.Constraint(range(len(instance.pools)), rule=taken)
+
+
+def _holds(model: Model, i: int, j: int) -> Model:
+    """1 where layer i lies on device j."""
+    return model.before[i, j] - (model.before[i, j - 1] if j > 0 else 0)

@@ -1,0 +1,44 @@
+"""Constraint (25) and the objectives."""
+
+from __future__ import annotations
+
+import pyomo.environ as pyo
+
+from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.planner.search.node_mip.scaling import Model, Units
+from tests.referees.fixed_order.variables import Goal
+
+
+def omega_budget(model: Model, instance: Instance, units: Units) -> None:
+    """(25) Σω, the head's and the cache's included, stays within the budget."""
+    if instance.omega_budget is None:
+        return
+    fixed = instance.fixed_omega / units.omega
+    model.omega_budget = pyo.Constraint(
+        expr=_decided_omega(model, instance, units)
+        <= instance.omega_budget / units.omega - fixed
+    )
+
+
+def add_objective(
+    model: Model, instance: Instance, units: Units, *, goal: Goal
+) -> None:
+    """Minimises latency plus θ·Σω, or Σω alone."""
+    omega = _decided_omega(model, instance, units) + instance.fixed_omega / units.omega
+    if goal == "omega":
+        expression = omega
+    else:
+        price = instance.theta * units.omega / units.time_s
+        expression = model.prefill_time + model.decode_time + price * omega
+    model.objective = pyo.Objective(expr=expression)
+
+
+def _decided_omega(model: Model, instance: Instance, units: Units) -> Model:
+    """Σω of the layers, and of the hops between devices."""
+    loss = instance.wire_omega / units.omega
+    hops = sum(float(loss[o]) * model.hop[j, k, o] for j, k, o in model.HOPS if loss[o])
+    return hops + sum(
+        float(instance.omega[i, b]) / units.omega * model.assign[i, j, b]
+        for i in model.I
+        for j, b in model.JB
+    )

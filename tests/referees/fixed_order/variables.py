@@ -1,0 +1,77 @@
+"""Sets, units and variables; which numbers are divided by what is decided here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import pyomo.environ as pyo
+
+from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.planner.search.node_mip.scaling import Model
+
+Goal = Literal["objective", "omega"]
+
+
+def add_variables(model: Model, instance: Instance) -> None:
+    """Adds sets and variables with their bounds, which the table calls (0)."""
+    last = instance.num_devices - 1
+    model.I = pyo.RangeSet(0, instance.num_layers - 1)
+    model.J = pyo.RangeSet(0, last)
+    model.JB = pyo.Set(dimen=2, initialize=list(_pairs(instance)))
+    model.HOPS = pyo.Set(
+        dimen=3,
+        initialize=[
+            (j, k, o)
+            for j in range(last)
+            for k in range(j + 1, last + 1)
+            for o in range(len(instance.wire_bits))
+        ],
+    )
+    model.before = pyo.Var(
+        model.I, model.J, domain=pyo.Binary, bounds=lambda _, i, j: (int(j == last), 1)
+    )
+    pooled = {j for pool in instance.pools for j in pool.members}
+    model.used = pyo.Var(
+        model.J,
+        domain=pyo.Binary,
+        bounds=lambda _, j: (int(instance.must_use[j] and j not in pooled), 1),
+    )
+    model.assign = pyo.Var(
+        model.I,
+        model.JB,
+        bounds=lambda _, i, j, b: (
+            0,
+            int(instance.may_hold[i, j] and instance.may_have[i, b]),
+        ),
+    )
+    model.count = pyo.Var(
+        model.JB, domain=pyo.NonNegativeIntegers, bounds=(0, instance.num_layers)
+    )
+    model.uses_bits = pyo.Var(model.JB, domain=pyo.Binary)
+    model.first = pyo.Var(
+        model.J, bounds=lambda _, j: (0, int(instance.may_be_first[j]))
+    )
+    model.last = pyo.Var(model.J, bounds=lambda _, j: (0, int(instance.may_be_last[j])))
+    model.whole = pyo.Var(model.J, bounds=(0, 1))
+    # Between several ways to send, whole devices alone would not decide.
+    domain = pyo.Binary if len(instance.wire_bits) > 1 else pyo.Reals
+    model.hop = pyo.Var(model.HOPS, domain=domain, bounds=(0, 1))
+    model.workspace = pyo.Var(model.J, domain=pyo.NonNegativeReals)
+    model.prefill_slowest = pyo.Var(domain=pyo.NonNegativeReals)
+    model.prefill_time = pyo.Var(domain=pyo.NonNegativeReals)
+    model.decode_slowest = pyo.Var(domain=pyo.NonNegativeReals)
+    model.decode_round = pyo.Var(domain=pyo.NonNegativeReals)
+    model.decode_time = pyo.Var(domain=pyo.NonNegativeReals)
+
+
+def bits_of(instance: Instance, device: int) -> list[int]:
+    """Lists the columns of axis B that a device supports."""
+    return [int(b) for b in np.flatnonzero(instance.supported[device])]
+
+
+def _pairs(instance: Instance) -> Iterator[tuple[int, int]]:
+    for j in range(instance.num_devices):
+        for b in bits_of(instance, j):
+            yield j, b

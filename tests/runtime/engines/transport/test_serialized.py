@@ -1,0 +1,39 @@
+"""What crosses between processes comes out as it went in."""
+
+from __future__ import annotations
+
+import pickle
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llmpq_jax.runtime.engines.transport.serialized import pack, unpack
+from llmpq_jax.stage.message import Message
+from llmpq_jax.stage.sampling import greedy_rows
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8", "int32"])
+def test_a_message_comes_out_as_it_went_in(dtype):
+    values = np.arange(-12, 12).reshape(2, 3, 4)
+    message = Message(
+        phase="decode",
+        micro_batch=3,
+        step=2,
+        groups=(3,),
+        first_row=0,
+        payload=jnp.asarray(values, dtype),
+        place_B=np.array([4, 5], np.int32),
+        sampling=greedy_rows(2),
+        tokens=jnp.ones((8, 2), jnp.int32),
+        steps_left=5,
+        epoch=7,
+    )
+    parcel = pickle.loads(pickle.dumps(pack(message)))
+    # Types that are NumPy's own, which Ray does not copy.
+    assert parcel.message.payload.dtype.kind in "iuf"
+    found = unpack(parcel)
+    assert found.payload.dtype == dtype
+    np.testing.assert_array_equal(found.payload, np.asarray(message.payload))
+    np.testing.assert_array_equal(found.tokens, np.ones((8, 2)))
+    assert (found.epoch, found.steps_left, found.micro_batch) == (7, 5, 3)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmpq_jax.runtime import Request
+from llmpq_jax.runtime.batch_shape import BatchShape
+from llmpq_jax.runtime.workload_summary import demand_of, longest_first
+from tests.tiny_models import make_strategy, write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("demand") / "model")
+
+
+def served_in_turn(lengths, look_ahead):
+    """Does it as slowly as it is said: by index, with a list for a window."""
+    waiting, window, turns = list(range(len(lengths))), [], []
+    while waiting or window:
+        while waiting and len(window) < look_ahead:
+            window.append(waiting.pop(0))
+        turn = max(window, key=lambda index: (lengths[index], -index))
+        window.remove(turn)
+        turns.append(turn)
+    return turns
+
+
+@given(lengths=st.lists(st.integers(1, 5)), look_ahead=st.integers(1, 8))
+def test_the_longest_in_sight_comes_next_and_no_more_are_held(lengths, look_ahead):
+    num_read = 0
+
+    def read():
+        nonlocal num_read
+        for number in range(len(lengths)):
+            num_read += 1
+            yield number
+
+    turns = []
+    for turn in longest_first(read(), lengths.__getitem__, look_ahead=look_ahead):
+        assert num_read - len(turns) <= look_ahead
+        turns.append(turn)
+    assert turns == served_in_turn(lengths, look_ahead)
+
+
+@given(
+    each=st.lists(
+        st.tuples(st.integers(1, 60), st.integers(1, 20)), min_size=1, max_size=30
+    ),
+    batch=st.integers(1, 12),
+    prefill=st.sampled_from([1, 2, 4]),
+    decode=st.sampled_from([1, 2, 4]),
+)
+def test_requests_need_the_shape_of_all_of_them_in_their_order(
+    model, each, batch, prefill, decode
+):
+    strategy = make_strategy(
+        model,
+        [((0,), [16] * 4)],
+        batch=batch,
+        prefill=prefill,
+        decode=decode,
+    )
+    requests = [
+        Request(token_ids=(1,) * prompt, max_new_tokens=new) for prompt, new in each
+    ]
+    demand = demand_of(iter(requests), strategy)
+    assert demand is not None
+    turns = served_in_turn([new for _, new in each], demand.look_ahead)
+    ordered = [each[turn] for turn in turns]
+    shape = BatchShape.of(
+        strategy.micro_batch,
+        batch,
+        [prompt for prompt, _ in ordered],
+        [prompt + new for prompt, new in ordered],
+    )
+    assert demand.shape(strategy) == shape
+    assert demand.num_requests == len(each)
+    assert demand.num_new_tokens == sum(new for _, new in each)
+    later = ordered[shape.num_rows :]
+    assert all(
+        any(prompt <= bucket for bucket in demand.later_buckets) for prompt, _ in later
+    )
+    assert bool(demand.later_buckets) == bool(later)
+
+
+def test_no_requests_ask_for_nothing(model):
+    assert demand_of([], make_strategy(model, [((0,), [16] * 4)])) is None

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+
+from llmpq_jax.errors import ClusterError
+from llmpq_jax.schema.cluster import Cluster
+from llmpq_jax.schema.toml import decode_record, to_toml
+from llmpq_jax.units import GIB, MIB
+from tests.schema import records
+
+DEVICE = {"name": "cpu:0", "kind": "cpu", "platform": "cpu", "memory": 1000}
+
+
+def read(*devices, **changes) -> Cluster:
+    data = {"name": "desk", "node": [{"name": "node0", "device": list(devices)}]}
+    return decode_record(
+        Cluster, data | changes, where="cluster.toml", error=ClusterError
+    )
+
+
+@given(records.clusters())
+def test_every_device_is_found_by_its_full_name(cluster):
+    names = [placed.name for placed in cluster.placed]
+    assert len(set(names)) == len(names) == sum(len(n.devices) for n in cluster.nodes)
+    assert [cluster.find(name) for name in names] == list(cluster.placed)
+
+
+@given(records.clusters())
+def test_a_link_joins_two_nodes_in_both_directions(cluster):
+    for first in cluster.placed:
+        for second in cluster.placed:
+            link = cluster.link_between(first, second)
+            assert link == cluster.link_between(second, first)
+            is_listed = any(
+                set(each.between) == {first.node.name, second.node.name}
+                for each in cluster.links
+            )
+            assert (link is not None) == is_listed
+
+
+@given(records.clusters())
+def test_a_plan_may_fill_what_is_not_reserved(cluster):
+    for placed in cluster.placed:
+        device = placed.device
+        assert 0 < device.usable_bytes <= device.memory_bytes
+        assert device.usable_bytes + device.reserve_bytes == device.memory_bytes
+
+
+def test_a_device_that_is_not_there_is_not_found():
+    with pytest.raises(KeyError, match="node0/cpu:7"):
+        read(DEVICE).find("node0/cpu:7")
+
+
+@pytest.mark.parametrize(
+    ("written", "num_bytes"),
+    [("24 GiB", 24 * GIB), ("1.5 MiB", 3 * MIB // 2), ("2GB", 2 * 10**9), (512, 512)],
+)
+def test_memory_is_a_number_or_a_text(written, num_bytes):
+    found = read(DEVICE | {"memory": written})
+    assert found.placed[0].device.memory_bytes == num_bytes
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "written"),
+    [(3 * GIB, '"3 GiB"'), (5 * MIB, '"5 MiB"'), (1000, "1000")],
+)
+def test_round_sizes_are_written_with_their_unit(memory_bytes, written):
+    text = to_toml(read(DEVICE | {"memory": memory_bytes}))
+    assert f"memory = {written}\n" in text
+    assert "reserve = 0\n" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"memory": "24 apples"}, "'24 apples' is not a size: write a number and one"),
+        (
+            {"memory": 1.5},
+            r"device\[0\].memory: found 1.5, input should be a valid int",
+        ),
+        (
+            {"reserve": 1000},
+            "device 'cpu:0' reserves 1000 of 1000 bytes: expected a re",
+        ),
+        ({"reserve": -1}, "device 'cpu:0' reserves -1 of 1000 bytes: expected a rese"),
+        ({"memory": 0}, "reserves 0 of 0 bytes: expected a reserve below its memory"),
+        (
+            {"platform": "tpu"},
+            "platform: found 'tpu', input should be 'cpu', 'cuda' or 'rocm'",
+        ),
+        ({"use": "never"}, 'every device has use = "never": expected one that may be'),
+        ({"use": "maybe"}, "use: found 'maybe', input should be 'any', 'always' or"),
+    ],
+)
+def test_a_wrong_device_is_refused(change, complaint):
+    with pytest.raises(ClusterError, match=complaint):
+        read(DEVICE | change)
+
+
+LINK = {"between": ["node0", "node0"], "bandwidth_bytes_per_s": 1e9}
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"node": []}, r"the cluster has no node: expected at least one \[\[node\]\]"),
+        (
+            {"node": [{"name": "a", "device": []}]},
+            "node 'a' has no device: expected at",
+        ),
+        (
+            {"node": [{"name": "a", "device": [DEVICE]}] * 2},
+            "node 'a' is there twice: expected unique names",
+        ),
+        (
+            {"node": [{"name": "a", "device": [DEVICE], "shared_capacity": 0.5}]},
+            "node 'a' has a shared_capacity of 0.5: expected at least 1, or no such",
+        ),
+        (
+            {"link": [LINK | {"between": ["node0", "node9"]}]},
+            r"a link names node 'node9': expected one of \['node0'\]",
+        ),
+        (
+            {"link": [LINK | {"bandwidth_bytes_per_s": 0.0}]},
+            "link node0–node0 has 0.0 bytes/s and 0.0 s latency: expected a positive",
+        ),
+        (
+            {"link": [LINK | {"latency_s": -1.0}]},
+            "has 1000000000.0 bytes/s and -1.0 s latency: expected a positive bandwidth",
+        ),
+        ({"link": [LINK | {"between": ["node0"]}]}, r"link\[0\].between\[1\]: missing"),
+    ],
+)
+def test_a_wrong_cluster_is_refused(changes, complaint):
+    with pytest.raises(ClusterError, match=complaint):
+        read(DEVICE, **changes)
+
+
+def test_a_device_that_is_there_twice_is_refused():
+    complaint = "device 'cpu:0' is there twice: expected unique names"
+    with pytest.raises(ClusterError, match=complaint):
+        read(DEVICE, DEVICE)

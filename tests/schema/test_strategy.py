@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+
+from llmpq_jax.errors import StrategyError
+from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.schema.toml import decode_record
+from tests.schema import records
+
+STAGES = [
+    {"device": "node0/cpu:0", "layers": [0, 2], "bits": [16, 8]},
+    {"device": "node0/cpu:1", "layers": [2, 4], "bits": [8, 4]},
+]
+GOOD = {
+    "model": {
+        "path": "tiny",
+        "architecture": "llama",
+        "num_layers": 4,
+        "fingerprint": "sha256:0",
+    },
+    "workload": {"batch": 8, "prompt_length": 16, "new_tokens": 4},
+    "micro_batch": {"prefill": 2, "decode": 4},
+    "precision": {},
+    "stage": STAGES,
+}
+
+
+def read(**changes) -> Strategy:
+    return decode_record(
+        Strategy, GOOD | changes, where="strategy.toml", error=StrategyError
+    )
+
+
+def with_second_stage(**changes) -> list:
+    return [STAGES[0], STAGES[1] | changes]
+
+
+def test_a_strategy_without_predictions_is_one():
+    strategy = read()
+    assert strategy.bits == (16, 8, 8, 4)
+    assert [stage.devices for stage in strategy.stages] == [
+        ("node0/cpu:0",),
+        ("node0/cpu:1",),
+    ]
+
+
+@given(records.strategies())
+def test_stages_tile_the_model(strategy):
+    covered = [n for stage in strategy.stages for n in range(*stage.layers)]
+    assert covered == list(range(strategy.model.num_layers))
+    assert len(strategy.bits) == sum(stage.num_layers for stage in strategy.stages)
+    assert len(strategy.bits) == strategy.model.num_layers
+    assert all(a.layers[1] == b.layers[0] for a, b in pairwise(strategy.stages))
+
+
+@given(records.strategies())
+def test_every_device_serves_one_stage(strategy):
+    names = [name for stage in strategy.stages for name in stage.devices]
+    assert len(set(names)) == len(names)
+    for stage in strategy.stages:
+        assert (stage.mesh is None) == (len(stage.devices) == 1)
+
+
+MESH = {"devices": ["node0/cpu:1", "node0/cpu:2"], "tensor": 2}
+
+
+@pytest.mark.parametrize(
+    ("second", "complaint"),
+    [
+        ({"mesh": MESH}, r"stage of layers \[2, 4\] has both or neither of device and"),
+        ({"device": None}, r"has both or neither of device and mesh: expected exactly"),
+        (
+            {"device": None, "mesh": MESH | {"tensor": 3}},
+            r"stage\[1\].mesh: mesh has 2 devices and tensor = 3: expected the same num",
+        ),
+        (
+            {"device": None, "mesh": {"devices": ["node0/cpu:1"], "tensor": 1}},
+            "mesh has 1 devices and tensor = 1: expected the same number, 2 or more",
+        ),
+        (
+            {"device": None, "mesh": {"devices": ["node0/cpu:1"] * 2, "tensor": 2}},
+            r"mesh names a device twice: \['node0/cpu:1', 'node0/cpu:1'\]",
+        ),
+        (
+            {"layers": [4, 2]},
+            r"layers = \[4, 2\]: expected \[from, up to but without\]",
+        ),
+        ({"layers": [-1, 1]}, r"layers = \[-1, 1\]: expected"),
+        (
+            {"bits": [8]},
+            r"stage of layers \[2, 4\] lists 1 bits: expected 2, one per l",
+        ),
+        (
+            {"bits": [8, 3]},
+            r"stage\[1\].bits\[1\]: found 3, input should be 4, 8 or 16",
+        ),
+        ({"wire_bits": 4}, r"stage\[1\].wire_bits: found 4, input should be 8 or 16"),
+        ({"wire_bits": 8}, r"the last stage has wire_bits = 8: expected none"),
+        (
+            {"layers": [3, 4], "bits": [8]},
+            "stage 1 starts at layer 3: expected 2, where",
+        ),
+        ({"layers": [2, 3], "bits": [8]}, "the stages end at layer 3: expected 4, the"),
+        ({"device": "node0/cpu:0"}, "device 'node0/cpu:0' serves two stages: expected"),
+    ],
+)
+def test_a_wrong_stage_is_refused(second, complaint):
+    with pytest.raises(StrategyError, match=complaint):
+        read(stage=with_second_stage(**second))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"stage": []}, "the stages end at layer 0: expected 4, the model's number of"),
+        (
+            {"precision": {"kv_bits": 4}},
+            "precision.kv_bits: found 4, input should be 8 or 16",
+        ),
+        ({"precision": {"group_size": 48}}, "group_size: found 48, input should be 32"),
+        (
+            {"precision": {"head_bits": 4}},
+            "head_bits: found 4, input should be 8 or 16",
+        ),
+        (
+            {"micro_batch": {"prefill": 2, "decode": 3}},
+            "^strategy.toml: micro_batch: pre",
+        ),
+        ({"workload": {"batch": True}}, "workload.batch: found True, input should be"),
+    ],
+)
+def test_a_wrong_strategy_is_refused(changes, complaint):
+    with pytest.raises(StrategyError, match=complaint):
+        read(**changes)
