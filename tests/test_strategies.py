@@ -10,12 +10,12 @@ import pytest
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import config_fingerprint, model_fingerprint
 from llmpq_jax.arch.measurement_checks import check_measurements
-from llmpq_jax.costmodel.memory import stage_memory
 from llmpq_jax.costmodel.workspace import fit_workspace
 from llmpq_jax.schema.cluster_file import read_cluster
 from llmpq_jax.schema.measurements_file import read_measurements
 from llmpq_jax.schema.strategy_file import read_strategy
 from llmpq_jax.tasks.unmeasured import catalogue_digest, foretold_measurements
+from tests.referees.stage_memory import stage_memory
 from tools.paper_clusters import CLUSTERS, PaperCluster, make_cluster
 
 _ROOT = Path(__file__).parents[1] / "strategies"

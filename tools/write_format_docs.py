@@ -24,7 +24,7 @@ PAGE = "docs/strategy-format.md"
 INTRODUCTION = """\
 # File formats
 
-<!-- Written by tools/write_format_docs.py from llmpq_jax/spec; edit the docstrings there. -->
+<!-- Written by tools/write_format_docs.py from llmpq_jax/schema; edit the docstrings there. -->
 
 Four kinds of TOML file carry what was measured, judged and planned from one program to
 the next. All may be written or edited by hand: every file is checked when it is read,

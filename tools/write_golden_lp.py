@@ -2,7 +2,8 @@
 
     python -m tools.write_golden_lp
 
-A changed constraint then shows as a readable difference in tests/planner/golden.
+A changed constraint then shows as a readable difference: of the arc-flow model that is
+solved in tests/planner/golden, of the fixed-order referee in tests/referees/golden.
 """
 
 from __future__ import annotations
@@ -18,12 +19,7 @@ from pyomo.repn.plugins.lp_writer import LPWriter
 from llmpq_jax.costmodel.pipeline_schedule import Host
 from llmpq_jax.planner.instance.device_symmetry import DeviceTypes
 from llmpq_jax.planner.instance.instance import Instance, Pool
-from llmpq_jax.planner.search.node_mip.arc_flow import (
-    ARC_CONSTRAINTS,
-    add_arc_objective,
-    add_arc_variables,
-)
-from llmpq_jax.planner.search.node_mip.arc_flow import Add as AddArcs
+from llmpq_jax.planner.search.node_mip import arc_flow
 from llmpq_jax.planner.search.node_mip.candidate_stages import Arcs
 from llmpq_jax.planner.search.node_mip.scaling import Model, Units
 from llmpq_jax.planner.search.shortest_path import Box
@@ -34,6 +30,7 @@ from tests.referees.fixed_order.quality import add_objective
 from tests.referees.fixed_order.variables import Goal, add_variables
 
 FOLDER = Path(__file__).parent.parent / "tests" / "planner" / "golden"
+REFEREE_FOLDER = Path(__file__).parent.parent / "tests" / "referees" / "golden"
 
 # Round numbers, so that every coefficient in the files can be traced to its origin.
 UNITS = Units(size_bytes=100.0, time_s=1.0, omega=1.0)
@@ -122,10 +119,10 @@ def arc_example() -> Arcs:
     )
 
 
-def arc_constraint_text(add: AddArcs) -> str:
+def arc_constraint_text(add: arc_flow.Add) -> str:
     """Writes one constraint of the order-free model alone."""
     model = pyo.ConcreteModel()
-    add_arc_variables(model, arc_example(), UNITS)
+    arc_flow.add_variables(model, arc_example(), UNITS)
     add(model, arc_example(), UNITS)
     model.objective = pyo.Objective(expr=0.0)
     return lp_text(model)
@@ -134,8 +131,8 @@ def arc_constraint_text(add: AddArcs) -> str:
 def arc_objective_text() -> str:
     """Writes the order-free model's objective alone."""
     model = pyo.ConcreteModel()
-    add_arc_variables(model, arc_example(), UNITS)
-    add_arc_objective(model, arc_example(), UNITS)
+    arc_flow.add_variables(model, arc_example(), UNITS)
+    arc_flow.add_objective(model, arc_example(), UNITS)
     return lp_text(model)
 
 
@@ -165,23 +162,30 @@ def lp_text(model: Model) -> str:
     return re.sub(r"\d+\.\d+", lambda number: f"{float(number[0]):.12g}", kept)
 
 
-def golden_texts() -> dict[str, str]:
-    """Returns what every golden file should hold, by its name."""
-    constraints = {f"{add.__name__}.lp": constraint_text(add) for add in CONSTRAINTS}
-    goals = {f"minimise_{goal}.lp": objective_text(goal) for goal in GOALS}
-    arcs = {f"{add.__name__}.lp": arc_constraint_text(add) for add in ARC_CONSTRAINTS}
-    return constraints | goals | arcs | {"arc_minimise.lp": arc_objective_text()}
+def golden_texts() -> dict[Path, str]:
+    """Returns what every golden file should hold, by its path."""
+    arcs = {add.__name__: arc_constraint_text(add) for add in arc_flow.CONSTRAINTS}
+    arcs["minimize"] = arc_objective_text()
+    fixed = {add.__name__: constraint_text(add) for add in CONSTRAINTS}
+    fixed |= {f"minimize_{goal}": objective_text(goal) for goal in GOALS}
+    folders = {FOLDER: arcs, REFEREE_FOLDER: fixed}
+    return {
+        folder / f"{name}.lp": text
+        for folder, texts in folders.items()
+        for name, text in texts.items()
+    }
 
 
 def main() -> None:
-    """Rewrites the folder."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    """Rewrites both folders."""
     texts = golden_texts()
-    for path in FOLDER.glob("*.lp"):
-        if path.name not in texts:
-            path.unlink()
-    for name, text in texts.items():
-        (FOLDER / name).write_text(text, encoding="utf-8")
+    for folder in (FOLDER, REFEREE_FOLDER):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob("*.lp"):
+            if path not in texts:
+                path.unlink()
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

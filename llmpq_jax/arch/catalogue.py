@@ -65,6 +65,6 @@ class Catalogue:
 
 def read_catalogue() -> Catalogue:
     """Reads the catalogue that ships with the package."""
-    source = resources.files("llmpq_jax.schema") / "catalogue.toml"
+    source = resources.files("llmpq_jax.arch") / "catalogue.toml"
     with resources.as_file(source) as path:
         return read_record(Catalogue, Path(path), what="catalogue", error=ClusterError)

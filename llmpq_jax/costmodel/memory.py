@@ -10,9 +10,7 @@ from llmpq_jax.arch.tensors import (
     tensor_scale_bytes,
     tensors_bytes,
 )
-from llmpq_jax.costmodel.workspace import WorkspaceModel
 from llmpq_jax.schema.buckets import bucket_length, num_prefill_chunks
-from llmpq_jax.schema.memory_terms import MemoryTerms
 from llmpq_jax.schema.precision import (
     ACTIVATION_BYTES,
     Activations,
@@ -26,80 +24,6 @@ from llmpq_jax.schema.workload import MicroBatch, Workload
 # One micro-batch is worked on while the next one arrives.
 NUM_ARRIVING = 2
 _LOGIT_BYTES = 4
-
-
-def stage_memory(
-    architecture: Architecture,
-    *,
-    kind: str,
-    bits: tuple[Bits, ...],
-    is_first: bool,
-    is_last: bool,
-    workload: Workload,
-    micro_batch: MicroBatch,
-    precision: PrecisionChoice,
-    workspace: WorkspaceModel,
-    tensor: int = 1,
-) -> MemoryTerms:
-    """Predicts the memory of one stage.
-
-    Args:
-        architecture: Of the model.
-        kind: Of the stage's devices.
-        bits: One precision for each of its layers.
-        is_first: It embeds.
-        is_last: It holds the head.
-        workload: What is served.
-        micro_batch: How the batch is cut.
-        precision: Of head, cache, activations and groups.
-        workspace: Fitted to measurements.
-        tensor: Devices the stage is spread over.
-    """
-    group_size = precision.group_size
-    needs = [
-        workspace.layer_bytes(
-            kind, layer_bits, workload=workload, micro_batch=micro_batch, tensor=tensor
-        )
-        for layer_bits in sorted(set(bits))
-    ]
-    if is_first:
-        needs.append(
-            workspace.embedding_bytes(kind, workload=workload, micro_batch=micro_batch)
-        )
-    if is_last:
-        needs.append(
-            workspace.head_bytes(kind, precision.head_bits, micro_batch=micro_batch)
-            + gathered_logits_bytes(
-                architecture, micro_batch=micro_batch, tensor=tensor
-            )
-        )
-    kv_cache = layer_kv_bytes(
-        architecture,
-        workload=workload,
-        micro_batch=micro_batch,
-        activations=precision.activations,
-        kv_bits=precision.kv_bits,
-        tensor=tensor,
-    )
-    handed_on = handed_on_bytes(
-        architecture,
-        workload=workload,
-        micro_batch=micro_batch,
-        activations=precision.activations,
-    )
-    return MemoryTerms(
-        weights=sum(
-            layer_bytes(architecture, bits=b, group_size=group_size, tensor=tensor)
-            for b in bits
-        ),
-        kv_cache=len(bits) * kv_cache,
-        embedding=embedding_bytes(architecture, tensor=tensor) if is_first else 0,
-        head=head_bytes(architecture, precision=precision, tensor=tensor)
-        if is_last
-        else 0,
-        workspace=max(needs),
-        buffers=(1 if is_first else 1 + NUM_ARRIVING) * handed_on,
-    )
 
 
 def layer_bytes(

@@ -110,5 +110,5 @@ def config_alone(
 
 def catalogue_digest() -> str:
     """Names the catalogue a plan was made with."""
-    content = (resources.files("llmpq_jax.schema") / "catalogue.toml").read_bytes()
+    content = (resources.files("llmpq_jax.arch") / "catalogue.toml").read_bytes()
     return f"roofline of catalogue sha256:{hashlib.sha256(content).hexdigest()}"

@@ -85,7 +85,7 @@ def test_no_more_of_anything_brings_nothing(run, plan):
 
 
 def test_ctrl_c_keeps_the_answers(run, plan, monkeypatch):
-    from llmpq_jax.planner import explain
+    from llmpq_jax.planner import whatif as explain
 
     own_ask = explain.ask
 

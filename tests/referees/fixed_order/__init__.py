@@ -1,4 +1,4 @@
-"""The planning problem as a Pyomo model; docs/formulation.md is its table.
+"""The planning problem as a Pyomo model; tests/referees/README.md is its table.
 
 One micro-batch pair, one head precision, devices in the cluster file's order of which
 any may stay idle. Cumulative cuts make stages contiguous; integer counts per device and
@@ -56,7 +56,7 @@ WHOLE: tuple[Add, ...] = (time.whole_model,)
 QUALITY: tuple[Add, ...] = (quality.omega_budget,)
 POOLS: tuple[Add, ...] = (placement.pool_devices,)
 GOALS: tuple[Goal, ...] = ("objective", "omega")
-# In the order of their numbers: (1) is the first.
+# In the order of their numbers: (F1) is the first.
 CONSTRAINTS = PLACEMENT + MEMORY + PREFILL + DECODE + QUALITY + POOLS + WHOLE
 
 

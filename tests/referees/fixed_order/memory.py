@@ -1,4 +1,4 @@
-"""Constraints (10) to (14): what every device holds fits."""
+"""Constraints (F10) to (F14): what every device holds fits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.referees.fixed_order.variables import bits_of
 
 
 def precision_in_use(model: Model, instance: Instance, units: Units) -> None:
-    """(10) A precision that a device has a layer of is in use there."""
+    """(F10) A precision that a device has a layer of is in use there."""
     del units
     model.precision_in_use = pyo.Constraint(
         model.JB,
@@ -19,7 +19,7 @@ def precision_in_use(model: Model, instance: Instance, units: Units) -> None:
 
 
 def layer_workspace(model: Model, instance: Instance, units: Units) -> None:
-    """(11) Workspace is that of the most demanding precision in use."""
+    """(F11) Workspace is that of the most demanding precision in use."""
     model.layer_workspace = pyo.Constraint(
         model.JB,
         rule=lambda m, j, b: (
@@ -30,7 +30,7 @@ def layer_workspace(model: Model, instance: Instance, units: Units) -> None:
 
 
 def embedding_workspace(model: Model, instance: Instance, units: Units) -> None:
-    """(12) On the first device, workspace is at least the embedding's."""
+    """(F12) On the first device, workspace is at least the embedding's."""
     model.embedding_workspace = pyo.Constraint(
         model.J,
         rule=lambda m, j: (
@@ -41,7 +41,7 @@ def embedding_workspace(model: Model, instance: Instance, units: Units) -> None:
 
 
 def head_workspace(model: Model, instance: Instance, units: Units) -> None:
-    """(13) On the last device, workspace is at least the head's."""
+    """(F13) On the last device, workspace is at least the head's."""
     model.head_workspace = pyo.Constraint(
         model.J,
         rule=lambda m, j: (
@@ -52,7 +52,7 @@ def head_workspace(model: Model, instance: Instance, units: Units) -> None:
 
 
 def memory(model: Model, instance: Instance, units: Units) -> None:
-    """(14) Weights, cache, ends, workspace and buffers fit every device."""
+    """(F14) Weights, cache, ends, workspace and buffers fit every device."""
     unit = units.size_bytes
     layer = (instance.layer_bytes + instance.kv_bytes[:, None]) / unit
     model.memory = pyo.Constraint(

@@ -1,4 +1,4 @@
-"""Constraints (1) to (9) and (26): which layers lie where, at which precision."""
+"""Constraints (F1) to (F9) and (F26): which layers are where, at which precision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.referees.fixed_order.variables import bits_of
 
 
 def device_order(model: Model, instance: Instance, units: Units) -> None:
-    """(1) A layer that lies on device j or before also lies on j + 1 or before."""
+    """(F1) A layer that lies on device j or before also lies on j + 1 or before."""
     del units
     last = instance.num_devices - 1
     model.device_order = pyo.Constraint(
@@ -23,7 +23,7 @@ def device_order(model: Model, instance: Instance, units: Units) -> None:
 
 
 def layer_order(model: Model, instance: Instance, units: Units) -> None:
-    """(2) A layer never lies on an earlier device than the layer before it."""
+    """(F2) A layer never lies on an earlier device than the layer before it."""
     del units
     last = instance.num_layers - 1
     model.layer_order = pyo.Constraint(
@@ -36,7 +36,7 @@ def layer_order(model: Model, instance: Instance, units: Units) -> None:
 
 
 def one_precision(model: Model, instance: Instance, units: Units) -> None:
-    """(3) A layer has one precision on its device, and none elsewhere."""
+    """(F3) A layer has one precision on its device, and none elsewhere."""
     del units
     model.one_precision = pyo.Constraint(
         model.I,
@@ -48,7 +48,7 @@ def one_precision(model: Model, instance: Instance, units: Units) -> None:
 
 
 def layer_count(model: Model, instance: Instance, units: Units) -> None:
-    """(4) Layers of each precision on each device are counted."""
+    """(F4) Layers of each precision on each device are counted."""
     del instance, units
     model.layer_count = pyo.Constraint(
         model.JB,
@@ -57,7 +57,7 @@ def layer_count(model: Model, instance: Instance, units: Units) -> None:
 
 
 def used_if_holding(model: Model, instance: Instance, units: Units) -> None:
-    """(5) A device that holds a layer is used."""
+    """(F5) A device that holds a layer is used."""
     del instance, units
     model.used_if_holding = pyo.Constraint(
         model.I, model.J, rule=lambda m, i, j: _holds(m, i, j) <= m.used[j]
@@ -65,7 +65,7 @@ def used_if_holding(model: Model, instance: Instance, units: Units) -> None:
 
 
 def holding_if_used(model: Model, instance: Instance, units: Units) -> None:
-    """(6) A used device holds a layer."""
+    """(F6) A used device holds a layer."""
     del units
     model.holding_if_used = pyo.Constraint(
         model.J,
@@ -76,7 +76,7 @@ def holding_if_used(model: Model, instance: Instance, units: Units) -> None:
 
 
 def one_way_in(model: Model, instance: Instance, units: Units) -> None:
-    """(7) A used device is the first, or one earlier device hands on to it."""
+    """(F7) A used device is the first, or one earlier device hands on to it."""
     del instance, units
     model.one_way_in = pyo.Constraint(
         model.J,
@@ -88,7 +88,7 @@ def one_way_in(model: Model, instance: Instance, units: Units) -> None:
 
 
 def one_way_out(model: Model, instance: Instance, units: Units) -> None:
-    """(8) A used device is the last, or hands on to one later device."""
+    """(F8) A used device is the last, or hands on to one later device."""
     del instance, units
     model.one_way_out = pyo.Constraint(
         model.J,
@@ -100,9 +100,9 @@ def one_way_out(model: Model, instance: Instance, units: Units) -> None:
 
 
 def one_first(model: Model, instance: Instance, units: Units) -> None:
-    """(9) One device is the first; by (7) and (8), one is then the last.
+    """(F9) One device is the first; by (F7) and (F8), one is then the last.
 
-    With `used` whole numbers the path is the only solution of (7) to (9): the earliest
+    With `used` whole numbers the path is the only solution of (F7) to (F9): the earliest
     used device has no predecessor and takes all of `first`, the next one then has only
     that predecessor, and so on. So `first`, `last` and `hop` need not be integer.
     """
@@ -111,7 +111,7 @@ def one_first(model: Model, instance: Instance, units: Units) -> None:
 
 
 def pool_devices(model: Model, instance: Instance, units: Units) -> None:
-    """(26) Stages take no more devices than a pool has; all, where all must be used."""
+    """(F26) Stages take no more devices than a pool has; all, where all must be used."""
     del units
 
     def taken(m: Model, q: int) -> Model:

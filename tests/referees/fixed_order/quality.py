@@ -1,4 +1,4 @@
-"""Constraint (25) and the objectives."""
+"""Constraint (F25) and the objectives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.referees.fixed_order.variables import Goal
 
 
 def omega_budget(model: Model, instance: Instance, units: Units) -> None:
-    """(25) Σω, the head's and the cache's included, stays within the budget."""
+    """(F25) Σω, the head's and the cache's included, stays within the budget."""
     if instance.omega_budget is None:
         return
     fixed = instance.fixed_omega / units.omega

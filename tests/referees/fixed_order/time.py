@@ -1,4 +1,4 @@
-"""Constraints (15) to (24) and (27): seconds of both phases, as `costmodel.pipeline_schedule` has them.
+"""Constraints (F15) to (F24) and (F27): seconds of both phases, as `costmodel.pipeline_schedule` has them.
 
 P of a stage is one prefill micro-batch, D all n − 1 decode steps of one decode
 micro-batch; so counted, D is of the order of the latency, like P.
@@ -18,7 +18,7 @@ from tests.referees.fixed_order.variables import bits_of
 
 
 def prefill_stages(model: Model, instance: Instance, units: Units) -> None:
-    """(15) The slowest of prefill is no faster than any stage."""
+    """(F15) The slowest of prefill is no faster than any stage."""
     model.prefill_stages = pyo.Constraint(
         model.J,
         rule=lambda m, j: _prefill_of(m, instance, units, j) <= m.prefill_slowest,
@@ -26,7 +26,7 @@ def prefill_stages(model: Model, instance: Instance, units: Units) -> None:
 
 
 def prefill_hops(model: Model, instance: Instance, units: Units) -> None:
-    """(16) Nor than any hop."""
+    """(F16) Nor than any hop."""
     model.prefill_hops = pyo.Constraint(
         model.J,
         rule=lambda m, j: (
@@ -38,14 +38,14 @@ def prefill_hops(model: Model, instance: Instance, units: Units) -> None:
 
 
 def prefill_schedule(model: Model, instance: Instance, units: Units) -> None:
-    """(17) Prefill takes ΣP + (m_p − 1)·max P."""
+    """(F17) Prefill takes ΣP + (m_p − 1)·max P."""
     model.prefill_schedule = pyo.Constraint(
         expr=_prefill_alone(model, instance, units) <= model.prefill_time
     )
 
 
 def prefill_hosts(model: Model, instance: Instance, units: Units) -> None:
-    """(18) A share of a shared machine's prefill goes one after the other."""
+    """(F18) A share of a shared machine's prefill goes one after the other."""
     stages = [
         instance.num_prefill * _prefill_of(model, instance, units, j) for j in model.J
     ]
@@ -59,7 +59,7 @@ def prefill_hosts(model: Model, instance: Instance, units: Units) -> None:
 
 
 def decode_stages(model: Model, instance: Instance, units: Units) -> None:
-    """(19) The slowest of decode is no faster than any stage."""
+    """(F19) The slowest of decode is no faster than any stage."""
     model.decode_stages = pyo.Constraint(
         model.J,
         rule=lambda m, j: _decode_of(m, instance, units, j) <= m.decode_slowest,
@@ -67,7 +67,7 @@ def decode_stages(model: Model, instance: Instance, units: Units) -> None:
 
 
 def decode_hops(model: Model, instance: Instance, units: Units) -> None:
-    """(20) Nor than any hop."""
+    """(F20) Nor than any hop."""
     seconds = _all_steps(instance, units) * instance.hop_decode_s
     model.decode_hops = pyo.Constraint(
         model.J,
@@ -80,7 +80,7 @@ def decode_hops(model: Model, instance: Instance, units: Units) -> None:
 
 
 def busy_round(model: Model, instance: Instance, units: Units) -> None:
-    """(21) A round is no shorter than the slowest resource's work: m_d·max D."""
+    """(F21) A round is no shorter than the slowest resource's work: m_d·max D."""
     del units
     model.busy_round = pyo.Constraint(
         expr=instance.num_decode * model.decode_slowest <= model.decode_round
@@ -88,20 +88,20 @@ def busy_round(model: Model, instance: Instance, units: Units) -> None:
 
 
 def empty_round(model: Model, instance: Instance, units: Units) -> None:
-    """(22) Nor than one micro-batch's way through: ΣD."""
+    """(F22) Nor than one micro-batch's way through: ΣD."""
     once = _decode_once(model, instance, units)
     model.empty_round = pyo.Constraint(expr=once <= model.decode_round)
 
 
 def decode_schedule(model: Model, instance: Instance, units: Units) -> None:
-    """(23) Decode takes ΣD + (m_d − 1)·max D + (n − 2)·round, each D of one step."""
+    """(F23) Decode takes ΣD + (m_d − 1)·max D + (n − 2)·round, each D of one step."""
     model.decode_schedule = pyo.Constraint(
         expr=_decode_alone(model, instance, units) <= model.decode_time
     )
 
 
 def decode_hosts(model: Model, instance: Instance, units: Units) -> None:
-    """(24) A share of a shared machine's decode goes one after the other."""
+    """(F24) A share of a shared machine's decode goes one after the other."""
     stages = [
         instance.num_decode * _decode_of(model, instance, units, j) for j in model.J
     ]
@@ -115,7 +115,7 @@ def decode_hosts(model: Model, instance: Instance, units: Units) -> None:
 
 
 def whole_model(model: Model, instance: Instance, units: Units) -> None:
-    """(27) A device holds the whole model only if it is the first and the last."""
+    """(F27) A device holds the whole model only if it is the first and the last."""
     del instance, units
     model.whole_model = pyo.Constraint(
         model.J,

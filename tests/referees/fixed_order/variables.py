@@ -15,7 +15,7 @@ Goal = Literal["objective", "omega"]
 
 
 def add_variables(model: Model, instance: Instance) -> None:
-    """Adds sets and variables with their bounds, which the table calls (0)."""
+    """Adds sets and variables with their bounds, which the table calls (F0)."""
     last = instance.num_devices - 1
     model.I = pyo.RangeSet(0, instance.num_layers - 1)
     model.J = pyo.RangeSet(0, last)

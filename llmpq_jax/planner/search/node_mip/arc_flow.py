@@ -1,4 +1,4 @@
-"""Constraints (28) to (42): stages on any devices in any order, chosen from columns.
+"""Constraints (1) to (15): stages on any devices in any order, chosen from columns.
 
 A plan is a path through the boundaries between layers: a stage takes it from one to a
 later one on a device of some type, a hop from that type to the next one's. How stages
@@ -41,12 +41,12 @@ def formulate_arcs(arcs: Arcs) -> OrderFree:
     """Writes an order-free problem as a model."""
     units = units_of(arcs.instance)
     model = pyo.ConcreteModel()
-    add_arc_variables(model, arcs, units)
+    add_variables(model, arcs, units)
     constraints = PATHS + PREFILL
     constraints += DECODE if arcs.instance.new_tokens > 1 else ()
-    for add in (*constraints, arc_omega_budget):
+    for add in (*constraints, omega_budget):
         add(model, arcs, units)
-    add_arc_objective(model, arcs, units)
+    add_objective(model, arcs, units)
     return OrderFree(model=model, unit=units.time_s)
 
 
@@ -60,13 +60,13 @@ def chosen_stages(model: Model, arcs: Arcs) -> list[PathStage]:
         taken = [
             o
             for o in range(len(arcs.instance.wire_bits))
-            if (*place, o) in model.handing and model.handing[*place, o].value > 0.5
+            if (*place, o) in model.hop and model.hop[*place, o].value > 0.5
         ]
         found.append(replace(arcs.stages[s], wire=taken[0] if taken else 0))
     return found
 
 
-def add_arc_variables(model: Model, arcs: Arcs, units: Units) -> None:
+def add_variables(model: Model, arcs: Arcs, units: Units) -> None:
     """Adds the variables with their bounds; the box bounds the slowest of both phases."""
     ending = set(zip(arcs.end.tolist(), arcs.type.tolist(), strict=True))
     starting = set(zip(arcs.first.tolist(), arcs.type.tolist(), strict=True))
@@ -87,7 +87,7 @@ def add_arc_variables(model: Model, arcs: Arcs, units: Units) -> None:
     model.stage = pyo.Var(range(len(arcs.stages)), domain=pyo.Binary)
     # Between several ways to send, whole stages alone would not decide.
     domain = pyo.Binary if num_wires > 1 else pyo.Reals
-    model.handing = pyo.Var(hops, domain=domain, bounds=(0, 1), dense=True)
+    model.hop = pyo.Var(hops, domain=domain, bounds=(0, 1), dense=True)
     steps = _all_steps(arcs, units)
     box, time_s = arcs.box, units.time_s
     model.prefill_slowest = pyo.Var(
@@ -101,48 +101,48 @@ def add_arc_variables(model: Model, arcs: Arcs, units: Units) -> None:
     model.decode_time = pyo.Var(domain=pyo.NonNegativeReals)
 
 
-def one_beginning(model: Model, arcs: Arcs, units: Units) -> None:
-    """(28) One stage begins the model."""
+def first_stage(model: Model, arcs: Arcs, units: Units) -> None:
+    """(1) One stage begins the model."""
     del units
     begins = np.flatnonzero(arcs.first == 0)
-    model.one_beginning = pyo.Constraint(expr=_chosen(model, begins) == 1)
+    model.first_stage = pyo.Constraint(expr=_chosen(model, begins) == 1)
 
 
-def handed_on(model: Model, arcs: Arcs, units: Units) -> None:
-    """(29) A stage that ends before the model does hands on, from its type."""
+def flow_out(model: Model, arcs: Arcs, units: Units) -> None:
+    """(2) A stage that ends before the model does hands on, from its type."""
     del units
     ending = _by_place(arcs.end, arcs.type)
     leaving = defaultdict(list)
-    for i, t, k, o in model.handing:
-        leaving[i, t].append(model.handing[i, t, k, o])
-    model.handed_on = _each(
+    for i, t, k, o in model.hop:
+        leaving[i, t].append(model.hop[i, t, k, o])
+    model.flow_out = _each(
         _chosen(model, stages) - sum(leaving[i, t]) == 0
         for (i, t), stages in ending.items()
         if i < arcs.instance.num_layers
     )
 
 
-def taken_over(model: Model, arcs: Arcs, units: Units) -> None:
-    """(30) A stage that does not begin the model takes over, to its type."""
+def flow_in(model: Model, arcs: Arcs, units: Units) -> None:
+    """(3) A stage that does not begin the model takes over, to its type."""
     del units
     starting = _by_place(arcs.first, arcs.type)
     arriving = defaultdict(list)
-    for i, t, k, o in model.handing:
-        arriving[i, k].append(model.handing[i, t, k, o])
-    model.taken_over = _each(
+    for i, t, k, o in model.hop:
+        arriving[i, k].append(model.hop[i, t, k, o])
+    model.flow_in = _each(
         _chosen(model, stages) - sum(arriving[i, t]) == 0
         for (i, t), stages in starting.items()
         if i > 0
     )
 
 
-def devices_of_pool(model: Model, arcs: Arcs, units: Units) -> None:
-    """(31) Stages take no more devices than a pool has; all, where all must be used."""
+def group_devices(model: Model, arcs: Arcs, units: Units) -> None:
+    """(4) Stages take no more devices than a pool has; all, where all must be used."""
     del units
     types = arcs.types
     widths = types.widths[arcs.type].astype(float)
     held = [np.flatnonzero(types.pool[arcs.type] == q) for q in range(types.num_pools)]
-    model.devices_of_pool = _each(
+    model.group_devices = _each(
         (
             size if types.must_use[pool] else None,
             _weighted(model, widths, held[pool]),
@@ -153,99 +153,99 @@ def devices_of_pool(model: Model, arcs: Arcs, units: Units) -> None:
     )
 
 
-def arc_prefill_stages(model: Model, arcs: Arcs, units: Units) -> None:
-    """(32) The slowest of prefill is no faster than the stage that holds layer i."""
-    model.arc_prefill_stages = _each(
+def prefill_stages(model: Model, arcs: Arcs, units: Units) -> None:
+    """(5) The slowest of prefill is no faster than the stage that holds layer i."""
+    model.prefill_stages = _each(
         expression - model.prefill_slowest <= 0
         for expression in _holding(model, arcs, arcs.prefill_s / units.time_s)
     )
 
 
-def arc_prefill_hops(model: Model, arcs: Arcs, units: Units) -> None:
-    """(33) Nor than the hop at boundary i."""
-    model.arc_prefill_hops = _each(
+def prefill_hops(model: Model, arcs: Arcs, units: Units) -> None:
+    """(6) Nor than the hop at boundary i."""
+    model.prefill_hops = _each(
         expression - model.prefill_slowest <= 0
         for expression in _hopping(model, arcs.types.hop_prefill_s / units.time_s)
     )
 
 
-def arc_prefill_schedule(model: Model, arcs: Arcs, units: Units) -> None:
-    """(34) Prefill takes ΣP + (m_p − 1)·max P."""
-    model.arc_prefill_schedule = pyo.Constraint(
+def prefill_schedule(model: Model, arcs: Arcs, units: Units) -> None:
+    """(7) Prefill takes ΣP + (m_p − 1)·max P."""
+    model.prefill_schedule = pyo.Constraint(
         expr=_prefill_alone(model, arcs, units) - model.prefill_time <= 0
     )
 
 
-def arc_prefill_hosts(model: Model, arcs: Arcs, units: Units) -> None:
-    """(35) A share of a shared machine's prefill goes one after the other."""
+def prefill_hosts(model: Model, arcs: Arcs, units: Units) -> None:
+    """(8) A share of a shared machine's prefill goes one after the other."""
     factor = arcs.instance.num_prefill / units.time_s
-    model.arc_prefill_hosts = _each(
+    model.prefill_hosts = _each(
         (1 - serial) * _prefill_alone(model, arcs, units) + work - model.prefill_time
         <= 0
         for serial, work in _host_work(model, arcs, factor * arcs.prefill_s, "prefill")
     )
 
 
-def arc_decode_stages(model: Model, arcs: Arcs, units: Units) -> None:
-    """(36) The slowest of decode is no faster than the stage that holds layer i."""
+def decode_stages(model: Model, arcs: Arcs, units: Units) -> None:
+    """(9) The slowest of decode is no faster than the stage that holds layer i."""
     seconds = arcs.decode_s * _all_steps(arcs, units)
-    model.arc_decode_stages = _each(
+    model.decode_stages = _each(
         expression - model.decode_slowest <= 0
         for expression in _holding(model, arcs, seconds)
     )
 
 
-def arc_decode_hops(model: Model, arcs: Arcs, units: Units) -> None:
-    """(37) Nor than the hop at boundary i."""
+def decode_hops(model: Model, arcs: Arcs, units: Units) -> None:
+    """(10) Nor than the hop at boundary i."""
     seconds = arcs.types.hop_decode_s * _all_steps(arcs, units)
-    model.arc_decode_hops = _each(
+    model.decode_hops = _each(
         expression - model.decode_slowest <= 0
         for expression in _hopping(model, seconds)
     )
 
 
-def arc_busy_round(model: Model, arcs: Arcs, units: Units) -> None:
-    """(38) A round is no shorter than the slowest resource's work: m_d·max D."""
+def busy_round(model: Model, arcs: Arcs, units: Units) -> None:
+    """(11) A round is no shorter than the slowest resource's work: m_d·max D."""
     del units
     busy = arcs.instance.num_decode * model.decode_slowest
-    model.arc_busy_round = pyo.Constraint(expr=busy - model.decode_round <= 0)
+    model.busy_round = pyo.Constraint(expr=busy - model.decode_round <= 0)
 
 
-def arc_empty_round(model: Model, arcs: Arcs, units: Units) -> None:
-    """(39) Nor than one micro-batch's way through: ΣD."""
+def empty_round(model: Model, arcs: Arcs, units: Units) -> None:
+    """(12) Nor than one micro-batch's way through: ΣD."""
     once = _decode_once(model, arcs, units)
-    model.arc_empty_round = pyo.Constraint(expr=once - model.decode_round <= 0)
+    model.empty_round = pyo.Constraint(expr=once - model.decode_round <= 0)
 
 
-def arc_decode_schedule(model: Model, arcs: Arcs, units: Units) -> None:
-    """(40) Decode takes ΣD + (m_d − 1)·max D + (n − 2)·round, each D of one step."""
-    model.arc_decode_schedule = pyo.Constraint(
+def decode_schedule(model: Model, arcs: Arcs, units: Units) -> None:
+    """(13) Decode takes ΣD + (m_d − 1)·max D + (n − 2)·round, each D of one step."""
+    model.decode_schedule = pyo.Constraint(
         expr=_decode_alone(model, arcs, units) - model.decode_time <= 0
     )
 
 
-def arc_decode_hosts(model: Model, arcs: Arcs, units: Units) -> None:
-    """(41) A share of a shared machine's decode goes one after the other."""
+def decode_hosts(model: Model, arcs: Arcs, units: Units) -> None:
+    """(14) A share of a shared machine's decode goes one after the other."""
     factor = arcs.instance.num_decode * _all_steps(arcs, units)
-    model.arc_decode_hosts = _each(
+    model.decode_hosts = _each(
         (1 - serial) * _decode_alone(model, arcs, units) + work - model.decode_time <= 0
         for serial, work in _host_work(model, arcs, factor * arcs.decode_s, "decode")
     )
 
 
-def arc_omega_budget(model: Model, arcs: Arcs, units: Units) -> None:
-    """(42) Σω, the head's and the cache's included, stays within the budget."""
+def omega_budget(model: Model, arcs: Arcs, units: Units) -> None:
+    """(15) Σω, the head's and the cache's included, stays within the budget."""
     i = arcs.instance
     # Where no stage loses anything there is nothing to hold, and Pyomo wants a variable.
     if i.omega_budget is None or not (arcs.omega.any() or i.wire_omega.any()):
         return
-    model.arc_omega_budget = pyo.Constraint(
+    model.omega_budget = pyo.Constraint(
         expr=_omega(model, arcs, 1.0 / units.omega)
         <= (i.omega_budget - i.fixed_omega) / units.omega
     )
 
 
-def add_arc_objective(model: Model, arcs: Arcs, units: Units) -> None:
+def add_objective(model: Model, arcs: Arcs, units: Units) -> None:
     """Minimises latency plus θ·Σω."""
     i = arcs.instance
     price = i.theta / units.time_s
@@ -255,23 +255,23 @@ def add_arc_objective(model: Model, arcs: Arcs, units: Units) -> None:
     )
 
 
-PATHS: tuple[Add, ...] = (one_beginning, handed_on, taken_over, devices_of_pool)
+PATHS: tuple[Add, ...] = (first_stage, flow_out, flow_in, group_devices)
 PREFILL: tuple[Add, ...] = (
-    arc_prefill_stages,
-    arc_prefill_hops,
-    arc_prefill_schedule,
-    arc_prefill_hosts,
+    prefill_stages,
+    prefill_hops,
+    prefill_schedule,
+    prefill_hosts,
 )
 DECODE: tuple[Add, ...] = (
-    arc_decode_stages,
-    arc_decode_hops,
-    arc_busy_round,
-    arc_empty_round,
-    arc_decode_schedule,
-    arc_decode_hosts,
+    decode_stages,
+    decode_hops,
+    busy_round,
+    empty_round,
+    decode_schedule,
+    decode_hosts,
 )
-# In the order of their numbers: (28) is the first.
-ARC_CONSTRAINTS = (*PATHS, *PREFILL, *DECODE, arc_omega_budget)
+# In the order of their numbers in docs/formulation.md, from (1) on.
+CONSTRAINTS = (*PATHS, *PREFILL, *DECODE, omega_budget)
 
 
 def _each(rows: Iterable[Model]) -> pyo.Constraint:
@@ -313,16 +313,16 @@ def _holding(model: Model, arcs: Arcs, seconds: Floats) -> Iterable[Model]:
 
 def _hopping(model: Model, seconds: Floats) -> Iterable[Model]:
     at: dict[int, list[Model]] = defaultdict(list)
-    for i, t, k, o in model.handing:
+    for i, t, k, o in model.hop:
         if seconds[o, t, k] > 0:
-            at[i].append(float(seconds[o, t, k]) * model.handing[i, t, k, o])
+            at[i].append(float(seconds[o, t, k]) * model.hop[i, t, k, o])
     return [sum(terms) for terms in at.values()]
 
 
 def _once(model: Model, stage_s: Floats, hop_s: Floats) -> Model:
     hops = [
-        float(hop_s[o, t, k]) * model.handing[i, t, k, o]
-        for i, t, k, o in model.handing
+        float(hop_s[o, t, k]) * model.hop[i, t, k, o]
+        for i, t, k, o in model.hop
         if hop_s[o, t, k] > 0
     ]
     return _weighted(model, stage_s, range(len(stage_s))) + sum(hops)
@@ -332,8 +332,8 @@ def _omega(model: Model, arcs: Arcs, scale: float) -> Model:
     """Σω of stages and hops."""
     loss = scale * arcs.instance.wire_omega
     hops = [
-        float(loss[o]) * model.handing[i, t, k, o]
-        for i, t, k, o in model.handing
+        float(loss[o]) * model.hop[i, t, k, o]
+        for i, t, k, o in model.hop
         if loss[o] > 0
     ]
     return _weighted(model, scale * arcs.omega, range(len(arcs.stages))) + sum(hops)
