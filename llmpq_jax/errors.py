@@ -57,5 +57,5 @@ class RequestError(LlmpqError):
     """A prompt or a sampling choice cannot be served."""
 
 
-class WorkerLostError(LlmpqError):
+class WorkerFailedError(LlmpqError):
     """A process or a machine that ran a stage, or should, is gone."""

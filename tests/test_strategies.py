@@ -14,7 +14,7 @@ from llmpq_jax.costmodel.workspace import fit_workspace
 from llmpq_jax.schema.cluster_file import read_cluster
 from llmpq_jax.schema.measurements_file import read_measurements
 from llmpq_jax.schema.strategy_file import read_strategy
-from llmpq_jax.tasks.unmeasured import catalogue_digest, foretold_measurements
+from llmpq_jax.tasks.unmeasured import catalogue_digest, roofline_measurements
 from tests.referees.stage_memory import stage_memory
 from tools.paper_clusters import CLUSTERS, PaperCluster, make_cluster
 
@@ -60,7 +60,7 @@ def test_a_strategy_tiles_its_model_and_fits_its_cluster(folder: Path) -> None:
     model = Path(strategy.model.path)
     architecture = read_architecture(model)
     if _is_foretold(folder):
-        measurements = foretold_measurements(
+        measurements = roofline_measurements(
             model, architecture, cluster, strategy.workload
         )
         assert strategy.model.fingerprint == config_fingerprint(architecture)

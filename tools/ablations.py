@@ -13,7 +13,7 @@ from llmpq_jax.planner.instance.candidate import evaluate
 from llmpq_jax.planner.instance.device_symmetry import device_types
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.search.branch_and_bound import search
-from llmpq_jax.planner.search.search_result import Found
+from llmpq_jax.planner.search.search_result import Incumbent
 
 Ablation = Literal[
     "phase-blind cut", "one bit width", "m_p = m_d", "all devices", "blocks of types"
@@ -28,10 +28,10 @@ def lesser_plan(
     *,
     time_limit_s: float,
     relative_gap: float,
-) -> Found | None:
+) -> Incumbent | None:
     """Returns the best plan without one decision, as its own cases see it; or nothing."""
 
-    def best(cases: Sequence[Instance]) -> Found | None:
+    def best(cases: Sequence[Instance]) -> Incumbent | None:
         return best_plan(cases, time_limit_s=time_limit_s, relative_gap=relative_gap)
 
     if ablation == "phase-blind cut":
@@ -53,18 +53,18 @@ def lesser_plan(
 
 def best_plan(
     cases: Sequence[Instance], *, time_limit_s: float, relative_gap: float
-) -> Found | None:
+) -> Incumbent | None:
     """Returns the best plan of all cases, if there is any."""
     found = search(cases, time_limit_s=time_limit_s, relative_gap=relative_gap).found
     return found if found and latency_s(found) < _FORBIDDEN_S else None
 
 
-def latency_s(found: Found) -> float:
+def latency_s(found: Incumbent) -> float:
     """Returns the predicted seconds of a whole batch."""
-    return evaluate(found.instance, found.placement).seconds.latency_s
+    return evaluate(found.instance, found.candidate).seconds.latency_s
 
 
-def _fastest(plans: Iterator[Found | None]) -> Found | None:
+def _fastest(plans: Iterator[Incumbent | None]) -> Incumbent | None:
     return min((p for p in plans if p), key=latency_s, default=None)
 
 

@@ -13,7 +13,7 @@ import click
 
 from llmpq_jax.planner.baselines.compare import compare
 from llmpq_jax.planner.instance.problem import Problem, make_problem
-from llmpq_jax.planner.instance.subproblems import all_cases, uniform_int8_omega
+from llmpq_jax.planner.instance.subproblems import all_subproblems, uniform_int8_omega
 from llmpq_jax.planner.search.branch_and_bound import search
 from llmpq_jax.report.comparison import COLUMNS, comparison_markdown
 from llmpq_jax.schema.workload import Workload
@@ -76,12 +76,12 @@ def problem_of(cluster: PaperCluster) -> Problem:
 def ablations(problem: Problem) -> list[str]:
     """One row: the full plan's seconds, and how many times longer each lesser one takes."""
     budget = uniform_int8_omega(problem)
-    cases = all_cases(problem, omega_budget=budget)
+    cases = all_subproblems(problem, omega_budget=budget)
     if best_plan(cases, **_OPTIONS) is None:
-        free = all_cases(problem, omega_budget=None)
+        free = all_subproblems(problem, omega_budget=None)
         least = search(free, time_limit_s=LIMIT_S, relative_gap=1e-6, goal="omega")
         assert least.found is not None
-        cases = all_cases(problem, omega_budget=least.found.value)
+        cases = all_subproblems(problem, omega_budget=least.found.value)
     full = best_plan(cases, **_OPTIONS)
     assert full is not None
     lesser = [lesser_plan(ablation, cases, **_OPTIONS) for ablation in ABLATIONS]

@@ -18,11 +18,11 @@ from pyomo.repn.plugins.lp_writer import LPWriter
 
 from llmpq_jax.costmodel.pipeline_schedule import Host
 from llmpq_jax.planner.instance.device_symmetry import DeviceTypes
-from llmpq_jax.planner.instance.instance import Instance, Pool
+from llmpq_jax.planner.instance.instance import DeviceGroup, Instance
 from llmpq_jax.planner.search.node_mip import arc_flow
-from llmpq_jax.planner.search.node_mip.candidate_stages import Arcs
-from llmpq_jax.planner.search.node_mip.scaling import Model, Units
-from llmpq_jax.planner.search.shortest_path import Box
+from llmpq_jax.planner.search.node_mip.candidate_stages import CandidateStages
+from llmpq_jax.planner.search.node_mip.scaling import Model, Scaling
+from llmpq_jax.planner.search.shortest_path import NodeBounds
 from llmpq_jax.planner.search.stage_costs import PathStage
 from llmpq_jax.schema.workload import MicroBatch
 from tests.referees.fixed_order import CONSTRAINTS, GOALS, Add
@@ -33,7 +33,7 @@ FOLDER = Path(__file__).parent.parent / "tests" / "planner" / "golden"
 REFEREE_FOLDER = Path(__file__).parent.parent / "tests" / "referees" / "golden"
 
 # Round numbers, so that every coefficient in the files can be traced to its origin.
-UNITS = Units(size_bytes=100.0, time_s=1.0, omega=1.0)
+SCALING = Scaling(size_bytes=100.0, time_s=1.0, omega=1.0)
 
 
 def example() -> Instance:
@@ -48,9 +48,9 @@ def example() -> Instance:
         new_tokens=6,
         layer_prefill_s=np.array([[3.0, 5.0], [7.0, np.inf]]),
         layer_decode_s=np.array([[0.3, 0.2], [0.7, np.inf]]),
-        call_prefill_s=np.array([0.31, 0.32]),
-        call_decode_s=np.array([0.031, 0.032]),
-        whole_call_decode_s=np.array([0.004, 0.005]),
+        dispatch_prefill_s=np.array([0.31, 0.32]),
+        dispatch_decode_s=np.array([0.031, 0.032]),
+        whole_dispatch_decode_s=np.array([0.004, 0.005]),
         embedding_prefill_s=np.array([1.1, 1.2]),
         embedding_decode_s=np.array([0.01, 0.02]),
         head_prefill_s=np.array([2.1, 2.2]),
@@ -67,13 +67,13 @@ def example() -> Instance:
         embedding_workspace_bytes=np.array([3, 4]),
         head_workspace_bytes=np.array([13, 14]),
         buffer_bytes=1,
-        arriving_bytes=2,
+        received_bytes=2,
         allowed_bytes=np.array([100, 90]),
         must_use=np.array([False, True]),
         may_hold=np.ones((3, 2), dtype=bool),
         may_have=np.ones((3, 2), dtype=bool),
         width=np.array([2, 1]),
-        pools=(Pool(members=(0,), num_devices=3),),
+        device_groups=(DeviceGroup(members=(0,), num_devices=3),),
         hosts=(Host(members=(0, 0, 1), prefill_serial=0.4, decode_serial=0.6),),
         omega=np.array([[0.1, 0.4], [0.2, 0.5], [0.3, 0.6]]),
         fixed_omega=0.05,
@@ -82,15 +82,15 @@ def example() -> Instance:
     )
 
 
-def arc_example() -> Arcs:
+def arc_example() -> CandidateStages:
     """Four stages over two meshes, of a pool of five, and a device that must be used."""
     given = example()
-    return Arcs(
+    return CandidateStages(
         instance=given,
         types=DeviceTypes(
             members=((0, 2), (1,)),
             widths=np.array([2, 1]),
-            pool=np.array([0, 1]),
+            device_group=np.array([0, 1]),
             sizes=np.array([5, 1]),
             must_use=np.array([False, True]),
             hop_prefill_s=np.array(
@@ -101,8 +101,8 @@ def arc_example() -> Arcs:
             ),
             hosts=((0, 0, 1),),
         ),
-        box=Box(
-            least_prefill=1.0, most_prefill=16.0, least_decode=0.1, most_decode=1.6
+        node_bounds=NodeBounds(
+            min_prefill_s=1.0, max_prefill_s=16.0, min_decode_s=0.1, max_decode_s=1.6
         ),
         stages=(
             PathStage(type=0, first=0, index=2, role="first"),
@@ -122,8 +122,8 @@ def arc_example() -> Arcs:
 def arc_constraint_text(add: arc_flow.Add) -> str:
     """Writes one constraint of the order-free model alone."""
     model = pyo.ConcreteModel()
-    arc_flow.add_variables(model, arc_example(), UNITS)
-    add(model, arc_example(), UNITS)
+    arc_flow.add_variables(model, arc_example(), SCALING)
+    add(model, arc_example(), SCALING)
     model.objective = pyo.Objective(expr=0.0)
     return lp_text(model)
 
@@ -131,8 +131,8 @@ def arc_constraint_text(add: arc_flow.Add) -> str:
 def arc_objective_text() -> str:
     """Writes the order-free model's objective alone."""
     model = pyo.ConcreteModel()
-    arc_flow.add_variables(model, arc_example(), UNITS)
-    arc_flow.add_objective(model, arc_example(), UNITS)
+    arc_flow.add_variables(model, arc_example(), SCALING)
+    arc_flow.add_objective(model, arc_example(), SCALING)
     return lp_text(model)
 
 
@@ -140,7 +140,7 @@ def constraint_text(add: Add) -> str:
     """Writes one constraint alone, with a constant as the objective."""
     model = pyo.ConcreteModel()
     add_variables(model, example())
-    add(model, example(), UNITS)
+    add(model, example(), SCALING)
     model.objective = pyo.Objective(expr=0.0)
     return lp_text(model)
 
@@ -149,7 +149,7 @@ def objective_text(goal: Goal) -> str:
     """Writes one objective alone."""
     model = pyo.ConcreteModel()
     add_variables(model, example())
-    add_objective(model, example(), UNITS, goal=goal)
+    add_objective(model, example(), SCALING, goal=goal)
     return lp_text(model)
 
 
@@ -164,11 +164,13 @@ def lp_text(model: Model) -> str:
 
 def golden_texts() -> dict[Path, str]:
     """Returns what every golden file should hold, by its path."""
-    arcs = {add.__name__: arc_constraint_text(add) for add in arc_flow.CONSTRAINTS}
-    arcs["minimize"] = arc_objective_text()
+    candidates = {
+        add.__name__: arc_constraint_text(add) for add in arc_flow.CONSTRAINTS
+    }
+    candidates["minimize"] = arc_objective_text()
     fixed = {add.__name__: constraint_text(add) for add in CONSTRAINTS}
     fixed |= {f"minimize_{goal}": objective_text(goal) for goal in GOALS}
-    folders = {FOLDER: arcs, REFEREE_FOLDER: fixed}
+    folders = {FOLDER: candidates, REFEREE_FOLDER: fixed}
     return {
         folder / f"{name}.lp": text
         for folder, texts in folders.items()

@@ -20,7 +20,7 @@ from llmpq_jax.units import KIB
 
 _SAMPLE_BYTES = 64 * KIB
 _NAME_DIGITS = 12
-_MOST_HEADER_BYTES = 100_000_000
+_MAX_HEADER_BYTES = 100_000_000
 
 
 def model_fingerprint(folder: Path) -> str:
@@ -45,7 +45,7 @@ def model_fingerprint(folder: Path) -> str:
                 size_bytes = file.seek(0, 2)
                 file.seek(0)
                 header_bytes = int.from_bytes(file.read(8), "little")
-                header = file.read(min(header_bytes, _MOST_HEADER_BYTES))
+                header = file.read(min(header_bytes, _MAX_HEADER_BYTES))
                 first = file.read(_SAMPLE_BYTES)
                 file.seek(max(0, size_bytes - _SAMPLE_BYTES))
                 last = file.read(_SAMPLE_BYTES)

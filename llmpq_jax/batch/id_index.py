@@ -7,7 +7,7 @@ import sqlite3
 from llmpq_jax.errors import RequestError
 
 
-class SeenIds:
+class IdIndex:
     """Names, each with a number, in a temporary file that goes with the process."""
 
     def __init__(self) -> None:

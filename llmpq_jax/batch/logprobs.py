@@ -37,7 +37,7 @@ def logprobs_values(
             | {
                 "top_logprobs": [
                     _token(token_text(likely_id), logprob)
-                    for likely_id, logprob in each.likeliest
+                    for likely_id, logprob in each.top_tokens
                 ]
             }
             for token_id, each in told
@@ -51,7 +51,7 @@ def logprobs_values(
         "tokens": texts,
         "token_logprobs": [each.logprob for _, each in told],
         "top_logprobs": [
-            {token_text(likely_id): logprob for likely_id, logprob in each.likeliest}
+            {token_text(likely_id): logprob for likely_id, logprob in each.top_tokens}
             for _, each in told
         ],
         "text_offset": offsets[:-1],

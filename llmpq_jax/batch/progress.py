@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from llmpq_jax.batch.id_index import SeenIds
+from llmpq_jax.batch.id_index import IdIndex
 from llmpq_jax.batch.prompt import BadLine, Prompt
 from llmpq_jax.batch.results import Result
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
-from llmpq_jax.runtime.request import Begun, Completion
+from llmpq_jax.runtime.request import Completion, PartialCompletion
 
 # A line and the number of the choice: what a request is known by.
 RequestKey = tuple[Prompt, int]
@@ -24,9 +24,9 @@ class Progress:
 
     def __init__(self) -> None:
         """Starts with nothing."""
-        self._told = SeenIds()
+        self._told = IdIndex()
         self._ended: dict[str, dict[int, tuple[Completion, _Plans]]] = {}
-        self._begun: dict[tuple[str, int], tuple[Begun, _Plans]] = {}
+        self._begun: dict[tuple[str, int], tuple[PartialCompletion, _Plans]] = {}
 
     def teller(
         self, on_result: Callable[[Result], None]
@@ -47,20 +47,20 @@ class Progress:
         """Whether a choice of a line is there, and waits for the others."""
         return index in self._ended.get(line.custom_id, {})
 
-    def begun(self, line: Prompt, index: int) -> Begun:
+    def begun(self, line: Prompt, index: int) -> PartialCompletion:
         """Returns what a request has of earlier plans."""
-        return self._begun.get((line.custom_id, index), (Begun(), ()))[0]
+        return self._begun.get((line.custom_id, index), (PartialCompletion(), ()))[0]
 
-    def keep_begun(
-        self, unfinished: Iterable[tuple[RequestKey, Begun]], *, plan: str
+    def keep_partial(
+        self, unfinished: Iterable[tuple[RequestKey, PartialCompletion]], *, plan: str
     ) -> None:
         """Takes what requests have that a plan could not finish."""
         for (line, index), begun in unfinished:
             key = (line.custom_id, index)
-            _, plans = self._begun.get(key, (Begun(), ()))
+            _, plans = self._begun.get(key, (PartialCompletion(), ()))
             self._begun[key] = begun, (*plans, plan)
 
-    def forget_begun(self) -> None:
+    def forget_partial(self) -> None:
         """Has every request that has not ended start again."""
         self._begun.clear()
 
@@ -85,11 +85,11 @@ class Progress:
             choices[index] = completion, (*before, plan)
             if len(choices) == prompt.num_choices:
                 del self._ended[name]
-                in_order = [choices[number] for number in range(len(choices))]
-                plans = [each for _, plans in in_order for each in plans]
+                with_devices = [choices[number] for number in range(len(choices))]
+                plans = [each for _, plans in with_devices for each in plans]
                 yield Result(
                     line=prompt,
-                    completions=tuple(completion for completion, _ in in_order),
+                    completions=tuple(completion for completion, _ in with_devices),
                     plans=tuple(dict.fromkeys(plans)),
                     token_text=lambda token_id: tokenizer.decode([token_id]),
                 )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 GREEDY = Sampling()
 
 # Characters of a message, which may quote what was found.
-_MOST_REASON = 600
+_MAX_REASON = 600
 
 # A line of ours, or a request to one of OpenAI's two endpoints.
 Form = Literal["plain", "completion", "chat"]
@@ -86,8 +86,8 @@ class BadLine:
     ) -> BadLine:
         """Makes one of what was raised: on one line, and not the whole prompt."""
         reason = " ".join(str(error).split())
-        if len(reason) > _MOST_REASON:
-            reason = f"{reason[: _MOST_REASON // 2]} … {reason[-_MOST_REASON // 2 :]}"
+        if len(reason) > _MAX_REASON:
+            reason = f"{reason[: _MAX_REASON // 2]} … {reason[-_MAX_REASON // 2 :]}"
         return cls(number=number, custom_id=custom_id, where=where, reason=reason)
 
     def __str__(self) -> str:

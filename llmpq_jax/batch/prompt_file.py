@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
-from llmpq_jax.batch.id_index import SeenIds
+from llmpq_jax.batch.id_index import IdIndex
 from llmpq_jax.batch.prompt import BadLine, Choices, Prompt
 from llmpq_jax.batch.prompt_line import (
     ParsedLine,
@@ -23,7 +23,7 @@ from llmpq_jax.batch.prompt_line import (
 from llmpq_jax.errors import RequestError
 from llmpq_jax.units import MIB
 
-_MOST_LINE_BYTES = 64 * MIB
+_MAX_LINE_BYTES = 64 * MIB
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # What lines without a name of their own are called.
 _NUMBERED = re.compile(r"line-[0-9]+")
@@ -101,7 +101,7 @@ class PromptFile:
         """
         is_empty = True
         try:
-            with self._path.open("rb") as file, closing(SeenIds()) as seen:
+            with self._path.open("rb") as file, closing(IdIndex()) as seen:
                 for number, line in enumerate(_raw_lines(file), start=1):
                     if line.strip():
                         is_empty = False
@@ -113,7 +113,7 @@ class PromptFile:
             msg = f"prompts {self._path}: holds no prompt: expected one on each line"
             raise RequestError(msg)
 
-    def _read(self, number: int, line: bytes, seen: SeenIds) -> Prompt | BadLine:
+    def _read(self, number: int, line: bytes, seen: IdIndex) -> Prompt | BadLine:
         where = f"prompts {self._path} line {number}"
         # That of a line whose own is missing, or another's.
         custom_id = f"line-{number}"
@@ -136,8 +136,8 @@ class PromptFile:
             )
 
     def _parse(self, line: bytes) -> ParsedLine:
-        if len(line) > _MOST_LINE_BYTES:
-            msg = f"is longer than {_MOST_LINE_BYTES // MIB} MiB: expected one prompt"
+        if len(line) > _MAX_LINE_BYTES:
+            msg = f"is longer than {_MAX_LINE_BYTES // MIB} MiB: expected one prompt"
             raise RequestError(msg)
         try:
             text = line.decode()
@@ -149,7 +149,7 @@ class PromptFile:
         return parse_line(text)
 
 
-def _check_id(custom_id: str, number: int, seen: SeenIds) -> None:
+def _check_id(custom_id: str, number: int, seen: IdIndex) -> None:
     if not custom_id:
         msg = "custom_id is empty: expected at least one character"
         raise RequestError(msg)
@@ -170,8 +170,8 @@ def _raw_lines(file: BinaryIO) -> Iterator[bytes]:
     """
     if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
         file.seek(0)
-    while line := file.readline(_MOST_LINE_BYTES + 1):
+    while line := file.readline(_MAX_LINE_BYTES + 1):
         rest = line
-        while len(rest) > _MOST_LINE_BYTES and not rest.endswith(b"\n"):
-            rest = file.readline(_MOST_LINE_BYTES + 1)
+        while len(rest) > _MAX_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(_MAX_LINE_BYTES + 1)
         yield line.removesuffix(b"\n").removesuffix(b"\r")

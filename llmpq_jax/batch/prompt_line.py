@@ -10,7 +10,7 @@ from typing import Any
 from llmpq_jax.batch.openai import is_openai_line, openai_values
 from llmpq_jax.batch.prompt import Choices, Form, Prompt
 from llmpq_jax.errors import RequestError
-from llmpq_jax.runtime.request import MOST_TOP_LOGPROBS
+from llmpq_jax.runtime.request import MAX_TOP_LOGPROBS
 
 # The type JSON must have, and what to call it.
 _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
@@ -25,7 +25,7 @@ _KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "stop": ((str, list), "a text or a list of them"),
 }
 # As many continuations of one prompt as OpenAI's take.
-_MOST_CHOICES = 128
+_MAX_CHOICES = 128
 _SAMPLING_KEYS = ("temperature", "top_k", "top_p", "seed")
 
 
@@ -128,12 +128,12 @@ def prompt_of_values(
         msg = f"max_new_tokens is {max_new_tokens}, expected at least 1"
         raise RequestError(msg)
     num_choices = values.get("n", 1)
-    if not 1 <= num_choices <= _MOST_CHOICES:
-        msg = f"n is {num_choices}, expected 1 to {_MOST_CHOICES}"
+    if not 1 <= num_choices <= _MAX_CHOICES:
+        msg = f"n is {num_choices}, expected 1 to {_MAX_CHOICES}"
         raise RequestError(msg)
     top_logprobs = values.get("top_logprobs")
-    if not 0 <= (top_logprobs or 0) <= MOST_TOP_LOGPROBS:
-        msg = f"logprobs: {top_logprobs} of the likeliest are asked for, expected 0 to {MOST_TOP_LOGPROBS}"
+    if not 0 <= (top_logprobs or 0) <= MAX_TOP_LOGPROBS:
+        msg = f"logprobs: {top_logprobs} of the likeliest are asked for, expected 0 to {MAX_TOP_LOGPROBS}"
         raise RequestError(msg)
     chosen = {key: values[key] for key in _SAMPLING_KEYS if key in values}
     sampling = replace(choices.sampling, **chosen)

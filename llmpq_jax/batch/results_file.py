@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from llmpq_jax.batch.id_index import SeenIds
+from llmpq_jax.batch.id_index import IdIndex
 from llmpq_jax.batch.manifest import Job, check_same_job, job_path, write_job
 from llmpq_jax.errors import RequestError
 
@@ -61,7 +61,7 @@ class ResultsFile:
         self._num_lines = 0
         self._num_bytes = 0
         self._descriptor = _open(path, if_there)
-        self._done = SeenIds()
+        self._done = IdIndex()
         try:
             if if_there == "resume" and os.fstat(self._descriptor).st_size:
                 self._find_place()

@@ -24,7 +24,7 @@ from llmpq_jax.quant import QArray
 from llmpq_jax.schema.precision import Rounding
 
 MANIFEST = "rounded.json"
-FewBits = Literal[4, 8]
+LowBits = Literal[4, 8]
 Part = int | Literal["head"]
 
 
@@ -52,7 +52,7 @@ def begin(folder: Path) -> None:
 
 
 def write_part(
-    folder: Path, part: Part, bits: FewBits, weights: Mapping[str, QArray]
+    folder: Path, part: Part, bits: LowBits, weights: Mapping[str, QArray]
 ) -> None:
     """Writes one layer, or the head, at one width."""
     arrays: dict[str, np.ndarray] = {}
@@ -102,7 +102,7 @@ class RoundedWeights:
             msg = f"rounded weights {folder}: are of the model {self.made_for.fingerprint}, expected {fingerprint}: run `llmpq-jax indicate --rounding` for this model"
             raise CheckpointError(msg)
 
-    def read(self, part: Part, bits: FewBits) -> dict[str, QArray]:
+    def read(self, part: Part, bits: LowBits) -> dict[str, QArray]:
         """Reads one layer's matrices, or the head's, as they lie on the host.
 
         Raises:
@@ -128,6 +128,6 @@ class RoundedWeights:
         }
 
 
-def _file_name(part: Part, bits: FewBits) -> str:
+def _file_name(part: Part, bits: LowBits) -> str:
     where = part if part == "head" else f"layer-{part:03}"
     return f"{where}-int{bits}.safetensors"

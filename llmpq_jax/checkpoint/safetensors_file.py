@@ -18,7 +18,7 @@ import numpy as np
 
 from llmpq_jax.errors import CheckpointError
 
-_MOST_HEADER_BYTES = 100_000_000
+_MAX_HEADER_BYTES = 100_000_000
 DTYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
     "U8": np.dtype(np.uint8),
@@ -73,7 +73,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             file_bytes = file.seek(0, 2)
             file.seek(0)
             header_bytes = int.from_bytes(file.read(8), "little")
-            if file_bytes < 8 or header_bytes > min(_MOST_HEADER_BYTES, file_bytes - 8):
+            if file_bytes < 8 or header_bytes > min(_MAX_HEADER_BYTES, file_bytes - 8):
                 msg = f"weights {path}: {file_bytes} bytes cannot hold a header of {header_bytes}: expected a whole safetensors file; fetch it again"
                 raise CheckpointError(msg)
             text = file.read(header_bytes)

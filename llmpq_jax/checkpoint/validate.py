@@ -11,7 +11,7 @@ from llmpq_jax.checkpoint.store import StoredWeights, describe
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits
 
-_MOST_NAMES = 4
+_MAX_NAMES = 4
 
 
 def check_checkpoint(reader: CheckpointReader, architecture: Architecture) -> None:
@@ -34,8 +34,8 @@ def check_checkpoint(reader: CheckpointReader, architecture: Architecture) -> No
         and not stored.is_zero_bias(name)
     ]
     if strangers:
-        shown = ", ".join(map(repr, strangers[:_MOST_NAMES]))
-        more = len(strangers) - _MOST_NAMES
+        shown = ", ".join(map(repr, strangers[:_MAX_NAMES]))
+        more = len(strangers) - _MAX_NAMES
         tail = f" and {more} more" if more > 0 else ""
         msg = f"checkpoint {reader.folder}: {shown}{tail} belong to nothing in {describe(architecture)}: expected no tensors but its own; check that config.json is of these weights"
         raise CheckpointError(msg)

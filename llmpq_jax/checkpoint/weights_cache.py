@@ -37,7 +37,7 @@ from llmpq_jax.quant import QArray
 # To be raised with every change to a layout or to rounding to the nearest.
 _FORMAT = 1
 # Of a disk, kept free for others.
-_LEAST_FREE = 0.1
+_MIN_FREE = 0.1
 _ASIDE = ".writing."
 _ABANDONED_S = 24 * 3600
 _KINDS: dict[str, type[Any]] = {
@@ -160,7 +160,7 @@ class WeightsCache:
             OSError: That was not enough.
         """
         disk = shutil.disk_usage(self.folder)
-        short_bytes = num_bytes + int(_LEAST_FREE * disk.total) - disk.free
+        short_bytes = num_bytes + int(_MIN_FREE * disk.total) - disk.free
         kept = list(self.folder.glob("*.safetensors"))
         for path in sorted(kept, key=_last_use):
             if short_bytes <= 0:

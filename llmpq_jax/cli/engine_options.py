@@ -52,7 +52,7 @@ engine_options = with_options(
     ),
     click.option(
         "--gone-after",
-        "gone_s",
+        "restart_limit_s",
         type=click.FloatRange(min=1),
         metavar="SECONDS",
         help="Under Ray: a lost worker that is not back after so long is gone for good, "
@@ -73,7 +73,7 @@ def chosen_engine(
     *,
     address: str | None,
     silence_s: float | None,
-    gone_s: float | None,
+    restart_limit_s: float | None,
     restarts: bool,
     transport: TransportName | None,
     weights_cache: str | None,
@@ -84,7 +84,7 @@ def chosen_engine(
         engine: Its name.
         address: As typed.
         silence_s: As typed.
-        gone_s: As typed.
+        restart_limit_s: As typed.
         restarts: Whether a worker that is lost is to be had back.
         transport: As typed.
         weights_cache: As typed; each worker finds the folder on its own machine.
@@ -96,14 +96,14 @@ def chosen_engine(
         typed = {
             "--address": address,
             "--lost-after": silence_s,
-            "--gone-after": gone_s,
+            "--gone-after": restart_limit_s,
             "--transport": transport,
         }
         refuse_without("--engine ray", typed)
         return None
     with needs_ray("--engine ray"):
         from llmpq_jax.runtime.engines.ray.ray_engine import (
-            DEFAULT_GONE_S,
+            DEFAULT_RESTART_LIMIT_S,
             DEFAULT_SILENCE_S,
             start_ray,
         )
@@ -111,7 +111,7 @@ def chosen_engine(
         start_ray,
         address=address or "auto",
         silence_s=silence_s or DEFAULT_SILENCE_S,
-        gone_s=gone_s or DEFAULT_GONE_S,
+        restart_limit_s=restart_limit_s or DEFAULT_RESTART_LIMIT_S,
         restarts=restarts,
         transport=chosen_transport(transport),
         set_up=partial(set_worker_up, _absolute(weights_cache)),

@@ -46,7 +46,7 @@ def evaluate_command(
     text: Path | None,
     questions: Path | None,
     window: int | None,
-    most_tokens: int | None,
+    max_tokens: int | None,
     as_json: bool,
 ) -> None:
     """Judge a strategy by its own pipeline, beside 16 bits."""
@@ -71,7 +71,7 @@ def evaluate_command(
         text_path=text,
         questions=asked,
         window=window,
-        most_tokens=most_tokens,
+        max_tokens=max_tokens,
     )
     if as_json:
         values = {"text": evaluation, "questions": choices}

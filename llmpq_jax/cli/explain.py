@@ -24,7 +24,7 @@ from llmpq_jax.cli.shared_options import (
 
 if TYPE_CHECKING:
     from llmpq_jax.planner.search.search_result import Progress
-    from llmpq_jax.planner.whatif import Answer, More, Question
+    from llmpq_jax.planner.whatif import Answer, More, Scenario
 
 _PERCENT = click.FloatRange(min=0, max=1000)
 
@@ -164,11 +164,11 @@ def _explain_strategy(
 ) -> None:
     from llmpq_jax.planner.instance.problem import make_problem
     from llmpq_jax.planner.whatif import (
-        account_for,
-        ask,
-        found_plan,
+        answer_scenarios,
+        break_down,
         free_to_choose,
-        questions,
+        incumbent_from_strategy,
+        list_scenarios,
     )
     from llmpq_jax.report.console import progress_bar, say, show, tell
     from llmpq_jax.report.explanation import (
@@ -193,17 +193,17 @@ def _explain_strategy(
     if strategy.provenance is not None and strategy.provenance.measurements != digest:
         tell("the measurements are not those that the plan was made with")
     made = make_problem(request)
-    plan = found_plan(made, strategy)
-    account = account_for(made, plan, strategy)
+    plan = incumbent_from_strategy(made, strategy)
+    breakdown = break_down(made, plan, strategy)
     answers: list[Answer] = []
     if not without_solving:
-        asked = list(questions(made, strategy, plan, more))
+        asked = list(list_scenarios(made, strategy, plan, more))
         with progress_bar("solving anew", len(asked), unit="questions") as advance:
 
-            def tell_search(question: Question, state: Progress) -> None:
-                advance(0, note=f"{question.text}: {search_note(state)}")
+            def tell_search(scenario: Scenario, state: Progress) -> None:
+                advance(0, note=f"{scenario.text}: {search_note(state)}")
 
-            found = ask(
+            found = answer_scenarios(
                 asked,
                 plan,
                 time_limit_s=time_limit_s,
@@ -217,11 +217,11 @@ def _explain_strategy(
             except KeyboardInterrupt:
                 tell("interrupted: the answers so far are kept")
     if as_json:
-        say(explanation_json(strategy_path, made.source, account, answers))
+        say(explanation_json(strategy_path, made.source, breakdown, answers))
         return
-    show(memory_table(account, answers))
-    show(seconds_table(account))
-    for line in plan_findings(account, answers):
+    show(memory_table(breakdown, answers))
+    show(seconds_table(breakdown))
+    for line in plan_findings(breakdown, answers):
         say(line)
     if answers:
         show(answers_table(answers))

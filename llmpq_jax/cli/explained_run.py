@@ -17,7 +17,7 @@ from llmpq_jax.report.tables import run_table
 from llmpq_jax.report.timeline import write_comparison, write_timeline
 from llmpq_jax.report.trace import write_trace
 from llmpq_jax.runtime.analysis.phase_times import phase_times
-from llmpq_jax.runtime.analysis.predicted_timeline import foretold_batch
+from llmpq_jax.runtime.analysis.predicted_timeline import predicted_batch
 from llmpq_jax.runtime.analysis.run_file import read_run
 from llmpq_jax.schema.strategy import StagePrediction
 
@@ -37,7 +37,7 @@ def explain_run(
     run = read_run(path)
     strategy, batches = run.strategy, run.batches
     phases = [phase_times(strategy, batch) for batch in batches]
-    foretold = [foretold_batch(strategy, batch) for batch in batches]
+    foretold = [predicted_batch(strategy, batch) for batch in batches]
     told = [batch for batch in foretold if batch is not None]
     if picture is not None:
         if foretold[-1] is None:

@@ -210,7 +210,7 @@ def profile_command(
             tensor_widths=tensor_widths,
             kinds=kinds or None,
             overwrites=overwrite and measurements is None,
-            stopwatch=replace(stopwatches[effort], least_sample_s=sample_time),
+            stopwatch=replace(stopwatches[effort], min_sample_s=sample_time),
         )
     assert measurements is not None
     show(measurements_table(measurements))

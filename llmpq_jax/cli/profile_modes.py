@@ -23,9 +23,9 @@ def fold(record: Path, model: Path, cluster: Path, out: Path) -> None:
     from llmpq_jax.report.console import say, show, tell
     from llmpq_jax.report.corrections import links_table, observed_table
     from llmpq_jax.schema.cluster_file import read_cluster
-    from llmpq_jax.tasks.calibrate_from_run import fold_run
+    from llmpq_jax.tasks.calibrate_from_run import calibrate_from_run
 
-    folded = fold_run(record, out, model=model, cluster=read_cluster(cluster))
+    folded = calibrate_from_run(record, out, model=model, cluster=read_cluster(cluster))
     for note in folded.notes:
         tell(note)
     show(observed_table(folded.measurements))

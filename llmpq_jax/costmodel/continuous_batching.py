@@ -78,14 +78,14 @@ def expected_service(workload: Workload, micro_batch: MicroBatch) -> Service:
             calls_per_step=_num_calls(num_rounds) / num_rounds if num_rounds else 1.0,
         )
     step = max(micro_batch.prefill, micro_batch.decode)
-    num_places = -(-workload.batch // step) * step
+    num_slots_free = -(-workload.batch // step) * step
     rows = list(
         chain.from_iterable(
             repeat((prompt, workload.expected(new_tokens) - 1), count)
             for prompt, new_tokens, count in workload.lengths
         )
     )
-    first, waiting = rows[:num_places], rows[num_places:]
+    first, waiting = rows[:num_slots_free], rows[num_slots_free:]
     last_step = [0] * -(-len(first) // micro_batch.decode)
     # Where a group's last call ended because a prompt waited for one of its places.
     stopped, num_calls = [0] * len(last_step), 0

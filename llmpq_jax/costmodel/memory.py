@@ -22,7 +22,7 @@ from llmpq_jax.schema.strategy import PrecisionChoice
 from llmpq_jax.schema.workload import MicroBatch, Workload
 
 # One micro-batch is worked on while the next one arrives.
-NUM_ARRIVING = 2
+NUM_RECEIVED = 2
 _LOGIT_BYTES = 4
 
 
@@ -114,7 +114,7 @@ def logit_share_bytes(architecture: Architecture, *, rows: int, tensor: int) -> 
     return rows * architecture.vocabulary_size // tensor * _LOGIT_BYTES
 
 
-def handed_on_bytes(
+def sent_bytes(
     architecture: Architecture,
     *,
     workload: Workload,
@@ -123,7 +123,7 @@ def handed_on_bytes(
 ) -> int:
     """Returns the bytes of the largest hidden states that stages hand on at once.
 
-    Each stage holds its own; one that does not embed also `NUM_ARRIVING` of its
+    Each stage holds its own; one that does not embed also `NUM_RECEIVED` of its
     predecessor's.
     """
     prompt = bucket_length(workload.prompt_length)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmpq_jax.kernels.groups import LEAST_ROWS
+from llmpq_jax.kernels.groups import MIN_ROWS
 
 # Two for each of an H100's 132 multiprocessors, or an A100's 108.
 _WANTED_PROGRAMS = 256
 # A block of the least rows is bound by memory and wants many loads on their way.
-_LEAST_BLOCK, _MOST_ROWS, _MOST_FEATURES, _LEAST_FEATURES = 16, 64, 128, 32
-_MOST_TILE_BYTES = 128  # of one row of hidden states, or of one column of weights
+_MIN_BLOCK, _MAX_ROWS, _MAX_FEATURES, _MIN_FEATURES = 16, 64, 128, 32
+_MAX_TILE_BYTES = 128  # of one row of hidden states, or of one column of weights
 _PARTIAL_SHARE = 4
 SHARED_BYTES = 99 << 10  # what a program may have at compute capability 8.6 and 8.9
 
@@ -82,21 +82,21 @@ def choose_blocks(
         stored_per_group: Rows of bytes in a group, a multiple of 16.
         itemsize: Bytes of a hidden state.
     """
-    stored_rows = LEAST_ROWS
+    stored_rows = MIN_ROWS
     while (
         stored_per_group % (2 * stored_rows) == 0
-        and 2 * stored_rows * itemsize <= _MOST_TILE_BYTES
+        and 2 * stored_rows * itemsize <= _MAX_TILE_BYTES
     ):
         stored_rows *= 2
-    rows = min(_MOST_ROWS, max(_LEAST_BLOCK, _next_power(num_rows)))
-    features = min(_MOST_FEATURES, max(_LEAST_FEATURES, _next_power(num_features)))
+    rows = min(_MAX_ROWS, max(_MIN_BLOCK, _next_power(num_rows)))
+    features = min(_MAX_FEATURES, max(_MIN_FEATURES, _next_power(num_features)))
     splits = _allowed_splits(num_stored // stored_rows, num_stored, num_rows)
 
     def num_programs(features: int, num_splits: int) -> int:
         return -(-num_rows // rows) * -(-num_features // features) * num_splits
 
     while (
-        features > _LEAST_FEATURES
+        features > _MIN_FEATURES
         and num_programs(features, splits[-1]) < _WANTED_PROGRAMS
     ):
         features //= 2
@@ -109,7 +109,7 @@ def choose_blocks(
         stored_rows=stored_rows,
         num_splits=next(enough, splits[-1]),
         num_warps=4,
-        num_stages=4 if rows == _LEAST_BLOCK else 2,
+        num_stages=4 if rows == _MIN_BLOCK else 2,
     )
 
 

@@ -18,8 +18,8 @@ from llmpq_jax.quant import QArray, unpacked_values
 
 GroupKernel = Literal["pallas", "xla"]
 _NIBBLE_OFFSET = 8
-LEAST_ROWS = 16  # contracted at once by a tensor core's product of 16-bit numbers
-_MOST_ELEMENTS = 2**31 - 1  # Triton's offsets are 32 bits wide
+MIN_ROWS = 16  # contracted at once by a tensor core's product of 16-bit numbers
+_MAX_ELEMENTS = 2**31 - 1  # Triton's offsets are 32 bits wide
 
 
 @struct.dataclass
@@ -103,7 +103,7 @@ def group_kernel(
     if weight.bits == 8 and is_per_feature:
         return None
     stored_rows = weight.group_size // rows_per_value
-    if stored_rows % LEAST_ROWS == 0 and weight.values.size <= _MOST_ELEMENTS:
+    if stored_rows % MIN_ROWS == 0 and weight.values.size <= _MAX_ELEMENTS:
         return "pallas"
     return "xla" if weight.bits == 4 else None
 

@@ -8,7 +8,7 @@ from typing import Any
 from llmpq_jax.kernels.native import native_path
 
 # XLA and Pallas lower to Triton from this compute capability on, and bfloat16 is native.
-_LEAST_FOR_TRITON = (8, 0)
+_MIN_FOR_TRITON = (8, 0)
 
 
 def kernel_path(platform: str, capability: str = "") -> str:
@@ -33,7 +33,7 @@ def kernel_path(platform: str, capability: str = "") -> str:
     if platform not in ("gpu", "cuda") or found is None:
         return "xla"
     major, minor = int(found[1]), int(found[2])
-    family = "pallas" if (major, minor) >= _LEAST_FOR_TRITON else "xla"
+    family = "pallas" if (major, minor) >= _MIN_FOR_TRITON else "xla"
     return f"{family}-sm{major}{minor}"
 
 

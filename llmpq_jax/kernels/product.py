@@ -56,8 +56,10 @@ def multiply_together(
     Where the native kernels serve them all alike, they do so in one call.
     """
     panels = [weight for weight in weights if isinstance(weight, PanelArray)]
-    alike = {(panel.values.dtype, panel.num_groups) for panel in panels}
-    if len(panels) == len(weights) and len(alike) == 1:
+    interchangeable_groups = {
+        (panel.values.dtype, panel.num_groups) for panel in panels
+    }
+    if len(panels) == len(weights) and len(interchangeable_groups) == 1:
         return multiply_panels(hidden, panels)
     return tuple(multiply(hidden, weight) for weight in weights)
 

@@ -14,7 +14,7 @@ from llmpq_jax.kernels.groups import GroupArray, permuted, unpacked_groups
 
 # XLA reads the packed weight once for every two rows; a float16 copy costs four bytes of
 # each weight, written and read, besides.
-MOST_REDUCED_ROWS = 8
+MAX_REDUCED_ROWS = 8
 
 
 def multiply_without_triton(
@@ -23,7 +23,7 @@ def multiply_without_triton(
     """Returns hidden @ weight in `hidden`'s type, summed in float32."""
     *batch, num_contracted = hidden.shape
     rows = permuted(hidden, weight).reshape(-1, num_contracted)
-    is_few = rows.shape[0] <= MOST_REDUCED_ROWS
+    is_few = rows.shape[0] <= MAX_REDUCED_ROWS
     product = _reduced(rows, weight) if is_few else _dotted(rows, weight)
     return product.astype(hidden.dtype).reshape(*batch, weight.num_features)
 

@@ -111,8 +111,8 @@ def rotate(
     wide = hidden_BTNH.astype(jnp.float32)
     # Halves are exchanged by a reversal: XLA would write a concatenation of them
     # element by element.
-    halves = wide.reshape(*wide.shape[:-1], 2, -1)
-    exchanged = jnp.flip(halves, axis=-2).reshape(wide.shape)
+    branch = wide.reshape(*wide.shape[:-1], 2, -1)
+    exchanged = jnp.flip(branch, axis=-2).reshape(wide.shape)
     cosine, sine = context.cosine_BTH[:, :, None], context.sine_BTH[:, :, None]
     return (wide * cosine + exchanged * sine).astype(hidden_BTNH.dtype)
 

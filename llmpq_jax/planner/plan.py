@@ -9,7 +9,7 @@ from dataclasses import replace
 from llmpq_jax.planner.diagnose.infeasible import explain
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.instance.problem import make_problem
-from llmpq_jax.planner.instance.subproblems import all_cases, uniform_int8_omega
+from llmpq_jax.planner.instance.subproblems import all_subproblems, uniform_int8_omega
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.planner.result.to_strategy import make_strategy
 from llmpq_jax.planner.search.branch_and_bound import search
@@ -56,7 +56,7 @@ def plan(
             "no quality was asked for: omega held at that of a model wholly at 8 bits"
         )
     is_default = note is not None
-    instances = all_cases(problem, omega_budget=budget)
+    instances = all_subproblems(problem, omega_budget=budget)
     result = search(
         instances,
         time_limit_s=time_limit_s,
@@ -65,7 +65,7 @@ def plan(
     )
     if result.found is None and is_default:
         left_s = time_limit_s - (time.monotonic() - begin)
-        least = _least_omega(instances, time_limit_s=left_s)
+        least = _min_omega(instances, time_limit_s=left_s)
         if least.found is not None:
             budget = max(least.found.value, budget or 0.0)
             note = _relaxed_note(least, uniform=uniform_int8_omega(problem))
@@ -75,7 +75,7 @@ def plan(
                 relaxed,
                 time_limit_s=time_limit_s - (time.monotonic() - begin),
                 relative_gap=relative_gap,
-                known=[(known, least.found.placement)],
+                known=[(known, least.found.candidate)],
                 progress=progress,
             )
         else:
@@ -88,9 +88,7 @@ def plan(
     )
 
 
-def _least_omega(
-    instances: tuple[Instance, ...], *, time_limit_s: float
-) -> SearchResult:
+def _min_omega(instances: tuple[Instance, ...], *, time_limit_s: float) -> SearchResult:
     free = [replace(instance, omega_budget=None) for instance in instances]
     return search(
         free, time_limit_s=time_limit_s, relative_gap=_OMEGA_GAP, goal="omega"

@@ -17,9 +17,9 @@ from llmpq_jax.stage.emulated_devices import JaxDevice
 
 _REPEATS = 9
 _ROUND_S = 0.03
-_MOST_ROUNDS = 50
+_MAX_ROUNDS = 50
 # So that most of the time all stages are at work.
-_LEAST_ROUNDS = 4
+_MIN_ROUNDS = 4
 
 
 def measure_shared(
@@ -130,7 +130,7 @@ def measured_capacity(
     go_round(1, 1)
     once_s = _seconds(lambda: go_round(1, 1), clock)
     rounds = ceil(_ROUND_S / max(num_stages * once_s, 1e-9))
-    rounds = max(_LEAST_ROUNDS, min(_MOST_ROUNDS, rounds))
+    rounds = max(_MIN_ROUNDS, min(_MAX_ROUNDS, rounds))
     apart = rounds * num_stages + num_stages - 1
     fractions = []
     for _ in range(_REPEATS):

@@ -29,18 +29,20 @@ from llmpq_jax.profiler.stopwatch import (
     mean_seconds,
     summary,
 )
-from llmpq_jax.schema.measurements import CallTime
+from llmpq_jax.schema.measurements import DispatchTime
 from llmpq_jax.stage.emulated_devices import JaxDevice
 
 _ROUNDS = 41
-_LEAST_ROUNDS = 7
-_MOST_S = 20.0
+_MIN_ROUNDS = 7
+_MAX_S = 20.0
 _TURNS = 4
 # They span some seconds, because a machine may be slow for one.
 _BETWEEN_ROUNDS_S = 0.05
 
 
-def measure_call(session: Session, kind: str, devices: Sequence[JaxDevice]) -> None:
+def measure_dispatch_overhead(
+    session: Session, kind: str, devices: Sequence[JaxDevice]
+) -> None:
     """Times a visit of a stage on a kind of device, where still missing.
 
     Args:
@@ -48,7 +50,7 @@ def measure_call(session: Session, kind: str, devices: Sequence[JaxDevice]) -> N
         kind: Of the devices.
         devices: Equal ones of a node; the first and the last of them are taken.
     """
-    if is_call_held(session, kind):
+    if is_overhead_measured(session, kind):
         return
     shape = session.grid.middle
     bits = min(session.bits)
@@ -61,7 +63,7 @@ def measure_call(session: Session, kind: str, devices: Sequence[JaxDevice]) -> N
     )
     calls = (one.call("decode", shape), first.call("decode", shape))
     with ring((first, last), "decode", shape) as joined:
-        at_once, visit = time_visit(
+        at_once, visit = time_dispatch(
             *calls,
             num_stacked,
             lambda rounds: joined.go_round(1, rounds),
@@ -72,7 +74,7 @@ def measure_call(session: Session, kind: str, devices: Sequence[JaxDevice]) -> N
     for bench in (one, first, last):
         bench.free()
     session.journal.add(
-        CallTime(
+        DispatchTime(
             kind=kind,
             seconds=visit.seconds,
             spread=visit.spread,
@@ -82,7 +84,7 @@ def measure_call(session: Session, kind: str, devices: Sequence[JaxDevice]) -> N
     session.on_row(f"{kind}: a stage by itself")
 
 
-def is_call_held(session: Session, kind: str) -> bool:
+def is_overhead_measured(session: Session, kind: str) -> bool:
     """Tells whether it was measured before."""
     return _held(session, kind) is not None
 
@@ -96,12 +98,12 @@ def at_once_s(session: Session, kind: str) -> float:
     return 0.0 if row is None else row.at_once_seconds
 
 
-def _held(session: Session, kind: str) -> CallTime | None:
+def _held(session: Session, kind: str) -> DispatchTime | None:
     rows = session.journal.measurements.calls
     return next((row for row in rows if row.kind == kind), None)
 
 
-def time_visit(
+def time_dispatch(
     one_layer: Callable[[], object],
     stack: Callable[[], object],
     num_stacked: int,
@@ -137,8 +139,8 @@ def time_visit(
 
     at_once, visits = [], []
     began_s = clock()
-    while len(visits) < _LEAST_ROUNDS or (
-        len(visits) < _ROUNDS and clock() - began_s < _MOST_S
+    while len(visits) < _MIN_ROUNDS or (
+        len(visits) < _ROUNDS and clock() - began_s < _MAX_S
     ):
         sleep(_BETWEEN_ROUNDS_S)
         one_s, stack_s = at_once_seconds(one_layer), at_once_seconds(stack)

@@ -88,7 +88,7 @@ class Grid:
         return longest[len(longest) // 2]
 
     @property
-    def most_tokens(self) -> int:
+    def max_tokens(self) -> int:
         """Tokens of the largest prefill."""
         return max(shape.rows * shape.num_tokens for shape in self.shapes)
 
@@ -101,7 +101,7 @@ QUICK_GRID = Grid.of(
         Shape(rows=8, num_tokens=48, num_slots=96),
     ),
 )
-_MOST_HELD_OUT = {"quick": 2, "usual": 3, "full": 8}
+_MAX_HELD_OUT = {"quick": 2, "usual": 3, "full": 8}
 _FIRST_BUCKET = bucket_length(1)
 
 
@@ -137,7 +137,7 @@ def grid_for(workload: Workload, thoroughness: Thoroughness = "usual") -> Grid:
     lengths = [longest] if shorter == longest else [longest, shorter]
     if thoroughness == "full":
         lengths += _halves(longest)
-    held_out = _between(rows, shorter, longest, most=_MOST_HELD_OUT[thoroughness])
+    held_out = _between(rows, shorter, longest, most=_MAX_HELD_OUT[thoroughness])
     known = dict.fromkeys(lengths)
     return Grid.of(rows, tuple(known), held_out=held_out)
 

@@ -21,7 +21,7 @@ from llmpq_jax.units import MIB
 
 _NUM_SIZES = 4
 # Beyond, links are the straight lines that they are taken for.
-_MOST_BYTES = 64 * MIB
+_MAX_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +80,7 @@ def missing_links(
     dtype = DTYPES[session.activations]
     width = session.architecture.hidden_size
     token_bytes = width * dtype.itemsize
-    counts = token_counts(session.grid.most_tokens, token_bytes)
+    counts = token_counts(session.grid.max_tokens, token_bytes)
     missing = []
     for (source_kind, target_kind), pair in _linked(cluster, devices).items():
         for tokens in counts:
@@ -104,14 +104,14 @@ def missing_links(
     return missing
 
 
-def token_counts(most_tokens: int, token_bytes: int) -> list[int]:
+def token_counts(max_tokens: int, token_bytes: int) -> list[int]:
     """Returns how many tokens' hidden states are sent, from one up.
 
     Args:
-        most_tokens: Of the largest prefill.
+        max_tokens: Of the largest prefill.
         token_bytes: Of a token's hidden state.
     """
-    most = max(1, min(most_tokens, _MOST_BYTES // token_bytes))
+    most = max(1, min(max_tokens, _MAX_BYTES // token_bytes))
     return sorted({round(count) for count in np.geomspace(1, most, _NUM_SIZES)})
 
 

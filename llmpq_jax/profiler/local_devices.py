@@ -33,10 +33,16 @@ def local_devices(
     emulate_cpu_devices(placed.name for placed in usable)
     found = {}
     for kind in wanted:
-        alike = [placed for placed in usable if placed.device.kind == kind]
-        here = {placed.name: device for placed in alike if (device := _find(placed))}
+        interchangeable_groups = [
+            placed for placed in usable if placed.device.kind == kind
+        ]
+        here = {
+            placed.name: device
+            for placed in interchangeable_groups
+            if (device := _find(placed))
+        }
         if not here:
-            names = ", ".join(placed.name for placed in alike)
+            names = ", ".join(placed.name for placed in interchangeable_groups)
             msg = f"kind {kind!r}: JAX finds none of {names} here: run `llmpq-jax profile` on a machine that has one, or measure the other kinds alone"
             raise MeasurementError(msg)
         found |= here

@@ -13,7 +13,10 @@ from llmpq_jax.arch.tensors import layer_tensors, tensors_bytes
 from llmpq_jax.arch.tensors import tensor_widths as tensor_widths_of
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.profiler.contention import measure_shared, missing_shared
-from llmpq_jax.profiler.dispatch_overhead import is_call_held, measure_call
+from llmpq_jax.profiler.dispatch_overhead import (
+    is_overhead_measured,
+    measure_dispatch_overhead,
+)
 from llmpq_jax.profiler.drift import DriftWatch, square_product
 from llmpq_jax.profiler.grid import QUICK_GRID, Grid
 from llmpq_jax.profiler.journal import Journal
@@ -39,7 +42,7 @@ OnProgress = Callable[[int, int, str], None]
 
 _STOPWATCH = Stopwatch()
 # A deeper stack takes longer to compile and tells no more.
-_MOST_STACKED = 4
+_MAX_STACKED = 4
 
 
 def profile(
@@ -152,7 +155,7 @@ def profile(
         jax_device = same[0]
         watch = DriftWatch(call=square_product(jax_device), stopwatch=stopwatch)
         # First: what it costs is taken off the layers' seconds.
-        measure_call(session, kind, same)
+        measure_dispatch_overhead(session, kind, same)
         measure_layers(session, kind, same)
         measure_ends(session, kind, jax_device)
         journal.add(Drift(kind=kind, slowest=watch.slowest, fastest=watch.fastest))
@@ -170,7 +173,7 @@ def _num_missing(session: Session, kind: str, num_devices: int) -> int:
         for bits in session.bits
     )
     ends = len(missing_ends(session, kind))
-    return layers + ends + (not is_call_held(session, kind))
+    return layers + ends + (not is_overhead_measured(session, kind))
 
 
 def num_stacked(
@@ -189,7 +192,7 @@ def num_stacked(
         for device in devices
         if device.platform != "cpu"
     ]
-    return max(1, min(share, _MOST_STACKED, *fitting))
+    return max(1, min(share, _MAX_STACKED, *fitting))
 
 
 def _first_of_kind(

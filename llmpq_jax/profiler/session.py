@@ -12,14 +12,14 @@ from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.profiler.grid import Grid, Shape
 from llmpq_jax.profiler.journal import Journal
 from llmpq_jax.profiler.stage_bench import StageBench
-from llmpq_jax.profiler.stopwatch import Stopwatch, Timing, summary_of_visits
+from llmpq_jax.profiler.stopwatch import Stopwatch, Timing, summary_of_rounds
 from llmpq_jax.schema.measurements import Phase
 from llmpq_jax.schema.precision import Activations, Bits, KvBits
 from llmpq_jax.stage.emulated_devices import JaxDevice
 
 Key = TypeVar("Key")
 # So that visits to few and short calls are some time apart as well.
-_BETWEEN_VISITS_S = 0.05
+_BETWEEN_ROUNDS_S = 0.05
 
 
 class OnRow(Protocol):
@@ -104,7 +104,7 @@ class Session:
         samples: dict[Key, list[list[float]]] = {key: [] for key in wanted}
         for visit in range(visits):
             if visit:
-                self.stopwatch.sleep(_BETWEEN_VISITS_S)
+                self.stopwatch.sleep(_BETWEEN_ROUNDS_S)
             for key, (phase, shape, what) in tuple(left.items()):
                 try:
                     workspace_bytes = bench.workspace_bytes(phase, shape)
@@ -122,4 +122,4 @@ class Session:
                 samples[key].append(visited)
                 self.on_row(what, 1 / visits)
                 if visit == visits - 1:
-                    yield key, summary_of_visits(samples[key]), workspace_bytes
+                    yield key, summary_of_rounds(samples[key]), workspace_bytes

@@ -182,7 +182,7 @@ class StageBench:
                 groups=(0,),
                 first_row=0,
                 payload=payload,
-                place_B=np.full(shape.rows, length, np.int32),
+                slot_B=np.full(shape.rows, length, np.int32),
                 sampling=greedy_rows(shape.rows),
                 num_chunks=num_chunks,
                 chunk_tokens=shape.num_tokens // num_chunks,

@@ -10,8 +10,8 @@ from math import ceil
 import numpy as np
 
 # Clocks tick in nanoseconds; nothing takes no time at all.
-_LEAST_S = 1e-9
-_MOST_CALLS = 1000
+_MIN_S = 1e-9
+_MAX_CALLS = 1000
 # About as long as a stage of a pipeline waits while others work.
 STAGE_PAUSE_S = 0.002
 # After a pause calls find threads asleep and caches cold for about as long.
@@ -47,13 +47,13 @@ class Stopwatch:
         warm_ups: Calls before the first that counts, at least: they compile, fill caches
             of the processor and wake threads.
         warm_up_s: They go on until so many seconds have passed.
-        least_repeats: Calls that count, at least.
-        most_repeats: Calls that count, at most.
-        most_s: No further call after so many seconds.
+        min_repeats: Calls that count, at least.
+        max_repeats: Calls that count, at most.
+        max_s: No further call after so many seconds.
         steady_spread: A spread that is small enough.
         visits: Where several calls are to be timed, how often they take turns. A machine
             that is slow for some seconds shows no spread meanwhile.
-        least_sample_s: A sample is the mean of as many calls as take this long. Where
+        min_sample_s: A sample is the mean of as many calls as take this long. Where
             a processor is shared out in turns, as quotas of containers do, most short
             calls fall between two turns and their median knows nothing of the wait.
     """
@@ -62,12 +62,12 @@ class Stopwatch:
     sleep: Callable[[float], None] = time.sleep
     warm_ups: int = 2
     warm_up_s: float = WARM_UP_S
-    least_repeats: int = 7
-    most_repeats: int = 100
-    most_s: float = 0.3
+    min_repeats: int = 7
+    max_repeats: int = 100
+    max_s: float = 0.3
     steady_spread: float = 0.05
     visits: int = 8
-    least_sample_s: float = 0.0
+    min_sample_s: float = 0.0
 
     def time_after_pauses(self, call: Callable[[], object], pause_s: float) -> Timing:
         """Times a call that follows a pause, in which threads have gone to sleep."""
@@ -118,26 +118,26 @@ class Stopwatch:
         while True:
             less_s = self._seconds(less, num_less)
             samples.append(self._seconds(call, num_calls) - less_s)
-            if len(samples) * share < self.least_repeats:
+            if len(samples) * share < self.min_repeats:
                 continue
             if (
                 summary(samples).spread <= self.steady_spread
-                or len(samples) * share >= self.most_repeats
-                or (self.clock() - began_s) * share >= self.most_s
+                or len(samples) * share >= self.max_repeats
+                or (self.clock() - began_s) * share >= self.max_s
             ):
                 return samples
 
     def _calls_a_sample(self, call: Callable[[], object] | None) -> int:
         """Counts calls until a sample's time is full; the number holds for all samples."""
-        if call is None or self.least_sample_s == 0:
+        if call is None or self.min_sample_s == 0:
             return 1
         started_s, count = self.clock(), 0
         while True:
             call()
             count += 1
             passed_s = self.clock() - started_s
-            if passed_s >= self.least_sample_s:
-                return max(1, ceil(count * self.least_sample_s / passed_s))
+            if passed_s >= self.min_sample_s:
+                return max(1, ceil(count * self.min_sample_s / passed_s))
 
     def _seconds(self, call: Callable[[], object] | None, count: int) -> float:
         if call is None:
@@ -149,8 +149,8 @@ class Stopwatch:
 
 
 # A minute is enough for a small model; the smallest spread for a large one.
-QUICK_STOPWATCH = Stopwatch(least_repeats=5, most_s=0.1, visits=3)
-FULL_STOPWATCH = Stopwatch(least_repeats=15, most_s=1.0, steady_spread=0.02)
+QUICK_STOPWATCH = Stopwatch(min_repeats=5, max_s=0.1, visits=3)
+FULL_STOPWATCH = Stopwatch(min_repeats=15, max_s=1.0, steady_spread=0.02)
 
 
 def mean_seconds(
@@ -169,13 +169,13 @@ def mean_seconds(
         at_least: However long they take.
     """
     number, started_s = 0, clock()
-    while number < at_least or (clock() - started_s < for_s and number < _MOST_CALLS):
+    while number < at_least or (clock() - started_s < for_s and number < _MAX_CALLS):
         call()
         number += 1
     return (clock() - started_s) / max(number, 1)
 
 
-def summary_of_visits(visits: list[list[float]]) -> Timing:
+def summary_of_rounds(visits: list[list[float]]) -> Timing:
     """Returns the mean of what visits at several times say, each by its median.
 
     A machine that is shared is slow for some seconds at a time. Calls of one visit, which
@@ -196,5 +196,5 @@ def summary(samples: list[float]) -> Timing:
     """Returns the median, or what the quartiles leave in doubt where that is more."""
     first, median, third = np.percentile(samples, [25, 50, 75]).tolist()
     half_distance = (third - first) / 2
-    seconds = max(median, half_distance, _LEAST_S)
+    seconds = max(median, half_distance, _MIN_S)
     return Timing(seconds=seconds, spread=half_distance / seconds, repeats=len(samples))

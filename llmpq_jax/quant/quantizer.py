@@ -14,7 +14,7 @@ from llmpq_jax.quant.qarray import QArray
 from llmpq_jax.schema.precision import group_size_for
 
 LARGEST_INTEGER: dict[int, int] = {4: 7, 8: 127}
-_LEAST_NORMAL = np.finfo(np.float32).tiny
+_MIN_NORMAL = np.finfo(np.float32).tiny
 
 
 def quantize(
@@ -93,7 +93,7 @@ def scale_of(
     # Compilers divide in ways of their own; a product with a reciprocal they leave alone.
     quotient = magnitude * np.float32(1 / largest)
     # A group of zeros, or of numbers so small that the reciprocal would overflow.
-    return jnp.where(quotient >= _LEAST_NORMAL, quotient, 1.0)
+    return jnp.where(quotient >= _MIN_NORMAL, quotient, 1.0)
 
 
 def _rounded(wide: jax.Array, largest: int, *, axis: int) -> tuple[Array, Array]:

@@ -13,14 +13,14 @@ from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_bytes
 
 if TYPE_CHECKING:
-    from llmpq_jax.stage.abstract import ProgramAccount
+    from llmpq_jax.stage.abstract import ProgramMemory
 
 _UNKNOWN = "–"
 
 
 def fit_table(
     strategy: Strategy,
-    accounts: Sequence[Sequence[ProgramAccount]],
+    accounts: Sequence[Sequence[ProgramMemory]],
     loaded: Sequence[int | None],
 ) -> Table:
     """Tells each stage's memory, predicted and by the compiler's account.

@@ -12,14 +12,14 @@ from llmpq_jax.report._table_style import add_columns, new_table
 from llmpq_jax.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from llmpq_jax.planner.whatif import Answer, PlanAccount
-    from llmpq_jax.planner.whatif.breakdown import PhaseAccount, StageAccount
+    from llmpq_jax.planner.whatif import Answer, PlanBreakdown
+    from llmpq_jax.planner.whatif.breakdown import PhaseBreakdown, StageBreakdown
 
 _UNKNOWN = "–"
 _CELLS = 8
 
 
-def memory_table(account: PlanAccount, answers: Sequence[Answer] = ()) -> Table:
+def memory_table(breakdown: PlanBreakdown, answers: Sequence[Answer] = ()) -> Table:
     """Tells what each stage holds, by part, and what binds it."""
     table = new_table("Memory of each stage, on each of its devices")
     add_columns(table, "device")
@@ -28,7 +28,7 @@ def memory_table(account: PlanAccount, answers: Sequence[Answer] = ()) -> Table:
     table.add_column("used of allowed", justify="right")
     table.add_column("filled", no_wrap=True)
     add_columns(table, "binds")
-    for stage in account.stages:
+    for stage in breakdown.stages:
         memory = stage.memory
         table.add_row(
             "\n+ ".join(stage.devices),
@@ -41,9 +41,11 @@ def memory_table(account: PlanAccount, answers: Sequence[Answer] = ()) -> Table:
             format_bytes(memory.buffers),
             f"{format_bytes(memory.total)} of\n{format_bytes(stage.allowed_bytes)}",
             _bar(memory.total / stage.allowed_bytes),
-            ", ".join(binding(stage, account, answers)) or _UNKNOWN,
+            ", ".join(binding(stage, breakdown, answers)) or _UNKNOWN,
         )
-    reserves = {stage.reserve_bytes for stage in account.stages if stage.reserve_bytes}
+    reserves = {
+        stage.reserve_bytes for stage in breakdown.stages if stage.reserve_bytes
+    }
     table.caption = (
         "ends: embedding and head; workspace: of prefill / of decode, the larger counts;\n"
         "binds: without this limit a faster plan exists, or the stage is the slowest"
@@ -56,17 +58,17 @@ def memory_table(account: PlanAccount, answers: Sequence[Answer] = ()) -> Table:
     return table
 
 
-def seconds_table(account: PlanAccount) -> Table:
+def seconds_table(breakdown: PlanBreakdown) -> Table:
     """Tells how long each stage and link takes, and which one the others wait for."""
     table = new_table(
         "Seconds of one micro-batch, and how far each is from the slowest"
     )
     add_columns(table, "stage or link")
-    for phase in account.phases:
+    for phase in breakdown.phases:
         add_columns(table, phase.phase, "slack", justify="right")
-    for number, resource in enumerate(account.phases[0].resources):
+    for number, resource in enumerate(breakdown.phases[0].resources):
         cells: list[str] = []
-        for phase in account.phases:
+        for phase in breakdown.phases:
             own = phase.resources[number]
             is_slowest = own.slack_s == 0
             cells.append(format_seconds(own.seconds))
@@ -75,23 +77,25 @@ def seconds_table(account: PlanAccount) -> Table:
     return table
 
 
-def plan_findings(account: PlanAccount, answers: Sequence[Answer]) -> list[str]:
+def plan_findings(breakdown: PlanBreakdown, answers: Sequence[Answer]) -> list[str]:
     """Says what the tables add up to, a line each."""
-    lines = [_phase_line(phase) for phase in account.phases]
-    lines += [_room_line(stage) for stage in account.stages]
-    if account.omega_budget is None:
-        lines.append(f"quality      Σω = {account.omega:.4g}, without a limit")
+    lines = [_phase_line(phase) for phase in breakdown.phases]
+    lines += [_room_line(stage) for stage in breakdown.stages]
+    if breakdown.omega_budget is None:
+        lines.append(f"quality      Σω = {breakdown.omega:.4g}, without a limit")
     else:
-        share = account.omega / account.omega_budget if account.omega_budget else 1.0
+        share = (
+            breakdown.omega / breakdown.omega_budget if breakdown.omega_budget else 1.0
+        )
         lines.append(
-            f"quality      Σω = {account.omega:.4g} of {account.omega_budget:.4g} "
+            f"quality      Σω = {breakdown.omega:.4g} of {breakdown.omega_budget:.4g} "
             f"allowed ({share:.0%})"
         )
-    if not account.fits:
+    if not breakdown.fits:
         lines.append("fits         no: memory, a pin or the limit on Σω is broken")
-    first = next((answer for answer in answers if answer.sort == "plan"), None)
+    first = next((answer for answer in answers if answer.kind == "plan"), None)
     if first is not None:
-        lines.append(_best_line(account, first))
+        lines.append(_best_line(breakdown, first))
     return lines
 
 
@@ -104,7 +108,7 @@ def answers_table(answers: Sequence[Answer]) -> Table:
         justify="right",
     )
     for answer in answers:
-        if answer.sort != "plan":
+        if answer.kind != "plan":
             table.add_row(*_answer_cells(answer))
     gap = answers[0].before_gap
     table.caption = (
@@ -134,24 +138,24 @@ def _bar(share: float) -> str:
 
 
 def binding(
-    stage: StageAccount, account: PlanAccount, answers: Sequence[Answer]
+    stage: StageBreakdown, breakdown: PlanBreakdown, answers: Sequence[Answer]
 ) -> list[str]:
     """Names what holds a stage: its memory where more would help, phases it slows."""
     found: list[str] = []
     for answer in answers:
         is_about = set(answer.devices) & set(stage.devices)
-        if answer.sort == "memory" and answer.is_limit and is_about and answer.brings:
+        if answer.kind == "memory" and answer.is_limit and is_about and answer.brings:
             found.append("memory")
     name = " + ".join(stage.devices)
-    slows = [phase.phase for phase in account.phases if phase.slowest.name == name]
+    slows = [phase.phase for phase in breakdown.phases if phase.slowest.name == name]
     return [*found, *slows]
 
 
-def _slack(phase: PhaseAccount, slack_s: float) -> str:
+def _slack(phase: PhaseBreakdown, slack_s: float) -> str:
     return f"{slack_s / phase.slowest.seconds:.0%} ({format_seconds(slack_s)})"
 
 
-def _phase_line(phase: PhaseAccount) -> str:
+def _phase_line(phase: PhaseBreakdown) -> str:
     terms, num = phase.terms, phase.num_micro_batches
     line = (
         f"{phase.phase:<12} {format_seconds(terms.total_s)}: "
@@ -177,7 +181,7 @@ def _phase_line(phase: PhaseAccount) -> str:
     return f"{line}; the slowest is {phase.slowest.name}"
 
 
-def _room_line(stage: StageAccount) -> str:
+def _room_line(stage: StageBreakdown) -> str:
     name = " + ".join(stage.devices)
     if stage.spare_bytes < 0:
         return f"memory       {name} lacks {format_bytes(-stage.spare_bytes)}"
@@ -193,16 +197,16 @@ def _room_line(stage: StageAccount) -> str:
     )
 
 
-def _best_line(account: PlanAccount, first: Answer) -> str:
+def _best_line(breakdown: PlanBreakdown, first: Answer) -> str:
     if first.latency_s is None:
         return "best         no plan fits: `llmpq-jax solve` says what is short of what"
     gap = f"proven within {first.before_gap:.2%} of the best"
-    if first.brings or not account.fits or first.latency_s < account.latency_s:
+    if first.brings or not breakdown.fits or first.latency_s < breakdown.latency_s:
         return (
             f"best         {format_seconds(first.latency_s)} instead of this plan's "
-            f"{format_seconds(account.latency_s)}, {gap}; gains are measured from it"
+            f"{format_seconds(breakdown.latency_s)}, {gap}; gains are measured from it"
         )
-    return f"best         this plan, {format_seconds(account.latency_s)}, {gap}"
+    return f"best         this plan, {format_seconds(breakdown.latency_s)}, {gap}"
 
 
 def _answer_cells(answer: Answer) -> tuple[str, ...]:
@@ -215,7 +219,7 @@ def _answer_cells(answer: Answer) -> tuple[str, ...]:
         _gain(answer.gain, answer.before)
         if answer.brings or answer.gain < 0
         else "none",
-        _gain(answer.most_gain, answer.before),
+        _gain(answer.max_gain, answer.before),
         _UNKNOWN if pair is None else f"{pair.prefill} / {pair.decode}",
         str(answer.num_stages),
     )

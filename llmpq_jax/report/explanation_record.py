@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING, Any
 from llmpq_jax.report.explanation import binding
 
 if TYPE_CHECKING:
-    from llmpq_jax.planner.whatif import Answer, PlanAccount
+    from llmpq_jax.planner.whatif import Answer, PlanBreakdown
 
 
 def explanation_json(
-    path: Path, source: str, account: PlanAccount, answers: Sequence[Answer]
+    path: Path, source: str, breakdown: PlanBreakdown, answers: Sequence[Answer]
 ) -> str:
     """Writes all of it for a program; what is infinite is null."""
     values = {
         "strategy": str(path),
         "source": source,
-        **asdict(account),
+        **asdict(breakdown),
         "stages": [
             {
                 **asdict(stage),
                 "spare_bytes": stage.spare_bytes,
                 "is_full": stage.is_full,
-                "binds": binding(stage, account, answers),
+                "binds": binding(stage, breakdown, answers),
             }
-            for stage in account.stages
+            for stage in breakdown.stages
         ],
         "phases": [
             {
@@ -39,13 +39,13 @@ def explanation_json(
                 "slowest": phase.slowest.name,
                 "dominant": phase.dominant,
             }
-            for phase in account.phases
+            for phase in breakdown.phases
         ],
         "answers": [
             {
                 **asdict(answer),
                 "gain": answer.gain,
-                "most_gain": answer.most_gain,
+                "max_gain": answer.max_gain,
                 "brings": answer.brings,
             }
             for answer in answers

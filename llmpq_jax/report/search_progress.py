@@ -19,7 +19,7 @@ class SearchState(Protocol):
         ...
 
     @property
-    def num_cases(self) -> int:
+    def num_subproblems(self) -> int:
         """Of so many."""
         ...
 
@@ -40,7 +40,11 @@ def search_progress(advance: Advance) -> Callable[[SearchState], None]:
 
     def show(state: SearchState) -> None:
         nonlocal num_shown
-        advance(max(0, state.num_done - num_shown), state.num_cases, search_note(state))
+        advance(
+            max(0, state.num_done - num_shown),
+            state.num_subproblems,
+            search_note(state),
+        )
         num_shown = max(num_shown, state.num_done)
 
     return show

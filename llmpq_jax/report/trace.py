@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmpq_jax.runtime.analysis.run_record import BatchRecord
     from llmpq_jax.stage.message import StageEvent
 
-_MEASURED, _FORETOLD = 1, 2
+_MEASURED, _PREDICTED = 1, 2
 
 
 def trace_events(
@@ -37,7 +37,7 @@ def trace_events(
     name = f"llmpq-jax {strategy.model.path}"
     events = _rows(strategy, batches, _MEASURED, name)
     if foretold:
-        events += _rows(strategy, foretold, _FORETOLD, f"{name}, as predicted")
+        events += _rows(strategy, foretold, _PREDICTED, f"{name}, as predicted")
     return events
 
 

@@ -19,13 +19,13 @@ def check_request(
     """
     workload = strategy.workload
     length = len(request.token_ids)
-    most_prompt = bucket_length(workload.prompt_length)
-    most_context = bucket_length(workload.context_length)
-    if length > most_prompt:
-        msg = f"the prompt has {length} tokens: expected at most {most_prompt}, which the strategy plans for; shorten it or solve with a larger --prompt-length"
+    max_prompt = bucket_length(workload.prompt_length)
+    max_context = bucket_length(workload.context_length)
+    if length > max_prompt:
+        msg = f"the prompt has {length} tokens: expected at most {max_prompt}, which the strategy plans for; shorten it or solve with a larger --prompt-length"
         raise RequestError(msg)
-    if length + request.max_new_tokens > most_context:
-        msg = f"the prompt has {length} tokens and {request.max_new_tokens} new ones are asked: expected at most {most_context} together, which the strategy plans for; ask fewer or solve with a larger --new-tokens"
+    if length + request.max_new_tokens > max_context:
+        msg = f"the prompt has {length} tokens and {request.max_new_tokens} new ones are asked: expected at most {max_context} together, which the strategy plans for; ask fewer or solve with a larger --new-tokens"
         raise RequestError(msg)
     strange = [
         token

@@ -19,16 +19,16 @@ from llmpq_jax.runtime.admission import check_request
 from llmpq_jax.runtime.analysis.run_record import BatchRecord
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.engines.engine import (
-    DeviceGoneError,
+    DeviceFailedError,
     Engine,
-    StageLostError,
+    StageFailedError,
     StartEngine,
 )
 from llmpq_jax.runtime.engines.local import start_local
-from llmpq_jax.runtime.request import Begun, Completion, Request, Sampling
+from llmpq_jax.runtime.request import Completion, PartialCompletion, Request, Sampling
 from llmpq_jax.runtime.scoring import score_stepwise, score_whole
 from llmpq_jax.runtime.stream import Stream
-from llmpq_jax.runtime.workload_summary import Demand, demand_of
+from llmpq_jax.runtime.workload_summary import WorkloadSummary, summarize_workload
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.schema.strategy_file import read_strategy
 from llmpq_jax.stage.worker import BatchNeeds
@@ -50,7 +50,7 @@ class Pipeline:
         architecture: Of the model.
         batches: A record of each run of requests served so far.
         unfinished: What requests had, each with its key, that a device took with it when
-            it went for good (`DeviceGoneError`).
+            it went for good (`DeviceFailedError`).
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Pipeline:
         self.architecture = architecture
         self.tokenizer = tokenizer
         self.batches: list[BatchRecord] = []
-        self.unfinished: list[tuple[Any, Begun]] = []
+        self.unfinished: list[tuple[Any, PartialCompletion]] = []
         self._engine = engine
 
     @classmethod
@@ -176,7 +176,7 @@ class Pipeline:
     def stream(
         self,
         requests: Iterable[tuple[Key, Request]],
-        demand: Demand,
+        demand: WorkloadSummary,
         *,
         keeps_events: bool = True,
         on_tokens: Callable[[int], None] = lambda _: None,
@@ -186,13 +186,13 @@ class Pipeline:
         Args:
             requests: Each with a key that its completion comes back with; they fit the
                 strategy (`check_request`).
-            demand: Of these requests (`demand_of`).
+            demand: Of these requests (`summarize_workload`).
             keeps_events: In the record of the run, which grows with them.
             on_tokens: Hears how many new tokens have come, as they come.
 
         Raises:
             RequestError: The demand was that of others.
-            DeviceGoneError: A device is; see `unfinished`.
+            DeviceFailedError: A device is; see `unfinished`.
         """
         self.prepare(demand)
         stream = Stream(
@@ -205,7 +205,7 @@ class Pipeline:
         )
         try:
             yield from stream.serve(requests)
-        except DeviceGoneError:
+        except DeviceFailedError:
             self.unfinished = list(stream.unfinished())
             raise
         if stream.record is not None:
@@ -236,12 +236,12 @@ class Pipeline:
         while True:
             try:
                 return score(self._engine, self.strategy.micro_batch, tokens)
-            except StageLostError:
+            except StageFailedError:
                 self._engine.recover()
 
     def prepare(
         self,
-        requests: Sequence[Request] | Demand,
+        requests: Sequence[Request] | WorkloadSummary,
         *,
         on_stage: Callable[[], None] = lambda: None,
     ) -> None:
@@ -256,7 +256,11 @@ class Pipeline:
         Raises:
             StrategyError: A stage overfills its device.
         """
-        demand = requests if isinstance(requests, Demand) else self._demand(requests)
+        demand = (
+            requests
+            if isinstance(requests, WorkloadSummary)
+            else self._demand(requests)
+        )
         if demand is None:
             return
         shape = demand.shape(self.strategy)
@@ -305,9 +309,11 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def _demand(self, requests: Sequence[Request]) -> Demand | None:
+    def _demand(self, requests: Sequence[Request]) -> WorkloadSummary | None:
         """Returns what requests ask for that are all there to choose the next among."""
-        return demand_of(requests, self.strategy, look_ahead=max(1, len(requests)))
+        return summarize_workload(
+            requests, self.strategy, look_ahead=max(1, len(requests))
+        )
 
     def _check_memory(self, shape: BatchShape) -> None:
         """Refuses a plan, perhaps edited by hand, whose stages overfill their devices."""

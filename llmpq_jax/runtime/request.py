@@ -8,7 +8,7 @@ from typing import Literal
 from llmpq_jax.errors import RequestError
 
 FinishReason = Literal["eos", "stop", "length"]
-MOST_TOP_LOGPROBS = 20
+MAX_TOP_LOGPROBS = 20
 _LARGEST_SEED = 2**32 - 1
 
 
@@ -52,16 +52,16 @@ class TokenLogprobs:
 
     Attributes:
         logprob: Natural logarithm of its probability.
-        likeliest: As many of the likeliest tokens as were asked for, in order, each with
+        top_tokens: As many of the likeliest tokens as were asked for, in order, each with
             its own.
     """
 
     logprob: float
-    likeliest: tuple[tuple[int, float], ...]
+    top_tokens: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Begun:
+class PartialCompletion:
     """What a request has already, of stages that were lost since.
 
     Attributes:
@@ -94,7 +94,7 @@ class Request:
     stop: tuple[str, ...] = ()
     ignores_eos: bool = False
     top_logprobs: int | None = None
-    begun: Begun = Begun()
+    begun: PartialCompletion = PartialCompletion()
 
     def __post_init__(self) -> None:
         if not self.token_ids:
@@ -106,8 +106,10 @@ class Request:
         if any(not text for text in self.stop):
             msg = "a stop text is empty: expected at least one character"
             raise RequestError(msg)
-        if not 0 <= (self.top_logprobs or 0) <= MOST_TOP_LOGPROBS:
-            msg = f"top_logprobs is {self.top_logprobs}, expected 0 to {MOST_TOP_LOGPROBS}"
+        if not 0 <= (self.top_logprobs or 0) <= MAX_TOP_LOGPROBS:
+            msg = (
+                f"top_logprobs is {self.top_logprobs}, expected 0 to {MAX_TOP_LOGPROBS}"
+            )
             raise RequestError(msg)
         assert len(self.begun.token_ids) < self.max_new_tokens, "it is finished"
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from llmpq_jax.runtime.batch_shape import BatchShape
-from llmpq_jax.runtime.engines.engine import Engine, StageLostError
+from llmpq_jax.runtime.engines.engine import Engine, StageFailedError
 from llmpq_jax.runtime.request import TokenLogprobs
 from llmpq_jax.runtime.sequence import Row
 from llmpq_jax.schema.buckets import STEPS_AT_ONCE, bucket_length
@@ -83,7 +83,7 @@ class _Waiting:
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
-class Driver:
+class Scheduler:
     """Serves rows to their ends; caches are there already (`Engine.allocate`).
 
     Attributes:
@@ -130,7 +130,7 @@ class Driver:
                 self._in_flight -= 1
                 try:
                     result = self.engine.next_result()
-                except StageLostError:
+                except StageFailedError:
                     self._recover()
                 else:
                     yield from self._take(result)
@@ -250,7 +250,7 @@ class Driver:
                 groups=groups,
                 first_row=places[0][1],
                 payload=chunk,
-                place_B=lengths,
+                slot_B=lengths,
                 sampling=sampling,
                 wanted=_wanted(row for row in seated if row is not None),
                 num_chunks=num_chunks,
@@ -309,7 +309,7 @@ class Driver:
 
     def _places(self, message: Message) -> list[tuple[_Group, int]]:
         """Returns whose each of a message's rows are."""
-        per_group = len(message.place_B) // len(message.groups)
+        per_group = len(message.slot_B) // len(message.groups)
         return [
             (self._groups[number], message.first_row + index)
             for number in message.groups
@@ -332,7 +332,7 @@ class Driver:
                 first_row=0,
                 payload=previous.payload if is_after_decode else group.token_B.copy(),
                 # A row's last token sits right behind what the caches hold of it.
-                place_B=np.minimum(group.length_B, last_slot),
+                slot_B=np.minimum(group.length_B, last_slot),
                 sampling=group.sampling,
                 wanted=_wanted(group.active),
                 num_steps=num_steps,
@@ -366,11 +366,11 @@ def _token_logprobs(logprobs: Logprobs, index: int, row: Row) -> TokenLogprobs:
     count = row.request.top_logprobs or 0
     return TokenLogprobs(
         logprob=float(logprobs.logprob_B[index]),
-        likeliest=tuple(
+        top_tokens=tuple(
             (int(token), float(logprob))
             for token, logprob in zip(
-                logprobs.likeliest_BK[index, :count],
-                logprobs.likeliest_logprob_BK[index, :count],
+                logprobs.top_token_BK[index, :count],
+                logprobs.top_logprob_BK[index, :count],
                 strict=True,
             )
         ),

@@ -65,7 +65,7 @@ def score_stepwise(
                 groups=(group,),
                 first_row=0,
                 payload=np.ascontiguousarray(tokens[:, position]),
-                place_B=ones * position,
+                slot_B=ones * position,
                 sampling=greedy_rows(rows),
                 wanted="logits",
             )
@@ -90,7 +90,7 @@ def _prefill(
         groups=(group,),
         first_row=0,
         payload=np.ascontiguousarray(chunk),
-        place_B=lengths,
+        slot_B=lengths,
         sampling=greedy_rows(len(tokens)),
         wanted="logits",
         num_chunks=num_chunks,

@@ -13,10 +13,10 @@ from llmpq_jax.runtime.analysis.batch_summary import BatchSummary
 from llmpq_jax.runtime.analysis.run_record import BatchRecord
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.engines.engine import Engine
-from llmpq_jax.runtime.request import Begun, Completion, Request
-from llmpq_jax.runtime.scheduler import Driver
+from llmpq_jax.runtime.request import Completion, PartialCompletion, Request
+from llmpq_jax.runtime.scheduler import Scheduler
 from llmpq_jax.runtime.sequence import Row
-from llmpq_jax.runtime.workload_summary import Demand, longest_first
+from llmpq_jax.runtime.workload_summary import WorkloadSummary, longest_first
 from llmpq_jax.schema.strategy import Strategy
 
 Key = TypeVar("Key")
@@ -37,7 +37,7 @@ class Stream:
         engine: Engine,
         strategy: Strategy,
         tokenizer: Tokenizer,
-        demand: Demand,
+        demand: WorkloadSummary,
         *,
         keeps_events: bool,
         on_tokens: Callable[[int], None],
@@ -64,13 +64,15 @@ class Stream:
         self._num_new_tokens = 0
         self._keys: dict[Row, Any] = {}
 
-    def unfinished(self) -> Iterator[tuple[Any, Begun]]:
+    def unfinished(self) -> Iterator[tuple[Any, PartialCompletion]]:
         """Yields of each request that was begun and has not ended what it has."""
         for row, key in self._keys.items():
             if row.num_taken and not row.is_finished:
                 yield (
                     key,
-                    Begun(token_ids=tuple(row.token_ids), logprobs=tuple(row.logprobs)),
+                    PartialCompletion(
+                        token_ids=tuple(row.token_ids), logprobs=tuple(row.logprobs)
+                    ),
                 )
 
     def serve(
@@ -90,7 +92,7 @@ class Stream:
         # Of what came before.
         self._engine.take_events()
         self._keys = keys = dict[Row, Any]()
-        driver = Driver(
+        driver = Scheduler(
             engine=self._engine,
             shape=shape,
             rows=self._rows(requests, keys),
@@ -149,7 +151,7 @@ class Stream:
 
 
 def _check_counted(
-    request: Request, number: int, demand: Demand, shape: BatchShape
+    request: Request, number: int, demand: WorkloadSummary, shape: BatchShape
 ) -> None:
     """Refuses what the caches have no room for: it was not there to be counted."""
     length = len(request.history)

@@ -24,7 +24,7 @@ _BATCHES_AHEAD = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Demand:
+class WorkloadSummary:
     """What requests ask for together; all that must be known before one is served.
 
     Attributes:
@@ -58,9 +58,9 @@ class Demand:
         )
 
 
-def demand_of(
+def summarize_workload(
     requests: Iterable[Request], strategy: Strategy, *, look_ahead: int | None = None
-) -> Demand | None:
+) -> WorkloadSummary | None:
     """Reads requests; returns what they ask for, or None where there are none.
 
     Args:
@@ -91,7 +91,7 @@ def demand_of(
         wants_logprobs = wants_logprobs or request.top_logprobs is not None
     if not num_requests:
         return None
-    return Demand(
+    return WorkloadSummary(
         num_requests=num_requests,
         num_new_tokens=num_new_tokens,
         longest_context=longest_context,

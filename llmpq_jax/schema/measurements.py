@@ -133,7 +133,7 @@ class LinkTime:
 
 
 @record
-class CallTime:
+class DispatchTime:
     """What a stage costs by itself on each visit, beside the layers and ends it holds.
 
     A stage waits for others between two visits, and its device must wake up again.
@@ -276,7 +276,7 @@ class Measurements:
     kinds: Annotated[tuple[MeasuredKind, ...], Field(alias="kind")]
     layers: Annotated[tuple[LayerTime, ...], Field(alias="layer")]
     ends: Annotated[tuple[EndTime, ...], Field(alias="end")]
-    calls: Annotated[tuple[CallTime, ...], Field(alias="call")] = ()
+    calls: Annotated[tuple[DispatchTime, ...], Field(alias="call")] = ()
     links: Annotated[tuple[LinkTime, ...], Field(alias="link")] = ()
     shared: tuple[SharedCapacity, ...] = ()
     accuracy: tuple[Accuracy, ...] = ()

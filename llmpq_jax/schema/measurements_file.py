@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.schema.measurements import (
     Accuracy,
-    CallTime,
+    DispatchTime,
     Drift,
     EndTime,
     LayerTime,
@@ -33,7 +33,7 @@ Row: TypeAlias = (
     MeasuredKind
     | LayerTime
     | EndTime
-    | CallTime
+    | DispatchTime
     | LinkTime
     | SharedCapacity
     | Accuracy
@@ -46,7 +46,7 @@ _TABLES: dict[type[Row], tuple[str, str]] = {
     MeasuredKind: ("kind", "kinds"),
     LayerTime: ("layer", "layers"),
     EndTime: ("end", "ends"),
-    CallTime: ("call", "calls"),
+    DispatchTime: ("call", "calls"),
     LinkTime: ("link", "links"),
     SharedCapacity: ("shared", "shared"),
     Accuracy: ("accuracy", "accuracy"),

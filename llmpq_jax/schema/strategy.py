@@ -282,7 +282,7 @@ class Strategy:
             msg = f"device {doubles[0]!r} serves two stages: expected each device once"
             raise ValueError(msg)
 
-    def arriving_bits(self, number: int) -> WireBits:
+    def received_bits(self, number: int) -> WireBits:
         """Returns the precision of the hidden states that a stage is handed."""
         return self.stages[number - 1].wire_bits if number else 16
 

@@ -16,7 +16,7 @@ from llmpq_jax.errors import SpecError
 
 T = TypeVar("T")
 
-_MOST_COMPLAINTS = 3
+_MAX_COMPLAINTS = 3
 
 
 def read_record(
@@ -68,8 +68,8 @@ def decode_record(
         return _adapter(cls).validate_json(to_json(data, inf_nan_mode="constants"))
     except ValidationError as reason:
         complaints = [_complaint(detail) for detail in reason.errors()]
-        more = len(complaints) - _MOST_COMPLAINTS
-        shown = "; ".join(complaints[:_MOST_COMPLAINTS])
+        more = len(complaints) - _MAX_COMPLAINTS
+        shown = "; ".join(complaints[:_MAX_COMPLAINTS])
         tail = f"; and {more} more" if more > 0 else ""
         msg = f"{where}: {shown}{tail}"
         raise error(msg) from reason

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmpq_jax.checkpoint.calibrated import (
-    FewBits,
+    LowBits,
     Part,
     RoundedFor,
     RoundedWeights,
@@ -36,11 +36,11 @@ from llmpq_jax.sensitivity.work_folder import WorkFolder
 Method = Literal["hessian", "variance", "measured", "random"]
 METHODS: tuple[Method, ...] = ("hessian", "variance", "measured", "random")
 UNIT = "increase in log-perplexity, in nats per token"
-_FEW_BITS: tuple[FewBits, ...] = (8, 4)
+_FEW_BITS: tuple[LowBits, ...] = (8, 4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Errand:
+class SensitivityJob:
     """What is to be judged, and how.
 
     Attributes:
@@ -60,13 +60,13 @@ class Errand:
     seed: int = 0
 
 
-Omegas = dict[tuple[Part, FewBits], float]
+Omegas = dict[tuple[Part, LowBits], float]
 
 
 def indicate(
     model: StreamedModel,
     text: Text,
-    errand: Errand,
+    errand: SensitivityJob,
     *,
     folder: Path,
     on_step: Callable[[int, int], None] = lambda _, __: None,
@@ -115,12 +115,12 @@ def indicate(
     return _sensitivity(model, text, errand, omegas, assignments, losses)
 
 
-def _needs_moments(errand: Errand) -> bool:
+def _needs_moments(errand: SensitivityJob) -> bool:
     return errand.method in ("hessian", "variance") or errand.rounding != "nearest"
 
 
 def _variants(
-    model: StreamedModel, errand: Errand
+    model: StreamedModel, errand: SensitivityJob
 ) -> tuple[list[Variant], list[Variant]]:
     """Returns all that is measured, and the random choices among it."""
     count = model.num_layers
@@ -149,7 +149,7 @@ def _parts_at_8(exact: Variant) -> tuple[Variant, Variant, Variant]:
 def _look_back(
     model: StreamedModel,
     text: Text,
-    errand: Errand,
+    errand: SensitivityJob,
     folder: Path,
     step: Callable[[int], None],
 ) -> Omegas:
@@ -182,9 +182,9 @@ def _look_back(
 
 def _judge_part(
     model: StreamedModel,
-    errand: Errand,
+    errand: SensitivityJob,
     part: Part,
-    bits: FewBits,
+    bits: LowBits,
     moments: LayerMoments,
 ) -> float:
     weights: dict[str, QArray] = {}
@@ -213,7 +213,7 @@ def _estimate(method: Method, moments: Moments, weight: QArray) -> float:
 
 def _omegas(
     num_layers: int,
-    errand: Errand,
+    errand: SensitivityJob,
     estimates: Omegas,
     losses: dict[Variant, Losses],
 ) -> Omegas:
@@ -238,7 +238,7 @@ def _omegas(
 def _sensitivity(
     model: StreamedModel,
     text: Text,
-    errand: Errand,
+    errand: SensitivityJob,
     omegas: Omegas,
     assignments: list[Variant],
     losses: dict[Variant, Losses],

@@ -130,14 +130,14 @@ def _layer_moments(
         tensor.name for tensor in layer_tensors(model.architecture) if tensor.is_matrix
     )
     # Layers are alike but for their windows, so that few are compiled.
-    alike = model.architecture.layer_windows.index(
+    interchangeable_groups = model.architecture.layer_windows.index(
         model.architecture.layer_windows[layer]
     )
 
     def pull(_: int, batch: np.ndarray, gradient: np.ndarray) -> tuple[Array, Slots]:
         return _pull_layer(
             model.architecture,
-            alike,
+            interchangeable_groups,
             weights,
             jnp.asarray(batch),
             jnp.asarray(gradient),

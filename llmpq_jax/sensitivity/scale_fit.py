@@ -11,7 +11,7 @@ from llmpq_jax.sensitivity.losses import Losses
 from llmpq_jax.sensitivity.variant import Variant
 
 # A smaller factor would say that rounding costs nothing: noise of too short a text.
-_LEAST_FACTOR = 0.1
+_MIN_FACTOR = 0.1
 
 
 def random_assignments(
@@ -47,7 +47,7 @@ def fit_factor(
     """
     omega, found = np.asarray(omegas), np.asarray(increases)
     squares = float(omega @ omega)
-    factor = max(_LEAST_FACTOR, float(omega @ found) / squares) if squares else 1.0
+    factor = max(_MIN_FACTOR, float(omega @ found) / squares) if squares else 1.0
     return factor, r_squared(factor * omega, found)
 
 

@@ -30,14 +30,14 @@ class Text:
     num_bytes: int
 
     @property
-    def num_foretold(self) -> int:
+    def num_predicted(self) -> int:
         """Tokens that have one before them in their window."""
         num_windows, length = self.tokens.shape
         return num_windows * (length - 1)
 
 
 def read_text(
-    path: Path, tokenizer: Tokenizer, *, window: int, most_tokens: int | None = None
+    path: Path, tokenizer: Tokenizer, *, window: int, max_tokens: int | None = None
 ) -> Text:
     """Reads a text file and cuts it into windows.
 
@@ -48,7 +48,7 @@ def read_text(
         path: UTF-8 text; the tokenizer's own marks between documents are understood.
         tokenizer: Of the model.
         window: Tokens of each window, at least 2.
-        most_tokens: In all windows together; all of the text where absent.
+        max_tokens: In all windows together; all of the text where absent.
 
     Raises:
         RequestError: The file cannot be read, or does not fill a window.
@@ -68,8 +68,8 @@ def read_text(
         msg = f"text {path}: has {len(tokens)} tokens: expected at least {window}, one window; give more text or a smaller --window"
         raise RequestError(msg)
     windows = tokens[: num_windows * window].reshape(num_windows, window)
-    if most_tokens is not None and windows.size > most_tokens:
-        kept = max(1, most_tokens // window)
+    if max_tokens is not None and windows.size > max_tokens:
+        kept = max(1, max_tokens // window)
         windows = windows[np.arange(kept) * num_windows // kept]
     return Text(
         name=path.name,

@@ -30,8 +30,8 @@ from llmpq_jax.checkpoint.store import StoredWeights
 from llmpq_jax.schema.precision import group_size_for
 from llmpq_jax.schema.sensitivity import LayerSensitivity, Sensitivity
 
-FewBits = Literal[4, 8]
-_FEW_BITS: tuple[FewBits, ...] = (8, 4)
+LowBits = Literal[4, 8]
+_FEW_BITS: tuple[LowBits, ...] = (8, 4)
 UNIT = "expected noise-to-signal ratio of operators' outputs for white input, summed over a layer's matrices"
 
 
@@ -56,8 +56,8 @@ def weight_variance(
     stored = StoredWeights(CheckpointReader(folder), architecture)
     names = stored.names
 
-    def omegas(sources: Sources) -> dict[FewBits, float]:
-        sums: dict[FewBits, float] = dict.fromkeys(_FEW_BITS, 0.0)
+    def omegas(sources: Sources) -> dict[LowBits, float]:
+        sums: dict[LowBits, float] = dict.fromkeys(_FEW_BITS, 0.0)
         for weight_CF in _matrices(stored, sources):
             for bits in _FEW_BITS:
                 sums[bits] += noise_to_signal(
@@ -85,7 +85,7 @@ def weight_variance(
 
 
 def noise_to_signal(
-    weight_CF: Float[np.ndarray, "C F"], *, bits: FewBits, group_size: int = 128
+    weight_CF: Float[np.ndarray, "C F"], *, bits: LowBits, group_size: int = 128
 ) -> float:
     """Returns Σ n_g·S_g²/12 over ‖W‖²_F, with the scales our quantiser takes.
 

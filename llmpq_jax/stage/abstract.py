@@ -19,7 +19,7 @@ from llmpq_jax.arch.tensors import (
     layer_tensors,
 )
 from llmpq_jax.checkpoint.load import Weights
-from llmpq_jax.costmodel.memory import NUM_ARRIVING, cache_rows
+from llmpq_jax.costmodel.memory import NUM_RECEIVED, cache_rows
 from llmpq_jax.schema.buckets import bucket_length, num_prefill_chunks
 from llmpq_jax.schema.precision import SCALE_BYTES, Bits, WireBits, kv_token_bytes
 from llmpq_jax.schema.strategy import PrecisionChoice
@@ -31,7 +31,7 @@ from llmpq_jax.stage.sharding import Placement
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ProgramAccount:
+class ProgramMemory:
     """What the compiler says of one program, in bytes on each device.
 
     Attributes:
@@ -114,17 +114,17 @@ def describe_stage(
     return program
 
 
-def program_accounts(
+def program_memories(
     program: StageProgram,
     *,
     workload: Workload,
     micro_batch: MicroBatch,
     precision: PrecisionChoice,
-    arriving_bits: WireBits = 16,
-) -> Iterator[ProgramAccount]:
+    received_bits: WireBits = 16,
+) -> Iterator[ProgramMemory]:
     """Compiles the programs that serve a workload, and asks what memory they take.
 
-    Hidden states arrive at `arriving_bits`, as the stage before hands them on.
+    Hidden states arrive at `received_bits`, as the stage before hands them on.
     """
     dtype = DTYPES[precision.activations]
     describe = program.placement.describe
@@ -151,7 +151,7 @@ def program_accounts(
         if program.has_embedding:
             return describe((rows, length), jnp.int32)
         width = program.architecture.hidden_size
-        if arriving_bits == 8:
+        if received_bits == 8:
             return describe((rows, length, width + SCALE_BYTES), jnp.int8)
         return describe((rows, length, width), dtype)
 
@@ -192,11 +192,11 @@ def _account(
     function: Function,
     arguments: tuple[Any, ...],
     waiting: int,
-) -> ProgramAccount:
+) -> ProgramMemory:
     said = program.compile(function, "tokens", arguments).memory_analysis()
     given = arguments[0]
-    arriving = (NUM_ARRIVING - 1) * given.size * given.dtype.itemsize
-    return ProgramAccount(
+    arriving = (NUM_RECEIVED - 1) * given.size * given.dtype.itemsize
+    return ProgramMemory(
         function=function,
         arguments=said.argument_size_in_bytes,
         outputs=said.output_size_in_bytes,

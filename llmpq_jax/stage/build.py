@@ -43,7 +43,7 @@ def build_worker(
     *,
     number: int,
     devices: tuple[JaxDevice, ...],
-    arriving_bits: WireBits,
+    received_bits: WireBits,
     rounded: RoundedWeights | None = None,
     weights_cache: WeightsCache | None = None,
     on_layer: Callable[[], None] = lambda: None,
@@ -57,7 +57,7 @@ def build_worker(
         precision: What holds for the whole model.
         number: Of the stage in the pipeline.
         devices: JAX's, one per device the stage names.
-        arriving_bits: Of the hidden states that the stage before hands on.
+        received_bits: Of the hidden states that the stage before hands on.
         rounded: Where weights of few bits come from, if not from the checkpoint.
         weights_cache: Where what is rounded here is kept for the next start, if anywhere.
         on_layer: Called as each layer is there.
@@ -124,7 +124,7 @@ def build_worker(
         stage=number,
         dtype=module.dtype,
         kv_bits=precision.kv_bits,
-        arriving_bits=arriving_bits,
+        received_bits=received_bits,
     )
 
 

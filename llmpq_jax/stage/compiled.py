@@ -169,9 +169,9 @@ class StageProgram:
         )
         return self._run("steps", "tokens", (inputs, cache, rows, steps))
 
-    def pack(self, place_B: np.ndarray, sampling: SamplingRows) -> np.ndarray:
+    def pack(self, slot_B: np.ndarray, sampling: SamplingRows) -> np.ndarray:
         """Packs what is told of rows; only a stage with the head samples."""
-        return pack_rows(place_B, sampling if self.has_head else None)
+        return pack_rows(slot_B, sampling if self.has_head else None)
 
     def compile(
         self, function: Function, wanted: Wanted, arguments: tuple[Any, ...]

@@ -58,7 +58,7 @@ def stage_peak(
     return StagePeak(peak_bytes=sum(parts.values()), source="compiler", **parts)
 
 
-class Tide:
+class HighWaterMark:
     """A number of bytes that rises and falls, and how high it was at most.
 
     What sends to a stage and the stage itself are threads of their own.

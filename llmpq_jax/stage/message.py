@@ -24,7 +24,7 @@ class Message:
         first_row: Where its rows begin, if they are part of one group.
         payload: Tokens before the first stage and after the last, hidden states
             between stages.
-        place_B: Lengths of the prompts in prefill, positions of the tokens in decode.
+        slot_B: Lengths of the prompts in prefill, positions of the tokens in decode.
         sampling: How its rows are sampled.
         wanted: What the last stage returns.
         num_chunks: How many chunks the prompts come in.
@@ -45,7 +45,7 @@ class Message:
     groups: tuple[int, ...]
     first_row: int
     payload: jax.Array | np.ndarray
-    place_B: np.ndarray
+    slot_B: np.ndarray
     sampling: SamplingRows
     wanted: Wanted = "tokens"
     num_chunks: int = 1
@@ -64,7 +64,7 @@ class Message:
         """Whether the prompt of one of its rows ends in this chunk."""
         if self.num_chunks == 1:
             return True
-        return (int(self.place_B[index]) - 1) // self.chunk_tokens == self.step
+        return (int(self.slot_B[index]) - 1) // self.chunk_tokens == self.step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
 # As many of the likeliest tokens as OpenAI's tell of.
-MOST_TOP_LOGPROBS = 20
+MAX_TOP_LOGPROBS = 20
 
 
 class SamplingRows(NamedTuple):
@@ -51,13 +51,13 @@ def greedy_rows(count: int) -> SamplingRows:
     return sampling_rows([0.0] * count, [0] * count, [1.0] * count, [0] * count)
 
 
-def pack_rows(place_B: np.ndarray, sampling: SamplingRows | None) -> np.ndarray:
+def pack_rows(slot_B: np.ndarray, sampling: SamplingRows | None) -> np.ndarray:
     """Packs what the host says of each row into one array: int32 [1 or 5, B].
 
     Every array that is sent to a device costs a call of its own. The bits of other types
     are kept as they are; `unpack_rows` reads them again.
     """
-    rows = (place_B, *(sampling or ()))
+    rows = (slot_B, *(sampling or ()))
     return np.stack([np.ascontiguousarray(row).view(np.int32) for row in rows])
 
 
@@ -65,9 +65,9 @@ def unpack_rows(
     rows: Int[Array, "N B"],
 ) -> tuple[Int[Array, " B"], SamplingRows | None]:
     """Returns what was packed; traced on the device."""
-    place_B = rows[0]
+    slot_B = rows[0]
     if rows.shape[0] == 1:
-        return place_B, None
+        return slot_B, None
     bits = jax.lax.bitcast_convert_type
     temperature_B, top_k_B, top_p_B, seed_B = rows[1:]
     sampling = SamplingRows(
@@ -76,7 +76,7 @@ def unpack_rows(
         top_p_B=bits(top_p_B, jnp.float32),
         seed_B=bits(seed_B, jnp.uint32),
     )
-    return place_B, sampling
+    return slot_B, sampling
 
 
 def choose_tokens(
@@ -86,7 +86,7 @@ def choose_tokens(
 
     Drawing is by the Gumbel trick: the argmax of logits / temperature + noise.
     """
-    greedy = _likeliest(logits_BV)
+    greedy = _top(logits_BV)
     is_drawn = rows.temperature_B > 0
 
     def draw(_: None) -> Array:
@@ -107,10 +107,10 @@ def with_logprobs(
         the bits of float32 numbers as int32. `unpack_logprobs` reads them.
     """
     logprob_BV = jax.nn.log_softmax(logits_BV, axis=-1)
-    count = min(MOST_TOP_LOGPROBS, logits_BV.shape[-1])
-    likeliest_BK, place_BK = jax.lax.top_k(logprob_BV, count)
+    count = min(MAX_TOP_LOGPROBS, logits_BV.shape[-1])
+    top_token_BK, slot_BK = jax.lax.top_k(logprob_BV, count)
     chosen_B1 = jnp.take_along_axis(logprob_BV, token_B[:, None], axis=-1)
-    parts = (token_B[:, None], _bits(chosen_B1), place_BK, _bits(likeliest_BK))
+    parts = (token_B[:, None], _bits(chosen_B1), slot_BK, _bits(top_token_BK))
     return jnp.concatenate(parts, axis=-1)
 
 
@@ -120,23 +120,23 @@ class Logprobs(NamedTuple):
     Attributes:
         token_B: Of each row.
         logprob_B: Of that token.
-        likeliest_BK: The likeliest tokens, in order.
-        likeliest_logprob_BK: Theirs.
+        top_token_BK: The likeliest tokens, in order.
+        top_logprob_BK: Theirs.
     """
 
     token_B: Int[np.ndarray, " B"]
     logprob_B: Float[np.ndarray, " B"]
-    likeliest_BK: Int[np.ndarray, "B K"]
-    likeliest_logprob_BK: Float[np.ndarray, "B K"]
+    top_token_BK: Int[np.ndarray, "B K"]
+    top_logprob_BK: Float[np.ndarray, "B K"]
 
 
 def unpack_logprobs(packed: Int[np.ndarray, "B N"]) -> Logprobs:
     """Returns what `with_logprobs` packed."""
     count = (packed.shape[1] - 2) // 2
-    likeliest_BK = packed[:, 2 : 2 + count]
+    top_token_BK = packed[:, 2 : 2 + count]
     theirs = np.ascontiguousarray(packed[:, 2 + count :]).view(np.float32)
     chosen = np.ascontiguousarray(packed[:, 1]).view(np.float32)
-    return Logprobs(packed[:, 0], chosen, likeliest_BK, theirs)
+    return Logprobs(packed[:, 0], chosen, top_token_BK, theirs)
 
 
 def perturbed_logits(
@@ -145,7 +145,7 @@ def perturbed_logits(
     """Returns what the argmax is taken of where a row is drawn; −∞ where cut off."""
     temperature = jnp.where(rows.temperature_B > 0, rows.temperature_B, 1.0)
     scaled = logits_BV / temperature[:, None]
-    likely = _only_where(jnp.any(rows.top_k_B > 0), _likeliest_k, scaled, rows.top_k_B)
+    likely = _only_where(jnp.any(rows.top_k_B > 0), _top_k, scaled, rows.top_k_B)
     kept = _only_where(jnp.any(rows.top_p_B < 1), _nucleus, likely, rows.top_p_B)
     draw = jax.vmap(_gumbel, (0, 0, None))
     noise = draw(jnp.asarray(rows.seed_B), position_B, logits_BV.shape[1])
@@ -161,10 +161,10 @@ def _draw(logits_BV: Array, rows: SamplingRows, position_B: Array) -> Array:
     perturbed = jax.lax.optimization_barrier(
         perturbed_logits(logits_BV, rows, position_B)
     )
-    return _likeliest(perturbed)
+    return _top(perturbed)
 
 
-def _likeliest(score_BV: Array) -> Array:
+def _top(score_BV: Array) -> Array:
     """Returns the first of the largest scores.
 
     In two passes that XLA turns into vector code; its argmax on a CPU is four times as
@@ -199,14 +199,14 @@ def _only_where(
 # found bit by bit. Equal logits stay or go together.
 
 
-def _likeliest_k(scaled_BV: Array, top_k_B: Array) -> Array:
+def _top_k(scaled_BV: Array, top_k_B: Array) -> Array:
     """Removes tokens outside the k likeliest; none where k is 0."""
     size = scaled_BV.shape[1]
     num_kept = jnp.where(top_k_B > 0, jnp.minimum(top_k_B, size), size)
     order_BV = _as_ordered_integers(scaled_BV)
 
-    def are_enough(least_B: Array) -> Array:
-        return jnp.sum(order_BV >= least_B[:, None], axis=-1) >= num_kept
+    def are_enough(threshold_B: Array) -> Array:
+        return jnp.sum(order_BV >= threshold_B[:, None], axis=-1) >= num_kept
 
     is_likely = order_BV >= _largest_where(are_enough, num_kept)[:, None]
     return jnp.where(is_likely, scaled_BV, -jnp.inf)
@@ -218,8 +218,8 @@ def _nucleus(scaled_BV: Array, top_p_B: Array) -> Array:
     probability_BV = jax.nn.softmax(scaled_BV, axis=-1)
     all_B = jnp.sum(probability_BV, axis=-1)
 
-    def is_nucleus(least_B: Array) -> Array:
-        is_in = order_BV >= least_B[:, None]
+    def is_nucleus(threshold_B: Array) -> Array:
+        is_in = order_BV >= threshold_B[:, None]
         mass = jnp.sum(jnp.where(is_in, probability_BV, 0.0), axis=-1)
         # The likeliest token alone may do; that all together do not is rounding.
         return mass >= jnp.minimum(top_p_B, all_B)
@@ -238,8 +238,8 @@ def _as_ordered_integers(numbers: Array) -> Array:
 def _largest_where(holds: Callable[[Array], Array], like_B: Array) -> Array:
     """Returns the largest integer at which a condition holds that fails above it."""
 
-    def add_bit(step: Array, least_B: Array) -> Array:
+    def add_bit(step: Array, threshold_B: Array) -> Array:
         bit = jnp.uint32(1) << (31 - step).astype(jnp.uint32)
-        return jnp.where(holds(least_B | bit), least_B | bit, least_B)
+        return jnp.where(holds(threshold_B | bit), threshold_B | bit, threshold_B)
 
     return jax.lax.fori_loop(0, 32, add_bit, jnp.zeros_like(like_B, jnp.uint32))

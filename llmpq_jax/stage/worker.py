@@ -16,7 +16,7 @@ import numpy as np
 from llmpq_jax.schema.precision import SCALE_BYTES, KvBits, WireBits, kv_token_bytes
 from llmpq_jax.stage.compiled import StageProgram, Wanted
 from llmpq_jax.stage.hardware import Machine, machine_of
-from llmpq_jax.stage.memory_peak import StagePeak, Tide, stage_peak
+from llmpq_jax.stage.memory_peak import HighWaterMark, StagePeak, stage_peak
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.module import GroupCache
 from llmpq_jax.stage.sampling import greedy_rows
@@ -75,7 +75,7 @@ class StageWorker:
         stage: int,
         dtype: jnp.dtype,
         kv_bits: KvBits = 16,
-        arriving_bits: WireBits = 16,
+        received_bits: WireBits = 16,
     ) -> None:
         """Takes a program with the types of what it works on.
 
@@ -84,18 +84,18 @@ class StageWorker:
             stage: Its number in the pipeline.
             dtype: Of activations.
             kv_bits: Of the cache.
-            arriving_bits: Of hidden states that the stage before hands on.
+            received_bits: Of hidden states that the stage before hands on.
         """
         self.program = program
         self.stage = stage
         self.dtype = dtype
         self.kv_bits: KvBits = kv_bits
-        self.arriving_bits: WireBits = arriving_bits
+        self.received_bits: WireBits = received_bits
         self._events: deque[StageEvent] = deque()
         self._caches: dict[int, GroupCache] = {}
         self._num_slots = 0
         self._prepared: set[BatchNeeds] = set()
-        self._waiting = Tide()
+        self._waiting = HighWaterMark()
 
     @property
     def placement(self) -> Placement:
@@ -218,7 +218,7 @@ class StageWorker:
                 message.payload,
                 caches,
                 message.first_row,
-                message.place_B,
+                message.slot_B,
                 message.sampling,
                 first_position=message.first_position,
                 wanted=message.wanted,
@@ -227,7 +227,7 @@ class StageWorker:
             tokens, payload, cache = self.program.take_steps(
                 message.payload,
                 caches[0],
-                message.place_B,
+                message.slot_B,
                 message.sampling,
                 num_steps=message.num_steps,
             )
@@ -236,7 +236,7 @@ class StageWorker:
             payload, cache = self.program.decode(
                 message.payload,
                 caches[0],
-                message.place_B,
+                message.slot_B,
                 message.sampling,
                 wanted=message.wanted,
             )
@@ -253,7 +253,7 @@ class StageWorker:
                 received_s=received_s,
                 started_s=started_s,
                 ended_s=time.perf_counter(),
-                rows=len(message.place_B),
+                rows=len(message.slot_B),
                 tokens=self._tokens(message),
                 slots=self._num_slots,
             )
@@ -263,23 +263,23 @@ class StageWorker:
     def following(self, done: Message) -> Message:
         """Returns the message that asks for the decode step after one that is done."""
         # A row that has ended goes on in its last slot, which nobody reads.
-        place_B = np.minimum(done.place_B + 1, self._num_slots - 1)
+        slot_B = np.minimum(done.slot_B + 1, self._num_slots - 1)
         return replace(
-            done, step=done.step + 1, place_B=place_B, steps_left=done.steps_left - 1
+            done, step=done.step + 1, slot_B=slot_B, steps_left=done.steps_left - 1
         )
 
     def _tokens(self, message: Message) -> float:
         """Returns what `StageEvent.tokens` says of a message."""
         if message.phase == "prefill":
             return float(message.payload.shape[1])
-        held = message.place_B + 1 + (message.num_steps - 1) / 2
+        held = message.slot_B + 1 + (message.num_steps - 1) / 2
         return float(np.minimum(held, self._num_slots).mean())
 
     def _blank_inputs(self, num_rows: int, num_tokens: int) -> np.ndarray:
         if self.program.has_embedding:
             return np.zeros((num_rows, num_tokens), np.int32)
         width = self.program.architecture.hidden_size
-        if self.arriving_bits == 8:
+        if self.received_bits == 8:
             return np.zeros((num_rows, num_tokens, width + SCALE_BYTES), np.int8)
         return np.zeros((num_rows, num_tokens, width), self.dtype)
 

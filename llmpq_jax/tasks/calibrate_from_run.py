@@ -22,7 +22,7 @@ from llmpq_jax.errors import MeasurementError
 from llmpq_jax.files import write_text
 from llmpq_jax.runtime.analysis.run_file import RecordedRun, read_run
 from llmpq_jax.runtime.analysis.run_record import BatchRecord
-from llmpq_jax.runtime.analysis.uncontended import own_seconds
+from llmpq_jax.runtime.analysis.uncontended import uncontended_seconds
 from llmpq_jax.schema.cluster import Cluster, Placed
 from llmpq_jax.schema.measurements import (
     PHASES,
@@ -42,12 +42,12 @@ from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.tasks.hop_times import hop_times, notes_on_links
 
 # Fewer tell more of the moment than of the device.
-LEAST_PASSES = 8
+MIN_PASSES = 8
 _SERVING = ("device", "driver", "jax_version", "kernel_path")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Folded:
+class Calibration:
     """What came of folding a run in.
 
     Attributes:
@@ -63,10 +63,12 @@ class Folded:
     notes: tuple[str, ...] = ()
 
 
-def fold_run(record: Path, out: Path, *, model: Path, cluster: Cluster) -> Folded:
+def calibrate_from_run(
+    record: Path, out: Path, *, model: Path, cluster: Cluster
+) -> Calibration:
     """Adds what a run took to a measurements file, by kind and phase.
 
-    Seconds are those that each stage would have taken alone (`own_seconds`), beside what
+    Seconds are those that each stage would have taken alone (`uncontended_seconds`), beside what
     the file's rows foretell of the sizes that were run, without corrections of earlier
     runs. So what a shared machine costs is not counted twice, and runs may be folded in
     whatever plan, or corrections, they were made with. The same record changes nothing
@@ -90,7 +92,7 @@ def fold_run(record: Path, out: Path, *, model: Path, cluster: Cluster) -> Folde
     _check_model(run.strategy, table, model, where)
     places = _places(run.strategy, cluster, where)
     if any(row.record == digest for row in table.observed):
-        return Folded(rows=(), measurements=table)
+        return Calibration(rows=(), measurements=table)
     for batch in run.batches:
         _check_batch(batch, run.strategy, table, places, where)
     notes = [
@@ -105,10 +107,10 @@ def fold_run(record: Path, out: Path, *, model: Path, cluster: Cluster) -> Folde
             found = sums.get((kind, phase))
             if found is None:
                 continue
-            if found.num_passes < LEAST_PASSES:
+            if found.num_passes < MIN_PASSES:
                 notes.append(
                     f"{kind} in {phase}: {found.num_passes} micro-batches, fewer than "
-                    f"{LEAST_PASSES}: left out"
+                    f"{MIN_PASSES}: left out"
                 )
                 continue
             rows.append(
@@ -125,15 +127,15 @@ def fold_run(record: Path, out: Path, *, model: Path, cluster: Cluster) -> Folde
                 )
             )
     if not rows:
-        msg = f"{where}: {'; '.join(notes)}: expected {LEAST_PASSES} micro-batches or more through the single devices of a kind; run more prompts, or for longer"
+        msg = f"{where}: {'; '.join(notes)}: expected {MIN_PASSES} micro-batches or more through the single devices of a kind; run more prompts, or for longer"
         raise MeasurementError(msg)
     hidden_size = read_architecture(model).hidden_size
-    links = hop_times(run, places, hidden_size, least=LEAST_PASSES)
+    links = hop_times(run, places, hidden_size, least=MIN_PASSES)
     for row in (*rows, *links):
         table = with_row(table, row)
     notes += notes_on_links(cluster, links)
     write_text(out, finished_text(out) + "".join(map(row_text, (*rows, *links))))
-    return Folded(
+    return Calibration(
         rows=tuple(rows), links=tuple(links), measurements=table, notes=tuple(notes)
     )
 
@@ -156,7 +158,7 @@ def _added_up(
     known: dict[tuple[int, PassSize], float] = {}
     sums: dict[tuple[str, Phase], _Sums] = defaultdict(_Sums)
     for batch in run.batches:
-        own = own_seconds(
+        own = uncontended_seconds(
             strategy,
             batch.events,
             lambda node, phase: serial_fraction(nodes[node], table, phase),

@@ -12,7 +12,7 @@ from llmpq_jax.arch.fingerprint import has_weights, model_fingerprint
 from llmpq_jax.errors import StrategyError
 from llmpq_jax.runtime.claimed_devices import find_devices
 from llmpq_jax.schema.strategy import Strategy
-from llmpq_jax.stage.abstract import ProgramAccount, describe_stage, program_accounts
+from llmpq_jax.stage.abstract import ProgramMemory, describe_stage, program_memories
 from llmpq_jax.stage.emulated_devices import emulate_cpu_devices
 from llmpq_jax.stage.sharding import Placement
 
@@ -28,7 +28,7 @@ class StageFit:
         loaded: Weights as they lie there; absent where none were loaded.
     """
 
-    accounts: tuple[ProgramAccount, ...]
+    accounts: tuple[ProgramMemory, ...]
     predicted: int | None
     allowed: int | None
     loaded: int | None = None
@@ -69,7 +69,7 @@ def fit_stages(
     emulate_cpu_devices([name for stage in strategy.stages for name in stage.devices])
     devices = find_devices(strategy)
 
-    def compile_stage(number: int) -> tuple[ProgramAccount, ...]:
+    def compile_stage(number: int) -> tuple[ProgramMemory, ...]:
         stage = strategy.stages[number]
         program = describe_stage(
             architecture,
@@ -82,12 +82,12 @@ def fit_stages(
             wire_bits=stage.wire_bits,
         )
         accounts = tuple(
-            program_accounts(
+            program_memories(
                 program,
                 workload=strategy.workload,
                 micro_batch=strategy.micro_batch,
                 precision=strategy.precision,
-                arriving_bits=strategy.arriving_bits(number),
+                received_bits=strategy.received_bits(number),
             )
         )
         on_stage()

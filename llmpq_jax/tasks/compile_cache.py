@@ -10,7 +10,7 @@ import jax
 
 from llmpq_jax.kernels import kernel_path
 
-_MOST_BYTES = 2 << 30
+_MAX_BYTES = 2 << 30
 
 
 def keep_compiled(cache_home: Path) -> Path | None:
@@ -36,7 +36,7 @@ def keep_compiled(cache_home: Path) -> Path | None:
         return None
     # With a limit JAX locks the folder: programs that run at once do not read what
     # another has half written.
-    jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
+    jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -18,8 +18,8 @@ from llmpq_jax.sensitivity.intervals import resampled_interval
 from llmpq_jax.sensitivity.losses import compare_logits
 from llmpq_jax.sensitivity.streamed_model import StreamedModel
 from llmpq_jax.sensitivity.text import Text, read_text
-from llmpq_jax.tasks.kernel_notice import tell_of_missing_kernels
-from llmpq_jax.tasks.questions import Question, choose, fraction_right
+from llmpq_jax.tasks.kernel_notice import note_missing_kernels
+from llmpq_jax.tasks.questions import Scenario, choose, fraction_right
 
 _USUAL_WINDOW = 512
 
@@ -28,9 +28,9 @@ def evaluate(
     strategy: Strategy,
     *,
     text_path: Path | None = None,
-    questions: tuple[str, list[Question]] | None = None,
+    questions: tuple[str, list[Scenario]] | None = None,
     window: int | None = None,
-    most_tokens: int | None = None,
+    max_tokens: int | None = None,
 ) -> tuple[Evaluation | None, Choices | None]:
     """Loads a strategy's pipeline and judges it by a text, by questions, or both.
 
@@ -42,7 +42,7 @@ def evaluate(
         text_path: UTF-8 text.
         questions: The file's name, and what it holds.
         window: Tokens of each window; by default 512, or as many as the strategy plans.
-        most_tokens: Read of the text; all of it where absent.
+        max_tokens: Read of the text; all of it where absent.
 
     Raises:
         CheckpointError, RequestError, StrategyError: Something does not fit.
@@ -51,8 +51,8 @@ def evaluate(
     text = None
     if text_path is not None:
         tokenizer = Tokenizer.load(Path(strategy.model.path))
-        text = read_text(text_path, tokenizer, window=window, most_tokens=most_tokens)
-    tell_of_missing_kernels(name for stage in strategy.stages for name in stage.devices)
+        text = read_text(text_path, tokenizer, window=window, max_tokens=max_tokens)
+    note_missing_kernels(name for stage in strategy.stages for name in stage.devices)
     num_layers = strategy.model.num_layers
     with progress_bar("loading", num_layers, unit="layers") as advance:
         pipeline = Pipeline.load(strategy, on_layer=lambda: advance(1))
@@ -96,7 +96,7 @@ def _judge_text(pipeline: Pipeline, model: StreamedModel, text: Text) -> Evaluat
     return Evaluation(
         text=text.name,
         num_windows=len(text.tokens),
-        num_tokens=text.num_foretold,
+        num_tokens=text.num_predicted,
         exact=_figures(exact, text),
         found=_figures(nll, text),
         increase_interval=resampled_interval(
@@ -123,7 +123,7 @@ def _judge_choices(
     pipeline: Pipeline,
     model: StreamedModel,
     name: str,
-    questions: list[Question],
+    questions: list[Scenario],
     *,
     longest: int,
 ) -> Choices:

@@ -23,14 +23,14 @@ from llmpq_jax.report.timeline import write_timeline
 from llmpq_jax.report.trace import write_trace
 from llmpq_jax.runtime.analysis.phase_times import phase_times
 from llmpq_jax.runtime.analysis.run_record import BatchRecord, write_run_record
-from llmpq_jax.runtime.engines.engine import DeviceGoneError, StartEngine
+from llmpq_jax.runtime.engines.engine import DeviceFailedError, StartEngine
 from llmpq_jax.runtime.engines.local import start_local
 from llmpq_jax.runtime.pipeline import Pipeline
 from llmpq_jax.runtime.request import Request
-from llmpq_jax.runtime.workload_summary import Demand, demand_of
+from llmpq_jax.runtime.workload_summary import WorkloadSummary, summarize_workload
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.schema.toml import to_toml
-from llmpq_jax.tasks.kernel_notice import tell_of_missing_kernels
+from llmpq_jax.tasks.kernel_notice import note_missing_kernels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +80,7 @@ def serve_prompts(
     keeps_events: bool = True,
     is_done: Callable[[str], bool] = lambda _: False,
     on_result: Callable[[Result], None] = lambda _: None,
-    solve_again: Callable[[DeviceGoneError], Strategy] | None = None,
+    solve_again: Callable[[DeviceFailedError], Strategy] | None = None,
     restarts_unfinished: bool = False,
 ) -> Served:
     """Serves prompts, each as there is room for it; progress is shown on stderr.
@@ -107,7 +107,7 @@ def serve_prompts(
 
     Raises:
         RequestError: The lines cannot be read, or change while they are served.
-        DeviceGoneError: A device is, and no other plan is asked for.
+        DeviceFailedError: A device is, and no other plan is asked for.
     """
     bad_lines: tuple[BadLine, int] | None = None
     with closing(Progress()) as progress:
@@ -146,21 +146,21 @@ def serve_prompts(
                     progress=progress,
                     tell_result=tell_result,
                 )
-            except DeviceGoneError as gone:
+            except DeviceFailedError as gone:
                 if solve_again is None:
                     raise
                 strategy = solve_again(gone)
                 if restarts_unfinished:
-                    progress.forget_begun()
+                    progress.forget_partial()
             else:
                 return Served(strategy=strategy, bad_lines=bad_lines, batches=batches)
 
 
-def _read_demand(reader: RequestReader, strategy: Strategy) -> Demand | None:
+def _read_demand(reader: RequestReader, strategy: Strategy) -> WorkloadSummary | None:
     """Reads all requests once, to know what they ask for together."""
     with progress_bar("reading", None, unit="prompts") as advance:
         requests = reader.requests(lambda _: None)
-        return demand_of(
+        return summarize_workload(
             (request for _, request in requests if not advance(1)), strategy
         )
 
@@ -168,7 +168,7 @@ def _read_demand(reader: RequestReader, strategy: Strategy) -> Demand | None:
 def _serve(
     strategy: Strategy,
     requests: Iterable[tuple[RequestKey, Request]],
-    demand: Demand,
+    demand: WorkloadSummary,
     *,
     start: StartEngine | None,
     weights_cache: WeightsCache | None,
@@ -178,7 +178,7 @@ def _serve(
 ) -> tuple[BatchRecord, ...]:
     """Serves requests under one plan."""
     if start is None:
-        tell_of_missing_kernels(
+        note_missing_kernels(
             name for stage in strategy.stages for name in stage.devices
         )
         start = partial(start_local, weights_cache=weights_cache)
@@ -189,8 +189,8 @@ def _serve(
     with pipeline:
         with progress_bar("compiling", len(strategy.stages), unit="stages") as advance:
             pipeline.prepare(demand, on_stage=lambda: advance(1))
-        most_tokens = demand.num_new_tokens
-        with progress_bar("generating", most_tokens, unit="tokens") as advance:
+        max_tokens = demand.num_new_tokens
+        with progress_bar("generating", max_tokens, unit="tokens") as advance:
             stream = pipeline.stream(
                 requests, demand, keeps_events=keeps_events, on_tokens=advance
             )
@@ -198,8 +198,8 @@ def _serve(
                 for result in progress.gathered(stream, pipeline.tokenizer, plan=plan):
                     assert isinstance(result.line, Prompt)
                     tell_result(result.line, result)
-            except DeviceGoneError:
-                progress.keep_begun(pipeline.unfinished, plan=plan)
+            except DeviceFailedError:
+                progress.keep_partial(pipeline.unfinished, plan=plan)
                 raise
         return tuple(pipeline.batches)
 

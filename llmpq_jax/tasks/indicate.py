@@ -10,7 +10,7 @@ from llmpq_jax.errors import RequestError
 from llmpq_jax.report.console import progress_bar
 from llmpq_jax.schema.precision import Rounding
 from llmpq_jax.schema.sensitivity import Sensitivity
-from llmpq_jax.sensitivity.estimate import Errand, Method, indicate
+from llmpq_jax.sensitivity.estimate import Method, SensitivityJob, indicate
 from llmpq_jax.sensitivity.streamed_model import StreamedModel
 from llmpq_jax.sensitivity.text import Text, read_text
 
@@ -25,7 +25,7 @@ def judge_layers(
     rounded: Path | None = None,
     group_size: int = 128,
     window: int = 512,
-    most_tokens: int | None = None,
+    max_tokens: int | None = None,
     num_assignments: int = 12,
     seed: int = 0,
 ) -> Sensitivity:
@@ -40,7 +40,7 @@ def judge_layers(
         rounded: Folder for weights not rounded to the nearest.
         group_size: Of int4, at most.
         window: Tokens of each piece of text.
-        most_tokens: Read of the text; all of it where absent.
+        max_tokens: Read of the text; all of it where absent.
         num_assignments: Random choices of bits to fit to.
         seed: Of all that is drawn.
 
@@ -51,8 +51,8 @@ def judge_layers(
         UnsupportedModelError: The model is not implemented.
     """
     model = StreamedModel(folder, group_size=group_size)
-    text = open_text(model, text_path, window=window, most_tokens=most_tokens)
-    errand = Errand(
+    text = open_text(model, text_path, window=window, max_tokens=max_tokens)
+    errand = SensitivityJob(
         method=method,
         rounding=rounding,
         rounded=rounded,
@@ -66,7 +66,7 @@ def judge_layers(
 
 
 def open_text(
-    model: StreamedModel, path: Path, *, window: int, most_tokens: int | None = None
+    model: StreamedModel, path: Path, *, window: int, max_tokens: int | None = None
 ) -> Text:
     """Reads a text for a model.
 
@@ -78,4 +78,4 @@ def open_text(
         msg = f"--window is {window}: expected at most {longest}, the positions that {model.folder} knows"
         raise RequestError(msg)
     tokenizer = Tokenizer.load(model.folder)
-    return read_text(path, tokenizer, window=window, most_tokens=most_tokens)
+    return read_text(path, tokenizer, window=window, max_tokens=max_tokens)

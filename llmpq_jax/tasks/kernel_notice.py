@@ -15,7 +15,7 @@ _NOTE = (
 )
 
 
-def tell_of_missing_kernels(device_names: Iterable[str]) -> None:
+def note_missing_kernels(device_names: Iterable[str]) -> None:
     """Writes a note to stderr if a CPU is among the devices and has no kernels."""
     matches = [PLACED_NAME.fullmatch(name) for name in device_names]
     has_cpu = any(match and match["platform"] == "cpu" for match in matches)

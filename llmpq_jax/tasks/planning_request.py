@@ -29,7 +29,7 @@ from llmpq_jax.schema.workload import Workload
 from llmpq_jax.tasks.unmeasured import (
     catalogue_digest,
     config_alone,
-    foretold_measurements,
+    roofline_measurements,
 )
 
 _GroupSize = Literal[32, 64, 128]
@@ -76,7 +76,7 @@ def planning_request(
     architecture = read_architecture(model)
     devices = with_use(read_cluster(cluster), uses or {})
     if measurements is None:
-        measured = foretold_measurements(
+        measured = roofline_measurements(
             model,
             architecture,
             devices,

@@ -13,7 +13,7 @@ from llmpq_jax.report.console import progress_bar, tell
 from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.measurements import Measurements
 from llmpq_jax.schema.precision import Activations, KvBits
-from llmpq_jax.tasks.kernel_notice import tell_of_missing_kernels
+from llmpq_jax.tasks.kernel_notice import note_missing_kernels
 
 # So much slower or faster than at first is told.
 _DRIFT = 0.1
@@ -52,7 +52,7 @@ def measure(
         MeasurementError: A kind of device is not here, or the file holds measurements
             of other circumstances.
     """
-    tell_of_missing_kernels(placed.name for placed in cluster.placed)
+    note_missing_kernels(placed.name for placed in cluster.placed)
     with progress_bar("measuring", None, unit="rows") as advance:
         num_done = 0
 

@@ -15,7 +15,7 @@ from llmpq_jax.profiler.journal import Journal
 from llmpq_jax.profiler.links import token_counts
 from llmpq_jax.profiler.stopwatch import STAGE_PAUSE_S
 from llmpq_jax.report.console import progress_bar
-from llmpq_jax.runtime.engines.ray.link_probe import Way, time_ways
+from llmpq_jax.runtime.engines.ray.link_probe import LinkProbe, time_ways
 from llmpq_jax.runtime.engines.transport.config import TransportName
 from llmpq_jax.schema.cluster import Cluster, Placed
 from llmpq_jax.schema.measurements import LinkTime
@@ -56,7 +56,7 @@ def measure_between_nodes(
         MeasurementError: The measurements are of another model, or the cluster has but
             one node.
         StrategyError: A machine serves something else, or lacks a device.
-        WorkerLostError: There is no Ray cluster, a machine is not in it, or was lost.
+        WorkerFailedError: There is no Ray cluster, a machine is not in it, or was lost.
     """
     table = read_measurements(out)
     architecture = read_architecture(model)
@@ -69,9 +69,9 @@ def measure_between_nodes(
     places = {placed.name: placed for pair in pairs for placed in pair}
     token_bytes = architecture.hidden_size * ACTIVATION_BYTES[table.activations]
     ways = [
-        Way(source=source.name, target=target.name, num_tokens=num_tokens)
+        LinkProbe(source=source.name, target=target.name, num_tokens=num_tokens)
         for source, target in pairs
-        for num_tokens in token_counts(grid.most_tokens, token_bytes)
+        for num_tokens in token_counts(grid.max_tokens, token_bytes)
         if not journal.holds(
             table.links,
             source_kind=source.device.kind,

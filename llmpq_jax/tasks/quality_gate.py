@@ -36,7 +36,7 @@ class Limit:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Gate:
+class EvaluationText:
     """A plan's figures on the gate text.
 
     Attributes:
@@ -68,12 +68,12 @@ class Round:
 
     omega_budget: float
     strategy: Strategy
-    gate: Gate
+    gate: EvaluationText
     keeps: bool
     is_known: bool = False
 
 
-class GateJudge:
+class PlanEvaluator:
     """Judges plans on a gate text, layer by layer on the default device."""
 
     def __init__(self, model: StreamedModel, text: Text, *, folder: Path) -> None:
@@ -87,7 +87,7 @@ class GateJudge:
         (exact,) = self._losses([whole(self._model.num_layers)])
         return math.exp(float(exact.nll.mean(dtype=np.float64)))
 
-    def __call__(self, strategy: Strategy) -> Gate:
+    def __call__(self, strategy: Strategy) -> EvaluationText:
         """Judges the weights and the cache that a strategy serves."""
         precision = strategy.precision
         variant = Variant(
@@ -96,7 +96,7 @@ class GateJudge:
         exact, found = self._losses([whole(self._model.num_layers), variant])
         before = math.exp(float(exact.nll.mean(dtype=np.float64)))
         after = math.exp(float(found.nll.mean(dtype=np.float64)))
-        return Gate(
+        return EvaluationText(
             perplexity=before,
             perplexity_increase=after - before,
             kl=max(0.0, float(found.kl.mean(dtype=np.float64))),
@@ -125,7 +125,7 @@ def read_known(path: Path, key: str) -> list[Round]:
             row = json.loads(line)
             if row["key"] != key:
                 continue
-            gate = Gate(**row["gate"])
+            gate = EvaluationText(**row["gate"])
             budget = float(row["omega_budget"])
             content = row["strategy"]
         except (ValueError, KeyError, TypeError) as reason:

@@ -15,7 +15,7 @@ from llmpq_jax.schema.buckets import bucket_length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class Scenario:
     """One question.
 
     Attributes:
@@ -31,7 +31,7 @@ class Question:
     answer: int
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path) -> list[Scenario]:
     """Reads JSON lines with question, choices and answer.
 
     Raises:
@@ -53,7 +53,7 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
-def _question(line: str, where: str) -> Question:
+def _question(line: str, where: str) -> Scenario:
     try:
         found = json.loads(line)
     except ValueError as reason:
@@ -63,7 +63,7 @@ def _question(line: str, where: str) -> Question:
         case {"question": str(question), "choices": [*choices], "answer": int(answer)}:
             are_texts = all(isinstance(each, str) and each for each in choices)
             if are_texts and len(choices) >= 2 and 0 <= answer < len(choices):
-                return Question(
+                return Scenario(
                     where=where,
                     question=question,
                     choices=tuple(choices),
@@ -77,7 +77,7 @@ _EXPECTED = 'expected {"question": text, "choices": [two or more texts], "answer
 
 
 def choose(
-    questions: Sequence[Question],
+    questions: Sequence[Scenario],
     tokenizer: Tokenizer,
     score: Callable[[np.ndarray], np.ndarray],
     *,
@@ -103,7 +103,7 @@ def choose(
     return plain, per_byte
 
 
-def fraction_right(questions: Sequence[Question], chosen: Sequence[int]) -> float:
+def fraction_right(questions: Sequence[Scenario], chosen: Sequence[int]) -> float:
     """Returns the share of questions whose answer was chosen."""
     right = [
         question.answer == choice
@@ -113,7 +113,7 @@ def fraction_right(questions: Sequence[Question], chosen: Sequence[int]) -> floa
 
 
 def _likelihoods(
-    question: Question,
+    question: Scenario,
     tokenizer: Tokenizer,
     score: Callable[[np.ndarray], np.ndarray],
     longest: int,

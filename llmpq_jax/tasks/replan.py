@@ -12,7 +12,7 @@ from llmpq_jax.planner import PlanRequest, plan
 from llmpq_jax.planner.constraints import with_use
 from llmpq_jax.report.console import progress_bar, tell
 from llmpq_jax.report.search_progress import note_teller, search_progress
-from llmpq_jax.runtime.engines.engine import DeviceGoneError
+from llmpq_jax.runtime.engines.engine import DeviceFailedError
 from llmpq_jax.schema.strategy import Provenance, Strategy
 
 _THEN = "bring a device back, then go on with --resume"
@@ -49,7 +49,7 @@ class Resolver:
         self._on_plan = on_plan
         self._gone: frozenset[str] = frozenset()
 
-    def __call__(self, gone: DeviceGoneError) -> Strategy:
+    def __call__(self, gone: DeviceFailedError) -> Strategy:
         """Returns the best plan on what is left.
 
         Raises:

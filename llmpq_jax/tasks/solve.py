@@ -22,15 +22,15 @@ from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.sensitivity.streamed_model import StreamedModel
 from llmpq_jax.tasks.indicate import open_text
 from llmpq_jax.tasks.quality_gate import (
-    Gate,
-    GateJudge,
+    EvaluationText,
     Limit,
+    PlanEvaluator,
     Round,
     read_known,
     write_known,
 )
 
-_MOST_ROUNDS = 5
+_MAX_ROUNDS = 5
 # Below the ratio that would do if Σω were exact.
 _MARGIN = 0.95
 
@@ -70,11 +70,11 @@ def plan_under_limit(
     if sensitivity.rounded is not None:
         folder = Path(sensitivity.rounded)
         model.rounded = RoundedWeights(folder, fingerprint=model.fingerprint)
-    text = open_text(model, gate_path, window=window, most_tokens=gate_tokens)
+    text = open_text(model, gate_path, window=window, max_tokens=gate_tokens)
     if sensitivity.judged is not None and sensitivity.judged.digest == text.digest:
         msg = f"--gate {gate_path}: is the text the sensitivities were found on: expected another one, which they never saw"
         raise RequestError(msg)
-    judge = GateJudge(model, text, folder=work)
+    judge = PlanEvaluator(model, text, folder=work)
     tell("judging 16 bits on the gate text …")
     perplexity = judge.perplexity()
     told = (*told, model.fingerprint, text.digest, str(text.tokens.shape))
@@ -139,7 +139,7 @@ def plan_within(
     *,
     omega_budget: float,
     plan: Callable[[float], Strategy],
-    judge: Callable[[Strategy], Gate],
+    judge: Callable[[Strategy], EvaluationText],
     known: list[Round],
     on_round: Callable[[Round], None] = lambda _: None,
 ) -> Round:
@@ -157,7 +157,7 @@ def plan_within(
         InfeasibleError: No plan of the rounds keeps the limit.
     """
     budget = omega_budget
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         try:
             strategy = plan(budget)
         except InfeasibleError:
@@ -182,7 +182,7 @@ def plan_within(
     keeping = [each for each in known if each.gate.value(limit) <= limit.value]
     if not keeping:
         least = min(each.gate.value(limit) for each in known)
-        msg = f"no plan of {_MOST_ROUNDS} rounds keeps the {limit.kind} limit of {limit.value:g} on the gate text: the least was {least:.4g}; allow more, or give the devices more memory"
+        msg = f"no plan of {_MAX_ROUNDS} rounds keeps the {limit.kind} limit of {limit.value:g} on the gate text: the least was {least:.4g}; allow more, or give the devices more memory"
         raise InfeasibleError(msg)
     return min(keeping, key=lambda each: _latency_s(each.strategy))
 

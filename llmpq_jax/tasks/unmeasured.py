@@ -21,7 +21,7 @@ from llmpq_jax.schema.strategy import ModelReference
 from llmpq_jax.schema.workload import Workload
 
 
-def foretold_measurements(
+def roofline_measurements(
     model: Path,
     architecture: Architecture,
     cluster: Cluster,

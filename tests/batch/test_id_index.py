@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.batch.id_index import SeenIds
+from llmpq_jax.batch.id_index import IdIndex
 from llmpq_jax.errors import RequestError
 
 
@@ -19,7 +19,7 @@ from llmpq_jax.errors import RequestError
 )
 def test_names_are_kept_as_a_dictionary_would_keep_them(names):
     first: dict[str, int] = {}
-    with closing(SeenIds()) as seen:
+    with closing(IdIndex()) as seen:
         for number, name in enumerate(names):
             assert seen.find(name) == first.get(name)
             assert seen.add(name, number) == first.get(name)
@@ -35,7 +35,7 @@ def test_no_room_for_temporary_files_is_one_line(monkeypatch):
         def close(self):
             pass
 
-    with closing(SeenIds()) as seen:
+    with closing(IdIndex()) as seen:
         seen.close()
         monkeypatch.setattr(seen, "_database", Full())
         with pytest.raises(

@@ -13,9 +13,9 @@ COMPLETION = Completion(
     finish_reason="eos",
     num_prompt_tokens=5,
     logprobs=(
-        TokenLogprobs(logprob=-0.5, likeliest=((1, -0.5), (4, -1.0))),
-        TokenLogprobs(logprob=-2.0, likeliest=((4, -0.25), (2, -2.0))),
-        TokenLogprobs(logprob=-0.1, likeliest=((3, -0.1), (4, -3.0))),
+        TokenLogprobs(logprob=-0.5, top_tokens=((1, -0.5), (4, -1.0))),
+        TokenLogprobs(logprob=-2.0, top_tokens=((4, -0.25), (2, -2.0))),
+        TokenLogprobs(logprob=-0.1, top_tokens=((3, -0.1), (4, -3.0))),
     ),
 )
 

@@ -10,7 +10,7 @@ import pytest
 
 from llmpq_jax.checkpoint.calibrated import (
     MANIFEST,
-    FewBits,
+    LowBits,
     Part,
     RoundedFor,
     RoundedWeights,
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 def test_what_was_written_is_read_bit_for_bit(folder):
     rounded = RoundedWeights(folder, fingerprint="sha256:1")
     assert rounded.made_for == MADE_FOR
-    written: tuple[tuple[Part, FewBits, str, int], ...] = (
+    written: tuple[tuple[Part, LowBits, str, int], ...] = (
         (3, 4, "mlp.up.weight", 0),
         ("head", 8, "vocabulary.weight", 1),
     )

@@ -32,14 +32,14 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @contextmanager
 def few_samples() -> Iterator[None]:
     """Has profiles take few: here it matters which rows they have, not how good."""
-    few = {"visits": 2, "most_s": 0.02, "warm_up_s": 0.0}
+    few = {"visits": 2, "max_s": 0.02, "warm_up_s": 0.0}
     with pytest.MonkeyPatch.context() as patched:
         for name in ("QUICK_STOPWATCH", "FULL_STOPWATCH"):
             patched.setattr(stopwatch, name, replace(getattr(stopwatch, name), **few))
         usual = partial(stopwatch.Stopwatch, **few)
         patched.setattr(stopwatch, "Stopwatch", usual)
         patched.setattr(calls, "_ROUNDS", 3)
-        patched.setattr(calls, "_LEAST_ROUNDS", 3)
+        patched.setattr(calls, "_MIN_ROUNDS", 3)
         patched.setattr(shared, "_REPEATS", 2)
         yield
 

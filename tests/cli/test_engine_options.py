@@ -55,7 +55,7 @@ def test_ray_is_to_encrypt_what_it_carries(monkeypatch):
             "ray",
             address=None,
             silence_s=None,
-            gone_s=None,
+            restart_limit_s=None,
             restarts=True,
             transport=typed,
             weights_cache=None,

@@ -62,11 +62,11 @@ def test_a_program_may_read_it(run, plan):
         assert stage["spare_bytes"] >= 0
     assert [phase["phase"] for phase in values["phases"]] == ["prefill", "decode"]
     first, *others = values["answers"]
-    assert first["sort"] == "plan"
-    assert {answer["sort"] for answer in others} >= {"speed", "memory", "decision"}
+    assert first["kind"] == "plan"
+    assert {answer["kind"] for answer in others} >= {"speed", "memory", "decision"}
     for answer in others:
         if answer["objective"] is not None:
-            assert answer["gain"] <= answer["most_gain"] + 1e-9
+            assert answer["gain"] <= answer["max_gain"] + 1e-9
 
 
 def test_without_solving_nothing_is_asked(run, plan):
@@ -80,20 +80,20 @@ def test_no_more_of_anything_brings_nothing(run, plan):
     words = ("--more-memory", 0, "--more-speed", 0, "--more-loss", 0, "--json")
     values = json.loads(run("explain", "--strategy", plan, *words).stdout)
     for answer in values["answers"]:
-        if answer["sort"] == "speed":
+        if answer["kind"] == "speed":
             assert answer["gain"] == pytest.approx(0.0, abs=1e-3 * answer["before"])
 
 
 def test_ctrl_c_keeps_the_answers(run, plan, monkeypatch):
     from llmpq_jax.planner import whatif as explain
 
-    own_ask = explain.ask
+    own_ask = explain.answer_scenarios
 
     def interrupted(*args, **options):
         yield next(own_ask(*args, **options))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(explain, "ask", interrupted)
+    monkeypatch.setattr(explain, "answer_scenarios", interrupted)
     result = run("explain", "--strategy", plan, "--json")
     assert result.exit_code == 0, result.output
     assert "interrupted: the answers so far are kept" in result.stderr

@@ -221,10 +221,10 @@ def test_each_choice_is_drawn_with_a_seed_of_its_own(run, strategy, tmp_path):
         assert told["token_logprobs"] == pytest.approx(
             expected["token_logprobs"], abs=1e-5
         )
-        for likeliest, others in zip(
+        for top_tokens, others in zip(
             told["top_logprobs"], expected["top_logprobs"], strict=True
         ):
-            assert likeliest == pytest.approx(others, abs=1e-5)
+            assert top_tokens == pytest.approx(others, abs=1e-5)
     assert len({choice["text"] for choice in together}) > 1
     assert len(together[0]["logprobs"]["token_logprobs"]) == 4
 

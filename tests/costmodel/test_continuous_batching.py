@@ -78,13 +78,13 @@ times = st.floats(0.01, 10.0)
 
 
 @st.composite
-def works(draw, *, most_waiting=0):
+def works(draw, *, max_waiting=0):
     small = draw(st.integers(1, 4))
     large = small * draw(st.integers(1, 3))
     prefill, decode = draw(st.sampled_from([(small, large), (large, small)]))
     micro_batch = MicroBatch(prefill=prefill, decode=decode)
     batch = draw(st.integers(1, 16))
-    num_rows = batch + draw(st.integers(0, most_waiting))
+    num_rows = batch + draw(st.integers(0, max_waiting))
     lengths = draw(
         st.lists(
             st.tuples(st.integers(1, 200), st.integers(1, 30)),
@@ -197,7 +197,7 @@ def test_the_plan_is_below_it_by_no_more_than_a_mean_of_maxima_exceeds(work):
     assert -drained - slack <= (end - begin) - seconds.decode_s <= excess + slack
 
 
-@given(works(most_waiting=40))
+@given(works(max_waiting=40))
 def test_refills_are_spread_over_the_steps_and_none_is_lost_or_doubled(work):
     micro_batch, workload, *_ = work
     service = expected_service(workload, micro_batch)
@@ -208,7 +208,7 @@ def test_refills_are_spread_over_the_steps_and_none_is_lost_or_doubled(work):
     assert refilled == pytest.approx(max(0, workload.num_prompts - places), rel=1e-9)
 
 
-@given(works(most_waiting=40))
+@given(works(max_waiting=40))
 def test_with_refills_the_plan_stays_near_the_simulation(work):
     """The claim of the docs: between 0.6 and 1.6 times the simulation's seconds."""
     _, end = simulated(*work)
@@ -231,13 +231,15 @@ def test_a_share_of_the_output_is_a_batch_of_so_many_new_tokens(work, fraction):
     assert part.expected_new_tokens == shorter.expected_new_tokens
 
 
-@given(works(most_waiting=40))
+@given(works(max_waiting=40))
 def test_prompts_of_one_length_are_a_fixed_batch(work):
     micro_batch, workload, *_ = work
     batch = workload.batch
-    alike = workload_of_lengths([(48, 16)] * batch)
+    interchangeable_groups = workload_of_lengths([(48, 16)] * batch)
     fixed = Workload(batch=batch, prompt_length=48, new_tokens=16)
-    assert expected_service(alike, micro_batch) == expected_service(fixed, micro_batch)
+    assert expected_service(interchangeable_groups, micro_batch) == expected_service(
+        fixed, micro_batch
+    )
 
 
 def test_longest_come_first_and_places_are_filled_as_they_fall_free():

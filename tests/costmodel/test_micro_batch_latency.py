@@ -8,7 +8,7 @@ import pytest
 
 from llmpq_jax.costmodel.latency import fit_latency
 from llmpq_jax.costmodel.micro_batch_latency import PassSize, pass_s
-from llmpq_jax.schema.measurements import CallTime, Observed, Phase
+from llmpq_jax.schema.measurements import DispatchTime, Observed, Phase
 from tests.costmodel.records import end_time, layer_time, measured_kind, measurements
 
 ROWS = [
@@ -23,7 +23,7 @@ ENDS = [
     for part in ("embedding", "head")
     for rows in (1, 64)
 ]
-CALL = CallTime(kind="cpu", seconds=5e-4, spread=0.0)
+CALL = DispatchTime(kind="cpu", seconds=5e-4, spread=0.0)
 
 
 def table(kernel_path="native-avx512", *observed):

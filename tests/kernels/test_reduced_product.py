@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.kernels import multiply
 from llmpq_jax.kernels.groups import to_groups
-from llmpq_jax.kernels.reduced_product import MOST_REDUCED_ROWS
+from llmpq_jax.kernels.reduced_product import MAX_REDUCED_ROWS
 from llmpq_jax.quant.reference import reference_product, reference_weight
 from tests.kernels.group_cases import check_product, draw_weight, lowered_for_cuda
 from tests.kernels.native_cases import UNIT
@@ -35,7 +35,7 @@ def weights(draw: st.DrawFn):
 
 @given(
     weights(),
-    st.integers(1, MOST_REDUCED_ROWS),
+    st.integers(1, MAX_REDUCED_ROWS),
     st.sampled_from(["float32", "bfloat16", "float16"]),
 )
 def test_few_rows_agree_with_float64(pair, num_rows, dtype):
@@ -47,7 +47,7 @@ def test_few_rows_agree_with_float64(pair, num_rows, dtype):
     )
 
 
-@given(weights(), st.integers(MOST_REDUCED_ROWS + 1, 40))
+@given(weights(), st.integers(MAX_REDUCED_ROWS + 1, 40))
 def test_many_rows_of_float32_agree_with_float64(pair, num_rows):
     generator, weight = pair
     shape = (num_rows, weight.num_contracted)
@@ -59,7 +59,7 @@ def test_many_rows_of_float32_agree_with_float64(pair, num_rows):
 
 @given(
     weights(),
-    st.integers(MOST_REDUCED_ROWS + 1, 40),
+    st.integers(MAX_REDUCED_ROWS + 1, 40),
     st.sampled_from(["bfloat16", "float16"]),
     st.sampled_from([-60, -20, 0, 60]),
 )
@@ -90,7 +90,7 @@ def test_many_rows_agree_within_the_rounding_of_float16(
     assert (np.abs(np.asarray(found, np.float64) - expected) <= bound).all()
 
 
-@pytest.mark.parametrize("num_rows", [1, MOST_REDUCED_ROWS, MOST_REDUCED_ROWS + 1])
+@pytest.mark.parametrize("num_rows", [1, MAX_REDUCED_ROWS, MAX_REDUCED_ROWS + 1])
 def test_nothing_is_bfloat16_on_the_way(num_rows):
     weight = draw_weight(
         np.random.default_rng(0), num_groups=4, group_size=64, num_features=40, bits=4
@@ -99,7 +99,7 @@ def test_nothing_is_bfloat16_on_the_way(num_rows):
     hidden = jnp.ones((num_rows, 256), jnp.bfloat16)
     text = lowered_for_cuda(hidden, groups)
     products = [line for line in text.splitlines() if "stablehlo.dot" in line]
-    assert len(products) == (num_rows > MOST_REDUCED_ROWS)
+    assert len(products) == (num_rows > MAX_REDUCED_ROWS)
     assert all("xf16>" in line and "bf16" not in line for line in products)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from llmpq_jax.costmodel.pipeline_schedule import Host
-from llmpq_jax.planner.instance.instance import Instance, Pool
+from llmpq_jax.planner.instance.instance import DeviceGroup, Instance
 from llmpq_jax.schema.workload import MicroBatch
 
 MIB = 1 << 20
@@ -43,7 +43,7 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1)
         "embedding_bytes": np.full(num_devices, rng.integers(0, MIB)),
         "head_bytes": np.full(num_devices, rng.integers(0, MIB)),
         "buffer_bytes": int(rng.integers(0, MIB // 4)),
-        "arriving_bytes": int(rng.integers(0, MIB // 4)),
+        "received_bytes": int(rng.integers(0, MIB // 4)),
         "allowed_bytes": (
             looseness * need * rng.uniform(0.7, 1.6, num_devices) + MIB
         ).astype(np.int64),
@@ -51,7 +51,7 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1)
         "may_hold": np.ones((num_layers, num_devices), dtype=bool),
         "may_have": np.ones((num_layers, len(bits)), dtype=bool),
         "width": np.ones(num_devices, dtype=np.int64),
-        "pools": (),
+        "device_groups": (),
         "hosts": draw(_hosts(num_devices)),
         "omega": omega,
         "fixed_omega": float(rng.choice([0.0, 0.3])),
@@ -78,9 +78,9 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1)
             num_decode=draw(st.integers(1, 5)),
             layer_prefill_s=_times(rng, speed[:, None], shape, unsupported),
             layer_decode_s=_times(rng, 0.1 * speed[:, None], shape, unsupported),
-            call_prefill_s=call * rng.random(num_devices),
-            call_decode_s=call_decode_s,
-            whole_call_decode_s=at_once * call_decode_s,
+            dispatch_prefill_s=call * rng.random(num_devices),
+            dispatch_decode_s=dispatch_decode_s,
+            whole_dispatch_decode_s=at_once * dispatch_decode_s,
             embedding_prefill_s=_times(rng, 0.5, num_devices),
             embedding_decode_s=_times(rng, 0.05, num_devices),
             head_prefill_s=_times(rng, 1.0, num_devices, no_head),
@@ -92,7 +92,7 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1)
             head_workspace_bytes=rng.integers(0, MIB, num_devices),
             **common,
         )
-        for call_decode_s in calls_decode_s
+        for dispatch_decode_s in calls_decode_s
     ]
 
 
@@ -120,29 +120,31 @@ def mesh_case_lists(draw, *, max_cases=2, max_layers=3):
                 decode_serial=draw(st.sampled_from([0.6, 1.0])),
             ),
         )
-    cases = []
+    subproblems = []
     for instance in drawn:
         must_use = instance.must_use.copy()
         must_use[1] = must_use[0]
-        cases.append(
+        subproblems.append(
             replace(
-                replace(instance, must_use=must_use, hosts=()).in_order(kinds),
+                replace(instance, must_use=must_use, hosts=()).with_devices(kinds),
                 width=widths,
-                pools=(Pool(members=pooled, num_devices=size),),
+                device_groups=(DeviceGroup(members=pooled, num_devices=size),),
                 hosts=hosts,
             )
         )
-    return cases
+    return subproblems
 
 
 @st.composite
 def pinned_case_lists(draw):
     """Cases of either sort, with layers that lie on a device or have a precision."""
-    cases = draw(st.one_of(case_lists(), mesh_case_lists()))
-    num_layers, num_bits = cases[0].omega.shape
-    may_hold, may_have = cases[0].may_hold.copy(), cases[0].may_have.copy()
+    subproblems = draw(st.one_of(case_lists(), mesh_case_lists()))
+    num_layers, num_bits = subproblems[0].omega.shape
+    may_hold, may_have = subproblems[0].may_hold.copy(), subproblems[0].may_have.copy()
     if draw(st.booleans()):
-        alone = np.flatnonzero(~np.isin(np.arange(len(may_hold.T)), _pooled(cases[0])))
+        alone = np.flatnonzero(
+            ~np.isin(np.arange(len(may_hold.T)), _pooled(subproblems[0]))
+        )
         for layer in draw(st.sets(st.integers(0, num_layers - 1), max_size=2)):
             if len(alone):
                 may_hold[layer] = False
@@ -150,11 +152,14 @@ def pinned_case_lists(draw):
     for layer in draw(st.sets(st.integers(0, num_layers - 1), max_size=2)):
         may_have[layer] = False
         may_have[layer, draw(st.integers(0, num_bits - 1))] = True
-    return [replace(case, may_hold=may_hold, may_have=may_have) for case in cases]
+    return [
+        replace(subproblem, may_hold=may_hold, may_have=may_have)
+        for subproblem in subproblems
+    ]
 
 
 def _pooled(instance):
-    return [j for pool in instance.pools for j in pool.members]
+    return [j for device_group in instance.device_groups for j in device_group.members]
 
 
 @st.composite

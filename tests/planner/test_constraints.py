@@ -11,7 +11,7 @@ from llmpq_jax.errors import InfeasibleError, MeasurementError
 from llmpq_jax.planner import plan
 from llmpq_jax.planner.constraints import BitsPin, LayerPin, with_use
 from llmpq_jax.planner.instance.problem import make_problem
-from llmpq_jax.planner.instance.subproblems import all_cases
+from llmpq_jax.planner.instance.subproblems import all_subproblems
 from llmpq_jax.schema.workload import Workload
 from tests.planner.requests import cluster, measurements, reason, request
 from tests.referees import enumeration as brute_force
@@ -31,8 +31,8 @@ def test_around_pins_a_plan_is_the_best_of_all(pins):
     asked = request("slow", "fast", num_layers=3, memory_mib=8, pins=pins, **SHORT)
     found = plan(asked, relative_gap=1e-6)
     assert found.certificate is not None
-    cases = all_cases(make_problem(asked), omega_budget=9.0)
-    best = brute_force.best_by_enumeration(cases)
+    subproblems = all_subproblems(make_problem(asked), omega_budget=9.0)
+    best = brute_force.best_by_enumeration(subproblems)
     assert found.certificate.objective == pytest.approx(best, rel=1e-6)
     for pin in pins:
         assert f"; {pin} pinned" in found.certificate.covers

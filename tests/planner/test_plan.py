@@ -16,9 +16,9 @@ from llmpq_jax.errors import InfeasibleError, MeasurementError
 from llmpq_jax.planner import PlanRequest, Progress, plan
 from llmpq_jax.planner.constraints import LayerPin
 from llmpq_jax.planner.instance.problem import make_problem
-from llmpq_jax.planner.instance.subproblems import all_cases
+from llmpq_jax.planner.instance.subproblems import all_subproblems
 from llmpq_jax.planner.search import branch_and_bound as search_module
-from llmpq_jax.schema.measurements import CallTime
+from llmpq_jax.schema.measurements import DispatchTime
 from llmpq_jax.schema.workload import Workload
 from tests.planner.requests import LINK_S_PER_BYTE, cluster, measurements, request
 from tests.referees import enumeration as brute_force
@@ -41,8 +41,10 @@ def latency(asked):
 def test_a_plan_is_the_best_of_all_there_are():
     asked = request("slow", "fast", num_layers=3, head_bits=(16, 8), memory_mib=8)
     found = planned(asked, relative_gap=GAP)
-    cases = all_cases(make_problem(asked), omega_budget=found.quality.budget)
-    best = brute_force.best_by_enumeration(cases)
+    subproblems = all_subproblems(
+        make_problem(asked), omega_budget=found.quality.budget
+    )
+    best = brute_force.best_by_enumeration(subproblems)
     assert found.certificate.objective == pytest.approx(best, rel=1e-6)
 
 
@@ -97,8 +99,8 @@ def test_scarce_memory_costs_the_least_quality_that_fits():
     found = planned(asked)
     assert set(found.bits) == {8, 4}
     assert "the least that fits" in found.quality.note
-    cases = all_cases(make_problem(asked), omega_budget=None)
-    least = brute_force.least_omega_by_enumeration(cases)
+    subproblems = all_subproblems(make_problem(asked), omega_budget=None)
+    least = brute_force.min_omega_by_enumeration(subproblems)
     assert found.quality.omega == pytest.approx(least)
     assert found.quality.budget == pytest.approx(least)
 
@@ -161,7 +163,7 @@ def test_a_whole_model_is_charged_a_call_for_eight_steps(num_stages, calls):
         pins=pins,
         bits=(8,),
     )
-    call = CallTime(kind="fast", seconds=call_s, spread=0.0)
+    call = DispatchTime(kind="fast", seconds=call_s, spread=0.0)
     charged = replace(free, measurements=replace(free.measurements, calls=(call,)))
     before, after = (planned(asked).predicted for asked in (free, charged))
     more_s = after.prefill_s - before.prefill_s
@@ -185,9 +187,11 @@ def test_with_the_caches_precision_free_a_plan_is_the_best_of_all(memory_mib):
         *("slow", "fast"), num_layers=3, memory_mib=memory_mib, **EITHER_CACHE
     )
     found = planned(asked, relative_gap=GAP)
-    cases = all_cases(make_problem(asked), omega_budget=found.quality.budget)
-    assert {case.kv_bits for case in cases} == {16, 8}
-    best = brute_force.best_by_enumeration(cases)
+    subproblems = all_subproblems(
+        make_problem(asked), omega_budget=found.quality.budget
+    )
+    assert {subproblem.kv_bits for subproblem in subproblems} == {16, 8}
+    best = brute_force.best_by_enumeration(subproblems)
     assert found.certificate.objective == pytest.approx(best, rel=1e-6)
     assert "cache at 8 or 16 bits" in found.certificate.covers
 
@@ -225,8 +229,10 @@ ANY_WIDTH = {"measurements": MESHES, "tensor": (1, 2, 4)}
 def test_with_meshes_a_plan_is_the_best_of_all(kinds, memory_mib):
     asked = request(*kinds, num_layers=3, memory_mib=memory_mib, **SHORT, **ANY_WIDTH)
     found = planned(asked, relative_gap=GAP)
-    cases = all_cases(make_problem(asked), omega_budget=found.quality.budget)
-    best = brute_force.best_by_enumeration(cases)
+    subproblems = all_subproblems(
+        make_problem(asked), omega_budget=found.quality.budget
+    )
+    best = brute_force.best_by_enumeration(subproblems)
     assert found.certificate.objective == pytest.approx(best, rel=1e-6)
     names = [name for stage in found.stages for name in stage.devices]
     assert len(names) == len(set(names))
@@ -268,14 +274,16 @@ def test_a_mesh_costs_what_latency_and_memory_model_say_of_it():
 def test_each_device_of_a_mesh_receives_the_hidden_states():
     asked = request("slow", "slow", "fast", "fast", **SHORT, **ANY_WIDTH)
     problem = make_problem(asked)
-    case = all_cases(problem, omega_budget=None)[0]
-    unit = {(u.kind, u.width): j for j, u in enumerate(problem.units)}
-    one, two = unit["fast", 1], unit["fast", 2]
-    slow = unit["slow", 1]
-    twice = 2 * case.hop_decode_s[0, slow, one]
-    assert case.hop_decode_s[0, slow, two] == pytest.approx(twice)
-    from_two = case.hop_decode_s[0, unit["slow", 2], one]
-    assert from_two == case.hop_decode_s[0, slow, one]
+    subproblem = all_subproblems(problem, omega_budget=None)[0]
+    execution_unit = {
+        (u.kind, u.width): j for j, u in enumerate(problem.execution_units)
+    }
+    one, two = execution_unit["fast", 1], execution_unit["fast", 2]
+    slow = execution_unit["slow", 1]
+    twice = 2 * subproblem.hop_decode_s[0, slow, one]
+    assert subproblem.hop_decode_s[0, slow, two] == pytest.approx(twice)
+    from_two = subproblem.hop_decode_s[0, execution_unit["slow", 2], one]
+    assert from_two == subproblem.hop_decode_s[0, slow, one]
 
 
 def test_devices_of_a_pool_that_must_be_used_all_are():
@@ -288,9 +296,11 @@ def test_devices_of_a_pool_that_must_be_used_all_are():
 
 def test_widths_that_were_not_measured_or_do_not_fit_are_not_offered():
     asked = request("slow", "slow", "fast", tensor=(1, 2, 4), measurements=MESHES)
-    assert {unit.width for unit in make_problem(asked).units} == {1, 2}
+    assert {
+        execution_unit.width for execution_unit in make_problem(asked).execution_units
+    } == {1, 2}
     plain = replace(asked, measurements=measurements())
-    assert make_problem(plain).pools == ()
+    assert make_problem(plain).device_groups == ()
     with pytest.raises(MeasurementError, match="no stage of 4 devices can be made"):
         make_problem(replace(asked, tensor=(4,)))
 
@@ -306,8 +316,8 @@ def test_with_the_wires_free_a_plan_is_the_best_of_all(budget):
         wire_bits=(16, 8),
     )
     found = planned(asked, relative_gap=GAP)
-    cases = all_cases(make_problem(asked), omega_budget=budget + 0.3)
-    best = brute_force.best_by_enumeration(cases)
+    subproblems = all_subproblems(make_problem(asked), omega_budget=budget + 0.3)
+    best = brute_force.best_by_enumeration(subproblems)
     assert found.certificate.objective == pytest.approx(best, rel=1e-6)
     assert "each hop at 8 or 16 bits" in found.certificate.covers
     losses = total_omega(asked.sensitivity, found.bits)
@@ -330,12 +340,12 @@ def test_a_hop_goes_at_8_bits_where_its_omega_is_paid_for():
     assert [stage.wire_bits for stage in after.stages] == [8, 16]
     assert after.quality.omega == pytest.approx(0.002)
     # Two prompts of 48 tokens are a prefill micro-batch.
-    case = all_cases(make_problem(asked), omega_budget=None)[0]
+    subproblem = all_subproblems(make_problem(asked), omega_budget=None)[0]
     tokens = 2 * 48
     expected = 2e-5 + tokens * (256 + 4) * LINK_S_PER_BYTE
-    assert case.hop_prefill_s[1, 0, 1] == pytest.approx(expected)
+    assert subproblem.hop_prefill_s[1, 0, 1] == pytest.approx(expected)
     expected = 2e-5 + tokens * 256 * 4 * LINK_S_PER_BYTE
-    assert case.hop_prefill_s[0, 0, 1] == pytest.approx(expected)
+    assert subproblem.hop_prefill_s[0, 0, 1] == pytest.approx(expected)
 
 
 def test_hops_pinned_to_8_bits_are_allowed_by_the_default_budget():
@@ -411,7 +421,7 @@ def test_ctrl_c_without_an_incumbent_is_raised_on(monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(search_module, "PathFinder", interrupt)
+    monkeypatch.setattr(search_module, "ShortestPath", interrupt)
     with pytest.raises(KeyboardInterrupt):
         planned(request("slow"))
 

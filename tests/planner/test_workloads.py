@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llmpq_jax.errors import InfeasibleError
 from llmpq_jax.planner import plan
 from llmpq_jax.planner.instance.problem import make_problem
-from llmpq_jax.planner.instance.subproblems import all_cases, uniform_int8_omega
+from llmpq_jax.planner.instance.subproblems import all_subproblems, uniform_int8_omega
 from llmpq_jax.schema.workload import Workload, workload_of_lengths
 from tests.planner.requests import request
 from tests.referees.enumeration import best_by_enumeration
@@ -35,8 +35,8 @@ def test_the_plan_is_the_best_of_all_by_enumeration(lengths, batch, fraction):
     )
     asked = request("fast", "slow", num_layers=3, workload=workload, memory_mib=8)
     problem = make_problem(asked)
-    cases = all_cases(problem, omega_budget=uniform_int8_omega(problem))
-    best = best_by_enumeration(cases)
+    subproblems = all_subproblems(problem, omega_budget=uniform_int8_omega(problem))
+    best = best_by_enumeration(subproblems)
     found = plan(asked, relative_gap=1e-6)
     assert found.certificate is not None
     assert found.certificate.objective == pytest.approx(best, rel=2e-6)
@@ -44,10 +44,10 @@ def test_the_plan_is_the_best_of_all_by_enumeration(lengths, batch, fraction):
 
 
 def test_prompts_of_one_length_are_planned_as_a_fixed_batch():
-    alike = workload_of_lengths([(48, 16)] * 4)
+    interchangeable_groups = workload_of_lengths([(48, 16)] * 4)
     fixed, same = (
         plan(request("fast", "slow")),
-        plan(request("fast", "slow", workload=alike)),
+        plan(request("fast", "slow", workload=interchangeable_groups)),
     )
     assert same.stages == fixed.stages
     assert same.predicted == fixed.predicted
@@ -62,9 +62,9 @@ def test_a_share_of_the_output_changes_time_and_no_memory():
     assert whole.stages[0].predicted is not None
     assert shorter.stages[0].predicted is not None
     assert latency_s(part) == pytest.approx(latency_s(shorter), rel=0.2)
-    case = {"prefill": 1, "decode": 1}
+    subproblem = {"prefill": 1, "decode": 1}
     one, other = (
-        plan(request("fast", workload=workload, **case)).stages[0].predicted
+        plan(request("fast", workload=workload, **subproblem)).stages[0].predicted
         for workload in (FIXED, replace(FIXED, output_length_fraction=0.25))
     )
     assert one is not None
@@ -78,9 +78,10 @@ def test_memory_holds_the_longest_prompt_and_time_is_for_all():
     short = workload_of_lengths([(40, 16)] * 16, batch=4)
     mixed = workload_of_lengths([*[(40, 16)] * 15, (900, 4)], batch=4)
     fixed = replace(FIXED, prompt_length=900, new_tokens=16)
-    case = {"prefill": 1, "decode": 4, "memory_mib": 40}
+    subproblem = {"prefill": 1, "decode": 4, "memory_mib": 40}
     plans = [
-        plan(request("fast", workload=each, **case)) for each in (short, mixed, fixed)
+        plan(request("fast", workload=each, **subproblem))
+        for each in (short, mixed, fixed)
     ]
     of_short, of_mixed, of_fixed = (each.stages[0].predicted for each in plans)
     assert of_short is not None

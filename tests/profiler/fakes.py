@@ -74,7 +74,7 @@ class FakeRoom:
         return self.now_s
 
     def stopwatch(self, **fields):
-        arguments = {"warm_ups": 1, "warm_up_s": 0, "least_repeats": 3, "visits": 1}
+        arguments = {"warm_ups": 1, "warm_up_s": 0, "min_repeats": 3, "visits": 1}
         arguments |= fields
         return Stopwatch(clock=self.clock, sleep=lambda _: None, **arguments)
 

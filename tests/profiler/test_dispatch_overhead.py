@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.profiler.dispatch_overhead import time_visit
+from llmpq_jax.profiler.dispatch_overhead import time_dispatch
 
 
 class Machine:
@@ -52,7 +52,7 @@ def test_a_visit_is_what_is_left_without_layers(
     num_stacked, call_s, layer_s, waking_s, sending_s, back_s
 ):
     machine = Machine(call_s, layer_s, waking_s, sending_s, back_s)
-    at_once, visit = time_visit(
+    at_once, visit = time_dispatch(
         lambda: machine.call(1),
         lambda: machine.call(num_stacked),
         num_stacked,

@@ -12,7 +12,7 @@ class Machine:
 
     def watch(self):
         stopwatch = Stopwatch(
-            clock=lambda: self.now_s, warm_ups=0, warm_up_s=0, least_repeats=3
+            clock=lambda: self.now_s, warm_ups=0, warm_up_s=0, min_repeats=3
         )
         return DriftWatch(call=self.work, stopwatch=stopwatch)
 

@@ -82,7 +82,7 @@ def test_full_serves_every_shorter_workload_from_within(workload):
 
 def test_the_quick_grid_has_few_shapes():
     assert len(QUICK_GRID.shapes) == 6
-    assert QUICK_GRID.most_tokens == 16 * 64
+    assert QUICK_GRID.max_tokens == 16 * 64
 
 
 def test_a_cache_shorter_than_the_prompt_is_refused():

@@ -236,7 +236,7 @@ def test_sizes_are_visited_in_turns_and_a_slow_while_counts_by_its_share(room, v
     quiet = run(room)
     room.slow_visit = 2
     heard = []
-    stopwatch = room.stopwatch(visits=visits, least_repeats=3 * visits)
+    stopwatch = room.stopwatch(visits=visits, min_repeats=3 * visits)
     measured = run(
         room, stopwatch=stopwatch, on_progress=lambda *what: heard.append(what)
     )
@@ -408,7 +408,7 @@ def test_a_folder_with_a_config_alone_is_measured_for_real(tmp_path):
         activations="float32",
         bits=(16,),
         grid=type(GRID).of((2,), ((8, 16),)),
-        stopwatch=Stopwatch(warm_ups=0, warm_up_s=0, least_repeats=1, most_s=0),
+        stopwatch=Stopwatch(warm_ups=0, warm_up_s=0, min_repeats=1, max_s=0),
     )
     assert measured.model == "model"
     expected = architecture(

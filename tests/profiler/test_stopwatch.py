@@ -31,27 +31,27 @@ def clock():
 
 
 def test_a_steady_call_is_timed_no_more_often_than_it_must(clock):
-    watch = Stopwatch(clock=clock, warm_ups=2, warm_up_s=0, least_repeats=5)
+    watch = Stopwatch(clock=clock, warm_ups=2, warm_up_s=0, min_repeats=5)
     timing = watch.time(clock.call(cycle([0.25])))
     assert (timing.seconds, timing.spread, timing.repeats) == (0.25, 0.0, 5)
     assert clock.calls == 7
 
 
 def test_warm_ups_do_not_count(clock):
-    watch = Stopwatch(clock=clock, warm_ups=2, warm_up_s=0, least_repeats=3)
+    watch = Stopwatch(clock=clock, warm_ups=2, warm_up_s=0, min_repeats=3)
     timing = watch.time(clock.call([100.0, 50.0, 1.0, 1.0, 1.0]))
     assert timing.seconds == 1.0
 
 
 def test_warm_ups_go_on_for_a_while(clock):
-    watch = Stopwatch(clock=clock, warm_ups=1, warm_up_s=0.005, least_repeats=3)
+    watch = Stopwatch(clock=clock, warm_ups=1, warm_up_s=0.005, min_repeats=3)
     # Five cold calls of a millisecond and a bit end the while.
     timing = watch.time(clock.call([0.00125] * 4 + [0.0005] * 3))
     assert timing.seconds == pytest.approx(0.0005)
 
 
 def test_an_unsteady_call_is_repeated_until_its_quartiles_meet(clock):
-    watch = Stopwatch(clock=clock, warm_ups=0, warm_up_s=0, least_repeats=4, most_s=1e9)
+    watch = Stopwatch(clock=clock, warm_ups=0, warm_up_s=0, min_repeats=4, max_s=1e9)
     timing = watch.time(clock.call([1.0, 2.0, 1.0, 2.0, *[1.5] * 100]))
     assert timing.repeats == 9
     assert timing.seconds == 1.5
@@ -60,7 +60,7 @@ def test_an_unsteady_call_is_repeated_until_its_quartiles_meet(clock):
 
 def test_median_and_spread_are_those_of_the_samples(clock):
     watch = Stopwatch(
-        clock=clock, warm_ups=0, warm_up_s=0, least_repeats=5, most_repeats=5
+        clock=clock, warm_ups=0, warm_up_s=0, min_repeats=5, max_repeats=5
     )
     timing = watch.time(clock.call([5.0, 1.0, 4.0, 2.0, 3.0]))
     assert timing.seconds == 3.0
@@ -68,19 +68,17 @@ def test_median_and_spread_are_those_of_the_samples(clock):
 
 
 def test_a_call_that_never_settles_ends_with_its_repeats(clock):
-    watch = Stopwatch(clock=clock, warm_ups=0, warm_up_s=0, most_repeats=20, most_s=1e9)
+    watch = Stopwatch(clock=clock, warm_ups=0, warm_up_s=0, max_repeats=20, max_s=1e9)
     assert watch.time(clock.call(cycle([1.0, 3.0]))).repeats == 20
 
 
 def test_a_call_that_never_settles_ends_with_its_time(clock):
-    watch = Stopwatch(
-        clock=clock, warm_ups=0, warm_up_s=0, least_repeats=3, most_s=10.0
-    )
+    watch = Stopwatch(clock=clock, warm_ups=0, warm_up_s=0, min_repeats=3, max_s=10.0)
     assert watch.time(clock.call(cycle([1.0, 3.0]))).repeats == 6
 
 
 def test_another_call_is_taken_off_sample_by_sample(clock):
-    watch = Stopwatch(clock=clock, warm_ups=1, warm_up_s=0, least_repeats=4)
+    watch = Stopwatch(clock=clock, warm_ups=1, warm_up_s=0, min_repeats=4)
     # Both slow down together; the difference does not.
     less = clock.call([0.5, 1.0, 2.0, 3.0, 4.0])
     timing = watch.time(clock.call([0.75, 1.25, 2.25, 3.25, 4.25]), less=less)
@@ -90,7 +88,7 @@ def test_another_call_is_taken_off_sample_by_sample(clock):
 
 def test_a_difference_is_no_smaller_than_its_quartiles_can_tell(clock):
     watch = Stopwatch(
-        clock=clock, warm_ups=0, warm_up_s=0, least_repeats=5, most_repeats=5
+        clock=clock, warm_ups=0, warm_up_s=0, min_repeats=5, max_repeats=5
     )
     less = clock.call(cycle([10.0]))
     timing = watch.time(clock.call([8.0, 9.0, 10.0, 11.0, 12.0]), less=less)
@@ -99,7 +97,7 @@ def test_a_difference_is_no_smaller_than_its_quartiles_can_tell(clock):
 
 
 def test_nothing_takes_no_time_at_all(clock):
-    watch = Stopwatch(clock=clock, warm_ups=0, warm_up_s=0, least_repeats=3)
+    watch = Stopwatch(clock=clock, warm_ups=0, warm_up_s=0, min_repeats=3)
     assert watch.time(clock.call(cycle([0.0]))).seconds > 0
 
 
@@ -121,14 +119,14 @@ def test_where_turns_are_taken_the_mean_of_long_samples_knows_of_the_wait(
         turns, rest_s = divmod(worked_s, share * period_s)
         clock.now_s = turns * period_s + rest_s
 
-    watch = Stopwatch(clock=clock, least_sample_s=20 * period_s)
+    watch = Stopwatch(clock=clock, min_sample_s=20 * period_s)
     expected_s = call_s / share
     # A sample may hold one turn's wait more or less than its part of 20 or more.
     assert watch.time(work).seconds == pytest.approx(expected_s, rel=1 / 19)
 
 
 def test_without_a_sample_time_each_call_is_a_sample(clock):
-    watch = Stopwatch(clock=clock, warm_ups=0, warm_up_s=0, least_repeats=3)
+    watch = Stopwatch(clock=clock, warm_ups=0, warm_up_s=0, min_repeats=3)
     assert watch.time(clock.call(cycle([0.001]))).repeats == clock.calls == 3
 
 

@@ -22,7 +22,7 @@ def best_by_enumeration(instances: Sequence[Instance]) -> float | None:
     return min(objectives, default=None)
 
 
-def least_omega_by_enumeration(instances: Sequence[Instance]) -> float | None:
+def min_omega_by_enumeration(instances: Sequence[Instance]) -> float | None:
     """Returns the least Σω over all plans that fit, or nothing without one."""
     omegas = [omega for instance in instances for _, omega in feasible_plans(instance)]
     return min(omegas, default=None)
@@ -49,15 +49,18 @@ def feasible_plans(instance: Instance) -> Iterator[tuple[float, float]]:
 def _are_there(instance: Instance, devices: tuple[int, ...]) -> bool:
     """Whether pools have devices for all of these, and no pinned device is idle."""
     pooled: set[int] = set()
-    for pool in instance.pools:
-        pooled |= set(pool.members)
+    for device_group in instance.device_groups:
+        pooled |= set(device_group.members)
         taken = 0
-        for j in pool.members:
+        for j in device_group.members:
             if j in devices:
                 taken += int(instance.width[j])
-        if taken > pool.num_devices:
+        if taken > device_group.num_devices:
             return False
-        if taken < pool.num_devices and instance.must_use[list(pool.members)].any():
+        if (
+            taken < device_group.num_devices
+            and instance.must_use[list(device_group.members)].any()
+        ):
             return False
     return all(
         j in devices
@@ -84,10 +87,12 @@ def _costs(
     prefill, decode = [], []
     for j, (first, end) in zip(devices, cuts, strict=True):
         size = int(instance.buffer_bytes)
-        stage_prefill = float(instance.call_prefill_s[j])
+        stage_prefill = float(instance.dispatch_prefill_s[j])
         is_whole = first == 0 and end == len(bits)
         stage_decode = float(
-            instance.whole_call_decode_s[j] if is_whole else instance.call_decode_s[j]
+            instance.whole_dispatch_decode_s[j]
+            if is_whole
+            else instance.dispatch_decode_s[j]
         )
         workspaces = []
         for layer in range(first, end):
@@ -104,7 +109,7 @@ def _costs(
             stage_prefill += float(instance.embedding_prefill_s[j])
             stage_decode += float(instance.embedding_decode_s[j])
         else:
-            size += int(instance.arriving_bytes)
+            size += int(instance.received_bytes)
         if j == devices[-1]:
             size += int(instance.head_bytes[j])
             workspaces.append(int(instance.head_workspace_bytes[j]))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.costmodel.memory import (
-    NUM_ARRIVING,
+    NUM_RECEIVED,
     embedding_bytes,
     gathered_logits_bytes,
-    handed_on_bytes,
     head_bytes,
     layer_bytes,
     layer_kv_bytes,
+    sent_bytes,
 )
 from llmpq_jax.costmodel.workspace import WorkspaceModel
 from llmpq_jax.schema.memory_terms import MemoryTerms
@@ -72,7 +72,7 @@ def stage_memory(
         kv_bits=precision.kv_bits,
         tensor=tensor,
     )
-    handed_on = handed_on_bytes(
+    handed_on = sent_bytes(
         architecture,
         workload=workload,
         micro_batch=micro_batch,
@@ -89,5 +89,5 @@ def stage_memory(
         if is_last
         else 0,
         workspace=max(needs),
-        buffers=(1 if is_first else 1 + NUM_ARRIVING) * handed_on,
+        buffers=(1 if is_first else 1 + NUM_RECEIVED) * handed_on,
     )

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pyomo.environ as pyo
 import pytest
+from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
+from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.units import GIB
 from tests.referees.fixed_order import CONSTRAINTS, GOALS, formulate
 from tools.write_golden_lp import (
     REFEREE_FOLDER,
@@ -56,3 +61,30 @@ def test_variables_are_named_in_the_document():
 def test_every_constraint_is_in_the_model():
     model = formulate(example()).model
     assert all(model.find_component(name) is not None for name in NAMES)
+
+
+def test_units_of_bytes_and_seconds_do_not_show():
+    """HiGHS's tolerances are absolute, so a plan must not hang on what a unit is."""
+    given = example()
+    other = replace(
+        given,
+        theta=given.theta * SECOND,
+        **{name: getattr(given, name) * GIB for name in fields_ending("_bytes")},
+        **{name: getattr(given, name) * SECOND for name in fields_ending("_s")},
+    )
+    assert matrix(other) == pytest.approx(matrix(given))
+
+
+SECOND = 1e-6
+
+
+def fields_ending(ending):
+    return [field.name for field in fields(Instance) if field.name.endswith(ending)]
+
+
+def matrix(instance):
+    model = formulate(instance).model
+    form = LinearStandardFormCompiler().write(model, mixed_form=True)
+    rows = np.hstack([form.A.todense(), np.asarray(form.rhs)[:, None]])
+    costs = np.append(form.c.todense(), form.c_offset)
+    return np.vstack([rows, costs])

@@ -14,11 +14,11 @@ from llmpq_jax.planner import plan
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.whatif import (
     More,
-    account_for,
-    ask,
-    found_plan,
+    answer_scenarios,
+    break_down,
     free_to_choose,
-    questions,
+    incumbent_from_strategy,
+    list_scenarios,
 )
 from llmpq_jax.report.explanation import (
     answers_table,
@@ -35,10 +35,10 @@ def explained():
     asked = request("slow", "fast", memory_mib=4)
     strategy = plan(asked)
     problem = make_problem(free_to_choose(asked, strategy))
-    found = found_plan(problem, strategy)
-    put = questions(problem, strategy, found, More())
-    answers = list(ask(put, found, time_limit_s=60.0, relative_gap=1e-6))
-    return account_for(problem, found, strategy), answers
+    found = incumbent_from_strategy(problem, strategy)
+    put = list_scenarios(problem, strategy, found, More())
+    answers = list(answer_scenarios(put, found, time_limit_s=60.0, relative_gap=1e-6))
+    return break_down(problem, found, strategy), answers
 
 
 def text_of(table):
@@ -48,10 +48,10 @@ def text_of(table):
 
 
 def test_what_binds_a_stage_is_named_beside_its_memory(explained):
-    account, answers = explained
-    rows = text_of(memory_table(account, answers)).splitlines()
-    slowest = {phase.slowest.name for phase in account.phases}
-    for stage in account.stages:
+    breakdown, answers = explained
+    rows = text_of(memory_table(breakdown, answers)).splitlines()
+    slowest = {phase.slowest.name for phase in breakdown.phases}
+    for stage in breakdown.stages:
         (row,) = [line for line in rows if stage.devices[0] in line]
         share = stage.memory.total / stage.allowed_bytes
         assert f"{share:.0%}" in row
@@ -63,20 +63,20 @@ def test_what_binds_a_stage_is_named_beside_its_memory(explained):
 
 
 def test_the_slowest_is_marked_in_each_phase(explained):
-    account, _ = explained
-    text = text_of(seconds_table(account))
-    assert text.count("slowest\n") + text.count("slowest ") >= len(account.phases)
-    for resource in account.phases[0].resources:
+    breakdown, _ = explained
+    text = text_of(seconds_table(breakdown))
+    assert text.count("slowest\n") + text.count("slowest ") >= len(breakdown.phases)
+    for resource in breakdown.phases[0].resources:
         assert resource.name in text
 
 
 def test_findings_say_the_plan_in_words(explained):
-    account, answers = explained
-    text = "\n".join(plan_findings(account, answers))
+    breakdown, answers = explained
+    text = "\n".join(plan_findings(breakdown, answers))
     assert text.startswith("prefill ")
     assert "the slowest is" in text
     assert "best         this plan" in text
-    broken = plan_findings(replace(account, fits=False, omega_budget=None), ())
+    broken = plan_findings(replace(breakdown, fits=False, omega_budget=None), ())
     assert any(line.startswith("fits         no") for line in broken)
     assert any(line.endswith("without a limit") for line in broken)
 
@@ -101,8 +101,8 @@ def test_gains_that_weigh_quality_say_so(explained):
 
 
 def test_json_has_no_number_that_json_does_not_know(explained):
-    account, answers = explained
+    breakdown, answers = explained
     endless = replace(answers[0], objective=None, bound=float("inf"))
-    text = explanation_json(Path("s.toml"), "measured", account, [endless])
+    text = explanation_json(Path("s.toml"), "measured", breakdown, [endless])
     values = json.loads(text, parse_constant=pytest.fail)
     assert values["answers"][0]["bound"] is None

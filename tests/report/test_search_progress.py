@@ -12,7 +12,7 @@ class State:
     num_done: int
     best: float
     bound: float = 1.98
-    num_cases: int = 4
+    num_subproblems: int = 4
 
 
 def test_the_best_plan_and_its_bound_are_said():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmpq_jax.runtime import Completion, Pipeline, Request, Sampling
-from llmpq_jax.runtime.request import Begun
+from llmpq_jax.runtime.request import PartialCompletion
 from tests.tiny_models import make_strategy, write_tiny_model
 
 NEW_TOKENS = 8
@@ -53,7 +53,7 @@ def test_a_request_goes_on_from_the_tokens_it_has(pipeline, whole, cuts):
     begun = [
         replace(
             request,
-            begun=Begun(
+            begun=PartialCompletion(
                 token_ids=completion.token_ids[:cut],
                 logprobs=(completion.logprobs or ())[:cut],
             ),

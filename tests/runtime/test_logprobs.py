@@ -64,13 +64,13 @@ def test_they_are_those_of_the_scores_and_change_no_token(model, stages):
                 # Scores come of whole rows at once, tokens of a cache: the sums of
                 # float32 are taken in another order.
                 assert each.logprob == pytest.approx(row[token], abs=1e-4)
-                assert len(each.likeliest) == request.top_logprobs
-                values = [logprob for _, logprob in each.likeliest]
+                assert len(each.top_tokens) == request.top_logprobs
+                values = [logprob for _, logprob in each.top_tokens]
                 assert values == sorted(values, reverse=True)
                 np.testing.assert_allclose(
                     values, np.sort(row)[::-1][: len(values)], atol=1e-4
                 )
-                for likely, logprob in each.likeliest:
+                for likely, logprob in each.top_tokens:
                     assert logprob == pytest.approx(row[likely], abs=1e-4)
 
 

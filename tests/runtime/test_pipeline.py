@@ -14,7 +14,7 @@ import pytest
 
 from llmpq_jax.errors import RequestError, StrategyError
 from llmpq_jax.runtime import Pipeline, Request, Sampling
-from llmpq_jax.runtime.scheduler import Driver
+from llmpq_jax.runtime.scheduler import Scheduler
 from llmpq_jax.schema.strategy import StagePrediction, Strategy
 from llmpq_jax.schema.strategy_file import write_strategy
 from tests.local_workers import local_workers
@@ -57,10 +57,10 @@ def test_what_may_become_longest_is_served_first_and_told_in_order(
 ) -> None:
     served: list[int] = []
 
-    def spy(**fields: Any) -> Driver:
+    def spy(**fields: Any) -> Scheduler:
         rows = list(fields.pop("rows"))
         served.extend(row.request.max_new_tokens for row in rows)
-        return Driver(rows=rows, **fields)
+        return Scheduler(rows=rows, **fields)
 
     monkeypatch.setattr("llmpq_jax.runtime.stream.Driver", spy)
     lengths = [2, 5, 1, 5, 3, 4, 1, 6, 2]

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpq_jax.runtime.batch_shape import BatchShape
-from llmpq_jax.runtime.engines.engine import StageLostError
+from llmpq_jax.runtime.engines.engine import StageFailedError
 from llmpq_jax.runtime.request import Request, Sampling
-from llmpq_jax.runtime.scheduler import Driver
+from llmpq_jax.runtime.scheduler import Scheduler
 from llmpq_jax.runtime.sequence import Row
 from llmpq_jax.schema.buckets import STEPS_AT_ONCE
 from llmpq_jax.schema.workload import MicroBatch
@@ -101,14 +101,14 @@ class HashEngine:
         if self.num_answered in self.is_lost_at:
             self.waiting.clear()
             msg = "stage 1 is lost"
-            raise StageLostError(msg)
+            raise StageFailedError(msg)
         if self.num_answered == self.fails_at:
             msg = "stage broke"
             raise RuntimeError(msg)
         places = [
             (group, message.first_row + index)
             for group in message.groups
-            for index in range(len(message.place_B) // len(message.groups))
+            for index in range(len(message.slot_B) // len(message.groups))
         ]
         steps = []
         for step in range(message.num_steps):
@@ -117,7 +117,7 @@ class HashEngine:
                 rows = self.caches.setdefault(
                     group, [[] for _ in range(self.shape.decode_rows)]
                 )
-                given, at = np.asarray(message.payload)[index], message.place_B[index]
+                given, at = np.asarray(message.payload)[index], message.slot_B[index]
                 if message.phase == "prefill":
                     first = message.first_position or 0
                     assert first + len(given) <= self.shape.num_slots
@@ -171,9 +171,9 @@ def services(draw: st.DrawFn) -> tuple[HashEngine, list[Request]]:
     return engine, requests
 
 
-def _drive(engine: HashEngine, requests: list[Request], **options) -> Driver:
+def _drive(engine: HashEngine, requests: list[Request], **options) -> Scheduler:
     rows = [Row(request, eos_ids={EOS}, decoder=Silent()) for request in requests]
-    return Driver(engine=engine, shape=engine.shape, rows=rows, **options)  # pyright: ignore[reportArgumentType]
+    return Scheduler(engine=engine, shape=engine.shape, rows=rows, **options)  # pyright: ignore[reportArgumentType]
 
 
 @given(services())

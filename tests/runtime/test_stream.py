@@ -8,7 +8,7 @@ import pytest
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime import Pipeline, Request, Sampling
 from llmpq_jax.runtime.sequence import Row
-from llmpq_jax.runtime.workload_summary import demand_of
+from llmpq_jax.runtime.workload_summary import summarize_workload
 from llmpq_jax.stage.message import StageEvent
 from tests.tiny_models import make_strategy, write_tiny_model
 
@@ -38,7 +38,7 @@ def requests_of(count: int) -> Iterator[Request]:
 
 def test_each_comes_once_and_as_it_would_alone(pipeline, strategy):
     requests = list(requests_of(50))
-    demand = demand_of(requests, strategy)
+    demand = summarize_workload(requests, strategy)
     assert demand is not None
     assert demand.look_ahead < len(requests)
     ended = list(pipeline.stream(enumerate(requests), demand))
@@ -49,8 +49,8 @@ def test_each_comes_once_and_as_it_would_alone(pipeline, strategy):
 
 
 def test_what_is_alive_does_not_grow_with_the_requests(pipeline, strategy):
-    def most_alive(count: int) -> int:
-        demand = demand_of(requests_of(count), strategy)
+    def max_alive(count: int) -> int:
+        demand = summarize_workload(requests_of(count), strategy)
         assert demand is not None
         num_read = 0
 
@@ -74,12 +74,12 @@ def test_what_is_alive_does_not_grow_with_the_requests(pipeline, strategy):
 
     batch = strategy.workload.batch
     # Events are taken when 64 requests have ended, each of at most 8 tokens.
-    assert most_alive(400) <= most_alive(130) + 64
+    assert max_alive(400) <= max_alive(130) + 64
 
 
 def test_requests_that_were_not_counted_are_refused(pipeline, strategy):
     few, more = list(requests_of(3)), list(requests_of(12))
-    demand = demand_of(few, strategy)
+    demand = summarize_workload(few, strategy)
     assert demand is not None
     stream = pipeline.stream(enumerate(more), demand)
     with pytest.raises(RequestError, match="are not those that were counted"):

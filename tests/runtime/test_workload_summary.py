@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.runtime import Request
 from llmpq_jax.runtime.batch_shape import BatchShape
-from llmpq_jax.runtime.workload_summary import demand_of, longest_first
+from llmpq_jax.runtime.workload_summary import longest_first, summarize_workload
 from tests.tiny_models import make_strategy, write_tiny_model
 
 
@@ -65,7 +65,7 @@ def test_requests_need_the_shape_of_all_of_them_in_their_order(
     requests = [
         Request(token_ids=(1,) * prompt, max_new_tokens=new) for prompt, new in each
     ]
-    demand = demand_of(iter(requests), strategy)
+    demand = summarize_workload(iter(requests), strategy)
     assert demand is not None
     turns = served_in_turn([new for _, new in each], demand.look_ahead)
     ordered = [each[turn] for turn in turns]
@@ -86,4 +86,4 @@ def test_requests_need_the_shape_of_all_of_them_in_their_order(
 
 
 def test_no_requests_ask_for_nothing(model):
-    assert demand_of([], make_strategy(model, [((0,), [16] * 4)])) is None
+    assert summarize_workload([], make_strategy(model, [((0,), [16] * 4)])) is None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmpq_jax.schema.cluster import Cluster, Device, Link, Node
 from llmpq_jax.schema.measurements import (
     Accuracy,
-    CallTime,
+    DispatchTime,
     Drift,
     EndTime,
     LayerTime,
@@ -259,7 +259,7 @@ measurements = st.builds(
     ),
     calls=_rows(
         st.builds(
-            CallTime,
+            DispatchTime,
             kind=texts,
             seconds=seconds,
             spread=fractions,

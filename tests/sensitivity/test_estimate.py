@@ -15,7 +15,7 @@ from llmpq_jax.quant import dequantize
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.schema.precision import Rounding
 from llmpq_jax.sensitivity import estimate as judge_module
-from llmpq_jax.sensitivity.estimate import METHODS, UNIT, Errand, indicate
+from llmpq_jax.sensitivity.estimate import METHODS, UNIT, SensitivityJob, indicate
 from llmpq_jax.sensitivity.losses import losses_of
 from llmpq_jax.sensitivity.scale_fit import fit_factor, r_squared, random_assignments
 from llmpq_jax.sensitivity.variant import Variant, one_layer
@@ -31,8 +31,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory):
     return model, small_text(model, folder), folder
 
 
-def _errand(**choices) -> Errand:
-    return Errand(num_assignments=4, **choices)
+def _errand(**choices) -> SensitivityJob:
+    return SensitivityJob(num_assignments=4, **choices)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -48,7 +48,7 @@ def test_curvature_is_half_the_mean_square_of_what_a_change_does_to_the_loss(see
 def test_variance_is_what_drawn_errors_cost_in_the_mean(seed):
     """Inputs alike in all features: then only their mean square matters."""
     generator, moments, _ = _drawn(seed)
-    alike = Moments(
+    interchangeable_groups = Moments(
         weight=moments.weight,
         inputs=jnp.eye(ROWS) * 1.7,
         outputs=moments.outputs,
@@ -56,8 +56,12 @@ def test_variance_is_what_drawn_errors_cost_in_the_mean(seed):
     scale = generator.uniform(0.1, 1.0, (ROWS // GROUP, FEATURES))
     steps = np.repeat(scale, GROUP, axis=0)
     drawn = generator.uniform(-0.5, 0.5, (4000, ROWS, FEATURES)) * steps
-    costs = 0.5 * np.einsum("f,ncf->n", np.asarray(alike.outputs), 1.7 * drawn**2)
-    found = float(variance_loss(alike, jnp.asarray(scale, jnp.float32)))
+    costs = 0.5 * np.einsum(
+        "f,ncf->n", np.asarray(interchangeable_groups.outputs), 1.7 * drawn**2
+    )
+    found = float(
+        variance_loss(interchangeable_groups, jnp.asarray(scale, jnp.float32))
+    )
     standard_error = costs.std() / np.sqrt(len(costs))
     assert found == pytest.approx(costs.mean(), abs=5 * standard_error)
 

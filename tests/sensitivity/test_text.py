@@ -28,7 +28,7 @@ def test_windows_follow_one_another_and_the_rest_is_left_out(tokenizer, tmp_path
     text = read_text(path, tokenizer, window=10)
     assert text.tokens.shape == (3, 10)
     assert tokenizer.decode(text.tokens[1].tolist()) == "abcdefghij"
-    assert text.num_foretold == 27
+    assert text.num_predicted == 27
     assert text.num_bytes == 27
     assert text.digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -40,7 +40,7 @@ def test_bytes_are_counted_not_characters(tokenizer, tmp_path):
 
 def test_fewer_windows_are_spread_over_the_text(tokenizer, tmp_path):
     path = _write(tmp_path, "".join(letter * 4 for letter in "abcdefgh"))
-    text = read_text(path, tokenizer, window=4, most_tokens=18)
+    text = read_text(path, tokenizer, window=4, max_tokens=18)
     starts = tokenizer.decode(text.tokens[:, 0].tolist())
     assert starts == "aceg"
     np.testing.assert_array_equal(text.tokens, np.repeat(text.tokens[:, :1], 4, axis=1))

@@ -13,7 +13,7 @@ from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.request import Request
 from llmpq_jax.schema.strategy import PrecisionChoice, Strategy
 from llmpq_jax.schema.workload import MicroBatch, Workload
-from llmpq_jax.stage.abstract import describe_stage, program_accounts
+from llmpq_jax.stage.abstract import describe_stage, program_memories
 from llmpq_jax.stage.compiled import StageProgram
 from llmpq_jax.stage.sharding import Placement
 from tests.local_workers import local_workers
@@ -81,7 +81,7 @@ def test_accounts_are_those_of_the_programs_that_run(
         for number, worker in enumerate(local_workers(pipeline)):
             accounts = {
                 account.function: account
-                for account in program_accounts(
+                for account in program_memories(
                     described(strategy, pipeline, number),
                     workload=strategy.workload,
                     micro_batch=strategy.micro_batch,
@@ -151,7 +151,7 @@ def test_a_prefill_keeps_keys_of_earlier_layers_in_the_cache_alone(
             precision=precision,
             placement=Placement(tuple(jax.devices()[:1])),
         )
-        accounts = program_accounts(
+        accounts = program_memories(
             program,
             workload=Workload(batch=8, prompt_length=128, new_tokens=1),
             micro_batch=MicroBatch(
@@ -175,7 +175,7 @@ def test_on_a_mesh_hidden_states_of_a_cache_s_size_do_not_take_its_place(tmp_pat
         placement=Placement(tuple(jax.devices()[:2])),
     )
     account = next(
-        program_accounts(
+        program_memories(
             program,
             workload=Workload(batch=4, prompt_length=60, new_tokens=1),
             micro_batch=MicroBatch(prefill=4, decode=4, chunk_tokens=32),

@@ -9,8 +9,8 @@ import pytest
 
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.request import Request
-from llmpq_jax.stage.abstract import describe_stage, program_accounts
-from llmpq_jax.stage.memory_peak import Tide, stage_peak
+from llmpq_jax.stage.abstract import describe_stage, program_memories
+from llmpq_jax.stage.memory_peak import HighWaterMark, stage_peak
 from llmpq_jax.stage.sharding import Placement
 from tests.tiny_models import make_strategy, write_tiny_model
 
@@ -34,7 +34,7 @@ def test_where_no_device_counts_the_parts_are_added_up():
 
 
 def test_a_tide_remembers_its_highest():
-    tide = Tide()
+    tide = HighWaterMark()
     for change in (3, 4, -5, 2):
         tide.add(change)
     assert tide.highest == 7
@@ -84,7 +84,7 @@ def test_a_peak_is_what_the_compiler_says_of_the_programs_that_ran(
             precision=strategy.precision,
             placement=Placement(tuple(devices[each] for each in widths[number])),
         )
-        accounts = program_accounts(
+        accounts = program_memories(
             program,
             workload=strategy.workload,
             micro_batch=strategy.micro_batch,

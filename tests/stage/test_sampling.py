@@ -145,8 +145,8 @@ def test_log_probabilities_are_those_of_float64_and_in_order(seed, token):
     np.testing.assert_array_equal(told.token_B, tokens)
     # Logits are below 16: a float32 sum of twelve terms is off by a few units of 2^-20.
     np.testing.assert_allclose(told.logprob_B, exact[range(3), tokens], atol=1e-5)
-    assert told.likeliest_BK.shape == (3, _SIZE)
+    assert told.top_token_BK.shape == (3, _SIZE)
     order = np.argsort(-logits, axis=-1, kind="stable")
-    np.testing.assert_array_equal(told.likeliest_BK, order)
+    np.testing.assert_array_equal(told.top_token_BK, order)
     sorted_exact = np.take_along_axis(exact, order, axis=-1)
-    np.testing.assert_allclose(told.likeliest_logprob_BK, sorted_exact, atol=1e-5)
+    np.testing.assert_allclose(told.top_logprob_BK, sorted_exact, atol=1e-5)

@@ -16,13 +16,13 @@ from llmpq_jax.costmodel.links import hop_s
 from llmpq_jax.errors import LlmpqError
 from llmpq_jax.planner import PlanRequest
 from llmpq_jax.planner.instance.build import make_instance
-from llmpq_jax.planner.instance.candidate import Placement, evaluate
+from llmpq_jax.planner.instance.candidate import Candidate, evaluate
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.runtime.analysis.batch_summary import BatchSummary
 from llmpq_jax.runtime.analysis.run_record import write_run_record
 from llmpq_jax.schema.cluster import Cluster, Device, Link, Node
 from llmpq_jax.schema.measurements import (
-    CallTime,
+    DispatchTime,
     EndTime,
     LayerTime,
     LinkTime,
@@ -39,7 +39,7 @@ from llmpq_jax.schema.precision import ALL_BITS
 from llmpq_jax.schema.toml import to_toml
 from llmpq_jax.stage.hardware import Machine
 from llmpq_jax.stage.message import StageEvent
-from llmpq_jax.tasks.calibrate_from_run import fold_run
+from llmpq_jax.tasks.calibrate_from_run import calibrate_from_run
 from tests.tiny_models import make_strategy, write_tiny_model
 
 MACHINE = Machine(
@@ -112,7 +112,7 @@ def rows_of(kind):
                 spread=0.0,
                 workspace_bytes=1000,
             )
-    yield CallTime(kind=kind, seconds=slow * 2e-4, spread=0.0)
+    yield DispatchTime(kind=kind, seconds=slow * 2e-4, spread=0.0)
     for other in KINDS:
         yield LinkTime(
             source_kind=kind, target_kind=other, num_bytes=9, seconds=1e-6, spread=0.0
@@ -206,14 +206,14 @@ def evaluated(strategy, model, path):
         tuple(problem.bits.index(bits) for bits in stage.bits)
         for stage in strategy.stages
     )
-    return evaluate(instance, Placement(devices=(0, 1), columns=columns))
+    return evaluate(instance, Candidate(devices=(0, 1), columns=columns))
 
 
 @pytest.fixture
 def folds(model, table, tmp_path):
     def fold(record, **changes):
         given = {"model": model, "cluster": CLUSTER} | changes
-        return fold_run(record, table, **given)
+        return calibrate_from_run(record, table, **given)
 
     return fold
 
@@ -278,8 +278,11 @@ def test_a_shared_machine_is_not_counted_twice(strategy, model, table, folds, tm
     table.write_text(
         table.read_text() + row_text(SharedCapacity(node="node0", capacity=1.0))
     )
-    alike = {"prefill": {0: 2e-3, 1: 2e-3}, "decode": {0: 1e-3, 1: 1e-3}}
-    events = events_of(strategy, overlap=2, taken=alike)
+    interchangeable_groups = {
+        "prefill": {0: 2e-3, 1: 2e-3},
+        "decode": {0: 1e-3, 1: 1e-3},
+    }
+    events = events_of(strategy, overlap=2, taken=interchangeable_groups)
     folds(written(tmp_path / "run.jsonl", strategy, events))
     after = evaluated(strategy, model, table)
     assert after.decode_s == pytest.approx((1e-3, 1e-3))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from llmpq_jax.tasks import kernel_notice as kernels
-from llmpq_jax.tasks.kernel_notice import tell_of_missing_kernels
+from llmpq_jax.tasks.kernel_notice import note_missing_kernels
 
 
 @pytest.mark.parametrize(
@@ -17,5 +17,5 @@ from llmpq_jax.tasks.kernel_notice import tell_of_missing_kernels
 )
 def test_a_cpu_without_kernels_is_told_of(monkeypatch, capsys, path, names, is_told):
     monkeypatch.setattr(kernels, "kernel_path", lambda _: path)
-    tell_of_missing_kernels(iter(names))
+    note_missing_kernels(iter(names))
     assert ("without its native CPU kernels" in capsys.readouterr().err) == is_told

@@ -10,7 +10,7 @@ import pytest
 from llmpq_jax.arch.fingerprint import plan_name, strategy_fingerprint
 from llmpq_jax.batch.prompt import BadLine, Prompt
 from llmpq_jax.batch.results import Result
-from llmpq_jax.runtime.engines.engine import DeviceGoneError, StageLostError
+from llmpq_jax.runtime.engines.engine import DeviceFailedError, StageFailedError
 from llmpq_jax.runtime.engines.local import LocalEngine, start_local
 from llmpq_jax.runtime.request import Sampling
 from llmpq_jax.schema.strategy import Strategy
@@ -58,13 +58,13 @@ class Failing(LocalEngine):
     def next_result(self) -> Message:
         if self.num_left <= 0:
             msg = "lost"
-            raise StageLostError(msg)
+            raise StageFailedError(msg)
         self.num_left -= 1
         return super().next_result()
 
     def recover(self) -> None:
         msg = "a device is gone"
-        raise DeviceGoneError(msg, devices=("node0/cpu:1",), nodes=("node0",))
+        raise DeviceFailedError(msg, devices=("node0/cpu:1",), nodes=("node0",))
 
 
 def failing_after(loaded: LocalEngine, num_left: int) -> Failing:
@@ -155,6 +155,6 @@ def test_without_another_plan_the_loss_ends_the_run(plans):
         return failing_after(start_local(strategy, on_layer=on_layer), 2)
 
     with pytest.raises(
-        DeviceGoneError, match=r"^a device is gone: results so far are whole; see"
+        DeviceFailedError, match=r"^a device is gone: results so far are whole; see"
     ):
         serve_prompts(plans[0], LINES, start=start, ignores_eos=True)

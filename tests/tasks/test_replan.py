@@ -8,14 +8,14 @@ import pytest
 
 from llmpq_jax.errors import InfeasibleError
 from llmpq_jax.planner.constraints import LayerPin, with_use
-from llmpq_jax.runtime.engines.engine import DeviceGoneError
+from llmpq_jax.runtime.engines.engine import DeviceFailedError
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.tasks.replan import Resolver, without
 from tests.planner.requests import request
 
 
-def gone(*devices: str, nodes: tuple[str, ...] = ("node0",)) -> DeviceGoneError:
-    return DeviceGoneError("a device is gone", devices=devices, nodes=nodes)
+def gone(*devices: str, nodes: tuple[str, ...] = ("node0",)) -> DeviceFailedError:
+    return DeviceFailedError("a device is gone", devices=devices, nodes=nodes)
 
 
 def names_of(strategy: Strategy) -> set[str]:

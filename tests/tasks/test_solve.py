@@ -20,7 +20,13 @@ from llmpq_jax.schema.strategy import (
     Strategy,
 )
 from llmpq_jax.schema.workload import MicroBatch, Workload
-from llmpq_jax.tasks.quality_gate import Gate, Limit, Round, read_known, write_known
+from llmpq_jax.tasks.quality_gate import (
+    EvaluationText,
+    Limit,
+    Round,
+    read_known,
+    write_known,
+)
 from llmpq_jax.tasks.solve import first_budget, plan_within
 
 LAYERS = 6
@@ -62,13 +68,15 @@ def _plan(budget: float) -> Strategy:
 
 
 def _judge(truth: list[float]):
-    def judge(strategy: Strategy) -> Gate:
+    def judge(strategy: Strategy) -> EvaluationText:
         loss = sum(
             omega * factor
             for omega, factor, bits in zip(OMEGAS, truth, strategy.bits, strict=True)
             if bits == 4
         )
-        return Gate(perplexity=10.0, perplexity_increase=10 * math.expm1(loss), kl=loss)
+        return EvaluationText(
+            perplexity=10.0, perplexity_increase=10 * math.expm1(loss), kl=loss
+        )
 
     return judge
 
@@ -117,8 +125,8 @@ def test_a_plan_over_its_limit_is_solved_again_more_strictly():
 
 
 def test_a_limit_nobody_keeps_is_told_with_the_least_there_was():
-    def judge(_: Strategy) -> Gate:
-        return Gate(perplexity=10.0, perplexity_increase=0.4, kl=0.2)
+    def judge(_: Strategy) -> EvaluationText:
+        return EvaluationText(perplexity=10.0, perplexity_increase=0.4, kl=0.2)
 
     limit = Limit(kind="perplexity", value=0.1)
     complaint = "no plan of 5 rounds keeps the perplexity limit of 0.1 on the gate text: the least was 0.4"
@@ -130,7 +138,7 @@ def test_where_nothing_fits_more_strictly_a_known_plan_serves():
     good = Round(
         omega_budget=0.1,
         strategy=_strategy((8,) * LAYERS),
-        gate=Gate(perplexity=10.0, perplexity_increase=0.05, kl=0.01),
+        gate=EvaluationText(perplexity=10.0, perplexity_increase=0.05, kl=0.01),
         keeps=True,
     )
 
@@ -177,7 +185,7 @@ def test_a_first_budget_is_the_limit_in_the_sensitivities_unit():
 
 def test_a_record_gives_back_what_was_judged_for_the_same_work(tmp_path):
     path = tmp_path / "gate.jsonl"
-    gate = Gate(perplexity=10.0, perplexity_increase=0.05, kl=0.01)
+    gate = EvaluationText(perplexity=10.0, perplexity_increase=0.05, kl=0.01)
     rounds = [
         Round(omega_budget=0.1, strategy=_plan(budget), gate=gate, keeps=True)
         for budget in (0.0, 0.1)

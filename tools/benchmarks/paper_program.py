@@ -23,7 +23,7 @@ from llmpq_jax.planner.search.node_mip.highs import solve
 from llmpq_jax.schema.cluster_file import read_cluster
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.schema.strategy_file import read_strategy
-from llmpq_jax.tasks.unmeasured import config_alone, foretold_measurements
+from llmpq_jax.tasks.unmeasured import config_alone, roofline_measurements
 from tools.paper_clusters import ROOT
 
 
@@ -80,8 +80,8 @@ def write_program(instance: Instance) -> Any:
         total += float(ends[2][j])
         return total + (float(ends[1][j]) if j == last else 0.0)
 
-    prefill_ends = (i.embedding_prefill_s, i.head_prefill_s, i.call_prefill_s)
-    decode_ends = (i.embedding_decode_s, i.head_decode_s, i.call_decode_s)
+    prefill_ends = (i.embedding_prefill_s, i.head_prefill_s, i.dispatch_prefill_s)
+    decode_ends = (i.embedding_decode_s, i.head_decode_s, i.dispatch_decode_s)
     prefill = [stage(model, i.layer_prefill_s, prefill_ends, j) for j in stages]
     decode = [stage(model, i.layer_decode_s, decode_ends, j) for j in stages]
     hops = [(0, j, j + 1) for j in range(last)]
@@ -162,7 +162,7 @@ def _fixed_bytes(instance: Instance, j: int) -> int:
     workspace = instance.workspace_bytes[j].max()
     size = instance.buffer_bytes
     if j > 0:
-        size += instance.arriving_bytes
+        size += instance.received_bytes
     if j == 0:
         size += instance.embedding_bytes[j]
         workspace = max(workspace, instance.embedding_workspace_bytes[j])
@@ -175,7 +175,7 @@ def _fixed_bytes(instance: Instance, j: int) -> int:
 def _instance(folder: Path, model: Path, strategy: Strategy) -> Instance:
     cluster = read_cluster(folder / "cluster.toml")
     architecture = read_architecture(model)
-    measured = foretold_measurements(model, architecture, cluster, strategy.workload)
+    measured = roofline_measurements(model, architecture, cluster, strategy.workload)
     reference, sensitivity = config_alone(model, architecture, group_size=128)
     request = PlanRequest(
         architecture=architecture,
@@ -195,4 +195,4 @@ def _instance(folder: Path, model: Path, strategy: Strategy) -> Instance:
         omega_budget=strategy.quality.budget,
     )
     names = [place.name for place in problem.placed]
-    return whole.in_order([names.index(s.devices[0]) for s in strategy.stages])
+    return whole.with_devices([names.index(s.devices[0]) for s in strategy.stages])

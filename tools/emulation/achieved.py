@@ -13,7 +13,7 @@ from llmpq_jax.errors import MeasurementError
 from tools.emulation.nodes import EmulatedNodes
 from tools.emulation.speeds import Speeds
 
-MOST_OFF = 0.1
+MAX_OFF = 0.1
 SECONDS = 2.0
 
 
@@ -125,18 +125,18 @@ def check_achieved(achieved: Sequence[Achieved]) -> None:
         MeasurementError: A node misses its speed by more than a tenth.
     """
     if not is_achieved(achieved):
-        wrong = [node for node in achieved if abs(node.off) > MOST_OFF]
+        wrong = [node for node in achieved if abs(node.off) > MAX_OFF]
         told = ", ".join(
             f"{node.name} has {node.speed:.3f} instead of {node.asked:g}"
             for node in wrong
         )
-        msg = f"speeds missed by more than {MOST_OFF:.0%}: {told}: end what else runs on this machine, or ask for less; nothing is reported of such nodes"
+        msg = f"speeds missed by more than {MAX_OFF:.0%}: {told}: end what else runs on this machine, or ask for less; nothing is reported of such nodes"
         raise MeasurementError(msg)
 
 
 def is_achieved(achieved: Sequence[Achieved]) -> bool:
     """Whether every node has its speed, within a tenth."""
-    return all(abs(node.off) <= MOST_OFF for node in achieved)
+    return all(abs(node.off) <= MAX_OFF for node in achieved)
 
 
 _PIPES: Mapping[str, Any] = {

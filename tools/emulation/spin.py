@@ -24,7 +24,7 @@ _NUM_READ = 16 << 20
 # A short piece of work: as many rounds as take this long without limits.
 _SHORT_ROUNDS = 400
 _PAUSE_S = 0.05
-_LEAST_CALLS = 20
+_MIN_CALLS = 20
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     reading = _rates(lambda: read.max(), seconds)
     _wait()
     short = []
-    while len(short) < _LEAST_CALLS:
+    while len(short) < _MIN_CALLS:
         time.sleep(_PAUSE_S)
         started_s = time.perf_counter()
         for _ in range(_SHORT_ROUNDS):

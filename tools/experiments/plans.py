@@ -12,10 +12,10 @@ from llmpq_jax.files import write_text
 from llmpq_jax.planner.baselines.compare import baselines, joint_plan
 from llmpq_jax.planner.instance.candidate import evaluate
 from llmpq_jax.planner.instance.problem import Problem, make_problem
-from llmpq_jax.planner.instance.subproblems import all_cases, uniform_int8_omega
+from llmpq_jax.planner.instance.subproblems import all_subproblems, uniform_int8_omega
 from llmpq_jax.planner.result.to_strategy import make_strategy
 from llmpq_jax.planner.search.branch_and_bound import search
-from llmpq_jax.planner.search.search_result import Found, SearchResult
+from llmpq_jax.planner.search.search_result import Incumbent, SearchResult
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.schema.strategy_file import write_strategy
 from llmpq_jax.tasks.planning_request import planning_request
@@ -98,7 +98,7 @@ def _ablated(
     problem: Problem, experiment: Experiment, folder: Path
 ) -> Iterator[Planned]:
     """The full planner and lesser ones, all at the quality of uniform int8."""
-    cases = all_cases(problem, omega_budget=uniform_int8_omega(problem))
+    cases = all_subproblems(problem, omega_budget=uniform_int8_omega(problem))
     limit_s, gap = experiment.time_limit_s, experiment.gap
     full = search(cases, time_limit_s=limit_s, relative_gap=gap)
     found = full.found
@@ -117,13 +117,13 @@ def _ablated(
         )
 
 
-def written(problem: Problem, found: Found, folder: Path, method: str) -> Planned:
+def written(problem: Problem, found: Incumbent, folder: Path, method: str) -> Planned:
     """Writes a plan's strategy, unless an equal one is there, and says what it promises."""
-    evaluation = evaluate(found.instance, found.placement)
+    evaluation = evaluate(found.instance, found.candidate)
     result = SearchResult(
         found=found,
         bound=0.0,
-        num_cases=1,
+        num_subproblems=1,
         num_solved=0,
         is_complete=True,
         seconds=0.0,

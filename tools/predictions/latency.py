@@ -43,7 +43,7 @@ from tools.provenance import provenance
 _ACTIVATIONS: Activations = "float32"
 _PHASES: tuple[Phase, ...] = ("prefill", "decode")
 # Of each visit to a size: at least so many calls that count, and so long.
-_LEAST_CALLS = 2
+_MIN_CALLS = 2
 _VISIT_S = 0.008
 STEADY = 0.03
 
@@ -148,7 +148,7 @@ def visit(bench: StageBench, point: Point) -> float:
     call()
     seconds: list[float] = []
     began_s = time.perf_counter()
-    while len(seconds) < _LEAST_CALLS or time.perf_counter() - began_s < _VISIT_S:
+    while len(seconds) < _MIN_CALLS or time.perf_counter() - began_s < _VISIT_S:
         started_s = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - started_s)

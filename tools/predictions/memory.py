@@ -42,7 +42,7 @@ from llmpq_jax.schema.measurements import (
 from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits, KvBits
 from llmpq_jax.schema.strategy import PrecisionChoice
 from llmpq_jax.schema.workload import MicroBatch, Workload
-from llmpq_jax.stage.abstract import describe_stage, program_accounts
+from llmpq_jax.stage.abstract import describe_stage, program_memories
 from llmpq_jax.stage.sharding import Placement
 from llmpq_jax.tasks.compile_cache import keep_compiled
 from llmpq_jax.units import MIB
@@ -224,7 +224,7 @@ def judge(case: Case) -> Outcome:
     )
     compiled = max(
         account.peak
-        for account in program_accounts(
+        for account in program_memories(
             program, workload=workload, micro_batch=micro_batch, precision=precision
         )
     )

@@ -23,14 +23,14 @@ _EXPERIMENTS = ("operators", "assignments", "memory", "rounding", "promise")
     help="Of assignments: judge these indicators alone.",
 )
 def main(
-    experiment: str, most_tokens: int, seed: int, methods: tuple[Method, ...]
+    experiment: str, max_tokens: int, seed: int, methods: tuple[Method, ...]
 ) -> None:
     """Runs an experiment and prints its figures."""
     if methods and experiment != "assignments":
         msg = "--method is for assignments alone"
         raise click.UsageError(msg)
     chosen = {"methods": methods} if methods else {}
-    import_module(f"tools.quality.{experiment}").run(most_tokens, seed, **chosen)
+    import_module(f"tools.quality.{experiment}").run(max_tokens, seed, **chosen)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmpq_jax.sensitivity.estimate import METHODS, Errand, Method, indicate
+from llmpq_jax.sensitivity.estimate import METHODS, Method, SensitivityJob, indicate
 from llmpq_jax.sensitivity.scale_fit import increase, r_squared, random_assignments
 from llmpq_jax.sensitivity.variant import whole
 from tools.quality.common import judged, open_model, open_split, print_result
@@ -16,14 +16,14 @@ from tools.quality.common import judged, open_model, open_split, print_result
 _COUNT = 30
 
 
-def run(most_tokens: int, seed: int, methods: Sequence[Method] = METHODS) -> None:
+def run(max_tokens: int, seed: int, methods: Sequence[Method] = METHODS) -> None:
     """Foretells thirty random choices with each indicator, fitted on twelve others."""
     model = open_model()
-    calibration = open_split("calibration", most_tokens)
+    calibration = open_split("calibration", max_tokens)
     sensitivities = {}
     for method in methods:
         with tempfile.TemporaryDirectory() as folder:
-            errand = Errand(method=method, seed=seed)
+            errand = SensitivityJob(method=method, seed=seed)
             sensitivities[method] = indicate(
                 model, calibration, errand, folder=Path(folder)
             )
@@ -33,7 +33,7 @@ def run(most_tokens: int, seed: int, methods: Sequence[Method] = METHODS) -> Non
     rows = [("text", "indicator", "R² of increase in log-perplexity", "R² of KL")]
     values = {}
     for split in ("calibration", "evaluation"):
-        losses = judged(model, open_split(split, most_tokens), [exact, *variants])
+        losses = judged(model, open_split(split, max_tokens), [exact, *variants])
         found = np.array([increase(losses[each], losses[exact]) for each in variants])
         kl = np.array([losses[each].kl.mean(dtype=np.float64) for each in variants])
         values[f"increase/{split}"] = found.tolist()

@@ -27,11 +27,11 @@ def open_model() -> StreamedModel:
     return StreamedModel(FOLDER)
 
 
-def open_split(name: str, most_tokens: int | None = None) -> Text:
+def open_split(name: str, max_tokens: int | None = None) -> Text:
     """Reads "calibration", "gate" or "evaluation"."""
     tokenizer = Tokenizer.load(FOLDER)
     path = FOLDER / f"{name}.txt"
-    return read_text(path, tokenizer, window=WINDOW, most_tokens=most_tokens)
+    return read_text(path, tokenizer, window=WINDOW, max_tokens=max_tokens)
 
 
 def judged(

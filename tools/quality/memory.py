@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from llmpq_jax.schema.precision import Bits
-from llmpq_jax.sensitivity.estimate import Errand, indicate
+from llmpq_jax.sensitivity.estimate import SensitivityJob, indicate
 from llmpq_jax.sensitivity.variant import Variant, whole
 from tools.quality.common import (
     judged,
@@ -24,10 +24,10 @@ _DRAWS = 20
 _RESAMPLES = 2000
 
 
-def run(most_tokens: int, seed: int) -> None:
+def run(max_tokens: int, seed: int) -> None:
     """Judges plans on the evaluation split; layers have equal bytes, so memory counts them."""
     model = open_model()
-    calibration = open_split("calibration", most_tokens)
+    calibration = open_split("calibration", max_tokens)
     num_layers = model.num_layers
     plans: dict[str, list[Variant]] = {}
     for method in ("measured", "hessian", "variance"):
@@ -35,7 +35,7 @@ def run(most_tokens: int, seed: int) -> None:
             found = indicate(
                 model,
                 calibration,
-                Errand(method=method, seed=seed),
+                SensitivityJob(method=method, seed=seed),
                 folder=Path(folder),
             )
         gains = [
@@ -54,7 +54,7 @@ def run(most_tokens: int, seed: int) -> None:
     exact = whole(num_layers)
     uniform = [Variant(bits=(4,) * num_layers), Variant(bits=(8,) * num_layers)]
     every = [exact, *uniform, *chain(*plans.values(), *draws)]
-    text = open_split("evaluation", most_tokens)
+    text = open_split("evaluation", max_tokens)
     losses = judged(model, text, list(dict.fromkeys(every)))
     means = {variant: window_means(found) for variant, found in losses.items()}
 

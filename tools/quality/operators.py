@@ -41,9 +41,9 @@ INDICATORS = (
 )
 
 
-def run(most_tokens: int, seed: int) -> None:
+def run(max_tokens: int, seed: int) -> None:
     """Judges all operators at 8, 4 and 3 bits."""
-    model, text = open_model(), open_split("calibration", most_tokens)
+    model, text = open_model(), open_split("calibration", max_tokens)
     started_s = time.perf_counter()
     moments = _moments(model, text)
     moments_s = time.perf_counter() - started_s
@@ -73,9 +73,9 @@ def run(most_tokens: int, seed: int) -> None:
         estimate_s += time.perf_counter() - started_s
         estimates["random"] = generator.uniform(size=len(operators))
         started_s = time.perf_counter()
-        kl, nll, halves = _measured(model, text, operators, served)
+        kl, nll, branch = _measured(model, text, operators, served)
         measure_s += time.perf_counter() - started_s
-        values[f"reliability_of_nll_{bits}"] = _rank_correlation(*halves)
+        values[f"reliability_of_nll_{bits}"] = _rank_correlation(*branch)
         values[f"sum_kl_{bits}"], values[f"sum_nll_{bits}"] = kl.sum(), nll.sum()
         layer_of = np.array([layer for layer, _ in operators])
         for unit in ("operator", "layer"):

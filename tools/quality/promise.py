@@ -14,7 +14,7 @@ _LIMITS = (0.05, 0.1, 0.2, 0.3, 0.5)
 _CLUSTER = Path("strategies/tiny-two-cpu")
 
 
-def run(most_tokens: int, seed: int) -> None:
+def run(max_tokens: int, seed: int) -> None:
     """Runs the commands a user would: indicate, solve for each limit, evaluate."""
     rows = [("limit", "Σω", "gate", "evaluation", "95 %", "predicted", "held")]
     values = {}
@@ -22,7 +22,7 @@ def run(most_tokens: int, seed: int) -> None:
         sensitivity = Path(folder, "sensitivity.toml")
         _llmpq(
             *("indicate", "--model", FOLDER, "--text", FOLDER / "calibration.txt"),
-            *("--out", sensitivity, "--most-tokens", most_tokens, "--seed", seed),
+            *("--out", sensitivity, "--most-tokens", max_tokens, "--seed", seed),
         )
         for limit in _LIMITS:
             path = Path(folder, f"strategy-{limit}.toml")

@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 
 from llmpq_jax.schema.precision import Rounding
-from llmpq_jax.sensitivity.estimate import Errand, indicate
+from llmpq_jax.sensitivity.estimate import SensitivityJob, indicate
 from llmpq_jax.sensitivity.intervals import resampled_interval
 from llmpq_jax.sensitivity.variant import Variant, whole
 from tools.quality.common import (
@@ -21,7 +21,7 @@ from tools.quality.common import (
 )
 
 
-def run(most_tokens: int, seed: int) -> None:
+def run(max_tokens: int, seed: int) -> None:
     """Rounds all layers to int4 by calibration text, judges them on the evaluation split."""
     text = open_split("evaluation")
     means: dict[str, np.ndarray] = {}
@@ -30,13 +30,13 @@ def run(most_tokens: int, seed: int) -> None:
         model = open_model()
         with tempfile.TemporaryDirectory() as folder:
             if rounding != "nearest":
-                errand = Errand(
+                errand = SensitivityJob(
                     rounding=rounding,
                     rounded=Path(folder, "rounded"),
                     num_assignments=1,
                     seed=seed,
                 )
-                calibration = open_split("calibration", most_tokens)
+                calibration = open_split("calibration", max_tokens)
                 indicate(model, calibration, errand, folder=Path(folder, "work"))
             int4 = Variant(bits=(4,) * model.num_layers)
             exact = whole(model.num_layers)

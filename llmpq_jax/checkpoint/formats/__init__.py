@@ -6,13 +6,13 @@ understood is refused by name. docs/checkpoints.md has the formulas.
 """
 
 from llmpq_jax.checkpoint.formats._find_format import read_format
-from llmpq_jax.checkpoint.formats._format import FewBits, Format, Linear, Part
+from llmpq_jax.checkpoint.formats._format import Format, Linear, LowBits, Part
 from llmpq_jax.checkpoint.formats._matrix import QuantizedMatrix
 
 __all__ = [
-    "FewBits",
     "Format",
     "Linear",
+    "LowBits",
     "Part",
     "QuantizedMatrix",
     "read_format",

@@ -12,7 +12,7 @@ import numpy as np
 
 from llmpq_jax.checkpoint.formats._matrix import (
     BFLOAT16,
-    FewBits,
+    LowBits,
     QuantizedMatrix,
     in_groups,
     pack_nibbles,
@@ -77,7 +77,7 @@ class Format(ABC):
     marker: str  # the suffix of a tensor that only quantised matrices have
 
     @abstractmethod
-    def bits(self, linear: Linear) -> FewBits:
+    def bits(self, linear: Linear) -> LowBits:
         """Returns the bits of a quantised matrix."""
 
     @abstractmethod
@@ -101,7 +101,7 @@ def our_layout(
     values_CF: np.ndarray,
     scale_GF: np.ndarray,
     *,
-    bits: FewBits,
+    bits: LowBits,
     zero_point_GF: np.ndarray,
     group_of_C: np.ndarray | None,
 ) -> QuantizedMatrix:

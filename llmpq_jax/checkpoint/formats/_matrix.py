@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int8, Shaped, UInt8
 
-FewBits = Literal[4, 8]
+LowBits = Literal[4, 8]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
@@ -28,7 +28,7 @@ class QuantizedMatrix:
 
     values: Shaped[np.ndarray, "C _"]
     scale: Float32[np.ndarray, "G F"]
-    bits: FewBits
+    bits: LowBits
     zero_point: Int8[np.ndarray, "G F"] | None = None
     permutation: Int[np.ndarray, " C"] | None = None
     dtype: np.dtype = BFLOAT16
@@ -50,9 +50,9 @@ class QuantizedMatrix:
         served = wide.reshape(num_contracted, num_features).astype(self.dtype)
         if self.permutation is None:
             return served
-        in_order = np.empty_like(served)
-        in_order[self.permutation] = served
-        return in_order
+        with_devices = np.empty_like(served)
+        with_devices[self.permutation] = served
+        return with_devices
 
 
 def pack_nibbles(values_CF: Int[np.ndarray, "C F"]) -> UInt8[np.ndarray, "C F/2"]:

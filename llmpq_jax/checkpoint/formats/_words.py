@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int8, Int32, UInt8
 
-from llmpq_jax.checkpoint.formats._matrix import FewBits
+from llmpq_jax.checkpoint.formats._matrix import LowBits
 
 
 def unpack_rows(
-    words: Int32[np.ndarray, "W F"], bits: FewBits
+    words: Int32[np.ndarray, "W F"], bits: LowBits
 ) -> UInt8[np.ndarray, "C F"]:
     """Takes words apart whose integers run down the rows."""
     per_word = 32 // bits
@@ -22,7 +22,7 @@ def unpack_rows(
 
 
 def unpack_columns(
-    words: Int32[np.ndarray, "R W"], bits: FewBits
+    words: Int32[np.ndarray, "R W"], bits: LowBits
 ) -> UInt8[np.ndarray, "R F"]:
     """Takes words apart whose integers run along the columns."""
     per_word = 32 // bits
@@ -34,13 +34,13 @@ def unpack_columns(
     return values.reshape(num_rows, num_words * per_word)
 
 
-def centred(values: UInt8[np.ndarray, "C F"], bits: FewBits) -> Int8[np.ndarray, "C F"]:
+def centred(values: UInt8[np.ndarray, "C F"], bits: LowBits) -> Int8[np.ndarray, "C F"]:
     """Subtracts half the range: 0 to 2^bits − 1 becomes −2^(bits−1) to 2^(bits−1) − 1."""
     return (values - np.uint8(2 ** (bits - 1))).view(np.int8)
 
 
 def pack_columns(
-    values: UInt8[np.ndarray, "R F"], bits: FewBits
+    values: UInt8[np.ndarray, "R F"], bits: LowBits
 ) -> Int32[np.ndarray, "R W"]:
     """Undoes `unpack_columns`; a last word that is not full ends in zeros."""
     per_word = 32 // bits
@@ -52,6 +52,6 @@ def pack_columns(
     return words.view(np.int32)
 
 
-def shifted(values: Int8[np.ndarray, "R F"], bits: FewBits) -> UInt8[np.ndarray, "R F"]:
+def shifted(values: Int8[np.ndarray, "R F"], bits: LowBits) -> UInt8[np.ndarray, "R F"]:
     """Undoes `centred`."""
     return values.view(np.uint8) + np.uint8(2 ** (bits - 1))

@@ -27,7 +27,7 @@ from llmpq_jax.checkpoint.formats._format import (
     Part,
     our_layout,
 )
-from llmpq_jax.checkpoint.formats._matrix import FewBits, QuantizedMatrix
+from llmpq_jax.checkpoint.formats._matrix import LowBits, QuantizedMatrix
 from llmpq_jax.checkpoint.formats._words import centred, unpack_columns
 from llmpq_jax.checkpoint.formats.gptq import group_size_in
 
@@ -63,7 +63,7 @@ class Awq(Format):
     name = "awq"
     marker = "qweight"
 
-    def bits(self, linear: Linear) -> FewBits:
+    def bits(self, linear: Linear) -> LowBits:
         """As in `Format`: 4."""
         del linear
         return 4

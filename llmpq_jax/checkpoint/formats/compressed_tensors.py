@@ -37,7 +37,7 @@ from llmpq_jax.checkpoint.formats._format import (
     Part,
     our_layout,
 )
-from llmpq_jax.checkpoint.formats._matrix import FewBits, QuantizedMatrix
+from llmpq_jax.checkpoint.formats._matrix import LowBits, QuantizedMatrix
 from llmpq_jax.checkpoint.formats._words import centred, unpack_columns, unpack_rows
 from llmpq_jax.checkpoint.formats.gptq import bits_in
 
@@ -84,7 +84,7 @@ class Scheme:
     """
 
     targets: tuple[str, ...]
-    bits: FewBits
+    bits: LowBits
     group_size: int
     has_one_scale: bool = False
     is_symmetric: bool = True
@@ -104,7 +104,7 @@ class CompressedTensors(Format):
     name = NAME
     marker = "weight_scale"
 
-    def bits(self, linear: Linear) -> FewBits:
+    def bits(self, linear: Linear) -> LowBits:
         """As in `Format`."""
         return self._scheme_of(linear).bits
 

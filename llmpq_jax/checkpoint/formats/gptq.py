@@ -30,10 +30,10 @@ from llmpq_jax.checkpoint.formats._format import (
     Part,
     our_layout,
 )
-from llmpq_jax.checkpoint.formats._matrix import FewBits, QuantizedMatrix
+from llmpq_jax.checkpoint.formats._matrix import LowBits, QuantizedMatrix
 from llmpq_jax.checkpoint.formats._words import centred, unpack_columns, unpack_rows
 
-BITS: Mapping[str, FewBits] = {"4": 4, "8": 8}
+BITS: Mapping[str, LowBits] = {"4": 4, "8": 8}
 _ZEROS_LESS = {"gptq": 1, "gptq_v2": 0}
 _DEFAULTS = {"checkpoint_format": "gptq", "dynamic": None}
 # How it was made, what another engine does with it, and what the tensors say anyway:
@@ -79,7 +79,7 @@ _NEUTRAL = {"is_marlin_format": False, "pack_dtype": "int32"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Scheme:
-    bits: FewBits
+    bits: LowBits
     group_size: int
 
 
@@ -100,7 +100,7 @@ class Gptq(Format):
     name = "gptq"
     marker = "qweight"
 
-    def bits(self, linear: Linear) -> FewBits:
+    def bits(self, linear: Linear) -> LowBits:
         """As in `Format`."""
         return self._scheme_of(linear).bits
 
@@ -165,7 +165,7 @@ def read_gptq(config: Config) -> Gptq:
     )
 
 
-def bits_in(config: Config, key: str = "bits") -> FewBits:
+def bits_in(config: Config, key: str = "bits") -> LowBits:
     """Reads 4 or 8."""
     value = config.integer(key)
     if value not in (4, 8):

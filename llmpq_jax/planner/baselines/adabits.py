@@ -5,24 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 from llmpq_jax.planner.baselines.in_order import best_cut
-from llmpq_jax.planner.instance.candidate import Placement, with_least_omega
+from llmpq_jax.planner.instance.candidate import Candidate, with_min_omega
 from llmpq_jax.planner.instance.instance import Instance
-from llmpq_jax.planner.search.layer_counts import count_tables
+from llmpq_jax.planner.search.layer_counts import layer_counts
 from llmpq_jax.planner.search.stage_table import (
     Role,
-    TypeTables,
-    most_layers,
-    type_tables,
+    StageTable,
+    max_stage_layers,
+    stage_table,
 )
 
 # Of plans that lose equally, the one with less work is taken; far below any ω.
 _TIE = 1e-9
 
 
-def adabits(instance: Instance) -> Placement | None:
+def adabits(instance: Instance) -> Candidate | None:
     """Minimises Σω over cuts in the cluster file's order and bits, by memory alone."""
-    counts = count_tables(instance.allowed_omega, max_length=most_layers(instance))
-    tables = type_tables(instance, counts)
+    counts = layer_counts(instance.allowed_omega, max_length=max_stage_layers(instance))
+    tables = stage_table(instance, counts)
     num_layers = instance.num_layers
     shape = (instance.num_devices, num_layers + 1, num_layers + 1)
     costs, best = np.full(shape, np.inf), np.zeros(shape, dtype=np.int64)
@@ -40,11 +40,11 @@ def adabits(instance: Instance) -> Placement | None:
             devices.append(j)
             columns.append(tuple(b for b, n in enumerate(chosen) for _ in range(n)))
             first += num
-    placement = Placement(devices=tuple(devices), columns=tuple(columns))
-    return with_least_omega(instance, placement)
+    candidate = Candidate(devices=tuple(devices), columns=tuple(columns))
+    return with_min_omega(instance, candidate)
 
 
-def _stage_losses(tables: TypeTables, t: int) -> tuple[np.ndarray, np.ndarray]:
+def _stage_losses(tables: StageTable, t: int) -> tuple[np.ndarray, np.ndarray]:
     """[L + 1, L + 1] twice: the least loss of k layers from i on, and its counts.
 
     The loss is that of the layers and of the hop before them.

@@ -15,13 +15,13 @@ from llmpq_jax.planner.baselines.one_precision import (
 )
 from llmpq_jax.planner.baselines.paper_heuristic import transfer
 from llmpq_jax.planner.instance.build import make_instance
-from llmpq_jax.planner.instance.candidate import Placement, evaluate
+from llmpq_jax.planner.instance.candidate import Candidate, evaluate
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.instance.problem import Problem, make_problem
-from llmpq_jax.planner.instance.subproblems import all_cases
+from llmpq_jax.planner.instance.subproblems import all_subproblems
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.planner.search.branch_and_bound import search
-from llmpq_jax.planner.search.search_result import Found, SearchResult
+from llmpq_jax.planner.search.search_result import Incumbent, SearchResult
 from llmpq_jax.schema.workload import MicroBatch
 
 Method = Literal[
@@ -90,13 +90,13 @@ def compare(
         if found is None:
             rows.append(Comparison(method=method))
             continue
-        evaluation = evaluate(found.instance, found.placement)
+        evaluation = evaluate(found.instance, found.candidate)
         begin = time.monotonic()
         joint = joint_plan(
             problem, found, time_limit_s=time_limit_s, relative_gap=relative_gap
         )
         assert joint.found is not None, "the baseline's own plan is known"
-        best = evaluate(joint.found.instance, joint.found.placement)
+        best = evaluate(joint.found.instance, joint.found.candidate)
         rows.append(
             Comparison(
                 method=method,
@@ -113,22 +113,22 @@ def compare(
 
 
 def joint_plan(
-    problem: Problem, found: Found, *, time_limit_s: float, relative_gap: float
+    problem: Problem, found: Incumbent, *, time_limit_s: float, relative_gap: float
 ) -> SearchResult:
     """Searches the fastest plan whose Σω is no larger than that of a plan at hand."""
-    omega = evaluate(found.instance, found.placement).omega
+    omega = evaluate(found.instance, found.candidate).omega
     own = replace(found.instance, omega_budget=omega)
     return search(
-        all_cases(problem, omega_budget=omega),
+        all_subproblems(problem, omega_budget=omega),
         time_limit_s=time_limit_s,
         relative_gap=relative_gap,
-        known=[(own, found.placement)],
+        known=[(own, found.candidate)],
     )
 
 
-def baselines(problem: Problem) -> Iterator[tuple[Method, Found | None]]:
+def baselines(problem: Problem) -> Iterator[tuple[Method, Incumbent | None]]:
     """Yields each baseline's plan, or nothing where it finds none."""
-    searched = all_cases(problem, omega_budget=None)
+    searched = all_subproblems(problem, omega_budget=None)
     precision = problem.precision(max(problem.request.head_bits), max(problem.kv_bits))
     whole = [
         i
@@ -164,8 +164,8 @@ def _prefill_of(even: MicroBatch) -> Iterator[MicroBatch]:
 
 def _highest_precision(
     instances: Sequence[Instance],
-    method: Callable[[Instance, int], Placement | None],
-) -> Found | None:
+    method: Callable[[Instance, int], Candidate | None],
+) -> Incumbent | None:
     """The fastest plan at the highest precision that fits in any case."""
     for b in range(len(instances[0].bits)):
         found = _fastest((instance, method(instance, b)) for instance in instances)
@@ -174,12 +174,12 @@ def _highest_precision(
     return None
 
 
-def _fastest(plans: Iterator[tuple[Instance, Placement | None]]) -> Found | None:
+def _fastest(plans: Iterator[tuple[Instance, Candidate | None]]) -> Incumbent | None:
     found = None
-    for instance, placement in plans:
-        if placement is None:
+    for instance, candidate in plans:
+        if candidate is None:
             continue
-        value = evaluate(instance, placement).seconds.latency_s
+        value = evaluate(instance, candidate).seconds.latency_s
         if found is None or value < found.value:
-            found = Found(instance=instance, placement=placement, value=value)
+            found = Incumbent(instance=instance, candidate=candidate, value=value)
     return found

@@ -67,7 +67,7 @@ def one_precision_fits(instance: Instance, b: int) -> np.ndarray:
         layer = int(instance.layer_bytes[j, b] + instance.kv_bytes[j])
         size = k * layer + instance.buffer_bytes
         size = size + is_first * instance.embedding_bytes[j]
-        size = size + ~is_first * instance.arriving_bytes
+        size = size + ~is_first * instance.received_bytes
         size = size + is_last * instance.head_bytes[j]
         workspace = np.full(k.shape, instance.workspace_bytes[j, b])
         ends = (

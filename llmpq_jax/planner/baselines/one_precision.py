@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from llmpq_jax.planner.baselines.in_order import best_cut, one_precision_fits
-from llmpq_jax.planner.instance.candidate import Placement, evaluate
+from llmpq_jax.planner.instance.candidate import Candidate, evaluate
 from llmpq_jax.planner.instance.instance import Instance
 
 
-def uniform(instance: Instance, b: int) -> Placement | None:
+def uniform(instance: Instance, b: int) -> Candidate | None:
     """Cuts the model evenly over all devices; earlier ones hold what is left over.
 
     Returns nothing where that does not fit, at the precision of column `b`.
@@ -19,7 +19,7 @@ def uniform(instance: Instance, b: int) -> Placement | None:
     return _placed(instance, held, b)
 
 
-def memory_proportional(instance: Instance, b: int) -> Placement | None:
+def memory_proportional(instance: Instance, b: int) -> Candidate | None:
     """Cuts the model as memory is shared out: each device has its part of the layers.
 
     Parts are rounded by largest remainders, of which equal ones go to earlier devices.
@@ -37,7 +37,7 @@ def memory_proportional(instance: Instance, b: int) -> Placement | None:
     return _placed(instance, held, b)
 
 
-def pipeedge(instance: Instance, b: int) -> Placement | None:
+def pipeedge(instance: Instance, b: int) -> Candidate | None:
     """Cuts the model so that the slowest stage of decode is fastest, by device.
 
     Heterogeneity-aware and phase-blind: prefill is not looked at, and hops count as
@@ -51,7 +51,9 @@ def pipeedge(instance: Instance, b: int) -> Placement | None:
         if not instance.supported[j, b]:
             continue
         call = np.where(
-            k == num_layers, instance.whole_call_decode_s[j], instance.call_decode_s[j]
+            k == num_layers,
+            instance.whole_dispatch_decode_s[j],
+            instance.dispatch_decode_s[j],
         )
         seconds = call + k * instance.layer_decode_s[j, b]
         if instance.may_be_first[j]:
@@ -67,15 +69,15 @@ def pipeedge(instance: Instance, b: int) -> Placement | None:
     return None if held is None else _placed(instance, held, b)
 
 
-def _placed(instance: Instance, held: list[int], b: int) -> Placement | None:
+def _placed(instance: Instance, held: list[int], b: int) -> Candidate | None:
     devices = tuple(j for j, num in enumerate(held) if num)
     if instance.must_use[[j for j, num in enumerate(held) if not num]].any():
         return None
     if not all(instance.supported[j, b] for j in devices):
         return None
-    placement = Placement(
+    candidate = Candidate(
         devices=devices, columns=tuple((b,) * held[j] for j in devices)
     )
-    evaluation = evaluate(instance, placement)
+    evaluation = evaluate(instance, candidate)
     fits = evaluation.fits and np.isfinite(evaluation.objective)
-    return placement if fits else None
+    return candidate if fits else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llmpq_jax.errors import SpecError
 from llmpq_jax.planner.instance.problem import make_problem
-from llmpq_jax.planner.instance.subproblems import smallest_cases
+from llmpq_jax.planner.instance.subproblems import smallest_subproblems
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.planner.search.branch_and_bound import search
 
@@ -36,6 +36,8 @@ def has_plan(request: PlanRequest) -> bool:
         problem = make_problem(request)
     except SpecError:
         return False
-    cases = smallest_cases(problem, omega_budget=request.omega_budget)
-    result = search(cases, time_limit_s=_QUESTION_S, relative_gap=1.0, goal="omega")
+    subproblems = smallest_subproblems(problem, omega_budget=request.omega_budget)
+    result = search(
+        subproblems, time_limit_s=_QUESTION_S, relative_gap=1.0, goal="omega"
+    )
     return result.found is not None

@@ -7,16 +7,16 @@ from dataclasses import replace
 
 from llmpq_jax.errors import InfeasibleError
 from llmpq_jax.planner.diagnose.conflicts import pin_clash
-from llmpq_jax.planner.diagnose.memory_shortfall import StageNeed, least_shortage
+from llmpq_jax.planner.diagnose.memory_shortfall import StageShortfall, min_shortfall
 from llmpq_jax.planner.diagnose.relaxations import repairs
 from llmpq_jax.planner.instance.problem import Problem
-from llmpq_jax.planner.instance.subproblems import all_cases, smallest_case
+from llmpq_jax.planner.instance.subproblems import all_subproblems, smallest_subproblem
 from llmpq_jax.planner.search.branch_and_bound import search
 from llmpq_jax.units import format_bytes
 
 # For the least Σω; most take milliseconds.
 _QUESTION_S = 10.0
-_MOST_NAMED = 4
+_MAX_NAMED = 4
 
 
 def explain(
@@ -31,7 +31,7 @@ def explain(
     request = problem.request
     num_layers = request.architecture.num_layers
     num_pinned = sum(place.device.use == "always" for place in problem.placed)
-    if num_pinned > num_layers and not problem.pools:
+    if num_pinned > num_layers and not problem.device_groups:
         return InfeasibleError(
             f'{num_pinned} devices have use = "always" and the model has {num_layers} '
             'layers: expected no more such devices than layers; write use = "any"'
@@ -39,7 +39,7 @@ def explain(
     on_note("no plan fits; looking for the reason")
     budget = request.omega_budget
     clash = pin_clash(request)
-    least = _least_omega(problem) if budget is not None and clash is None else None
+    least = _min_omega(problem) if budget is not None and clash is None else None
     if clash is None and least is None and budget is not None:
         # Without pins the limit still stands in the way, without the limit the pins.
         clash = pin_clash(replace(request, omega_budget=None))
@@ -55,7 +55,7 @@ def explain(
             f"the memory is {least:.4g}; what would do: an omega of {least:.4g}"
             + "".join(f"; {repair.text}" for repair in repairs(request, on_note))
         )
-    stages = least_shortage(smallest_case(problem, omega_budget=None))
+    stages = min_shortfall(smallest_subproblem(problem, omega_budget=None))
     if stages is None:
         return InfeasibleError(
             "no choice of devices can embed on its first and hold the head on its last: "
@@ -72,9 +72,9 @@ def explain(
     return InfeasibleError(f"no plan fits: {_describe(problem, stages)}; {advice}")
 
 
-def _least_omega(problem: Problem) -> float | None:
+def _min_omega(problem: Problem) -> float | None:
     result = search(
-        all_cases(problem, omega_budget=None),
+        all_subproblems(problem, omega_budget=None),
         time_limit_s=_QUESTION_S,
         relative_gap=1e-6,
         goal="omega",
@@ -82,29 +82,29 @@ def _least_omega(problem: Problem) -> float | None:
     return result.found.value if result.found else None
 
 
-def _describe(problem: Problem, stages: tuple[StageNeed, ...]) -> str:
+def _describe(problem: Problem, stages: tuple[StageShortfall, ...]) -> str:
     """Says what the plan that lacks the least lacks, the worst device first."""
     short = sorted(
         (stage for stage in stages if stage.lack_bytes),
         key=lambda stage: -stage.lack_bytes,
     )
     worst, *others = short
-    unit = problem.units[worst.device]
+    execution_unit = problem.execution_units[worst.device]
     layers = f"{worst.num_layers} layer{'s' if worst.num_layers > 1 else ''}"
     text = (
-        f"{unit.name} is short by {format_bytes(worst.lack_bytes)} even at "
+        f"{execution_unit.name} is short by {format_bytes(worst.lack_bytes)} even at "
         f"{worst.bits} bits ({layers}: {worst.terms}; it may use "
-        f"{format_bytes(unit.places[0].device.usable_bytes)}), most of it for the {_part(worst)}"
+        f"{format_bytes(execution_unit.places[0].device.usable_bytes)}), most of it for the {_part(worst)}"
     )
-    for other in others[:_MOST_NAMED]:
-        name = problem.units[other.device].name
+    for other in others[:_MAX_NAMED]:
+        name = problem.execution_units[other.device].name
         text += f", {name} by {format_bytes(other.lack_bytes)} ({_part(other)})"
-    if len(others) > _MOST_NAMED:
-        text += f" and {len(others) - _MOST_NAMED} more"
+    if len(others) > _MAX_NAMED:
+        text += f" and {len(others) - _MAX_NAMED} more"
     return text
 
 
-def _part(stage: StageNeed) -> str:
+def _part(stage: StageShortfall) -> str:
     """Names the part of a stage that needs the most."""
     terms = stage.terms
     parts = {

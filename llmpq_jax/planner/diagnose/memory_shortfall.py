@@ -31,7 +31,7 @@ _ROLES: tuple[_Role, ...] = ((False, False), (True, False), (False, True), (True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StageNeed:
+class StageShortfall:
     """A stage of the plan that lacks the least.
 
     Attributes:
@@ -49,7 +49,7 @@ class StageNeed:
     lack_bytes: int
 
 
-def least_shortage(instance: Instance) -> tuple[StageNeed, ...] | None:
+def min_shortfall(instance: Instance) -> tuple[StageShortfall, ...] | None:
     """Returns the stages of the plan that lacks the least; nothing where no order is.
 
     In pipeline order, but that those between the ends may change places.
@@ -81,14 +81,16 @@ def least_shortage(instance: Instance) -> tuple[StageNeed, ...] | None:
         trace.append((-1, chosen))
         least = {role: table.min(axis=0)[None] for role, table in least.items()}
 
-    pooled = {j for pool in instance.pools for j in pool.members}
+    pooled = {
+        j for device_group in instance.device_groups for j in device_group.members
+    }
     for j in range(instance.num_devices):
         if j not in pooled:
             num = int(instance.width[j])
             take([j], num, must_use=bool(instance.must_use[j]))
-    for pool in instance.pools:
-        must_use = any(instance.must_use[j] for j in pool.members)
-        take(pool.members, pool.num_devices, must_use=must_use)
+    for device_group in instance.device_groups:
+        must_use = any(instance.must_use[j] for j in device_group.members)
+        take(device_group.members, device_group.num_devices, must_use=must_use)
     if not np.isfinite(least[True, True][0, num_layers]):
         return None
     held = _held(instance, trace)
@@ -168,14 +170,14 @@ def _lacks(instance: Instance, j: int, is_first: bool, is_last: bool) -> Floats:
 
 def _need(
     instance: Instance, j: int, num_layers: int, is_first: bool, is_last: bool
-) -> StageNeed:
+) -> StageShortfall:
     """At the bits that need the least; of those that need as much, the highest."""
     served = _served(instance, j)
     counts = np.array([_alike(instance, b, num_layers) for b in served])
     need = stage_bytes(instance, [j], counts, is_first=is_first, is_last=is_last)
     least = int(need.total[0].argmin())
     terms = need.terms(0, least)
-    return StageNeed(
+    return StageShortfall(
         device=j,
         num_layers=num_layers,
         bits=instance.bits[served[least]],

@@ -19,7 +19,7 @@ from llmpq_jax.units import GIB, MIB, format_bytes
 
 # For all of them together; each takes milliseconds to seconds.
 _TIME_S = 60.0
-_MOST_ADDED = 16
+_MAX_ADDED = 16
 
 
 def repairs(
@@ -107,7 +107,7 @@ def _devices(request: PlanRequest) -> Iterator[Repair]:
         def more(number: int, kind: str = kind) -> PlanRequest:
             return replace(request, cluster=_with_more(cluster, kind, number))
 
-        number = smallest(_MOST_ADDED, lambda n, more=more: has_plan(more(n)))
+        number = smallest(_MAX_ADDED, lambda n, more=more: has_plan(more(n)))
         if number:
             text = "one more device" if number == 1 else f"{number} more devices"
             yield Repair(text=f"{text} of kind {kind}", request=more(number))
@@ -118,30 +118,32 @@ def _memory(request: PlanRequest) -> Iterator[Repair]:
     cluster, seen = request.cluster, set()
     for place in cluster.placed:
         device = place.device
-        alike = (
+        interchangeable_groups = (
             place.node.name,
             device.kind,
             device.memory_bytes,
             device.reserve_bytes,
         )
-        if device.use == "never" or alike in seen:
+        if device.use == "never" or interchangeable_groups in seen:
             continue
-        seen.add(alike)
+        seen.add(interchangeable_groups)
         # What is told is rounded up, so that as much as is told is enough.
-        unit = GIB // 4 if device.memory_bytes >= 4 * GIB else MIB // 4
+        execution_unit = GIB // 4 if device.memory_bytes >= 4 * GIB else MIB // 4
 
         def with_more(
-            number: int, place: Placed = place, unit: int = unit
+            number: int, place: Placed = place, execution_unit: int = execution_unit
         ) -> PlanRequest:
             device = place.device
-            larger = replace(device, memory_bytes=device.memory_bytes + number * unit)
+            larger = replace(
+                device, memory_bytes=device.memory_bytes + number * execution_unit
+            )
             return replace(request, cluster=_with(cluster, place.name, larger))
 
         number = smallest(
             1 << 16, lambda n, with_more=with_more: has_plan(with_more(n))
         )
         if number:
-            text = f"{_exactly(number * unit)} more memory on {place.name}"
+            text = f"{_exactly(number * execution_unit)} more memory on {place.name}"
             yield Repair(text=text, request=with_more(number))
 
 
@@ -185,9 +187,13 @@ def _is_measured(request: PlanRequest) -> bool:
 
 def _exactly(size: int) -> str:
     """Writes bytes so that reading them gives no fewer."""
-    unit, name = (GIB, "GiB") if size >= GIB else (MIB, "MiB")
-    text = f"{size / unit:g} {name}"
-    return text if size % unit == 0 or size < 1000 * unit else format_bytes(size)
+    execution_unit, name = (GIB, "GiB") if size >= GIB else (MIB, "MiB")
+    text = f"{size / execution_unit:g} {name}"
+    return (
+        text
+        if size % execution_unit == 0 or size < 1000 * execution_unit
+        else format_bytes(size)
+    )
 
 
 def _with(cluster: Cluster, name: str, device: Device) -> Cluster:

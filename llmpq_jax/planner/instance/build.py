@@ -17,20 +17,20 @@ from llmpq_jax.costmodel.continuous_batching import expected_service
 from llmpq_jax.costmodel.latency import LatencyModel, Part
 from llmpq_jax.costmodel.links import hop_s
 from llmpq_jax.costmodel.memory import (
-    NUM_ARRIVING,
+    NUM_RECEIVED,
     embedding_bytes,
     gathered_logits_bytes,
-    handed_on_bytes,
     head_bytes,
     layer_bytes,
     layer_kv_bytes,
     logit_share_bytes,
+    sent_bytes,
 )
 from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.costmodel.pipeline_schedule import Host
 from llmpq_jax.costmodel.refills import Refills
 from llmpq_jax.planner.constraints import may_have, may_hold
-from llmpq_jax.planner.instance.execution_units import Unit
+from llmpq_jax.planner.instance.execution_units import ExecutionUnit
 from llmpq_jax.planner.instance.instance import Instance, Integers
 from llmpq_jax.planner.instance.problem import Problem
 from llmpq_jax.schema.measurements import PHASES, Phase
@@ -72,11 +72,13 @@ def make_instance(
     among_prefills = Refills(latency=latency, shares=service.refills_of("prefill"))
     among_steps = Refills(latency=latency, shares=service.refills_of("decode"))
     prompt_tokens = prefill * service.first_tokens
-    devices = [unit.places[0].device for unit in problem.units]
+    devices = [
+        execution_unit.places[0].device for execution_unit in problem.execution_units
+    ]
     ask = _Ask(problem=problem, latency=latency)
     cut: _Cut = {"workload": workload, "micro_batch": micro_batch}
     stored: _Stored = {**cut, "activations": request.activations}
-    handed_on = handed_on_bytes(architecture, **stored)
+    handed_on = sent_bytes(architecture, **stored)
 
     def end_s(
         phase: Phase, part: Part, bits: HeadBits, rows: int, refills: Refills
@@ -94,8 +96,9 @@ def make_instance(
     def calls_s(phase: Phase, refills: Refills, share: float = 1.0) -> Floats:
         return np.array(
             [
-                share * latency.call_s(unit.kind, phase) + refills.call_s(unit.kind)
-                for unit in problem.units
+                share * latency.call_s(execution_unit.kind, phase)
+                + refills.call_s(execution_unit.kind)
+                for execution_unit in problem.execution_units
             ]
         )
 
@@ -113,8 +116,13 @@ def make_instance(
         return seconds
 
     def by_width(size: Callable[[int], int]) -> Integers:
-        sizes = {unit.width: size(unit.width) for unit in problem.units}
-        return np.array([sizes[unit.width] for unit in problem.units])
+        sizes = {
+            execution_unit.width: size(execution_unit.width)
+            for execution_unit in problem.execution_units
+        }
+        return np.array(
+            [sizes[execution_unit.width] for execution_unit in problem.execution_units]
+        )
 
     return Instance(
         micro_batch=micro_batch,
@@ -138,9 +146,9 @@ def make_instance(
             ),
             np.inf,
         ),
-        call_prefill_s=calls_s("prefill", among_prefills),
-        call_decode_s=calls_s("decode", among_steps),
-        whole_call_decode_s=calls_s("decode", among_steps, service.calls_per_step),
+        dispatch_prefill_s=calls_s("prefill", among_prefills),
+        dispatch_decode_s=calls_s("decode", among_steps),
+        whole_dispatch_decode_s=calls_s("decode", among_steps, service.calls_per_step),
         # Each device of a mesh embeds by itself, and chooses from whole logits.
         embedding_prefill_s=end_s(
             "prefill", "embedding", 16, prompt_tokens, among_prefills
@@ -193,19 +201,21 @@ def make_instance(
             )
         ),
         buffer_bytes=handed_on,
-        arriving_bytes=NUM_ARRIVING * handed_on,
+        received_bytes=NUM_RECEIVED * handed_on,
         allowed_bytes=np.array([device.usable_bytes for device in devices]),
         must_use=np.array([device.use == "always" for device in devices]),
         may_hold=may_hold(
             request.pins,
-            [unit.name for unit in problem.units],
+            [execution_unit.name for execution_unit in problem.execution_units],
             num_layers=architecture.num_layers,
         ),
         may_have=may_have(
             request.pins, problem.bits, num_layers=architecture.num_layers
         ),
-        width=np.array([unit.width for unit in problem.units]),
-        pools=problem.pools,
+        width=np.array(
+            [execution_unit.width for execution_unit in problem.execution_units]
+        ),
+        device_groups=problem.device_groups,
         hosts=_hosts(problem),
         omega=problem.omega,
         fixed_omega=problem.fixed_omega(head_bits, kv_bits),
@@ -238,9 +248,17 @@ class _Ask:
                 ask(kind, b, width) if supports(kind, b, tensor=width) else absent
                 for b in bits
             ]
-            for kind, width in {(unit.kind, unit.width) for unit in self.problem.units}
+            for kind, width in {
+                (execution_unit.kind, execution_unit.width)
+                for execution_unit in self.problem.execution_units
+            }
         }
-        return np.array([rows[unit.kind, unit.width] for unit in self.problem.units])
+        return np.array(
+            [
+                rows[execution_unit.kind, execution_unit.width]
+                for execution_unit in self.problem.execution_units
+            ]
+        )
 
     def end(
         self, part: Part, bits: HeadBits, ask: Callable[[str], float], absent: float
@@ -249,9 +267,16 @@ class _Ask:
         supports = self.latency.supports_end
         answers = {
             kind: ask(kind) if supports(kind, part, bits) else absent
-            for kind in {unit.kind for unit in self.problem.units}
+            for kind in {
+                execution_unit.kind for execution_unit in self.problem.execution_units
+            }
         }
-        return np.array([answers[unit.kind] for unit in self.problem.units])
+        return np.array(
+            [
+                answers[execution_unit.kind]
+                for execution_unit in self.problem.execution_units
+            ]
+        )
 
 
 def _gathers_s(problem: Problem, *, rows: int) -> Floats:
@@ -262,21 +287,31 @@ def _gathers_s(problem: Problem, *, rows: int) -> Floats:
     """
     architecture = problem.request.architecture
 
-    def seconds(unit: Unit) -> float:
-        share = logit_share_bytes(architecture, rows=rows, tensor=unit.width)
+    def seconds(execution_unit: ExecutionUnit) -> float:
+        share = logit_share_bytes(architecture, rows=rows, tensor=execution_unit.width)
         if share == 0:
             return 0.0
-        return (unit.width - 1) * _between_s(problem, unit, unit, share)
+        return (execution_unit.width - 1) * _between_s(
+            problem, execution_unit, execution_unit, share
+        )
 
     known = {
-        (unit.places[0].node.name, unit.kind, unit.width): unit
-        for unit in problem.units
+        (
+            execution_unit.places[0].node.name,
+            execution_unit.kind,
+            execution_unit.width,
+        ): execution_unit
+        for execution_unit in problem.execution_units
     }
-    values = {key: seconds(unit) for key, unit in known.items()}
+    values = {key: seconds(execution_unit) for key, execution_unit in known.items()}
     return np.array(
         [
-            values[unit.places[0].node.name, unit.kind, unit.width]
-            for unit in problem.units
+            values[
+                execution_unit.places[0].node.name,
+                execution_unit.kind,
+                execution_unit.width,
+            ]
+            for execution_unit in problem.execution_units
         ]
     )
 
@@ -286,7 +321,7 @@ def _hops_s(problem: Problem, *, num_tokens: int) -> Floats:
 
     Each device of a mesh receives the whole of the hidden states, from one that sends.
     """
-    request, units = problem.request, problem.units
+    request, execution_units = problem.request, problem.execution_units
     token = ACTIVATION_BYTES[request.activations]
     width = request.architecture.hidden_size
     sizes = [
@@ -295,9 +330,9 @@ def _hops_s(problem: Problem, *, num_tokens: int) -> Floats:
     ]
     # A hop hangs on nodes and kinds alone, and measured links take a fit each.
     known: dict[tuple[str, str, str, str], list[float]] = {}
-    seconds = np.zeros((len(sizes), len(units), len(units)))
-    for j, source in enumerate(units):
-        for k, target in enumerate(units):
+    seconds = np.zeros((len(sizes), len(execution_units), len(execution_units)))
+    for j, source in enumerate(execution_units):
+        for k, target in enumerate(execution_units):
             if j == k:
                 continue
             ends = (source.places[0].node.name, source.kind)
@@ -310,7 +345,9 @@ def _hops_s(problem: Problem, *, num_tokens: int) -> Floats:
     return seconds
 
 
-def _between_s(problem: Problem, source: Unit, target: Unit, num_bytes: int) -> float:
+def _between_s(
+    problem: Problem, source: ExecutionUnit, target: ExecutionUnit, num_bytes: int
+) -> float:
     return hop_s(
         problem.request.cluster,
         problem.request.measurements,
@@ -330,9 +367,9 @@ def _hosts(problem: Problem) -> tuple[Host, ...]:
         )
         members = tuple(
             j
-            for j, unit in enumerate(problem.units)
-            for _ in range(unit.width)
-            if unit.places[0].node.name == node.name
+            for j, execution_unit in enumerate(problem.execution_units)
+            for _ in range(execution_unit.width)
+            if execution_unit.places[0].node.name == node.name
         )
         if prefill is not None and decode is not None and members:
             hosts.append(

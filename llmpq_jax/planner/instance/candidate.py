@@ -19,7 +19,7 @@ _FORBIDDEN = 1e6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Placement:
+class Candidate:
     """Which layers each device holds, at which precision.
 
     Attributes:
@@ -42,7 +42,7 @@ class Placement:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Evaluation:
+class CandidateCost:
     """What a placement costs.
 
     Attributes:
@@ -64,25 +64,29 @@ class Evaluation:
     fits: bool
 
 
-def evaluate(instance: Instance, placement: Placement) -> Evaluation:
+def evaluate(instance: Instance, candidate: Candidate) -> CandidateCost:
     """Adds up seconds, bytes and ω of a placement."""
-    devices = placement.devices
+    devices = candidate.devices
     prefill_s = [
-        instance.call_prefill_s[j]
+        instance.dispatch_prefill_s[j]
         + sum(instance.layer_prefill_s[j, b] for b in columns)
-        for j, columns in zip(devices, placement.columns, strict=True)
+        for j, columns in zip(devices, candidate.columns, strict=True)
     ]
     first, last = devices[0], devices[-1]
-    calls_s = instance.whole_call_decode_s if first == last else instance.call_decode_s
+    calls_s = (
+        instance.whole_dispatch_decode_s
+        if first == last
+        else instance.dispatch_decode_s
+    )
     decode_s = [
         calls_s[j] + sum(instance.layer_decode_s[j, b] for b in columns)
-        for j, columns in zip(devices, placement.columns, strict=True)
+        for j, columns in zip(devices, candidate.columns, strict=True)
     ]
     prefill_s[0] += instance.embedding_prefill_s[first]
     decode_s[0] += instance.embedding_decode_s[first]
     prefill_s[-1] += instance.head_prefill_s[last]
     decode_s[-1] += instance.head_decode_s[last]
-    hops = placement.hops
+    hops = candidate.hops
     seconds = pipeline_s(
         stages_prefill_s=prefill_s,
         stages_decode_s=decode_s,
@@ -93,19 +97,19 @@ def evaluate(instance: Instance, placement: Placement) -> Evaluation:
         new_tokens=instance.new_tokens,
         hosts=stage_hosts(instance, devices),
     )
-    layers = [b for columns in placement.columns for b in columns]
+    layers = [b for columns in candidate.columns for b in columns]
     omega = instance.fixed_omega + float(
         instance.omega[range(len(layers)), layers].sum()
     )
     omega += float(sum(instance.wire_omega[wire] for wire, _, _ in hops))
     memory = tuple(
-        stage_terms(instance, placement, stage).total for stage in range(len(devices))
+        stage_terms(instance, candidate, stage).total for stage in range(len(devices))
     )
     fits_memory = all(
         size <= instance.allowed_bytes[j]
         for j, size in zip(devices, memory, strict=True)
     )
-    return Evaluation(
+    return CandidateCost(
         seconds=seconds,
         prefill_s=tuple(float(s) for s in prefill_s),
         decode_s=tuple(float(s) for s in decode_s),
@@ -114,19 +118,19 @@ def evaluate(instance: Instance, placement: Placement) -> Evaluation:
         objective=seconds.latency_s + instance.theta * omega,
         fits=fits_memory
         and instance.has_devices_for(devices)
-        and _keeps_pins(instance, placement)
+        and _keeps_pins(instance, candidate)
         and is_within(omega, instance.omega_budget),
     )
 
 
-def with_least_omega(instance: Instance, placement: Placement) -> Placement:
+def with_min_omega(instance: Instance, candidate: Candidate) -> Candidate:
     """Deals each stage's precisions to its layers anew, for the least Σω.
 
     Seconds and bytes depend on how many layers a stage holds at each precision, not on
     which, so the new placement costs the same and loses no more.
     """
     first, dealt = 0, []
-    for columns in placement.columns:
+    for columns in candidate.columns:
         layers = np.arange(first, first + len(columns))
         loss = instance.omega[layers[:, None], list(columns)]
         # Dear, and not infinite: a choice that no pin allows is for `evaluate` to refuse.
@@ -134,13 +138,13 @@ def with_least_omega(instance: Instance, placement: Placement) -> Placement:
         loss = np.where(allowed, loss, _FORBIDDEN * (1.0 + instance.omega.max()))
         dealt.append(tuple(columns[slot] for slot in linear_sum_assignment(loss)[1]))
         first += len(columns)
-    return replace(placement, columns=tuple(dealt))
+    return replace(candidate, columns=tuple(dealt))
 
 
-def _keeps_pins(instance: Instance, placement: Placement) -> bool:
+def _keeps_pins(instance: Instance, candidate: Candidate) -> bool:
     held = [
         (j, b)
-        for j, columns in zip(placement.devices, placement.columns, strict=True)
+        for j, columns in zip(candidate.devices, candidate.columns, strict=True)
         for b in columns
     ]
     return all(
@@ -149,16 +153,16 @@ def _keeps_pins(instance: Instance, placement: Placement) -> bool:
     )
 
 
-def stage_terms(instance: Instance, placement: Placement, stage: int) -> MemoryTerms:
+def stage_terms(instance: Instance, candidate: Candidate, stage: int) -> MemoryTerms:
     """Returns the bytes of one stage, by part."""
-    columns = np.array(placement.columns[stage], dtype=np.int64)
+    columns = np.array(candidate.columns[stage], dtype=np.int64)
     counts = np.bincount(columns, minlength=len(instance.bits))
     return stage_bytes(
         instance,
-        [placement.devices[stage]],
+        [candidate.devices[stage]],
         counts[None],
         is_first=stage == 0,
-        is_last=stage == len(placement.devices) - 1,
+        is_last=stage == len(candidate.devices) - 1,
     ).terms(0, 0)
 
 

@@ -25,7 +25,7 @@ class DeviceTypes:
     Attributes:
         members: For each type its devices, as indices of axis J, in that order.
         widths: [T] devices that each of them takes from its pool.
-        pool: [T] which pool that is.
+        device_group: [T] which pool that is.
         sizes: [Q] devices in a pool.
         must_use: [Q], whether all of them have to be used.
         hop_prefill_s: [O, T, T] from row to column; within a type between any two.
@@ -35,7 +35,7 @@ class DeviceTypes:
 
     members: tuple[tuple[int, ...], ...]
     widths: Integers
-    pool: Integers
+    device_group: Integers
     sizes: Integers
     must_use: np.ndarray
     hop_prefill_s: Floats
@@ -53,28 +53,31 @@ class DeviceTypes:
         return len(self.members)
 
     @property
-    def num_pools(self) -> int:
+    def num_groups(self) -> int:
         """Q."""
         return len(self.sizes)
 
     def may_follow(self, t: int, k: int) -> bool:
         """Whether a plan may have a device of each of these types, beside each other."""
         taken = self.widths[t] + self.widths[k]
-        return bool(self.pool[t] != self.pool[k] or taken <= self.sizes[self.pool[t]])
+        return bool(
+            self.device_group[t] != self.device_group[k]
+            or taken <= self.sizes[self.device_group[t]]
+        )
 
-    def by_pool(self, values: Floats) -> Floats:
+    def by_group(self, values: Floats) -> Floats:
         """[Q]: sums what types have, each times its width."""
-        total = np.zeros(self.num_pools)
-        np.add.at(total, self.pool, self.widths * values)
+        total = np.zeros(self.num_groups)
+        np.add.at(total, self.device_group, self.widths * values)
         return total
 
 
 def device_types(instance: Instance) -> DeviceTypes:
     """Finds the types, in the order of their first devices."""
     groups: list[list[int]] = []
-    alike: dict[bytes, list[list[int]]] = defaultdict(list)
+    interchangeable_groups: dict[bytes, list[list[int]]] = defaultdict(list)
     for j in range(instance.num_devices):
-        candidates = alike[_own_numbers(instance, j)]
+        candidates = interchangeable_groups[_own_numbers(instance, j)]
         group = next(
             (g for g in candidates if _hops_are_swappable(instance, g[0], j)), None
         )
@@ -84,13 +87,13 @@ def device_types(instance: Instance) -> DeviceTypes:
             candidates.append(group)
         group.append(j)
     members = tuple(tuple(group) for group in groups)
-    pool, sizes = _pools(instance, members)
+    device_group, sizes = _pools(instance, members)
     must_use = np.zeros(len(sizes), dtype=bool)
-    must_use[pool] = instance.must_use[[group[0] for group in members]]
+    must_use[device_group] = instance.must_use[[group[0] for group in members]]
     return DeviceTypes(
         members=members,
         widths=instance.width[[group[0] for group in members]],
-        pool=pool,
+        device_group=device_group,
         sizes=sizes,
         must_use=must_use,
         hop_prefill_s=_between_types(instance.hop_prefill_s, members),
@@ -110,15 +113,21 @@ def _pools(
     instance: Instance, members: tuple[tuple[int, ...], ...]
 ) -> tuple[Integers, Integers]:
     """Numbers the pools in the order of their first types; [T] which, [Q] their sizes."""
-    shared = {j: pool for pool in instance.pools for j in pool.members}
+    shared = {
+        j: device_group
+        for device_group in instance.device_groups
+        for j in device_group.members
+    }
     numbers: dict[tuple[int, ...], int] = {}
     pool_of, sizes = [], []
     for group in members:
-        pool = shared.get(group[0])
-        key = group if pool is None else pool.members
+        device_group = shared.get(group[0])
+        key = group if device_group is None else device_group.members
         if key not in numbers:
             numbers[key] = len(sizes)
-            sizes.append(len(group) if pool is None else pool.num_devices)
+            sizes.append(
+                len(group) if device_group is None else device_group.num_devices
+            )
         pool_of.append(numbers[key])
     return np.array(pool_of), np.array(sizes)
 
@@ -127,9 +136,9 @@ def _own_numbers(instance: Instance, j: int) -> bytes:
     numbers = [
         instance.layer_prefill_s[j],
         instance.layer_decode_s[j],
-        instance.call_prefill_s[[j]],
-        instance.call_decode_s[[j]],
-        instance.whole_call_decode_s[[j]],
+        instance.dispatch_prefill_s[[j]],
+        instance.dispatch_decode_s[[j]],
+        instance.whole_dispatch_decode_s[[j]],
         instance.embedding_prefill_s[[j]],
         instance.embedding_decode_s[[j]],
         instance.head_prefill_s[[j]],
@@ -146,7 +155,10 @@ def _own_numbers(instance: Instance, j: int) -> bytes:
         instance.width[[j]],
         instance.may_hold[:, j],
         np.array([host.members.count(j) for host in instance.hosts], dtype=np.int64),
-        np.array([j in pool.members for pool in instance.pools], dtype=bool),
+        np.array(
+            [j in device_group.members for device_group in instance.device_groups],
+            dtype=bool,
+        ),
     ]
     return b"".join(np.ascontiguousarray(row).tobytes() for row in numbers)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from llmpq_jax.planner.instance.instance import Pool
+from llmpq_jax.planner.instance.instance import DeviceGroup
 from llmpq_jax.schema.cluster import Placed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Unit:
+class ExecutionUnit:
     """One device, or a mesh of several.
 
     Attributes:
@@ -35,7 +35,7 @@ class Unit:
         return f"a mesh of {self.width} from {self.places[0].name} on"
 
 
-def alike(placed: Iterable[Placed]) -> list[list[Placed]]:
+def interchangeable_groups(placed: Iterable[Placed]) -> list[list[Placed]]:
     """Groups devices of one node, one kind, one memory and one pin."""
     groups: dict[tuple[str, str, int, str], list[Placed]] = {}
     for place in placed:
@@ -45,16 +45,16 @@ def alike(placed: Iterable[Placed]) -> list[list[Placed]]:
     return list(groups.values())
 
 
-def find_units(
+def find_execution_units(
     placed: Sequence[Placed],
     *,
     allowed: Sequence[int],
     is_served: Callable[[str, int], bool],
     alone: Collection[str] = (),
-) -> tuple[tuple[Unit, ...], tuple[Pool, ...]]:
+) -> tuple[tuple[ExecutionUnit, ...], tuple[DeviceGroup, ...]]:
     """Lists single devices in their order, then the meshes that can be made of them.
 
-    Devices of a mesh are `alike`.
+    Devices of a mesh are `interchangeable_groups`.
 
     Args:
         placed: Devices that may be used.
@@ -63,10 +63,14 @@ def find_units(
         alone: Names of devices that no mesh may have.
     """
     singles = [
-        Unit(places=(place,)) for place in placed if 1 in allowed or place.name in alone
+        ExecutionUnit(places=(place,))
+        for place in placed
+        if 1 in allowed or place.name in alone
     ]
-    units, pools = list(singles), []
-    for group in alike(place for place in placed if place.name not in alone):
+    execution_units, device_groups = list(singles), []
+    for group in interchangeable_groups(
+        place for place in placed if place.name not in alone
+    ):
         kind = group[0].device.kind
         widths = [
             width
@@ -76,13 +80,19 @@ def find_units(
         if not widths:
             continue
         places = tuple(group)
-        members = [j for j, unit in enumerate(singles) if unit.places[0] in places]
+        members = [
+            j
+            for j, execution_unit in enumerate(singles)
+            if execution_unit.places[0] in places
+        ]
         for j in members:
-            own = places.index(units[j].places[0])
-            units[j] = Unit(places=places[own:] + places[:own])
+            own = places.index(execution_units[j].places[0])
+            execution_units[j] = ExecutionUnit(places=places[own:] + places[:own])
         for width in widths:
             for _ in range(len(group) // width):
-                members.append(len(units))
-                units.append(Unit(places=places, width=width))
-        pools.append(Pool(members=tuple(members), num_devices=len(group)))
-    return tuple(units), tuple(pools)
+                members.append(len(execution_units))
+                execution_units.append(ExecutionUnit(places=places, width=width))
+        device_groups.append(
+            DeviceGroup(members=tuple(members), num_devices=len(group))
+        )
+    return tuple(execution_units), tuple(device_groups)

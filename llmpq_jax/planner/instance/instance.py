@@ -24,7 +24,7 @@ Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pool:
+class DeviceGroup:
     """Equal devices of one node, of which stages take one or several each.
 
     Attributes:
@@ -51,11 +51,11 @@ class Instance:
         new_tokens: New tokens n of each row; of the group that takes longest.
         layer_prefill_s: [J, B] of one layer and one prefill micro-batch.
         layer_decode_s: [J, B] of one layer, one step and one decode micro-batch.
-        call_prefill_s: [J] of a stage by itself, whatever it holds, for one prefill
+        dispatch_prefill_s: [J] of a stage by itself, whatever it holds, for one prefill
             micro-batch: waking up for it.
-        call_decode_s: [J] likewise, for one step and one decode micro-batch.
-        whole_call_decode_s: [J] likewise, of a stage that holds the whole model and so
-            takes several steps in a call; no more than `call_decode_s`.
+        dispatch_decode_s: [J] likewise, for one step and one decode micro-batch.
+        whole_dispatch_decode_s: [J] likewise, of a stage that holds the whole model and so
+            takes several steps in a call; no more than `dispatch_decode_s`.
         embedding_prefill_s: [J] on the first used device.
         embedding_decode_s: [J] likewise.
         head_prefill_s: [J] on the last used device.
@@ -72,14 +72,14 @@ class Instance:
         embedding_workspace_bytes: [J].
         head_workspace_bytes: [J].
         buffer_bytes: On every used device: hidden states it hands on.
-        arriving_bytes: On every used device but the first: hidden states it is given.
+        received_bytes: On every used device but the first: hidden states it is given.
         allowed_bytes: [J].
         must_use: [J], whether a device may not stay idle; in a pool, whether none of its
             devices may.
         may_hold: [L, J], whether a layer may lie there.
         may_have: [L, B], whether a layer may have these bits.
         width: [J], devices of a mesh, else 1.
-        pools: Those that share devices; a device in none is there by itself.
+        device_groups: Those that share devices; a device in none is there by itself.
         hosts: Devices that share a machine's processor; a mesh stands in one as often as
             it has devices, which all work for as long as it does.
         omega: [L, B].
@@ -97,9 +97,9 @@ class Instance:
     new_tokens: int
     layer_prefill_s: Floats
     layer_decode_s: Floats
-    call_prefill_s: Floats
-    call_decode_s: Floats
-    whole_call_decode_s: Floats
+    dispatch_prefill_s: Floats
+    dispatch_decode_s: Floats
+    whole_dispatch_decode_s: Floats
     embedding_prefill_s: Floats
     embedding_decode_s: Floats
     head_prefill_s: Floats
@@ -116,13 +116,13 @@ class Instance:
     embedding_workspace_bytes: Integers
     head_workspace_bytes: Integers
     buffer_bytes: int
-    arriving_bytes: int
+    received_bytes: int
     allowed_bytes: Integers
     must_use: npt.NDArray[np.bool_]
     may_hold: npt.NDArray[np.bool_]
     may_have: npt.NDArray[np.bool_]
     width: Integers
-    pools: tuple[Pool, ...]
+    device_groups: tuple[DeviceGroup, ...]
     hosts: tuple[Host, ...]
     omega: Floats
     fixed_omega: float
@@ -159,15 +159,15 @@ class Instance:
         """[L, B]: ω, infinite where a layer may not have these bits."""
         return np.where(self.may_have, self.omega, np.inf)
 
-    def in_order(self, order: Sequence[int]) -> Instance:
+    def with_devices(self, order: Sequence[int]) -> Instance:
         """Returns the same numbers with these devices, in this order."""
         places = list(order)
         by_device = (
             "layer_prefill_s",
             "layer_decode_s",
-            "call_prefill_s",
-            "call_decode_s",
-            "whole_call_decode_s",
+            "dispatch_prefill_s",
+            "dispatch_decode_s",
+            "whole_dispatch_decode_s",
             "embedding_prefill_s",
             "embedding_decode_s",
             "head_prefill_s",
@@ -192,18 +192,22 @@ class Instance:
             return tuple(sorted(places.index(j) for j in members if j in places))
 
         hosts = tuple(replace(h, members=moved(h.members)) for h in self.hosts)
-        pools = tuple(replace(p, members=moved(p.members)) for p in self.pools)
-        return replace(self, hosts=hosts, pools=pools, **changes)
+        device_groups = tuple(
+            replace(p, members=moved(p.members)) for p in self.device_groups
+        )
+        return replace(self, hosts=hosts, device_groups=device_groups, **changes)
 
     def has_devices_for(self, used: Sequence[int]) -> bool:
         """Whether stages on these may be there together, and none is left out."""
         held = set(used)
         is_pooled = np.zeros(self.num_devices, dtype=bool)
-        for pool in self.pools:
-            is_pooled[list(pool.members)] = True
-            taken = sum(int(self.width[j]) for j in pool.members if j in held)
-            must = any(self.must_use[j] for j in pool.members)
-            if taken > pool.num_devices or (must and taken < pool.num_devices):
+        for device_group in self.device_groups:
+            is_pooled[list(device_group.members)] = True
+            taken = sum(int(self.width[j]) for j in device_group.members if j in held)
+            must = any(self.must_use[j] for j in device_group.members)
+            if taken > device_group.num_devices or (
+                must and taken < device_group.num_devices
+            ):
                 return False
         alone = np.flatnonzero(self.must_use & ~is_pooled)
         return held.issuperset(alone.tolist())

@@ -13,8 +13,11 @@ from llmpq_jax.costmodel.quality import omega_table, whole_model_omega
 from llmpq_jax.costmodel.workspace import WorkspaceModel, fit_workspace
 from llmpq_jax.errors import MeasurementError, SpecError
 from llmpq_jax.planner.constraints import BitsPin, LayerPin
-from llmpq_jax.planner.instance.execution_units import Unit, find_units
-from llmpq_jax.planner.instance.instance import Pool
+from llmpq_jax.planner.instance.execution_units import (
+    ExecutionUnit,
+    find_execution_units,
+)
+from llmpq_jax.planner.instance.instance import DeviceGroup
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.schema.cluster import Placed
 from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits, KvBits
@@ -36,8 +39,8 @@ class Problem:
     Attributes:
         request: As it was made.
         placed: Devices that may be used, in pipeline order.
-        units: What may hold a stage: these, and meshes of them; axis J everywhere.
-        pools: Units that share devices.
+        execution_units: What may hold a stage: these, and meshes of them; axis J everywhere.
+        device_groups: Units that share devices.
         bits: Precisions that some of them serve, highest first; axis B everywhere.
         omega: [layers, bits].
         fitted: By bits of the cache; those that were not measured are not there.
@@ -46,8 +49,8 @@ class Problem:
 
     request: PlanRequest
     placed: tuple[Placed, ...]
-    units: tuple[Unit, ...]
-    pools: tuple[Pool, ...]
+    execution_units: tuple[ExecutionUnit, ...]
+    device_groups: tuple[DeviceGroup, ...]
     bits: tuple[Bits, ...]
     omega: Floats
     fitted: dict[KvBits, Fitted]
@@ -101,20 +104,23 @@ def make_problem(request: PlanRequest) -> Problem:
 
     most = max(len(node.devices) for node in request.cluster.nodes)
     cutting = tensor_widths(request.architecture, most)
-    units, pools = find_units(
+    execution_units, device_groups = find_execution_units(
         placed,
         allowed=[width for width in request.tensor if width in cutting],
         is_served=is_served,
         alone=[pin.device for pin in request.pins if isinstance(pin, LayerPin)],
     )
-    if not units:
+    if not execution_units:
         msg = f"measurements of {request.measurements.model}: no stage of {' or '.join(map(str, request.tensor))} devices can be made: expected [[layer]] rows with such a tensor width, and a node with as many equal devices; measure them with `llmpq-jax profile --tensor-widths`, or allow single devices"
         raise MeasurementError(msg)
     bits: tuple[Bits, ...] = tuple(
         b
         for b in ALL_BITS
         if b in request.bits
-        and any(is_served(unit.kind, unit.width, (b,)) for unit in units)
+        and any(
+            is_served(execution_unit.kind, execution_unit.width, (b,))
+            for execution_unit in execution_units
+        )
     )
     for pin in request.pins:
         if isinstance(pin, BitsPin) and pin.bits not in bits:
@@ -128,8 +134,8 @@ def make_problem(request: PlanRequest) -> Problem:
     return Problem(
         request=request,
         placed=placed,
-        units=units,
-        pools=pools,
+        execution_units=execution_units,
+        device_groups=device_groups,
         bits=bits,
         omega=omega_table(request.sensitivity, num_layers=num_layers, bits=bits),
         fitted=fitted,

@@ -82,5 +82,5 @@ def stage_bytes(
         embedding=embedding,
         head=head,
         workspace=workspace,
-        buffers=instance.buffer_bytes + (0 if is_first else instance.arriving_bytes),
+        buffers=instance.buffer_bytes + (0 if is_first else instance.received_bytes),
     )

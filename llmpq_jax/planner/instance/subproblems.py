@@ -10,7 +10,9 @@ from llmpq_jax.planner.instance.micro_batches import micro_batches
 from llmpq_jax.planner.instance.problem import Problem
 
 
-def all_cases(problem: Problem, *, omega_budget: float | None) -> tuple[Instance, ...]:
+def all_subproblems(
+    problem: Problem, *, omega_budget: float | None
+) -> tuple[Instance, ...]:
     """Makes an instance of every micro-batch pair and precision of head and cache."""
     request = problem.request
     pairs = micro_batches(
@@ -29,13 +31,15 @@ def all_cases(problem: Problem, *, omega_budget: float | None) -> tuple[Instance
     )
 
 
-def smallest_case(problem: Problem, *, omega_budget: float | None) -> Instance:
+def smallest_subproblem(problem: Problem, *, omega_budget: float | None) -> Instance:
     """Makes the instance that needs the least memory, by rows, head and cache."""
-    cases = smallest_cases(problem, omega_budget=omega_budget)
-    return min(cases, key=lambda case: (case.head_bits, case.kv_bits))
+    subproblems = smallest_subproblems(problem, omega_budget=omega_budget)
+    return min(
+        subproblems, key=lambda subproblem: (subproblem.head_bits, subproblem.kv_bits)
+    )
 
 
-def smallest_cases(
+def smallest_subproblems(
     problem: Problem, *, omega_budget: float | None
 ) -> tuple[Instance, ...]:
     """Makes the instances that need the least memory, of each head and cache.
@@ -77,7 +81,7 @@ def uniform_int8_omega(problem: Problem) -> float:
                 layers[layer] = max(layers[layer], own)
     wires = 0.0
     if min(request.wire_bits) == max(request.wire_bits) == 8:
-        wires = most_wire_omega(problem)
+        wires = max_wire_omega(problem)
     return (
         float(layers.sum())
         + wires
@@ -85,8 +89,8 @@ def uniform_int8_omega(problem: Problem) -> float:
     )
 
 
-def most_wire_omega(problem: Problem) -> float:
+def max_wire_omega(problem: Problem) -> float:
     """Returns what all hops at 8 bits lose, of the most there can be."""
     num_layers = problem.request.architecture.num_layers
-    most_hops = min(num_layers, len(problem.placed)) - 1
-    return most_hops * problem.request.sensitivity.wire_8
+    max_hops = min(num_layers, len(problem.placed)) - 1
+    return max_hops * problem.request.sensitivity.wire_8

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 
-from llmpq_jax.planner.instance.candidate import Evaluation, evaluate, stage_terms
+from llmpq_jax.planner.instance.candidate import CandidateCost, evaluate, stage_terms
 from llmpq_jax.planner.instance.problem import Problem
 from llmpq_jax.planner.request import PlanRequest
-from llmpq_jax.planner.search.search_result import Found, SearchResult
+from llmpq_jax.planner.search.search_result import Incumbent, SearchResult
 from llmpq_jax.schema.precision import KvBits, WireBits
 from llmpq_jax.schema.strategy import (
     Certificate,
@@ -24,7 +24,7 @@ from llmpq_jax.schema.strategy import (
 def make_strategy(
     problem: Problem,
     result: SearchResult,
-    found: Found,
+    found: Incumbent,
     *,
     budget: float | None,
     note: str | None,
@@ -32,7 +32,7 @@ def make_strategy(
 ) -> Strategy:
     """Writes the plan with its predictions, its quality and its certificate."""
     request = problem.request
-    evaluation = evaluate(found.instance, found.placement)
+    evaluation = evaluate(found.instance, found.candidate)
     latency_s = evaluation.seconds.latency_s
     tokens = request.workload.expected_new_tokens
     return Strategy(
@@ -74,35 +74,39 @@ def _kv_note(request: PlanRequest, kv_bits: KvBits) -> str | None:
     return "omega counts the cache's 8 bits as 0: the sensitivities do not judge them"
 
 
-def _wire_note(request: PlanRequest, found: Found) -> str | None:
+def _wire_note(request: PlanRequest, found: Incumbent) -> str | None:
     if 8 not in _wires(found) or request.sensitivity.wire_8 > 0:
         return None
     return "omega counts hops at 8 bits as 0: the sensitivities do not judge them"
 
 
-def _wires(found: Found) -> list[WireBits]:
+def _wires(found: Incumbent) -> list[WireBits]:
     """Bits of every hop."""
-    return [found.instance.wire_bits[wire] for wire, _, _ in found.placement.hops]
+    return [found.instance.wire_bits[wire] for wire, _, _ in found.candidate.hops]
 
 
-def _stages(problem: Problem, found: Found, evaluation: Evaluation) -> Iterator[Stage]:
+def _stages(
+    problem: Problem, found: Incumbent, evaluation: CandidateCost
+) -> Iterator[Stage]:
     first = 0
     used: set[str] = set()
     # The last one hands on nothing.
     wires: list[WireBits] = [*_wires(found), 16]
     for number, (j, columns) in enumerate(
-        zip(found.placement.devices, found.placement.columns, strict=True)
+        zip(found.candidate.devices, found.candidate.columns, strict=True)
     ):
-        unit = problem.units[j]
+        execution_unit = problem.execution_units[j]
         end = first + len(columns)
-        names = [place.name for place in unit.places if place.name not in used]
-        names = names[: unit.width]
+        names = [
+            place.name for place in execution_unit.places if place.name not in used
+        ]
+        names = names[: execution_unit.width]
         used.update(names)
         yield Stage(
-            device=names[0] if unit.width == 1 else None,
+            device=names[0] if execution_unit.width == 1 else None,
             mesh=None
-            if unit.width == 1
-            else Mesh(devices=tuple(names), tensor=unit.width),
+            if execution_unit.width == 1
+            else Mesh(devices=tuple(names), tensor=execution_unit.width),
             layers=(first, end),
             bits=tuple(problem.bits[b] for b in columns),
             wire_bits=wires[number],
@@ -110,8 +114,8 @@ def _stages(problem: Problem, found: Found, evaluation: Evaluation) -> Iterator[
                 prefill_s=evaluation.prefill_s[number],
                 decode_s=evaluation.decode_s[number],
                 memory_bytes=evaluation.memory_bytes[number],
-                allowed_bytes=unit.places[0].device.usable_bytes,
-                memory=stage_terms(found.instance, found.placement, number),
+                allowed_bytes=execution_unit.places[0].device.usable_bytes,
+                memory=stage_terms(found.instance, found.candidate, number),
             ),
         )
         first = end
@@ -122,17 +126,17 @@ def _either(widths: Iterable[int]) -> str:
 
 
 def _tensor(problem: Problem) -> str:
-    widths = {unit.width for unit in problem.units}
+    widths = {execution_unit.width for execution_unit in problem.execution_units}
     if widths == {1}:
         return "no tensor parallelism"
     return f"stages over {_either(widths)} equal devices of a node"
 
 
 def _certificate(
-    problem: Problem, result: SearchResult, evaluation: Evaluation, *, seconds: float
+    problem: Problem, result: SearchResult, evaluation: CandidateCost, *, seconds: float
 ) -> Certificate:
     heads, caches = problem.request.head_bits, problem.kv_bits
-    num_pairs = result.num_cases // (len(heads) * len(caches))
+    num_pairs = result.num_subproblems // (len(heads) * len(caches))
     covers = (
         f"all orders and subsets of devices, cuts, and bits from {sorted(problem.bits)}; "
         f"{num_pairs} micro-batch pairs; head at {_either(heads)} bits; "

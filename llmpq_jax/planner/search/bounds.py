@@ -45,7 +45,7 @@ def phase_bounds_s(instance: Instance) -> tuple[float, float]:
     """Returns seconds that prefill and decode are not below; see `latency_bound_s`."""
     ends = instance.embedding_prefill_s.min() + instance.head_prefill_s.min()
     # There is one stage at least.
-    ends += instance.call_prefill_s.min()
+    ends += instance.dispatch_prefill_s.min()
     sum_p, max_p = _sum_and_slowest(instance, instance.layer_prefill_s, ends)
     prefill = _shared_bound(
         instance,
@@ -56,7 +56,7 @@ def phase_bounds_s(instance: Instance) -> tuple[float, float]:
     if instance.new_tokens == 1:
         return prefill, 0.0
     ends = instance.embedding_decode_s.min() + instance.head_decode_s.min()
-    ends += instance.whole_call_decode_s.min()
+    ends += instance.whole_dispatch_decode_s.min()
     sum_d, max_d = _sum_and_slowest(instance, instance.layer_decode_s, ends)
     decode = sum_d + (instance.num_decode - 1) * max_d
     decode += (instance.new_tokens - 2) * max(instance.num_decode * max_d, sum_d)
@@ -90,11 +90,11 @@ def _together(instance: Instance, values: Floats | Integers) -> float:
     """Adds up what devices do; of a pool as if all did what its best ones do each."""
     alone = np.ones(instance.num_devices, dtype=bool)
     total = 0.0
-    for pool in instance.pools:
-        members = list(pool.members)
+    for device_group in instance.device_groups:
+        members = list(device_group.members)
         alone[members] = False
         each = values[members] / instance.width[members]
-        total += pool.num_devices * float(each.max(initial=0.0))
+        total += device_group.num_devices * float(each.max(initial=0.0))
     return total + float(values[alone].sum())
 
 

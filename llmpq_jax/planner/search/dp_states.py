@@ -19,7 +19,7 @@ class States:
         depths: Numbers by how many devices they use: `depths[s]` uses s.
     """
 
-    def __init__(self, types: DeviceTypes, most_stages: int) -> None:
+    def __init__(self, types: DeviceTypes, max_stages: int) -> None:
         sizes = types.sizes
         self._types = types
         self.num_states = int(np.prod(sizes + 1))
@@ -27,13 +27,15 @@ class States:
             np.unravel_index(np.arange(self.num_states), sizes + 1)
         ).T
         radix = np.array([int(np.prod(sizes[q + 1 :] + 1)) for q in range(len(sizes))])
-        self.steps = types.widths * radix[types.pool]
+        self.steps = types.widths * radix[types.device_group]
         self.is_complete = ((self.digits == sizes) | ~types.must_use).all(axis=1)
         totals = self.digits.sum(axis=1)
-        deepest = min(most_stages * int(types.widths.max()), int(sizes.sum()))
+        deepest = min(max_stages * int(types.widths.max()), int(sizes.sum()))
         self.depths = [np.flatnonzero(totals == s) for s in range(deepest + 1)]
 
     def ending_on(self, depth: int, t: int) -> Integers:
         """States at a depth whose last stage may be on type t."""
         states = self.depths[depth]
-        return states[self.digits[states, self._types.pool[t]] >= self._types.widths[t]]
+        return states[
+            self.digits[states, self._types.device_group[t]] >= self._types.widths[t]
+        ]

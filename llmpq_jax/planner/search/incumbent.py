@@ -6,16 +6,16 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
-from llmpq_jax.planner.instance.candidate import Placement, evaluate, with_least_omega
+from llmpq_jax.planner.instance.candidate import Candidate, evaluate, with_min_omega
 from llmpq_jax.planner.instance.instance import Instance
-from llmpq_jax.planner.search.search_result import Found
+from llmpq_jax.planner.search.search_result import Incumbent
 from llmpq_jax.planner.search.stage_costs import PathStage
-from llmpq_jax.planner.search.stage_table import TypeTables
+from llmpq_jax.planner.search.stage_table import StageTable
 
 SearchGoal = Literal["objective", "omega"]
 
 
-class Incumbent:
+class IncumbentStore:
     """Takes plans and keeps the best; knows when the search is over.
 
     Attributes:
@@ -30,7 +30,7 @@ class Incumbent:
     ) -> None:
         self.goal: SearchGoal = goal
         self.relative_gap, self.deadline = relative_gap, deadline
-        self.found: Found | None = None
+        self.found: Incumbent | None = None
 
     @property
     def cutoff(self) -> float:
@@ -44,21 +44,21 @@ class Incumbent:
         """Seconds until the deadline, negative after it."""
         return self.deadline - time.monotonic()
 
-    def consider(self, instance: Instance, placement: Placement) -> None:
+    def consider(self, instance: Instance, candidate: Candidate) -> None:
         """Takes a plan if it fits and is better than the best so far."""
-        dealt = with_least_omega(instance, placement)
+        dealt = with_min_omega(instance, candidate)
         evaluation = evaluate(instance, dealt)
         if not evaluation.fits:
             return
         is_latency = self.goal == "objective"
         value = evaluation.objective if is_latency else evaluation.omega
         if self.found is None or value < self.found.value:
-            self.found = Found(instance=instance, placement=dealt, value=value)
+            self.found = Incumbent(instance=instance, candidate=dealt, value=value)
 
-    def consider_path(self, tables: TypeTables, stages: Sequence[PathStage]) -> None:
+    def consider_path(self, tables: StageTable, stages: Sequence[PathStage]) -> None:
         """Takes a pipeline; of a type's devices the first in the cluster file serve."""
         unused = [list(members) for members in tables.types.members]
-        placement = Placement(
+        candidate = Candidate(
             devices=tuple(unused[stage.type].pop(0) for stage in stages),
             columns=tuple(
                 tuple(
@@ -70,4 +70,4 @@ class Incumbent:
             ),
             wires=tuple(stage.wire for stage in stages[:-1]),
         )
-        self.consider(tables.instance, placement)
+        self.consider(tables.instance, candidate)

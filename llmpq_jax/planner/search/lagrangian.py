@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmpq_jax.costmodel.monotone_table import Floats
-from llmpq_jax.planner.search.stage_table import TypeTables
+from llmpq_jax.planner.search.stage_table import StageTable
 
 # Plans may exceed their budget by a sum's rounding, see `costmodel.quality`.
 BUDGET_SLACK = 2e-9
@@ -34,7 +34,7 @@ BUDGET_SLACK = 2e-9
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Multipliers:
-    """Any numbers; `prices_of` brings them within their limits.
+    """Any numbers; `lagrangian_weights` brings them within their limits.
 
     Attributes:
         slowest_prefill: [Q] u.
@@ -54,7 +54,7 @@ class Multipliers:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Prices:
+class LagrangianWeights:
     """What a stage's seconds and loss weigh, and the rest of the bound.
 
     Attributes:
@@ -63,8 +63,8 @@ class Prices:
         hop_prefill: Of a hop's second of prefill.
         hop_decode: Of a hop's second of a decode step.
         omega: Of a unit of ω.
-        least_prefill: Of a second of A_least.
-        least_decode: Of a second of D_least.
+        min_prefill_s: Of a second of A_least.
+        min_decode_s: Of a second of D_least.
         constant: Of everything else.
     """
 
@@ -73,12 +73,14 @@ class Prices:
     hop_prefill: float
     hop_decode: float
     omega: float
-    least_prefill: float
-    least_decode: float
+    min_prefill_s: float
+    min_decode_s: float
     constant: float
 
 
-def prices_of(tables: TypeTables, multipliers: Multipliers) -> Prices:
+def lagrangian_weights(
+    tables: StageTable, multipliers: Multipliers
+) -> LagrangianWeights:
     """Makes valid prices of multipliers, whatever these are."""
     i, types, sizes = tables.instance, tables.types, tables.types.sizes
     serial_p = np.array([host.prefill_serial for host in i.hosts])
@@ -88,46 +90,46 @@ def prices_of(tables: TypeTables, multipliers: Multipliers) -> Prices:
     prefill_share, decode_share = 1.0 - float(rho.sum()), 1.0 - float(sigma.sum())
     share = float(np.clip(multipliers.empty_round, 0.0, 1.0))
     on_slowest = (i.num_prefill - 1) * prefill_share
-    slow_p, least_p = _within(multipliers.slowest_prefill, on_slowest, weights=sizes)
+    slow_p, min_p = _within(multipliers.slowest_prefill, on_slowest, weights=sizes)
     rounds = max(i.new_tokens - 2, 0)
     has_decode = i.new_tokens > 1
     once = decode_share * (1 + rounds * share) if has_decode else 0.0
     busy = (i.num_decode - 1) + rounds * (1 - share) * i.num_decode
     on_slowest = decode_share * busy if has_decode else 0.0
-    slow_d, least_d = _within(multipliers.slowest_decode, on_slowest, weights=sizes)
-    prefill = prefill_share + types.widths * slow_p[types.pool]
-    decode = once + types.widths * slow_d[types.pool]
+    slow_d, min_d = _within(multipliers.slowest_decode, on_slowest, weights=sizes)
+    prefill = prefill_share + types.widths * slow_p[types.device_group]
+    decode = once + types.widths * slow_d[types.device_group]
     for h, members in enumerate(types.hosts):
         np.add.at(prefill, list(members), rho[h] * i.num_prefill)
         steps = i.num_decode * (i.new_tokens - 1)
         np.add.at(decode, list(members), sigma[h] * steps)
-    price = max(0.0, multipliers.omega) if i.omega_budget is not None else 0.0
-    constant = (i.theta + price) * i.fixed_omega
+    eta = max(0.0, multipliers.omega) if i.omega_budget is not None else 0.0
+    constant = (i.theta + eta) * i.fixed_omega
     if i.omega_budget is not None:
-        constant -= price * i.omega_budget * (1 + BUDGET_SLACK)
-    return Prices(
+        constant -= eta * i.omega_budget * (1 + BUDGET_SLACK)
+    return LagrangianWeights(
         prefill=prefill,
         decode=decode,
         hop_prefill=prefill_share,
         hop_decode=once,
-        omega=i.theta + price,
-        least_prefill=least_p,
-        least_decode=least_d,
+        omega=i.theta + eta,
+        min_prefill_s=min_p,
+        min_decode_s=min_d,
         constant=constant,
     )
 
 
-def omega_alone(tables: TypeTables) -> Prices:
+def omega_only(tables: StageTable) -> LagrangianWeights:
     """Prices under which a pipeline's price is its Σω."""
     zeros = np.zeros(tables.types.num_types)
-    return Prices(
+    return LagrangianWeights(
         prefill=zeros,
         decode=zeros,
         hop_prefill=0.0,
         hop_decode=0.0,
         omega=1.0,
-        least_prefill=0.0,
-        least_decode=0.0,
+        min_prefill_s=0.0,
+        min_decode_s=0.0,
         constant=tables.instance.fixed_omega,
     )
 

@@ -14,22 +14,22 @@ import numpy as np
 
 from llmpq_jax.planner.instance.device_symmetry import DeviceTypes, device_types
 from llmpq_jax.planner.instance.instance import Instance, Integers
-from llmpq_jax.planner.search.layer_counts import count_tables
+from llmpq_jax.planner.search.layer_counts import layer_counts
 from llmpq_jax.planner.search.relaxation import relax
 from llmpq_jax.planner.search.search_result import SearchResult
-from llmpq_jax.planner.search.stage_table import type_tables
+from llmpq_jax.planner.search.stage_table import stage_table
 
 # States of used devices, beyond which one shortest path takes more than a second.
-MOST_STATES = 4000
+MAX_STATES = 4000
 
 
 def has_too_many_states(instance: Instance) -> bool:
     """Whether only part of an instance's devices can be searched."""
     sizes = device_types(instance).sizes
-    return float(np.prod(sizes.astype(float) + 1.0)) > MOST_STATES
+    return float(np.prod(sizes.astype(float) + 1.0)) > MAX_STATES
 
 
-def search_part(
+def search_subset(
     instances: Sequence[Instance],
     search_few: Callable[[list[Instance]], SearchResult],
 ) -> SearchResult:
@@ -50,22 +50,22 @@ def search_part(
     bound = min(_relaxed(instance) for instance in instances)
     found = result.found
     if found is not None:
-        case = next(
+        subproblem = next(
             whole
             for whole, part in zip(instances, few, strict=True)
             if part is found.instance
         )
-        devices = tuple(kept[j] for j in found.placement.devices)
-        placement = replace(found.placement, devices=devices)
-        found = replace(found, instance=case, placement=placement)
+        devices = tuple(kept[j] for j in found.candidate.devices)
+        candidate = replace(found.candidate, devices=devices)
+        found = replace(found, instance=subproblem, candidate=candidate)
         bound = min(bound, found.value)
     return replace(result, found=found, bound=bound)
 
 
 def _relaxed(instance: Instance) -> float:
     # The relaxation asks for types alone, so the shortest tables will do.
-    counts = count_tables(instance.allowed_omega, max_length=1)
-    return relax(type_tables(instance, counts))[0]
+    counts = layer_counts(instance.allowed_omega, max_length=1)
+    return relax(stage_table(instance, counts))[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,17 +90,17 @@ def _parts(instance: Instance) -> Iterator[_Part]:
     # Infinity, where nothing is supported, must not be multiplied by no step.
     decode_s = np.where(np.isfinite(decode_s), decode_s, 0.0)
     work = types.widths * (instance.num_prefill * prefill_s + steps * decode_s)
-    best = np.full(types.num_pools, np.inf)
-    np.minimum.at(best, types.pool, work)
+    best = np.full(types.num_groups, np.inf)
+    np.minimum.at(best, types.device_group, work)
     order = sorted(
-        range(types.num_pools), key=lambda q: (not types.must_use[q], best[q])
+        range(types.num_groups), key=lambda q: (not types.must_use[q], best[q])
     )
-    fastest, room = np.zeros(types.num_pools, dtype=np.int64), float(MOST_STATES)
-    for pool in order:
-        must = types.sizes[pool] if types.must_use[pool] else 0
-        fastest[pool] = max(must, min(types.sizes[pool], int(room) - 1))
-        room /= fastest[pool] + 1
-    even = int(MOST_STATES ** (1.0 / types.num_pools)) - 1
+    fastest, room = np.zeros(types.num_groups, dtype=np.int64), float(MAX_STATES)
+    for device_group in order:
+        must = types.sizes[device_group] if types.must_use[device_group] else 0
+        fastest[device_group] = max(must, min(types.sizes[device_group], int(room) - 1))
+        room /= fastest[device_group] + 1
+    even = int(MAX_STATES ** (1.0 / types.num_groups)) - 1
     shares = np.where(types.must_use, types.sizes, np.minimum(types.sizes, even))
     yield _part(instance, types, fastest)
     if shares.any():
@@ -111,25 +111,27 @@ def _part(instance: Instance, types: DeviceTypes, sizes: Integers) -> _Part:
     """Takes so many devices of each of the types' pools."""
     kept: list[int] = []
     pool_of = {}
-    for group, width, pool in zip(types.members, types.widths, types.pool, strict=True):
-        kept += group[: int(sizes[pool] // width)]
-        pool_of[group[0]] = pool
+    for group, width, device_group in zip(
+        types.members, types.widths, types.device_group, strict=True
+    ):
+        kept += group[: int(sizes[device_group] // width)]
+        pool_of[group[0]] = device_group
     return _Part(
         kept=tuple(sorted(kept)),
         in_pools=tuple(
-            next(int(sizes[pool_of[j]]) for j in pool.members if j in pool_of)
-            for pool in instance.pools
+            next(int(sizes[pool_of[j]]) for j in device_group.members if j in pool_of)
+            for device_group in instance.device_groups
         ),
     )
 
 
 def _restricted(instance: Instance, part: _Part) -> Instance:
     """The same numbers with some of the devices."""
-    few = instance.in_order(part.kept)
-    pools = tuple(
-        replace(pool, num_devices=num)
-        for pool, num in zip(few.pools, part.in_pools, strict=True)
-        if pool.members
+    few = instance.with_devices(part.kept)
+    device_groups = tuple(
+        replace(device_group, num_devices=num)
+        for device_group, num in zip(few.device_groups, part.in_pools, strict=True)
+        if device_group.members
     )
     hosts = tuple(host for host in few.hosts if host.members)
-    return replace(few, hosts=hosts, pools=pools)
+    return replace(few, hosts=hosts, device_groups=device_groups)

@@ -20,7 +20,7 @@ from llmpq_jax.planner.instance.instance import Integers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class CountTables:
+class LayerCounts:
     """Counts of up to `max_length` layers and their least losses. Axis C: counts.
 
     Attributes:
@@ -71,7 +71,7 @@ class CountTables:
         return int(start + place[0])
 
 
-def count_tables(omega: Floats, *, max_length: int) -> CountTables:
+def layer_counts(omega: Floats, *, max_length: int) -> LayerCounts:
     """Tabulates every run of at most `max_length` layers of a model.
 
     Args:
@@ -98,7 +98,7 @@ def count_tables(omega: Floats, *, max_length: int) -> CountTables:
         lookup = grid
     sizes = [0, *(len(counts) for counts in levels[1:])]
     counts = np.concatenate(levels[1:])
-    return CountTables(
+    return LayerCounts(
         num_layers=num_layers,
         counts=counts,
         lengths=counts.sum(axis=1),

@@ -24,9 +24,9 @@ import numpy as np
 from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.planner.search.bounds import latency_bound_s
 from llmpq_jax.planner.search.lagrangian import BUDGET_SLACK, Multipliers
-from llmpq_jax.planner.search.shortest_path import Box
+from llmpq_jax.planner.search.shortest_path import NodeBounds
 from llmpq_jax.planner.search.stage_costs import PathStage
-from llmpq_jax.planner.search.stage_table import TypeTables
+from llmpq_jax.planner.search.stage_table import StageTable
 from llmpq_jax.schema.measurements import Phase
 
 # In units of the bound on the latency, for a unit of ω above the budget.
@@ -56,7 +56,7 @@ class Column:
     most: float = float("inf")
 
 
-def column_of(tables: TypeTables, stages: Sequence[PathStage]) -> Column:
+def column_of(tables: StageTable, stages: Sequence[PathStage]) -> Column:
     """Sums up a pipeline."""
     prefill_s, decode_s = np.zeros((2, tables.types.num_types))
     for stage in stages:
@@ -77,10 +77,10 @@ def column_of(tables: TypeTables, stages: Sequence[PathStage]) -> Column:
     )
 
 
-class Programme:
+class RestrictedMaster:
     """The programme of one instance in one box; columns may be added at any time."""
 
-    def __init__(self, tables: TypeTables, box: Box) -> None:
+    def __init__(self, tables: StageTable, node_bounds: NodeBounds) -> None:
         # HiGHS takes its time to import, which commands that do not solve should not pay.
         import highspy
 
@@ -92,12 +92,12 @@ class Programme:
         self._highs = highspy.Highs()
         self._highs.setOptionValue("output_flag", False)
         self._highs.setOptionValue("threads", 1)
-        num_pools, num_hosts = self._types.num_pools, len(i.hosts)
+        num_groups, num_hosts = self._types.num_groups, len(i.hosts)
         names = {
-            "slowest_prefill": num_pools,
+            "slowest_prefill": num_groups,
             "prefill": 1,
             "prefill_hosts": num_hosts,
-            "slowest_decode": num_pools,
+            "slowest_decode": num_groups,
             "busy_round": 1,
             "empty_round": 1,
             "decode": 1,
@@ -119,9 +119,9 @@ class Programme:
         for row in range(int(ends[-1])):
             upper = budget if row == self._rows["budget"][0] else 0.0
             self._highs.addRow(-inf, upper, 0, [], [])
-        self._add_schedule(box)
+        self._add_schedule(node_bounds)
 
-    def _add_schedule(self, box: Box) -> None:
+    def _add_schedule(self, node_bounds: NodeBounds) -> None:
         """Columns A, T_p, D, R, T_d, and ω above the budget."""
         i, rows, steps = self._instance, self._rows, self._steps
         sizes = -self._types.sizes.astype(float)
@@ -130,7 +130,7 @@ class Programme:
         self._add(
             0.0,
             [*slowest, *self._alone("prefill", i.num_prefill - 1.0)],
-            least=box.least_prefill / unit,
+            least=node_bounds.min_prefill_s / unit,
         )
         times = [rows["prefill"][0], *rows["prefill_hosts"]]
         self._add(1.0, [(row, -1.0) for row in times])
@@ -143,7 +143,7 @@ class Programme:
                     (rows["busy_round"][0], float(i.num_decode)),
                     *self._alone("decode", (i.num_decode - 1) / steps),
                 ],
-                least=box.least_decode * steps / unit,
+                least=node_bounds.min_decode_s * steps / unit,
             )
             rounds = [(rows[name][0], -1.0) for name in ("busy_round", "empty_round")]
             self._add(0.0, [*rounds, *self._alone("decode", (steps - 1) / steps)])
@@ -164,15 +164,15 @@ class Programme:
         decode = column.decode_s * (self._steps / self._unit_s)
         once = prefill.sum() + column.hop_prefill_s / self._unit_s
         entries = [*column.entries]
-        by_pool = self._types.by_pool(prefill)
-        entries += zip(rows["slowest_prefill"], by_pool, strict=True)
+        by_group = self._types.by_group(prefill)
+        entries += zip(rows["slowest_prefill"], by_group, strict=True)
         entries += self._alone("prefill", once)
         entries += self._work("prefill", i.num_prefill * prefill)
         if i.new_tokens > 1:
             hop = column.hop_decode_s * (self._steps / self._unit_s)
             once = decode.sum() + hop
-            by_pool = self._types.by_pool(decode)
-            entries += zip(rows["slowest_decode"], by_pool, strict=True)
+            by_group = self._types.by_group(decode)
+            entries += zip(rows["slowest_decode"], by_group, strict=True)
             entries.append((rows["empty_round"][0], once))
             entries += self._alone("decode", once / self._steps)
             entries += self._work("decode", i.num_decode * decode)

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmpq_jax.planner.instance.candidate import Placement
+from llmpq_jax.planner.instance.candidate import Candidate
 from llmpq_jax.planner.instance.instance import Instance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Effort:
+class SearchSettings:
     """How a search divides its work.
 
     Attributes:
         rounds: Of column generation in a node, at most.
-        most_columns: Stages that HiGHS may choose from; with more, the box is cut. Where
+        max_columns: Stages that HiGHS may choose from; with more, the box is cut. Where
             cutting does not help, twice as many each time.
-        leaf_s: Seconds that HiGHS has for a node before its box is cut after all.
+        node_mip_s: Seconds that HiGHS has for a node before its box is cut after all.
     """
 
     rounds: int = 12
-    most_columns: int = 3000
-    leaf_s: float = 5.0
+    max_columns: int = 3000
+    node_mip_s: float = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,31 +30,31 @@ class Progress:
 
     Attributes:
         num_done: Cases settled.
-        num_cases: Of so many.
+        num_subproblems: Of so many.
         best: The incumbent's objective; infinite while there is none.
         bound: Of all cases.
         seconds: Since the search began.
     """
 
     num_done: int
-    num_cases: int
+    num_subproblems: int
     best: float
     bound: float
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Found:
+class Incumbent:
     """The incumbent.
 
     Attributes:
         instance: Its case.
-        placement: Its plan there.
+        candidate: Its plan there.
         value: What was minimised.
     """
 
     instance: Instance
-    placement: Placement
+    candidate: Candidate
     value: float
 
 
@@ -65,15 +65,15 @@ class SearchResult:
     Attributes:
         found: The best plan; absent where there is none, or none was found in time.
         bound: No plan of any case is below it; infinite where none exists.
-        num_cases: Cases covered.
+        num_subproblems: Cases covered.
         num_solved: Nodes given to HiGHS; bounds settled the others.
         is_complete: Whether neither time nor a person ended the search early.
         seconds: It took.
     """
 
-    found: Found | None
+    found: Incumbent | None
     bound: float
-    num_cases: int
+    num_subproblems: int
     num_solved: int
     is_complete: bool
     seconds: float

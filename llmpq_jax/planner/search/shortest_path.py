@@ -9,7 +9,7 @@ placed). With n the used devices, t the last stage's type and i the layers befor
 where middle, first, last and only are the prices of the cheapest counts a stage of that
 role may have there, within its device's memory and the box's limits, and e_t' the devices
 that a stage on t' takes from its pool: one, or as many as its mesh has. Axes as in
-`type_tables`, N states of used devices, I layer boundaries 0 … L, K lengths.
+`stage_table`, N states of used devices, I layer boundaries 0 … L, K lengths.
 """
 
 from __future__ import annotations
@@ -23,47 +23,47 @@ import numpy as np
 from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.planner.instance.instance import Integers
 from llmpq_jax.planner.search.dp_states import States
-from llmpq_jax.planner.search.lagrangian import Prices
-from llmpq_jax.planner.search.stage_costs import Level, PathStage, StagePrices
-from llmpq_jax.planner.search.stage_table import ROLES, Role, TypeTables
+from llmpq_jax.planner.search.lagrangian import LagrangianWeights
+from llmpq_jax.planner.search.stage_costs import Level, PathStage, StageCosts
+from llmpq_jax.planner.search.stage_table import ROLES, Role, StageTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Box:
+class NodeBounds:
     """Limits on the slowest stage or hop of both phases, in seconds.
 
     Attributes:
-        least_prefill: The slowest takes no less; a promise that only tightens bounds.
-        most_prefill: Stages and hops that take more are left out.
-        least_decode: Likewise of a decode step.
-        most_decode: Likewise.
+        min_prefill_s: The slowest takes no less; a promise that only tightens bounds.
+        max_prefill_s: Stages and hops that take more are left out.
+        min_decode_s: Likewise of a decode step.
+        max_decode_s: Likewise.
     """
 
-    least_prefill: float = 0.0
-    most_prefill: float = float("inf")
-    least_decode: float = 0.0
-    most_decode: float = float("inf")
+    min_prefill_s: float = 0.0
+    max_prefill_s: float = float("inf")
+    min_decode_s: float = 0.0
+    max_decode_s: float = float("inf")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Path:
     """A pipeline and what it costs under the prices it was found with."""
 
-    price: float
+    lagrangian_value: float
     stages: tuple[PathStage, ...]
 
 
-class PathFinder:
+class ShortestPath:
     """Finds cheapest pipelines of one instance within one box."""
 
-    def __init__(self, tables: TypeTables, box: Box) -> None:
-        self._tables, self.box = tables, box
+    def __init__(self, tables: StageTable, node_bounds: NodeBounds) -> None:
+        self._tables, self.node_bounds = tables, node_bounds
         self._num_layers = tables.counts.num_layers
         self._num_types = tables.types.num_types
         self._states = States(tables.types, self._num_layers)
-        self._hop_is_allowed = (tables.types.hop_prefill_s <= box.most_prefill) & (
-            tables.types.hop_decode_s <= box.most_decode
-        )
+        self._hop_is_allowed = (
+            tables.types.hop_prefill_s <= node_bounds.max_prefill_s
+        ) & (tables.types.hop_decode_s <= node_bounds.max_decode_s)
         self._allowed: dict[Role, list[Integers]] = {
             role: self._within_box(role) for role in ROLES
         }
@@ -91,10 +91,10 @@ class PathFinder:
             )
         return levels
 
-    def cheapest(self, prices: Prices) -> Path | None:
+    def cheapest(self, weights: LagrangianWeights) -> Path | None:
         """Returns the cheapest pipeline; nothing where none is within the box."""
-        costs = StagePrices(self._tables, self._allowed, self._levels, prices)
-        hops, wires = self._hops(prices)
+        costs = StageCosts(self._tables, self._allowed, self._levels, weights)
+        hops, wires = self._hops(weights)
         stage, rest = self._backward(costs, hops)
         steps = self._states.steps
         best, start = np.inf, None
@@ -113,24 +113,26 @@ class PathFinder:
             replace(stage, wire=int(wires[stage.type, after.type]))
             for stage, after in zip(stages, [*stages[1:], stages[-1]], strict=True)
         ]
-        constant = prices.constant
-        constant += prices.least_prefill * self.box.least_prefill
-        constant += prices.least_decode * self.box.least_decode
-        return Path(price=float(best + constant), stages=tuple(stages))
+        constant = weights.constant
+        constant += weights.min_prefill_s * self.node_bounds.min_prefill_s
+        constant += weights.min_decode_s * self.node_bounds.min_decode_s
+        return Path(lagrangian_value=float(best + constant), stages=tuple(stages))
 
-    def columns_below(self, prices: Prices, most: float) -> dict[Role, list[Floats]]:
+    def columns_below(
+        self, weights: LagrangianWeights, most: float
+    ) -> dict[Role, list[Floats]]:
         """Returns, by role and type, allowed stages and the least price through each.
 
         Each entry is [stages, 3] of first layer, index of counts, and the price of the
         cheapest pipeline that has this stage, where that is at most `most`.
         """
-        costs = StagePrices(self._tables, self._allowed, self._levels, prices)
-        hops, _ = self._hops(prices)
+        costs = StageCosts(self._tables, self._allowed, self._levels, weights)
+        hops, _ = self._hops(weights)
         _, rest = self._backward(costs, hops)
         before = self._forward(costs, hops)
-        constant = prices.constant
-        constant += prices.least_prefill * self.box.least_prefill
-        constant += prices.least_decode * self.box.least_decode
+        constant = weights.constant
+        constant += weights.min_prefill_s * self.node_bounds.min_prefill_s
+        constant += weights.min_decode_s * self.node_bounds.min_decode_s
         limit = most - constant
         found: dict[Role, list[Floats]] = {role: [] for role in ROLES}
         for t in range(self._num_types):
@@ -161,7 +163,7 @@ class PathFinder:
     def _middle_columns(
         self,
         t: int,
-        costs: StagePrices,
+        costs: StageCosts,
         before: Floats,
         rest: Floats,
         limit: float,
@@ -180,30 +182,30 @@ class PathFinder:
                 values = np.broadcast_to(values, (len(values), len(base)))
             through = values[:, where] + base[where]
             rows, places = np.nonzero((through <= limit) & np.isfinite(through))
-            prices = through[rows, places] + constant
-            kept.append(_as_rows(where[places], level.indices[rows], prices))
+            weights = through[rows, places] + constant
+            kept.append(_as_rows(where[places], level.indices[rows], weights))
         return np.concatenate(kept)
 
     def _within_box(self, role: Role) -> list[Integers]:
-        tables, box = self._tables, self.box
+        tables, node_bounds = self._tables, self.node_bounds
         allowed = []
         for t in range(self._num_types):
             prefill = tables.prefill_s[t] + tables.end_prefill_s[role][t]
             decode = tables.decode_s[t] + tables.end_decode_s[role][t]
-            fits = tables.fits[role][t] & (prefill <= box.most_prefill)
-            allowed.append(np.flatnonzero(fits & (decode <= box.most_decode)))
+            fits = tables.fits[role][t] & (prefill <= node_bounds.max_prefill_s)
+            allowed.append(np.flatnonzero(fits & (decode <= node_bounds.max_decode_s)))
         return allowed
 
-    def _hops(self, prices: Prices) -> tuple[Floats, Integers]:
+    def _hops(self, weights: LagrangianWeights) -> tuple[Floats, Integers]:
         """[T, T] twice: the price of the cheapest way to send a hop, and which it is."""
         types = self._tables.types
-        cost = prices.hop_prefill * types.hop_prefill_s
-        cost = cost + prices.hop_decode * types.hop_decode_s
+        cost = weights.hop_prefill * types.hop_prefill_s
+        cost = cost + weights.hop_decode * types.hop_decode_s
         loss = self._tables.instance.wire_omega[:, None, None]
-        cost = np.where(self._hop_is_allowed, cost + prices.omega * loss, np.inf)
+        cost = np.where(self._hop_is_allowed, cost + weights.omega * loss, np.inf)
         return cost.min(axis=0), cost.argmin(axis=0)
 
-    def _backward(self, costs: StagePrices, hops: Floats) -> tuple[Floats, Floats]:
+    def _backward(self, costs: StageCosts, hops: Floats) -> tuple[Floats, Floats]:
         states, num_types = self._states, self._num_types
         shape = (states.num_states, num_types, self._num_layers + 1)
         stage, rest = np.full(shape, np.inf), np.full(shape, np.inf)
@@ -227,7 +229,7 @@ class PathFinder:
                 stage[here, t] = _least(ends, rest[here, t], costs.middle[t])
         return stage, rest
 
-    def _forward(self, costs: StagePrices, hops: Floats) -> Floats:
+    def _forward(self, costs: StageCosts, hops: Floats) -> Floats:
         """[N, T, I]: least price of arriving at a boundary, the next stage's type known.
 
         The state counts the device that comes next.
@@ -257,7 +259,7 @@ class PathFinder:
     def _trace(
         self,
         start: tuple[int, int],
-        costs: StagePrices,
+        costs: StageCosts,
         hops: Floats,
         stage: Floats,
         rest: Floats,
@@ -268,7 +270,7 @@ class PathFinder:
         state = self._states.steps[t]
         while i < self._num_layers:
             types = self._tables.types
-            left = (types.sizes - self._states.digits[state])[types.pool]
+            left = (types.sizes - self._states.digits[state])[types.device_group]
             room = types.widths <= left
             options = [
                 hops[t, after] + stage[state + self._states.steps[after], after, i]
@@ -278,8 +280,8 @@ class PathFinder:
             ]
             t = int(np.argmin(options))
             state = state + self._states.steps[t]
-            k_most = costs.middle[t].shape[1]
-            onward = rest[state, t, i + 1 : i + 1 + k_most]
+            max_k = costs.middle[t].shape[1]
+            onward = rest[state, t, i + 1 : i + 1 + max_k]
             middle = costs.middle[t][i, : len(onward)] + onward
             ends = costs.last[t][i] if self._states.is_complete[state] else np.inf
             if len(middle) and middle.min() < ends:
@@ -291,8 +293,10 @@ class PathFinder:
         return stages
 
 
-def _as_rows(first: Any, index: Any, price: Floats) -> Floats:
-    return np.stack([np.asarray(x, dtype=float) for x in (first, index, price)], axis=1)
+def _as_rows(first: Any, index: Any, lagrangian_value: Floats) -> Floats:
+    return np.stack(
+        [np.asarray(x, dtype=float) for x in (first, index, lagrangian_value)], axis=1
+    )
 
 
 def _least(ends: Floats, rest: Floats, middle: Floats) -> Floats:

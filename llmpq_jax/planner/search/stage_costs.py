@@ -8,8 +8,8 @@ import numpy as np
 
 from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.planner.instance.instance import Integers
-from llmpq_jax.planner.search.lagrangian import Prices
-from llmpq_jax.planner.search.stage_table import Role, TypeTables
+from llmpq_jax.planner.search.lagrangian import LagrangianWeights
+from llmpq_jax.planner.search.stage_table import Role, StageTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,24 +40,24 @@ class Level:
     losses: Floats
 
 
-class StagePrices:
+class StageCosts:
     """Prices of the cheapest counts for every role, type, first layer and length."""
 
     def __init__(
         self,
-        tables: TypeTables,
+        tables: StageTable,
         allowed: dict[Role, list[Integers]],
         levels: list[list[Level]],
-        prices: Prices,
+        weights: LagrangianWeights,
     ) -> None:
-        self._tables, self._prices, self._allowed = tables, prices, allowed
+        self._tables, self._prices, self._allowed = tables, weights, allowed
         self._levels = levels
         num_layers = tables.counts.num_layers
         num_types = tables.types.num_types
         lengths = tables.counts.lengths
         self._layers_price = [
-            prices.prefill[t] * tables.prefill_s[t]
-            + prices.decode[t] * tables.decode_s[t]
+            weights.prefill[t] * tables.prefill_s[t]
+            + weights.decode[t] * tables.decode_s[t]
             for t in range(num_types)
         ]
         self.first = np.full((num_types, num_layers + 1), np.inf)
@@ -93,13 +93,13 @@ class StagePrices:
 
     def middle_values(self, t: int) -> list[Floats]:
         """For each level [counts, first layers], or one column where all are alike."""
-        price, values = self._prices.omega, []
+        omega_weight, values = self._prices.omega, []
         runs = self._tables.longest_runs[t]
         call = self._beside_layers("middle", t)
         for level in self._levels[t]:
             value = self._layers_price[t][level.indices][:, None] + call
-            if price != 0 or not self._tables.counts.is_finite:
-                value = value + _weighed(price, level.losses)
+            if omega_weight != 0 or not self._tables.counts.is_finite:
+                value = value + _weighed(omega_weight, level.losses)
             if self._tables.is_pinned[t]:
                 starts = runs[: len(runs) - level.length]
                 value = np.where(starts >= level.length, value, np.inf)
@@ -125,8 +125,8 @@ class StagePrices:
         return float(ends + self._prices.decode[t] * self._tables.end_decode_s[role][t])
 
 
-def _weighed(price: float, losses: Floats) -> Floats:
+def _weighed(omega_weight: float, losses: Floats) -> Floats:
     """Returns price times loss; what is not allowed stays so at a price of 0."""
-    if price == 0:
+    if omega_weight == 0:
         return np.where(np.isfinite(losses), 0.0, np.inf)
-    return price * losses
+    return omega_weight * losses

@@ -17,14 +17,14 @@ from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.planner.instance.device_symmetry import DeviceTypes, device_types
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.instance.stage_bytes import stage_bytes
-from llmpq_jax.planner.search.layer_counts import CountTables
+from llmpq_jax.planner.search.layer_counts import LayerCounts
 
 Role = Literal["middle", "first", "last", "only"]
 ROLES: tuple[Role, ...] = ("middle", "first", "last", "only")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class TypeTables:
+class StageTable:
     """Seconds of every possible stage, and which ones fit.
 
     Attributes:
@@ -43,7 +43,7 @@ class TypeTables:
 
     instance: Instance
     types: DeviceTypes
-    counts: CountTables
+    counts: LayerCounts
     prefill_s: Floats
     decode_s: Floats
     end_prefill_s: dict[Role, Floats]
@@ -53,7 +53,7 @@ class TypeTables:
     is_pinned: npt.NDArray[np.bool_]
 
 
-def most_layers(instance: Instance) -> int:
+def max_stage_layers(instance: Instance) -> int:
     """Returns the most layers any device holds, ends and workspace aside."""
     size = instance.layer_bytes + instance.kv_bytes[:, None]
     room = np.maximum(instance.allowed_bytes - instance.buffer_bytes, 0)
@@ -61,7 +61,7 @@ def most_layers(instance: Instance) -> int:
     return int(min(instance.num_layers, max(1, held.max())))
 
 
-def type_tables(instance: Instance, counts: CountTables) -> TypeTables:
+def stage_table(instance: Instance, counts: LayerCounts) -> StageTable:
     """Tabulates an instance."""
     types = device_types(instance)
     devices = types.first
@@ -71,14 +71,14 @@ def type_tables(instance: Instance, counts: CountTables) -> TypeTables:
         [(of_counts[:, ~row] == 0).all(axis=1) for row in supported], axis=0
     )
     ends_prefill = _by_role(
-        instance.call_prefill_s[devices],
-        instance.call_prefill_s[devices],
+        instance.dispatch_prefill_s[devices],
+        instance.dispatch_prefill_s[devices],
         instance.embedding_prefill_s[devices],
         instance.head_prefill_s[devices],
     )
     ends_decode = _by_role(
-        instance.call_decode_s[devices],
-        instance.whole_call_decode_s[devices],
+        instance.dispatch_decode_s[devices],
+        instance.whole_dispatch_decode_s[devices],
         instance.embedding_decode_s[devices],
         instance.head_decode_s[devices],
     )
@@ -102,7 +102,7 @@ def type_tables(instance: Instance, counts: CountTables) -> TypeTables:
     fits["first"] &= counts.lengths <= runs[:, :1]
     fits["only"] &= counts.lengths <= runs[:, :1]
     fits["last"] &= counts.lengths <= runs[:, instance.num_layers - counts.lengths]
-    return TypeTables(
+    return StageTable(
         instance=instance,
         types=types,
         counts=counts,

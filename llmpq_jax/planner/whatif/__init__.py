@@ -1,19 +1,22 @@
 """Why a plan is as it is: what it takes, what binds it, and what more would bring."""
 
-from llmpq_jax.planner.whatif.answers import Answer, ask
-from llmpq_jax.planner.whatif.breakdown import PlanAccount
-from llmpq_jax.planner.whatif.from_strategy import found_plan, free_to_choose
-from llmpq_jax.planner.whatif.scenarios import More, Question, questions
-from llmpq_jax.planner.whatif.take_apart import account_for
+from llmpq_jax.planner.whatif.answers import Answer, answer_scenarios
+from llmpq_jax.planner.whatif.breakdown import PlanBreakdown
+from llmpq_jax.planner.whatif.from_strategy import (
+    free_to_choose,
+    incumbent_from_strategy,
+)
+from llmpq_jax.planner.whatif.scenarios import More, Scenario, list_scenarios
+from llmpq_jax.planner.whatif.take_apart import break_down
 
 __all__ = [
     "Answer",
     "More",
-    "PlanAccount",
-    "Question",
-    "account_for",
-    "ask",
-    "found_plan",
+    "PlanBreakdown",
+    "Scenario",
+    "answer_scenarios",
+    "break_down",
     "free_to_choose",
-    "questions",
+    "incumbent_from_strategy",
+    "list_scenarios",
 ]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from llmpq_jax.planner.instance.candidate import evaluate
 from llmpq_jax.planner.search.branch_and_bound import search
-from llmpq_jax.planner.search.search_result import Found, Progress, SearchResult
-from llmpq_jax.planner.whatif.scenarios import Question, Sort
+from llmpq_jax.planner.search.search_result import Incumbent, Progress, SearchResult
+from llmpq_jax.planner.whatif.scenarios import Scenario, ScenarioKind
 from llmpq_jax.schema.workload import MicroBatch
 
 # Of the same sum taken in another order.
@@ -20,7 +20,7 @@ class Answer:
     """The best plan found after a change.
 
     Attributes:
-        sort: Of the question.
+        kind: Of the question.
         subject: Likewise.
         text: The change.
         devices: Names of the devices it is about.
@@ -37,7 +37,7 @@ class Answer:
         is_interrupted: A person ended the search.
     """
 
-    sort: Sort
+    kind: ScenarioKind
     subject: str
     text: str
     devices: tuple[str, ...]
@@ -59,7 +59,7 @@ class Answer:
         return None if self.objective is None else self.before - self.objective
 
     @property
-    def most_gain(self) -> float:
+    def max_gain(self) -> float:
         """What it can bring at most, as far as is proven."""
         return self.before - self.bound
 
@@ -69,13 +69,13 @@ class Answer:
         return self.gain is not None and self.gain > self.before * self.before_gap
 
 
-def ask(
-    asked: Iterable[Question],
-    plan: Found,
+def answer_scenarios(
+    asked: Iterable[Scenario],
+    plan: Incumbent,
     *,
     time_limit_s: float,
     relative_gap: float,
-    progress: Callable[[Question, Progress], None] | None = None,
+    progress: Callable[[Scenario, Progress], None] | None = None,
 ) -> Iterator[Answer]:
     """Answers questions one after the other, until a person ends it.
 
@@ -89,48 +89,48 @@ def ask(
         progress: Called after every step of a search.
     """
     best, before_gap = plan, 0.0
-    loose: set[tuple[Sort, str]] = set()
-    for question in asked:
-        about = question.sort, question.subject
+    loose: set[tuple[ScenarioKind, str]] = set()
+    for scenario in asked:
+        about = scenario.kind, scenario.subject
         if about in loose:
             continue
-        known = [*question.known(best), *question.known(plan)]
+        known = [*scenario.known(best), *scenario.known(plan)]
         result = search(
-            question.cases(),
+            scenario.subproblems(),
             time_limit_s=time_limit_s,
             relative_gap=relative_gap,
             known=known,
             progress=None
             if progress is None
-            else lambda state, question=question: progress(question, state),
+            else lambda state, scenario=scenario: progress(scenario, state),
         )
-        if question.sort == "plan":
+        if scenario.kind == "plan":
             before_gap = max(result.gap, _ROUNDING)
             if result.found is not None:
                 best = result.found
-        answer = _answer(question, result, best, before_gap, time_limit_s)
+        answer = _answer(scenario, result, best, before_gap, time_limit_s)
         yield answer
         if answer.is_interrupted:
             return
-        if question.is_limit and not answer.brings:
+        if scenario.is_limit and not answer.brings:
             loose.add(about)
 
 
 def _answer(
-    question: Question,
+    scenario: Scenario,
     result: SearchResult,
-    best: Found,
+    best: Incumbent,
     before_gap: float,
     time_limit_s: float,
 ) -> Answer:
     found = result.found
-    evaluation = None if found is None else evaluate(found.instance, found.placement)
+    evaluation = None if found is None else evaluate(found.instance, found.candidate)
     return Answer(
-        sort=question.sort,
-        subject=question.subject,
-        text=question.text,
-        devices=question.devices,
-        is_limit=question.is_limit,
+        kind=scenario.kind,
+        subject=scenario.subject,
+        text=scenario.text,
+        devices=scenario.devices,
+        is_limit=scenario.is_limit,
         before=best.value,
         before_gap=before_gap,
         objective=None if found is None else found.value,
@@ -138,7 +138,7 @@ def _answer(
         latency_s=None if evaluation is None else evaluation.seconds.latency_s,
         omega=None if evaluation is None else evaluation.omega,
         micro_batch=None if found is None else found.instance.micro_batch,
-        num_stages=None if found is None else len(found.placement.devices),
+        num_stages=None if found is None else len(found.candidate.devices),
         seconds=result.seconds,
         is_interrupted=not result.is_complete and result.seconds < time_limit_s,
     )

@@ -14,7 +14,7 @@ Part = Literal["once", "following", "busy rounds", "empty rounds", "shared machi
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StageAccount:
+class StageBreakdown:
     """What one stage takes on each of its devices.
 
     Attributes:
@@ -78,7 +78,7 @@ class Resource:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PhaseAccount:
+class PhaseBreakdown:
     """What one phase takes.
 
     Attributes:
@@ -113,7 +113,7 @@ class PhaseAccount:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PlanAccount:
+class PlanBreakdown:
     """What a plan takes.
 
     Attributes:
@@ -125,8 +125,8 @@ class PlanAccount:
         fits: Whether memory, pins and budget hold.
     """
 
-    stages: tuple[StageAccount, ...]
-    phases: tuple[PhaseAccount, ...]
+    stages: tuple[StageBreakdown, ...]
+    phases: tuple[PhaseBreakdown, ...]
     latency_s: float
     omega: float
     omega_budget: float | None

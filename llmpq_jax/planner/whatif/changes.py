@@ -15,9 +15,9 @@ from llmpq_jax.planner.instance.instance import Instance
 _SECONDS = (
     "layer_prefill_s",
     "layer_decode_s",
-    "call_prefill_s",
-    "call_decode_s",
-    "whole_call_decode_s",
+    "dispatch_prefill_s",
+    "dispatch_decode_s",
+    "whole_dispatch_decode_s",
     "embedding_prefill_s",
     "embedding_decode_s",
     "head_prefill_s",
@@ -47,7 +47,7 @@ def without_memory_limit(instance: Instance, members: Sequence[int]) -> Instance
             + instance.head_bytes[j]
             + max(workspace)
             + instance.buffer_bytes
-            + instance.arriving_bytes
+            + instance.received_bytes
         )
         allowed[j] = max(allowed[j], whole)
     return replace(instance, allowed_bytes=allowed)
@@ -69,14 +69,16 @@ def without_device(instance: Instance, j: int) -> Instance | None:
     Where it is by itself, or meshes are then wider than their pool, those after them
     move up on axis J.
     """
-    gone, pools = {j}, list(instance.pools)
-    for number, pool in enumerate(pools):
-        if j in pool.members:
+    gone, device_groups = {j}, list(instance.device_groups)
+    for number, device_group in enumerate(device_groups):
+        if j in device_group.members:
             # A pool has several devices, or no mesh could be made of them.
-            fewer = replace(pool, num_devices=pool.num_devices - 1)
-            pools[number] = fewer
-            gone = {k for k in pool.members if instance.width[k] > fewer.num_devices}
+            fewer = replace(device_group, num_devices=device_group.num_devices - 1)
+            device_groups[number] = fewer
+            gone = {
+                k for k in device_group.members if instance.width[k] > fewer.num_devices
+            }
     others = [k for k in range(instance.num_devices) if k not in gone]
     if not others:
         return None
-    return replace(instance, pools=tuple(pools)).in_order(others)
+    return replace(instance, device_groups=tuple(device_groups)).with_devices(others)

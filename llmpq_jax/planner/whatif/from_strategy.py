@@ -9,11 +9,11 @@ from typing import TypeVar
 from llmpq_jax.costmodel.quality import total_omega
 from llmpq_jax.errors import StrategyError
 from llmpq_jax.planner.instance.build import make_instance
-from llmpq_jax.planner.instance.candidate import Placement, evaluate
+from llmpq_jax.planner.instance.candidate import Candidate, evaluate
 from llmpq_jax.planner.instance.problem import Problem, make_problem
 from llmpq_jax.planner.instance.subproblems import uniform_int8_omega
 from llmpq_jax.planner.request import PlanRequest
-from llmpq_jax.planner.search.search_result import Found
+from llmpq_jax.planner.search.search_result import Incumbent
 from llmpq_jax.schema.precision import ALL_BITS
 from llmpq_jax.schema.strategy import Stage, Strategy
 
@@ -79,7 +79,7 @@ def _budget(request: PlanRequest, strategy: Strategy) -> float | None:
     return omega if budget < omega <= budget * (1 + _SIX_DIGITS) else budget
 
 
-def found_plan(problem: Problem, strategy: Strategy) -> Found:
+def incumbent_from_strategy(problem: Problem, strategy: Strategy) -> Incumbent:
     """Finds a strategy's devices, precisions and wires among a problem's.
 
     Raises:
@@ -104,12 +104,12 @@ def found_plan(problem: Problem, strategy: Strategy) -> Found:
                 bits not in problem.bits
                 or not (instance.supported[j, problem.bits.index(bits)])
             ):
-                msg = f"the strategy has a layer at {bits} bits on {', '.join(stage.devices)}: expected measurements of it on {problem.units[j].kind!r}; give those that it was made with"
+                msg = f"the strategy has a layer at {bits} bits on {', '.join(stage.devices)}: expected measurements of it on {problem.execution_units[j].kind!r}; give those that it was made with"
                 raise StrategyError(msg)
     wires = tuple(
         request.wire_bits.index(stage.wire_bits) for stage in strategy.stages[:-1]
     )
-    placement = Placement(
+    candidate = Candidate(
         devices=tuple(devices),
         columns=tuple(
             tuple(problem.bits.index(bits) for bits in stage.bits)
@@ -117,21 +117,25 @@ def found_plan(problem: Problem, strategy: Strategy) -> Found:
         ),
         wires=wires,
     )
-    value = evaluate(instance, placement).objective
+    value = evaluate(instance, candidate).objective
     if value == float("inf"):
         first, last = strategy.stages[0].devices[0], strategy.stages[-1].devices[0]
         msg = f"the strategy embeds on {first} and has its head on {last}: expected [[end]] rows of both there; give the measurements that it was made with"
         raise StrategyError(msg)
-    return Found(instance=instance, placement=placement, value=value)
+    return Incumbent(instance=instance, candidate=candidate, value=value)
 
 
 def _unit(problem: Problem, stage: Stage, *, taken: list[int]) -> int:
     """The index on axis J of what holds a stage."""
     wanted = set(stage.devices)
-    for j, unit in enumerate(problem.units):
-        if j in taken or unit.width != len(wanted):
+    for j, execution_unit in enumerate(problem.execution_units):
+        if j in taken or execution_unit.width != len(wanted):
             continue
-        places = unit.places[:1] if unit.width == 1 else unit.places
+        places = (
+            execution_unit.places[:1]
+            if execution_unit.width == 1
+            else execution_unit.places
+        )
         if wanted <= {place.name for place in places}:
             return j
     names = ", ".join(place.name for place in problem.placed)

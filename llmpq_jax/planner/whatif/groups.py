@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llmpq_jax.planner.instance.device_symmetry import device_types
 from llmpq_jax.planner.instance.problem import Problem
-from llmpq_jax.planner.search.search_result import Found
+from llmpq_jax.planner.search.search_result import Incumbent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,23 +31,33 @@ class Group:
     must_use: bool
 
 
-def find_groups(problem: Problem, plan: Found) -> Iterator[Group]:
+def find_groups(problem: Problem, plan: Incumbent) -> Iterator[Group]:
     """One device of each type, a used one where there is one; whole pools."""
-    instance, used = plan.instance, set(plan.placement.devices)
-    pools = {j: pool for pool in instance.pools for j in pool.members}
+    instance, used = plan.instance, set(plan.candidate.devices)
+    device_groups = {
+        j: device_group
+        for device_group in instance.device_groups
+        for j in device_group.members
+    }
     seen: set[tuple[int, ...]] = set()
-    for alike in device_types(instance).members:
-        pool = pools.get(alike[0])
-        if pool is None:
-            ordered = sorted(alike, key=lambda j: j not in used)
-            members, unit = (ordered[0],), problem.units[ordered[0]]
-            devices = tuple(problem.units[j].places[0].name for j in alike)
-            text = unit.name
-            if len(alike) > 1:
-                text += f" (one of {len(alike)} alike)"
+    for interchangeable_groups in device_types(instance).members:
+        device_group = device_groups.get(interchangeable_groups[0])
+        if device_group is None:
+            ordered = sorted(interchangeable_groups, key=lambda j: j not in used)
+            members, execution_unit = (ordered[0],), problem.execution_units[ordered[0]]
+            devices = tuple(
+                problem.execution_units[j].places[0].name
+                for j in interchangeable_groups
+            )
+            text = execution_unit.name
+            if len(interchangeable_groups) > 1:
+                text += f" (one of {len(interchangeable_groups)} alike)"
         else:
-            members, unit = pool.members, problem.units[pool.members[0]]
-            devices = tuple(sorted(place.name for place in unit.places))
+            members, execution_unit = (
+                device_group.members,
+                problem.execution_units[device_group.members[0]],
+            )
+            devices = tuple(sorted(place.name for place in execution_unit.places))
             text = f"each of {', '.join(devices)}"
         if members in seen:
             continue
@@ -56,7 +66,7 @@ def find_groups(problem: Problem, plan: Found) -> Iterator[Group]:
             members=members,
             devices=devices,
             text=text,
-            memory_bytes=unit.places[0].device.memory_bytes,
+            memory_bytes=execution_unit.places[0].device.memory_bytes,
             is_used=bool(used & set(members)),
             must_use=bool(instance.must_use[list(members)].any()),
         )

@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmpq_jax.planner.constraints import LayerPin, with_use
-from llmpq_jax.planner.instance.execution_units import alike
+from llmpq_jax.planner.instance.execution_units import interchangeable_groups
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.instance.subproblems import (
-    all_cases,
-    most_wire_omega,
+    all_subproblems,
+    max_wire_omega,
     uniform_int8_omega,
 )
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.planner.result.to_strategy import make_strategy
 from llmpq_jax.planner.search.branch_and_bound import search
-from llmpq_jax.planner.search.search_result import Found
+from llmpq_jax.planner.search.search_result import Incumbent
 from llmpq_jax.schema.strategy import Strategy
 
 Axis = Literal["quality", "batch", "devices"]
@@ -42,7 +42,7 @@ class SweepPoint:
 
     setting: float
     strategy: Strategy | None
-    found: Found | None = None
+    found: Incumbent | None = None
     was_interrupted: bool = False
 
     @property
@@ -100,10 +100,10 @@ class Sweep:
         the product of their distances in Σω and in latency is the largest. Where a plan
         needs less than its budget, nothing faster lies between the two.
         """
-        everything = 2 * _most_omega(self.request)
+        everything = 2 * _max_omega(self.request)
         fastest = self._solve(self.request, everything)
         yield fastest
-        least = self._least_omega()
+        least = self._min_omega()
         if fastest.strategy is None or least is None or fastest.was_interrupted:
             return
         points = [self._solve(self.request, least), fastest]
@@ -154,8 +154,8 @@ class Sweep:
         device taken away never makes a plan faster: most subsets need no search.
         """
         budget = self._budget()
-        sorts = _sorts(self.request)
-        sizes = tuple(len(names) for names in sorts)
+        kinds = _sorts(self.request)
+        sizes = tuple(len(names) for names in kinds)
         known: dict[tuple[int, ...], SweepPoint] = {}
 
         def bound_s(subset: tuple[int, ...]) -> float:
@@ -183,12 +183,12 @@ class Sweep:
                         point
                         for other, point in known.items()
                         if all(a >= b for a, b in zip(other, subset, strict=True))
-                        and _is_within(point, sorts, subset)
+                        and _is_within(point, kinds, subset)
                     ),
                     None,
                 )
                 if point is None:
-                    asked = _only(self.request, sorts, subset)
+                    asked = _only(self.request, kinds, subset)
                     if asked is None:
                         continue
                     point = self._solve(asked, budget)
@@ -206,10 +206,10 @@ class Sweep:
             return self.request.omega_budget
         return uniform_int8_omega(make_problem(self.request))
 
-    def _least_omega(self) -> float | None:
-        cases = all_cases(make_problem(self.request), omega_budget=None)
+    def _min_omega(self) -> float | None:
+        subproblems = all_subproblems(make_problem(self.request), omega_budget=None)
         result = search(
-            cases, time_limit_s=self.time_limit_s, relative_gap=1e-6, goal="omega"
+            subproblems, time_limit_s=self.time_limit_s, relative_gap=1e-6, goal="omega"
         )
         return None if result.found is None else result.found.value
 
@@ -219,7 +219,7 @@ class Sweep:
         budget: float | None,
         *,
         setting: float | None = None,
-        known: Found | None = None,
+        known: Incumbent | None = None,
     ) -> SweepPoint:
         """Solves one point, no worse than a plan that is known to keep its budget."""
         begin = time.monotonic()
@@ -227,9 +227,9 @@ class Sweep:
         start = []
         if known is not None:
             own = replace(known.instance, omega_budget=budget)
-            start.append((own, known.placement))
+            start.append((own, known.candidate))
         result = search(
-            all_cases(problem, omega_budget=budget),
+            all_subproblems(problem, omega_budget=budget),
             time_limit_s=self.time_limit_s,
             relative_gap=self.relative_gap,
             known=start,
@@ -274,10 +274,10 @@ def front(axis: Axis, points: list[SweepPoint]) -> list[SweepPoint]:
     return [kept[cost] for cost in sorted(kept)]
 
 
-def _most_omega(request: PlanRequest) -> float:
+def _max_omega(request: PlanRequest) -> float:
     problem = make_problem(request)
     fixed = problem.fixed_omega(min(request.head_bits), min(problem.kv_bits))
-    wires = most_wire_omega(problem) if 8 in request.wire_bits else 0.0
+    wires = max_wire_omega(problem) if 8 in request.wire_bits else 0.0
     return float(problem.omega.max(axis=1).sum()) + fixed + wires
 
 
@@ -309,13 +309,15 @@ def _sorts(request: PlanRequest) -> list[tuple[str, ...]]:
     """
     alone = {pin.device for pin in request.pins if isinstance(pin, LayerPin)}
     usable = [place for place in request.cluster.placed if place.device.use != "never"]
-    others = alike(place for place in usable if place.name not in alone)
+    others = interchangeable_groups(
+        place for place in usable if place.name not in alone
+    )
     groups = [tuple(place.name for place in group) for group in others]
     return groups + [(place.name,) for place in usable if place.name in alone]
 
 
 def _is_within(
-    point: SweepPoint, sorts: list[tuple[str, ...]], subset: tuple[int, ...]
+    point: SweepPoint, kinds: list[tuple[str, ...]], subset: tuple[int, ...]
 ) -> bool:
     """Whether a plan uses no more devices of any sort than a subset has."""
     if point.strategy is None:
@@ -323,16 +325,16 @@ def _is_within(
     used = {name for stage in point.strategy.stages for name in stage.devices}
     return all(
         len(used & set(names)) <= most
-        for names, most in zip(sorts, subset, strict=True)
+        for names, most in zip(kinds, subset, strict=True)
     )
 
 
 def _only(
-    request: PlanRequest, sorts: list[tuple[str, ...]], subset: tuple[int, ...]
+    request: PlanRequest, kinds: list[tuple[str, ...]], subset: tuple[int, ...]
 ) -> PlanRequest | None:
     """With so many devices of each sort; nothing where a pin forbids it."""
     left_out = {
-        name for names, most in zip(sorts, subset, strict=True) for name in names[most:]
+        name for names, most in zip(kinds, subset, strict=True) for name in names[most:]
     }
     needed = {pin.device for pin in request.pins if isinstance(pin, LayerPin)}
     if left_out & needed or any(

@@ -12,28 +12,28 @@ from typing import Literal, TypedDict
 
 from llmpq_jax.errors import SpecError
 from llmpq_jax.planner.diagnose.conflicts import loosened
-from llmpq_jax.planner.instance.candidate import Placement
+from llmpq_jax.planner.instance.candidate import Candidate
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.instance.problem import Problem, make_problem
-from llmpq_jax.planner.instance.subproblems import all_cases
+from llmpq_jax.planner.instance.subproblems import all_subproblems
 from llmpq_jax.planner.request import PlanRequest
-from llmpq_jax.planner.search.search_result import Found
+from llmpq_jax.planner.search.search_result import Incumbent
 from llmpq_jax.planner.whatif.changes import (
     with_memory,
     with_speed,
     without_device,
     without_memory_limit,
 )
-from llmpq_jax.planner.whatif.from_strategy import found_plan
+from llmpq_jax.planner.whatif.from_strategy import incumbent_from_strategy
 from llmpq_jax.planner.whatif.groups import Group, find_groups
 from llmpq_jax.schema.precision import ALL_BITS
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_bytes
 
-Sort = Literal[
+ScenarioKind = Literal[
     "plan", "memory", "speed", "quality", "device", "micro-batches", "decision"
 ]
-Known = Sequence[tuple[Instance, Placement]]
+Known = Sequence[tuple[Instance, Candidate]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,100 +46,112 @@ class More:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Question:
+class Scenario:
     """One change, after which the plan is sought anew.
 
     Attributes:
-        sort: Of what.
+        kind: Of what.
         subject: Which device, pin or limit; the same in all questions about it.
         text: The change.
         devices: Names of the devices it is about, those alike included.
         is_limit: A limit is left out altogether.
-        cases: Makes the changed cases.
+        subproblems: Makes the changed cases.
         known: Plans of changed cases, of the best plan without the change.
     """
 
-    sort: Sort
+    kind: ScenarioKind
     subject: str
     text: str
     devices: tuple[str, ...] = ()
     is_limit: bool = False
-    cases: Callable[[], Sequence[Instance]]
-    known: Callable[[Found], Known] = lambda _: ()
+    subproblems: Callable[[], Sequence[Instance]]
+    known: Callable[[Incumbent], Known] = lambda _: ()
 
 
 class _How(TypedDict):
-    cases: Callable[[], Sequence[Instance]]
-    known: Callable[[Found], Known]
+    subproblems: Callable[[], Sequence[Instance]]
+    known: Callable[[Incumbent], Known]
 
 
-def questions(
-    problem: Problem, strategy: Strategy, plan: Found, more: More
-) -> Iterator[Question]:
+def list_scenarios(
+    problem: Problem, strategy: Strategy, plan: Incumbent, more: More
+) -> Iterator[Scenario]:
     """Yields what is worth asking of a plan; first, what is best with no change at all."""
     request = problem.request
-    cases = all_cases(problem, omega_budget=request.omega_budget)
-    if all(case.micro_batch != plan.instance.micro_batch for case in cases):
+    subproblems = all_subproblems(problem, omega_budget=request.omega_budget)
+    if all(
+        subproblem.micro_batch != plan.instance.micro_batch
+        for subproblem in subproblems
+    ):
         # A person may have chosen a pair that a search would not try.
-        cases = (*cases, plan.instance)
-    same = _changed(cases, lambda instance: instance)
-    yield Question(sort="plan", subject="the plan", text="nothing changed", **same)
+        subproblems = (*subproblems, plan.instance)
+    same = _changed(subproblems, lambda instance: instance)
+    yield Scenario(kind="plan", subject="the plan", text="nothing changed", **same)
     for group in find_groups(problem, plan):
-        yield from _about_devices(cases, group, more)
+        yield from _about_devices(subproblems, group, more)
     if request.omega_budget is not None:
-        yield from _about_quality(cases, request.omega_budget, more)
+        yield from _about_quality(subproblems, request.omega_budget, more)
     own = plan.instance.micro_batch
-    others = [case for case in cases if case.micro_batch != own]
+    others = [subproblem for subproblem in subproblems if subproblem.micro_batch != own]
     if others:
-        yield Question(
-            sort="micro-batches",
+        yield Scenario(
+            kind="micro-batches",
             subject="micro-batches",
             text=f"another pair than {own.prefill} in prefill and {own.decode} in decode",
-            cases=lambda: others,
-            known=lambda best: [(case, best.placement) for case in others],
+            subproblems=lambda: others,
+            known=lambda best: [(subproblem, best.candidate) for subproblem in others],
         )
     yield from _about_decisions(request, strategy)
 
 
-def _changed(cases: Sequence[Instance], change: Callable[[Instance], Instance]) -> _How:
+def _changed(
+    subproblems: Sequence[Instance], change: Callable[[Instance], Instance]
+) -> _How:
     """The same change in all cases, in which a plan stays a plan."""
     return {
-        "cases": lambda: tuple(change(case) for case in cases),
-        "known": lambda best: ((change(best.instance), best.placement),),
+        "subproblems": lambda: tuple(change(subproblem) for subproblem in subproblems),
+        "known": lambda best: ((change(best.instance), best.candidate),),
     }
 
 
 def _about_devices(
-    cases: Sequence[Instance], group: Group, more: More
-) -> Iterator[Question]:
+    subproblems: Sequence[Instance], group: Group, more: More
+) -> Iterator[Scenario]:
     members = group.members
     about: _About = {"subject": group.text, "devices": group.devices}
-    yield Question(
-        sort="memory",
+    yield Scenario(
+        kind="memory",
         text=f"memory without limit on {group.text}",
         is_limit=True,
         **about,
-        **_changed(cases, lambda case: without_memory_limit(case, members)),
+        **_changed(
+            subproblems, lambda subproblem: without_memory_limit(subproblem, members)
+        ),
     )
     extra = round(more.memory * group.memory_bytes)
-    yield Question(
-        sort="memory",
+    yield Scenario(
+        kind="memory",
         text=f"{_percent(more.memory)} more memory on {group.text}: {format_bytes(extra)}",
         **about,
-        **_changed(cases, lambda case: with_memory(case, members, extra)),
+        **_changed(
+            subproblems, lambda subproblem: with_memory(subproblem, members, extra)
+        ),
     )
-    yield Question(
-        sort="speed",
+    yield Scenario(
+        kind="speed",
         text=f"{_percent(more.speed)} more speed of {group.text}",
         **about,
-        **_changed(cases, lambda case: with_speed(case, members, 1 + more.speed)),
+        **_changed(
+            subproblems,
+            lambda subproblem: with_speed(subproblem, members, 1 + more.speed),
+        ),
     )
-    fewer = [without_device(case, members[0]) for case in cases]
-    left = [case for case in fewer if case is not None]
+    fewer = [without_device(subproblem, members[0]) for subproblem in subproblems]
+    left = [subproblem for subproblem in fewer if subproblem is not None]
     if group.is_used and not group.must_use and left:
         what = group.text if len(members) == 1 else f"one {group.text[5:]}"
-        yield Question(
-            sort="device", text=f"without {what}", cases=lambda: left, **about
+        yield Scenario(
+            kind="device", text=f"without {what}", subproblems=lambda: left, **about
         )
 
 
@@ -149,25 +161,29 @@ class _About(TypedDict):
 
 
 def _about_quality(
-    cases: Sequence[Instance], budget: float, more: More
-) -> Iterator[Question]:
-    yield Question(
-        sort="quality",
+    subproblems: Sequence[Instance], budget: float, more: More
+) -> Iterator[Scenario]:
+    yield Scenario(
+        kind="quality",
         subject="quality",
         text="no limit on Σω",
         is_limit=True,
-        **_changed(cases, lambda case: replace(case, omega_budget=None)),
+        **_changed(
+            subproblems, lambda subproblem: replace(subproblem, omega_budget=None)
+        ),
     )
     looser = budget * (1 + more.loss)
-    yield Question(
-        sort="quality",
+    yield Scenario(
+        kind="quality",
         subject="quality",
         text=f"Σω up to {_percent(more.loss)} higher, {looser:.4g}",
-        **_changed(cases, lambda case: replace(case, omega_budget=looser)),
+        **_changed(
+            subproblems, lambda subproblem: replace(subproblem, omega_budget=looser)
+        ),
     )
 
 
-def _about_decisions(request: PlanRequest, strategy: Strategy) -> Iterator[Question]:
+def _about_decisions(request: PlanRequest, strategy: Strategy) -> Iterator[Scenario]:
     """Floors and pins: what a person has decided, one by one undone."""
     changes: list[tuple[str, Callable[[PlanRequest], PlanRequest]]] = []
     least = min(request.bits)
@@ -184,18 +200,18 @@ def _about_decisions(request: PlanRequest, strategy: Strategy) -> Iterator[Quest
     for text, change in changes:
         try:
             problem = make_problem(change(request))
-            own = found_plan(problem, strategy)
+            own = incumbent_from_strategy(problem, strategy)
         except SpecError:
             # Precisions below the floor were not measured, for example.
             continue
-        cases = all_cases(problem, omega_budget=request.omega_budget)
-        yield Question(
-            sort="decision",
+        subproblems = all_subproblems(problem, omega_budget=request.omega_budget)
+        yield Scenario(
+            kind="decision",
             subject=text,
             text=text,
             is_limit=True,
-            cases=lambda cases=cases: cases,
-            known=lambda _, own=own: ((own.instance, own.placement),),
+            subproblems=lambda subproblems=subproblems: subproblems,
+            known=lambda _, own=own: ((own.instance, own.candidate),),
         )
 
 

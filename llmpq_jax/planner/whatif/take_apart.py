@@ -9,8 +9,8 @@ import numpy as np
 from llmpq_jax.costmodel.memory import layer_scale_bytes, logit_share_bytes
 from llmpq_jax.costmodel.pipeline_schedule import Host, phase_terms
 from llmpq_jax.planner.instance.candidate import (
-    Evaluation,
-    Placement,
+    Candidate,
+    CandidateCost,
     evaluate,
     stage_hosts,
     stage_terms,
@@ -18,19 +18,19 @@ from llmpq_jax.planner.instance.candidate import (
 from llmpq_jax.planner.instance.instance import Instance, Integers
 from llmpq_jax.planner.instance.problem import Problem
 from llmpq_jax.planner.instance.stage_bytes import stage_bytes
-from llmpq_jax.planner.search.search_result import Found
+from llmpq_jax.planner.search.search_result import Incumbent
 from llmpq_jax.planner.whatif.breakdown import (
-    PhaseAccount,
-    PlanAccount,
+    PhaseBreakdown,
+    PlanBreakdown,
     Resource,
-    StageAccount,
+    StageBreakdown,
 )
 from llmpq_jax.schema.buckets import bucket_length
 from llmpq_jax.schema.measurements import Phase
 from llmpq_jax.schema.strategy import Stage, Strategy
 
 
-def account_for(problem: Problem, plan: Found, strategy: Strategy) -> PlanAccount:
+def break_down(problem: Problem, plan: Incumbent, strategy: Strategy) -> PlanBreakdown:
     """Takes a plan apart.
 
     Args:
@@ -38,18 +38,18 @@ def account_for(problem: Problem, plan: Found, strategy: Strategy) -> PlanAccoun
         plan: As the search knows it.
         strategy: As its file says it.
     """
-    instance, placement = plan.instance, plan.placement
-    evaluation = evaluate(instance, placement)
+    instance, candidate = plan.instance, plan.candidate
+    evaluation = evaluate(instance, candidate)
     names = [" + ".join(stage.devices) for stage in strategy.stages]
     phases = [
         _phase(
             "prefill",
             names,
             evaluation.prefill_s,
-            [float(instance.hop_prefill_s[hop]) for hop in placement.hops],
+            [float(instance.hop_prefill_s[hop]) for hop in candidate.hops],
             num=instance.num_prefill,
             later_rounds=0,
-            hosts=stage_hosts(instance, placement.devices),
+            hosts=stage_hosts(instance, candidate.devices),
         )
     ]
     if instance.new_tokens > 1:
@@ -58,13 +58,13 @@ def account_for(problem: Problem, plan: Found, strategy: Strategy) -> PlanAccoun
                 "decode",
                 names,
                 evaluation.decode_s,
-                [float(instance.hop_decode_s[hop]) for hop in placement.hops],
+                [float(instance.hop_decode_s[hop]) for hop in candidate.hops],
                 num=instance.num_decode,
                 later_rounds=instance.new_tokens - 2,
-                hosts=stage_hosts(instance, placement.devices),
+                hosts=stage_hosts(instance, candidate.devices),
             )
         )
-    return PlanAccount(
+    return PlanBreakdown(
         stages=tuple(
             _stage(problem, plan, evaluation, number, stage)
             for number, stage in enumerate(strategy.stages)
@@ -86,7 +86,7 @@ def _phase(
     num: float,
     later_rounds: int,
     hosts: Sequence[Host],
-) -> PhaseAccount:
+) -> PhaseBreakdown:
     slowest = max((*stages_s, *hops_s))
     resources = []
     for number, (name, seconds) in enumerate(zip(names, stages_s, strict=True)):
@@ -94,7 +94,7 @@ def _phase(
         if number < len(hops_s):
             link = f"{name} → {names[number + 1]}"
             resources.append((link, True, hops_s[number]))
-    return PhaseAccount(
+    return PhaseBreakdown(
         phase=phase,
         num_micro_batches=num,
         terms=phase_terms(
@@ -115,24 +115,28 @@ def _phase(
 
 
 def _stage(
-    problem: Problem, plan: Found, evaluation: Evaluation, number: int, stage: Stage
-) -> StageAccount:
-    instance, placement = plan.instance, plan.placement
-    j = placement.devices[number]
-    device = problem.units[j].places[0].device
+    problem: Problem,
+    plan: Incumbent,
+    evaluation: CandidateCost,
+    number: int,
+    stage: Stage,
+) -> StageBreakdown:
+    instance, candidate = plan.instance, plan.candidate
+    j = candidate.devices[number]
+    device = problem.execution_units[j].places[0].device
     request = problem.request
-    next_bits, next_layer = _next_bytes(instance, placement, number)
-    return StageAccount(
+    next_bits, next_layer = _next_bytes(instance, candidate, number)
+    return StageBreakdown(
         devices=stage.devices,
         layers=stage.layers,
         bits=stage.bits,
-        memory=stage_terms(instance, placement, number),
+        memory=stage_terms(instance, candidate, number),
         scales=sum(
             layer_scale_bytes(
                 request.architecture,
                 bits=bits,
                 group_size=request.group_size,
-                tensor=problem.units[j].width,
+                tensor=problem.execution_units[j].width,
             )
             for bits in stage.bits
         ),
@@ -150,17 +154,17 @@ def _stage(
 
 
 def _next_bytes(
-    instance: Instance, placement: Placement, number: int
+    instance: Instance, candidate: Candidate, number: int
 ) -> tuple[int | None, int]:
     """What the cheapest layer at its next higher precision needs, and one more layer."""
-    j = placement.devices[number]
-    columns = np.array(placement.columns[number], dtype=np.int64)
+    j = candidate.devices[number]
+    columns = np.array(candidate.columns[number], dtype=np.int64)
     counts = np.bincount(columns, minlength=len(instance.bits))
     served = np.flatnonzero(instance.supported[j]).tolist()
     one = np.eye(len(instance.bits), dtype=np.int64)
     higher = [
         counts - one[b] + one[max(above)]
-        for b in set(placement.columns[number])
+        for b in set(candidate.columns[number])
         if (above := [up for up in served if up < b])
     ]
     longer = [counts + one[b] for b in served]
@@ -171,7 +175,7 @@ def _next_bytes(
             [j],
             np.array([counts, *stages]),
             is_first=number == 0,
-            is_last=number == len(placement.devices) - 1,
+            is_last=number == len(candidate.devices) - 1,
         ).total[0]
         return int((need[1:] - need[0]).min())
 
@@ -179,23 +183,23 @@ def _next_bytes(
 
 
 def _workspace(
-    problem: Problem, plan: Found, number: int, stage: Stage, phase: Phase
+    problem: Problem, plan: Incumbent, number: int, stage: Stage, phase: Phase
 ) -> int:
     """What the programs of one phase need, as `costmodel.memory.stage_memory` counts them."""
     instance, request = plan.instance, problem.request
-    unit = problem.units[plan.placement.devices[number]]
+    execution_unit = problem.execution_units[plan.candidate.devices[number]]
     workspace = problem.fitted[instance.kv_bits].workspace
     workload, micro_batch = request.workload, instance.micro_batch
     needs = [0]
     if phase == "prefill" or workload.new_tokens > 1:
         needs += [
             workspace.layer_phase_bytes(
-                unit.kind,
+                execution_unit.kind,
                 bits,
                 phase,
                 workload=workload,
                 micro_batch=micro_batch,
-                tensor=unit.width,
+                tensor=execution_unit.width,
             )
             for bits in set(stage.bits)
         ]
@@ -203,11 +207,17 @@ def _workspace(
     if number == 0:
         tokens = bucket_length(workload.prompt_length) if phase == "prefill" else 1
         needs.append(
-            workspace.end_bytes(unit.kind, "embedding", 16, rows=rows * tokens)
+            workspace.end_bytes(
+                execution_unit.kind, "embedding", 16, rows=rows * tokens
+            )
         )
-    if number == len(plan.placement.devices) - 1:
+    if number == len(plan.candidate.devices) - 1:
         needs.append(
-            workspace.end_bytes(unit.kind, "head", instance.head_bits, rows=rows)
-            + logit_share_bytes(request.architecture, rows=rows, tensor=unit.width)
+            workspace.end_bytes(
+                execution_unit.kind, "head", instance.head_bits, rows=rows
+            )
+            + logit_share_bytes(
+                request.architecture, rows=rows, tensor=execution_unit.width
+            )
         )
     return max(needs)

@@ -49,17 +49,17 @@ def learned_scales(
     optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, _NUM_STEPS))
 
     def step(state: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
-        move, memory, best, least_F = state
+        move, memory, best, best_F = state
         error, gradient = jax.value_and_grad(
             lambda move: (lambda each: (each.sum(), each))(error_F(move)), has_aux=True
         )(move)
-        is_less = error[1] < least_F
+        is_less = error[1] < best_F
         best = jnp.where(is_less[None], move, best)
-        least_F = jnp.minimum(error[1], least_F)
+        best_F = jnp.minimum(error[1], best_F)
         # optax counts steps in integers and multiplies floats with them.
         with jax.numpy_dtype_promotion("standard"):
             update, memory = optimizer.update(gradient, memory)
-        return (optax.apply_updates(move, update), memory, best, least_F), None
+        return (optax.apply_updates(move, update), memory, best, best_F), None
 
     still = jnp.zeros_like(scale_GF)
     start: tuple[Any, ...] = (

@@ -47,11 +47,11 @@ def clipped_scales(
         return jnp.sum(importance * (integers * scale - grouped) ** 2, axis=1)
 
     def better(best: tuple[Array, Array], share: Array) -> tuple[Any, None]:
-        least_GF, share_GF = best
+        best_GF, share_GF = best
         error = error_GF(share)
-        is_less = error < least_GF
+        is_less = error < best_GF
         kept = jnp.where(is_less, share, share_GF)
-        return (jnp.minimum(error, least_GF), kept), None
+        return (jnp.minimum(error, best_GF), kept), None
 
     start = (error_GF(jnp.float32(1)), jnp.ones_like(widest_GF))
     (_, share_GF), _ = jax.lax.scan(better, start, jnp.asarray(_SHARES[1:]))

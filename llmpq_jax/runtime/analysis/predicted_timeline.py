@@ -17,7 +17,7 @@ from llmpq_jax.stage.compiled import Phase
 from llmpq_jax.stage.message import StageEvent
 
 
-def foretold_batch(strategy: Strategy, batch: BatchRecord) -> BatchRecord | None:
+def predicted_batch(strategy: Strategy, batch: BatchRecord) -> BatchRecord | None:
     """Replays a batch with predicted seconds; nothing where a stage has none."""
     predicted = [stage.predicted for stage in strategy.stages]
     if any(each is None for each in predicted):

@@ -18,7 +18,7 @@ from llmpq_jax.stage.message import StageEvent
 SerialFraction = Callable[[str, Phase], float | None]
 
 
-def own_seconds(
+def uncontended_seconds(
     strategy: Strategy, events: Sequence[StageEvent], serial_fraction: SerialFraction
 ) -> list[float]:
     """Returns of each event the seconds it would have taken alone.

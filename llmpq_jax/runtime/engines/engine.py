@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from llmpq_jax.errors import WorkerLostError
+from llmpq_jax.errors import WorkerFailedError
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.memory_peak import StagePeak
 from llmpq_jax.stage.message import Message, StageEvent
@@ -16,11 +16,11 @@ AFTER_A_LOSS = (
 )
 
 
-class StageLostError(WorkerLostError):
+class StageFailedError(WorkerFailedError):
     """A stage is lost that may be had back: see `Engine.recover`."""
 
 
-class DeviceGoneError(WorkerLostError):
+class DeviceFailedError(WorkerFailedError):
     """What a stage runs on is gone, or is not there to begin with.
 
     Attributes:
@@ -84,7 +84,7 @@ class Engine(Protocol):
         """Waits for a micro-batch to leave the last stage.
 
         Raises:
-            StageLostError: A stage is lost; nothing that was submitted comes any more.
+            StageFailedError: A stage is lost; nothing that was submitted comes any more.
             BaseException: What a stage raised, as it was raised there.
         """
         ...
@@ -93,8 +93,8 @@ class Engine(Protocol):
         """Has lost stages started and loaded anew; all caches are to be made again.
 
         Raises:
-            DeviceGoneError: They cannot be had back.
-            WorkerLostError: They are not to be.
+            DeviceFailedError: They cannot be had back.
+            WorkerFailedError: They are not to be.
         """
         ...
 

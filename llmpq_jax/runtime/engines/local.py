@@ -50,7 +50,7 @@ def start_local(
                 strategy.precision,
                 number=number,
                 devices=devices[number],
-                arriving_bits=strategy.arriving_bits(number),
+                received_bits=strategy.received_bits(number),
                 rounded=source.rounded,
                 weights_cache=weights_cache,
                 on_layer=on_layer,

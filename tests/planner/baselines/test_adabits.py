@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from llmpq_jax.planner.baselines.adabits import adabits
-from llmpq_jax.planner.instance.candidate import Placement, evaluate
+from llmpq_jax.planner.instance.candidate import Candidate, evaluate
 from tests.planner.random_instances import case_lists
 
 
@@ -26,8 +26,8 @@ def plans_in_order(instance):
                     range(len(instance.bits)), repeat=instance.num_layers
                 ):
                     columns = tuple(bits[first:end] for first, end in cut)
-                    placement = Placement(devices=devices, columns=columns)
-                    found = evaluate(instance, placement)
+                    candidate = Candidate(devices=devices, columns=columns)
+                    found = evaluate(instance, candidate)
                     if found.fits and np.isfinite(found.objective):
                         yield found
 
@@ -35,11 +35,11 @@ def plans_in_order(instance):
 @given(case_lists(max_cases=1, max_layers=3))
 def test_no_plan_in_the_clusters_order_loses_less(instances):
     instance = replace(instances[0], omega_budget=None)
-    placement = adabits(instance)
+    candidate = adabits(instance)
     least = min((found.omega for found in plans_in_order(instance)), default=None)
-    assert (placement is None) == (least is None)
-    if placement is not None:
-        found = evaluate(instance, placement)
+    assert (candidate is None) == (least is None)
+    if candidate is not None:
+        found = evaluate(instance, candidate)
         assert found.fits
         # Ties are broken by less than 1e-9 of the largest loss of a layer each.
         slack = 1e-9 * instance.omega.max() * instance.num_layers

@@ -14,7 +14,7 @@ from llmpq_jax.planner.baselines.one_precision import (
     pipeedge,
     uniform,
 )
-from llmpq_jax.planner.instance.candidate import Placement, evaluate
+from llmpq_jax.planner.instance.candidate import Candidate, evaluate
 from tests.planner.random_instances import case_lists
 
 
@@ -31,17 +31,17 @@ def cuts(instance, b):
         devices = tuple(j for j, num in enumerate(held) if num)
         if not all(instance.supported[j, b] for j in devices):
             continue
-        placement = Placement(
+        candidate = Candidate(
             devices=devices, columns=tuple((b,) * held[j] for j in devices)
         )
-        found = evaluate(instance, placement)
+        found = evaluate(instance, candidate)
         if found.fits and np.isfinite(found.objective):
-            yield held, placement, found
+            yield held, candidate, found
 
 
-def slowest_decode(instance, placement, found):
+def slowest_decode(instance, candidate, found):
     """Stages, and hops between neighbours of the file as PipeEdge sees them."""
-    hops = [instance.hop_decode_s[0, j - 1, j] for j in placement.devices[1:]]
+    hops = [instance.hop_decode_s[0, j - 1, j] for j in candidate.devices[1:]]
     return max([*found.decode_s, *hops])
 
 
@@ -50,11 +50,11 @@ def test_pipeedge_has_the_fastest_slowest_stage_of_decode(instances):
     (instance,) = instances
     instance = free_of_budget(instance)
     for b in range(len(instance.bits)):
-        placement = pipeedge(instance, b)
+        candidate = pipeedge(instance, b)
         every = list(cuts(instance, b))
-        assert (placement is None) == (not every)
-        if placement is not None:
-            own = slowest_decode(instance, placement, evaluate(instance, placement))
+        assert (candidate is None) == (not every)
+        if candidate is not None:
+            own = slowest_decode(instance, candidate, evaluate(instance, candidate))
             least = min(slowest_decode(instance, p, e) for _, p, e in every)
             assert own == pytest.approx(least, rel=1e-9)
 
@@ -64,13 +64,13 @@ def test_uniform_is_the_cut_whose_stages_differ_by_one_layer_at_most(instances):
     (instance,) = instances
     instance = free_of_budget(instance)
     for b in range(len(instance.bits)):
-        placement = uniform(instance, b)
+        candidate = uniform(instance, b)
         even = [
             p
             for held, p, _ in cuts(instance, b)
             if max(held) - min(held) <= 1 and list(held) == sorted(held, reverse=True)
         ]
-        assert placement == (even[0] if even else None)
+        assert candidate == (even[0] if even else None)
 
 
 @given(case_lists(max_cases=1))
@@ -92,9 +92,9 @@ def test_memory_proportional_is_the_cut_nearest_to_the_shares_of_memory(instance
     # Of equal distances the cut that leaves most to earlier devices.
     nearest = max(h for h in every if distance(h) == min(map(distance, every)))
     for b in range(len(instance.bits)):
-        placement = memory_proportional(instance, b)
+        candidate = memory_proportional(instance, b)
         fitting = [p for held, p, _ in cuts(instance, b) if held == nearest]
-        assert placement == (fitting[0] if fitting else None)
+        assert candidate == (fitting[0] if fitting else None)
 
 
 def free_of_budget(instance):

@@ -10,12 +10,12 @@ from hypothesis import given
 
 from llmpq_jax.planner.baselines.adabits import adabits
 from llmpq_jax.planner.baselines.paper_heuristic import stage_loads_s, trades, transfer
-from llmpq_jax.planner.instance.candidate import evaluate, with_least_omega
+from llmpq_jax.planner.instance.candidate import evaluate, with_min_omega
 from tests.planner.random_instances import case_lists
 
 
-def bits_of(placement):
-    return Counter(b for columns in placement.columns for b in columns)
+def bits_of(candidate):
+    return Counter(b for columns in candidate.columns for b in columns)
 
 
 @given(case_lists(max_cases=1, max_layers=6))
@@ -34,7 +34,7 @@ def test_it_starts_from_adabits_and_ends_where_no_trade_improves(instances):
     for pioneer in range(len(end.devices)):
         if pioneer != straggler:
             for traded in trades(instance, end, straggler, pioneer):
-                found = evaluate(instance, with_least_omega(instance, traded))
+                found = evaluate(instance, with_min_omega(instance, traded))
                 assert not (found.fits and found.objective < after.objective)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmpq_jax.planner.constraints import BitsPin
 from llmpq_jax.planner.diagnose.feasible import has_plan
 from llmpq_jax.planner.instance.problem import make_problem
-from llmpq_jax.planner.instance.subproblems import all_cases
+from llmpq_jax.planner.instance.subproblems import all_subproblems
 from llmpq_jax.schema.workload import Workload
 from tests.planner.requests import measurements, request
 from tests.referees import enumeration as brute_force
@@ -39,8 +39,8 @@ def test_the_smallest_cases_decide(memory_mib, budget, heads, caches, pins, pref
         pins=pins,
         prefill=prefill,
     )
-    cases = all_cases(make_problem(asked), omega_budget=budget)
-    expected = brute_force.least_omega_by_enumeration(cases) is not None
+    subproblems = all_subproblems(make_problem(asked), omega_budget=budget)
+    expected = brute_force.min_omega_by_enumeration(subproblems) is not None
     assert has_plan(asked) == expected
 
 

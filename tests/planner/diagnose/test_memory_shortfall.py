@@ -7,12 +7,12 @@ from itertools import combinations, pairwise, permutations, product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.planner.diagnose.memory_shortfall import least_shortage
-from llmpq_jax.planner.instance.candidate import Placement, evaluate
+from llmpq_jax.planner.diagnose.memory_shortfall import min_shortfall
+from llmpq_jax.planner.instance.candidate import Candidate, evaluate
 from tests.planner.random_instances import case_lists, mesh_case_lists
 
 
-def least_by_enumeration(instance):
+def min_by_enumeration(instance):
     """The least total over all orders, cuts and bits, in bytes."""
     num_layers = instance.num_layers
     found = [
@@ -51,7 +51,7 @@ def _lack(instance, j, num_layers, is_first, is_last):
             size += int(instance.embedding_bytes[j])
             needs.append(int(instance.embedding_workspace_bytes[j]))
         else:
-            size += instance.arriving_bytes
+            size += instance.received_bytes
         if is_last:
             size += int(instance.head_bytes[j])
             needs.append(int(instance.head_workspace_bytes[j]))
@@ -60,31 +60,31 @@ def _lack(instance, j, num_layers, is_first, is_last):
 
 
 @given(st.one_of(case_lists(), mesh_case_lists()))
-def test_no_order_lacks_less(cases):
-    expected = least_by_enumeration(cases[0])
-    stages = least_shortage(cases[0])
+def test_no_order_lacks_less(subproblems):
+    expected = min_by_enumeration(subproblems[0])
+    stages = min_shortfall(subproblems[0])
     found = sum(s.lack_bytes for s in stages) if stages else float("inf")
     assert found == expected
 
 
 @given(case_lists())
-def test_the_stages_are_a_plan_and_need_what_they_say(cases):
-    instance = cases[0]
-    stages = least_shortage(instance)
+def test_the_stages_are_a_plan_and_need_what_they_say(subproblems):
+    instance = subproblems[0]
+    stages = min_shortfall(instance)
     if stages is None:
         return
-    placement = Placement(
+    candidate = Candidate(
         devices=tuple(stage.device for stage in stages),
         columns=tuple(
             (instance.bits.index(stage.bits),) * stage.num_layers for stage in stages
         ),
     )
     assert sum(stage.num_layers for stage in stages) == instance.num_layers
-    assert len(set(placement.devices)) == len(stages)
-    assert instance.has_devices_for(placement.devices)
-    assert instance.may_be_first[placement.devices[0]]
-    assert instance.may_be_last[placement.devices[-1]]
-    memory = evaluate(instance, placement).memory_bytes
+    assert len(set(candidate.devices)) == len(stages)
+    assert instance.has_devices_for(candidate.devices)
+    assert instance.may_be_first[candidate.devices[0]]
+    assert instance.may_be_last[candidate.devices[-1]]
+    memory = evaluate(instance, candidate).memory_bytes
     assert memory == tuple(stage.terms.total for stage in stages)
     for stage, need in zip(stages, memory, strict=True):
         allowed = int(instance.allowed_bytes[stage.device])

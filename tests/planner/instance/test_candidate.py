@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.planner.instance.candidate import Placement, evaluate, with_least_omega
+from llmpq_jax.planner.instance.candidate import Candidate, evaluate, with_min_omega
 from tests.planner.random_instances import case_lists
 from tools.write_golden_lp import example
 
@@ -21,8 +21,8 @@ def test_dealing_anew_loses_the_least_and_costs_the_same(instances, data):
     columns = tuple(
         data.draw(st.integers(0, len(instance.bits) - 1)) for _ in range(number)
     )
-    given_one = Placement(devices=(0,), columns=(columns,))
-    dealt = with_least_omega(instance, given_one)
+    given_one = Candidate(devices=(0,), columns=(columns,))
+    dealt = with_min_omega(instance, given_one)
     before, after = evaluate(instance, given_one), evaluate(instance, dealt)
     least = min(
         instance.omega[range(number), list(order)].sum()
@@ -35,8 +35,8 @@ def test_dealing_anew_loses_the_least_and_costs_the_same(instances, data):
 
 def test_an_evaluation_adds_up_by_hand():
     """Two layers, at 8 and 4 bits, then a hop to one layer at 8, in six tokens."""
-    placement = Placement(devices=(0, 1), columns=((0, 1), (0,)))
-    found = evaluate(example(), placement)
+    candidate = Candidate(devices=(0, 1), columns=((0, 1), (0,)))
+    found = evaluate(example(), candidate)
     first, hop, second = 0.31 + 3 + 5 + 1.1, 9.0, 0.32 + 7 + 2.2
     assert found.prefill_s == pytest.approx((first, second))
     alone = first + hop + second + 3 * second
@@ -59,15 +59,15 @@ def test_an_evaluation_adds_up_by_hand():
 
 def test_memory_decides_whether_a_plan_fits():
     instance = example()
-    placement = Placement(devices=(1,), columns=((0, 0, 0),))
+    candidate = Candidate(devices=(1,), columns=((0, 0, 0),))
     # Layers, ends, workspace of the head, hidden states that leave and arrive.
     need = 3 * 10 + 30 + 20 + 14 + 1
-    assert evaluate(instance, placement).memory_bytes == (need,)
-    assert not evaluate(instance, placement).fits
+    assert evaluate(instance, candidate).memory_bytes == (need,)
+    assert not evaluate(instance, candidate).fits
     instance.allowed_bytes[1] = need
-    assert evaluate(instance, placement).fits
+    assert evaluate(instance, candidate).fits
 
 
 def test_what_is_not_supported_takes_forever():
-    placement = Placement(devices=(1,), columns=((1, 1, 1),))
-    assert np.isinf(evaluate(example(), placement).seconds.latency_s)
+    candidate = Candidate(devices=(1,), columns=((1, 1, 1),))
+    assert np.isinf(evaluate(example(), candidate).seconds.latency_s)

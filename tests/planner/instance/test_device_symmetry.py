@@ -7,14 +7,14 @@ from hypothesis import given
 
 from llmpq_jax.planner.instance.device_symmetry import device_types
 from llmpq_jax.planner.instance.problem import make_problem
-from llmpq_jax.planner.instance.subproblems import all_cases
+from llmpq_jax.planner.instance.subproblems import all_subproblems
 from llmpq_jax.schema.cluster import Cluster, Device, Link, Node
 from tests.planner.random_instances import case_lists
 from tests.planner.requests import MIB, cluster, request
 
 
 def types_of(asked):
-    instance = all_cases(make_problem(asked), omega_budget=None)[0]
+    instance = all_subproblems(make_problem(asked), omega_budget=None)[0]
     return device_types(instance)
 
 
@@ -29,7 +29,7 @@ def test_devices_that_differ_in_a_number_are_types_of_their_own(instances):
         for j in group[1:]:
             swapped = list(range(instance.num_devices))
             swapped[j], swapped[group[0]] = group[0], j
-            other = instance.in_order(swapped)
+            other = instance.with_devices(swapped)
             assert np.array_equal(other.layer_prefill_s, instance.layer_prefill_s)
             assert np.array_equal(other.hop_prefill_s, instance.hop_prefill_s)
             assert np.array_equal(other.allowed_bytes, instance.allowed_bytes)

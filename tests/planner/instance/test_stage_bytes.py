@@ -16,8 +16,8 @@ from tests.planner.random_instances import case_lists
     st.booleans(),
     st.booleans(),
 )
-def test_stages_need_what_their_parts_need(cases, chosen, is_first, is_last):
-    (instance,) = cases
+def test_stages_need_what_their_parts_need(subproblems, chosen, is_first, is_last):
+    (instance,) = subproblems
     num_bits = len(instance.bits)
     stages = [[b % num_bits for b in columns] for columns in chosen]
     counts = np.array([np.bincount(s, minlength=num_bits) for s in stages])
@@ -33,7 +33,7 @@ def test_stages_need_what_their_parts_need(cases, chosen, is_first, is_last):
                 size += instance.embedding_bytes[j]
                 needs.append(instance.embedding_workspace_bytes[j])
             else:
-                size += instance.arriving_bytes
+                size += instance.received_bytes
             if is_last:
                 size += instance.head_bytes[j]
                 needs.append(instance.head_workspace_bytes[j])

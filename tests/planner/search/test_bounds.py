@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from llmpq_jax.costmodel.pipeline_schedule import Host
 from llmpq_jax.planner.search.bounds import objective_bound, omega_bound
-from llmpq_jax.planner.search.lagrangian import Multipliers, prices_of
-from llmpq_jax.planner.search.layer_counts import count_tables
+from llmpq_jax.planner.search.lagrangian import Multipliers, lagrangian_weights
+from llmpq_jax.planner.search.layer_counts import layer_counts
 from llmpq_jax.planner.search.relaxation import relax
-from llmpq_jax.planner.search.shortest_path import Box, PathFinder
-from llmpq_jax.planner.search.stage_table import most_layers, type_tables
+from llmpq_jax.planner.search.shortest_path import NodeBounds, ShortestPath
+from llmpq_jax.planner.search.stage_table import max_stage_layers, stage_table
 from tests.planner.random_instances import (
     case_lists,
     mesh_case_lists,
@@ -27,8 +27,8 @@ ROUNDING = 1e-12
 
 
 def tables_of(instance):
-    counts = count_tables(instance.allowed_omega, max_length=most_layers(instance))
-    return type_tables(instance, counts)
+    counts = layer_counts(instance.allowed_omega, max_length=max_stage_layers(instance))
+    return stage_table(instance, counts)
 
 
 @given(st.one_of(case_lists(max_layers=3), mesh_case_lists(), pinned_case_lists()))
@@ -37,10 +37,10 @@ def test_no_plan_is_below_the_bounds(instances):
         least = objective_bound(instance)
         relaxed, _ = relax(tables_of(instance))
         assert relaxed >= least
-        least_omega = omega_bound(instance)
+        min_omega = omega_bound(instance)
         for objective, omega in feasible_plans(instance):
             assert objective >= max(least, relaxed)
-            assert omega >= least_omega
+            assert omega >= min_omega
 
 
 @given(
@@ -71,17 +71,19 @@ def test_no_plan_is_below_its_price_whatever_the_multipliers(instances, seed):
     (instance,) = instances
     rng = np.random.default_rng(seed)
     tables = tables_of(instance)
-    num_pools, num_hosts = tables.types.num_pools, len(instance.hosts)
+    num_groups, num_hosts = tables.types.num_groups, len(instance.hosts)
     multipliers = Multipliers(
-        slowest_prefill=rng.normal(1.0, 1.0, num_pools),
-        slowest_decode=rng.normal(10.0, 20.0, num_pools),
+        slowest_prefill=rng.normal(1.0, 1.0, num_groups),
+        slowest_decode=rng.normal(10.0, 20.0, num_groups),
         prefill_hosts=rng.normal(0.3, 0.5, num_hosts),
         decode_hosts=rng.normal(0.3, 0.5, num_hosts),
         empty_round=float(rng.normal(0.5, 0.5)),
         omega=float(rng.normal(1.0, 1.0)),
     )
-    path = PathFinder(tables, Box()).cheapest(prices_of(tables, multipliers))
+    path = ShortestPath(tables, NodeBounds()).cheapest(
+        lagrangian_weights(tables, multipliers)
+    )
     least = min((objective for objective, _ in feasible_plans(instance)), default=None)
     if least is not None:
         assert path is not None
-        assert path.price <= least * (1 + ROUNDING) + ROUNDING
+        assert path.lagrangian_value <= least * (1 + ROUNDING) + ROUNDING

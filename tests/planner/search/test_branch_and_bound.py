@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_jax.planner.instance.candidate import evaluate, with_least_omega
+from llmpq_jax.planner.instance.candidate import evaluate, with_min_omega
 from llmpq_jax.planner.search.branch_and_bound import search
 from llmpq_jax.planner.search.node_mip.highs import solve
-from llmpq_jax.planner.search.search_result import Effort
+from llmpq_jax.planner.search.search_result import SearchSettings
 from tests.planner.random_instances import (
     case_lists,
     mesh_case_lists,
@@ -19,7 +19,7 @@ from tests.planner.random_instances import (
 )
 from tests.referees.enumeration import (
     best_by_enumeration,
-    least_omega_by_enumeration,
+    min_omega_by_enumeration,
 )
 from tests.referees.fixed_order import formulate
 from tests.referees.fixed_order.extract import read_placement
@@ -53,9 +53,9 @@ def test_the_search_finds_what_enumeration_finds(instances):
 
 
 @given(case_lists(), st.sampled_from([1, 3, 30]))
-def test_cutting_boxes_finds_what_enumeration_finds(instances, most_columns):
-    effort = Effort(most_columns=most_columns, rounds=2)
-    assert same(best(instances, effort=effort), best_by_enumeration(instances))
+def test_cutting_boxes_finds_what_enumeration_finds(instances, max_columns):
+    settings = SearchSettings(max_columns=max_columns, rounds=2)
+    assert same(best(instances, settings=settings), best_by_enumeration(instances))
 
 
 @given(case_lists(max_cases=1, max_devices=4), st.data())
@@ -73,7 +73,7 @@ def test_between_one_micro_batch_and_a_full_pipeline_it_is_exact(instances, data
 
 @given(case_lists())
 def test_the_least_omega_is_enumerations(instances):
-    assert same(best(instances, goal="omega"), least_omega_by_enumeration(instances))
+    assert same(best(instances, goal="omega"), min_omega_by_enumeration(instances))
 
 
 @settings(max_examples=NUM_EXAMPLES)
@@ -88,13 +88,13 @@ def test_meshes_in_rounds_that_neither_end_decides(instances, data):
     instance = replace(
         drawn, num_decode=data.draw(st.integers(2, 4)), new_tokens=20, theta=0.0
     )
-    effort = Effort(rounds=2)
-    assert same(best([instance], effort=effort), best_by_enumeration([instance]))
+    settings = SearchSettings(rounds=2)
+    assert same(best([instance], settings=settings), best_by_enumeration([instance]))
 
 
 @given(mesh_case_lists())
 def test_with_meshes_the_least_omega_is_enumerations(instances):
-    assert same(best(instances, goal="omega"), least_omega_by_enumeration(instances))
+    assert same(best(instances, goal="omega"), min_omega_by_enumeration(instances))
 
 
 @settings(max_examples=NUM_EXAMPLES)
@@ -105,7 +105,7 @@ def test_around_pins_the_search_finds_what_enumeration_finds(instances):
 
 @given(pinned_case_lists())
 def test_around_pins_the_least_omega_is_enumerations(instances):
-    assert same(best(instances, goal="omega"), least_omega_by_enumeration(instances))
+    assert same(best(instances, goal="omega"), min_omega_by_enumeration(instances))
 
 
 @given(case_lists(max_cases=1), st.randoms(use_true_random=False))
@@ -113,7 +113,7 @@ def test_the_order_of_the_devices_changes_no_objective(instances, random):
     (instance,) = instances
     order = list(range(instance.num_devices))
     random.shuffle(order)
-    assert same(best([instance.in_order(order)]), best([instance]))
+    assert same(best([instance.with_devices(order)]), best([instance]))
 
 
 @given(
@@ -127,14 +127,14 @@ def test_the_formulation_in_the_best_order_finds_no_better_plan(instances):
     result = search([instance], time_limit_s=LONG_S, relative_gap=EXACT)
     if result.found is None:
         return
-    used = list(result.found.placement.devices)
+    used = list(result.found.candidate.devices)
     idle = [j for j in range(instance.num_devices) if j not in used]
-    ordered = instance.in_order([*used, *idle])
+    ordered = instance.with_devices([*used, *idle])
     formulation = formulate(ordered)
     outcome = solve(formulation.model, time_limit_s=LONG_S, relative_gap=EXACT)
     assert outcome.status == "optimal"
-    placement = with_least_omega(ordered, read_placement(formulation.model, ordered))
-    found = evaluate(ordered, placement).objective
+    candidate = with_min_omega(ordered, read_placement(formulation.model, ordered))
+    found = evaluate(ordered, candidate).objective
     assert found == pytest.approx(result.found.value, rel=1e-6, abs=1e-9)
     # Its own sum of seconds, which no evaluation has corrected.
     own = outcome.bound * formulation.unit

@@ -14,9 +14,9 @@ from tests.referees.enumeration import best_by_enumeration
 
 
 @given(st.one_of(case_lists(), mesh_case_lists()), st.sampled_from([2, 4, 6]))
-def test_plans_fit_and_no_plan_is_below_the_bound(instances, most_states):
+def test_plans_fit_and_no_plan_is_below_the_bound(instances, max_states):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(many_devices, "MOST_STATES", most_states)
+        patch.setattr(many_devices, "MAX_STATES", max_states)
         result = search(instances, time_limit_s=60.0, relative_gap=1e-6)
     best = best_by_enumeration(instances)
     assert (result.found is None) == (best is None)
@@ -25,7 +25,7 @@ def test_plans_fit_and_no_plan_is_below_the_bound(instances, most_states):
     if result.found is not None:
         assert best is not None
         assert result.found.value >= best * (1 - 1e-9)
-        again = evaluate(result.found.instance, result.found.placement)
+        again = evaluate(result.found.instance, result.found.candidate)
         assert again.fits
         assert again.objective == pytest.approx(result.found.value, rel=1e-12)
         assert any(result.found.instance is instance for instance in instances)

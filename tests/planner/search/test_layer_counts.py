@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.planner.search.layer_counts import count_tables
+from llmpq_jax.planner.search.layer_counts import layer_counts
 
 
 @given(st.integers(1, 5), st.integers(1, 3), st.integers(0, 2**32 - 1), st.booleans())
@@ -17,7 +17,7 @@ def test_a_loss_is_the_least_of_all_ways_to_deal(num_layers, num_bits, seed, is_
     rng = np.random.default_rng(seed)
     omega = rng.random((1 if is_alike else num_layers, num_bits))
     omega = np.broadcast_to(omega, (num_layers, num_bits)).copy()
-    tables = count_tables(omega, max_length=num_layers)
+    tables = layer_counts(omega, max_length=num_layers)
     assert tables.is_uniform == bool((omega == omega[0]).all())
     for index, counts in enumerate(tables.counts):
         length = int(counts.sum())
@@ -32,7 +32,7 @@ def test_a_loss_is_the_least_of_all_ways_to_deal(num_layers, num_bits, seed, is_
 
 
 def test_runs_longer_than_the_tables_are_not_found():
-    tables = count_tables(np.zeros((4, 2)), max_length=2)
+    tables = layer_counts(np.zeros((4, 2)), max_length=2)
     assert tables.max_length == 2
     with pytest.raises(KeyError):
         tables.find(np.array([2, 1]))

@@ -12,7 +12,13 @@ from llmpq_jax.errors import InfeasibleError
 from llmpq_jax.planner import plan
 from llmpq_jax.planner.constraints import BitsPin, LayerPin
 from llmpq_jax.planner.instance.problem import make_problem
-from llmpq_jax.planner.whatif import More, ask, found_plan, free_to_choose, questions
+from llmpq_jax.planner.whatif import (
+    More,
+    answer_scenarios,
+    free_to_choose,
+    incumbent_from_strategy,
+    list_scenarios,
+)
 from llmpq_jax.schema.workload import Workload
 from tests.planner.requests import cluster, measurements, request
 from tests.referees import enumeration as brute_force
@@ -57,9 +63,9 @@ def explained(asked, more=A_LITTLE):
     strategy = plan(asked, relative_gap=GAP)
     asked = free_to_choose(asked, strategy)
     problem = make_problem(asked)
-    found = found_plan(problem, strategy)
-    put = list(questions(problem, strategy, found, more))
-    answers = list(ask(put, found, time_limit_s=60.0, relative_gap=GAP))
+    found = incumbent_from_strategy(problem, strategy)
+    put = list(list_scenarios(problem, strategy, found, more))
+    answers = list(answer_scenarios(put, found, time_limit_s=60.0, relative_gap=GAP))
     return put, answers
 
 
@@ -73,9 +79,9 @@ def test_each_answer_is_the_referees_and_what_is_left_out_brings_nothing(asked):
     before = answers[0].objective
     assert before is not None
     assert answers[0].text == "nothing changed"
-    for question in put:
-        best = brute_force.best_by_enumeration(list(question.cases()))
-        answer = told.get(question.text)
+    for scenario in put:
+        best = brute_force.best_by_enumeration(list(scenario.subproblems()))
+        answer = told.get(scenario.text)
         if answer is None:
             assert best == pytest.approx(before, rel=2 * GAP)
         elif best is None:
@@ -85,10 +91,10 @@ def test_each_answer_is_the_referees_and_what_is_left_out_brings_nothing(asked):
             assert answer.gain is not None
             assert answer.objective == pytest.approx(best, rel=2 * GAP)
             assert answer.bound <= best * (1 + ROUNDING)
-            assert answer.gain <= answer.most_gain + ROUNDING
-            if question.sort in {"memory", "speed", "quality"}:
+            assert answer.gain <= answer.max_gain + ROUNDING
+            if scenario.kind in {"memory", "speed", "quality"}:
                 assert answer.gain >= -ROUNDING
-            if question.sort == "device":
+            if scenario.kind == "device":
                 assert answer.gain <= 2 * GAP * before
 
 
@@ -97,8 +103,8 @@ def test_no_more_of_anything_brings_nothing(memory_mib):
     nothing = More(memory=0.0, speed=0.0, loss=0.0)
     asked = request("slow", "fast", num_layers=3, memory_mib=memory_mib)
     _, answers = explained(asked, nothing)
-    little = [a for a in answers if not a.is_limit and a.sort in {"memory", "speed"}]
-    assert {answer.sort for answer in little} >= {"speed"}
+    little = [a for a in answers if not a.is_limit and a.kind in {"memory", "speed"}]
+    assert {answer.kind for answer in little} >= {"speed"}
     for answer in little:
         assert answer.gain == pytest.approx(0.0, abs=2 * GAP * answer.before)
         assert not answer.brings
@@ -109,7 +115,7 @@ def test_memory_that_binds_is_told_and_memory_that_does_not_is_not_asked_twice()
 
     def on_fast(asked):
         _, answers = explained(asked)
-        return [a for a in answers if (a.sort, *a.devices) == ("memory", "node0/cpu:1")]
+        return [a for a in answers if (a.kind, *a.devices) == ("memory", "node0/cpu:1")]
 
     limit, little = on_fast(asked)
     assert limit.is_limit
@@ -129,9 +135,9 @@ def test_a_plan_made_worse_is_told_from_what_a_change_brings():
     worse = replace(strategy, stages=(replace(worst, bits=(16,) * 3, mesh=None),))
     free = free_to_choose(asked, worse)
     problem = make_problem(free)
-    found = found_plan(problem, worse)
-    put = list(questions(problem, worse, found, More()))
-    first, *others = ask(put, found, time_limit_s=60.0, relative_gap=GAP)
+    found = incumbent_from_strategy(problem, worse)
+    put = list(list_scenarios(problem, worse, found, More()))
+    first, *others = answer_scenarios(put, found, time_limit_s=60.0, relative_gap=GAP)
     assert first.objective is not None
     assert first.objective < found.value
     assert all(answer.before == first.objective for answer in others)

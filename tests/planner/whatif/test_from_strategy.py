@@ -10,7 +10,7 @@ from llmpq_jax.errors import StrategyError
 from llmpq_jax.planner import plan
 from llmpq_jax.planner.instance.candidate import evaluate
 from llmpq_jax.planner.instance.problem import make_problem
-from llmpq_jax.planner.whatif import found_plan, free_to_choose
+from llmpq_jax.planner.whatif import free_to_choose, incumbent_from_strategy
 from llmpq_jax.schema.workload import Workload
 from tests.planner.requests import cluster, measurements, request
 
@@ -43,8 +43,10 @@ ASKED = {
 def test_a_plan_is_found_again_with_its_numbers(name):
     asked = ASKED[name]
     strategy = plan(asked)
-    found = found_plan(make_problem(free_to_choose(asked, strategy)), strategy)
-    evaluation = evaluate(found.instance, found.placement)
+    found = incumbent_from_strategy(
+        make_problem(free_to_choose(asked, strategy)), strategy
+    )
+    evaluation = evaluate(found.instance, found.candidate)
     assert evaluation.fits
     predicted = strategy.predicted
     assert predicted is not None
@@ -59,8 +61,8 @@ def test_choices_that_only_the_strategy_makes_are_allowed():
     strategy = plan(asked)
     narrow = replace(asked, head_bits=(16,), kv_bits=(16,), wire_bits=(16,), bits=(16,))
     problem = make_problem(free_to_choose(narrow, strategy))
-    found = found_plan(problem, strategy)
-    assert evaluate(found.instance, found.placement).fits
+    found = incumbent_from_strategy(problem, strategy)
+    assert evaluate(found.instance, found.candidate).fits
     assert set(problem.bits) == {16, *strategy.bits}
 
 
@@ -79,7 +81,7 @@ def test_the_budget_of_a_file_is_rounded_and_still_kept():
 
 def refused(strategy, asked):
     with pytest.raises(StrategyError) as caught:
-        found_plan(make_problem(free_to_choose(asked, strategy)), strategy)
+        incumbent_from_strategy(make_problem(free_to_choose(asked, strategy)), strategy)
     message = str(caught.value)
     assert "\n" not in message
     assert "expected" in message

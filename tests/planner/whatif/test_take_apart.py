@@ -9,7 +9,7 @@ import pytest
 from llmpq_jax.planner import plan
 from llmpq_jax.planner.instance.candidate import stage_terms
 from llmpq_jax.planner.instance.problem import make_problem
-from llmpq_jax.planner.whatif import account_for, found_plan, free_to_choose
+from llmpq_jax.planner.whatif import break_down, free_to_choose, incumbent_from_strategy
 from llmpq_jax.schema.strategy import Stage
 from llmpq_jax.schema.workload import Workload
 from tests.planner.requests import cluster, request
@@ -19,18 +19,18 @@ from tests.planner.whatif.test_from_strategy import ASKED
 def accounted(asked, strategy=None):
     strategy = strategy or plan(asked)
     problem = make_problem(free_to_choose(asked, strategy))
-    found = found_plan(problem, strategy)
-    return strategy, found, account_for(problem, found, strategy)
+    found = incumbent_from_strategy(problem, strategy)
+    return strategy, found, break_down(problem, found, strategy)
 
 
 @pytest.mark.parametrize("name", ASKED)
 def test_parts_add_up_to_the_prediction(name):
-    strategy, _, account = accounted(ASKED[name])
+    strategy, _, breakdown = accounted(ASKED[name])
     assert strategy.predicted is not None
-    total = sum(phase.terms.total_s for phase in account.phases)
+    total = sum(phase.terms.total_s for phase in breakdown.phases)
     assert total == pytest.approx(strategy.predicted.latency_s)
-    assert account.fits
-    for stage, planned in zip(account.stages, strategy.stages, strict=True):
+    assert breakdown.fits
+    for stage, planned in zip(breakdown.stages, strategy.stages, strict=True):
         assert planned.predicted is not None
         assert stage.memory.total == planned.predicted.memory_bytes
         assert max(stage.workspace.values()) == stage.memory.workspace
@@ -41,9 +41,9 @@ def test_parts_add_up_to_the_prediction(name):
 
 @pytest.mark.parametrize("name", ASKED)
 def test_the_slowest_has_no_slack_and_the_others_have_what_is_missing(name):
-    _, _, account = accounted(ASKED[name])
-    for phase in account.phases:
-        assert len(phase.resources) == 2 * len(account.stages) - 1
+    _, _, breakdown = accounted(ASKED[name])
+    for phase in breakdown.phases:
+        assert len(phase.resources) == 2 * len(breakdown.stages) - 1
         slowest = max(resource.seconds for resource in phase.resources)
         assert phase.slowest.seconds == slowest
         for number, resource in enumerate(phase.resources):
@@ -61,8 +61,10 @@ def test_what_the_next_layer_or_its_bits_need_is_what_a_longer_plan_has():
             Stage(device="node0/cpu:1", layers=(layers, 4), bits=(16,) * (4 - layers)),
         )
         room = replace(asked, cluster=cluster("fast", "fast"))
-        _, found, account = accounted(room, replace(base, stages=stages))
-        return stage_terms(found.instance, found.placement, 0).total, account.stages[0]
+        _, found, breakdown = accounted(room, replace(base, stages=stages))
+        return stage_terms(found.instance, found.candidate, 0).total, breakdown.stages[
+            0
+        ]
 
     before, stage = held(2, (8, 4))
     higher, _ = held(2, (8, 8))
@@ -75,8 +77,8 @@ def test_what_the_next_layer_or_its_bits_need_is_what_a_longer_plan_has():
 
 
 def test_a_stage_is_full_where_neither_fits():
-    _, _, account = accounted(request("fast", num_layers=4, memory_mib=64))
-    (stage,) = account.stages
+    _, _, breakdown = accounted(request("fast", num_layers=4, memory_mib=64))
+    (stage,) = breakdown.stages
     assert not stage.is_full
     assert stage.next_bits_bytes is not None
     tight = stage.memory.total + min(stage.next_layer_bytes, stage.next_bits_bytes) - 1
@@ -87,23 +89,26 @@ def test_a_stage_is_full_where_neither_fits():
 def test_most_seconds_of_a_phase_are_named():
     work = Workload(batch=16, prompt_length=64, new_tokens=200)
     one = {"workload": work, "num_layers": 4}
-    _, _, account = accounted(request("fast", **one, prefill=1, decode=1))
-    assert [phase.dominant for phase in account.phases] == ["following", "busy rounds"]
+    _, _, breakdown = accounted(request("fast", **one, prefill=1, decode=1))
+    assert [phase.dominant for phase in breakdown.phases] == [
+        "following",
+        "busy rounds",
+    ]
     stages = (
         Stage(device="node0/cpu:0", layers=(0, 2), bits=(16, 16)),
         Stage(device="node0/cpu:1", layers=(2, 4), bits=(16, 16)),
     )
     asked = request("fast", "fast", **one, prefill=16, decode=16)
     strategy = replace(plan(asked), stages=stages)
-    _, _, account = accounted(asked, strategy)
-    assert [phase.dominant for phase in account.phases] == ["once", "empty rounds"]
+    _, _, breakdown = accounted(asked, strategy)
+    assert [phase.dominant for phase in breakdown.phases] == ["once", "empty rounds"]
     asked = request("fast", "fast", **one, prefill=8, decode=8)
     strategy = replace(plan(asked), stages=stages)
     shared = replace(asked, cluster=cluster("fast", "fast", capacity=1.0))
-    _, _, account = accounted(shared, strategy)
-    assert {phase.dominant for phase in account.phases} == {"shared machine"}
+    _, _, breakdown = accounted(shared, strategy)
+    assert {phase.dominant for phase in breakdown.phases} == {"shared machine"}
 
 
 def test_with_one_new_token_there_is_no_decode():
-    _, _, account = accounted(ASKED["lengths"])
-    assert [phase.phase for phase in account.phases] == ["prefill"]
+    _, _, breakdown = accounted(ASKED["lengths"])
+    assert [phase.phase for phase in breakdown.phases] == ["prefill"]

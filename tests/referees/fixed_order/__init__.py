@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import pyomo.environ as pyo
 
 from llmpq_jax.planner.instance.instance import Instance
-from llmpq_jax.planner.search.node_mip.scaling import Model, Units, units_of
+from llmpq_jax.planner.search.node_mip.scaling import Model, Scaling, scaling_of
 from tests.referees.fixed_order import memory, placement, quality, time
 from tests.referees.fixed_order.variables import Goal, add_variables
 
-Add = Callable[[Model, Instance, Units], None]
+Add = Callable[[Model, Instance, Scaling], None]
 
 PLACEMENT: tuple[Add, ...] = (
     placement.device_order,
@@ -80,7 +80,7 @@ def formulate(instance: Instance, *, goal: Goal = "objective") -> Formulation:
         instance: The numbers.
         goal: What is minimised: latency plus θ·Σω; or Σω.
     """
-    units = units_of(instance)
+    scaling = scaling_of(instance)
     model = pyo.ConcreteModel()
     add_variables(model, instance)
     parts = PLACEMENT + MEMORY + QUALITY + POOLS
@@ -89,7 +89,7 @@ def formulate(instance: Instance, *, goal: Goal = "objective") -> Formulation:
         # With one new token there is no decode step, and decode_time is free to be 0.
         parts += DECODE + WHOLE if instance.new_tokens > 1 else ()
     for add in parts:
-        add(model, instance, units)
-    quality.add_objective(model, instance, units, goal=goal)
-    scale = {"objective": units.time_s, "omega": units.omega}
+        add(model, instance, scaling)
+    quality.add_objective(model, instance, scaling, goal=goal)
+    scale = {"objective": scaling.time_s, "omega": scaling.omega}
     return Formulation(model=model, unit=scale[goal])

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from llmpq_jax.planner.instance.candidate import Placement
+from llmpq_jax.planner.instance.candidate import Candidate
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.search.node_mip.scaling import Model
 from tests.referees.fixed_order.variables import bits_of
 
 
-def read_placement(model: Model, instance: Instance) -> Placement:
+def read_placement(model: Model, instance: Instance) -> Candidate:
     """Rounds the counts to whole layers and lists them device by device.
 
     Within a stage the precisions stand in the order of axis B; which layer gets which is
-    `with_least_omega`'s to say, since equal plans may leave `assign` fractional.
+    `with_min_omega`'s to say, since equal plans may leave `assign` fractional.
     """
     devices, columns = [], []
     for j in range(instance.num_devices):
@@ -33,4 +33,4 @@ def read_placement(model: Model, instance: Instance) -> Placement:
         )
         for j, k in pairwise(devices)
     )
-    return Placement(devices=tuple(devices), columns=tuple(columns), wires=wires)
+    return Candidate(devices=tuple(devices), columns=tuple(columns), wires=wires)

@@ -5,55 +5,55 @@ from __future__ import annotations
 import pyomo.environ as pyo
 
 from llmpq_jax.planner.instance.instance import Instance
-from llmpq_jax.planner.search.node_mip.scaling import Model, Units
+from llmpq_jax.planner.search.node_mip.scaling import Model, Scaling
 from tests.referees.fixed_order.variables import bits_of
 
 
-def precision_in_use(model: Model, instance: Instance, units: Units) -> None:
+def precision_in_use(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F10) A precision that a device has a layer of is in use there."""
-    del units
+    del scaling
     model.precision_in_use = pyo.Constraint(
         model.JB,
         rule=lambda m, j, b: m.count[j, b] <= instance.num_layers * m.uses_bits[j, b],
     )
 
 
-def layer_workspace(model: Model, instance: Instance, units: Units) -> None:
+def layer_workspace(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F11) Workspace is that of the most demanding precision in use."""
     model.layer_workspace = pyo.Constraint(
         model.JB,
         rule=lambda m, j, b: (
-            instance.workspace_bytes[j, b] / units.size_bytes * m.uses_bits[j, b]
+            instance.workspace_bytes[j, b] / scaling.size_bytes * m.uses_bits[j, b]
             <= m.workspace[j]
         ),
     )
 
 
-def embedding_workspace(model: Model, instance: Instance, units: Units) -> None:
+def embedding_workspace(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F12) On the first device, workspace is at least the embedding's."""
     model.embedding_workspace = pyo.Constraint(
         model.J,
         rule=lambda m, j: (
-            instance.embedding_workspace_bytes[j] / units.size_bytes * m.first[j]
+            instance.embedding_workspace_bytes[j] / scaling.size_bytes * m.first[j]
             <= m.workspace[j]
         ),
     )
 
 
-def head_workspace(model: Model, instance: Instance, units: Units) -> None:
+def head_workspace(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F13) On the last device, workspace is at least the head's."""
     model.head_workspace = pyo.Constraint(
         model.J,
         rule=lambda m, j: (
-            instance.head_workspace_bytes[j] / units.size_bytes * m.last[j]
+            instance.head_workspace_bytes[j] / scaling.size_bytes * m.last[j]
             <= m.workspace[j]
         ),
     )
 
 
-def memory(model: Model, instance: Instance, units: Units) -> None:
+def memory(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F14) Weights, cache, ends, workspace and buffers fit every device."""
-    unit = units.size_bytes
+    unit = scaling.size_bytes
     layer = (instance.layer_bytes + instance.kv_bytes[:, None]) / unit
     model.memory = pyo.Constraint(
         model.J,
@@ -62,7 +62,7 @@ def memory(model: Model, instance: Instance, units: Units) -> None:
             + instance.embedding_bytes[j] / unit * m.first[j]
             + instance.head_bytes[j] / unit * m.last[j]
             + instance.buffer_bytes / unit * m.used[j]
-            + instance.arriving_bytes / unit * (m.used[j] - m.first[j])
+            + instance.received_bytes / unit * (m.used[j] - m.first[j])
             + m.workspace[j]
             <= instance.allowed_bytes[j] / unit
         ),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pyomo.environ as pyo
 
 from llmpq_jax.planner.instance.instance import Instance
-from llmpq_jax.planner.search.node_mip.scaling import Model, Units
+from llmpq_jax.planner.search.node_mip.scaling import Model, Scaling
 from tests.referees.fixed_order.variables import bits_of
 
 
-def device_order(model: Model, instance: Instance, units: Units) -> None:
+def device_order(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F1) A layer that lies on device j or before also lies on j + 1 or before."""
-    del units
+    del scaling
     last = instance.num_devices - 1
     model.device_order = pyo.Constraint(
         model.I,
@@ -22,9 +22,9 @@ def device_order(model: Model, instance: Instance, units: Units) -> None:
     )
 
 
-def layer_order(model: Model, instance: Instance, units: Units) -> None:
+def layer_order(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F2) A layer never lies on an earlier device than the layer before it."""
-    del units
+    del scaling
     last = instance.num_layers - 1
     model.layer_order = pyo.Constraint(
         model.I,
@@ -35,9 +35,9 @@ def layer_order(model: Model, instance: Instance, units: Units) -> None:
     )
 
 
-def one_precision(model: Model, instance: Instance, units: Units) -> None:
+def one_precision(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F3) A layer has one precision on its device, and none elsewhere."""
-    del units
+    del scaling
     model.one_precision = pyo.Constraint(
         model.I,
         model.J,
@@ -47,26 +47,26 @@ def one_precision(model: Model, instance: Instance, units: Units) -> None:
     )
 
 
-def layer_count(model: Model, instance: Instance, units: Units) -> None:
+def layer_count(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F4) Layers of each precision on each device are counted."""
-    del instance, units
+    del instance, scaling
     model.layer_count = pyo.Constraint(
         model.JB,
         rule=lambda m, j, b: m.count[j, b] == sum(m.assign[i, j, b] for i in m.I),
     )
 
 
-def used_if_holding(model: Model, instance: Instance, units: Units) -> None:
+def used_if_holding(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F5) A device that holds a layer is used."""
-    del instance, units
+    del instance, scaling
     model.used_if_holding = pyo.Constraint(
         model.I, model.J, rule=lambda m, i, j: _holds(m, i, j) <= m.used[j]
     )
 
 
-def holding_if_used(model: Model, instance: Instance, units: Units) -> None:
+def holding_if_used(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F6) A used device holds a layer."""
-    del units
+    del scaling
     model.holding_if_used = pyo.Constraint(
         model.J,
         rule=lambda m, j: (
@@ -75,9 +75,9 @@ def holding_if_used(model: Model, instance: Instance, units: Units) -> None:
     )
 
 
-def one_way_in(model: Model, instance: Instance, units: Units) -> None:
+def one_way_in(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F7) A used device is the first, or one earlier device hands on to it."""
-    del instance, units
+    del instance, scaling
     model.one_way_in = pyo.Constraint(
         model.J,
         rule=lambda m, k: (
@@ -87,9 +87,9 @@ def one_way_in(model: Model, instance: Instance, units: Units) -> None:
     )
 
 
-def one_way_out(model: Model, instance: Instance, units: Units) -> None:
+def one_way_out(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F8) A used device is the last, or hands on to one later device."""
-    del instance, units
+    del instance, scaling
     model.one_way_out = pyo.Constraint(
         model.J,
         rule=lambda m, j: (
@@ -99,28 +99,32 @@ def one_way_out(model: Model, instance: Instance, units: Units) -> None:
     )
 
 
-def one_first(model: Model, instance: Instance, units: Units) -> None:
+def one_first(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F9) One device is the first; by (F7) and (F8), one is then the last.
 
     With `used` whole numbers the path is the only solution of (F7) to (F9): the earliest
     used device has no predecessor and takes all of `first`, the next one then has only
     that predecessor, and so on. So `first`, `last` and `hop` need not be integer.
     """
-    del instance, units
+    del instance, scaling
     model.one_first = pyo.Constraint(expr=sum(model.first[j] for j in model.J) == 1)
 
 
-def pool_devices(model: Model, instance: Instance, units: Units) -> None:
+def pool_devices(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F26) Stages take no more devices than a pool has; all, where all must be used."""
-    del units
+    del scaling
 
     def taken(m: Model, q: int) -> Model:
-        pool = instance.pools[q]
-        used = sum(int(instance.width[j]) * m.used[j] for j in pool.members)
-        must = any(instance.must_use[j] for j in pool.members)
-        return (pool.num_devices if must else None, used, pool.num_devices)
+        device_group = instance.device_groups[q]
+        used = sum(int(instance.width[j]) * m.used[j] for j in device_group.members)
+        must = any(instance.must_use[j] for j in device_group.members)
+        return (
+            device_group.num_devices if must else None,
+            used,
+            device_group.num_devices,
+        )
 
-    model.pool_devices = pyo.Constraint(range(len(instance.pools)), rule=taken)
+    model.pool_devices = pyo.Constraint(range(len(instance.device_groups)), rule=taken)
 
 
 def _holds(model: Model, i: int, j: int) -> Model:

@@ -12,44 +12,44 @@ import pyomo.environ as pyo
 from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.costmodel.pipeline_schedule import Host
 from llmpq_jax.planner.instance.instance import Instance
-from llmpq_jax.planner.search.node_mip.scaling import Model, Units
+from llmpq_jax.planner.search.node_mip.scaling import Model, Scaling
 from llmpq_jax.schema.measurements import Phase
 from tests.referees.fixed_order.variables import bits_of
 
 
-def prefill_stages(model: Model, instance: Instance, units: Units) -> None:
+def prefill_stages(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F15) The slowest of prefill is no faster than any stage."""
     model.prefill_stages = pyo.Constraint(
         model.J,
-        rule=lambda m, j: _prefill_of(m, instance, units, j) <= m.prefill_slowest,
+        rule=lambda m, j: _prefill_of(m, instance, scaling, j) <= m.prefill_slowest,
     )
 
 
-def prefill_hops(model: Model, instance: Instance, units: Units) -> None:
+def prefill_hops(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F16) Nor than any hop."""
     model.prefill_hops = pyo.Constraint(
         model.J,
         rule=lambda m, j: (
-            _leaving(m, j, instance.hop_prefill_s / units.time_s) <= m.prefill_slowest
+            _leaving(m, j, instance.hop_prefill_s / scaling.time_s) <= m.prefill_slowest
             if j < instance.num_devices - 1
             else pyo.Constraint.Skip
         ),
     )
 
 
-def prefill_schedule(model: Model, instance: Instance, units: Units) -> None:
+def prefill_schedule(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F17) Prefill takes ΣP + (m_p − 1)·max P."""
     model.prefill_schedule = pyo.Constraint(
-        expr=_prefill_alone(model, instance, units) <= model.prefill_time
+        expr=_prefill_alone(model, instance, scaling) <= model.prefill_time
     )
 
 
-def prefill_hosts(model: Model, instance: Instance, units: Units) -> None:
+def prefill_hosts(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F18) A share of a shared machine's prefill goes one after the other."""
     stages = [
-        instance.num_prefill * _prefill_of(model, instance, units, j) for j in model.J
+        instance.num_prefill * _prefill_of(model, instance, scaling, j) for j in model.J
     ]
-    alone = _prefill_alone(model, instance, units)
+    alone = _prefill_alone(model, instance, scaling)
     model.prefill_hosts = pyo.Constraint(
         range(len(instance.hosts)),
         rule=lambda m, h: (
@@ -58,17 +58,17 @@ def prefill_hosts(model: Model, instance: Instance, units: Units) -> None:
     )
 
 
-def decode_stages(model: Model, instance: Instance, units: Units) -> None:
+def decode_stages(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F19) The slowest of decode is no faster than any stage."""
     model.decode_stages = pyo.Constraint(
         model.J,
-        rule=lambda m, j: _decode_of(m, instance, units, j) <= m.decode_slowest,
+        rule=lambda m, j: _decode_of(m, instance, scaling, j) <= m.decode_slowest,
     )
 
 
-def decode_hops(model: Model, instance: Instance, units: Units) -> None:
+def decode_hops(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F20) Nor than any hop."""
-    seconds = _all_steps(instance, units) * instance.hop_decode_s
+    seconds = _all_steps(instance, scaling) * instance.hop_decode_s
     model.decode_hops = pyo.Constraint(
         model.J,
         rule=lambda m, j: (
@@ -79,33 +79,33 @@ def decode_hops(model: Model, instance: Instance, units: Units) -> None:
     )
 
 
-def busy_round(model: Model, instance: Instance, units: Units) -> None:
+def busy_round(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F21) A round is no shorter than the slowest resource's work: m_d·max D."""
-    del units
+    del scaling
     model.busy_round = pyo.Constraint(
         expr=instance.num_decode * model.decode_slowest <= model.decode_round
     )
 
 
-def empty_round(model: Model, instance: Instance, units: Units) -> None:
+def empty_round(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F22) Nor than one micro-batch's way through: ΣD."""
-    once = _decode_once(model, instance, units)
+    once = _decode_once(model, instance, scaling)
     model.empty_round = pyo.Constraint(expr=once <= model.decode_round)
 
 
-def decode_schedule(model: Model, instance: Instance, units: Units) -> None:
+def decode_schedule(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F23) Decode takes ΣD + (m_d − 1)·max D + (n − 2)·round, each D of one step."""
     model.decode_schedule = pyo.Constraint(
-        expr=_decode_alone(model, instance, units) <= model.decode_time
+        expr=_decode_alone(model, instance, scaling) <= model.decode_time
     )
 
 
-def decode_hosts(model: Model, instance: Instance, units: Units) -> None:
+def decode_hosts(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F24) A share of a shared machine's decode goes one after the other."""
     stages = [
-        instance.num_decode * _decode_of(model, instance, units, j) for j in model.J
+        instance.num_decode * _decode_of(model, instance, scaling, j) for j in model.J
     ]
-    alone = _decode_alone(model, instance, units)
+    alone = _decode_alone(model, instance, scaling)
     model.decode_hosts = pyo.Constraint(
         range(len(instance.hosts)),
         rule=lambda m, h: (
@@ -114,9 +114,9 @@ def decode_hosts(model: Model, instance: Instance, units: Units) -> None:
     )
 
 
-def whole_model(model: Model, instance: Instance, units: Units) -> None:
+def whole_model(model: Model, instance: Instance, scaling: Scaling) -> None:
     """(F27) A device holds the whole model only if it is the first and the last."""
-    del instance, units
+    del instance, scaling
     model.whole_model = pyo.Constraint(
         model.J,
         range(2),
@@ -124,19 +124,22 @@ def whole_model(model: Model, instance: Instance, units: Units) -> None:
     )
 
 
-def _prefill_of(model: Model, instance: Instance, units: Units, j: int) -> Model:
-    seconds = instance.layer_prefill_s[j] / units.time_s
+def _prefill_of(model: Model, instance: Instance, scaling: Scaling, j: int) -> Model:
+    seconds = instance.layer_prefill_s[j] / scaling.time_s
     ends = (instance.embedding_prefill_s[j], instance.head_prefill_s[j])
-    by_itself = instance.call_prefill_s[j] / units.time_s * model.used[j]
-    ends_s = [end / units.time_s for end in ends]
+    by_itself = instance.dispatch_prefill_s[j] / scaling.time_s * model.used[j]
+    ends_s = [end / scaling.time_s for end in ends]
     return by_itself + _stage(model, instance, j, seconds, ends_s)
 
 
-def _decode_of(model: Model, instance: Instance, units: Units, j: int) -> Model:
-    scale = _all_steps(instance, units)
+def _decode_of(model: Model, instance: Instance, scaling: Scaling, j: int) -> Model:
+    scale = _all_steps(instance, scaling)
     ends = (instance.embedding_decode_s[j], instance.head_decode_s[j])
     seconds = scale * instance.layer_decode_s[j]
-    call_s, whole_call_s = instance.call_decode_s[j], instance.whole_call_decode_s[j]
+    call_s, whole_call_s = (
+        instance.dispatch_decode_s[j],
+        instance.whole_dispatch_decode_s[j],
+    )
     by_itself = scale * call_s * model.used[j]
     # What the other one is less; so nothing is gained by a `whole` below its limits.
     by_itself -= scale * (call_s - whole_call_s) * model.whole[j]
@@ -157,21 +160,21 @@ def _stage(
     return total
 
 
-def _prefill_alone(model: Model, instance: Instance, units: Units) -> Model:
+def _prefill_alone(model: Model, instance: Instance, scaling: Scaling) -> Model:
     """What prefill takes where nothing is shared."""
     once = sum(
-        _prefill_of(model, instance, units, j)
-        + _leaving(model, j, instance.hop_prefill_s / units.time_s)
+        _prefill_of(model, instance, scaling, j)
+        + _leaving(model, j, instance.hop_prefill_s / scaling.time_s)
         for j in model.J
     )
     return once + (instance.num_prefill - 1) * model.prefill_slowest
 
 
-def _decode_alone(model: Model, instance: Instance, units: Units) -> Model:
+def _decode_alone(model: Model, instance: Instance, scaling: Scaling) -> Model:
     """What decode takes where nothing is shared."""
     steps = instance.new_tokens - 1
     return (
-        _decode_once(model, instance, units) / steps
+        _decode_once(model, instance, scaling) / steps
         + (instance.num_decode - 1) / steps * model.decode_slowest
         + (steps - 1) / steps * model.decode_round
     )
@@ -191,10 +194,10 @@ def _shared(host: Host, phase: Phase, alone: Model, stages: list[Model]) -> Mode
     return (1 - serial) * alone + serial * work
 
 
-def _decode_once(model: Model, instance: Instance, units: Units) -> Model:
-    hops = _all_steps(instance, units) * instance.hop_decode_s
+def _decode_once(model: Model, instance: Instance, scaling: Scaling) -> Model:
+    hops = _all_steps(instance, scaling) * instance.hop_decode_s
     return sum(
-        _decode_of(model, instance, units, j) + _leaving(model, j, hops)
+        _decode_of(model, instance, scaling, j) + _leaving(model, j, hops)
         for j in model.J
     )
 
@@ -206,5 +209,5 @@ def _leaving(model: Model, j: int, seconds: Floats) -> Model:
     )
 
 
-def _all_steps(instance: Instance, units: Units) -> float:
-    return (instance.new_tokens - 1) / units.time_s
+def _all_steps(instance: Instance, scaling: Scaling) -> float:
+    return (instance.new_tokens - 1) / scaling.time_s

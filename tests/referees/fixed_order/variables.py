@@ -32,7 +32,9 @@ def add_variables(model: Model, instance: Instance) -> None:
     model.before = pyo.Var(
         model.I, model.J, domain=pyo.Binary, bounds=lambda _, i, j: (int(j == last), 1)
     )
-    pooled = {j for pool in instance.pools for j in pool.members}
+    pooled = {
+        j for device_group in instance.device_groups for j in device_group.members
+    }
     model.used = pyo.Var(
         model.J,
         domain=pyo.Binary,

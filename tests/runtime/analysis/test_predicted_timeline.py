@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpq_jax.costmodel.pipeline_schedule import pipeline_s
-from llmpq_jax.runtime.analysis.predicted_timeline import foretold_batch
+from llmpq_jax.runtime.analysis.predicted_timeline import predicted_batch
 from llmpq_jax.runtime.analysis.run_record import BatchRecord, StageTimes
 from llmpq_jax.stage.compiled import Phase
 from llmpq_jax.stage.message import StageEvent
@@ -74,7 +74,7 @@ def test_it_takes_as_long_as_the_formula_says(
         predicted = replace(stage.predicted, prefill_s=p, decode_s=d)
         stages.append(replace(stage, predicted=predicted))
     strategy = replace(strategy, stages=tuple(stages))
-    found = foretold_batch(strategy, run_of(num_prefill, num_decode, new_tokens))
+    found = predicted_batch(strategy, run_of(num_prefill, num_decode, new_tokens))
     assert found is not None
     expected = pipeline_s(
         stages_prefill_s=prefill_s,
@@ -94,7 +94,7 @@ def test_it_takes_as_long_as_the_formula_says(
 def test_a_run_that_went_as_predicted_is_foretold_as_it_was():
     """But that in the sample decode starts before all prompts are through."""
     batch = samples.batch()
-    found = foretold_batch(samples.strategy(), batch)
+    found = predicted_batch(samples.strategy(), batch)
     assert found is not None
     assert found.prefill_s == pytest.approx(batch.prefill_s)
     assert len(found.events) == len(batch.events)
@@ -105,4 +105,4 @@ def test_a_run_that_went_as_predicted_is_foretold_as_it_was():
 def test_without_predictions_nothing_is_foretold():
     strategy = samples.strategy()
     stages = tuple(replace(stage, predicted=None) for stage in strategy.stages)
-    assert foretold_batch(replace(strategy, stages=stages), samples.batch()) is None
+    assert predicted_batch(replace(strategy, stages=stages), samples.batch()) is None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.runtime.analysis.uncontended import own_seconds
+from llmpq_jax.runtime.analysis.uncontended import uncontended_seconds
 from llmpq_jax.stage.message import StageEvent
 from tests.report import samples
 
@@ -64,7 +64,9 @@ FRACTIONS = st.floats(0.0, 1.0)
 @given(runs(), FRACTIONS, FRACTIONS)
 def test_each_gets_its_share_of_what_the_machine_does(events, prefill, decode):
     serial = {"prefill": prefill, "decode": decode}
-    found = own_seconds(samples.strategy(), events, lambda _, phase: serial[phase])
+    found = uncontended_seconds(
+        samples.strategy(), events, lambda _, phase: serial[phase]
+    )
     assert found == pytest.approx(referee(events, serial))
     for own_s, event in zip(found, events, strict=True):
         assert 0 <= own_s <= event.ended_s - event.started_s + 1e-9
@@ -72,7 +74,7 @@ def test_each_gets_its_share_of_what_the_machine_does(events, prefill, decode):
 
 @given(runs())
 def test_where_nothing_is_shared_all_seconds_are_a_stage_s_own(events):
-    found = own_seconds(samples.strategy(), events, lambda _, __: None)
+    found = uncontended_seconds(samples.strategy(), events, lambda _, __: None)
     assert found == pytest.approx([e.ended_s - e.started_s for e in events])
 
 
@@ -83,5 +85,5 @@ def test_machines_do_not_share_with_each_other(events):
         replace(stage, device=f"node{number}/cpu:0", mesh=None)
         for number, stage in enumerate(plan.stages)
     )
-    found = own_seconds(replace(plan, stages=apart), events, lambda _, __: 1.0)
+    found = uncontended_seconds(replace(plan, stages=apart), events, lambda _, __: 1.0)
     assert found == pytest.approx([e.ended_s - e.started_s for e in events])

@@ -110,5 +110,5 @@ def _gguf_place(
 
 def _interleaved(weight: np.ndarray, head_dim: int) -> np.ndarray:
     """Pairs the rows that rotate together, as llama.cpp wants them."""
-    halves = weight.reshape(-1, 2, head_dim // 2, weight.shape[1])
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)
+    branch = weight.reshape(-1, 2, head_dim // 2, weight.shape[1])
+    return np.ascontiguousarray(branch.swapaxes(1, 2)).reshape(weight.shape)

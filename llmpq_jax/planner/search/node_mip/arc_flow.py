@@ -16,16 +16,16 @@ import pyomo.environ as pyo
 
 from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.planner.instance.instance import Integers
-from llmpq_jax.planner.search.node_mip.candidate_stages import Arcs
-from llmpq_jax.planner.search.node_mip.scaling import Model, Units, units_of
+from llmpq_jax.planner.search.node_mip.candidate_stages import CandidateStages
+from llmpq_jax.planner.search.node_mip.scaling import Model, Scaling, scaling_of
 from llmpq_jax.planner.search.stage_costs import PathStage
 from llmpq_jax.schema.measurements import Phase
 
-Add = Callable[[Model, Arcs, Units], None]
+Add = Callable[[Model, CandidateStages, Scaling], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class OrderFree:
+class ArcFlow:
     """A model ready to be solved.
 
     Attributes:
@@ -37,95 +37,107 @@ class OrderFree:
     unit: float
 
 
-def formulate_arcs(arcs: Arcs) -> OrderFree:
+def formulate(candidates: CandidateStages) -> ArcFlow:
     """Writes an order-free problem as a model."""
-    units = units_of(arcs.instance)
+    scaling = scaling_of(candidates.instance)
     model = pyo.ConcreteModel()
-    add_variables(model, arcs, units)
+    add_variables(model, candidates, scaling)
     constraints = PATHS + PREFILL
-    constraints += DECODE if arcs.instance.new_tokens > 1 else ()
+    constraints += DECODE if candidates.instance.new_tokens > 1 else ()
     for add in (*constraints, omega_budget):
-        add(model, arcs, units)
-    add_objective(model, arcs, units)
-    return OrderFree(model=model, unit=units.time_s)
+        add(model, candidates, scaling)
+    add_objective(model, candidates, scaling)
+    return ArcFlow(model=model, unit=scaling.time_s)
 
 
-def chosen_stages(model: Model, arcs: Arcs) -> list[PathStage]:
+def chosen_stages(model: Model, candidates: CandidateStages) -> list[PathStage]:
     """Reads the plan off a solved model: its stages in order, and how they hand on."""
-    chosen = [s for s in range(len(arcs.stages)) if model.stage[s].value > 0.5]
-    chosen.sort(key=lambda s: arcs.first[s])
+    chosen = [s for s in range(len(candidates.stages)) if model.stage[s].value > 0.5]
+    chosen.sort(key=lambda s: candidates.first[s])
     found = []
     for s, after in zip(chosen, [*chosen[1:], chosen[-1]], strict=True):
-        place = (int(arcs.end[s]), int(arcs.type[s]), int(arcs.type[after]))
+        place = (
+            int(candidates.end[s]),
+            int(candidates.type[s]),
+            int(candidates.type[after]),
+        )
         taken = [
             o
-            for o in range(len(arcs.instance.wire_bits))
+            for o in range(len(candidates.instance.wire_bits))
             if (*place, o) in model.hop and model.hop[*place, o].value > 0.5
         ]
-        found.append(replace(arcs.stages[s], wire=taken[0] if taken else 0))
+        found.append(replace(candidates.stages[s], wire=taken[0] if taken else 0))
     return found
 
 
-def add_variables(model: Model, arcs: Arcs, units: Units) -> None:
+def add_variables(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """Adds the variables with their bounds; the box bounds the slowest of both phases."""
-    ending = set(zip(arcs.end.tolist(), arcs.type.tolist(), strict=True))
-    starting = set(zip(arcs.first.tolist(), arcs.type.tolist(), strict=True))
-    num_types = arcs.types.num_types
-    num_wires = len(arcs.instance.wire_bits)
+    ending = set(zip(candidates.end.tolist(), candidates.type.tolist(), strict=True))
+    starting = set(
+        zip(candidates.first.tolist(), candidates.type.tolist(), strict=True)
+    )
+    num_types = candidates.types.num_types
+    num_wires = len(candidates.instance.wire_bits)
     hops = [
         (i, t, k, o)
-        for i in range(1, arcs.instance.num_layers)
+        for i in range(1, candidates.instance.num_layers)
         for t in range(num_types)
         for k in range(num_types)
         for o in range(num_wires)
         if (i, t) in ending
         and (i, k) in starting
-        and arcs.types.may_follow(t, k)
-        and arcs.types.hop_prefill_s[o, t, k] <= arcs.box.most_prefill
-        and arcs.types.hop_decode_s[o, t, k] <= arcs.box.most_decode
+        and candidates.types.may_follow(t, k)
+        and candidates.types.hop_prefill_s[o, t, k]
+        <= candidates.node_bounds.max_prefill_s
+        and candidates.types.hop_decode_s[o, t, k]
+        <= candidates.node_bounds.max_decode_s
     ]
-    model.stage = pyo.Var(range(len(arcs.stages)), domain=pyo.Binary)
+    model.stage = pyo.Var(range(len(candidates.stages)), domain=pyo.Binary)
     # Between several ways to send, whole stages alone would not decide.
     domain = pyo.Binary if num_wires > 1 else pyo.Reals
     model.hop = pyo.Var(hops, domain=domain, bounds=(0, 1), dense=True)
-    steps = _all_steps(arcs, units)
-    box, time_s = arcs.box, units.time_s
+    steps = _all_steps(candidates, scaling)
+    node_bounds, time_s = candidates.node_bounds, scaling.time_s
     model.prefill_slowest = pyo.Var(
-        bounds=_bounds(box.least_prefill / time_s, box.most_prefill / time_s)
+        bounds=_bounds(
+            node_bounds.min_prefill_s / time_s, node_bounds.max_prefill_s / time_s
+        )
     )
     model.decode_slowest = pyo.Var(
-        bounds=_bounds(box.least_decode * steps, box.most_decode * steps)
+        bounds=_bounds(
+            node_bounds.min_decode_s * steps, node_bounds.max_decode_s * steps
+        )
     )
     model.prefill_time = pyo.Var(domain=pyo.NonNegativeReals)
     model.decode_round = pyo.Var(domain=pyo.NonNegativeReals)
     model.decode_time = pyo.Var(domain=pyo.NonNegativeReals)
 
 
-def first_stage(model: Model, arcs: Arcs, units: Units) -> None:
+def first_stage(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """(1) One stage begins the model."""
-    del units
-    begins = np.flatnonzero(arcs.first == 0)
+    del scaling
+    begins = np.flatnonzero(candidates.first == 0)
     model.first_stage = pyo.Constraint(expr=_chosen(model, begins) == 1)
 
 
-def flow_out(model: Model, arcs: Arcs, units: Units) -> None:
+def flow_out(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """(2) A stage that ends before the model does hands on, from its type."""
-    del units
-    ending = _by_place(arcs.end, arcs.type)
+    del scaling
+    ending = _by_place(candidates.end, candidates.type)
     leaving = defaultdict(list)
     for i, t, k, o in model.hop:
         leaving[i, t].append(model.hop[i, t, k, o])
     model.flow_out = _each(
         _chosen(model, stages) - sum(leaving[i, t]) == 0
         for (i, t), stages in ending.items()
-        if i < arcs.instance.num_layers
+        if i < candidates.instance.num_layers
     )
 
 
-def flow_in(model: Model, arcs: Arcs, units: Units) -> None:
+def flow_in(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """(3) A stage that does not begin the model takes over, to its type."""
-    del units
-    starting = _by_place(arcs.first, arcs.type)
+    del scaling
+    starting = _by_place(candidates.first, candidates.type)
     arriving = defaultdict(list)
     for i, t, k, o in model.hop:
         arriving[i, k].append(model.hop[i, t, k, o])
@@ -136,122 +148,142 @@ def flow_in(model: Model, arcs: Arcs, units: Units) -> None:
     )
 
 
-def group_devices(model: Model, arcs: Arcs, units: Units) -> None:
+def group_devices(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """(4) Stages take no more devices than a pool has; all, where all must be used."""
-    del units
-    types = arcs.types
-    widths = types.widths[arcs.type].astype(float)
-    held = [np.flatnonzero(types.pool[arcs.type] == q) for q in range(types.num_pools)]
+    del scaling
+    types = candidates.types
+    widths = types.widths[candidates.type].astype(float)
+    held = [
+        np.flatnonzero(types.device_group[candidates.type] == q)
+        for q in range(types.num_groups)
+    ]
     model.group_devices = _each(
         (
-            size if types.must_use[pool] else None,
-            _weighted(model, widths, held[pool]),
+            size if types.must_use[device_group] else None,
+            _weighted(model, widths, held[device_group]),
             size,
         )
-        for pool, size in enumerate(types.sizes.tolist())
-        if len(held[pool])
+        for device_group, size in enumerate(types.sizes.tolist())
+        if len(held[device_group])
     )
 
 
-def prefill_stages(model: Model, arcs: Arcs, units: Units) -> None:
+def prefill_stages(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """(5) The slowest of prefill is no faster than the stage that holds layer i."""
     model.prefill_stages = _each(
         expression - model.prefill_slowest <= 0
-        for expression in _holding(model, arcs, arcs.prefill_s / units.time_s)
+        for expression in _holding(
+            model, candidates, candidates.prefill_s / scaling.time_s
+        )
     )
 
 
-def prefill_hops(model: Model, arcs: Arcs, units: Units) -> None:
+def prefill_hops(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """(6) Nor than the hop at boundary i."""
     model.prefill_hops = _each(
         expression - model.prefill_slowest <= 0
-        for expression in _hopping(model, arcs.types.hop_prefill_s / units.time_s)
+        for expression in _hopping(
+            model, candidates.types.hop_prefill_s / scaling.time_s
+        )
     )
 
 
-def prefill_schedule(model: Model, arcs: Arcs, units: Units) -> None:
+def prefill_schedule(
+    model: Model, candidates: CandidateStages, scaling: Scaling
+) -> None:
     """(7) Prefill takes ΣP + (m_p − 1)·max P."""
     model.prefill_schedule = pyo.Constraint(
-        expr=_prefill_alone(model, arcs, units) - model.prefill_time <= 0
+        expr=_prefill_alone(model, candidates, scaling) - model.prefill_time <= 0
     )
 
 
-def prefill_hosts(model: Model, arcs: Arcs, units: Units) -> None:
+def prefill_hosts(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """(8) A share of a shared machine's prefill goes one after the other."""
-    factor = arcs.instance.num_prefill / units.time_s
+    factor = candidates.instance.num_prefill / scaling.time_s
     model.prefill_hosts = _each(
-        (1 - serial) * _prefill_alone(model, arcs, units) + work - model.prefill_time
+        (1 - serial) * _prefill_alone(model, candidates, scaling)
+        + work
+        - model.prefill_time
         <= 0
-        for serial, work in _host_work(model, arcs, factor * arcs.prefill_s, "prefill")
+        for serial, work in _host_work(
+            model, candidates, factor * candidates.prefill_s, "prefill"
+        )
     )
 
 
-def decode_stages(model: Model, arcs: Arcs, units: Units) -> None:
+def decode_stages(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """(9) The slowest of decode is no faster than the stage that holds layer i."""
-    seconds = arcs.decode_s * _all_steps(arcs, units)
+    seconds = candidates.decode_s * _all_steps(candidates, scaling)
     model.decode_stages = _each(
         expression - model.decode_slowest <= 0
-        for expression in _holding(model, arcs, seconds)
+        for expression in _holding(model, candidates, seconds)
     )
 
 
-def decode_hops(model: Model, arcs: Arcs, units: Units) -> None:
+def decode_hops(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """(10) Nor than the hop at boundary i."""
-    seconds = arcs.types.hop_decode_s * _all_steps(arcs, units)
+    seconds = candidates.types.hop_decode_s * _all_steps(candidates, scaling)
     model.decode_hops = _each(
         expression - model.decode_slowest <= 0
         for expression in _hopping(model, seconds)
     )
 
 
-def busy_round(model: Model, arcs: Arcs, units: Units) -> None:
+def busy_round(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """(11) A round is no shorter than the slowest resource's work: m_d·max D."""
-    del units
-    busy = arcs.instance.num_decode * model.decode_slowest
+    del scaling
+    busy = candidates.instance.num_decode * model.decode_slowest
     model.busy_round = pyo.Constraint(expr=busy - model.decode_round <= 0)
 
 
-def empty_round(model: Model, arcs: Arcs, units: Units) -> None:
+def empty_round(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """(12) Nor than one micro-batch's way through: ΣD."""
-    once = _decode_once(model, arcs, units)
+    once = _decode_once(model, candidates, scaling)
     model.empty_round = pyo.Constraint(expr=once - model.decode_round <= 0)
 
 
-def decode_schedule(model: Model, arcs: Arcs, units: Units) -> None:
+def decode_schedule(
+    model: Model, candidates: CandidateStages, scaling: Scaling
+) -> None:
     """(13) Decode takes ΣD + (m_d − 1)·max D + (n − 2)·round, each D of one step."""
     model.decode_schedule = pyo.Constraint(
-        expr=_decode_alone(model, arcs, units) - model.decode_time <= 0
+        expr=_decode_alone(model, candidates, scaling) - model.decode_time <= 0
     )
 
 
-def decode_hosts(model: Model, arcs: Arcs, units: Units) -> None:
+def decode_hosts(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """(14) A share of a shared machine's decode goes one after the other."""
-    factor = arcs.instance.num_decode * _all_steps(arcs, units)
+    factor = candidates.instance.num_decode * _all_steps(candidates, scaling)
     model.decode_hosts = _each(
-        (1 - serial) * _decode_alone(model, arcs, units) + work - model.decode_time <= 0
-        for serial, work in _host_work(model, arcs, factor * arcs.decode_s, "decode")
+        (1 - serial) * _decode_alone(model, candidates, scaling)
+        + work
+        - model.decode_time
+        <= 0
+        for serial, work in _host_work(
+            model, candidates, factor * candidates.decode_s, "decode"
+        )
     )
 
 
-def omega_budget(model: Model, arcs: Arcs, units: Units) -> None:
+def omega_budget(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """(15) Σω, the head's and the cache's included, stays within the budget."""
-    i = arcs.instance
+    i = candidates.instance
     # Where no stage loses anything there is nothing to hold, and Pyomo wants a variable.
-    if i.omega_budget is None or not (arcs.omega.any() or i.wire_omega.any()):
+    if i.omega_budget is None or not (candidates.omega.any() or i.wire_omega.any()):
         return
     model.omega_budget = pyo.Constraint(
-        expr=_omega(model, arcs, 1.0 / units.omega)
-        <= (i.omega_budget - i.fixed_omega) / units.omega
+        expr=_omega(model, candidates, 1.0 / scaling.omega)
+        <= (i.omega_budget - i.fixed_omega) / scaling.omega
     )
 
 
-def add_objective(model: Model, arcs: Arcs, units: Units) -> None:
+def add_objective(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """Minimises latency plus θ·Σω."""
-    i = arcs.instance
-    price = i.theta / units.time_s
-    omega = _omega(model, arcs, price)
+    i = candidates.instance
+    theta = i.theta / scaling.time_s
+    omega = _omega(model, candidates, theta)
     model.objective = pyo.Objective(
-        expr=model.prefill_time + model.decode_time + omega + price * i.fixed_omega
+        expr=model.prefill_time + model.decode_time + omega + theta * i.fixed_omega
     )
 
 
@@ -284,8 +316,8 @@ def _bounds(least: float, most: float) -> tuple[float, float | None]:
     return least, most if np.isfinite(most) else None
 
 
-def _all_steps(arcs: Arcs, units: Units) -> float:
-    return (arcs.instance.new_tokens - 1) / units.time_s
+def _all_steps(candidates: CandidateStages, scaling: Scaling) -> float:
+    return (candidates.instance.new_tokens - 1) / scaling.time_s
 
 
 def _by_place(boundary: Integers, types: Integers) -> dict[tuple[int, int], list[int]]:
@@ -304,9 +336,11 @@ def _weighted(model: Model, weights: Floats, stages: Iterable[int]) -> Model:
     return pyo.quicksum((w * stage for w, stage in terms)) if terms else 0.0
 
 
-def _holding(model: Model, arcs: Arcs, seconds: Floats) -> Iterable[Model]:
-    for i in range(arcs.instance.num_layers):
-        stages = np.flatnonzero((arcs.first <= i) & (i < arcs.end))
+def _holding(
+    model: Model, candidates: CandidateStages, seconds: Floats
+) -> Iterable[Model]:
+    for i in range(candidates.instance.num_layers):
+        stages = np.flatnonzero((candidates.first <= i) & (i < candidates.end))
         if len(stages):
             yield _weighted(model, seconds, stages)
 
@@ -328,48 +362,60 @@ def _once(model: Model, stage_s: Floats, hop_s: Floats) -> Model:
     return _weighted(model, stage_s, range(len(stage_s))) + sum(hops)
 
 
-def _omega(model: Model, arcs: Arcs, scale: float) -> Model:
+def _omega(model: Model, candidates: CandidateStages, scale: float) -> Model:
     """Σω of stages and hops."""
-    loss = scale * arcs.instance.wire_omega
+    loss = scale * candidates.instance.wire_omega
     hops = [
         float(loss[o]) * model.hop[i, t, k, o]
         for i, t, k, o in model.hop
         if loss[o] > 0
     ]
-    return _weighted(model, scale * arcs.omega, range(len(arcs.stages))) + sum(hops)
+    return _weighted(
+        model, scale * candidates.omega, range(len(candidates.stages))
+    ) + sum(hops)
 
 
-def _decode_once(model: Model, arcs: Arcs, units: Units) -> Model:
-    steps = _all_steps(arcs, units)
-    return _once(model, steps * arcs.decode_s, steps * arcs.types.hop_decode_s)
+def _decode_once(model: Model, candidates: CandidateStages, scaling: Scaling) -> Model:
+    steps = _all_steps(candidates, scaling)
+    return _once(
+        model, steps * candidates.decode_s, steps * candidates.types.hop_decode_s
+    )
 
 
-def _prefill_alone(model: Model, arcs: Arcs, units: Units) -> Model:
+def _prefill_alone(
+    model: Model, candidates: CandidateStages, scaling: Scaling
+) -> Model:
     """What prefill takes where nothing is shared."""
     once = _once(
-        model, arcs.prefill_s / units.time_s, arcs.types.hop_prefill_s / units.time_s
+        model,
+        candidates.prefill_s / scaling.time_s,
+        candidates.types.hop_prefill_s / scaling.time_s,
     )
-    return once + (arcs.instance.num_prefill - 1) * model.prefill_slowest
+    return once + (candidates.instance.num_prefill - 1) * model.prefill_slowest
 
 
-def _decode_alone(model: Model, arcs: Arcs, units: Units) -> Model:
+def _decode_alone(model: Model, candidates: CandidateStages, scaling: Scaling) -> Model:
     """What decode takes where nothing is shared."""
-    steps = arcs.instance.new_tokens - 1
+    steps = candidates.instance.new_tokens - 1
     return (
-        (1.0 / steps) * _decode_once(model, arcs, units)
-        + (arcs.instance.num_decode - 1) / steps * model.decode_slowest
+        (1.0 / steps) * _decode_once(model, candidates, scaling)
+        + (candidates.instance.num_decode - 1) / steps * model.decode_slowest
         + (steps - 1) / steps * model.decode_round
     )
 
 
 def _host_work(
-    model: Model, arcs: Arcs, seconds: Floats, phase: Phase
+    model: Model, candidates: CandidateStages, seconds: Floats, phase: Phase
 ) -> Iterable[tuple[float, Model]]:
     """Yields of each shared machine its serial fraction, and that of its work."""
-    for host, types in zip(arcs.instance.hosts, arcs.types.hosts, strict=True):
+    for host, types in zip(
+        candidates.instance.hosts, candidates.types.hosts, strict=True
+    ):
         serial = host.serial_fraction(phase)
         # A mesh works on all of its devices, and its type stands there as often.
-        often = np.bincount(types, minlength=arcs.types.num_types)[arcs.type]
+        often = np.bincount(types, minlength=candidates.types.num_types)[
+            candidates.type
+        ]
         stages = np.flatnonzero(often)
         if len(stages):
             yield serial, _weighted(model, serial * often * seconds, stages)

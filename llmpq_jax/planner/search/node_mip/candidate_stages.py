@@ -17,23 +17,23 @@ import numpy.typing as npt
 from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.planner.instance.device_symmetry import DeviceTypes
 from llmpq_jax.planner.instance.instance import Instance, Integers
-from llmpq_jax.planner.search.lagrangian import Prices
-from llmpq_jax.planner.search.shortest_path import Box, PathFinder
+from llmpq_jax.planner.search.lagrangian import LagrangianWeights
+from llmpq_jax.planner.search.shortest_path import NodeBounds, ShortestPath
 from llmpq_jax.planner.search.stage_costs import PathStage
-from llmpq_jax.planner.search.stage_table import ROLES, Role, TypeTables
+from llmpq_jax.planner.search.stage_table import ROLES, Role, StageTable
 
 # Stages are compared with each other where there are at most so many times too many.
 _LOOKED_AT = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Arcs:
+class CandidateStages:
     """The numbers of an order-free model. Axis S: stages that may be chosen.
 
     Attributes:
         instance: Whose devices and schedule.
         types: Of its devices.
-        box: Within which the model's plans lie.
+        node_bounds: Within which the model's plans lie.
         stages: [S] as the path finder knows them.
         type: [S] of device.
         first: [S] first layer.
@@ -45,7 +45,7 @@ class Arcs:
 
     instance: Instance
     types: DeviceTypes
-    box: Box
+    node_bounds: NodeBounds
     stages: tuple[PathStage, ...]
     type: Integers
     first: Integers
@@ -58,35 +58,35 @@ class Arcs:
     def may_be_whole(self) -> bool:
         """Whether something begins the model, and each pool that must be used is there."""
         has_must = all(
-            (self.types.pool[self.type] == pool).any()
-            for pool in np.flatnonzero(self.types.must_use)
+            (self.types.device_group[self.type] == device_group).any()
+            for device_group in np.flatnonzero(self.types.must_use)
         )
         return has_must and bool((self.first == 0).any())
 
 
-def arcs_below(
-    tables: TypeTables,
-    finder: PathFinder,
-    prices: Sequence[Prices],
+def candidates_below(
+    tables: StageTable,
+    finder: ShortestPath,
+    weights: Sequence[LagrangianWeights],
     most: float,
     *,
-    most_stages: int | None = None,
-) -> Arcs | None:
+    max_stages: int | None = None,
+) -> CandidateStages | None:
     """Keeps the stages that no given prices prove to cost more than `most`.
 
-    Returns nothing where more than `most_stages` are left.
+    Returns nothing where more than `max_stages` are left.
     """
     kept = None
-    for price in prices:
+    for price in weights:
         keys = _keys(tables, finder.columns_below(price, most))
         kept = keys if kept is None else np.intersect1d(kept, keys, assume_unique=True)
     assert kept is not None, "at least one set of prices"
-    if most_stages is not None and len(kept) > _LOOKED_AT * most_stages:
+    if max_stages is not None and len(kept) > _LOOKED_AT * max_stages:
         return None
     counts = tables.counts
     shape = (len(ROLES), tables.types.num_types, counts.num_layers, len(counts.counts))
     kept = kept[_is_undominated(tables, *np.unravel_index(kept, shape))]
-    if most_stages is not None and len(kept) > most_stages:
+    if max_stages is not None and len(kept) > max_stages:
         return None
     role, types, first, index = np.unravel_index(kept, shape)
     ends_prefill = np.stack([tables.end_prefill_s[role] for role in ROLES])
@@ -97,10 +97,10 @@ def arcs_below(
             *(x.tolist() for x in (role, types, first, index)), strict=True
         )
     )
-    return Arcs(
+    return CandidateStages(
         instance=tables.instance,
         types=tables.types,
-        box=finder.box,
+        node_bounds=finder.node_bounds,
         stages=stages,
         type=types,
         first=first,
@@ -112,7 +112,7 @@ def arcs_below(
 
 
 def _is_undominated(
-    tables: TypeTables,
+    tables: StageTable,
     role: Integers,
     types: Integers,
     first: Integers,
@@ -153,7 +153,7 @@ def _is_undominated(
     return keep
 
 
-def _keys(tables: TypeTables, found: dict[Role, list[Floats]]) -> Integers:
+def _keys(tables: StageTable, found: dict[Role, list[Floats]]) -> Integers:
     """Numbers that name stages, each another one."""
     counts = tables.counts
     num_types = tables.types.num_types

@@ -13,7 +13,7 @@ Model: TypeAlias = Any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Units:
+class Scaling:
     """What one unit of the model's numbers is, so that all of them are near 1.
 
     HiGHS compares coefficients and residuals with absolute tolerances, so bytes and
@@ -30,10 +30,10 @@ class Units:
     omega: float
 
 
-def units_of(instance: Instance) -> Units:
+def scaling_of(instance: Instance) -> Scaling:
     """Chooses the units of an instance."""
     bound_s = latency_bound_s(instance)
-    return Units(
+    return Scaling(
         size_bytes=float(instance.allowed_bytes.max()),
         time_s=bound_s if 0 < bound_s < float("inf") else 1.0,
         omega=instance.fixed_omega

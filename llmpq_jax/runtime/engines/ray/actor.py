@@ -18,9 +18,13 @@ from llmpq_jax.checkpoint.source import open_source
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.errors import StrategyError
 from llmpq_jax.runtime.claimed_devices import claim_devices
-from llmpq_jax.runtime.engines.transport.config import Carrier
-from llmpq_jax.runtime.engines.transport.endpoint import Terminal, open_terminal
-from llmpq_jax.runtime.engines.transport.serialized import Parcel, pack, unpack
+from llmpq_jax.runtime.engines.transport.config import TransportConfig
+from llmpq_jax.runtime.engines.transport.endpoint import Endpoint, open_endpoint
+from llmpq_jax.runtime.engines.transport.serialized import (
+    SerializedMessage,
+    pack,
+    unpack,
+)
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.build import build_worker
 from llmpq_jax.stage.loop import StageLoop, Transport
@@ -30,7 +34,7 @@ from llmpq_jax.stage.worker import BatchNeeds, StageFacts, StageWorker
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pulse:
+class Heartbeat:
     """A sign of life.
 
     Attributes:
@@ -61,11 +65,11 @@ class StageActor:
         self._epoch = 0
         self._worker: StageWorker | None = None
         self._loop: StageLoop | None = None
-        self._outbox: queue.SimpleQueue[Parcel | BaseException | None] = (
+        self._outbox: queue.SimpleQueue[SerializedMessage | BaseException | None] = (
             queue.SimpleQueue()
         )
         self._steps: dict[int, list[np.ndarray]] = {}
-        self._terminal: Terminal | None = None
+        self._terminal: Endpoint | None = None
         self._first: Transport | None = None
         self._next: Transport | None = None
 
@@ -75,7 +79,7 @@ class StageActor:
         number: int,
         version: str,
         set_up: Callable[[], WeightsCache | None],
-        carrier: Carrier,
+        carrier: TransportConfig,
     ) -> StageFacts:
         """Loads a stage from this machine's own disk onto its devices.
 
@@ -104,12 +108,12 @@ class StageActor:
             strategy.precision,
             number=number,
             devices=devices,
-            arriving_bits=strategy.arriving_bits(number),
+            received_bits=strategy.received_bits(number),
             rounded=source.rounded,
             weights_cache=weights_cache,
             on_layer=self._count_layer,
         )
-        self._terminal = open_terminal(
+        self._terminal = open_endpoint(
             carrier,
             self._worker.placement,
             handle=ray.get_runtime_context().current_actor,
@@ -171,9 +175,9 @@ class StageActor:
         return self._loaded.peak
 
     @ray.method(concurrency_group="health", enable_task_events=False)
-    def pulse(self) -> Pulse:
+    def pulse(self) -> Heartbeat:
         """Says that the process lives."""
-        return Pulse(
+        return Heartbeat(
             process=self._process,
             pid=os.getpid(),
             clock_s=time.perf_counter(),
@@ -182,7 +186,7 @@ class StageActor:
 
     # Nobody asks for its answer or looks up when it was called: both cost time.
     @ray.method(concurrency_group="inbox", num_returns=0, enable_task_events=False)
-    def receive(self, parcel: Parcel) -> None:
+    def receive(self, parcel: SerializedMessage) -> None:
         """Takes a message from the driver, or from a stage that calls."""
         try:
             message = unpack(parcel)
@@ -192,7 +196,7 @@ class StageActor:
             self._take_in(message)
 
     @ray.method(concurrency_group="results", enable_task_events=False)
-    def collect(self) -> list[Parcel]:
+    def collect(self) -> list[SerializedMessage]:
         """Waits for results and returns all there are; none once an epoch has ended.
 
         Raises:
@@ -205,7 +209,7 @@ class StageActor:
         for item in taken:
             if isinstance(item, BaseException):
                 raise item
-        return [item for item in taken if isinstance(item, Parcel)]
+        return [item for item in taken if isinstance(item, SerializedMessage)]
 
     def send(self, message: Message) -> None:
         """Hands on what the worker made; called in the loop's thread."""

@@ -18,8 +18,8 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from llmpq_jax.errors import StrategyError, WorkerLostError
-from llmpq_jax.runtime.engines.engine import DeviceGoneError
+from llmpq_jax.errors import StrategyError, WorkerFailedError
+from llmpq_jax.runtime.engines.engine import DeviceFailedError
 
 _PATIENCE_S = 20.0
 # A call to a process that has ended fails when Ray has heard how it ended, or after so
@@ -85,9 +85,9 @@ def take_places(
         wanted_by: What names the nodes.
 
     Raises:
-        DeviceGoneError: A machine is not part of the cluster.
+        DeviceFailedError: A machine is not part of the cluster.
         StrategyError: A machine serves another command.
-        WorkerLostError: There is no cluster.
+        WorkerFailedError: There is no cluster.
     """
     owns_ray = not ray.is_initialized()
     if owns_ray:
@@ -122,7 +122,7 @@ def _connect(address: str, nodes: tuple[str, ...]) -> None:
         where = "on this machine" if address == "auto" else f"at {address!r}"
         first = str(reason).strip().split("\n")[0]
         msg = f"no Ray cluster answers {where} ({first}): expected one that `ray start --head` began, as HOST:PORT; start it, or correct the address"
-        raise WorkerLostError(msg) from reason
+        raise WorkerFailedError(msg) from reason
 
 
 def _check_answers(address: str) -> None:
@@ -147,7 +147,7 @@ def _place(
         advice = (
             f"start Ray there with --resources='{{\"{node_resource(absent[0])}\": 1}}'"
         )
-        raise DeviceGoneError(what, devices=(), nodes=sorted(offers), advice=advice)
+        raise DeviceFailedError(what, devices=(), nodes=sorted(offers), advice=advice)
     doubles = sorted(node for node in set(nodes) if offers[node] != 1)
     if doubles:
         msg = f"the Ray cluster offers {node_resource(doubles[0])!r} {offers[doubles[0]]:g} times: expected 1, from one machine; start Ray with another --resources"

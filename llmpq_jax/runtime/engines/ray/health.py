@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from llmpq_jax.runtime.engines.ray.actor import Pulse
+from llmpq_jax.runtime.engines.ray.actor import Heartbeat
 
 _PERIOD_S = 0.25
 
@@ -32,7 +32,7 @@ class Loss:
 _ENDED = Loss(how="has ended")
 
 
-class Watch:
+class HealthMonitor:
     """Asks every actor for a sign of life, in a thread of its own.
 
     Ray tells of a process that ends, within a second; of a machine that no longer
@@ -58,7 +58,7 @@ class Watch:
         self._on_layer = on_layer
         self._lock = threading.Lock()
         self._lost: dict[int, Loss] = {}
-        self._pulses: dict[int, Pulse] = {}
+        self._pulses: dict[int, Heartbeat] = {}
         self._num_layers = [0] * len(actors)
         self._asked: dict[int, tuple[Any, float]] = {}
         self._ended = threading.Event()
@@ -76,13 +76,13 @@ class Watch:
         with self._lock:
             return self._lost.setdefault(number, _ENDED)
 
-    def is_known(self, number: int, pulse: Pulse) -> bool:
+    def is_known(self, number: int, pulse: Heartbeat) -> bool:
         """Whether an answer is from the process that was watched before."""
         with self._lock:
             last = self._pulses.get(number)
         return last is not None and last.process == pulse.process
 
-    def note_back(self, number: int, pulse: Pulse) -> None:
+    def note_back(self, number: int, pulse: Heartbeat) -> None:
         """Watches a lost stage again, in the process that answered."""
         with self._lock:
             self._pulses[number] = pulse

@@ -15,32 +15,32 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from llmpq_jax import __version__
-from llmpq_jax.errors import LlmpqError, WorkerLostError
+from llmpq_jax.errors import LlmpqError, WorkerFailedError
 from llmpq_jax.runtime.claimed_devices import claim_devices
 from llmpq_jax.runtime.engines.ray.actor import check_version
 from llmpq_jax.runtime.engines.ray.cluster_nodes import take_places
 from llmpq_jax.runtime.engines.ray.ray_engine import DEFAULT_SILENCE_S
-from llmpq_jax.runtime.engines.transport.config import Carrier, TransportName
-from llmpq_jax.runtime.engines.transport.endpoint import Terminal, open_terminal
-from llmpq_jax.runtime.engines.transport.serialized import Parcel, unpack
+from llmpq_jax.runtime.engines.transport.config import TransportConfig, TransportName
+from llmpq_jax.runtime.engines.transport.endpoint import Endpoint, open_endpoint
+from llmpq_jax.runtime.engines.transport.serialized import SerializedMessage, unpack
 from llmpq_jax.stage.loop import Transport
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.sampling import greedy_rows
 from llmpq_jax.stage.sharding import Placement
 
 _WARM_UPS = 2
-_LEAST_SAMPLES = 3
-_MOST_SAMPLES = 40
+_MIN_SAMPLES = 3
+_MAX_SAMPLES = 40
 # No further sample of a size after so many seconds, where there are enough.
-_MOST_S = 2.0
+_MAX_S = 2.0
 # A link that is slower than that is taken for one that is broken.
-_LEAST_BYTES_PER_S = 1e5
+_MIN_BYTES_PER_S = 1e5
 _SMALLEST = 1
 _THERE, _BACK = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Way:
+class LinkProbe:
     """Hidden states from one device to another, at one size.
 
     Attributes:
@@ -71,7 +71,7 @@ class ProbeActor:
         device: str,
         version: str,
         set_up: Callable[[], object],
-        carrier: Carrier,
+        carrier: TransportConfig,
         hidden_size: int,
         dtype: str,
     ) -> Any:
@@ -94,7 +94,7 @@ class ProbeActor:
         self._carrier = carrier
         self._hidden_size = hidden_size
         self._dtype = jax.numpy.dtype(dtype)
-        self._terminal: Terminal = open_terminal(
+        self._terminal: Endpoint = open_endpoint(
             carrier,
             self._placement,
             handle=ray.get_runtime_context().current_actor,
@@ -134,8 +134,8 @@ class ProbeActor:
             self._round_s(num_tokens, 0.0)
         samples: list[float] = []
         began_s = time.perf_counter()
-        while len(samples) < _LEAST_SAMPLES or (
-            len(samples) < _MOST_SAMPLES and time.perf_counter() - began_s < _MOST_S
+        while len(samples) < _MIN_SAMPLES or (
+            len(samples) < _MAX_SAMPLES and time.perf_counter() - began_s < _MAX_S
         ):
             half_s = self._round_s(_SMALLEST, pause_s) / 2
             if num_tokens > _SMALLEST:
@@ -146,7 +146,7 @@ class ProbeActor:
 
     # As `StageActor.receive`.
     @ray.method(concurrency_group="inbox", num_returns=0, enable_task_events=False)
-    def receive(self, parcel: Parcel) -> None:
+    def receive(self, parcel: SerializedMessage) -> None:
         """Takes a message of a process that calls."""
         try:
             self._take_in(unpack(parcel))
@@ -157,7 +157,7 @@ class ProbeActor:
         message = self._message(num_tokens, _THERE)
         time.sleep(pause_s)
         patience_s = (
-            self._carrier.patience_s + message.payload.nbytes / _LEAST_BYTES_PER_S
+            self._carrier.patience_s + message.payload.nbytes / _MIN_BYTES_PER_S
         )
         started_s = time.perf_counter()
         self._send(message)
@@ -180,7 +180,7 @@ class ProbeActor:
             groups=(0,),
             first_row=0,
             payload=self._placement.put(hidden).block_until_ready(),
-            place_B=np.ones(1, np.int32),
+            slot_B=np.ones(1, np.int32),
             sampling=greedy_rows(1),
             epoch=self._epoch,
         )
@@ -204,7 +204,7 @@ class ProbeActor:
 
 
 def time_ways(
-    ways: Sequence[Way],
+    ways: Sequence[LinkProbe],
     *,
     hidden_size: int,
     dtype: str,
@@ -213,7 +213,7 @@ def time_ways(
     silence_s: float = DEFAULT_SILENCE_S,
     transport: TransportName = "sockets",
     set_up: Callable[[], object] = lambda: None,
-) -> Generator[tuple[Way, list[float]], None, None]:
+) -> Generator[tuple[LinkProbe, list[float]], None, None]:
     """Yields of each way samples of its seconds, as they are taken.
 
     A process is started for each device, on its machine, and ended with the last way.
@@ -225,20 +225,20 @@ def time_ways(
         pause_s: Before each sample.
         address: Of the cluster; see `take_places`.
         silence_s: What has not come back after so long is lost.
-        transport: What brings messages; see `Carrier`.
+        transport: What brings messages; see `TransportConfig`.
         set_up: Called in each process before JAX starts.
 
     Raises:
-        DeviceGoneError: A machine is not part of the cluster.
+        DeviceFailedError: A machine is not part of the cluster.
         StrategyError: A machine serves a strategy, or lacks the device.
-        WorkerLostError: There is no cluster, a process was lost, or nothing came back.
+        WorkerFailedError: There is no cluster, a process was lost, or nothing came back.
     """
     devices = tuple(
         dict.fromkeys(end for way in ways for end in (way.source, way.target))
     )
     nodes = tuple(device.split("/")[0] for device in devices)
     places = take_places(nodes, ProbeActor, address=address, wanted_by="cluster file")
-    carrier = Carrier(name=transport, patience_s=silence_s)
+    carrier = TransportConfig(name=transport, patience_s=silence_s)
     actors = dict(zip(devices, places.actors, strict=True))
     try:
         loading = {
@@ -270,12 +270,12 @@ def _answer(where: str, call: Any) -> Any:
         return ray.get(call)
     except RayActorError as reason:
         msg = f"{where}: the process there ended: start Ray there again, and this command goes on"
-        raise WorkerLostError(msg) from reason
+        raise WorkerFailedError(msg) from reason
     except RayTaskError as error:
         if isinstance(error.cause, LlmpqError):
             msg = f"{where}: {error.cause}"
             raise type(error.cause)(msg) from error
         if isinstance(error.cause, ConnectionError):
             msg = f"{where}: {error.cause}: expected the machines to reach each other; see docs/many-machines.md for the ports"
-            raise WorkerLostError(msg) from error
+            raise WorkerFailedError(msg) from error
         raise

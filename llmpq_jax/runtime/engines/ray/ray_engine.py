@@ -14,11 +14,11 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
-from llmpq_jax.runtime.engines.engine import StageLostError
+from llmpq_jax.runtime.engines.engine import StageFailedError
 from llmpq_jax.runtime.engines.ray.actor import StageActor
 from llmpq_jax.runtime.engines.ray.cluster_nodes import take_places
 from llmpq_jax.runtime.engines.ray.workers import Workers
-from llmpq_jax.runtime.engines.transport.config import Carrier, TransportName
+from llmpq_jax.runtime.engines.transport.config import TransportConfig, TransportName
 from llmpq_jax.runtime.engines.transport.serialized import pack, unpack
 from llmpq_jax.schema.strategy import ModelReference, Strategy
 from llmpq_jax.stage.memory_peak import StagePeak
@@ -28,7 +28,7 @@ from llmpq_jax.stage.worker import BatchNeeds, StageFacts
 DEFAULT_SILENCE_S = 30.0
 # For Ray to end a process that is stopped (five seconds), or to find a machine gone (half
 # a minute), and to start another process.
-DEFAULT_GONE_S = 60.0
+DEFAULT_RESTART_LIMIT_S = 60.0
 _NUM_CLOCK_READINGS = 5
 _PATIENCE_S = 5.0
 
@@ -39,7 +39,7 @@ def start_ray(
     on_layer: Callable[[], None],
     address: str = "auto",
     silence_s: float = DEFAULT_SILENCE_S,
-    gone_s: float = DEFAULT_GONE_S,
+    restart_limit_s: float = DEFAULT_RESTART_LIMIT_S,
     restarts: bool = True,
     transport: TransportName = "sockets",
     set_up: Callable[[], WeightsCache | None] = lambda: None,
@@ -51,27 +51,27 @@ def start_ray(
         on_layer: Called as each layer is there.
         address: Of the cluster; see `take_places`.
         silence_s: A worker that has not answered for so long is lost.
-        gone_s: One that is lost and not back after so long is gone with its machine.
+        restart_limit_s: One that is lost and not back after so long is gone with its machine.
         restarts: Whether one that is lost is to be had back.
-        transport: What brings messages from stage to stage; see `Carrier`.
+        transport: What brings messages from stage to stage; see `TransportConfig`.
         set_up: Called in each process before JAX starts; says where that machine keeps
             rounded weights, if anywhere.
 
     Raises:
         StrategyError: The strategy is for another model, or for devices that are not
             there; or a machine serves another one.
-        DeviceGoneError: A machine is not part of the cluster, or was lost.
+        DeviceFailedError: A machine is not part of the cluster, or was lost.
         CheckpointError: The weights are missing or damaged on one of the machines.
-        WorkerLostError: There is no cluster, or a worker was lost for good.
+        WorkerFailedError: There is no cluster, or a worker was lost for good.
     """
     strategy = replace(strategy, model=_at_absolute_paths(strategy.model))
     nodes = tuple(stage.devices[0].split("/")[0] for stage in strategy.stages)
     workers = Workers(
         strategy,
         take_places(nodes, StageActor, address=address),
-        carrier=Carrier(name=transport, patience_s=silence_s),
+        carrier=TransportConfig(name=transport, patience_s=silence_s),
         silence_s=silence_s,
-        gone_s=gone_s,
+        restart_limit_s=restart_limit_s,
         restarts=restarts,
         on_layer=on_layer,
         set_up=set_up,
@@ -124,7 +124,7 @@ class RayEngine:
 
     def free(self) -> None:
         """Gives the caches' memory back; a worker that is lost has done so."""
-        with suppress(StageLostError):
+        with suppress(StageFailedError):
             deque(self._workers.ask_all("free"), maxlen=0)
 
     def submit(self, message: Message) -> None:
@@ -139,7 +139,7 @@ class RayEngine:
         """Waits for the next micro-batch to leave the last stage.
 
         Raises:
-            StageLostError: A worker is lost; nothing that was submitted comes any more.
+            StageFailedError: A worker is lost; nothing that was submitted comes any more.
             BaseException: What a stage raised, as it was raised there.
         """
         if self._epoch != self._workers.epoch:
@@ -165,8 +165,8 @@ class RayEngine:
         """Has lost workers started and loaded anew.
 
         Raises:
-            DeviceGoneError: A machine is gone, or a worker is lost again and again.
-            WorkerLostError: A worker is lost, and not to be had back.
+            DeviceFailedError: A machine is gone, or a worker is lost again and again.
+            WorkerFailedError: A worker is lost, and not to be had back.
         """
         self._workers.recover()
 
@@ -176,7 +176,7 @@ class RayEngine:
         What a lost worker did is lost with it.
         """
         events: list[StageEvent] = []
-        with suppress(StageLostError):
+        with suppress(StageFailedError):
             for number, taken in self._workers.ask_all("take_events"):
                 ahead_s = _clock_ahead_s(self._workers.actors[number])
                 events += [
@@ -193,7 +193,7 @@ class RayEngine:
     def peaks(self) -> dict[int, StagePeak]:
         """Returns the most that each stage held, without those that are lost."""
         found: dict[int, StagePeak] = {}
-        with suppress(StageLostError):
+        with suppress(StageFailedError):
             found.update(self._workers.ask_all("peak"))
         return found
 

@@ -15,16 +15,16 @@ from llmpq_jax.errors import (
     CheckpointError,
     LlmpqError,
     StrategyError,
-    WorkerLostError,
+    WorkerFailedError,
 )
 from llmpq_jax.runtime.engines.engine import (
     AFTER_A_LOSS,
-    DeviceGoneError,
-    StageLostError,
+    DeviceFailedError,
+    StageFailedError,
 )
 from llmpq_jax.runtime.engines.ray.cluster_nodes import Places
-from llmpq_jax.runtime.engines.ray.health import Loss, Watch
-from llmpq_jax.runtime.engines.transport.config import Carrier
+from llmpq_jax.runtime.engines.ray.health import HealthMonitor, Loss
+from llmpq_jax.runtime.engines.transport.config import TransportConfig
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.worker import StageFacts
 
@@ -33,7 +33,7 @@ _GLANCE_S = 0.25
 # In which Ray tells of a process that has ended, as a rule.
 _NOTICE_S = 2.0
 # In a row: then it is no accident.
-_MOST_LOSSES = 3
+_MAX_LOSSES = 3
 
 
 class Workers:
@@ -49,9 +49,9 @@ class Workers:
         strategy: Strategy,
         places: Places,
         *,
-        carrier: Carrier,
+        carrier: TransportConfig,
         silence_s: float,
-        gone_s: float,
+        restart_limit_s: float,
         restarts: bool,
         on_layer: Callable[[], None],
         set_up: Callable[[], WeightsCache | None],
@@ -63,7 +63,7 @@ class Workers:
             places: Of the strategy.
             carrier: What brings messages from stage to stage.
             silence_s: A worker that has not answered for so long is lost.
-            gone_s: One that is lost and not back after so long is gone.
+            restart_limit_s: One that is lost and not back after so long is gone.
             restarts: Whether one that is lost is to be had back.
             on_layer: Called as each layer is there for the first time.
             set_up: As in `start_ray`.
@@ -74,14 +74,14 @@ class Workers:
         self._places = places
         self._carrier = carrier
         self._set_up = set_up
-        self._gone_s = gone_s
+        self._restart_limit_s = restart_limit_s
         self._restarts = restarts
         self._facts: dict[int, StageFacts] = {}
         self._unloaded = set(range(len(self.actors)))
         # Calls that are not answered: what loads while another stage is lost loads on.
         self._loading: dict[Any, int] = {}
         self._num_losses = 0
-        self._watch = Watch(self.actors, silence_s=silence_s, on_layer=on_layer)
+        self._watch = HealthMonitor(self.actors, silence_s=silence_s, on_layer=on_layer)
 
     @property
     def facts(self) -> tuple[StageFacts, ...]:
@@ -92,14 +92,14 @@ class Workers:
         """Has stages load that have not, side by side, and begins an epoch.
 
         Raises:
-            DeviceGoneError: A machine is gone, or a worker is lost again and again.
-            WorkerLostError: A worker is lost, and not to be had back.
+            DeviceFailedError: A machine is gone, or a worker is lost again and again.
+            WorkerFailedError: A worker is lost, and not to be had back.
         """
         while True:
             try:
                 self._load_rest()
                 self._begin()
-            except StageLostError:
+            except StageFailedError:
                 self._await_restart()
             else:
                 return
@@ -108,9 +108,9 @@ class Workers:
         """Has Ray start lost workers anew, and loads them.
 
         Raises:
-            DeviceGoneError: A machine or a device is gone, or a worker is lost again and
+            DeviceFailedError: A machine or a device is gone, or a worker is lost again and
                 again.
-            WorkerLostError: A worker is lost, and not to be had back.
+            WorkerFailedError: A worker is lost, and not to be had back.
         """
         self._await_restart()
         try:
@@ -139,7 +139,7 @@ class Workers:
             try:
                 for number, _ in self.ask_all(method, *arguments):
                     on_answer(number)
-            except StageLostError:
+            except StageFailedError:
                 self.recover()
             else:
                 return
@@ -148,7 +148,7 @@ class Workers:
         """Calls all actors, and yields each stage's answer as it comes.
 
         Raises:
-            StageLostError: A worker is lost.
+            StageFailedError: A worker is lost.
         """
         calls = {
             getattr(actor, method).remote(*arguments): number
@@ -163,12 +163,12 @@ class Workers:
             calls: Each with the number of its stage.
 
         Raises:
-            StageLostError: A worker is lost.
+            StageFailedError: A worker is lost.
             BaseException: What an actor raised.
         """
         while True:
             for number, loss in self._watch.lost.items():
-                raise StageLostError(self._tell_lost(number, loss.how))
+                raise StageFailedError(self._tell_lost(number, loss.how))
             ready, _ = ray.wait(list(calls), num_returns=1, timeout=_GLANCE_S)
             if ready:
                 return [(call, self._answer(call, calls[call])) for call in ready]
@@ -213,10 +213,10 @@ class Workers:
         for number, loss in lost.items():
             if not self._restarts:
                 msg = f"{self._tell_lost(number, loss.how)}: {AFTER_A_LOSS}"
-                raise WorkerLostError(msg)
-            if self._num_losses > _MOST_LOSSES:
+                raise WorkerFailedError(msg)
+            if self._num_losses > _MAX_LOSSES:
                 again = (
-                    f"{loss.how}, after {_MOST_LOSSES} losses without a token between"
+                    f"{loss.how}, after {_MAX_LOSSES} losses without a token between"
                 )
                 raise self._gone(
                     self._tell_lost(number, again),
@@ -224,26 +224,28 @@ class Workers:
                 )
             if loss.is_silent:
                 ray.kill(self.actors[number], no_restart=False)
-        deadline_s = time.perf_counter() + self._gone_s
+        deadline_s = time.perf_counter() + self._restart_limit_s
         for number, loss in lost.items():
             while not self._is_back(number, loss):
                 if time.perf_counter() > deadline_s:
                     raise self._gone_with_node(number, loss)
                 time.sleep(_GLANCE_S)
 
-    def _gone_with_node(self, number: int, loss: Loss) -> DeviceGoneError:
+    def _gone_with_node(self, number: int, loss: Loss) -> DeviceFailedError:
         """Tells that a stage is not had back, and so nothing on its machine."""
         node = self._places.nodes[number]
-        how = f"{loss.how}, and Ray did not start it again in {self._gone_s:g} s"
+        how = (
+            f"{loss.how}, and Ray did not start it again in {self._restart_limit_s:g} s"
+        )
         if node not in self._places.present_nodes():
             how = f"{loss.how}, and its node {node} has left the cluster"
         return self._gone(self._tell_lost(number, how), without=node)
 
     def _gone(
         self, what: str, *, devices: Sequence[str] = (), without: str | None = None
-    ) -> DeviceGoneError:
+    ) -> DeviceFailedError:
         nodes = [node for node in self._places.present_nodes() if node != without]
-        return DeviceGoneError(what, devices=devices, nodes=nodes)
+        return DeviceFailedError(what, devices=devices, nodes=nodes)
 
     def _is_back(self, number: int, loss: Loss) -> bool:
         """Whether a lost stage answers; it is watched again from then on.
@@ -277,7 +279,7 @@ class Workers:
             return ray.get(call)
         except RayActorError as reason:
             loss = self._watch.note_ended(number)
-            raise StageLostError(self._tell_lost(number, loss.how)) from reason
+            raise StageFailedError(self._tell_lost(number, loss.how)) from reason
         except RayTaskError as error:
             if isinstance(error.cause, LlmpqError):
                 where = ", ".join(self._strategy.stages[number].devices)
@@ -287,7 +289,7 @@ class Workers:
                 raise self._broken(number, error.cause) from error
             raise
 
-    def _broken(self, number: int, reason: ConnectionError) -> WorkerLostError:
+    def _broken(self, number: int, reason: ConnectionError) -> WorkerFailedError:
         """Tells of a connection between two stages that broke.
 
         One of them has ended, as a rule: then that is what is told.
@@ -296,12 +298,12 @@ class Workers:
         while not self._watch.lost and time.perf_counter() < deadline_s:
             time.sleep(_GLANCE_S)
         for lost, loss in self._watch.lost.items():
-            return StageLostError(self._tell_lost(lost, loss.how))
+            return StageFailedError(self._tell_lost(lost, loss.how))
         where = ", ".join(self._strategy.stages[number].devices)
         what = f"stage {number} on {where}: {reason}"
-        if not self._restarts or self._num_losses >= _MOST_LOSSES:
-            return WorkerLostError(f"{what}: {AFTER_A_LOSS}")
-        return StageLostError(what)
+        if not self._restarts or self._num_losses >= _MAX_LOSSES:
+            return WorkerFailedError(f"{what}: {AFTER_A_LOSS}")
+        return StageFailedError(what)
 
     def _tell_lost(self, number: int, how: str) -> str:
         where = ", ".join(self._strategy.stages[number].devices)

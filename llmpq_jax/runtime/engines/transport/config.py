@@ -10,7 +10,7 @@ TransportName = Literal["sockets", "calls", "transfer"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Carrier:
+class TransportConfig:
     """What carries messages between the stages of a run.
 
     Attributes:

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llmpq_jax.runtime.engines.transport.config import Carrier
-from llmpq_jax.runtime.engines.transport.serialized import Parcels, pack
-from llmpq_jax.runtime.engines.transport.sockets import SocketTerminal
+from llmpq_jax.runtime.engines.transport.config import TransportConfig
+from llmpq_jax.runtime.engines.transport.serialized import MessageSerializer, pack
+from llmpq_jax.runtime.engines.transport.sockets import SocketEndpoint
 from llmpq_jax.stage.loop import Transport
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.sharding import Placement
 
 
-class Terminal(Protocol):
+class Endpoint(Protocol):
     """A process's end of the ways to it and from it."""
 
     @property
@@ -31,15 +31,15 @@ class Terminal(Protocol):
         ...
 
 
-def open_terminal(
-    carrier: Carrier,
+def open_endpoint(
+    carrier: TransportConfig,
     placement: Placement,
     *,
     handle: Any,
     host: str,
     take: Callable[[Message], None],
     on_break: Callable[[int, BaseException], None],
-) -> Terminal:
+) -> Endpoint:
     """Opens this process's end; called in an actor.
 
     Args:
@@ -51,17 +51,17 @@ def open_terminal(
         on_break: Hears, with the epoch, that messages on their way here may be lost.
     """
     if carrier.name == "calls":
-        return Calls(handle)
-    wrapping = Parcels()
+        return ActorCalls(handle)
+    wrapping = MessageSerializer()
     if carrier.name == "transfer":
         # Imported where it is wanted: it is experimental, and may go.
         from llmpq_jax.runtime.engines.transport.transfer_server import TransferServer
 
         wrapping = TransferServer(host, carrier, placement)
-    return SocketTerminal(host, carrier, wrapping, take=take, on_break=on_break)
+    return SocketEndpoint(host, carrier, wrapping, take=take, on_break=on_break)
 
 
-class Calls:
+class ActorCalls:
     """Ray's own calls: each message is one, and whoever is called takes it."""
 
     def __init__(self, address: Any) -> None:

@@ -11,7 +11,7 @@ from llmpq_jax.stage.message import Message
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Parcel:
+class SerializedMessage:
     """A message between two processes.
 
     Attributes:
@@ -23,7 +23,7 @@ class Parcel:
     dtype: str
 
 
-def pack(message: Message) -> Parcel:
+def pack(message: Message) -> SerializedMessage:
     """Brings a message to the host.
 
     bfloat16 travels as integers of the same width: Ray hands arrays of NumPy's own types
@@ -34,23 +34,25 @@ def pack(message: Message) -> Parcel:
     if payload.dtype == jnp.bfloat16:
         payload = payload.view(np.uint16)
     tokens = None if message.tokens is None else np.asarray(message.tokens)
-    return Parcel(message=replace(message, payload=payload, tokens=tokens), dtype=dtype)
+    return SerializedMessage(
+        message=replace(message, payload=payload, tokens=tokens), dtype=dtype
+    )
 
 
-def unpack(parcel: Parcel) -> Message:
+def unpack(parcel: SerializedMessage) -> Message:
     """Returns the message with its payload in its own type."""
     payload = np.asarray(parcel.message.payload).view(jnp.dtype(parcel.dtype))
     return replace(parcel.message, payload=payload)
 
 
-class Parcels:
+class MessageSerializer:
     """Messages travel in parcels, whole."""
 
-    def wrap(self, message: Message) -> Parcel:
+    def wrap(self, message: Message) -> SerializedMessage:
         """Returns what is sent of a message."""
         return pack(message)
 
-    def unwrap(self, item: Parcel) -> Message:
+    def unwrap(self, item: SerializedMessage) -> Message:
         """Returns the message that has come."""
         return unpack(item)
 

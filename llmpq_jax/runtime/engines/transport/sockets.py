@@ -20,7 +20,7 @@ from multiprocessing.connection import (
 )
 from typing import Any, Protocol
 
-from llmpq_jax.runtime.engines.transport.config import Carrier
+from llmpq_jax.runtime.engines.transport.config import TransportConfig
 from llmpq_jax.stage.message import Message
 
 # To connect and to show the key.
@@ -48,7 +48,7 @@ class Wrapping(Protocol):
         ...
 
 
-class SocketTerminal:
+class SocketEndpoint:
     """Listens for the connections of other stages, and connects to them.
 
     Attributes:
@@ -58,7 +58,7 @@ class SocketTerminal:
     def __init__(
         self,
         host: str,
-        carrier: Carrier,
+        carrier: TransportConfig,
         wrapping: Wrapping,
         *,
         take: Callable[[Message], None],
@@ -79,12 +79,12 @@ class SocketTerminal:
         self._on_break = on_break
         self._server = socket.create_server((host, 0))
         self.address: Address = self._server.getsockname()[:2]
-        self._ways: list[SocketWay] = []
+        self._ways: list[SocketConnection] = []
         threading.Thread(target=self._accept, name="accept", daemon=True).start()
 
-    def toward(self, address: Address, epoch: int) -> SocketWay:
+    def toward(self, address: Address, epoch: int) -> SocketConnection:
         """Returns the way to another process."""
-        way = SocketWay(address, self._carrier, epoch, self._wrapping)
+        way = SocketConnection(address, self._carrier, epoch, self._wrapping)
         self._ways.append(way)
         return way
 
@@ -123,7 +123,7 @@ class SocketTerminal:
             self._on_break(epoch, reason)
 
 
-class SocketWay:
+class SocketConnection:
     """A connection to another process, made when the first message is sent.
 
     One thread sends; another may close.
@@ -132,7 +132,7 @@ class SocketWay:
     def __init__(
         self,
         address: Address,
-        carrier: Carrier,
+        carrier: TransportConfig,
         epoch: int,
         wrapping: Wrapping,
     ) -> None:
@@ -171,7 +171,7 @@ class SocketWay:
 
 
 def _greeted(
-    peer: socket.socket, carrier: Carrier, *, connects: bool = False
+    peer: socket.socket, carrier: TransportConfig, *, connects: bool = False
 ) -> Connection:
     """Returns a connection over which both sides have shown that they know the key.
 

@@ -18,8 +18,12 @@ import numpy as np
 from jax.experimental import transfer
 from jax.sharding import SingleDeviceSharding
 
-from llmpq_jax.runtime.engines.transport.config import Carrier
-from llmpq_jax.runtime.engines.transport.serialized import Parcel, pack, unpack
+from llmpq_jax.runtime.engines.transport.config import TransportConfig
+from llmpq_jax.runtime.engines.transport.serialized import (
+    SerializedMessage,
+    pack,
+    unpack,
+)
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.sharding import Placement
 
@@ -37,7 +41,7 @@ class Offer:
         shape: Of the payload; absent where none waits.
     """
 
-    parcel: Parcel
+    parcel: SerializedMessage
     server: str
     number: int = 0
     shape: tuple[int, ...] | None = None
@@ -46,7 +50,9 @@ class Offer:
 class TransferServer:
     """Holds hidden states until they are pulled, and pulls those of others."""
 
-    def __init__(self, host: str, carrier: Carrier, placement: Placement) -> None:
+    def __init__(
+        self, host: str, carrier: TransportConfig, placement: Placement
+    ) -> None:
         """Starts to serve, until the process ends.
 
         Args:

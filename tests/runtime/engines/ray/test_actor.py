@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from llmpq_jax.runtime.engines.ray.actor import StageActor
-from llmpq_jax.runtime.engines.transport.endpoint import Calls
-from llmpq_jax.runtime.engines.transport.serialized import Parcel, pack
+from llmpq_jax.runtime.engines.transport.endpoint import ActorCalls
+from llmpq_jax.runtime.engines.transport.serialized import SerializedMessage, pack
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.sampling import greedy_rows
 from llmpq_jax.stage.worker import StageWorker
@@ -23,7 +23,7 @@ class Mailbox:
     """Takes parcels as the handle of another actor does."""
 
     def __init__(self) -> None:
-        self.parcels: queue.SimpleQueue[Parcel] = queue.SimpleQueue()
+        self.parcels: queue.SimpleQueue[SerializedMessage] = queue.SimpleQueue()
         self.receive = SimpleNamespace(remote=self.parcels.put)
 
 
@@ -58,7 +58,7 @@ def decode(epoch: int, *, steps_left: int = 0) -> Message:
         groups=(0,),
         first_row=0,
         payload=np.zeros(2, np.int32),
-        place_B=np.ones(2, np.int32),
+        slot_B=np.ones(2, np.int32),
         sampling=greedy_rows(2),
         steps_left=steps_left,
         epoch=epoch,
@@ -74,11 +74,11 @@ def worker() -> AddsOne:
 def actor(worker: AddsOne) -> StageActor:
     made = StageActor()
     made._worker = worker  # pyright: ignore[reportAttributeAccessIssue]
-    made._terminal = Calls(made)
+    made._terminal = ActorCalls(made)
     return made
 
 
-def payloads(parcels: list[Parcel]) -> list[list[int]]:
+def payloads(parcels: list[SerializedMessage]) -> list[list[int]]:
     return [np.asarray(parcel.message.payload).tolist() for parcel in parcels]
 
 
@@ -128,7 +128,7 @@ def test_the_last_stage_sends_its_tokens_to_the_first_until_no_step_is_left(acto
 
 def test_whoever_waits_for_results_of_an_ended_epoch_gets_none(actor):
     actor.begin(1, None, None)
-    found: list[list[Parcel]] = []
+    found: list[list[SerializedMessage]] = []
     waiting = threading.Thread(target=lambda: found.append(actor.collect()))
     waiting.start()
     actor.begin(2, None, None)

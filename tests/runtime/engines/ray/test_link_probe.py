@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.errors import StrategyError, WorkerLostError
-from llmpq_jax.runtime.engines.engine import DeviceGoneError
+from llmpq_jax.errors import StrategyError, WorkerFailedError
+from llmpq_jax.runtime.engines.engine import DeviceFailedError
 from llmpq_jax.runtime.engines.ray import link_probe as ray_probe
-from llmpq_jax.runtime.engines.ray.link_probe import ProbeActor, Way, time_ways
-from llmpq_jax.runtime.engines.transport.config import Carrier
+from llmpq_jax.runtime.engines.ray.link_probe import LinkProbe, ProbeActor, time_ways
+from llmpq_jax.runtime.engines.transport.config import TransportConfig
 from llmpq_jax.stage.message import Message
 from tests.ray_machines import Machines
 
@@ -70,7 +70,7 @@ def made_probe(way: Line) -> ProbeActor:
     probe._terminal = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
         break_off=lambda: None, toward=lambda _peer, _epoch: way
     )
-    probe._carrier = Carrier(name="sockets", patience_s=0.01)
+    probe._carrier = TransportConfig(name="sockets", patience_s=0.01)
     probe._hidden_size, probe._dtype = WIDTH, np.dtype(np.float32)
     probe.begin(1, None)
     return probe
@@ -117,7 +117,7 @@ def test_what_was_sent_to_another_process_is_not_taken_in():
 
 ENDS = ("node0/cpu:0", "node1/cpu:1")
 WAYS = tuple(
-    Way(source=source, target=target, num_tokens=count)
+    LinkProbe(source=source, target=target, num_tokens=count)
     for source, target in (ENDS, ENDS[::-1])
     for count in (1, 4096)
 )
@@ -157,10 +157,12 @@ def ask(ways, address, **options):
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_what_is_not_there_is_named(machines: Machines, monkeypatch):
-    elsewhere = Way(source="node0/cpu:0", target="attic/cpu:0", num_tokens=1)
-    with pytest.raises(DeviceGoneError, match="the cluster file needs the nodes attic"):
+    elsewhere = LinkProbe(source="node0/cpu:0", target="attic/cpu:0", num_tokens=1)
+    with pytest.raises(
+        DeviceFailedError, match="the cluster file needs the nodes attic"
+    ):
         ask([elsewhere], machines.address)
-    gpu = Way(source="node0/cpu:0", target="node1/cuda:7", num_tokens=1)
+    gpu = LinkProbe(source="node0/cpu:0", target="node1/cuda:7", num_tokens=1)
     with pytest.raises(StrategyError, match=r"^node1/cuda:7: device "):
         ask([gpu], machines.address)
     monkeypatch.setattr(ray_probe, "__version__", "0.0.1")
@@ -182,7 +184,7 @@ def test_a_process_that_ends_is_told(machines: Machines, monkeypatch):
 
     monkeypatch.setattr(ProbeActor, "begin", end)
     with pytest.raises(
-        WorkerLostError, match=r"from node0/cpu:0 to node1/cpu:1: the process"
+        WorkerFailedError, match=r"from node0/cpu:0 to node1/cpu:1: the process"
     ):
         ask(WAYS, machines.address)
     monkeypatch.setattr(ProbeActor, "begin", begin)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpq_jax.errors import StrategyError, WorkerLostError
+from llmpq_jax.errors import StrategyError, WorkerFailedError
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.runtime.engines.engine import DeviceGoneError
+from llmpq_jax.runtime.engines.engine import DeviceFailedError
 from llmpq_jax.schema.precision import Bits
 from tests.ray_machines import on_nodes, some_requests
 from tests.tiny_models import make_strategy
@@ -98,7 +98,7 @@ def test_a_run_is_recorded_on_one_clock(two_stages, start):
 def test_machines_that_are_not_there_are_named(two_stages, start):
     apart = on_nodes(two_stages, "node0", "attic")
     with pytest.raises(
-        DeviceGoneError,
+        DeviceFailedError,
         match=r"needs the nodes attic, .* \(its nodes: .*node0, node1\): start Ray there with --resources='\{\"llmpq_node:attic\": 1\}'",
     ):
         Pipeline.load(apart, start=start())
@@ -107,7 +107,7 @@ def test_machines_that_are_not_there_are_named(two_stages, start):
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "a:b"])
 def test_a_cluster_that_is_not_there_is_told_in_one_line(two_stages, start, address):
     with pytest.raises(
-        WorkerLostError, match=f"no Ray cluster answers at '{address}'"
+        WorkerFailedError, match=f"no Ray cluster answers at '{address}'"
     ) as told:
         Pipeline.load(two_stages, start=start(address=address))
     assert "\n" not in str(told.value)

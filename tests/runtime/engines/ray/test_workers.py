@@ -15,9 +15,9 @@ import psutil
 import pytest
 import ray
 
-from llmpq_jax.errors import WorkerLostError
+from llmpq_jax.errors import WorkerFailedError
 from llmpq_jax.runtime import Completion, Pipeline
-from llmpq_jax.runtime.engines.engine import DeviceGoneError, StartEngine
+from llmpq_jax.runtime.engines.engine import DeviceFailedError, StartEngine
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.message import Message
 from tests.ray_machines import Machines, on_nodes, set_worker_up, some_requests
@@ -190,7 +190,7 @@ def test_a_run_that_is_to_stop_at_a_loss_does(spare, start, expected, monkeypatc
             loaded, "decode", lambda: os.kill(process, signal.SIGKILL), monkeypatch
         )
         with pytest.raises(
-            WorkerLostError,
+            WorkerFailedError,
             match=r"^the worker of stage 0 on cellar/cpu:0 \(process \d+\) has ended: results so far are whole",
         ):
             list(loaded.serve(REQUESTS))
@@ -212,7 +212,8 @@ def test_a_device_that_has_left_its_machine_is_gone(
 
         before_first(loaded, "decode", strike, monkeypatch)
         with pytest.raises(
-            DeviceGoneError, match=r"stage 1 on attic/tpu:0: .* JAX finds no .* results"
+            DeviceFailedError,
+            match=r"stage 1 on attic/tpu:0: .* JAX finds no .* results",
         ) as told:
             list(loaded.serve(REQUESTS))
     assert told.value.devices == ("attic/tpu:0",)
@@ -226,7 +227,7 @@ def test_a_machine_that_comes_back_in_time_costs_no_token(
     expected: list[Completion],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with Pipeline.load(spare, start=start(gone_s=60)) as loaded:
+    with Pipeline.load(spare, start=start(restart_limit_s=60)) as loaded:
 
         def strike() -> None:
             machines.kill("attic")
@@ -244,7 +245,7 @@ def test_a_machine_that_is_gone_ends_the_run_and_keeps_what_is_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done: list[Completion] = []
-    with Pipeline.load(spare, start=start(gone_s=6)) as loaded:
+    with Pipeline.load(spare, start=start(restart_limit_s=6)) as loaded:
         assert list(loaded.serve(REQUESTS[:1])) == expected[:1]
         process = process_of(loaded, 1)
 
@@ -255,7 +256,7 @@ def test_a_machine_that_is_gone_ends_the_run_and_keeps_what_is_done(
 
         before_first(loaded, "decode", strike, monkeypatch)
         with pytest.raises(
-            DeviceGoneError,
+            DeviceFailedError,
             match=r"stage 1 on attic/cpu:1 \(process \d+\) has .*, and its node attic has left the cluster",
         ) as told:
             done += loaded.serve(REQUESTS)

@@ -23,7 +23,7 @@ def test_a_message_comes_out_as_it_went_in(dtype):
         groups=(3,),
         first_row=0,
         payload=jnp.asarray(values, dtype),
-        place_B=np.array([4, 5], np.int32),
+        slot_B=np.array([4, 5], np.int32),
         sampling=greedy_rows(2),
         tokens=jnp.ones((8, 2), jnp.int32),
         steps_left=5,

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.runtime.engines.transport.config import Carrier
-from llmpq_jax.runtime.engines.transport.serialized import Parcels
-from llmpq_jax.runtime.engines.transport.sockets import SocketTerminal
+from llmpq_jax.runtime.engines.transport.config import TransportConfig
+from llmpq_jax.runtime.engines.transport.serialized import MessageSerializer
+from llmpq_jax.runtime.engines.transport.sockets import SocketEndpoint
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.sampling import greedy_rows
 
@@ -23,15 +23,15 @@ from llmpq_jax.stage.sampling import greedy_rows
 class End:
     """One process's end, and what came to it."""
 
-    def __init__(self, carrier: Carrier) -> None:
+    def __init__(self, carrier: TransportConfig) -> None:
         self.taken: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.broken: queue.SimpleQueue[tuple[int, BaseException]] = queue.SimpleQueue()
         self.goes_on = threading.Event()
         self.goes_on.set()
-        self.terminal = SocketTerminal(
+        self.terminal = SocketEndpoint(
             "127.0.0.1",
             carrier,
-            Parcels(),
+            MessageSerializer(),
             take=self._take,
             on_break=lambda epoch, reason: self.broken.put((epoch, reason)),
         )
@@ -42,10 +42,10 @@ class End:
 
 
 @pytest.fixture(scope="module")
-def open_end() -> Iterator[Callable[[Carrier], End]]:
+def open_end() -> Iterator[Callable[[TransportConfig], End]]:
     with ExitStack() as ends:
 
-        def opened(carrier: Carrier) -> End:
+        def opened(carrier: TransportConfig) -> End:
             end = End(carrier)
             ends.callback(end.terminal.close)
             return end
@@ -54,8 +54,8 @@ def open_end() -> Iterator[Callable[[Carrier], End]]:
 
 
 @pytest.fixture(scope="module")
-def carrier() -> Carrier:
-    return Carrier(name="sockets", patience_s=30)
+def carrier() -> TransportConfig:
+    return TransportConfig(name="sockets", patience_s=30)
 
 
 def message(payload: np.ndarray, *, step: int = 1) -> Message:
@@ -66,7 +66,7 @@ def message(payload: np.ndarray, *, step: int = 1) -> Message:
         groups=(0,),
         first_row=0,
         payload=payload,
-        place_B=np.ones(2, np.int32),
+        slot_B=np.ones(2, np.int32),
         sampling=greedy_rows(2),
         epoch=3,
     )
@@ -89,7 +89,7 @@ def test_messages_come_whole_and_in_order(open_end, carrier, sizes):
 
 def test_whoever_does_not_know_the_key_is_not_heard(open_end, carrier):
     there = open_end(carrier)
-    stranger = open_end(Carrier(name="sockets", patience_s=30))
+    stranger = open_end(TransportConfig(name="sockets", patience_s=30))
     way = stranger.terminal.toward(there.terminal.address, 3)
     with pytest.raises(ConnectionError, match=r"the connection to 127.0.0.1:\d+ broke"):
         way.send(message(np.zeros(1)))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmpq_jax.runtime.engines.transport.config import Carrier
+from llmpq_jax.runtime.engines.transport.config import TransportConfig
 from llmpq_jax.runtime.engines.transport.transfer_server import Offer, TransferServer
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.sampling import greedy_rows
@@ -19,7 +19,7 @@ from llmpq_jax.stage.sharding import Placement
 def server_on(*devices: int, patience_s: float = 30) -> TransferServer:
     there = jax.devices()
     placement = Placement(tuple(there[device] for device in devices))
-    carrier = Carrier(name="transfer", patience_s=patience_s)
+    carrier = TransportConfig(name="transfer", patience_s=patience_s)
     return TransferServer("127.0.0.1", carrier, placement)
 
 
@@ -31,7 +31,7 @@ def message(payload: jax.Array | np.ndarray) -> Message:
         groups=(0,),
         first_row=0,
         payload=payload,
-        place_B=np.ones(2, np.int32),
+        slot_B=np.ones(2, np.int32),
         sampling=greedy_rows(2),
         epoch=1,
     )
