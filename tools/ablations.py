@@ -93,8 +93,10 @@ def _blocks(cases: Sequence[Instance]) -> Iterator[list[Instance]]:
     type_of = {j: t for t, group in enumerate(types.members) for j in group}
     devices = range(cases[0].num_devices)
     for order in permutations(range(types.num_types)):
-        place = [order.index(type_of[j]) for j in devices]
-        is_back = np.array([[place[j] > place[k] for k in devices] for j in devices])
+        node_device = [order.index(type_of[j]) for j in devices]
+        is_back = np.array(
+            [[node_device[j] > node_device[k] for k in devices] for j in devices]
+        )
         yield [
             replace(
                 case, hop_prefill_s=np.where(is_back, _FORBIDDEN_S, case.hop_prefill_s)

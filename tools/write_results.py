@@ -120,8 +120,8 @@ def _cluster_row(name: str, folder: Path) -> str:
     nodes = read_emulation(folder / "speeds.toml", frozenset({0, 1})).speeds.nodes
     speeds = ", ".join(f"{node.speed:g}" for node in nodes)
     memory = ", ".join(
-        f"{placed.device.memory_bytes / MIB:g}"
-        for placed in read_cluster(folder / "cluster.toml").placed
+        f"{node_devices.device.memory_bytes / MIB:g}"
+        for node_devices in read_cluster(folder / "cluster.toml").node_devices
     )
     return f"| {name} | {speeds} | {memory} |"
 

@@ -33,12 +33,15 @@ def check_kinds(measurements: Measurements, cluster: Cluster) -> None:
         MeasurementError: A kind's platform is not that of the cluster's devices.
     """
     measured = {row.kind: row for row in measurements.kinds}
-    for place in cluster.placed:
-        found, wanted = measured.get(place.device.kind), place.device.platform
+    for node_device in cluster.node_devices:
+        found, wanted = (
+            measured.get(node_device.device.kind),
+            node_device.device.platform,
+        )
         # JAX calls CUDA "gpu" as well.
         known = {wanted, "gpu"} if wanted == "cuda" else {wanted}
-        if place.device.use != "never" and found and found.platform not in known:
-            msg = f"measurements of {measurements.model}: kind {found.kind!r} was measured on platform {found.platform!r}, {place.name} is of {wanted!r}: expected the same; name another kind in the cluster file, or run `llmpq-jax profile` there"
+        if node_device.device.use != "never" and found and found.platform not in known:
+            msg = f"measurements of {measurements.model}: kind {found.kind!r} was measured on platform {found.platform!r}, {node_device.name} is of {wanted!r}: expected the same; name another kind in the cluster file, or run `llmpq-jax profile` there"
             raise MeasurementError(msg)
 
 

@@ -43,16 +43,16 @@ engine_options = with_options(
     ),
     address_option,
     click.option(
-        "--lost-after",
-        "silence_s",
+        "--heartbeat-timeout",
+        "heartbeat_timeout_s",
         type=click.FloatRange(min=1),
         metavar="SECONDS",
         help="Under Ray: a worker that does not answer for so long is lost; 30 by "
         "default.",
     ),
     click.option(
-        "--gone-after",
-        "restart_limit_s",
+        "--restart-timeout",
+        "restart_timeout_s",
         type=click.FloatRange(min=1),
         metavar="SECONDS",
         help="Under Ray: a lost worker that is not back after so long is gone for good, "
@@ -72,8 +72,8 @@ def chosen_engine(
     engine: str,
     *,
     address: str | None,
-    silence_s: float | None,
-    restart_limit_s: float | None,
+    heartbeat_timeout_s: float | None,
+    restart_timeout_s: float | None,
     restarts: bool,
     transport: TransportName | None,
     weights_cache: str | None,
@@ -83,8 +83,8 @@ def chosen_engine(
     Args:
         engine: Its name.
         address: As typed.
-        silence_s: As typed.
-        restart_limit_s: As typed.
+        heartbeat_timeout_s: As typed.
+        restart_timeout_s: As typed.
         restarts: Whether a worker that is lost is to be had back.
         transport: As typed.
         weights_cache: As typed; each worker finds the folder on its own machine.
@@ -95,23 +95,23 @@ def chosen_engine(
     if engine == "local":
         typed = {
             "--address": address,
-            "--lost-after": silence_s,
-            "--gone-after": restart_limit_s,
+            "--heartbeat-timeout": heartbeat_timeout_s,
+            "--restart-timeout": restart_timeout_s,
             "--transport": transport,
         }
         refuse_without("--engine ray", typed)
         return None
     with needs_ray("--engine ray"):
         from llmpq_jax.runtime.engines.ray.ray_engine import (
-            DEFAULT_RESTART_LIMIT_S,
-            DEFAULT_SILENCE_S,
+            DEFAULT_HEARTBEAT_TIMEOUT_S,
+            DEFAULT_RESTART_TIMEOUT_S,
             start_ray,
         )
     return partial(
         start_ray,
         address=address or "auto",
-        silence_s=silence_s or DEFAULT_SILENCE_S,
-        restart_limit_s=restart_limit_s or DEFAULT_RESTART_LIMIT_S,
+        heartbeat_timeout_s=heartbeat_timeout_s or DEFAULT_HEARTBEAT_TIMEOUT_S,
+        restart_timeout_s=restart_timeout_s or DEFAULT_RESTART_TIMEOUT_S,
         restarts=restarts,
         transport=chosen_transport(transport),
         set_up=partial(set_worker_up, _absolute(weights_cache)),

@@ -125,11 +125,11 @@ def resolver(
 
     typed = _solve_as_typed(options, strategy)
     search = {name: typed.pop(name) for name in ("time_limit", "gap")}
-    is_gated = typed.pop("max_ppl_increase") or typed.pop("max_kl")
+    is_validated = typed.pop("max_ppl_increase") or typed.pop("max_kl")
     for name in _WITHOUT_USE:
         typed.pop(name, None)
     request = request_with_choices(**typed, workload=strategy.workload)
-    if is_gated and strategy.quality is not None:
+    if is_validated and strategy.quality is not None:
         # What kept the limit when it was measured; it is not measured again.
         request = replace(request, omega_budget=strategy.quality.budget)
 
@@ -160,10 +160,10 @@ _WITHOUT_USE = (
     "prompts",
     "output_length_fraction",
     "max_kl",
-    "gate",
+    "validation_text",
     "window",
-    "gate_tokens",
-    "gate_record",
+    "validation_tokens",
+    "validation_record",
 )
 
 

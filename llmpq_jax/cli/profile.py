@@ -221,8 +221,8 @@ def profile_command(
 
 def _usual_activations(cluster: Cluster) -> Activations:
     platforms = {
-        placed.device.platform
-        for placed in cluster.placed
-        if placed.device.use != "never"
+        node_devices.device.platform
+        for node_devices in cluster.node_devices
+        if node_devices.device.use != "never"
     }
     return "float32" if platforms == {"cpu"} else "bfloat16"

@@ -44,7 +44,7 @@ _TOLD = ("kv_bits", "tensor", "prefill_micro_batch", "decode_micro_batch")
 @click.option(
     "--max-ppl-increase",
     type=click.FloatRange(min=0, min_open=True),
-    help="Perplexity may rise by so much at most, measured on the --gate text.",
+    help="Perplexity may rise by so much at most, measured on the --validation-text text.",
 )
 @click.option(
     "--max-kl",
@@ -53,19 +53,19 @@ _TOLD = ("kv_bits", "tensor", "prefill_micro_batch", "decode_micro_batch")
     "measured likewise.",
 )
 @click.option(
-    "--gate",
+    "--validation-text",
     type=FILE,
     metavar="FILE",
     help="UTF-8 text that the sensitivities never saw.",
 )
 @window_option
 @click.option(
-    "--gate-tokens",
+    "--validation-tokens",
     type=POSITIVE,
-    help="Read of the gate text, spread over it; by default all.",
+    help="Read of the validation text, spread over it; by default all.",
 )
 @click.option(
-    "--gate-record",
+    "--validation-record",
     type=OUT_FILE,
     metavar="FILE",
     help="JSON lines of plans judged before: of those that keep the limit the fastest "
@@ -83,10 +83,10 @@ def solve_command(
     omega_budget: float | None,
     max_ppl_increase: float | None,
     max_kl: float | None,
-    gate: Path | None,
+    validation: Path | None,
     window: int,
-    gate_tokens: int | None,
-    gate_record: Path | None,
+    validation_tokens: int | None,
+    validation_record: Path | None,
     time_limit: float,
     gap: float,
     as_json: bool,
@@ -99,7 +99,7 @@ def solve_command(
             "--max-ppl-increase": max_ppl_increase,
             "--max-kl": max_kl,
         },
-        gate,
+        validation,
         wire_bits=problem["wire_bits"],
     )
     import datetime
@@ -128,13 +128,13 @@ def solve_command(
                 on_note=note_teller(advance),
             )
 
-    if gate is None:
+    if validation is None:
         strategy = solve(request)
     else:
         from llmpq_jax.schema.toml import to_toml
         from llmpq_jax.tasks.compile_cache import keep_compiled
-        from llmpq_jax.tasks.quality_gate import Limit
         from llmpq_jax.tasks.solve import plan_under_limit
+        from llmpq_jax.tasks.validation import Limit
 
         keep_compiled(cache_home())
         strategy = plan_under_limit(
@@ -143,11 +143,11 @@ def solve_command(
             if max_ppl_increase is not None
             else Limit(kind="kl", value=max_kl or 0.0),
             plan=solve,
-            gate_path=gate,
+            validation_path=validation,
             window=window,
-            gate_tokens=gate_tokens,
+            validation_tokens=validation_tokens,
             work=out.with_name(f".{out.name}.work"),
-            record=gate_record,
+            record=validation_record,
             told=(
                 *(digest, to_toml(request.cluster), to_toml(request.sensitivity)),
                 *map(repr, (request.workload, request.bits, request.head_bits)),
@@ -173,7 +173,11 @@ def solve_command(
         kv_bits=strategy.precision.kv_bits,
     )
     used = {name for stage in strategy.stages for name in stage.devices}
-    idle = [placed.name for placed in request.cluster.placed if placed.name not in used]
+    idle = [
+        node_devices.name
+        for node_devices in request.cluster.node_devices
+        if node_devices.name not in used
+    ]
     if as_json:
         _print_json(out, strategy, int8_omega, idle)
     else:
@@ -181,7 +185,7 @@ def solve_command(
 
 
 def _check_limits(
-    limits: Mapping[str, float | None], gate: Path | None, *, wire_bits: str
+    limits: Mapping[str, float | None], validation: Path | None, *, wire_bits: str
 ) -> None:
     """Refuses limits on quality that do not go together.
 
@@ -194,11 +198,11 @@ def _check_limits(
         msg = f"expected one of {', '.join(others)} and {last}, found {' and '.join(asked)}"
         raise click.UsageError(msg)
     is_measured = bool(asked) and asked != ["--omega-budget"]
-    if is_measured != (gate is not None):
-        msg = "expected --gate with --max-ppl-increase or --max-kl, and only there"
+    if is_measured != (validation is not None):
+        msg = "expected --validation-text with --max-ppl-increase or --max-kl, and only there"
         raise click.UsageError(msg)
-    if gate is not None and wire_bits != "16":
-        msg = f"--wire-bits {wire_bits} with --gate, which judges weights and cache alone: expected --wire-bits 16 there, or --omega-budget instead of a measured limit"
+    if validation is not None and wire_bits != "16":
+        msg = f"--wire-bits {wire_bits} with --validation-text, which judges weights and cache alone: expected --wire-bits 16 there, or --omega-budget instead of a measured limit"
         raise click.UsageError(msg)
 
 

@@ -172,7 +172,7 @@ def fit_latency(measurements: Measurements) -> LatencyModel:
     return LatencyModel(
         layers={key: fit_layer(key[1], rows) for key, rows in layers.items()},
         ends={key: fit_end(rows) for key, rows in ends.items()},
-        calls={row.kind: row.seconds for row in measurements.calls},
+        calls={row.kind: row.seconds for row in measurements.dispatch},
         growing=frozenset(
             row.kind
             for row in measurements.kinds

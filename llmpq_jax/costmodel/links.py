@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmpq_jax.costmodel.monotone_table import fit_table
 from llmpq_jax.errors import MeasurementError
-from llmpq_jax.schema.cluster import Cluster, Placed
+from llmpq_jax.schema.cluster import Cluster, NodeDevice
 from llmpq_jax.schema.measurements import LinkTime, Measurements
 
 # Bytes over bandwidth, and latency.
@@ -15,8 +15,8 @@ def hop_s(
     cluster: Cluster,
     measurements: Measurements,
     *,
-    source: Placed,
-    target: Placed,
+    source: NodeDevice,
+    target: NodeDevice,
     num_bytes: int,
 ) -> float:
     """Returns the seconds of one transfer.

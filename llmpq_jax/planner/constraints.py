@@ -68,7 +68,9 @@ def check_pins(
         ValueError: Layers are not there or pinned twice, a device is not there or may
             not be used, a precision is not allowed.
     """
-    uses = {place.name: place.device.use for place in cluster.placed}
+    uses = {
+        node_device.name: node_device.device.use for node_device in cluster.node_devices
+    }
     for pin in pins:
         if not 0 <= pin.first < pin.end <= num_layers:
             msg = f"pinned {pin}: expected FIRST:END with END behind FIRST, within 0:{num_layers}, the model's layers"
@@ -123,7 +125,7 @@ def with_use(cluster: Cluster, uses: Mapping[str, Use]) -> Cluster:
     Raises:
         ValueError: One of them is not there.
     """
-    names = [place.name for place in cluster.placed]
+    names = [node_device.name for node_device in cluster.node_devices]
     for name in uses:
         if name not in names:
             msg = f"device {name!r} is not in the cluster: expected one of {', '.join(names)}"

@@ -95,10 +95,16 @@ def _sharing(
 ) -> dict[str, list[JaxDevice]]:
     """Returns by node, where there are several, the CPU devices that share it."""
     sharing: dict[str, list[JaxDevice]] = {}
-    for placed in cluster.placed:
-        is_cpu = placed.device.platform == "cpu"
-        if is_cpu and placed.name in devices and placed.node.shared_capacity is None:
-            sharing.setdefault(placed.node.name, []).append(devices[placed.name])
+    for node_devices in cluster.node_devices:
+        is_cpu = node_devices.device.platform == "cpu"
+        if (
+            is_cpu
+            and node_devices.name in devices
+            and node_devices.node.shared_capacity is None
+        ):
+            sharing.setdefault(node_devices.node.name, []).append(
+                devices[node_devices.name]
+            )
     return {node: found for node, found in sharing.items() if len(found) > 1}
 
 

@@ -78,7 +78,7 @@ def measure_dispatch_overhead(
             kind=kind,
             seconds=visit.seconds,
             spread=visit.spread,
-            at_once_seconds=min(at_once.seconds, visit.seconds),
+            back_to_back_seconds=min(at_once.seconds, visit.seconds),
         )
     )
     session.on_row(f"{kind}: a stage by itself")
@@ -89,17 +89,17 @@ def is_overhead_measured(session: Session, kind: str) -> bool:
     return _held(session, kind) is not None
 
 
-def at_once_s(session: Session, kind: str) -> float:
+def back_to_back_s(session: Session, kind: str) -> float:
     """Returns what layers of a kind need not carry of a call.
 
     0 before it was measured, and where it was by a profiler whose layers carried it.
     """
     row = _held(session, kind)
-    return 0.0 if row is None else row.at_once_seconds
+    return 0.0 if row is None else row.back_to_back_seconds
 
 
 def _held(session: Session, kind: str) -> DispatchTime | None:
-    rows = session.journal.measurements.calls
+    rows = session.journal.measurements.dispatch
     return next((row for row in rows if row.kind == kind), None)
 
 
@@ -132,7 +132,7 @@ def time_dispatch(
         call()
         return clock() - started_s
 
-    def at_once_seconds(call: Callable[[], object]) -> float:
+    def back_to_back_seconds(call: Callable[[], object]) -> float:
         # The first ones find threads asleep and caches cold.
         mean_seconds(call, clock, for_s=WARM_UP_S)
         return mean_seconds(call, clock, for_s=WARM_UP_S)
@@ -143,7 +143,7 @@ def time_dispatch(
         len(visits) < _ROUNDS and clock() - began_s < _MAX_S
     ):
         sleep(_BETWEEN_ROUNDS_S)
-        one_s, stack_s = at_once_seconds(one_layer), at_once_seconds(stack)
+        one_s, stack_s = back_to_back_seconds(one_layer), back_to_back_seconds(stack)
         sleep(STAGE_PAUSE_S)
         hop_s = seconds(hop)
         # The first one finds all threads asleep, as no later one does.

@@ -16,7 +16,7 @@ from itertools import groupby, product
 from typing import Literal
 
 from llmpq_jax.costmodel.accuracy import held_out_accuracy
-from llmpq_jax.profiler.dispatch_overhead import at_once_s
+from llmpq_jax.profiler.dispatch_overhead import back_to_back_s
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.schema.measurements import PHASES, EndTime, LayerTime, Phase
@@ -36,7 +36,7 @@ def measure_layers(session: Session, kind: str, devices: Sequence[JaxDevice]) ->
         devices: Equal ones of a node; the first of them are taken.
     """
     widths = served_widths(session, len(devices))
-    call_s = at_once_s(session, kind)
+    call_s = back_to_back_s(session, kind)
     for tensor, bits in product(widths, session.bits):
         missing = missing_layers(session, kind, bits, tensor=tensor)
         if not missing:

@@ -119,7 +119,11 @@ def _linked(
     cluster: Cluster, devices: Mapping[str, JaxDevice]
 ) -> dict[tuple[str, str], tuple[JaxDevice, JaxDevice]]:
     """Finds two devices for each ordered pair of kinds that share a node."""
-    here = [placed for placed in cluster.placed if placed.name in devices]
+    here = [
+        node_devices
+        for node_devices in cluster.node_devices
+        if node_devices.name in devices
+    ]
     pairs: dict[tuple[str, str], tuple[JaxDevice, JaxDevice]] = {}
     for source, target in permutations(here, 2):
         if source.node.name == target.node.name:

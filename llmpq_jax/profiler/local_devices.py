@@ -7,7 +7,7 @@ from collections.abc import Collection
 import jax
 
 from llmpq_jax.errors import MeasurementError
-from llmpq_jax.schema.cluster import Cluster, Placed
+from llmpq_jax.schema.cluster import Cluster, NodeDevice
 from llmpq_jax.stage.emulated_devices import PLACED_NAME, JaxDevice, emulate_cpu_devices
 
 
@@ -23,37 +23,43 @@ def local_devices(
     Raises:
         MeasurementError: A kind is not in the cluster, or none of its devices is here.
     """
-    usable = [placed for placed in cluster.placed if placed.device.use != "never"]
-    known = list(dict.fromkeys(placed.device.kind for placed in usable))
+    usable = [
+        node_devices
+        for node_devices in cluster.node_devices
+        if node_devices.device.use != "never"
+    ]
+    known = list(dict.fromkeys(node_devices.device.kind for node_devices in usable))
     for kind in kinds or ():
         if kind not in known:
             msg = f"cluster {cluster.name!r} has no devices of kind {kind!r} to measure: expected one of {known}"
             raise MeasurementError(msg)
     wanted = [kind for kind in known if kinds is None or kind in kinds]
-    emulate_cpu_devices(placed.name for placed in usable)
+    emulate_cpu_devices(node_devices.name for node_devices in usable)
     found = {}
     for kind in wanted:
         interchangeable_groups = [
-            placed for placed in usable if placed.device.kind == kind
+            node_devices for node_devices in usable if node_devices.device.kind == kind
         ]
         here = {
-            placed.name: device
-            for placed in interchangeable_groups
-            if (device := _find(placed))
+            node_devices.name: device
+            for node_devices in interchangeable_groups
+            if (device := _find(node_devices))
         }
         if not here:
-            names = ", ".join(placed.name for placed in interchangeable_groups)
+            names = ", ".join(
+                node_devices.name for node_devices in interchangeable_groups
+            )
             msg = f"kind {kind!r}: JAX finds none of {names} here: run `llmpq-jax profile` on a machine that has one, or measure the other kinds alone"
             raise MeasurementError(msg)
         found |= here
     return found
 
 
-def _find(placed: Placed) -> JaxDevice | None:
-    match = PLACED_NAME.fullmatch(placed.name)
-    if match is None or match["platform"] != placed.device.platform:
-        platform = placed.device.platform
-        msg = f"kind {placed.device.kind!r}: device {placed.name!r}: expected a name such as {placed.node.name}/{platform}:0, with its platform {platform!r} and number"
+def _find(node_devices: NodeDevice) -> JaxDevice | None:
+    match = PLACED_NAME.fullmatch(node_devices.name)
+    if match is None or match["platform"] != node_devices.device.platform:
+        platform = node_devices.device.platform
+        msg = f"kind {node_devices.device.kind!r}: device {node_devices.name!r}: expected a name such as {node_devices.node.name}/{platform}:0, with its platform {platform!r} and number"
         raise MeasurementError(msg)
     try:
         devices = jax.devices(match["platform"])

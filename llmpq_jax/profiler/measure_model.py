@@ -32,7 +32,7 @@ from llmpq_jax.profiler.links import measure_links, missing_links
 from llmpq_jax.profiler.local_devices import local_devices
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.profiler.stopwatch import Stopwatch
-from llmpq_jax.schema.cluster import Cluster, Device, Placed
+from llmpq_jax.schema.cluster import Cluster, Device, NodeDevice
 from llmpq_jax.schema.measurements import Drift, MeasuredKind, Measurements
 from llmpq_jax.schema.precision import ALL_BITS, Activations, Bits, KvBits
 from llmpq_jax.stage.emulated_devices import JaxDevice
@@ -199,14 +199,17 @@ def _first_of_kind(
     cluster: Cluster, devices: Mapping[str, JaxDevice]
 ) -> dict[str, tuple[Device, tuple[JaxDevice, ...]]]:
     """Returns of each kind a device, and all of the kind on the node with most of them."""
-    by_node: dict[str, dict[str, list[Placed]]] = {}
-    for placed in cluster.placed:
-        if placed.name in devices:
-            nodes = by_node.setdefault(placed.device.kind, {})
-            nodes.setdefault(placed.node.name, []).append(placed)
+    by_node: dict[str, dict[str, list[NodeDevice]]] = {}
+    for node_devices in cluster.node_devices:
+        if node_devices.name in devices:
+            nodes = by_node.setdefault(node_devices.device.kind, {})
+            nodes.setdefault(node_devices.node.name, []).append(node_devices)
     fullest = {kind: max(nodes.values(), key=len) for kind, nodes in by_node.items()}
     return {
-        kind: (same[0].device, tuple(devices[placed.name] for placed in same))
+        kind: (
+            same[0].device,
+            tuple(devices[node_devices.name] for node_devices in same),
+        )
         for kind, same in fullest.items()
     }
 

@@ -30,10 +30,10 @@ def plan_lines(strategy: Strategy, *, int8_omega: float | None = None) -> list[s
         )
     if (quality := strategy.quality) is not None:
         lines.append(_quality_line(quality, int8_omega))
-        if quality.gate_ppl_increase is not None:
+        if quality.measured_ppl_increase is not None:
             lines.append(
-                f"gate         perplexity {quality.gate_ppl_increase:+.4g}, KL "
-                f"{quality.gate_kl:.3g} on {quality.gate_text} (measured)"
+                f"validation   perplexity {quality.measured_ppl_increase:+.4g}, KL "
+                f"{quality.measured_kl:.3g} on {quality.validation_text} (measured)"
             )
     if strategy.certificate is not None:
         lines.append(_certificate_line(strategy.certificate))

@@ -14,10 +14,10 @@ def machine_table(cluster: Cluster) -> Table:
     table = new_table("What is here: one row per device")
     add_columns(table, "device", "kind")
     add_columns(table, "memory", "of it reserved", justify="right")
-    for placed in cluster.placed:
-        device = placed.device
+    for node_devices in cluster.node_devices:
+        device = node_devices.device
         table.add_row(
-            *(placed.name, device.kind, format_bytes(device.memory_bytes)),
+            *(node_devices.name, device.kind, format_bytes(device.memory_bytes)),
             format_bytes(device.reserve_bytes),
         )
     lines = [f"{node.name}: {node.cores} cores" for node in cluster.nodes if node.cores]

@@ -37,7 +37,7 @@ def sensitivity_table(sensitivity: Sensitivity) -> Table:
     ):
         table.add_row(name, _omega(omega), "", "")
     caption = f"unit: {sensitivity.unit}; weights rounded by {sensitivity.rounding!r}"
-    if (judged := sensitivity.judged) is not None:
+    if (judged := sensitivity.calibration) is not None:
         caption += (
             f"\n{judged.num_tokens:,} tokens of {judged.text}; fitted to "
             f"{judged.num_assignments} random choices of bits: factor "

@@ -161,12 +161,12 @@ class Pipeline:
         """
         for request in requests:
             check_request(request, self.strategy, self.architecture)
-        demand = self._demand(requests)
-        if demand is None:
+        summary = self._summary(requests)
+        if summary is None:
             return
         ended: dict[int, Completion] = {}
         num_told = 0
-        stream = self.stream(enumerate(requests), demand, on_tokens=on_tokens)
+        stream = self.stream(enumerate(requests), summary, on_tokens=on_tokens)
         for number, completion in stream:
             ended[number] = completion
             while num_told in ended:
@@ -176,7 +176,7 @@ class Pipeline:
     def stream(
         self,
         requests: Iterable[tuple[Key, Request]],
-        demand: WorkloadSummary,
+        summary: WorkloadSummary,
         *,
         keeps_events: bool = True,
         on_tokens: Callable[[int], None] = lambda _: None,
@@ -186,7 +186,7 @@ class Pipeline:
         Args:
             requests: Each with a key that its completion comes back with; they fit the
                 strategy (`check_request`).
-            demand: Of these requests (`summarize_workload`).
+            summary: Of these requests (`summarize_workload`).
             keeps_events: In the record of the run, which grows with them.
             on_tokens: Hears how many new tokens have come, as they come.
 
@@ -194,12 +194,12 @@ class Pipeline:
             RequestError: The demand was that of others.
             DeviceFailedError: A device is; see `unfinished`.
         """
-        self.prepare(demand)
+        self.prepare(summary)
         stream = Stream(
             self._engine,
             self.strategy,
             self.tokenizer,
-            demand,
+            summary,
             keeps_events=keeps_events,
             on_tokens=on_tokens,
         )
@@ -256,14 +256,14 @@ class Pipeline:
         Raises:
             StrategyError: A stage overfills its device.
         """
-        demand = (
+        summary = (
             requests
             if isinstance(requests, WorkloadSummary)
-            else self._demand(requests)
+            else self._summary(requests)
         )
-        if demand is None:
+        if summary is None:
             return
-        shape = demand.shape(self.strategy)
+        shape = summary.shape(self.strategy)
         self._check_memory(shape)
         first = BatchNeeds(
             prefill_rows=shape.prefill_rows,
@@ -271,7 +271,7 @@ class Pipeline:
             num_chunks=shape.num_chunks(shape.num_tokens),
             decode_rows=shape.decode_rows,
             num_slots=shape.num_slots,
-            has_decode=demand.has_decode,
+            has_decode=summary.has_decode,
         )
         later = [
             replace(
@@ -281,10 +281,10 @@ class Pipeline:
                 num_chunks=shape.num_chunks(num_tokens),
                 has_decode=False,
             )
-            for num_tokens in sorted(demand.later_buckets)
+            for num_tokens in sorted(summary.later_buckets)
         ]
         needs = [first, *later]
-        if demand.wants_logprobs:
+        if summary.wants_logprobs:
             # Micro-batches without a row that wants them are served as ever.
             needs += [replace(need, wanted="logprobs") for need in needs]
         self._engine.prepare(needs, on_stage=on_stage)
@@ -309,7 +309,7 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def _demand(self, requests: Sequence[Request]) -> WorkloadSummary | None:
+    def _summary(self, requests: Sequence[Request]) -> WorkloadSummary | None:
         """Returns what requests ask for that are all there to choose the next among."""
         return summarize_workload(
             requests, self.strategy, look_ahead=max(1, len(requests))

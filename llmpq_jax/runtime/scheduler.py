@@ -12,7 +12,7 @@ row keeps its place, and what was known of it is prefilled again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ import numpy as np
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.engines.engine import Engine, StageFailedError
 from llmpq_jax.runtime.request import TokenLogprobs
-from llmpq_jax.runtime.sequence import Row
+from llmpq_jax.runtime.sequence import Sequence
 from llmpq_jax.schema.buckets import STEPS_AT_ONCE, bucket_length
 from llmpq_jax.stage.compiled import Wanted
 from llmpq_jax.stage.message import Message
@@ -38,7 +38,7 @@ class _Group:
     """Rows that decode together, place by place.
 
     Attributes:
-        rows: Who holds each place; None where nobody does.
+        sequences: Who holds each place; None where nobody does.
         length_B: Tokens of each row that the caches hold, its prompt at first.
         token_B: The last token of each row, to be fed next.
         sampling: Of each row.
@@ -46,7 +46,7 @@ class _Group:
         num_steps: Decode steps sent so far.
     """
 
-    rows: list[Row | None]
+    sequences: list[Sequence | None]
     length_B: np.ndarray
     token_B: np.ndarray
     sampling: SamplingRows
@@ -54,17 +54,21 @@ class _Group:
     num_steps: int = 0
 
     @property
-    def active(self) -> list[Row]:
+    def active(self) -> list[Sequence]:
         """Rows that want more tokens."""
-        return [row for row in self.rows if row is not None and not row.is_finished]
+        return [
+            sequence
+            for sequence in self.sequences
+            if sequence is not None and not sequence.is_finished
+        ]
 
 
 class _Waiting:
     """Rows that have no place yet; only the next one is held."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self._rows = iter(rows)
-        self._next = next(self._rows, None)
+    def __init__(self, sequences: Iterable[Sequence]) -> None:
+        self._sequences = iter(sequences)
+        self._next = next(self._sequences, None)
 
     def __bool__(self) -> bool:
         return self._next is not None
@@ -75,10 +79,10 @@ class _Waiting:
         assert self._next is not None
         return len(self._next.history)
 
-    def take(self) -> Row:
+    def take(self) -> Sequence:
         """Returns the next one."""
         assert self._next is not None
-        taken, self._next = self._next, next(self._rows, None)
+        taken, self._next = self._next, next(self._sequences, None)
         return taken
 
 
@@ -89,7 +93,7 @@ class Scheduler:
     Attributes:
         engine: Takes micro-batches.
         shape: Of caches and micro-batches.
-        rows: To be served, in this order; each is read when there is a place for the
+        sequences: To be served, in this order; each is read when there is a place for the
             one before it.
         on_tokens: Hears how many new tokens have come, as they come.
         num_prefills: Prefill micro-batches sent so far.
@@ -97,7 +101,7 @@ class Scheduler:
 
     engine: Engine
     shape: BatchShape
-    rows: Iterable[Row]
+    sequences: Iterable[Sequence]
     on_tokens: Callable[[int], None] = lambda _: None
     num_prefills: int = 0
     _waiting: _Waiting = field(default_factory=lambda: _Waiting(()))
@@ -106,17 +110,17 @@ class Scheduler:
     _chunks: dict[int, deque[Message]] = field(default_factory=dict)
     _in_flight: int = 0
 
-    def run(self) -> Generator[Row, None, None]:
+    def run(self) -> Generator[Sequence, None, None]:
         """Yields rows as they end.
 
         Abandoned half-way, it waits for what is in flight, so that the stages may serve
         others.
         """
         size = self.shape.decode_rows
-        self._waiting = _Waiting(self.rows)
+        self._waiting = _Waiting(self.sequences)
         self._groups = [
             _Group(
-                rows=[None] * size,
+                sequences=[None] * size,
                 length_B=np.ones(size, np.int32),
                 token_B=np.zeros(size, np.int32),
                 sampling=greedy_rows(size),
@@ -143,11 +147,11 @@ class Scheduler:
 
     def _fill(self) -> None:
         """Sends the first prompts, in the plan's micro-batches."""
-        for places in self._prefill_places():
+        for slots in self._prefill_slots():
             if not self._waiting:
                 break
-            self._seat(places)
-            for chunk in self._prompts(places, self.shape.num_tokens):
+            self._seat(slots)
+            for chunk in self._prompts(slots, self.shape.num_tokens):
                 self._send(chunk)
 
     def _recover(self) -> None:
@@ -163,69 +167,66 @@ class Scheduler:
         )
         for group in self._groups:
             group.prefills_left = 0
-        for places in self._prefill_places():
+        for slots in self._prefill_slots():
             lengths = [
-                len(row.history)
-                for number, place in places
-                if (row := self._groups[number].rows[place]) and not row.is_finished
+                len(sequence.history)
+                for number, slot in slots
+                if (sequence := self._groups[number].sequences[slot])
+                and not sequence.is_finished
             ]
             if lengths:
-                for chunk in self._prompts(places, bucket_length(max(lengths))):
+                for chunk in self._prompts(slots, bucket_length(max(lengths))):
                     self._send(chunk)
         for number, group in enumerate(self._groups):
             if not group.prefills_left:
                 self._refill(number)
 
-    def _prefill_places(self) -> Iterator[list[tuple[int, int]]]:
+    def _prefill_slots(self) -> Iterator[list[tuple[int, int]]]:
         """Yields the plan's prefill micro-batches: of each row its group and place."""
         shape = self.shape
         together = max(1, shape.prefill_rows // shape.decode_rows)
         for start in range(0, shape.num_rows, shape.prefill_rows):
             first_group, first_row = divmod(start, shape.decode_rows)
             yield [
-                (group, place)
+                (group, slot)
                 for group in range(first_group, first_group + together)
-                for place in range(
-                    first_row, first_row + shape.prefill_rows // together
-                )
+                for slot in range(first_row, first_row + shape.prefill_rows // together)
             ]
 
     def _refill(self, number: int) -> None:
         """Gives the free places of a group to requests that wait."""
-        for place, row in enumerate(self._groups[number].rows):
-            if self._waiting and (row is None or row.is_finished):
+        for slot, sequence in enumerate(self._groups[number].sequences):
+            if self._waiting and (sequence is None or sequence.is_finished):
                 num_tokens = bucket_length(self._waiting.num_tokens)
-                self._seat([(number, place)])
-                first, *rest = self._prompts([(number, place)], num_tokens)
+                self._seat([(number, slot)])
+                first, *rest = self._prompts([(number, slot)], num_tokens)
                 self._send(first)
                 if rest:
                     self._chunks[first.micro_batch] = deque(rest)
 
-    def _seat(self, places: Sequence[tuple[int, int]]) -> None:
+    def _seat(self, slots: list[tuple[int, int]]) -> None:
         """Gives places to requests that wait, as far as there are any."""
-        for number, place in places:
+        for number, slot in slots:
             if not self._waiting:
                 break
-            row = self._waiting.take()
+            sequence = self._waiting.take()
             group = self._groups[number]
-            group.rows[place] = row
-            _tell_sampling(group.sampling, place, row)
+            group.sequences[slot] = sequence
+            _tell_sampling(group.sampling, slot, sequence)
 
-    def _prompts(
-        self, places: Sequence[tuple[int, int]], num_tokens: int
-    ) -> list[Message]:
+    def _prompts(self, slots: list[tuple[int, int]], num_tokens: int) -> list[Message]:
         """Returns what is known of the rows in some places as one micro-batch, in chunks."""
-        groups = tuple(dict.fromkeys(number for number, _ in places))
-        prompts = np.zeros((len(places), num_tokens), np.int32)
-        lengths = np.ones(len(places), np.int32)
-        for index, (number, place) in enumerate(places):
+        groups = tuple(dict.fromkeys(number for number, _ in slots))
+        prompts = np.zeros((len(slots), num_tokens), np.int32)
+        lengths = np.ones(len(slots), np.int32)
+        for index, (number, slot) in enumerate(slots):
             group = self._groups[number]
-            row = group.rows[place]
-            if row is None or row.is_finished:
+            sequence = group.sequences[slot]
+            if sequence is None or sequence.is_finished:
                 continue
-            history = row.history
+            history = sequence.history
             prompts[index, : len(history)] = history
-            lengths[index] = group.length_B[place] = len(history)
+            lengths[index] = group.length_B[slot] = len(history)
         for number in groups:
             self._groups[number].prefills_left += 1
         micro_batch, self.num_prefills = self.num_prefills, self.num_prefills + 1
@@ -233,33 +234,33 @@ class Scheduler:
             *(
                 np.array(
                     [
-                        self._groups[number].sampling[axis][place]
-                        for number, place in places
+                        self._groups[number].sampling[axis][slot]
+                        for number, slot in slots
                     ]
                 )
                 for axis in range(len(SamplingRows._fields))
             )
         )
         num_chunks = self.shape.num_chunks(num_tokens)
-        seated = [self._groups[number].rows[place] for number, place in places]
+        seated = [self._groups[number].sequences[slot] for number, slot in slots]
         return [
             Message(
                 phase="prefill",
                 micro_batch=micro_batch,
                 step=step,
                 groups=groups,
-                first_row=places[0][1],
+                first_row=slots[0][1],
                 payload=chunk,
                 slot_B=lengths,
                 sampling=sampling,
-                wanted=_wanted(row for row in seated if row is not None),
+                wanted=_wanted(sequence for sequence in seated if sequence is not None),
                 num_chunks=num_chunks,
                 chunk_tokens=num_tokens // num_chunks,
             )
             for step, chunk in enumerate(np.split(prompts, num_chunks, axis=1))
         ]
 
-    def _take(self, result: Message) -> Iterator[Row]:
+    def _take(self, result: Message) -> Iterator[Sequence]:
         """Gives tokens to their rows, and sends groups that are ready on."""
         ended = list(self._take_tokens(result))
         if result.phase == "prefill" and result.step + 1 < result.num_chunks:
@@ -281,33 +282,33 @@ class Scheduler:
                 self._decode(number, result)
         yield from ended
 
-    def _take_tokens(self, result: Message) -> Iterator[Row]:
+    def _take_tokens(self, result: Message) -> Iterator[Sequence]:
         payload = np.asarray(result.payload)
         logprobs = unpack_logprobs(payload) if result.wanted == "logprobs" else None
         steps = (payload if logprobs is None else logprobs.token_B)[None]
         if result.tokens is not None:
             steps = np.asarray(result.tokens)[: result.num_steps]
         taken = 0
-        for index, (group, place) in enumerate(self._places(result)):
-            row = group.rows[place]
+        for index, (group, slot) in enumerate(self._slots(result)):
+            sequence = group.sequences[slot]
             if result.phase == "prefill" and not result.ends_prompt(index):
                 continue
-            group.token_B[place] = steps[-1, index]
+            group.token_B[slot] = steps[-1, index]
             if result.phase == "decode":
-                group.length_B[place] += len(steps)
-            if row is None or row.is_finished:
+                group.length_B[slot] += len(steps)
+            if sequence is None or sequence.is_finished:
                 continue
-            if logprobs is not None and row.request.top_logprobs is not None:
-                row.logprobs.append(_token_logprobs(logprobs, index, row))
+            if logprobs is not None and sequence.request.top_logprobs is not None:
+                sequence.logprobs.append(_token_logprobs(logprobs, index, sequence))
             for token in steps[:, index]:
-                row.add(int(token))
+                sequence.add(int(token))
                 taken += 1
-                if row.is_finished:
-                    yield row
+                if sequence.is_finished:
+                    yield sequence
                     break
         self.on_tokens(taken)
 
-    def _places(self, message: Message) -> list[tuple[_Group, int]]:
+    def _slots(self, message: Message) -> list[tuple[_Group, int]]:
         """Returns whose each of a message's rows are."""
         per_group = len(message.slot_B) // len(message.groups)
         return [
@@ -348,7 +349,7 @@ class Scheduler:
         """
         if not self.engine.takes_steps or _wanted(group.active) != "tokens":
             return 1
-        left = [row.num_left for row in group.active]
+        left = [sequence.num_left for sequence in group.active]
         return min(STEPS_AT_ONCE, min(left) if self._waiting else max(left))
 
     def _send(self, message: Message) -> None:
@@ -356,14 +357,16 @@ class Scheduler:
         self._in_flight += 1
 
 
-def _wanted(rows: Iterable[Row]) -> Wanted:
+def _wanted(sequences: Iterable[Sequence]) -> Wanted:
     """Returns what the last stage is to tell of a micro-batch of rows."""
-    asks = any(row.request.top_logprobs is not None for row in rows)
+    asks = any(sequence.request.top_logprobs is not None for sequence in sequences)
     return "logprobs" if asks else "tokens"
 
 
-def _token_logprobs(logprobs: Logprobs, index: int, row: Row) -> TokenLogprobs:
-    count = row.request.top_logprobs or 0
+def _token_logprobs(
+    logprobs: Logprobs, index: int, sequence: Sequence
+) -> TokenLogprobs:
+    count = sequence.request.top_logprobs or 0
     return TokenLogprobs(
         logprob=float(logprobs.logprob_B[index]),
         top_tokens=tuple(
@@ -377,9 +380,9 @@ def _token_logprobs(logprobs: Logprobs, index: int, row: Row) -> TokenLogprobs:
     )
 
 
-def _tell_sampling(sampling: SamplingRows, place: int, row: Row) -> None:
+def _tell_sampling(sampling: SamplingRows, slot: int, sequence: Sequence) -> None:
     """Writes how a row is sampled into its place."""
-    choice = row.request.sampling
+    choice = sequence.request.sampling
     values = (choice.temperature, choice.top_k, choice.top_p, choice.seed)
     for axis, value in zip(sampling, values, strict=True):
-        np.asarray(axis)[place] = value
+        np.asarray(axis)[slot] = value

@@ -25,7 +25,7 @@ class TextDecoder(Protocol):
         ...
 
 
-class Row:
+class Sequence:
     """One request in a batch."""
 
     def __init__(

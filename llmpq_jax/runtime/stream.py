@@ -15,7 +15,7 @@ from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.engines.engine import Engine
 from llmpq_jax.runtime.request import Completion, PartialCompletion, Request
 from llmpq_jax.runtime.scheduler import Scheduler
-from llmpq_jax.runtime.sequence import Row
+from llmpq_jax.runtime.sequence import Sequence
 from llmpq_jax.runtime.workload_summary import WorkloadSummary, longest_first
 from llmpq_jax.schema.strategy import Strategy
 
@@ -37,7 +37,7 @@ class Stream:
         engine: Engine,
         strategy: Strategy,
         tokenizer: Tokenizer,
-        demand: WorkloadSummary,
+        summary: WorkloadSummary,
         *,
         keeps_events: bool,
         on_tokens: Callable[[int], None],
@@ -48,7 +48,7 @@ class Stream:
             engine: With the stages.
             strategy: Of the stages.
             tokenizer: Of the model.
-            demand: What the requests ask for together.
+            summary: What the requests ask for together.
             keeps_events: In the record.
             on_tokens: Hears how many new tokens have come, as they come.
         """
@@ -56,22 +56,23 @@ class Stream:
         self._engine = engine
         self._strategy = strategy
         self._tokenizer = tokenizer
-        self._demand = demand
-        self._shape = demand.shape(strategy)
+        self._summary = summary
+        self._shape = summary.shape(strategy)
         self._keeps_events = keeps_events
         self._on_tokens = on_tokens
         self._num_requests = 0
         self._num_new_tokens = 0
-        self._keys: dict[Row, Any] = {}
+        self._keys: dict[Sequence, Any] = {}
 
     def unfinished(self) -> Iterator[tuple[Any, PartialCompletion]]:
         """Yields of each request that was begun and has not ended what it has."""
-        for row, key in self._keys.items():
-            if row.num_taken and not row.is_finished:
+        for sequence, key in self._keys.items():
+            if sequence.num_taken and not sequence.is_finished:
                 yield (
                     key,
                     PartialCompletion(
-                        token_ids=tuple(row.token_ids), logprobs=tuple(row.logprobs)
+                        token_ids=tuple(sequence.token_ids),
+                        logprobs=tuple(sequence.logprobs),
                     ),
                 )
 
@@ -91,11 +92,11 @@ class Stream:
         )
         # Of what came before.
         self._engine.take_events()
-        self._keys = keys = dict[Row, Any]()
-        driver = Scheduler(
+        self._keys = keys = dict[Sequence, Any]()
+        scheduler = Scheduler(
             engine=self._engine,
             shape=shape,
-            rows=self._rows(requests, keys),
+            sequences=self._sequences(requests, keys),
             on_tokens=self._on_tokens,
         )
         # What is here already is spared the garbage collector, which would look through
@@ -108,32 +109,34 @@ class Stream:
             keeps_events=self._keeps_events,
         )
         try:
-            for row in driver.run():
+            for sequence in scheduler.run():
                 self._num_requests += 1
-                self._num_new_tokens += row.num_taken
+                self._num_new_tokens += sequence.num_taken
                 if self._num_requests % _ENDS_BETWEEN_EVENTS == 0:
                     summary.add(self._engine.take_events())
-                yield keys.pop(row), row.completion()
+                yield keys.pop(sequence), sequence.completion()
             summary.add(self._engine.take_events())
             self.record = self._record_of(summary)
         finally:
             gc.unfreeze()
             self._engine.free()
 
-    def _rows(
-        self, requests: Iterable[tuple[Key, Request]], keys: dict[Row, Key]
-    ) -> Iterator[Row]:
+    def _sequences(
+        self, requests: Iterable[tuple[Key, Request]], keys: dict[Sequence, Key]
+    ) -> Iterator[Sequence]:
         turns = longest_first(
             requests,
             lambda each: each[1].num_left,
-            look_ahead=self._demand.look_ahead,
+            look_ahead=self._summary.look_ahead,
         )
         eos_ids = self._tokenizer.eos_ids
         for number, (key, request) in enumerate(turns):
-            _check_counted(request, number, self._demand, self._shape)
-            row = Row(request, eos_ids=eos_ids, decoder=self._tokenizer.text_decoder())
-            keys[row] = key
-            yield row
+            _check_counted(request, number, self._summary, self._shape)
+            sequence = Sequence(
+                request, eos_ids=eos_ids, decoder=self._tokenizer.text_decoder()
+            )
+            keys[sequence] = key
+            yield sequence
 
     def _record_of(self, summary: BatchSummary) -> BatchRecord:
         shape = self._shape
@@ -151,14 +154,14 @@ class Stream:
 
 
 def _check_counted(
-    request: Request, number: int, demand: WorkloadSummary, shape: BatchShape
+    request: Request, number: int, summary: WorkloadSummary, shape: BatchShape
 ) -> None:
     """Refuses what the caches have no room for: it was not there to be counted."""
     length = len(request.history)
-    is_first = number < len(demand.first_prompts)
+    is_first = number < len(summary.first_prompts)
     if (
-        number >= demand.num_requests
-        or length + request.num_left > demand.longest_context
+        number >= summary.num_requests
+        or length + request.num_left > summary.longest_context
         or (is_first and length > shape.num_tokens)
     ):
         msg = "the requests are not those that were counted before they were served: expected them to stay as they are until the run ends"

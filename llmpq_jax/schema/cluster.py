@@ -121,7 +121,7 @@ class Link:
 
 
 @record
-class Placed:
+class NodeDevice:
     """A device with its place in the cluster.
 
     Attributes:
@@ -163,31 +163,33 @@ class Cluster:
                 if end not in names:
                     msg = f"a link names node {end!r}: expected one of {names}"
                     raise ValueError(msg)
-        if all(placed.device.use == "never" for placed in self.placed):
+        if all(
+            node_devices.device.use == "never" for node_devices in self.node_devices
+        ):
             msg = 'every device has use = "never": expected one that may be used'
             raise ValueError(msg)
 
     @property
-    def placed(self) -> tuple[Placed, ...]:
+    def node_devices(self) -> tuple[NodeDevice, ...]:
         """All devices with their full names, in file order."""
         return tuple(
-            Placed(name=f"{node.name}/{device.name}", node=node, device=device)
+            NodeDevice(name=f"{node.name}/{device.name}", node=node, device=device)
             for node in self.nodes
             for device in node.devices
         )
 
-    def find(self, name: str) -> Placed:
+    def find(self, name: str) -> NodeDevice:
         """Returns the device of that full name.
 
         Raises:
             KeyError: There is none.
         """
-        for placed in self.placed:
-            if placed.name == name:
-                return placed
+        for node_devices in self.node_devices:
+            if node_devices.name == name:
+                return node_devices
         raise KeyError(name)
 
-    def link_between(self, first: Placed, second: Placed) -> Link | None:
+    def link_between(self, first: NodeDevice, second: NodeDevice) -> Link | None:
         """Returns the link that joins two devices' nodes, if the file says one."""
         ends = {first.node.name, second.node.name}
         for link in self.links:

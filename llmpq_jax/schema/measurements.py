@@ -140,14 +140,14 @@ class DispatchTime:
 
     Attributes:
         kind: Kind of device.
-        at_once_seconds: The part of `seconds` that remains where visits follow one another at
+        back_to_back_seconds: The part of `seconds` that remains where visits follow one another at
             once. It is not in the seconds of layers; where it is absent, they carry it.
         seconds: Median.
         spread: As for a layer.
     """
 
     kind: str
-    at_once_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    back_to_back_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     seconds: Seconds
     spread: Spread
 
@@ -260,7 +260,7 @@ class Measurements:
         kinds: In the file `[[kind]]`.
         layers: In the file `[[layer]]`.
         ends: In the file `[[end]]`.
-        calls: In the file `[[call]]`; a kind without one is taken to cost nothing.
+        dispatch: In the file `[[dispatch]]`; a kind without one is taken to cost nothing.
         links: In the file `[[link]]`.
         shared: In the file `[[shared]]`.
         accuracy: In the file `[[accuracy]]`.
@@ -276,7 +276,7 @@ class Measurements:
     kinds: Annotated[tuple[MeasuredKind, ...], Field(alias="kind")]
     layers: Annotated[tuple[LayerTime, ...], Field(alias="layer")]
     ends: Annotated[tuple[EndTime, ...], Field(alias="end")]
-    calls: Annotated[tuple[DispatchTime, ...], Field(alias="call")] = ()
+    dispatch: Annotated[tuple[DispatchTime, ...], Field(alias="dispatch")] = ()
     links: Annotated[tuple[LinkTime, ...], Field(alias="link")] = ()
     shared: tuple[SharedCapacity, ...] = ()
     accuracy: tuple[Accuracy, ...] = ()

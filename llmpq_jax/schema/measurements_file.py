@@ -46,7 +46,7 @@ _TABLES: dict[type[Row], tuple[str, str]] = {
     MeasuredKind: ("kind", "kinds"),
     LayerTime: ("layer", "layers"),
     EndTime: ("end", "ends"),
-    DispatchTime: ("call", "calls"),
+    DispatchTime: ("dispatch", "dispatch"),
     LinkTime: ("link", "links"),
     SharedCapacity: ("shared", "shared"),
     Accuracy: ("accuracy", "accuracy"),

@@ -31,7 +31,7 @@ class LayerSensitivity:
 
 
 @record
-class Judged:
+class CalibrationText:
     """On what sensitivities were found, and how they were made to fit.
 
     Attributes:
@@ -71,7 +71,7 @@ class Sensitivity:
         head_8: ω of a head at 8 bits.
         kv_8: ω of a cache at 8 bits, all layers together.
         wire_8: ω of hidden states at 8 bits between two layers, for each such place.
-        judged: On what; absent where no text was read.
+        calibration: On what; absent where no text was read.
         layers: In the file `[[layer]]`; 16 bits may be left out and count 0.
     """
 
@@ -86,7 +86,7 @@ class Sensitivity:
     head_8: float = 0.0
     kv_8: float = 0.0
     wire_8: float = 0.0
-    judged: Judged | None = None
+    calibration: CalibrationText | None = None
     layers: Annotated[tuple[LayerSensitivity, ...], Field(alias="layer")]
 
     def omega(self, layer: int, bits: Bits) -> float:

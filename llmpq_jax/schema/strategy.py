@@ -158,19 +158,19 @@ class Quality:
             limit.
         method: Where ω comes from.
         note: What a person should know of it.
-        gate_text: Name of the text it was judged on before it was trusted; absent where
+        validation_text: Name of the text it was judged on before it was trusted; absent where
             it was not.
-        gate_ppl_increase: Measured there, beside 16 bits.
-        gate_kl: Likewise, KL divergence from 16 bits in nats per token.
+        measured_ppl_increase: Measured there, beside 16 bits.
+        measured_kl: Likewise, KL divergence from 16 bits in nats per token.
     """
 
     omega: float
     budget: float | None = None
     method: str
     note: str | None = None
-    gate_text: str | None = None
-    gate_ppl_increase: float | None = None
-    gate_kl: float | None = None
+    validation_text: str | None = None
+    measured_ppl_increase: float | None = None
+    measured_kl: float | None = None
 
 
 @record

@@ -23,7 +23,7 @@ from llmpq_jax.checkpoint.calibrated import (
 from llmpq_jax.quant import QArray, dequantize
 from llmpq_jax.quant.rounding import round_weight
 from llmpq_jax.schema.precision import Rounding
-from llmpq_jax.schema.sensitivity import Judged, LayerSensitivity, Sensitivity
+from llmpq_jax.schema.sensitivity import CalibrationText, LayerSensitivity, Sensitivity
 from llmpq_jax.sensitivity.losses import Losses, losses_of, num_streams
 from llmpq_jax.sensitivity.moments import LayerMoments, Moments, moments_of
 from llmpq_jax.sensitivity.scale_fit import fit_factor, increase, random_assignments
@@ -265,7 +265,7 @@ def _sensitivity(
         head_8=scale * head,
         kv_8=scale * cache,
         wire_8=scale * wire / max(1, model.num_layers - 1),
-        judged=Judged(
+        calibration=CalibrationText(
             text=text.name,
             digest=text.digest,
             num_tokens=text.tokens.size,

@@ -23,7 +23,7 @@ from llmpq_jax.files import write_text
 from llmpq_jax.runtime.analysis.run_file import RecordedRun, read_run
 from llmpq_jax.runtime.analysis.run_record import BatchRecord
 from llmpq_jax.runtime.analysis.uncontended import uncontended_seconds
-from llmpq_jax.schema.cluster import Cluster, Placed
+from llmpq_jax.schema.cluster import Cluster, NodeDevice
 from llmpq_jax.schema.measurements import (
     PHASES,
     LinkTime,
@@ -90,19 +90,19 @@ def calibrate_from_run(
     where = f"run record {record}"
     digest = f"sha256:{hashlib.sha256(record.read_bytes()).hexdigest()}"
     _check_model(run.strategy, table, model, where)
-    places = _places(run.strategy, cluster, where)
+    node_devices = _places(run.strategy, cluster, where)
     if any(row.record == digest for row in table.observed):
         return Calibration(rows=(), measurements=table)
     for batch in run.batches:
-        _check_batch(batch, run.strategy, table, places, where)
+        _check_batch(batch, run.strategy, table, node_devices, where)
     notes = [
         f"the stage on {', '.join(stage.devices)} is spread over several devices: left out"
         for stage in run.strategy.stages
         if len(stage.devices) > 1
     ]
-    sums = _added_up(run, table, places)
+    sums = _added_up(run, table, node_devices)
     rows = []
-    for kind in dict.fromkeys(place.device.kind for place in places):
+    for kind in dict.fromkeys(node_device.device.kind for node_device in node_devices):
         for phase in PHASES:
             found = sums.get((kind, phase))
             if found is None:
@@ -130,7 +130,7 @@ def calibrate_from_run(
         msg = f"{where}: {'; '.join(notes)}: expected {MIN_PASSES} micro-batches or more through the single devices of a kind; run more prompts, or for longer"
         raise MeasurementError(msg)
     hidden_size = read_architecture(model).hidden_size
-    links = hop_times(run, places, hidden_size, least=MIN_PASSES)
+    links = hop_times(run, node_devices, hidden_size, least=MIN_PASSES)
     for row in (*rows, *links):
         table = with_row(table, row)
     notes += notes_on_links(cluster, links)
@@ -148,13 +148,13 @@ class _Sums:
 
 
 def _added_up(
-    run: RecordedRun, table: Measurements, places: list[Placed]
+    run: RecordedRun, table: Measurements, node_devices: list[NodeDevice]
 ) -> dict[tuple[str, Phase], _Sums]:
     """Adds up what stages on one device took and should have, by kind and phase."""
     strategy = run.strategy
     latency = _uncorrected(table, strategy)
     last = len(strategy.stages) - 1
-    nodes = {place.node.name: place.node for place in places}
+    nodes = {node_device.node.name: node_device.node for node_device in node_devices}
     known: dict[tuple[int, PassSize], float] = {}
     sums: dict[tuple[str, Phase], _Sums] = defaultdict(_Sums)
     for batch in run.batches:
@@ -165,10 +165,10 @@ def _added_up(
         )
         for event, measured_s in zip(batch.events, own, strict=True):
             if len(strategy.stages[event.stage].devices) == 1:
-                kind = places[event.stage].device.kind
+                kind = node_devices[event.stage].device.kind
                 sums[kind, event.phase].measured_s += measured_s
         for number, size, count in _passes(batch):
-            stage, kind = strategy.stages[number], places[number].device.kind
+            stage, kind = strategy.stages[number], node_devices[number].device.kind
             if len(stage.devices) > 1:
                 continue
             if (number, size) not in known:
@@ -231,7 +231,7 @@ def _check_model(
             raise MeasurementError(msg)
 
 
-def _places(strategy: Strategy, cluster: Cluster, where: str) -> list[Placed]:
+def _places(strategy: Strategy, cluster: Cluster, where: str) -> list[NodeDevice]:
     """Returns the first device of each stage."""
     found = []
     for stage in strategy.stages:
@@ -247,29 +247,29 @@ def _check_batch(
     batch: BatchRecord,
     strategy: Strategy,
     table: Measurements,
-    places: list[Placed],
+    node_devices: list[NodeDevice],
     where: str,
 ) -> None:
     if not batch.events or not all(event.rows for event in batch.events):
         msg = f"{where}: does not tell the size of each micro-batch: expected what this version's `llmpq-jax generate --record FILE` writes; run it again"
         raise MeasurementError(msg)
     kinds = {row.kind: row for row in table.kinds}
-    for times, place in zip(batch.stages, places, strict=True):
-        kind = kinds.get(place.device.kind)
+    for times, node_device in zip(batch.stages, node_devices, strict=True):
+        kind = kinds.get(node_device.device.kind)
         if kind is None or kind.source != "measured":
             how = (
                 "was not measured" if kind is None else "is foretold by makers' figures"
             )
-            msg = f"{where}: ran on {place.name}, whose kind {place.device.kind!r} {how}: expected one of {_measured(kinds)}; measure it with `llmpq-jax profile`"
+            msg = f"{where}: ran on {node_device.name}, whose kind {node_device.device.kind!r} {how}: expected one of {_measured(kinds)}; measure it with `llmpq-jax profile`"
             raise MeasurementError(msg)
         if times.machine is None:
-            msg = f"{where}: does not tell what {place.name} is: expected what this version's `llmpq-jax generate --record FILE` writes; run it again"
+            msg = f"{where}: does not tell what {node_device.name} is: expected what this version's `llmpq-jax generate --record FILE` writes; run it again"
             raise MeasurementError(msg)
         for name in _SERVING:
             ran, measured = getattr(times.machine, name), getattr(kind, name)
             # Older measurements do not tell the driver.
             if measured and ran != measured:
-                msg = f"{where}: {place.name} ran with {name} {ran!r}, kind {kind.kind!r} was measured with {measured!r}: expected the same; measure anew with `llmpq-jax profile`"
+                msg = f"{where}: {node_device.name} ran with {name} {ran!r}, kind {kind.kind!r} was measured with {measured!r}: expected the same; measure anew with `llmpq-jax profile`"
                 raise MeasurementError(msg)
 
 

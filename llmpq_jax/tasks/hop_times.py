@@ -8,14 +8,18 @@ from itertools import pairwise
 
 from llmpq_jax.profiler.stopwatch import summary
 from llmpq_jax.runtime.analysis.run_file import RecordedRun
-from llmpq_jax.schema.cluster import Cluster, Placed
+from llmpq_jax.schema.cluster import Cluster, NodeDevice
 from llmpq_jax.schema.measurements import LinkTime
 from llmpq_jax.schema.precision import ACTIVATION_BYTES, wire_token_bytes
 from llmpq_jax.stage.message import StageEvent
 
 
 def hop_times(
-    run: RecordedRun, places: Sequence[Placed], hidden_size: int, *, least: int
+    run: RecordedRun,
+    node_devices: Sequence[NodeDevice],
+    hidden_size: int,
+    *,
+    least: int,
 ) -> list[LinkTime]:
     """Returns the median seconds of hidden states from one node to another, by size.
 
@@ -24,14 +28,14 @@ def hop_times(
 
     Args:
         run: As recorded.
-        places: The first device of each stage.
+        node_devices: The first device of each stage.
         hidden_size: Of the model.
         least: Sizes that were sent less often are left out.
     """
     stages, precision = run.strategy.stages, run.strategy.precision
     apart = {
         number
-        for number, (before, here) in enumerate(pairwise(places), start=1)
+        for number, (before, here) in enumerate(pairwise(node_devices), start=1)
         if before.node.name != here.node.name and len(stages[number].devices) == 1
     }
     samples: dict[tuple[int, int], list[float]] = defaultdict(list)
@@ -53,13 +57,13 @@ def hop_times(
     for (number, num_bytes), seconds in sorted(samples.items()):
         if len(seconds) < least:
             continue
-        source, target = places[number - 1], places[number]
+        source, target = node_devices[number - 1], node_devices[number]
         rows.append(link_time(source, target, num_bytes, seconds))
     return rows
 
 
 def link_time(
-    source: Placed, target: Placed, num_bytes: int, seconds: list[float]
+    source: NodeDevice, target: NodeDevice, num_bytes: int, seconds: list[float]
 ) -> LinkTime:
     """Returns the row of a transfer between devices of two nodes.
 

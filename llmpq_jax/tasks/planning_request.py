@@ -93,7 +93,9 @@ def planning_request(
         today = datetime.now(UTC).date()
         for doubt in doubts(measured, jax_version=version("jax"), today=today):
             on_note(doubt)
-        kinds = dict.fromkeys(place.device.kind for place in devices.placed)
+        kinds = dict.fromkeys(
+            node_device.device.kind for node_device in devices.node_devices
+        )
         for line in factor_lines(measured, kinds):
             on_note(line)
     judged, allowed = None, ALL_BITS

@@ -52,7 +52,7 @@ def measure(
         MeasurementError: A kind of device is not here, or the file holds measurements
             of other circumstances.
     """
-    note_missing_kernels(placed.name for placed in cluster.placed)
+    note_missing_kernels(node_devices.name for node_devices in cluster.node_devices)
     with progress_bar("measuring", None, unit="rows") as advance:
         num_done = 0
 

@@ -17,7 +17,7 @@ from llmpq_jax.profiler.stopwatch import STAGE_PAUSE_S
 from llmpq_jax.report.console import progress_bar
 from llmpq_jax.runtime.engines.ray.link_probe import LinkProbe, time_ways
 from llmpq_jax.runtime.engines.transport.config import TransportName
-from llmpq_jax.schema.cluster import Cluster, Placed
+from llmpq_jax.schema.cluster import Cluster, NodeDevice
 from llmpq_jax.schema.measurements import LinkTime
 from llmpq_jax.schema.measurements_file import read_measurements
 from llmpq_jax.schema.precision import ACTIVATION_BYTES
@@ -66,7 +66,9 @@ def measure_between_nodes(
         msg = f"cluster {cluster.name!r} has one node with devices to use: expected two or more, with links between them to measure"
         raise MeasurementError(msg)
     journal = Journal(table, out)
-    places = {placed.name: placed for pair in pairs for placed in pair}
+    node_devices = {
+        node_devices.name: node_devices for pair in pairs for node_devices in pair
+    }
     token_bytes = architecture.hidden_size * ACTIVATION_BYTES[table.activations]
     ways = [
         LinkProbe(source=source.name, target=target.name, num_tokens=num_tokens)
@@ -99,8 +101,8 @@ def measure_between_nodes(
     ):
         for way, samples in timed:
             row = link_time(
-                places[way.source],
-                places[way.target],
+                node_devices[way.source],
+                node_devices[way.target],
                 way.num_tokens * token_bytes,
                 samples,
             )
@@ -110,15 +112,19 @@ def measure_between_nodes(
     return tuple(rows)
 
 
-def _pairs(cluster: Cluster) -> list[tuple[Placed, Placed]]:
+def _pairs(cluster: Cluster) -> list[tuple[NodeDevice, NodeDevice]]:
     """Returns a device of each kind on a node, with each on another; both ways together."""
-    ends: dict[tuple[str, str], Placed] = {}
-    for placed in cluster.placed:
-        if placed.device.use != "never":
-            ends.setdefault((placed.node.name, placed.device.kind), placed)
+    ends: dict[tuple[str, str], NodeDevice] = {}
+    for node_devices in cluster.node_devices:
+        if node_devices.device.use != "never":
+            ends.setdefault(
+                (node_devices.node.name, node_devices.device.kind), node_devices
+            )
     pairs = [
         (source, target)
         for source, target in permutations(ends.values(), 2)
         if source.node.name != target.node.name
     ]
-    return sorted(pairs, key=lambda pair: sorted(placed.name for placed in pair))
+    return sorted(
+        pairs, key=lambda pair: sorted(node_devices.name for node_devices in pair)
+    )

@@ -97,11 +97,11 @@ def without(
     """
     cluster = request.cluster
     gone = [
-        place.name
-        for place in cluster.placed
-        if place.name in devices or place.node.name not in nodes
+        node_device.name
+        for node_device in cluster.node_devices
+        if node_device.name in devices or node_device.node.name not in nodes
     ]
-    if all(place.name in gone for place in cluster.placed):
+    if all(node_device.name in gone for node_device in cluster.node_devices):
         msg = f"no device of the cluster {cluster.name!r} is left (nodes that answer: {', '.join(nodes) or 'none'}): {_THEN}"
         raise InfeasibleError(msg)
     try:

@@ -1,6 +1,6 @@
 """Plans under a limit on quality that is measured, not only estimated.
 
-The limit becomes a budget for Σω; the plan found is judged on a gate text that the
+The limit becomes a budget for Σω; the plan found is judged on a validation text that the
 sensitivities never saw. If it is over the limit, the budget is tightened and solved again.
 Plans judged before are candidates for every limit they keep.
 """
@@ -21,13 +21,13 @@ from llmpq_jax.schema.sensitivity import Sensitivity
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.sensitivity.streamed_model import StreamedModel
 from llmpq_jax.tasks.indicate import open_text
-from llmpq_jax.tasks.quality_gate import (
-    EvaluationText,
+from llmpq_jax.tasks.validation import (
     Limit,
     PlanEvaluator,
     Round,
-    read_known,
-    write_known,
+    ValidationFigures,
+    read_evaluated,
+    write_evaluated,
 )
 
 _MAX_ROUNDS = 5
@@ -40,9 +40,9 @@ def plan_under_limit(
     limit: Limit,
     *,
     plan: Callable[[PlanRequest], Strategy],
-    gate_path: Path,
+    validation_path: Path,
     window: int,
-    gate_tokens: int | None,
+    validation_tokens: int | None,
     work: Path,
     record: Path | None,
     told: Sequence[str],
@@ -51,18 +51,18 @@ def plan_under_limit(
 
     Args:
         request: What is planned; its budget for Σω is this function's to set.
-        limit: On the gate text.
+        limit: On the validation text.
         plan: Solves a request.
-        gate_path: Text that the sensitivities never saw.
+        validation_path: Text that the sensitivities never saw.
         window: Tokens of each piece of it.
-        gate_tokens: Read of it; all where absent.
+        validation_tokens: Read of it; all where absent.
         work: Folder for hidden states on their way.
         record: Of plans judged before, read and added to; none where absent.
         told: What makes plans of a record comparable, such as digests of files.
 
     Raises:
         InfeasibleError: No plan keeps the limit, or none fits the devices.
-        RequestError: The gate text is the one the sensitivities were found on, or
+        RequestError: The validation text is the one the sensitivities were found on, or
             something cannot be read.
     """
     sensitivity = request.sensitivity
@@ -70,16 +70,21 @@ def plan_under_limit(
     if sensitivity.rounded is not None:
         folder = Path(sensitivity.rounded)
         model.rounded = RoundedWeights(folder, fingerprint=model.fingerprint)
-    text = open_text(model, gate_path, window=window, max_tokens=gate_tokens)
-    if sensitivity.judged is not None and sensitivity.judged.digest == text.digest:
-        msg = f"--gate {gate_path}: is the text the sensitivities were found on: expected another one, which they never saw"
+    text = open_text(
+        model, validation_path, window=window, max_tokens=validation_tokens
+    )
+    if (
+        sensitivity.calibration is not None
+        and sensitivity.calibration.digest == text.digest
+    ):
+        msg = f"--validation-text {validation_path}: is the text the sensitivities were found on: expected another one, which they never saw"
         raise RequestError(msg)
     judge = PlanEvaluator(model, text, folder=work)
-    tell("judging 16 bits on the gate text …")
+    tell("judging 16 bits on the validation text …")
     perplexity = judge.perplexity()
     told = (*told, model.fingerprint, text.digest, str(text.tokens.shape))
     key = hashlib.sha256("\n".join(told).encode()).hexdigest()
-    known = [] if record is None else read_known(record, key)
+    known = [] if record is None else read_evaluated(record, key)
     budget = first_budget(limit, sensitivity, perplexity=perplexity)
     try:
         best = plan_within(
@@ -92,7 +97,7 @@ def plan_under_limit(
         )
     finally:
         if record is not None:
-            write_known(record, key, known)
+            write_evaluated(record, key, known)
     quality = best.strategy.quality
     assert quality is not None, "the solver says what a plan costs"
     return replace(
@@ -101,19 +106,19 @@ def plan_under_limit(
         model=request.model,
         quality=replace(
             quality,
-            gate_text=text.name,
-            gate_ppl_increase=best.gate.perplexity_increase,
-            gate_kl=best.gate.kl,
+            validation_text=text.name,
+            measured_ppl_increase=best.validation.perplexity_increase,
+            measured_kl=best.validation.kl,
         ),
     )
 
 
 def _tell_round(found: Round) -> None:
-    gate = found.gate
+    validation = found.validation
     verdict = "kept" if found.keeps else "over the limit: tightened"
     tell(
         f"round: budget Σω {found.omega_budget:.4g}, perplexity "
-        f"{gate.perplexity:.3f} {gate.perplexity_increase:+.4f}, KL {gate.kl:.4g}: {verdict}"
+        f"{validation.perplexity:.3f} {validation.perplexity_increase:+.4f}, KL {validation.kl:.4g}: {verdict}"
     )
 
 
@@ -126,12 +131,12 @@ def first_budget(limit: Limit, sensitivity: Sensitivity, *, perplexity: float) -
     Raises:
         RequestError: The sensitivities are not in that unit.
     """
-    if sensitivity.judged is None:
+    if sensitivity.calibration is None:
         msg = f"sensitivities by {sensitivity.method!r} are no losses that were measured: expected those of `llmpq-jax indicate`; give them with --sensitivity"
         raise RequestError(msg)
     if limit.kind == "perplexity":
         return math.log1p(limit.value / perplexity)
-    return limit.value * sensitivity.judged.factor
+    return limit.value * sensitivity.calibration.factor
 
 
 def plan_within(
@@ -139,14 +144,14 @@ def plan_within(
     *,
     omega_budget: float,
     plan: Callable[[float], Strategy],
-    judge: Callable[[Strategy], EvaluationText],
+    judge: Callable[[Strategy], ValidationFigures],
     known: list[Round],
     on_round: Callable[[Round], None] = lambda _: None,
 ) -> Round:
     """Solves and judges until a plan keeps the limit; returns the fastest that does.
 
     Args:
-        limit: To be kept on the gate text.
+        limit: To be kept on the validation text.
         omega_budget: To begin with.
         plan: Solves under a budget for Σω.
         judge: Judges what was found.
@@ -161,16 +166,16 @@ def plan_within(
         try:
             strategy = plan(budget)
         except InfeasibleError:
-            if not any(each.gate.value(limit) <= limit.value for each in known):
+            if not any(each.validation.value(limit) <= limit.value for each in known):
                 raise
             break
         seen = [each for each in known if _loses_alike(each.strategy, strategy)]
-        gate = seen[0].gate if seen else judge(strategy)
-        value = gate.value(limit)
+        validation = seen[0].validation if seen else judge(strategy)
+        value = validation.value(limit)
         found = Round(
             omega_budget=budget,
             strategy=strategy,
-            gate=gate,
+            validation=validation,
             keeps=value <= limit.value,
         )
         known.append(found)
@@ -179,10 +184,10 @@ def plan_within(
             break
         assert strategy.quality is not None, "the solver says what a plan costs"
         budget = min(budget, strategy.quality.omega) * _MARGIN * limit.value / value
-    keeping = [each for each in known if each.gate.value(limit) <= limit.value]
+    keeping = [each for each in known if each.validation.value(limit) <= limit.value]
     if not keeping:
-        least = min(each.gate.value(limit) for each in known)
-        msg = f"no plan of {_MAX_ROUNDS} rounds keeps the {limit.kind} limit of {limit.value:g} on the gate text: the least was {least:.4g}; allow more, or give the devices more memory"
+        least = min(each.validation.value(limit) for each in known)
+        msg = f"no plan of {_MAX_ROUNDS} rounds keeps the {limit.kind} limit of {limit.value:g} on the validation text: the least was {least:.4g}; allow more, or give the devices more memory"
         raise InfeasibleError(msg)
     return min(keeping, key=lambda each: _latency_s(each.strategy))
 

@@ -14,7 +14,7 @@ from llmpq_jax.arch.tensors import tensor_widths
 from llmpq_jax.costmodel.assumed_sensitivity import assumed_sensitivity
 from llmpq_jax.costmodel.roofline import InsideNode, roofline
 from llmpq_jax.planner.instance.micro_batches import micro_batches
-from llmpq_jax.schema.cluster import Cluster, Placed
+from llmpq_jax.schema.cluster import Cluster, NodeDevice
 from llmpq_jax.schema.measurements import Measurements
 from llmpq_jax.schema.sensitivity import Sensitivity
 from llmpq_jax.schema.strategy import ModelReference
@@ -47,7 +47,9 @@ def roofline_measurements(
     """
     catalogue = read_catalogue()
     used = dict.fromkeys(
-        place.device.kind for place in cluster.placed if place.device.use != "never"
+        node_device.device.kind
+        for node_device in cluster.node_devices
+        if node_device.device.use != "never"
     )
     pairs = micro_batches(workload.batch, prefill=prefill, decode=decode)
     return roofline(
@@ -65,10 +67,10 @@ def _inside(
     cluster: Cluster, kind: str, architecture: Architecture, tensor: Collection[int]
 ) -> InsideNode:
     """How a kind's devices reduce: by the slowest link of all nodes with several."""
-    groups: dict[str, list[Placed]] = {}
-    for place in cluster.placed:
-        if place.device.kind == kind and place.device.use != "never":
-            groups.setdefault(place.node.name, []).append(place)
+    groups: dict[str, list[NodeDevice]] = {}
+    for node_device in cluster.node_devices:
+        if node_device.device.kind == kind and node_device.device.use != "never":
+            groups.setdefault(node_device.node.name, []).append(node_device)
     several = [group for group in groups.values() if len(group) > 1]
     if not several:
         return InsideNode()

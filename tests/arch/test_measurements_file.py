@@ -75,7 +75,7 @@ ROWS = (
         workspace_bytes=4096,
     ),
     LinkTime(source_kind="a", target_kind="b", num_bytes=640, seconds=3e-4, spread=0.1),
-    DispatchTime(kind="a", seconds=2e-4, spread=0.1, at_once_seconds=1.5e-4),
+    DispatchTime(kind="a", seconds=2e-4, spread=0.1, back_to_back_seconds=1.5e-4),
     SharedCapacity(node="node0", phase="decode", capacity=1.375),
     Accuracy(
         kind="a",

@@ -12,7 +12,10 @@ def test_a_cluster_file_is_written_and_serves_profile(run, model, tmp_path):
     assert f"written      {out}" in result.stdout
     assert "desk/cpu:1" in result.stdout
     cluster = read_cluster(out)
-    assert [placed.name for placed in cluster.placed] == ["desk/cpu:0", "desk/cpu:1"]
+    assert [node_devices.name for node_devices in cluster.node_devices] == [
+        "desk/cpu:0",
+        "desk/cpu:1",
+    ]
     measured = ("--out", tmp_path / "m.toml", "--batch", 1, "--new-tokens", 1)
     result = run("profile", "--model", model, "--cluster", out, *measured)
     assert result.exit_code == 0, result.output
@@ -23,7 +26,7 @@ def test_without_a_file_it_goes_to_stdout_and_nothing_else(run, tmp_path):
     assert result.exit_code == 0
     path = tmp_path / "cluster.toml"
     path.write_text(result.stdout)
-    assert len(read_cluster(path).placed) == 1
+    assert len(read_cluster(path).node_devices) == 1
 
 
 def test_a_file_that_is_there_is_kept(fails, run, tmp_path):
@@ -33,7 +36,7 @@ def test_a_file_that_is_there_is_kept(fails, run, tmp_path):
     assert line == f"{out}: is there already: choose another file, or --overwrite it"
     assert out.read_text() == "mine"
     assert run("devices", "--out", out, "--overwrite").exit_code == 0
-    assert len(read_cluster(out).placed) == 1
+    assert len(read_cluster(out).node_devices) == 1
 
 
 @pytest.mark.parametrize("name", ["a/b", ""])

@@ -29,7 +29,7 @@ def test_options_of_ray_are_for_ray(run, strategy, option, value):
 def test_ray_that_is_not_installed_is_told_how_to_be(run, strategy, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     for name in list(sys.modules):
-        if name.startswith("llmpq_jax.runtime.engines.ray_"):
+        if name.startswith("llmpq_jax.runtime.engines.ray."):
             monkeypatch.delitem(sys.modules, name)
     result = run("generate", "--strategy", strategy, "--prompt", "a", "--engine", "ray")
     assert result.exit_code == 2
@@ -54,8 +54,8 @@ def test_ray_is_to_encrypt_what_it_carries(monkeypatch):
         start: Any = chosen_engine(
             "ray",
             address=None,
-            silence_s=None,
-            restart_limit_s=None,
+            heartbeat_timeout_s=None,
+            restart_timeout_s=None,
             restarts=True,
             transport=typed,
             weights_cache=None,

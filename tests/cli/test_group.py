@@ -34,8 +34,8 @@ def test_help_imports_nothing_heavy_and_lists_the_commands_in_order():
     done = _python("-c", LIST_HEAVY)
     assert done.returncode == 0, done.stderr
     commands = done.stdout.partition("\nCommands:")[2]
-    places = [commands.index(f"\n  {name} ") for name in main.commands]
-    assert places == sorted(places)
+    node_devices = [commands.index(f"\n  {name} ") for name in main.commands]
+    assert node_devices == sorted(node_devices)
 
 
 @pytest.mark.slow

@@ -48,19 +48,19 @@ def test_a_promise_is_planned_measured_and_served(
 ):
     found = read_sensitivity(sensitivity)
     assert found.rounding == "gptq"
-    out, record = tmp_path / "strategy.toml", tmp_path / "gate.jsonl"
-    words = ("--max-ppl-increase", 50.0, "--gate", texts[1], "--window", 16)
-    words += ("--gate-record", record)
+    out, record = tmp_path / "strategy.toml", tmp_path / "validation.jsonl"
+    words = ("--max-ppl-increase", 50.0, "--validation-text", texts[1], "--window", 16)
+    words += ("--validation-record", record)
     result = _solve(run, model, cluster, measurements, sensitivity, out, *words)
     assert result.exit_code == 0, result.output
     assert "round: budget Σω" in result.stderr
-    assert "gate         perplexity" in result.stdout
+    assert "validation   perplexity" in result.stdout
     strategy = read_strategy(out)
     assert strategy.precision.rounding == "gptq"
     assert strategy.quality is not None
-    assert strategy.quality.gate_text == texts[1].name
-    assert strategy.quality.gate_ppl_increase is not None
-    assert strategy.quality.gate_ppl_increase <= 50.0
+    assert strategy.quality.validation_text == texts[1].name
+    assert strategy.quality.measured_ppl_increase is not None
+    assert strategy.quality.measured_ppl_increase <= 50.0
     assert len(record.read_text().splitlines()) == 1
     assert not list(tmp_path.glob(".*.work"))
     evaluated = run(
@@ -87,11 +87,11 @@ def test_questions_are_answered_beside_16_bits(run, strategy, tmp_path):
     assert "1 questions of questions.jsonl" in result.stdout
 
 
-def test_the_gate_may_not_be_the_text_of_the_sensitivities(
+def test_the_validation_text_may_not_be_the_text_of_the_sensitivities(
     run, model, cluster, measurements, sensitivity, texts, tmp_path
 ):
     out = tmp_path / "strategy.toml"
-    words = ("--max-kl", 1.0, "--gate", texts[0], "--window", 16)
+    words = ("--max-kl", 1.0, "--validation-text", texts[0], "--window", 16)
     result = _solve(run, model, cluster, measurements, sensitivity, out, *words)
     assert result.exit_code == 1
     assert (
@@ -103,10 +103,16 @@ def test_the_gate_may_not_be_the_text_of_the_sensitivities(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("--max-kl", 1.0), "expected --gate with --max-ppl-increase or --max-kl"),
-        (("--gate", "x.txt"), "expected --gate with --max-ppl-increase or --max-kl"),
         (
-            ("--max-kl", 1.0, "--omega-budget", 1.0, "--gate", "x.txt"),
+            ("--max-kl", 1.0),
+            "expected --validation-text with --max-ppl-increase or --max-kl",
+        ),
+        (
+            ("--validation-text", "x.txt"),
+            "expected --validation-text with --max-ppl-increase or --max-kl",
+        ),
+        (
+            ("--max-kl", 1.0, "--omega-budget", 1.0, "--validation-text", "x.txt"),
             "found --omega-budget and --max-kl",
         ),
     ],
@@ -148,6 +154,6 @@ def test_sensitivities_that_were_not_measured_promise_nothing(
     line = fails(
         *("solve", "--model", model, "--cluster", cluster, *SIZES),
         *("--out", tmp_path / "s.toml", "--measurements", measurements),
-        *("--max-kl", 1.0, "--gate", texts[1], "--window", 16),
+        *("--max-kl", 1.0, "--validation-text", texts[1], "--window", 16),
     )
     assert "by 'weight-variance' are no losses that were measured" in line

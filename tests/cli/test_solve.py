@@ -199,8 +199,8 @@ def test_groups_that_no_kernel_has_are_refused(fails, words, measurements, tmp_p
         (("--time-limit", 0), "0.0 is not in the range x>0"),
         (("--batch", "two"), "'two' is not a valid integer"),
         (
-            ("--wire-bits", 8, "--gate", "text", "--max-kl", 0.1),
-            "--wire-bits 8 with --gate, which judges weights and cache alone",
+            ("--wire-bits", 8, "--validation-text", "text", "--max-kl", 0.1),
+            "--wire-bits 8 with --validation-text, which judges weights and cache alone",
         ),
         (("--pin-layers", "0-2=x"), "'0-2=x': expected FIRST:END=DEVICE, such as"),
         (("--pin-layers", "0:2=x"), "expected one of node0/cpu:0, node0/cpu:1"),

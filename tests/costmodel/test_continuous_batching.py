@@ -16,12 +16,12 @@ from llmpq_jax.schema.buckets import STEPS_AT_ONCE
 from llmpq_jax.schema.workload import MicroBatch, Workload, workload_of_lengths
 
 
-def simulate(rows, places, decode_rows, *, prefill, decode_s, refill_s):
+def simulate(rows, node_devices, decode_rows, *, prefill, decode_s, refill_s):
     """Serves rows as the driver does, on stages that take one micro-batch at a time.
 
     Args:
         rows: Steps and tokens of each, in the order of service.
-        places: In all groups.
+        node_devices: In all groups.
         decode_rows: Of a group.
         prefill: Rows of a prefill and its seconds on each stage.
         decode_s: Of a step, on each stage.
@@ -32,7 +32,7 @@ def simulate(rows, places, decode_rows, *, prefill, decode_s, refill_s):
     """
     num_rows, prefill_s = prefill
     waiting = deque(rows)
-    first = [waiting.popleft() for _ in range(min(places, len(waiting)))]
+    first = [waiting.popleft() for _ in range(min(node_devices, len(waiting)))]
     now = [0.0] * len(prefill_s)
     for _ in range(-(-len(first) // num_rows)):
         now = through(now, 0.0, prefill_s)
@@ -49,9 +49,9 @@ def simulate(rows, places, decode_rows, *, prefill, decode_s, refill_s):
         time, _, group = heapq.heappop(ready)
         left = groups[group]
         refilled = time
-        for place, steps in enumerate(left):
+        for node_device, steps in enumerate(left):
             if steps == 0 and waiting:
-                left[place], tokens = waiting.popleft()
+                left[node_device], tokens = waiting.popleft()
                 free = through(free, time, refill_s[tokens])
                 refilled = free[-1]
         if refilled > time:
@@ -203,9 +203,11 @@ def test_refills_are_spread_over_the_steps_and_none_is_lost_or_doubled(work):
     service = expected_service(workload, micro_batch)
     steps = service.num_rounds * service.num_decode or service.num_prefill
     step = max(micro_batch.prefill, micro_batch.decode)
-    places = -(-workload.batch // step) * step
+    node_devices = -(-workload.batch // step) * step
     refilled = sum(share * steps for _, share in service.refills)
-    assert refilled == pytest.approx(max(0, workload.num_prompts - places), rel=1e-9)
+    assert refilled == pytest.approx(
+        max(0, workload.num_prompts - node_devices), rel=1e-9
+    )
 
 
 @given(works(max_waiting=40))
@@ -256,10 +258,10 @@ def test_longest_come_first_and_places_are_filled_as_they_fall_free():
     assert all(one < other for one, other in pairwise(ends))
 
 
-def calls_of_the_driver(rows, places, decode_rows):
+def calls_of_the_driver(rows, node_devices, decode_rows):
     """Counts calls of a whole model, group after group, as the driver sends them."""
     waiting = deque(rows)
-    first = [waiting.popleft() for _ in range(min(places, len(waiting)))]
+    first = [waiting.popleft() for _ in range(min(node_devices, len(waiting)))]
     groups = [
         first[start : start + decode_rows]
         for start in range(0, len(first), decode_rows)
@@ -269,9 +271,9 @@ def calls_of_the_driver(rows, places, decode_rows):
     for group in groups:
         left = list(group)
         while True:
-            for place in range(len(left)):
-                while left[place] == 0 and waiting:
-                    left[place] = waiting.popleft()
+            for node_device in range(len(left)):
+                while left[node_device] == 0 and waiting:
+                    left[node_device] = waiting.popleft()
             if not any(left):
                 break
             active = [steps for steps in left if steps]

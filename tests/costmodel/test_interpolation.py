@@ -49,7 +49,9 @@ def test_a_law_without_noise_is_found_and_extended(seed, b, s):
 def test_seconds_never_fall_and_are_never_negative(seed, b, s, more_b, more_s, data):
     """With noise, with sizes that are missing, and beyond the table."""
     left_out = data.draw(st.sets(st.sampled_from(range(len(SIZES))), max_size=6))
-    kept = [place for place in range(len(SIZES)) if place not in left_out]
+    kept = [
+        node_device for node_device in range(len(SIZES)) if node_device not in left_out
+    ]
     values = noisy(seed, spread=0.9)
     surface = fit_surface([SIZES[k] for k in kept], values[kept], PREFILL)
     small, large = float(surface(b, s)), float(surface(b + more_b, s + more_s))

@@ -28,7 +28,7 @@ CALL = DispatchTime(kind="cpu", seconds=5e-4, spread=0.0)
 
 def table(kernel_path="native-avx512", *observed):
     found = measurements(measured_kind(kernel_path), *ROWS, *ENDS)
-    return replace(found, calls=(CALL,), observed=observed)
+    return replace(found, dispatch=(CALL,), observed=observed)
 
 
 def observed(phase: Phase, predicted_s, measured_s, record="r"):

@@ -164,7 +164,7 @@ def test_a_whole_model_is_charged_a_call_for_eight_steps(num_stages, calls):
         bits=(8,),
     )
     call = DispatchTime(kind="fast", seconds=call_s, spread=0.0)
-    charged = replace(free, measurements=replace(free.measurements, calls=(call,)))
+    charged = replace(free, measurements=replace(free.measurements, dispatch=(call,)))
     before, after = (planned(asked).predicted for asked in (free, charged))
     more_s = after.prefill_s - before.prefill_s
     assert more_s == pytest.approx(num_stages * call_s, rel=1e-4)

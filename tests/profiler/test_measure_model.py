@@ -154,8 +154,8 @@ def test_neither_layers_nor_ends_carry_the_call(room):
     for row in measured.ends:
         assert row.seconds == pytest.approx(END_S[row.part] * row.rows)
         assert row.spread == pytest.approx(0)
-    (call,) = measured.calls
-    assert call.at_once_seconds == pytest.approx(CALL_S)
+    (call,) = measured.dispatch
+    assert call.back_to_back_seconds == pytest.approx(CALL_S)
     assert call.seconds == pytest.approx(CALL_S + WAKING_S)
 
 
@@ -169,7 +169,7 @@ def test_a_stage_of_so_many_layers_with_both_ends_is_foretold_exactly(room):
     before_s = room.now_s
     stage.call("decode", GRID.shapes[1])()
     foretold_s = 3 * layer.seconds + sum(end.seconds for end in ends)
-    foretold_s += measured.calls[0].at_once_seconds
+    foretold_s += measured.dispatch[0].back_to_back_seconds
     assert foretold_s == pytest.approx(room.now_s - before_s)
 
 
@@ -191,7 +191,7 @@ def test_ends_links_and_the_shared_processor_are_measured_too(room):
         ("node0", "prefill", 1.0),
         ("node0", "decode", 1.0),
     ]
-    assert [row.kind for row in measured.calls] == ["cpu-emulated"]
+    assert [row.kind for row in measured.dispatch] == ["cpu-emulated"]
 
 
 def test_a_capacity_that_the_cluster_file_says_is_not_measured(room):
@@ -220,7 +220,7 @@ def test_progress_counts_every_row_that_is_measured(room):
         for rows in (
             measured.layers,
             measured.ends,
-            measured.calls,
+            measured.dispatch,
             measured.links,
             measured.shared,
         )
@@ -252,7 +252,7 @@ def test_sizes_are_visited_in_turns_and_a_slow_while_counts_by_its_share(room, v
     )
     done = [done for done, *_ in heard]
     assert done == sorted(done)
-    others = len(quiet.calls) + len(quiet.links) + len(quiet.shared)
+    others = len(quiet.dispatch) + len(quiet.links) + len(quiet.shared)
     assert heard[-1][0] == len(quiet.layers) + len(quiet.ends) + others
     assert {total for _, total, _ in heard} == {heard[-1][0]}
     # A layer's size is not visited again before all others were.
@@ -435,5 +435,5 @@ def test_a_folder_with_a_config_alone_is_measured_for_real(tmp_path):
     assert all(row.seconds > 0 for row in every)
     assert all(row.workspace_bytes > 0 for row in measured.layers)
     assert all(1 <= row.capacity <= 2 for row in measured.shared)
-    (call,) = measured.calls
-    assert 0 < call.at_once_seconds <= call.seconds < 1
+    (call,) = measured.dispatch
+    assert 0 < call.back_to_back_seconds <= call.seconds < 1

@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("model"), num_hidden_layers=2)
 
 
-class EvaluationText:
+class ValidationText:
     """Lets the last stage finish a micro-batch only once the first began another."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
@@ -54,7 +54,7 @@ class EvaluationText:
 def test_the_first_stage_begins_a_micro_batch_before_the_last_ends_the_one_before(
     folder: Path, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
-    gate = EvaluationText(monkeypatch, phase)
+    gate = ValidationText(monkeypatch, phase)
     strategy = make_strategy(folder, [((0,), [16]), ((1,), [16])], prefill=1, decode=1)
     requests = [
         Request(token_ids=(65 + index,), max_new_tokens=4, ignores_eos=True)

@@ -58,11 +58,11 @@ def test_what_may_become_longest_is_served_first_and_told_in_order(
     served: list[int] = []
 
     def spy(**fields: Any) -> Scheduler:
-        rows = list(fields.pop("rows"))
+        rows = list(fields.pop("sequences"))
         served.extend(row.request.max_new_tokens for row in rows)
-        return Scheduler(rows=rows, **fields)
+        return Scheduler(sequences=rows, **fields)
 
-    monkeypatch.setattr("llmpq_jax.runtime.stream.Driver", spy)
+    monkeypatch.setattr("llmpq_jax.runtime.stream.Scheduler", spy)
     lengths = [2, 5, 1, 5, 3, 4, 1, 6, 2]
     requests = [
         Request(token_ids=(5, index), max_new_tokens=length, ignores_eos=True)

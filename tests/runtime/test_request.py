@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.request import Request, Sampling
-from llmpq_jax.runtime.sequence import Row
+from llmpq_jax.runtime.sequence import Sequence
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_text_ends_before_the_first_stop_text_or_at_the_limit(
     tokens: list[int], stops: list[str], most: int
 ) -> None:
     request = Request(token_ids=(1,), max_new_tokens=most, stop=tuple(stops))
-    row = Row(request, eos_ids=(25,), decoder=Letters())
+    row = Sequence(request, eos_ids=(25,), decoder=Letters())
     for token in [*tokens, 25]:
         row.add(token)
     row.finish_reason = row.finish_reason or "length"

@@ -20,7 +20,7 @@ from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.engines.engine import StageFailedError
 from llmpq_jax.runtime.request import Request, Sampling
 from llmpq_jax.runtime.scheduler import Scheduler
-from llmpq_jax.runtime.sequence import Row
+from llmpq_jax.runtime.sequence import Sequence
 from llmpq_jax.schema.buckets import STEPS_AT_ONCE
 from llmpq_jax.schema.workload import MicroBatch
 from llmpq_jax.stage.message import Message
@@ -105,7 +105,7 @@ class HashEngine:
         if self.num_answered == self.fails_at:
             msg = "stage broke"
             raise RuntimeError(msg)
-        places = [
+        slots = [
             (group, message.first_row + index)
             for group in message.groups
             for index in range(len(message.slot_B) // len(message.groups))
@@ -113,8 +113,8 @@ class HashEngine:
         steps = []
         for step in range(message.num_steps):
             tokens = []
-            for index, (group, place) in enumerate(places):
-                rows = self.caches.setdefault(
+            for index, (group, slot) in enumerate(slots):
+                sequences = self.caches.setdefault(
                     group, [[] for _ in range(self.shape.decode_rows)]
                 )
                 given, at = np.asarray(message.payload)[index], message.slot_B[index]
@@ -122,14 +122,14 @@ class HashEngine:
                     first = message.first_position or 0
                     assert first + len(given) <= self.shape.num_slots
                     assert message.num_chunks > 1 or at <= len(given)
-                    known = rows[place][:first] if first else []
-                    rows[place] = [*known, *given[: max(0, at - first)].tolist()]
+                    known = sequences[slot][:first] if first else []
+                    sequences[slot] = [*known, *given[: max(0, at - first)].tolist()]
                 else:
                     position = min(at + step, self.shape.num_slots - 1)
                     fed = given if step == 0 else steps[-1][index]
-                    rows[place] = [*rows[place][:position], int(fed)]
+                    sequences[slot] = [*sequences[slot][:position], int(fed)]
                 tokens.append(
-                    next_token(rows[place], int(message.sampling.seed_B[index]))
+                    next_token(sequences[slot], int(message.sampling.seed_B[index]))
                 )
             steps.append(np.array(tokens, np.int32))
         self.num_steps += message.num_steps
@@ -172,8 +172,10 @@ def services(draw: st.DrawFn) -> tuple[HashEngine, list[Request]]:
 
 
 def _drive(engine: HashEngine, requests: list[Request], **options) -> Scheduler:
-    rows = [Row(request, eos_ids={EOS}, decoder=Silent()) for request in requests]
-    return Scheduler(engine=engine, shape=engine.shape, rows=rows, **options)  # pyright: ignore[reportArgumentType]
+    sequences = [
+        Sequence(request, eos_ids={EOS}, decoder=Silent()) for request in requests
+    ]
+    return Scheduler(engine=engine, shape=engine.shape, sequences=sequences, **options)  # pyright: ignore[reportArgumentType]
 
 
 @given(services())
@@ -182,11 +184,13 @@ def test_every_request_gets_the_tokens_it_would_get_alone(service):
     told: list[int] = []
     driver = _drive(engine, requests, on_tokens=told.append)
     ended = list(driver.run())
-    assert {id(row) for row in ended} == {id(row) for row in driver.rows}
+    assert {id(sequence) for sequence in ended} == {
+        id(sequence) for sequence in driver.sequences
+    }
     assert len(ended) == len(requests)
-    for row, request in zip(driver.rows, requests, strict=True):
-        assert row.token_ids == served_alone(request)
-    assert sum(told) == sum(len(row.token_ids) for row in driver.rows)
+    for sequence, request in zip(driver.sequences, requests, strict=True):
+        assert sequence.token_ids == served_alone(request)
+    assert sum(told) == sum(len(sequence.token_ids) for sequence in driver.sequences)
     assert not engine.waiting
 
 
@@ -209,10 +213,10 @@ def test_tokens_are_the_same_whenever_stages_are_lost(service, is_lost_at):
     driver = _drive(engine, requests, on_tokens=told.append)
     ended = list(driver.run())
     assert engine.num_recovered == sum(at <= engine.num_answered for at in is_lost_at)
-    assert sorted(map(id, ended)) == sorted(map(id, driver.rows))
-    for row, request in zip(driver.rows, requests, strict=True):
-        assert row.token_ids == served_alone(request)
-    assert sum(told) == sum(len(row.token_ids) for row in driver.rows)
+    assert sorted(map(id, ended)) == sorted(map(id, driver.sequences))
+    for sequence, request in zip(driver.sequences, requests, strict=True):
+        assert sequence.token_ids == served_alone(request)
+    assert sum(told) == sum(len(sequence.token_ids) for sequence in driver.sequences)
 
 
 @given(services())

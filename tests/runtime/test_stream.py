@@ -7,7 +7,7 @@ import pytest
 
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime import Pipeline, Request, Sampling
-from llmpq_jax.runtime.sequence import Row
+from llmpq_jax.runtime.sequence import Sequence
 from llmpq_jax.runtime.workload_summary import summarize_workload
 from llmpq_jax.stage.message import StageEvent
 from tests.tiny_models import make_strategy, write_tiny_model
@@ -64,7 +64,9 @@ def test_what_is_alive_does_not_grow_with_the_requests(pipeline, strategy):
         stream = pipeline.stream(read(), demand, keeps_events=False)
         for num_ended, _ in enumerate(stream):
             assert num_read - num_ended <= demand.look_ahead + 2 * batch
-            alive = sum(isinstance(each, Row | StageEvent) for each in gc.get_objects())
+            alive = sum(
+                isinstance(each, Sequence | StageEvent) for each in gc.get_objects()
+            )
             most = max(most, alive)
         record = pipeline.batches[-1]
         assert record.num_requests == count

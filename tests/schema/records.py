@@ -257,13 +257,13 @@ measurements = st.builds(
         ),
         min_size=1,
     ),
-    calls=_rows(
+    dispatch=_rows(
         st.builds(
             DispatchTime,
             kind=texts,
             seconds=seconds,
             spread=fractions,
-            at_once_seconds=st.just(0.0) | seconds,
+            back_to_back_seconds=st.just(0.0) | seconds,
         )
     ),
     links=_rows(

@@ -21,15 +21,15 @@ def read(*devices, **changes) -> Cluster:
 
 @given(records.clusters())
 def test_every_device_is_found_by_its_full_name(cluster):
-    names = [placed.name for placed in cluster.placed]
+    names = [node_devices.name for node_devices in cluster.node_devices]
     assert len(set(names)) == len(names) == sum(len(n.devices) for n in cluster.nodes)
-    assert [cluster.find(name) for name in names] == list(cluster.placed)
+    assert [cluster.find(name) for name in names] == list(cluster.node_devices)
 
 
 @given(records.clusters())
 def test_a_link_joins_two_nodes_in_both_directions(cluster):
-    for first in cluster.placed:
-        for second in cluster.placed:
+    for first in cluster.node_devices:
+        for second in cluster.node_devices:
             link = cluster.link_between(first, second)
             assert link == cluster.link_between(second, first)
             is_listed = any(
@@ -41,8 +41,8 @@ def test_a_link_joins_two_nodes_in_both_directions(cluster):
 
 @given(records.clusters())
 def test_a_plan_may_fill_what_is_not_reserved(cluster):
-    for placed in cluster.placed:
-        device = placed.device
+    for node_devices in cluster.node_devices:
+        device = node_devices.device
         assert 0 < device.usable_bytes <= device.memory_bytes
         assert device.usable_bytes + device.reserve_bytes == device.memory_bytes
 
@@ -58,7 +58,7 @@ def test_a_device_that_is_not_there_is_not_found():
 )
 def test_memory_is_a_number_or_a_text(written, num_bytes):
     found = read(DEVICE | {"memory": written})
-    assert found.placed[0].device.memory_bytes == num_bytes
+    assert found.node_devices[0].device.memory_bytes == num_bytes
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,11 @@ def test_every_method_judges_every_layer_and_fewer_bits_lose_more(judged, method
     assert (table[:, 0] > table[:, 1]).all()
     assert (table[:, 1] > 0).all()
     assert (found.method, found.unit, found.rounding) == (method, UNIT, "nearest")
-    assert found.judged is not None
-    assert (found.judged.digest, found.judged.num_assignments) == (text.digest, 4)
+    assert found.calibration is not None
+    assert (found.calibration.digest, found.calibration.num_assignments) == (
+        text.digest,
+        4,
+    )
     assert found.head_8 > 0
     assert found.kv_8 > 0
     assert found.wire_8 > 0
@@ -61,13 +64,13 @@ def test_every_method_judges_every_layer_and_fewer_bits_lose_more(judged, method
 def test_measured_is_the_divergence_with_only_that_layer_rounded(judged):
     model, text, folder = judged
     found = indicate(model, text, _errand(method="measured"), folder=folder / "work")
-    assert found.judged is not None
+    assert found.calibration is not None
     variants = [one_layer(4, layer, bits) for layer in range(4) for bits in (8, 4)]
     losses = losses_of(model, text, variants, folder=folder / "work")
     for variant, each in zip(variants, losses, strict=True):
         layer = next(i for i, bits in enumerate(variant.bits) if bits != 16)
         omega = found.omega(layer, variant.bits[layer])
-        expected = found.judged.factor * each.kl.mean(dtype=np.float64)
+        expected = found.calibration.factor * each.kl.mean(dtype=np.float64)
         assert omega == pytest.approx(expected, rel=1e-4)
 
 

@@ -26,7 +26,10 @@ def test_the_committed_cluster_is_the_one_that_would_be_made():
 
 def test_devices_are_unequal_and_too_small_for_16_bits(tmp_path):
     architecture = read_architecture(write_tiny_model(tmp_path, num_hidden_layers=48))
-    devices = [placed.device for placed in four_cpu_devices(architecture).placed]
+    devices = [
+        node_devices.device
+        for node_devices in four_cpu_devices(architecture).node_devices
+    ]
     sizes = [device.memory_bytes for device in devices]
     assert len(set(sizes)) > 1
     layer = layer_bytes(architecture, bits=16, group_size=128) + layer_kv_bytes(

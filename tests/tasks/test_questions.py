@@ -29,8 +29,8 @@ def _question(answer: int = 0, *choices: str):
 def successor(tokens: np.ndarray) -> np.ndarray:
     """Logits of a model that holds the next letter of the alphabet for likely."""
     logits = np.zeros((*tokens.shape, 258), np.float32)
-    rows, places = np.indices(tokens.shape)
-    logits[rows, places, np.minimum(tokens + 1, 257)] = 4.0
+    rows, node_devices = np.indices(tokens.shape)
+    logits[rows, node_devices, np.minimum(tokens + 1, 257)] = 4.0
     return logits
 
 

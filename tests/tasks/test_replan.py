@@ -24,7 +24,9 @@ def names_of(strategy: Strategy) -> set[str]:
 
 def test_a_device_that_failed_once_is_not_tried_again():
     asked = request("fast", "fast", "slow")
-    first, second, third = (place.name for place in asked.cluster.placed)
+    first, second, third = (
+        node_device.name for node_device in asked.cluster.node_devices
+    )
     used = with_use(asked.cluster, {first: "always", second: "always"})
     told: list[Strategy] = []
     resolve = Resolver(
@@ -55,7 +57,7 @@ def test_the_devices_of_a_node_that_is_not_there_are_gone():
 
 def test_a_pin_on_what_is_gone_is_named():
     asked = request("fast", "fast")
-    first, _ = (place.name for place in asked.cluster.placed)
+    first, _ = (node_device.name for node_device in asked.cluster.node_devices)
     pinned = replace(asked, pins=(LayerPin(first=0, end=2, device=first),))
     with pytest.raises(
         InfeasibleError,

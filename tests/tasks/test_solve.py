@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpq_jax.errors import InfeasibleError, RequestError
-from llmpq_jax.schema.sensitivity import Judged, LayerSensitivity, Sensitivity
+from llmpq_jax.schema.sensitivity import CalibrationText, LayerSensitivity, Sensitivity
 from llmpq_jax.schema.strategy import (
     ModelReference,
     PrecisionChoice,
@@ -20,14 +20,14 @@ from llmpq_jax.schema.strategy import (
     Strategy,
 )
 from llmpq_jax.schema.workload import MicroBatch, Workload
-from llmpq_jax.tasks.quality_gate import (
-    EvaluationText,
+from llmpq_jax.tasks.solve import first_budget, plan_within
+from llmpq_jax.tasks.validation import (
     Limit,
     Round,
-    read_known,
-    write_known,
+    ValidationFigures,
+    read_evaluated,
+    write_evaluated,
 )
-from llmpq_jax.tasks.solve import first_budget, plan_within
 
 LAYERS = 6
 # Omega of a layer at 4 bits; at 8 it loses nothing.
@@ -68,13 +68,13 @@ def _plan(budget: float) -> Strategy:
 
 
 def _judge(truth: list[float]):
-    def judge(strategy: Strategy) -> EvaluationText:
+    def judge(strategy: Strategy) -> ValidationFigures:
         loss = sum(
             omega * factor
             for omega, factor, bits in zip(OMEGAS, truth, strategy.bits, strict=True)
             if bits == 4
         )
-        return EvaluationText(
+        return ValidationFigures(
             perplexity=10.0, perplexity_increase=10 * math.expm1(loss), kl=loss
         )
 
@@ -103,7 +103,7 @@ def test_every_promise_is_kept_and_a_looser_one_is_never_slower(truth, limits):
             judge=_judge(truth),
             known=known,
         )
-        assert found.gate.perplexity_increase <= value
+        assert found.validation.perplexity_increase <= value
         assert _latency_s(found) <= before
         before = _latency_s(found)
 
@@ -125,11 +125,11 @@ def test_a_plan_over_its_limit_is_solved_again_more_strictly():
 
 
 def test_a_limit_nobody_keeps_is_told_with_the_least_there_was():
-    def judge(_: Strategy) -> EvaluationText:
-        return EvaluationText(perplexity=10.0, perplexity_increase=0.4, kl=0.2)
+    def judge(_: Strategy) -> ValidationFigures:
+        return ValidationFigures(perplexity=10.0, perplexity_increase=0.4, kl=0.2)
 
     limit = Limit(kind="perplexity", value=0.1)
-    complaint = "no plan of 5 rounds keeps the perplexity limit of 0.1 on the gate text: the least was 0.4"
+    complaint = "no plan of 5 rounds keeps the perplexity limit of 0.1 on the validation text: the least was 0.4"
     with pytest.raises(InfeasibleError, match=complaint):
         plan_within(limit, omega_budget=0.1, plan=_plan, judge=judge, known=[])
 
@@ -138,7 +138,9 @@ def test_where_nothing_fits_more_strictly_a_known_plan_serves():
     good = Round(
         omega_budget=0.1,
         strategy=_strategy((8,) * LAYERS),
-        gate=EvaluationText(perplexity=10.0, perplexity_increase=0.05, kl=0.01),
+        validation=ValidationFigures(
+            perplexity=10.0, perplexity_increase=0.05, kl=0.01
+        ),
         keeps=True,
     )
 
@@ -160,7 +162,7 @@ def test_a_first_budget_is_the_limit_in_the_sensitivities_unit():
         method="hessian",
         unit="u",
         group_size=32,
-        judged=Judged(
+        calibration=CalibrationText(
             text="t",
             digest="d",
             num_tokens=1,
@@ -176,7 +178,7 @@ def test_a_first_budget_is_the_limit_in_the_sensitivities_unit():
     assert found == pytest.approx(math.log(20.5 / 20.0))
     kl = first_budget(Limit(kind="kl", value=0.1), sensitivity, perplexity=20.0)
     assert kl == pytest.approx(0.08)
-    unfitted = replace(sensitivity, judged=None, method="weight-variance")
+    unfitted = replace(sensitivity, calibration=None, method="weight-variance")
     with pytest.raises(
         RequestError, match="by 'weight-variance' are no losses that were"
     ):
@@ -184,22 +186,24 @@ def test_a_first_budget_is_the_limit_in_the_sensitivities_unit():
 
 
 def test_a_record_gives_back_what_was_judged_for_the_same_work(tmp_path):
-    path = tmp_path / "gate.jsonl"
-    gate = EvaluationText(perplexity=10.0, perplexity_increase=0.05, kl=0.01)
+    path = tmp_path / "validation.jsonl"
+    validation = ValidationFigures(perplexity=10.0, perplexity_increase=0.05, kl=0.01)
     rounds = [
-        Round(omega_budget=0.1, strategy=_plan(budget), gate=gate, keeps=True)
+        Round(
+            omega_budget=0.1, strategy=_plan(budget), validation=validation, keeps=True
+        )
         for budget in (0.0, 0.1)
     ]
-    assert read_known(path, "a") == []
-    write_known(path, "a", rounds[:1])
-    write_known(path, "b", rounds[1:])
-    (found,) = read_known(path, "a")
+    assert read_evaluated(path, "a") == []
+    write_evaluated(path, "a", rounds[:1])
+    write_evaluated(path, "b", rounds[1:])
+    (found,) = read_evaluated(path, "a")
     assert found.is_known
-    assert (found.strategy, found.gate) == (rounds[0].strategy, gate)
-    write_known(path, "a", [found, *rounds[1:]])
-    assert [each.strategy for each in read_known(path, "a")] == [
+    assert (found.strategy, found.validation) == (rounds[0].strategy, validation)
+    write_evaluated(path, "a", [found, *rounds[1:]])
+    assert [each.strategy for each in read_evaluated(path, "a")] == [
         each.strategy for each in rounds
     ]
     path.write_text(path.read_text() + '{"key": "a"}\n')
     with pytest.raises(RequestError, match="line 4: cannot be read"):
-        read_known(path, "a")
+        read_evaluated(path, "a")

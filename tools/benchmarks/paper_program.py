@@ -194,5 +194,5 @@ def _instance(folder: Path, model: Path, strategy: Strategy) -> Instance:
         problem.precision(16, 16),
         omega_budget=strategy.quality.budget,
     )
-    names = [place.name for place in problem.placed]
+    names = [node_device.name for node_device in problem.node_devices]
     return whole.with_devices([names.index(s.devices[0]) for s in strategy.stages])

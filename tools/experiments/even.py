@@ -12,7 +12,7 @@ from tools.experiments.definition import Experiment
 
 def even_plan(experiment: Experiment, cluster: Cluster) -> Strategy:
     """Cuts the model evenly over all devices of a cluster."""
-    names = [placed.name for placed in cluster.placed]
+    names = [node_devices.name for node_devices in cluster.node_devices]
     # A power of two, which half of it divides.
     rows = 1 << (max(1, experiment.batch // len(names)).bit_length() - 1)
     strategy = even_strategy(

@@ -75,7 +75,7 @@ def run_strategy(
     start = partial(
         start_ray,
         address=address,
-        silence_s=_SILENCE_S,
+        heartbeat_timeout_s=_SILENCE_S,
         set_up=partial(_set_up, str(BUILD)),
     )
     with nodes.at_full_speed():

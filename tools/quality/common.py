@@ -28,7 +28,7 @@ def open_model() -> StreamedModel:
 
 
 def open_split(name: str, max_tokens: int | None = None) -> Text:
-    """Reads "calibration", "gate" or "evaluation"."""
+    """Reads "calibration", "validation" or "evaluation"."""
     tokenizer = Tokenizer.load(FOLDER)
     path = FOLDER / f"{name}.txt"
     return read_text(path, tokenizer, window=WINDOW, max_tokens=max_tokens)

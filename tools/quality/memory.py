@@ -66,9 +66,9 @@ def run(max_tokens: int, seed: int) -> None:
         "exact": perplexity(exact),
         "uniform": {"int4": perplexity(uniform[0]), "int8": perplexity(uniform[1])},
     }
-    for place, count in enumerate(_NUM_INT8):
-        drawn = [perplexity(each) for each in draws[place]]
-        own = {method: perplexity(each[place]) for method, each in plans.items()}
+    for node_device, count in enumerate(_NUM_INT8):
+        drawn = [perplexity(each) for each in draws[node_device]]
+        own = {method: perplexity(each[node_device]) for method, each in plans.items()}
         rows.append(
             (
                 str(count),
@@ -80,8 +80,11 @@ def run(max_tokens: int, seed: int) -> None:
     for method, each in plans.items():
         pairs = np.array(
             [
-                [perplexity(each[place]) - perplexity(draw) for draw in draws[place]]
-                for place in range(len(_NUM_INT8))
+                [
+                    perplexity(each[node_device]) - perplexity(draw)
+                    for draw in draws[node_device]
+                ]
+                for node_device in range(len(_NUM_INT8))
             ]
         )
         low, high = _interval(pairs, generator)

@@ -16,7 +16,7 @@ _CLUSTER = Path("strategies/tiny-two-cpu")
 
 def run(max_tokens: int, seed: int) -> None:
     """Runs the commands a user would: indicate, solve for each limit, evaluate."""
-    rows = [("limit", "Σω", "gate", "evaluation", "95 %", "predicted", "held")]
+    rows = [("limit", "Σω", "validation", "evaluation", "95 %", "predicted", "held")]
     values = {}
     with tempfile.TemporaryDirectory() as folder:
         sensitivity = Path(folder, "sensitivity.toml")
@@ -31,8 +31,8 @@ def run(max_tokens: int, seed: int) -> None:
                 *("--measurements", _CLUSTER / "measurements.toml", "--batch", 16),
                 *("--prompt-length", 64, "--new-tokens", 64, "--out", path),
                 *("--sensitivity", sensitivity, "--max-ppl-increase", limit),
-                *("--gate", FOLDER / "gate.txt"),
-                *("--gate-record", Path(folder, "gate.jsonl")),
+                *("--validation-text", FOLDER / "validation.txt"),
+                *("--validation-record", Path(folder, "validation.jsonl")),
             )["strategy"]
             found = _llmpq(
                 *("evaluate", "--strategy", path),
@@ -51,7 +51,7 @@ def run(max_tokens: int, seed: int) -> None:
                 (
                     f"{limit}",
                     f"{solved['quality']['omega']:.4g}",
-                    f"{solved['quality']['gate_ppl_increase']:+.4f}",
+                    f"{solved['quality']['measured_ppl_increase']:+.4f}",
                     f"{increase:+.4f}",
                     f"{low:+.4f} to {high:+.4f}",
                     f"{1e3 * solved['predicted']['latency_s']:.1f} ms",
@@ -60,7 +60,7 @@ def run(max_tokens: int, seed: int) -> None:
             )
             values[f"{limit}"] = {
                 "omega": solved["quality"]["omega"],
-                "gate": solved["quality"]["gate_ppl_increase"],
+                "validation": solved["quality"]["measured_ppl_increase"],
                 "evaluation": [increase, low, high],
                 "latency_s": solved["predicted"]["latency_s"],
             }

@@ -12,7 +12,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-HELD_OUT = ("calibration", "gate", "evaluation")
+HELD_OUT = ("calibration", "validation", "evaluation")
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 
 # Tables and generated text teach a language model nothing and flatter its figures.

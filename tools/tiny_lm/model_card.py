@@ -76,7 +76,7 @@ use it for anything but tests, examples and measurements.
 The source files of the standard library of Python {python} ({modules} modules, tests
 included at a quarter of the windows; `encodings`, `pydoc_data` and tables left out).
 Three sets of whole modules were held out before training and ship beside the weights:
-`calibration.txt`, `gate.txt`, `evaluation.txt`; documents are separated by
+`calibration.txt`, `validation.txt`, `evaluation.txt`; documents are separated by
 `<|endoftext|>`, `splits.json` names them. Training files that shared more than a fifth
 of their shingles with a held-out module were dropped: {dropped}.
 

@@ -151,7 +151,7 @@ def baselines(problem: Problem) -> Iterator[tuple[Method, Incumbent | None]]:
 
 def _even_split(problem: Problem) -> MicroBatch:
     """As the paper's code has it: the batch over the devices, in both phases."""
-    rows = -(-problem.request.workload.batch // len(problem.placed))
+    rows = -(-problem.request.workload.batch // len(problem.node_devices))
     return MicroBatch(prefill=rows, decode=rows)
 
 

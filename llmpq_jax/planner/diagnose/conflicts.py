@@ -43,12 +43,12 @@ def loosened(
                 r, pins=tuple(other for other in r.pins if other != pin)
             ),
         )
-    for place in request.cluster.placed:
-        if place.device.use != "any":
-            what = "idle" if place.device.use == "never" else "in use"
+    for node_device in request.cluster.node_devices:
+        if node_device.device.use != "any":
+            what = "idle" if node_device.device.use == "never" else "in use"
             yield (
-                f"{place.name} pinned {what}",
-                lambda r, name=place.name: replace(
+                f"{node_device.name} pinned {what}",
+                lambda r, name=node_device.name: replace(
                     r, cluster=with_use(r.cluster, {name: "any"})
                 ),
             )

@@ -30,7 +30,9 @@ def explain(
     """
     request = problem.request
     num_layers = request.architecture.num_layers
-    num_pinned = sum(place.device.use == "always" for place in problem.placed)
+    num_pinned = sum(
+        node_device.device.use == "always" for node_device in problem.node_devices
+    )
     if num_pinned > num_layers and not problem.device_groups:
         return InfeasibleError(
             f'{num_pinned} devices have use = "always" and the model has {num_layers} '
@@ -94,7 +96,7 @@ def _describe(problem: Problem, stages: tuple[StageShortfall, ...]) -> str:
     text = (
         f"{execution_unit.name} is short by {format_bytes(worst.lack_bytes)} even at "
         f"{worst.bits} bits ({layers}: {worst.terms}; it may use "
-        f"{format_bytes(execution_unit.places[0].device.usable_bytes)}), most of it for the {_part(worst)}"
+        f"{format_bytes(execution_unit.node_devices[0].device.usable_bytes)}), most of it for the {_part(worst)}"
     )
     for other in others[:_MAX_NAMED]:
         name = problem.execution_units[other.device].name

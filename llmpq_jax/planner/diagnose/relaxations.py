@@ -13,7 +13,7 @@ from llmpq_jax.planner.diagnose.halving import largest, smallest
 from llmpq_jax.planner.diagnose.pin_relaxations import pin_repairs
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.request import PlanRequest
-from llmpq_jax.schema.cluster import Cluster, Device, Node, Placed
+from llmpq_jax.schema.cluster import Cluster, Device, Node, NodeDevice
 from llmpq_jax.schema.precision import ALL_BITS
 from llmpq_jax.units import GIB, MIB, format_bytes
 
@@ -95,13 +95,13 @@ def _precision_changes(request: PlanRequest) -> Iterator[tuple[str, PlanRequest]
 def _devices(request: PlanRequest) -> Iterator[Repair]:
     cluster = request.cluster
     for use, text in (("never", "{} used"), ("always", "{} left idle")):
-        for place in cluster.placed:
-            if place.device.use == use:
-                free = with_use(cluster, {place.name: "any"})
+        for node_device in cluster.node_devices:
+            if node_device.device.use == use:
+                free = with_use(cluster, {node_device.name: "any"})
                 freed = replace(request, cluster=free)
                 if has_plan(freed):
-                    yield Repair(text=text.format(place.name), request=freed)
-    kinds = dict.fromkeys(p.device.kind for p in cluster.placed)
+                    yield Repair(text=text.format(node_device.name), request=freed)
+    kinds = dict.fromkeys(p.device.kind for p in cluster.node_devices)
     for kind in kinds:
 
         def more(number: int, kind: str = kind) -> PlanRequest:
@@ -116,10 +116,10 @@ def _devices(request: PlanRequest) -> Iterator[Repair]:
 def _memory(request: PlanRequest) -> Iterator[Repair]:
     """More on one device; of devices alike the first stands for all."""
     cluster, seen = request.cluster, set()
-    for place in cluster.placed:
-        device = place.device
+    for node_device in cluster.node_devices:
+        device = node_device.device
         interchangeable_groups = (
-            place.node.name,
+            node_device.node.name,
             device.kind,
             device.memory_bytes,
             device.reserve_bytes,
@@ -131,19 +131,23 @@ def _memory(request: PlanRequest) -> Iterator[Repair]:
         execution_unit = GIB // 4 if device.memory_bytes >= 4 * GIB else MIB // 4
 
         def with_more(
-            number: int, place: Placed = place, execution_unit: int = execution_unit
+            number: int,
+            node_device: NodeDevice = node_device,
+            execution_unit: int = execution_unit,
         ) -> PlanRequest:
-            device = place.device
+            device = node_device.device
             larger = replace(
                 device, memory_bytes=device.memory_bytes + number * execution_unit
             )
-            return replace(request, cluster=_with(cluster, place.name, larger))
+            return replace(request, cluster=_with(cluster, node_device.name, larger))
 
         number = smallest(
             1 << 16, lambda n, with_more=with_more: has_plan(with_more(n))
         )
         if number:
-            text = f"{_exactly(number * execution_unit)} more memory on {place.name}"
+            text = (
+                f"{_exactly(number * execution_unit)} more memory on {node_device.name}"
+            )
             yield Repair(text=text, request=with_more(number))
 
 
@@ -213,14 +217,16 @@ def _with(cluster: Cluster, name: str, device: Device) -> Cluster:
 
 def _with_more(cluster: Cluster, kind: str, number: int) -> Cluster:
     """The cluster with more devices like the first of a kind, on its node."""
-    place = next(each for each in cluster.placed if each.device.kind == kind)
-    taken = {device.name for device in place.node.devices}
-    free = (f"{place.device.platform}:{n}" for n in range(len(taken) + number))
+    node_device = next(
+        each for each in cluster.node_devices if each.device.kind == kind
+    )
+    taken = {device.name for device in node_device.node.devices}
+    free = (f"{node_device.device.platform}:{n}" for n in range(len(taken) + number))
     names = [name for name in free if name not in taken][:number]
-    added = tuple(replace(place.device, name=name, use="any") for name in names)
+    added = tuple(replace(node_device.device, name=name, use="any") for name in names)
     nodes: tuple[Node, ...] = tuple(
         replace(node, devices=node.devices + added)
-        if node.name == place.node.name
+        if node.name == node_device.node.name
         else node
         for node in cluster.nodes
     )

@@ -73,7 +73,8 @@ def make_instance(
     among_steps = Refills(latency=latency, shares=service.refills_of("decode"))
     prompt_tokens = prefill * service.first_tokens
     devices = [
-        execution_unit.places[0].device for execution_unit in problem.execution_units
+        execution_unit.node_devices[0].device
+        for execution_unit in problem.execution_units
     ]
     ask = _Ask(problem=problem, latency=latency)
     cut: _Cut = {"workload": workload, "micro_batch": micro_batch}
@@ -297,7 +298,7 @@ def _gathers_s(problem: Problem, *, rows: int) -> Floats:
 
     known = {
         (
-            execution_unit.places[0].node.name,
+            execution_unit.node_devices[0].node.name,
             execution_unit.kind,
             execution_unit.width,
         ): execution_unit
@@ -307,7 +308,7 @@ def _gathers_s(problem: Problem, *, rows: int) -> Floats:
     return np.array(
         [
             values[
-                execution_unit.places[0].node.name,
+                execution_unit.node_devices[0].node.name,
                 execution_unit.kind,
                 execution_unit.width,
             ]
@@ -335,8 +336,8 @@ def _hops_s(problem: Problem, *, num_tokens: int) -> Floats:
         for k, target in enumerate(execution_units):
             if j == k:
                 continue
-            ends = (source.places[0].node.name, source.kind)
-            key = (*ends, target.places[0].node.name, target.kind)
+            ends = (source.node_devices[0].node.name, source.kind)
+            key = (*ends, target.node_devices[0].node.name, target.kind)
             if key not in known:
                 known[key] = [
                     _between_s(problem, source, target, size) for size in sizes
@@ -351,8 +352,8 @@ def _between_s(
     return hop_s(
         problem.request.cluster,
         problem.request.measurements,
-        source=source.places[0],
-        target=target.places[-1],
+        source=source.node_devices[0],
+        target=target.node_devices[-1],
         num_bytes=num_bytes,
     )
 
@@ -369,7 +370,7 @@ def _hosts(problem: Problem) -> tuple[Host, ...]:
             j
             for j, execution_unit in enumerate(problem.execution_units)
             for _ in range(execution_unit.width)
-            if execution_unit.places[0].node.name == node.name
+            if execution_unit.node_devices[0].node.name == node.name
         )
         if prefill is not None and decode is not None and members:
             hosts.append(

@@ -19,7 +19,7 @@ from llmpq_jax.planner.instance.execution_units import (
 )
 from llmpq_jax.planner.instance.instance import DeviceGroup
 from llmpq_jax.planner.request import PlanRequest
-from llmpq_jax.schema.cluster import Placed
+from llmpq_jax.schema.cluster import NodeDevice
 from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits, KvBits
 from llmpq_jax.schema.strategy import PrecisionChoice
 
@@ -38,7 +38,7 @@ class Problem:
 
     Attributes:
         request: As it was made.
-        placed: Devices that may be used, in pipeline order.
+        node_devices: Devices that may be used, in pipeline order.
         execution_units: What may hold a stage: these, and meshes of them; axis J everywhere.
         device_groups: Units that share devices.
         bits: Precisions that some of them serve, highest first; axis B everywhere.
@@ -48,7 +48,7 @@ class Problem:
     """
 
     request: PlanRequest
-    placed: tuple[Placed, ...]
+    node_devices: tuple[NodeDevice, ...]
     execution_units: tuple[ExecutionUnit, ...]
     device_groups: tuple[DeviceGroup, ...]
     bits: tuple[Bits, ...]
@@ -90,8 +90,10 @@ def make_problem(request: PlanRequest) -> Problem:
     _check_sensitivity(request)
     fitted = _by_cache(request)
     latencies = [each.latency for each in fitted.values()]
-    placed = tuple(p for p in request.cluster.placed if p.device.use != "never")
-    _check_ends(request, placed, latencies[0])
+    node_devices = tuple(
+        p for p in request.cluster.node_devices if p.device.use != "never"
+    )
+    _check_ends(request, node_devices, latencies[0])
 
     def is_served(
         kind: str, width: int, among: Collection[Bits] = request.bits
@@ -105,7 +107,7 @@ def make_problem(request: PlanRequest) -> Problem:
     most = max(len(node.devices) for node in request.cluster.nodes)
     cutting = tensor_widths(request.architecture, most)
     execution_units, device_groups = find_execution_units(
-        placed,
+        node_devices,
         allowed=[width for width in request.tensor if width in cutting],
         is_served=is_served,
         alone=[pin.device for pin in request.pins if isinstance(pin, LayerPin)],
@@ -127,31 +129,33 @@ def make_problem(request: PlanRequest) -> Problem:
             msg = f"pinned {pin}: expected one of {sorted(bits)}, the bits that were measured; measure it with `llmpq-jax profile`, or pin other bits"
             raise MeasurementError(msg)
     if not bits:
-        kinds = ", ".join(sorted({repr(place.device.kind) for place in placed}))
+        kinds = ", ".join(
+            sorted({repr(node_device.device.kind) for node_device in node_devices})
+        )
         msg = f"measurements: no layer at any of {sorted(request.bits)} bits on {kinds}: expected [[layer]] rows of both phases; measure with `llmpq-jax profile`"
         raise MeasurementError(msg)
     num_layers = request.architecture.num_layers
     return Problem(
         request=request,
-        placed=placed,
+        node_devices=node_devices,
         execution_units=execution_units,
         device_groups=device_groups,
         bits=bits,
         omega=omega_table(request.sensitivity, num_layers=num_layers, bits=bits),
         fitted=fitted,
-        source=_source(request, placed),
+        source=_source(request, node_devices),
     )
 
 
 def _source(
-    request: PlanRequest, placed: tuple[Placed, ...]
+    request: PlanRequest, node_devices: tuple[NodeDevice, ...]
 ) -> Literal["measured", "roofline"]:
     """Says where the seconds of the used kinds come from; a mixture is refused.
 
     Makers' figures flatter: beside measured devices, foretold ones would win.
     """
     sources = {kind.kind: kind.source for kind in request.measurements.kinds}
-    used = {place.device.kind for place in placed}
+    used = {node_device.device.kind for node_device in node_devices}
     foretold = sorted(kind for kind in used if sources.get(kind) == "roofline")
     if not foretold:
         return "measured"
@@ -170,10 +174,10 @@ def _check_measurements(request: PlanRequest) -> None:
             msg = f"measurements of {found.model}: {name} is {measured}, the plan wants {wanted}: expected the same; ask for {measured} or run `llmpq-jax profile` again"
             raise MeasurementError(msg)
     kinds = {row.kind for row in found.layers}
-    for place in request.cluster.placed:
-        kind = place.device.kind
-        if place.device.use != "never" and kind not in kinds:
-            msg = f'measurements of {found.model}: nothing on {kind!r}, the kind of {place.name}: expected one of {sorted(kinds)}; run `llmpq-jax profile` there, or write use = "never"'
+    for node_device in request.cluster.node_devices:
+        kind = node_device.device.kind
+        if node_device.device.use != "never" and kind not in kinds:
+            msg = f'measurements of {found.model}: nothing on {kind!r}, the kind of {node_device.name}: expected one of {sorted(kinds)}; run `llmpq-jax profile` there, or write use = "never"'
             raise MeasurementError(msg)
 
 
@@ -209,9 +213,9 @@ def _check_sensitivity(request: PlanRequest) -> None:
 
 
 def _check_ends(
-    request: PlanRequest, placed: Sequence[Placed], latency: LatencyModel
+    request: PlanRequest, node_devices: Sequence[NodeDevice], latency: LatencyModel
 ) -> None:
-    kinds = {place.device.kind for place in placed}
+    kinds = {node_device.device.kind for node_device in node_devices}
     ends: list[tuple[Part, HeadBits]] = [("embedding", 16)]
     ends.extend(("head", bits) for bits in request.head_bits)
     for part, bits in ends:

@@ -92,5 +92,5 @@ def uniform_int8_omega(problem: Problem) -> float:
 def max_wire_omega(problem: Problem) -> float:
     """Returns what all hops at 8 bits lose, of the most there can be."""
     num_layers = problem.request.architecture.num_layers
-    max_hops = min(num_layers, len(problem.placed)) - 1
+    max_hops = min(num_layers, len(problem.node_devices)) - 1
     return max_hops * problem.request.sensitivity.wire_8

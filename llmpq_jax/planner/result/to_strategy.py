@@ -98,7 +98,9 @@ def _stages(
         execution_unit = problem.execution_units[j]
         end = first + len(columns)
         names = [
-            place.name for place in execution_unit.places if place.name not in used
+            node_device.name
+            for node_device in execution_unit.node_devices
+            if node_device.name not in used
         ]
         names = names[: execution_unit.width]
         used.update(names)
@@ -114,7 +116,7 @@ def _stages(
                 prefill_s=evaluation.prefill_s[number],
                 decode_s=evaluation.decode_s[number],
                 memory_bytes=evaluation.memory_bytes[number],
-                allowed_bytes=execution_unit.places[0].device.usable_bytes,
+                allowed_bytes=execution_unit.node_devices[0].device.usable_bytes,
                 memory=stage_terms(found.instance, found.candidate, number),
             ),
         )

@@ -131,13 +131,13 @@ def _unit(problem: Problem, stage: Stage, *, taken: list[int]) -> int:
     for j, execution_unit in enumerate(problem.execution_units):
         if j in taken or execution_unit.width != len(wanted):
             continue
-        places = (
-            execution_unit.places[:1]
+        node_devices = (
+            execution_unit.node_devices[:1]
             if execution_unit.width == 1
-            else execution_unit.places
+            else execution_unit.node_devices
         )
-        if wanted <= {place.name for place in places}:
+        if wanted <= {node_device.name for node_device in node_devices}:
             return j
-    names = ", ".join(place.name for place in problem.placed)
+    names = ", ".join(node_device.name for node_device in problem.node_devices)
     msg = f"the strategy has a stage on {' + '.join(stage.devices)}: expected devices that the cluster has and may use ({names}), a mesh's on one node, alike and measured so; give the cluster it was made for"
     raise StrategyError(msg)

@@ -46,7 +46,7 @@ def find_groups(problem: Problem, plan: Incumbent) -> Iterator[Group]:
             ordered = sorted(interchangeable_groups, key=lambda j: j not in used)
             members, execution_unit = (ordered[0],), problem.execution_units[ordered[0]]
             devices = tuple(
-                problem.execution_units[j].places[0].name
+                problem.execution_units[j].node_devices[0].name
                 for j in interchangeable_groups
             )
             text = execution_unit.name
@@ -57,7 +57,9 @@ def find_groups(problem: Problem, plan: Incumbent) -> Iterator[Group]:
                 device_group.members,
                 problem.execution_units[device_group.members[0]],
             )
-            devices = tuple(sorted(place.name for place in execution_unit.places))
+            devices = tuple(
+                sorted(node_device.name for node_device in execution_unit.node_devices)
+            )
             text = f"each of {', '.join(devices)}"
         if members in seen:
             continue
@@ -66,7 +68,7 @@ def find_groups(problem: Problem, plan: Incumbent) -> Iterator[Group]:
             members=members,
             devices=devices,
             text=text,
-            memory_bytes=execution_unit.places[0].device.memory_bytes,
+            memory_bytes=execution_unit.node_devices[0].device.memory_bytes,
             is_used=bool(used & set(members)),
             must_use=bool(instance.must_use[list(members)].any()),
         )

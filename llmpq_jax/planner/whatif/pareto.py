@@ -308,7 +308,7 @@ def _sorts(request: PlanRequest) -> list[tuple[str, ...]]:
     One that layers are pinned to is like no other.
     """
     alone = {pin.device for pin in request.pins if isinstance(pin, LayerPin)}
-    usable = [place for place in request.cluster.placed if place.device.use != "never"]
+    usable = [place for place in request.cluster.node_devices if place.device.use != "never"]
     others = interchangeable_groups(
         place for place in usable if place.name not in alone
     )

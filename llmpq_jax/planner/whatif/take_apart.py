@@ -123,7 +123,7 @@ def _stage(
 ) -> StageBreakdown:
     instance, candidate = plan.instance, plan.candidate
     j = candidate.devices[number]
-    device = problem.execution_units[j].places[0].device
+    device = problem.execution_units[j].node_devices[0].device
     request = problem.request
     next_bits, next_layer = _next_bytes(instance, candidate, number)
     return StageBreakdown(

@@ -11,7 +11,7 @@ from llmpq_jax.stage.memory_peak import StagePeak
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.worker import BatchNeeds, StageFacts
 
-AFTER_A_LOSS = (
+AFTER_A_FAILURE = (
     "results so far are whole; see Ray's logs on that machine, then run again"
 )
 
@@ -35,7 +35,7 @@ class DeviceFailedError(WorkerFailedError):
         *,
         devices: Sequence[str],
         nodes: Sequence[str],
-        advice: str = AFTER_A_LOSS,
+        advice: str = AFTER_A_FAILURE,
     ) -> None:
         """Takes the attributes, and what a person may do about it."""
         super().__init__(f"{what}: {advice}")

@@ -72,10 +72,12 @@ def test_a_quarter_of_a_mebibyte_less_is_too_little():
     repair, number = told(
         ASKED["a long workload"], r"([\d.]+) MiB more memory on node0/cpu:0"
     )
-    (place,) = repair.request.cluster.placed
-    assert place.device.memory_bytes == (8 + number) * MIB
-    less = replace(place.device, memory_bytes=place.device.memory_bytes - MIB // 4)
-    node = replace(place.node, devices=(less,))
+    (node_device,) = repair.request.cluster.node_devices
+    assert node_device.device.memory_bytes == (8 + number) * MIB
+    less = replace(
+        node_device.device, memory_bytes=node_device.device.memory_bytes - MIB // 4
+    )
+    node = replace(node_device.node, devices=(less,))
     is_refused(
         replace(repair.request, cluster=replace(repair.request.cluster, nodes=(node,)))
     )
@@ -84,7 +86,7 @@ def test_a_quarter_of_a_mebibyte_less_is_too_little():
 def test_one_device_fewer_is_too_few():
     asked = ASKED["a long workload"]
     repair, number = told(asked, r"(\d+) more devices of kind fast")
-    assert len(repair.request.cluster.placed) == 1 + number
+    assert len(repair.request.cluster.node_devices) == 1 + number
     is_refused(replace(asked, cluster=cluster(*["fast"] * int(number), memory_mib=8)))
 
 

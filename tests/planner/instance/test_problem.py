@@ -34,8 +34,8 @@ def test_a_kind_that_was_not_measured_is_named_with_its_device():
 def test_a_kind_that_is_never_used_need_not_be_measured():
     pair = cluster("slow", "fast", uses=("any", "never"))
     asked = request("slow", cluster=pair, measurements=measurements(kinds=("slow",)))
-    (place,) = make_problem(asked).placed
-    assert place.name == "node0/cpu:0"
+    (node_device,) = make_problem(asked).node_devices
+    assert node_device.name == "node0/cpu:0"
 
 
 def test_bits_that_no_device_serves_are_refused():

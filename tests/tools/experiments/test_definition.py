@@ -48,7 +48,7 @@ def test_hops_are_timed_in_a_pipeline_over_all_nodes(name, monkeypatch):
     cluster = read_cluster(EXPERIMENT.cluster_folder(name) / "cluster.toml")
     strategy = even_plan(EXPERIMENT, cluster)
     assert [stage.device for stage in strategy.stages] == [
-        placed.name for placed in cluster.placed
+        placed.name for placed in cluster.node_devices
     ]
     # Every node has something to do at any time.
     assert strategy.workload.batch // strategy.micro_batch.decode >= len(cluster.nodes)

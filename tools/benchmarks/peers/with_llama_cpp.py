@@ -124,9 +124,11 @@ class _LlamaCpp:
         api.llama_memory_clear(api.llama_get_memory(self._context), True)
         batch, prompt = self._ids.shape
         rows = np.repeat(np.arange(batch), prompt)
-        places = np.tile(np.arange(prompt), batch)
+        node_devices = np.tile(np.arange(prompt), batch)
         started_s = time.perf_counter()
-        logits = self._decode(self._ids.ravel(), places, rows, places == prompt - 1)
+        logits = self._decode(
+            self._ids.ravel(), node_devices, rows, node_devices == prompt - 1
+        )
         tokens = logits.argmax(axis=-1)
         prefilled_s = time.perf_counter()
         for step in range(new_tokens - 1):
@@ -140,14 +142,16 @@ class _LlamaCpp:
             "decode_s": ended_s - prefilled_s,
         }
 
-    def _decode(self, tokens: Any, places: Any, rows: Any, wanted: Any) -> np.ndarray:
+    def _decode(
+        self, tokens: Any, node_devices: Any, rows: Any, wanted: Any
+    ) -> np.ndarray:
         """Returns the logits [wanted, vocabulary], in llama.cpp's own memory."""
         count = len(tokens)
         batch = api.llama_batch_init(count, 0, 1)
         batch.n_tokens = count
         for index in range(count):
             batch.token[index] = int(tokens[index])
-            batch.pos[index] = int(places[index])
+            batch.pos[index] = int(node_devices[index])
             batch.n_seq_id[index] = 1
             batch.seq_id[index][0] = int(rows[index])
             batch.logits[index] = bool(wanted[index])

@@ -42,7 +42,7 @@ def node_resource(node: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Places:
+class ReservedNodes:
     """Actors, each on the machine that is named for it.
 
     Attributes:
@@ -70,9 +70,9 @@ class Places:
             ray.shutdown()
 
 
-def take_places(
+def reserve_nodes(
     nodes: tuple[str, ...], actor: type, *, address: str, wanted_by: str = "strategy"
-) -> Places:
+) -> ReservedNodes:
     """Connects to a cluster and starts an actor for each of some nodes.
 
     A machine serves one command at a time: its actors share its resource out.
@@ -138,7 +138,7 @@ def _check_answers(address: str) -> None:
 
 def _place(
     nodes: tuple[str, ...], actor: type, *, owns_ray: bool, wanted_by: str
-) -> Places:
+) -> ReservedNodes:
     offers = _offers()
     absent = sorted(set(nodes) - set(offers))
     if absent:
@@ -177,7 +177,7 @@ def _place(
         ).remote()
         for number, bundle in enumerate(bundles)
     )
-    return Places(actors=actors, nodes=nodes, group=group, owns_ray=owns_ray)
+    return ReservedNodes(actors=actors, nodes=nodes, group=group, owns_ray=owns_ray)
 
 
 def _offers() -> dict[str, float]:

@@ -43,18 +43,18 @@ class HealthMonitor:
         self,
         actors: Sequence[Any],
         *,
-        silence_s: float,
+        heartbeat_timeout_s: float,
         on_layer: Callable[[], None],
     ) -> None:
         """Starts to watch.
 
         Args:
             actors: In pipeline order.
-            silence_s: An actor that has not answered for so long is lost.
+            heartbeat_timeout_s: An actor that has not answered for so long is lost.
             on_layer: Called as each layer is loaded for the first time.
         """
         self._actors = actors
-        self._silence_s = silence_s
+        self._heartbeat_timeout_s = heartbeat_timeout_s
         self._on_layer = on_layer
         self._lock = threading.Lock()
         self._lost: dict[int, Loss] = {}
@@ -137,8 +137,8 @@ class HealthMonitor:
                 return
             call, asked_s = self._asked[number]
         if not ray.wait([call], timeout=0)[0]:
-            if time.perf_counter() - asked_s > self._silence_s:
-                how = f"has not answered for {self._silence_s:g} s"
+            if time.perf_counter() - asked_s > self._heartbeat_timeout_s:
+                how = f"has not answered for {self._heartbeat_timeout_s:g} s"
                 self._lose(number, call, Loss(how=how, is_silent=True))
             return
         try:

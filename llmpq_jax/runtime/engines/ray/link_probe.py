@@ -18,8 +18,8 @@ from llmpq_jax import __version__
 from llmpq_jax.errors import LlmpqError, WorkerFailedError
 from llmpq_jax.runtime.claimed_devices import claim_devices
 from llmpq_jax.runtime.engines.ray.actor import check_version
-from llmpq_jax.runtime.engines.ray.cluster_nodes import take_places
-from llmpq_jax.runtime.engines.ray.ray_engine import DEFAULT_SILENCE_S
+from llmpq_jax.runtime.engines.ray.cluster_nodes import reserve_nodes
+from llmpq_jax.runtime.engines.ray.ray_engine import DEFAULT_HEARTBEAT_TIMEOUT_S
 from llmpq_jax.runtime.engines.transport.config import TransportConfig, TransportName
 from llmpq_jax.runtime.engines.transport.endpoint import Endpoint, open_endpoint
 from llmpq_jax.runtime.engines.transport.serialized import SerializedMessage, unpack
@@ -210,7 +210,7 @@ def time_ways(
     dtype: str,
     pause_s: float,
     address: str = "auto",
-    silence_s: float = DEFAULT_SILENCE_S,
+    heartbeat_timeout_s: float = DEFAULT_HEARTBEAT_TIMEOUT_S,
     transport: TransportName = "sockets",
     set_up: Callable[[], object] = lambda: None,
 ) -> Generator[tuple[LinkProbe, list[float]], None, None]:
@@ -223,8 +223,8 @@ def time_ways(
         hidden_size: Of a token's hidden state.
         dtype: Of hidden states.
         pause_s: Before each sample.
-        address: Of the cluster; see `take_places`.
-        silence_s: What has not come back after so long is lost.
+        address: Of the cluster; see `reserve_nodes`.
+        heartbeat_timeout_s: What has not come back after so long is lost.
         transport: What brings messages; see `TransportConfig`.
         set_up: Called in each process before JAX starts.
 
@@ -237,8 +237,8 @@ def time_ways(
         dict.fromkeys(end for way in ways for end in (way.source, way.target))
     )
     nodes = tuple(device.split("/")[0] for device in devices)
-    places = take_places(nodes, ProbeActor, address=address, wanted_by="cluster file")
-    carrier = TransportConfig(name=transport, patience_s=silence_s)
+    places = reserve_nodes(nodes, ProbeActor, address=address, wanted_by="cluster file")
+    carrier = TransportConfig(name=transport, patience_s=heartbeat_timeout_s)
     actors = dict(zip(devices, places.actors, strict=True))
     try:
         loading = {

@@ -16,7 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.runtime.engines.engine import StageFailedError
 from llmpq_jax.runtime.engines.ray.actor import StageActor
-from llmpq_jax.runtime.engines.ray.cluster_nodes import take_places
+from llmpq_jax.runtime.engines.ray.cluster_nodes import reserve_nodes
 from llmpq_jax.runtime.engines.ray.workers import Workers
 from llmpq_jax.runtime.engines.transport.config import TransportConfig, TransportName
 from llmpq_jax.runtime.engines.transport.serialized import pack, unpack
@@ -25,10 +25,10 @@ from llmpq_jax.stage.memory_peak import StagePeak
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.worker import BatchNeeds, StageFacts
 
-DEFAULT_SILENCE_S = 30.0
+DEFAULT_HEARTBEAT_TIMEOUT_S = 30.0
 # For Ray to end a process that is stopped (five seconds), or to find a machine gone (half
 # a minute), and to start another process.
-DEFAULT_RESTART_LIMIT_S = 60.0
+DEFAULT_RESTART_TIMEOUT_S = 60.0
 _NUM_CLOCK_READINGS = 5
 _PATIENCE_S = 5.0
 
@@ -38,8 +38,8 @@ def start_ray(
     *,
     on_layer: Callable[[], None],
     address: str = "auto",
-    silence_s: float = DEFAULT_SILENCE_S,
-    restart_limit_s: float = DEFAULT_RESTART_LIMIT_S,
+    heartbeat_timeout_s: float = DEFAULT_HEARTBEAT_TIMEOUT_S,
+    restart_timeout_s: float = DEFAULT_RESTART_TIMEOUT_S,
     restarts: bool = True,
     transport: TransportName = "sockets",
     set_up: Callable[[], WeightsCache | None] = lambda: None,
@@ -49,9 +49,9 @@ def start_ray(
     Args:
         strategy: Every machine has the model at the same absolute path.
         on_layer: Called as each layer is there.
-        address: Of the cluster; see `take_places`.
-        silence_s: A worker that has not answered for so long is lost.
-        restart_limit_s: One that is lost and not back after so long is gone with its machine.
+        address: Of the cluster; see `reserve_nodes`.
+        heartbeat_timeout_s: A worker that has not answered for so long is lost.
+        restart_timeout_s: One that is lost and not back after so long is gone with its machine.
         restarts: Whether one that is lost is to be had back.
         transport: What brings messages from stage to stage; see `TransportConfig`.
         set_up: Called in each process before JAX starts; says where that machine keeps
@@ -68,10 +68,10 @@ def start_ray(
     nodes = tuple(stage.devices[0].split("/")[0] for stage in strategy.stages)
     workers = Workers(
         strategy,
-        take_places(nodes, StageActor, address=address),
-        carrier=TransportConfig(name=transport, patience_s=silence_s),
-        silence_s=silence_s,
-        restart_limit_s=restart_limit_s,
+        reserve_nodes(nodes, StageActor, address=address),
+        carrier=TransportConfig(name=transport, patience_s=heartbeat_timeout_s),
+        heartbeat_timeout_s=heartbeat_timeout_s,
+        restart_timeout_s=restart_timeout_s,
         restarts=restarts,
         on_layer=on_layer,
         set_up=set_up,

@@ -18,11 +18,11 @@ from llmpq_jax.errors import (
     WorkerFailedError,
 )
 from llmpq_jax.runtime.engines.engine import (
-    AFTER_A_LOSS,
+    AFTER_A_FAILURE,
     DeviceFailedError,
     StageFailedError,
 )
-from llmpq_jax.runtime.engines.ray.cluster_nodes import Places
+from llmpq_jax.runtime.engines.ray.cluster_nodes import ReservedNodes
 from llmpq_jax.runtime.engines.ray.health import HealthMonitor, Loss
 from llmpq_jax.runtime.engines.transport.config import TransportConfig
 from llmpq_jax.schema.strategy import Strategy
@@ -47,11 +47,11 @@ class Workers:
     def __init__(
         self,
         strategy: Strategy,
-        places: Places,
+        places: ReservedNodes,
         *,
         carrier: TransportConfig,
-        silence_s: float,
-        restart_limit_s: float,
+        heartbeat_timeout_s: float,
+        restart_timeout_s: float,
         restarts: bool,
         on_layer: Callable[[], None],
         set_up: Callable[[], WeightsCache | None],
@@ -62,8 +62,8 @@ class Workers:
             strategy: Every machine has the model at the same absolute path.
             places: Of the strategy.
             carrier: What brings messages from stage to stage.
-            silence_s: A worker that has not answered for so long is lost.
-            restart_limit_s: One that is lost and not back after so long is gone.
+            heartbeat_timeout_s: A worker that has not answered for so long is lost.
+            restart_timeout_s: One that is lost and not back after so long is gone.
             restarts: Whether one that is lost is to be had back.
             on_layer: Called as each layer is there for the first time.
             set_up: As in `start_ray`.
@@ -74,14 +74,16 @@ class Workers:
         self._places = places
         self._carrier = carrier
         self._set_up = set_up
-        self._restart_limit_s = restart_limit_s
+        self._restart_timeout_s = restart_timeout_s
         self._restarts = restarts
         self._facts: dict[int, StageFacts] = {}
         self._unloaded = set(range(len(self.actors)))
         # Calls that are not answered: what loads while another stage is lost loads on.
         self._loading: dict[Any, int] = {}
         self._num_losses = 0
-        self._watch = HealthMonitor(self.actors, silence_s=silence_s, on_layer=on_layer)
+        self._watch = HealthMonitor(
+            self.actors, heartbeat_timeout_s=heartbeat_timeout_s, on_layer=on_layer
+        )
 
     @property
     def facts(self) -> tuple[StageFacts, ...]:
@@ -212,7 +214,7 @@ class Workers:
         lost = self._watch.lost
         for number, loss in lost.items():
             if not self._restarts:
-                msg = f"{self._tell_lost(number, loss.how)}: {AFTER_A_LOSS}"
+                msg = f"{self._tell_lost(number, loss.how)}: {AFTER_A_FAILURE}"
                 raise WorkerFailedError(msg)
             if self._num_losses > _MAX_LOSSES:
                 again = (
@@ -224,7 +226,7 @@ class Workers:
                 )
             if loss.is_silent:
                 ray.kill(self.actors[number], no_restart=False)
-        deadline_s = time.perf_counter() + self._restart_limit_s
+        deadline_s = time.perf_counter() + self._restart_timeout_s
         for number, loss in lost.items():
             while not self._is_back(number, loss):
                 if time.perf_counter() > deadline_s:
@@ -234,9 +236,7 @@ class Workers:
     def _gone_with_node(self, number: int, loss: Loss) -> DeviceFailedError:
         """Tells that a stage is not had back, and so nothing on its machine."""
         node = self._places.nodes[number]
-        how = (
-            f"{loss.how}, and Ray did not start it again in {self._restart_limit_s:g} s"
-        )
+        how = f"{loss.how}, and Ray did not start it again in {self._restart_timeout_s:g} s"
         if node not in self._places.present_nodes():
             how = f"{loss.how}, and its node {node} has left the cluster"
         return self._gone(self._tell_lost(number, how), without=node)
@@ -302,7 +302,7 @@ class Workers:
         where = ", ".join(self._strategy.stages[number].devices)
         what = f"stage {number} on {where}: {reason}"
         if not self._restarts or self._num_losses >= _MAX_LOSSES:
-            return WorkerFailedError(f"{what}: {AFTER_A_LOSS}")
+            return WorkerFailedError(f"{what}: {AFTER_A_FAILURE}")
         return StageFailedError(what)
 
     def _tell_lost(self, number: int, how: str) -> str:

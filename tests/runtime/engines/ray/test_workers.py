@@ -48,7 +48,7 @@ def pipeline(
     start: Callable[..., StartEngine],
 ) -> Iterator[Pipeline]:
     apart = on_nodes(two_stages, "node0", "node1")
-    chosen = start(silence_s=3, transport=request.param)
+    chosen = start(heartbeat_timeout_s=3, transport=request.param)
     with Pipeline.load(apart, start=chosen) as loaded:
         yield loaded
 
@@ -227,7 +227,7 @@ def test_a_machine_that_comes_back_in_time_costs_no_token(
     expected: list[Completion],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with Pipeline.load(spare, start=start(restart_limit_s=60)) as loaded:
+    with Pipeline.load(spare, start=start(restart_timeout_s=60)) as loaded:
 
         def strike() -> None:
             machines.kill("attic")
@@ -245,7 +245,7 @@ def test_a_machine_that_is_gone_ends_the_run_and_keeps_what_is_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done: list[Completion] = []
-    with Pipeline.load(spare, start=start(restart_limit_s=6)) as loaded:
+    with Pipeline.load(spare, start=start(restart_timeout_s=6)) as loaded:
         assert list(loaded.serve(REQUESTS[:1])) == expected[:1]
         process = process_of(loaded, 1)
 

@@ -1,4 +1,4 @@
-"""Plans judged on a gate text, and the record of them."""
+"""Plans judged on a validation text, and the record of them."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Limit:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationText:
-    """A plan's figures on the gate text.
+class ValidationFigures:
+    """A plan's figures on the validation text.
 
     Attributes:
         perplexity: Of the model at 16 bits.
@@ -61,20 +61,20 @@ class Round:
     Attributes:
         omega_budget: It was solved under.
         strategy: Found.
-        gate: Its figures.
+        validation: Its figures.
         keeps: Whether it keeps the limit.
         is_known: It is in the record of plans already.
     """
 
     omega_budget: float
     strategy: Strategy
-    gate: EvaluationText
+    validation: ValidationFigures
     keeps: bool
     is_known: bool = False
 
 
 class PlanEvaluator:
-    """Judges plans on a gate text, layer by layer on the default device."""
+    """Judges plans on a validation text, layer by layer on the default device."""
 
     def __init__(self, model: StreamedModel, text: Text, *, folder: Path) -> None:
         """Takes the model, with its rounded weights if it has any, and the text."""
@@ -87,7 +87,7 @@ class PlanEvaluator:
         (exact,) = self._losses([whole(self._model.num_layers)])
         return math.exp(float(exact.nll.mean(dtype=np.float64)))
 
-    def __call__(self, strategy: Strategy) -> EvaluationText:
+    def __call__(self, strategy: Strategy) -> ValidationFigures:
         """Judges the weights and the cache that a strategy serves."""
         precision = strategy.precision
         variant = Variant(
@@ -96,7 +96,7 @@ class PlanEvaluator:
         exact, found = self._losses([whole(self._model.num_layers), variant])
         before = math.exp(float(exact.nll.mean(dtype=np.float64)))
         after = math.exp(float(found.nll.mean(dtype=np.float64)))
-        return EvaluationText(
+        return ValidationFigures(
             perplexity=before,
             perplexity_increase=after - before,
             kl=max(0.0, float(found.kl.mean(dtype=np.float64))),
@@ -106,12 +106,12 @@ class PlanEvaluator:
         return losses_of(self._model, self._text, variants, folder=self._folder)
 
 
-def read_known(path: Path, key: str) -> list[Round]:
+def read_evaluated(path: Path, key: str) -> list[Round]:
     """Reads the plans of a record that were judged for the same work.
 
     Args:
         path: Of JSON lines; a file that is not there holds none.
-        key: Of the work: model, cluster, measurements, sensitivities, workload, gate.
+        key: Of the work: model, cluster, measurements, sensitivities, workload, validation.
 
     Raises:
         RequestError: A line is not one of a record.
@@ -120,23 +120,23 @@ def read_known(path: Path, key: str) -> list[Round]:
         return []
     known = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        where = f"gate record {path}, line {number}"
+        where = f"validation record {path}, line {number}"
         try:
             row = json.loads(line)
             if row["key"] != key:
                 continue
-            gate = EvaluationText(**row["gate"])
+            validation = ValidationFigures(**row["validation"])
             budget = float(row["omega_budget"])
             content = row["strategy"]
         except (ValueError, KeyError, TypeError) as reason:
-            msg = f"{where}: cannot be read ({reason}): expected what `llmpq-jax solve --gate-record` writes; name another file"
+            msg = f"{where}: cannot be read ({reason}): expected what `llmpq-jax solve --validation-record` writes; name another file"
             raise RequestError(msg) from reason
         strategy = decode_record(Strategy, content, where=where)
         known.append(
             Round(
                 omega_budget=budget,
                 strategy=strategy,
-                gate=gate,
+                validation=validation,
                 keeps=False,
                 is_known=True,
             )
@@ -144,7 +144,7 @@ def read_known(path: Path, key: str) -> list[Round]:
     return known
 
 
-def write_known(path: Path, key: str, rounds: list[Round]) -> None:
+def write_evaluated(path: Path, key: str, rounds: list[Round]) -> None:
     """Adds new rounds to a record; what it held stays."""
     held = path.read_text(encoding="utf-8") if path.exists() else ""
     lines = [
@@ -152,7 +152,7 @@ def write_known(path: Path, key: str, rounds: list[Round]) -> None:
             {
                 "key": key,
                 "omega_budget": each.omega_budget,
-                "gate": asdict(each.gate),
+                "validation": asdict(each.validation),
                 "strategy": tomllib.loads(to_toml(each.strategy)),
             }
         )
