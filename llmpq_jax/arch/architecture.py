@@ -48,7 +48,7 @@ class Architecture:
         vocabulary_size: Tokens.
         max_positions: Longest context the model was made for.
         activation: Of the MLP.
-        is_validated: The MLP multiplies two projections, one through the activation.
+        is_gated: The MLP multiplies two projections, one through the activation.
         norm: Kind of all norms.
         norm_eps: Their epsilon.
         norm_position: "before" each block, or "after" its residual sum (OPT-350m).
@@ -78,7 +78,7 @@ class Architecture:
     vocabulary_size: int
     max_positions: int
     activation: Activation
-    is_validated: bool
+    is_gated: bool
     norm: Literal["rms", "layer"]
     norm_eps: float
     norm_position: Literal["before", "after"] = "before"

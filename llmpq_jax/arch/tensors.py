@@ -71,7 +71,7 @@ def layer_tensors(architecture: Architecture) -> tuple[TensorSpec, ...]:
         tensors += _norm(a, "attention.query_norm", a.head_dim)
         tensors += _norm(a, "attention.key_norm", a.head_dim)
     tensors += _norm(a, "mlp_norm", a.hidden_size)
-    ups = ("mlp.gate", "mlp.up") if a.is_validated else ("mlp.up",)
+    ups = ("mlp.gate", "mlp.up") if a.is_gated else ("mlp.up",)
     for name in ups:
         tensors += _linear(
             name, a.hidden_size, a.intermediate_size, "columns", has_bias=a.has_mlp_bias

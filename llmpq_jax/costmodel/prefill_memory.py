@@ -106,7 +106,7 @@ def prefill_working_bytes(
     kept = num * kv_token_bytes(kv_heads, a.head_dim, size, kv_bits=kv_bits)
     if kv_bits == 8 or (shape.is_chunk and rows * tokens == num):
         read = max(read, scores)
-    inside = 3 * inner + hidden if a.is_validated else 2 * inner + 3 * hidden
+    inside = 3 * inner + hidden if a.is_gated else 2 * inner + 3 * hidden
     moments = (
         size * (num * query + block * (3 * hidden + query + memory)) + kept,
         size * (2 * num * query + 3 * block * hidden) + kept,

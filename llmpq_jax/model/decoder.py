@@ -153,7 +153,7 @@ class Mlp(nnx.Module):
     def __init__(
         self, architecture: Architecture, weights: Weights, *, tensor_axis: str | None
     ) -> None:
-        self.gate = Linear(weights, "mlp.gate") if architecture.is_validated else None
+        self.gate = Linear(weights, "mlp.gate") if architecture.is_gated else None
         self.up = Linear(weights, "mlp.up")
         self.down = Linear(weights, "mlp.down", sum_over=tensor_axis)
         self.activation: Activation = architecture.activation

@@ -143,7 +143,7 @@ def test_rotary_families_are_read_as_transformers_reads_them(
         vocabulary_size=theirs.vocab_size,
         max_positions=theirs.max_position_embeddings,
         activation=theirs.hidden_act,
-        is_validated=True,
+        is_gated=True,
         norm="rms",
         norm_eps=theirs.rms_norm_eps,
         position="rope",

@@ -16,8 +16,10 @@ from llmpq_jax.arch.fingerprint import (
     strategy_fingerprint,
 )
 from llmpq_jax.errors import CheckpointError
+from llmpq_jax.schema.measurements_file import read_measurements
 from llmpq_jax.schema.strategy_file import read_strategy
 
+ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden" / "models"
 
 
@@ -37,6 +39,16 @@ def test_golden_models_have_different_names() -> None:
     names = [model_fingerprint(path) for path in sorted(GOLDEN.iterdir())]
     assert len(set(names)) == len(names)
     assert all(name.startswith("sha256:") and len(name) == 71 for name in names)
+
+
+def test_names_in_committed_files_are_still_those_of_their_model() -> None:
+    """Names of an architecture's fields are hashed: renaming one renames every model."""
+    model = ROOT / "examples" / "tiny-code-lm"
+    folder = ROOT / "strategies" / "tiny-four-cpu"
+    measured = read_measurements(folder / "measurements.toml")
+    planned = read_strategy(folder / "strategy.toml")
+    assert layer_shape_fingerprint(read_architecture(model)) == measured.layer_shape
+    assert model_fingerprint(model) == planned.model.fingerprint
 
 
 def test_a_moved_model_keeps_its_name(folder: Path) -> None:
@@ -136,7 +148,7 @@ def test_models_that_differ_in_a_layer_or_an_end_do_not(
 
 
 def test_a_strategy_s_name_is_what_it_does() -> None:
-    path = Path(__file__).parents[2] / "strategies" / "tiny-four-cpu" / "strategy.toml"
+    path = ROOT / "strategies" / "tiny-four-cpu" / "strategy.toml"
     strategy = read_strategy(path)
     name = strategy_fingerprint(strategy)
     stages = tuple(replace(stage, predicted=None) for stage in strategy.stages)

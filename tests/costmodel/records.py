@@ -26,7 +26,7 @@ def architecture():
         vocabulary_size=512,
         max_positions=300,
         activation="relu",
-        is_validated=False,
+        is_gated=False,
         norm="layer",
         norm_eps=1e-5,
         position="learned",

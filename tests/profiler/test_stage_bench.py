@@ -11,7 +11,7 @@ SHAPE = Shape(rows=2, num_tokens=4, num_slots=8)
 
 
 def bench(**fields):
-    model = architecture(family="opt", is_validated=False, norm="layer")
+    model = architecture(family="opt", is_gated=False, norm="layer")
     return StageBench(
         model, jax.devices()[1], activations="bfloat16", group_size=32, **fields
     )

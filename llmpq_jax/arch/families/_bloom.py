@@ -22,7 +22,7 @@ def _build(config: Config) -> Architecture:
         vocabulary_size=config.integer("vocab_size"),
         max_positions=config.integer("seq_length"),
         activation="gelu_tanh",
-        is_validated=False,
+        is_gated=False,
         norm="layer",
         norm_eps=config.number("layer_norm_epsilon"),
         has_embedding_norm=True,

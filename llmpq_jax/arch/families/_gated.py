@@ -95,7 +95,7 @@ def _build(
         vocabulary_size=config.integer("vocab_size"),
         max_positions=config.integer("max_position_embeddings"),
         activation=config.choice("hidden_act", ACTIVATIONS),
-        is_validated=True,
+        is_gated=True,
         norm="rms",
         norm_eps=config.number("rms_norm_eps"),
         position="rope",

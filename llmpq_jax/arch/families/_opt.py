@@ -25,7 +25,7 @@ def _build(config: Config) -> Architecture:
         vocabulary_size=config.integer("vocab_size"),
         max_positions=config.integer("max_position_embeddings"),
         activation=config.choice("activation_function", ACTIVATIONS),
-        is_validated=False,
+        is_gated=False,
         norm="layer",
         norm_eps=1e-5,  # PyTorch's own; the config cannot change it.
         norm_position="before" if norms_before else "after",
