@@ -43,6 +43,11 @@ quality = { omega = 0.31, budget = 0.4, method = "weight-variance" }
 predicted = { prefill_s = 0.4, decode_s = 2.1, latency_s = 2.5, throughput_tokens_per_s = 409.6 }
 certificate = { gap = 0.0, objective = 2.5, bound = 2.5, covers = "every subset of the devices in file order, all cuts and bits, 25 micro-batch pairs", solver = "HiGHS 1.15.1", seconds = 1.7 }
 
+[request]
+sources = { cluster = "cluster.toml", measurements = "measurements.toml" }
+choices = { kv_bits = [16, 8], pin_bits = [{ first = 0, end = 1, bits = 16 }], use = ["desk/cuda:0"] }
+quality = { omega_budget = 0.4 }
+
 [[stage]]
 device = "desk/cuda:0"
 layers = [0, 4]
@@ -87,7 +92,7 @@ layer = [
   { kind = "T4", phase = "prefill", bits = 8, batch = 4, length = 64, seconds = 2.1e-3, spread = 0.02, workspace_bytes = 1048576 },
   { kind = "T4", phase = "decode", bits = 8, batch = 8, length = 128, seconds = 4.5e-4, spread = 0.03, workspace_bytes = 65536 },
 ]
-end = [{ kind = "T4", part = "head", rows = 8, seconds = 2.4e-4, spread = 0.04, workspace_bytes = 131072 }]
+vocabulary_layer = [{ kind = "T4", part = "head", rows = 8, seconds = 2.4e-4, spread = 0.04, workspace_bytes = 131072 }]
 link = [{ source_kind = "T4", target_kind = "V100", num_bytes = 1048576, seconds = 1.0e-3, spread = 0.1 }]
 shared = [{ node = "desk", capacity = 1.0 }]
 accuracy = [{ kind = "T4", phase = "decode", bits = 8, num_fitted = 10, num_held_out = 3, mean_error = 0.031, largest_error = 0.058, spread = 0.02 }]

@@ -117,12 +117,16 @@ def _default(field: dataclasses.Field[Any]) -> str:
         return "required"
     if field.default is None:
         return "absent"
+    if dataclasses.is_dataclass(field.default):
+        return "its defaults"
     if field.default == ():
         return "none"
     if isinstance(field.default, bool):
         return f"`{str(field.default).lower()}`"
     if isinstance(field.default, str):
         return f'`"{field.default}"`'
+    if isinstance(field.default, tuple):
+        return f"`{list(field.default)}`"
     return f"`{field.default}`"
 
 

@@ -87,7 +87,10 @@ def strategy_fingerprint(strategy: Strategy) -> str:
         certificate=None,
         provenance=None,
     )
-    return f"sha256:{hashlib.sha256(_canonical(asdict(done))).hexdigest()}"
+    values = asdict(done)
+    # Newer than the names that job files and measurements have of strategies.
+    del values["request"]
+    return f"sha256:{hashlib.sha256(_canonical(values)).hexdigest()}"
 
 
 def plan_name(fingerprint: str) -> str:

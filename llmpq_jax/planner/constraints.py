@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -11,47 +11,10 @@ import numpy.typing as npt
 
 from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.precision import Bits
+from llmpq_jax.schema.solve_request import BitsPin, LayerPin
 
 Use = Literal["any", "always", "never"]
 Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LayerPin:
-    """Layers that lie on one device, which then serves by itself and not in a mesh.
-
-    Attributes:
-        first: The first of them.
-        end: Up to but without.
-        device: Its full name.
-    """
-
-    first: int
-    end: int
-    device: str
-
-    def __str__(self) -> str:
-        return f"layers {self.first}:{self.end} on {self.device}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BitsPin:
-    """Layers that have one precision.
-
-    Attributes:
-        first: The first of them.
-        end: Up to but without.
-        bits: Of each.
-    """
-
-    first: int
-    end: int
-    bits: Bits
-
-    def __str__(self) -> str:
-        return f"layers {self.first}:{self.end} at {self.bits} bits"
-
-
 Pin = LayerPin | BitsPin
 
 

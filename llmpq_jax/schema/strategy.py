@@ -16,6 +16,7 @@ from llmpq_jax.schema.precision import (
     WireBits,
 )
 from llmpq_jax.schema.record import record
+from llmpq_jax.schema.solve_request import SolveRequest
 from llmpq_jax.schema.workload import MicroBatch, Workload
 
 
@@ -249,6 +250,8 @@ class Strategy:
         predicted: Its cost in time.
         certificate: How good it is proven to be.
         provenance: How it came to be.
+        request: What `llmpq-jax solve` was asked for; absent where the plan was written
+            by hand.
     """
 
     schema: Literal[1] = 1
@@ -261,6 +264,7 @@ class Strategy:
     predicted: Prediction | None = None
     certificate: Certificate | None = None
     provenance: Provenance | None = None
+    request: SolveRequest | None = None
 
     def __post_init__(self) -> None:
         expected = 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,23 +29,36 @@ def read_strategy(path: Path) -> Strategy:
         StrategyError: The file is missing or does not hold a strategy.
     """
     strategy = read_record(Strategy, path, what="strategy", error=StrategyError)
-    model = replace(
-        strategy.model,
-        path=from_file(path, strategy.model.path),
-        rounded=from_file(path, strategy.model.rounded),
-    )
-    return replace(strategy, model=model)
+    return _with_paths(strategy, partial(from_file, path))
 
 
 def write_strategy(path: Path, strategy: Strategy) -> None:
     """Writes a strategy; relative paths are rewritten as seen from the file."""
-    model = replace(
-        strategy.model,
-        path=to_file(path, Path(strategy.model.path).as_posix()),
-        rounded=to_file(path, strategy.model.rounded),
-    )
-    readable = _rounded(replace(strategy, model=model))
+    readable = _rounded(_with_paths(strategy, partial(to_file, path)))
     write_text(path, to_toml(readable, comment=_COMMENT))
+
+
+def _with_paths(strategy: Strategy, rewritten: Callable[[Any], Any]) -> Strategy:
+    """Returns a strategy whose paths, as far as they are present, are rewritten."""
+    model, request = strategy.model, strategy.request
+    strategy = replace(
+        strategy,
+        model=replace(
+            model, path=rewritten(model.path), rounded=rewritten(model.rounded)
+        ),
+    )
+    if request is None:
+        return strategy
+    sources = replace(
+        request.sources,
+        cluster=rewritten(request.sources.cluster),
+        measurements=rewritten(request.sources.measurements),
+        sensitivity=rewritten(request.sources.sensitivity),
+    )
+    quality = replace(
+        request.quality, validation_text=rewritten(request.quality.validation_text)
+    )
+    return replace(strategy, request=replace(request, sources=sources, quality=quality))
 
 
 def _rounded(strategy: Strategy) -> Strategy:

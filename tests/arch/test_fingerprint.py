@@ -17,6 +17,7 @@ from llmpq_jax.arch.fingerprint import (
 )
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.schema.measurements_file import read_measurements
+from llmpq_jax.schema.solve_request import SolveRequest, Sources
 from llmpq_jax.schema.strategy_file import read_strategy
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +110,16 @@ def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
         CheckpointError, match=rf"{shard.name}: cannot be read \(No such"
     ):
         model_fingerprint(folder)
+
+
+def test_a_strategy_keeps_its_name_whatever_was_asked_for() -> None:
+    planned = read_strategy(ROOT / "strategies/tiny-four-cpu/strategy.toml")
+    asked = SolveRequest(sources=Sources(cluster="cluster.toml", roofline=True))
+    names = {
+        strategy_fingerprint(replace(planned, request=request))
+        for request in (None, asked)
+    }
+    assert len(names) == 1
 
 
 def test_models_that_differ_in_depth_share_their_measurements() -> None:

@@ -12,17 +12,26 @@ from llmpq_jax.schema.measurements import (
     Accuracy,
     DispatchTime,
     Drift,
-    EndTime,
     LayerTime,
     LinkTime,
     MeasuredKind,
     Measurements,
     Observed,
     SharedCapacity,
+    VocabularyLayerTime,
 )
 from llmpq_jax.schema.memory_terms import MemoryTerms
 from llmpq_jax.schema.precision import Bits
 from llmpq_jax.schema.sensitivity import LayerSensitivity, Sensitivity
+from llmpq_jax.schema.solve_request import (
+    BitsPin,
+    LayerPin,
+    PlannerChoices,
+    QualityLimits,
+    SearchLimits,
+    SolveRequest,
+    Sources,
+)
 from llmpq_jax.schema.strategy import (
     Certificate,
     Mesh,
@@ -127,6 +136,36 @@ def stages(draw: st.DrawFn, layers: tuple[int, int], device_names: list[str]) ->
     )
 
 
+layer_ranges = {"first": st.integers(0, 3), "end": st.integers(4, 9)}
+sources = st.builds(
+    Sources,
+    cluster=names,
+    measurements=names,
+    sensitivity=st.none() | names,
+) | st.builds(Sources, cluster=names, roofline=st.just(value=True))
+planner_choices = st.builds(
+    PlannerChoices,
+    bits=st.sampled_from(((16, 8, 4), (16, 8), (16,))),
+    head_bits=st.sampled_from(((16,), (16, 8))),
+    tensor=st.sampled_from(((1,), (1, 2, 4, 8))),
+    prefill_micro_batch=st.none() | counts,
+    pin_layers=st.lists(st.builds(LayerPin, device=names, **layer_ranges)).map(tuple),
+    pin_bits=st.lists(st.builds(BitsPin, bits=bits, **layer_ranges)).map(tuple),
+    use=st.lists(names.map("used/{}".format)).map(tuple),
+    leave_idle=st.lists(names.map("idle/{}".format)).map(tuple),
+)
+quality_limits = st.builds(
+    QualityLimits, omega_budget=st.none() | fractions, theta=seconds
+) | st.builds(QualityLimits, max_kl=seconds, validation_text=names, window=counts)
+requests = st.builds(
+    SolveRequest,
+    sources=sources,
+    choices=planner_choices,
+    quality=quality_limits,
+    search=st.builds(SearchLimits, time_limit_s=seconds, gap=fractions),
+)
+
+
 @st.composite
 def strategies(draw: st.DrawFn) -> Strategy:
     num_layers = draw(st.integers(min_value=1, max_value=12))
@@ -202,6 +241,7 @@ def strategies(draw: st.DrawFn) -> Strategy:
                 measurements=texts,
             )
         ),
+        request=draw(st.none() | requests),
     )
 
 
@@ -244,9 +284,9 @@ measurements = st.builds(
         ),
         min_size=1,
     ),
-    ends=_rows(
+    vocabulary_layers=_rows(
         st.builds(
-            EndTime,
+            VocabularyLayerTime,
             kind=texts,
             part=st.sampled_from(("embedding", "head")),
             bits=head_bits,

@@ -1,0 +1,87 @@
+"""What a strategy was asked for is kept in its file, and what contradicts itself is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llmpq_jax.errors import StrategyError
+from llmpq_jax.schema.solve_request import QualityLimits, SolveRequest, Sources
+from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
+from llmpq_jax.schema.toml import decode_record
+from tests.tiny_models import make_strategy, write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def strategy(tmp_path_factory):
+    folder = write_tiny_model(tmp_path_factory.mktemp("request") / "model")
+    return make_strategy(folder, [((0,), [8] * 4)])
+
+
+def test_paths_are_relative_to_the_strategy_file(strategy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = SolveRequest(
+        sources=Sources(
+            cluster="here/cluster.toml",
+            measurements="/away/measurements.toml",
+            sensitivity="sensitivity.toml",
+        ),
+        quality=QualityLimits(max_kl=0.1, validation_text="texts/other.txt"),
+    )
+    (tmp_path / "here").mkdir()
+    write_strategy(tmp_path / "here/plan.toml", replace(strategy, request=asked))
+    text = (tmp_path / "here/plan.toml").read_text()
+    for line in (
+        'cluster = "cluster.toml"',
+        'measurements = "/away/measurements.toml"',
+        'sensitivity = "../sensitivity.toml"',
+        'validation_text = "../texts/other.txt"',
+    ):
+        assert f"\n{line}\n" in text
+    monkeypatch.chdir(tmp_path / "here")
+    found = read_strategy(tmp_path / "here/plan.toml").request
+    assert found is not None
+    assert found.sources.cluster == str(tmp_path / "here/cluster.toml")
+    assert found.sources.sensitivity == str(tmp_path / "sensitivity.toml")
+
+
+FILES = {"cluster": "c.toml", "measurements": "m.toml"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "complaint"),
+    [
+        ({"sources": FILES | {"roofline": True}}, "either --measurements FILE or --ro"),
+        ({"sources": {"cluster": "c.toml"}}, "either --measurements FILE or --rooflin"),
+        (
+            {"quality": {"omega_budget": 1.0, "max_kl": 1.0, "validation_text": "t"}},
+            "found --omega-budget and --max-kl",
+        ),
+        (
+            {"quality": {"max_kl": 1.0}},
+            "expected --validation-text with --max-ppl-incr",
+        ),
+        ({"quality": {"validation_text": "t"}}, "expected --validation-text with"),
+        (
+            {"choices": {"use": ["a/b"], "leave_idle": ["a/b"]}},
+            "--use a/b and --leave-idle a/b: expected one or the other",
+        ),
+        (
+            {
+                "quality": {"max_kl": 1.0, "validation_text": "t"},
+                "choices": {"wire_bits": [16, 8]},
+            },
+            "--wire-bits 16 or 8 with --validation-text, which measures weights and",
+        ),
+        ({"choices": {"bits": [3]}}, r"choices.bits\[0\]: found 3"),
+    ],
+)
+def test_a_request_that_contradicts_itself_is_refused(sections, complaint):
+    with pytest.raises(StrategyError, match=complaint):
+        decode_record(
+            SolveRequest,
+            {"sources": FILES} | sections,
+            where="strategy.toml: request",
+            error=StrategyError,
+        )
