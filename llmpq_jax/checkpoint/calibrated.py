@@ -21,10 +21,9 @@ from llmpq_jax.checkpoint.safetensors_file import read_header, read_stored
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.files import write_bytes, write_text
 from llmpq_jax.quant import QArray
-from llmpq_jax.schema.precision import Rounding
+from llmpq_jax.schema.precision import LowBits, Rounding
 
 MANIFEST = "rounded.json"
-LowBits = Literal[4, 8]
 Part = int | Literal["head"]
 
 

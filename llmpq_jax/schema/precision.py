@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 Bits = Literal[4, 8, 16]
+LowBits = Literal[4, 8]
 HeadBits = Literal[8, 16]
 KvBits = Literal[8, 16]
 WireBits = Literal[8, 16]
@@ -16,6 +17,7 @@ Activations = Literal["float32", "bfloat16", "float16"]
 Rounding = Literal["nearest", "clip", "learned", "gptq"]
 
 ALL_BITS: tuple[Bits, ...] = (16, 8, 4)
+LOW_BITS: tuple[LowBits, ...] = (8, 4)
 GROUP_SIZES = (128, 64, 32)
 SCALE_BYTES = 4
 ACTIVATION_BYTES: dict[Activations, int] = {"float32": 4, "bfloat16": 2, "float16": 2}

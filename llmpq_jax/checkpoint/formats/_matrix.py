@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int8, Shaped, UInt8
 
-LowBits = Literal[4, 8]
+from llmpq_jax.schema.precision import LowBits
+
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
