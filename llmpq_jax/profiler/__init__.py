@@ -1,5 +1,6 @@
-"""Measures what planning needs: layers, ends and links, on each kind of device."""
+"""Measures what planning needs of each kind of device: layers, embedding, head and links."""
 
 from llmpq_jax.profiler.measure_model import profile
+from llmpq_jax.profiler.options import ProfileOptions
 
-__all__ = ["profile"]
+__all__ = ["ProfileOptions", "profile"]

@@ -1,18 +1,17 @@
-"""Times what each visit of the engine to a stage costs beside what the stage holds.
+"""Times the fixed dispatch overhead of one stage call, whatever layers the stage holds.
 
-A visit costs something whatever is computed: the host sends a call off and hears of its
-end, one thread wakes another, and while a stage waited for the others the threads of its
-device went to sleep. With T₁ and Tₙ seconds of one layer and of n (as many as layers are
-timed by, but two at least) in calls that follow one another at once, with the middle number
-of rows that plans may have, R of a round through two stages of n layers each, as the engine
-drives them, each waiting for the other, and S of what the first sends to the second, after a
-pause as well:
+The host dispatches the call and is notified of its end, one thread wakes another, and while
+the stage waited for others its device's threads went to sleep. With T₁ and Tₙ the seconds of
+one layer and of n layers in back-to-back decode calls of the grid's middle shape (n as many
+as layers are timed by, but two at least), R the seconds of a round through two stages of n
+layers each, connected as the engine connects them, each waiting for the other, and S those
+of a transfer from the first to the second, after a pause as well:
 
-    at once = (n T₁ − Tₙ) / (n − 1)
-    call    = at once + (R − 2 Tₙ − S) / 2
+    back to back = (n T₁ − Tₙ) / (n − 1)
+    in a pipeline = back to back + (R − 2 Tₙ − S) / 2
 
-What is sent counts as a hop, and so is taken off. The way back to the first stage, through
-the driver, is no hop of a plan: the visits share it.
+The transfer is subtracted because plans count it as a hop. What the result's return to the
+first stage costs is no hop of a plan, so the two stages share it.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from llmpq_jax.profiler.session import Session
+from llmpq_jax.profiler.stage_bench import StageContents
 from llmpq_jax.profiler.stage_ring import ring
 from llmpq_jax.profiler.stopwatch import (
     STAGE_PAUSE_S,
@@ -32,73 +32,73 @@ from llmpq_jax.profiler.stopwatch import (
 from llmpq_jax.schema.measurements import DispatchTime
 from llmpq_jax.stage.emulated_devices import JaxDevice
 
-_ROUNDS = 41
-_MIN_ROUNDS = 7
+MAX_REPEATS = 41
+MIN_REPEATS = 7
 _MAX_S = 20.0
-_TURNS = 4
-# They span some seconds, because a machine may be slow for one.
-_BETWEEN_ROUNDS_S = 0.05
+_ROUNDS_PER_REPEAT = 4
+# Repeats then span some seconds, because a machine may be slow for one.
+_BETWEEN_REPEATS_S = 0.05
 
 
 def measure_dispatch_overhead(
     session: Session, kind: str, devices: Sequence[JaxDevice]
 ) -> None:
-    """Times a visit of a stage on a kind of device, where still missing.
+    """Times the dispatch overhead of a kind of device, if it is still missing.
 
     Args:
-        session: The profile.
-        kind: Of the devices.
-        devices: Equal ones of a node; the first and the last of them are taken.
+        session: Shared state of the profile.
+        kind: Kind of the devices.
+        devices: Equal devices of a node; the first and the last of them are used.
     """
     if is_overhead_measured(session, kind):
         return
-    shape = session.grid.middle
-    bits = min(session.bits)
+    shape = session.options.grid.middle
+    bits = min(session.options.bits)
     # On a device that is the only one of its kind both stacks have to fit.
     num_stacked = max(2, session.num_stacked // (1 if len(devices) > 1 else 2))
-    one = session.bench(devices[0], num_layers=1, bits=bits)
+    stack = StageContents(num_layers=num_stacked, bits=bits)
+    one = session.bench(devices[:1], StageContents(num_layers=1, bits=bits))
     first, last = (
-        session.bench(device, num_layers=num_stacked, bits=bits)
-        for device in (devices[0], devices[-1])
+        session.bench((device,), stack) for device in (devices[0], devices[-1])
     )
     calls = (one.call("decode", shape), first.call("decode", shape))
     with ring((first, last), "decode", shape) as joined:
-        at_once, visit = time_dispatch(
+        back_to_back, in_pipeline = time_dispatch(
             *calls,
             num_stacked,
-            lambda rounds: joined.go_round(1, rounds),
+            lambda rounds: joined.run_rounds(1, rounds),
             joined.hop,
-            session.stopwatch.clock,
-            sleep=session.stopwatch.sleep,
+            session.options.stopwatch.clock,
+            sleep=session.options.stopwatch.sleep,
         )
     for bench in (one, first, last):
         bench.free()
     session.journal.add(
         DispatchTime(
             kind=kind,
-            seconds=visit.seconds,
-            spread=visit.spread,
-            back_to_back_seconds=min(at_once.seconds, visit.seconds),
+            seconds=in_pipeline.seconds,
+            spread=in_pipeline.spread,
+            back_to_back_seconds=min(back_to_back.seconds, in_pipeline.seconds),
         )
     )
-    session.on_row(f"{kind}: a stage by itself")
+    session.on_row(f"{kind}: dispatch overhead")
 
 
 def is_overhead_measured(session: Session, kind: str) -> bool:
-    """Tells whether it was measured before."""
-    return _held(session, kind) is not None
+    """Whether the journal has the dispatch overhead of a kind."""
+    return _measured(session, kind) is not None
 
 
 def back_to_back_s(session: Session, kind: str) -> float:
-    """Returns what layers of a kind need not carry of a call.
+    """Returns the back-to-back overhead that is subtracted from layers of a kind.
 
-    0 before it was measured, and where it was by a profiler whose layers carried it.
+    0 before it was measured, and in files of a profiler that left it in the layers.
     """
-    row = _held(session, kind)
+    row = _measured(session, kind)
     return 0.0 if row is None else row.back_to_back_seconds
 
 
-def _held(session: Session, kind: str) -> DispatchTime | None:
+def _measured(session: Session, kind: str) -> DispatchTime | None:
     rows = session.journal.measurements.dispatch
     return next((row for row in rows if row.kind == kind), None)
 
@@ -107,24 +107,29 @@ def time_dispatch(
     one_layer: Callable[[], object],
     stack: Callable[[], object],
     num_stacked: int,
-    turn: Callable[[int], object],
+    run_rounds: Callable[[int], object],
     hop: Callable[[], object],
     clock: Callable[[], float],
     *,
     sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[Timing, Timing]:
-    """Times what a call takes beside its layers: at once, and in a pipeline.
+    """Times the dispatch overhead by the formulas of this module.
 
-    All of it is timed in each round, so that what slows the machine for a while slows all.
+    Every repeat times all of their terms, so that what slows the machine for a while slows
+    all of them.
 
     Args:
-        one_layer: A call, see the module for this and what follows.
-        stack: Likewise, of several layers.
-        num_stacked: How many.
-        turn: So many times through two such stacks.
-        hop: What the first of them sends to the second.
+        one_layer: Function that runs one layer.
+        stack: Function that runs `num_stacked` layers in one call.
+        num_stacked: Number n of layers, at least 2.
+        run_rounds: Function that sends a micro-batch through two such stacks a number of
+            times.
+        hop: Function that makes the transfer from the first stack to the second.
         clock: Seconds from any start.
-        sleep: Pauses between rounds, and before a hop.
+        sleep: Function that waits between repeats, and before a hop.
+
+    Returns:
+        The overhead of back-to-back calls, and in a pipeline.
     """
 
     def seconds(call: Callable[[], object]) -> float:
@@ -137,18 +142,19 @@ def time_dispatch(
         mean_seconds(call, clock, for_s=WARM_UP_S)
         return mean_seconds(call, clock, for_s=WARM_UP_S)
 
-    at_once, visits = [], []
+    back_to_back, in_pipeline = [], []
     began_s = clock()
-    while len(visits) < _MIN_ROUNDS or (
-        len(visits) < _ROUNDS and clock() - began_s < _MAX_S
+    while len(in_pipeline) < MIN_REPEATS or (
+        len(in_pipeline) < MAX_REPEATS and clock() - began_s < _MAX_S
     ):
-        sleep(_BETWEEN_ROUNDS_S)
+        sleep(_BETWEEN_REPEATS_S)
         one_s, stack_s = back_to_back_seconds(one_layer), back_to_back_seconds(stack)
         sleep(STAGE_PAUSE_S)
         hop_s = seconds(hop)
         # The first one finds all threads asleep, as no later one does.
-        turn(1)
-        turn_s = seconds(lambda: turn(_TURNS)) / _TURNS
-        at_once.append((num_stacked * one_s - stack_s) / (num_stacked - 1))
-        visits.append(at_once[-1] + (turn_s - 2 * stack_s - hop_s) / 2)
-    return summary(at_once), summary(visits)
+        run_rounds(1)
+        rounds_s = seconds(lambda: run_rounds(_ROUNDS_PER_REPEAT))
+        round_s = rounds_s / _ROUNDS_PER_REPEAT
+        back_to_back.append((num_stacked * one_s - stack_s) / (num_stacked - 1))
+        in_pipeline.append(back_to_back[-1] + (round_s - 2 * stack_s - hop_s) / 2)
+    return summary(back_to_back), summary(in_pipeline)

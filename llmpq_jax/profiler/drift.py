@@ -17,14 +17,14 @@ _EVERY_S = 5.0
 
 
 @dataclass(kw_only=True, eq=False)
-class DriftWatch:
-    """Times the same product now and then.
+class DriftMonitor:
+    """Times the same product every few seconds.
 
     Attributes:
-        call: Returns when the product is there.
-        stopwatch: Times it, and says what time it is.
-        slowest: Its longest time yet over its first.
-        fastest: Its shortest time yet over its first.
+        call: Function that returns when the product is computed.
+        stopwatch: Timer of the call, whose clock also spaces the checks.
+        slowest: Longest time so far, divided by the first.
+        fastest: Shortest time so far, divided by the first.
     """
 
     call: Callable[[], object]
@@ -32,20 +32,20 @@ class DriftWatch:
     slowest: float = 1.0
     fastest: float = 1.0
     _first_s: float = field(init=False)
-    _looked_s: float = field(init=False)
+    _checked_s: float = field(init=False)
 
     def __post_init__(self) -> None:
         self._first_s = self.stopwatch.time(self.call).seconds
-        self._looked_s = self.stopwatch.clock()
+        self._checked_s = self.stopwatch.clock()
 
-    def look(self) -> None:
-        """Times the product again, unless that was done a moment ago."""
-        if self.stopwatch.clock() - self._looked_s < _EVERY_S:
+    def check(self) -> None:
+        """Times the product again, unless the last time was a moment ago."""
+        if self.stopwatch.clock() - self._checked_s < _EVERY_S:
             return
         ratio = self.stopwatch.time(self.call).seconds / self._first_s
         self.slowest = max(self.slowest, ratio)
         self.fastest = min(self.fastest, ratio)
-        self._looked_s = self.stopwatch.clock()
+        self._checked_s = self.stopwatch.clock()
 
 
 def square_product(device: JaxDevice) -> Callable[[], object]:

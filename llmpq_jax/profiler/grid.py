@@ -1,4 +1,4 @@
-"""At which sizes things are timed."""
+"""Sizes at which layers, embedding and head are timed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Shape:
     """One micro-batch, timed in both phases as the runtime would serve it.
 
     Attributes:
-        rows: Of the micro-batch.
-        num_tokens: Of each prompt, padding included: the length of a prefill row.
-        num_slots: Of the cache: the length of a decode row.
+        rows: Rows of the micro-batch, one for each prompt.
+        num_tokens: Tokens of each prompt, padding included: the length of a prefill.
+        num_slots: Cache slots of each prompt: the length of a decode step.
     """
 
     rows: int
@@ -35,7 +35,7 @@ class Shape:
 
     @property
     def num_chunks(self) -> int:
-        """Calls that a prefill of it takes."""
+        """Number of calls that its prefill takes."""
         return num_prefill_chunks(self.num_tokens, PREFILL_CHUNK_TOKENS)
 
 
@@ -44,10 +44,10 @@ class Grid:
     """All sizes of a profile.
 
     Attributes:
-        shapes: Of layers.
-        embedding_rows: Tokens looked up.
-        head_rows: Rows whose next token is chosen.
-        held_out: Of layers, to judge predictions by.
+        shapes: Micro-batches that layers are timed with.
+        embedding_rows: Numbers of tokens that the embedding looks up.
+        head_rows: Numbers of rows whose next token the head chooses.
+        held_out: Further micro-batches of layers, to evaluate predictions by.
     """
 
     shapes: tuple[Shape, ...]
@@ -62,10 +62,10 @@ class Grid:
         lengths: tuple[tuple[int, int], ...],
         held_out: tuple[Shape, ...] = (),
     ) -> Grid:
-        """Crosses numbers of rows with pairs of (tokens, slots).
+        """Returns the product of numbers of rows and (tokens, slots) pairs.
 
-        The embedding is timed where a micro-batch of either phase looks tokens up in
-        the first pair, the head wherever one chooses tokens.
+        The embedding is timed at the token counts of both phases in the first pair, the
+        head at every number of rows.
         """
         looked_up = {*rows, *(count * lengths[0][0] for count in rows)}
         return cls(
@@ -81,7 +81,7 @@ class Grid:
 
     @property
     def middle(self) -> Shape:
-        """Of the longest lengths, the shape with the middle number of rows."""
+        """Shape of the longest lengths with the middle number of rows."""
         num_slots = max(shape.num_slots for shape in self.shapes)
         longest = [shape for shape in self.shapes if shape.num_slots == num_slots]
         longest.sort(key=lambda shape: shape.rows)
@@ -109,18 +109,18 @@ Thoroughness = Literal["quick", "usual", "full"]
 
 
 def grid_for(workload: Workload, thoroughness: Thoroughness = "usual") -> Grid:
-    """Returns the sizes that plans of a workload are made of.
+    """Returns the sizes that plans of a workload need.
 
-    Rows are the powers of two below the batch, and the batch. Lengths are the very
-    buckets the runtime pads to, and one shorter pair, so that shorter prompts and
-    contexts lie between two measurements. Held out are a few numbers of rows between
-    those, at lengths between.
+    Numbers of rows are the powers of two below the batch size, and the batch size.
+    Lengths are the buckets that the runtime pads to, and one shorter pair, so that shorter
+    prompts and contexts are between two measurements. A few numbers of rows between
+    those are held out, at lengths between.
 
     Args:
-        workload: What will be planned.
-        thoroughness: "quick" has three numbers of rows and holds two sizes out; "full"
-            has every power of two of the lengths as well, for workloads that are
-            shorter, and holds more out.
+        workload: Workload that will be planned.
+        thoroughness: Number of sizes. "quick" has three numbers of rows and holds two
+            sizes out; "full" adds repeatedly halved lengths, for shorter workloads, and
+            holds more sizes out.
     """
     batch = workload.batch
     rows = tuple(sorted({batch, *(1 << n for n in range((batch - 1).bit_length()))}))
@@ -136,14 +136,13 @@ def grid_for(workload: Workload, thoroughness: Thoroughness = "usual") -> Grid:
         rows = tuple(sorted({1, rows[len(rows) // 2], batch}))
     lengths = [longest] if shorter == longest else [longest, shorter]
     if thoroughness == "full":
-        lengths += _halves(longest)
-    held_out = _between(rows, shorter, longest, most=_MAX_HELD_OUT[thoroughness])
-    known = dict.fromkeys(lengths)
-    return Grid.of(rows, tuple(known), held_out=held_out)
+        lengths += _halved(longest)
+    held_out = _between(rows, shorter, longest, max_shapes=_MAX_HELD_OUT[thoroughness])
+    return Grid.of(rows, tuple(dict.fromkeys(lengths)), held_out=held_out)
 
 
-def _halves(longest: tuple[int, int]) -> list[tuple[int, int]]:
-    """Returns ever shorter pairs, down to the first bucket."""
+def _halved(longest: tuple[int, int]) -> list[tuple[int, int]]:
+    """Returns repeatedly halved lengths, down to the first bucket."""
     pairs = []
     tokens, slots = longest
     while slots > _FIRST_BUCKET:
@@ -157,15 +156,15 @@ def _between(
     shorter: tuple[int, int],
     longest: tuple[int, int],
     *,
-    most: int,
+    max_shapes: int,
 ) -> tuple[Shape, ...]:
-    """Returns shapes whose rows, and where buckets allow lengths, are between others."""
+    """Returns shapes with rows, and where buckets allow lengths, between others."""
     tokens, slots = (
         bucket_length((short + long) // 2)
         for short, long in zip(shorter, longest, strict=True)
     )
-    middles = [(few + more) // 2 for few, more in pairwise(rows) if more - few > 1]
-    step = max(1, -(-len(middles) // most))
+    middles = [(low + high) // 2 for low, high in pairwise(rows) if high - low > 1]
+    step = max(1, -(-len(middles) // max_shapes))
     return tuple(
         Shape(rows=count, num_tokens=tokens, num_slots=max(tokens, slots))
         for count in middles[::-step]

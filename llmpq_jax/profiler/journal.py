@@ -22,21 +22,21 @@ _KIND = ("platform", "device", "driver", "jax_version", "kernel_path")
 
 
 class Journal:
-    """Takes rows as they are measured; each is in the file before the next begins."""
+    """Keeps rows as they are measured; each is in the file before the next is measured."""
 
     def __init__(
         self, header: Measurements, path: Path | None, *, overwrites: bool = False
     ) -> None:
-        """Opens the file, or goes on where it ends.
+        """Opens the file, or resumes where it ends.
 
         Args:
             header: Measurements without rows.
-            path: The file; nothing is written where there is none.
-            overwrites: Start anew, whatever the file holds.
+            path: Measurements file; None to keep the rows in memory only.
+            overwrites: True to discard what the file holds.
 
         Raises:
-            MeasurementError: The file holds something else than earlier rows of the
-                same measurements, and is not to be overwritten.
+            MeasurementError: If the file holds anything but earlier rows of the same
+                measurements, and is not to be overwritten.
         """
         self.measurements = header
         self._path = path
@@ -51,24 +51,24 @@ class Journal:
         write_text(path, finished_text(path))
 
     def holds(self, rows: tuple[Row, ...], /, **fields: Any) -> bool:
-        """Tells whether one of the rows has these values."""
+        """Whether one of the rows has these values."""
         return any(
             all(getattr(row, name) == value for name, value in fields.items())
             for row in rows
         )
 
     def add(self, row: Row) -> None:
-        """Takes a row and writes it."""
+        """Adds a row and writes it."""
         self.measurements = with_row(self.measurements, row)
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(row_text(row))
 
     def add_kind(self, kind: MeasuredKind) -> None:
-        """Takes a kind, unless it is there.
+        """Adds a kind of device, unless it is there already.
 
         Raises:
-            MeasurementError: It was measured before under other circumstances.
+            MeasurementError: If it was measured before under other circumstances.
         """
         for earlier in self.measurements.kinds:
             if earlier.kind == kind.kind:
@@ -85,5 +85,5 @@ class Journal:
         for name in names:
             found, expected = getattr(earlier, name), getattr(now, name)
             if found != expected:
-                msg = f"measurements {self._path}: {where}{name}: found {found!r}, expected {expected!r} to go on there: choose another file, or overwrite this one"
+                msg = f"measurements {self._path}: {where}{name}: found {found!r}, expected {expected!r} to resume it: choose another file, or overwrite this one"
                 raise MeasurementError(msg)

@@ -1,4 +1,4 @@
-"""Times hidden states on their way from device to device within a node."""
+"""Times transfers of hidden states between devices of a node."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llmpq_jax.stage.sharding import Placement
 from llmpq_jax.units import MIB
 
 _NUM_SIZES = 4
-# Beyond, links are the straight lines that they are taken for.
+# Above this size, seconds grow linearly with bytes, as the cost model assumes.
 _MAX_BYTES = 64 * MIB
 
 
@@ -33,8 +33,8 @@ class Transfer:
         target_kind: Kind of the device it reaches.
         source: The device it leaves.
         target: The device it reaches.
-        shape: Of the hidden states sent.
-        num_bytes: Of them.
+        shape: Shape of the hidden states sent.
+        num_bytes: Bytes of the hidden states sent.
     """
 
     source_kind: str
@@ -49,11 +49,11 @@ def measure_links(
     session: Session, cluster: Cluster, devices: Mapping[str, JaxDevice]
 ) -> None:
     """Times the transfers that are still missing, as the engine makes them."""
-    dtype = DTYPES[session.activations]
+    dtype = DTYPES[session.options.activations]
     for transfer in missing_links(session, cluster, devices):
         hidden = Placement((transfer.source,)).put(np.zeros(transfer.shape, dtype))
         target = Placement((transfer.target,))
-        timing = session.stopwatch.time_after_pauses(
+        timing = session.options.stopwatch.time_after_pauses(
             partial(send, hidden, target), STAGE_PAUSE_S
         )
         session.journal.add(
@@ -74,13 +74,13 @@ def missing_links(
 ) -> list[Transfer]:
     """Returns the transfers that are still missing.
 
-    Sizes go from one token's hidden state to those of a whole prefill micro-batch.
-    Between nodes this machine cannot measure alone; see `tasks.profile_links`.
+    Sizes range from one token's hidden state to those of a whole prefill micro-batch.
+    This machine alone cannot measure links between nodes; see `tasks.profile_links`.
     """
-    dtype = DTYPES[session.activations]
+    dtype = DTYPES[session.options.activations]
     width = session.architecture.hidden_size
     token_bytes = width * dtype.itemsize
-    counts = token_counts(session.grid.max_tokens, token_bytes)
+    counts = token_counts(session.options.grid.max_tokens, token_bytes)
     missing = []
     for (source_kind, target_kind), pair in _linked(cluster, devices).items():
         for tokens in counts:
@@ -105,25 +105,21 @@ def missing_links(
 
 
 def token_counts(max_tokens: int, token_bytes: int) -> list[int]:
-    """Returns how many tokens' hidden states are sent, from one up.
+    """Returns the numbers of tokens whose hidden states are sent, from one up.
 
     Args:
-        max_tokens: Of the largest prefill.
-        token_bytes: Of a token's hidden state.
+        max_tokens: Tokens of the largest prefill.
+        token_bytes: Bytes of a token's hidden state.
     """
-    most = max(1, min(max_tokens, _MAX_BYTES // token_bytes))
-    return sorted({round(count) for count in np.geomspace(1, most, _NUM_SIZES)})
+    largest = max(1, min(max_tokens, _MAX_BYTES // token_bytes))
+    return sorted({round(count) for count in np.geomspace(1, largest, _NUM_SIZES)})
 
 
 def _linked(
     cluster: Cluster, devices: Mapping[str, JaxDevice]
 ) -> dict[tuple[str, str], tuple[JaxDevice, JaxDevice]]:
     """Finds two devices for each ordered pair of kinds that share a node."""
-    here = [
-        node_devices
-        for node_devices in cluster.node_devices
-        if node_devices.name in devices
-    ]
+    here = [each for each in cluster.node_devices if each.name in devices]
     pairs: dict[tuple[str, str], tuple[JaxDevice, JaxDevice]] = {}
     for source, target in permutations(here, 2):
         if source.node.name == target.node.name:

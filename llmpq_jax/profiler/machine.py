@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 
 from llmpq_jax.arch.catalogue import read_catalogue
-from llmpq_jax.costmodel.interpolation import fit_surface
+from llmpq_jax.costmodel.interpolation import fit_interpolated_latency
 from llmpq_jax.costmodel.links import LINK_FEATURES
 from llmpq_jax.errors import ClusterError
 from llmpq_jax.profiler.links import send
@@ -23,27 +23,27 @@ from llmpq_jax.stage.hardware import num_cores, processor_model
 from llmpq_jax.stage.sharding import Placement
 from llmpq_jax.units import MIB
 
-# Such a part of a CPU's free memory is left to whatever else runs there.
+# Divides a CPU's free memory into the part that is left to other processes.
 _RESERVED = 10
 _LINK_BYTES = (1 << 12, 1 << 16, 1 << 20, 1 << 24)
 _STOPWATCH = Stopwatch()
-# Of a name that a driver gives, what no one says.
+# Words of a driver's device name that kinds are named without.
 _VENDORS = {"NVIDIA", "Tesla", "GeForce", "Processor", "CPU", "R", "TM"}
 
 
 def describe_machine(
     *, node: str, num_cpu_devices: int | None = None, measures_links: bool = False
 ) -> Cluster:
-    """Lists the devices JAX finds here, and what of their memory is free now.
+    """Returns the devices JAX finds here, with the memory that is free now.
 
     Args:
         node: Name of the machine.
-        num_cpu_devices: Emulated CPU devices that share processor and memory equally;
-            by default one where there is no accelerator, else none.
-        measures_links: Time transfers between neighbouring devices, both ways.
+        num_cpu_devices: Number of emulated CPU devices that share processor and memory
+            equally; None for one where there is no accelerator, else none.
+        measures_links: Whether to time transfers between neighbouring devices, both ways.
 
     Raises:
-        ClusterError: There is nothing to list, fewer CPU devices than asked for, or
+        ClusterError: If there is nothing to list, fewer CPU devices than asked for, or
             no pair of devices to measure a link between.
     """
     emulate_cpu_devices(f"{node}/cpu:{index}" for index in range(num_cpu_devices or 1))
@@ -53,7 +53,7 @@ def describe_machine(
         wanted = 0 if accelerators else 1
     processors = jax.devices("cpu")[:wanted]
     if len(processors) < wanted:
-        msg = f"--cpu-devices {wanted}: JAX has {len(processors)} here: expected at most that many, or JAX_NUM_CPU_DEVICES unset"
+        msg = f"--cpu-devices {wanted}: JAX has {len(processors)} here: expected at most that number, or JAX_NUM_CPU_DEVICES unset"
         raise ClusterError(msg)
     found = [*accelerators, *processors]
     if not found:
@@ -62,7 +62,7 @@ def describe_machine(
     if measures_links and len(found) < 2:
         msg = f"node {node!r}: one device: expected two or more to measure links between; leave --links out"
         raise ClusterError(msg)
-    # Asked once: equal devices are planned for faster than unequal ones.
+    # Read once: the planner is faster if devices are equal.
     share_bytes = free_bytes() // max(1, wanted)
     machine = Node(
         name=node,
@@ -77,7 +77,7 @@ def describe_machine(
 
 
 def kind_name(device_kind: str) -> str:
-    """Returns a kind's name in the catalogue, or a short one of the driver's."""
+    """Returns a kind's name in the catalogue, or else the driver's, shortened."""
     words = re.findall(r"[A-Za-z0-9]+", device_kind)
     sizes = {word.removesuffix("GB") for word in words}
     known = [
@@ -91,7 +91,7 @@ def kind_name(device_kind: str) -> str:
 
 
 def free_bytes() -> int:
-    """Returns the memory that processes here may still take, a container's limit kept."""
+    """Returns the bytes that processes here may still take, within a container's limit."""
     free = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     try:
@@ -105,14 +105,14 @@ def free_bytes() -> int:
 def _accelerator(device: JaxDevice) -> Device:
     stats = device.memory_stats() or {}
     if "bytes_limit" not in stats:
-        msg = f"device {device}: its driver does not tell its memory: write the cluster file by hand, see docs/strategy-format.md"
+        msg = f"device {device}: its driver does not report its memory: write the cluster file by hand, see docs/strategy-format.md"
         raise ClusterError(msg)
     platforms: dict[str, Platform] = {"gpu": "cuda", "cuda": "cuda", "rocm": "rocm"}
     if device.platform not in platforms:
         msg = f"device {device}: platform {device.platform!r}: expected one of {sorted(platforms)}"
         raise ClusterError(msg)
     served = platforms[device.platform]
-    # What JAX may take of it; the rest is the driver's and other programs'.
+    # JAX may take this much; the rest is the driver's and other programs'.
     free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     return Device(
         name=f"{served}:{device.id}",
@@ -137,7 +137,7 @@ def _whole_mib(num_bytes: int) -> int:
 
 
 def _link(node: str, devices: Sequence[JaxDevice]) -> Link:
-    """Times neighbours both ways; the slowest bandwidth and latency count for all."""
+    """Times neighbours both ways and returns the slowest bandwidth and latency."""
     pairs = list(zip(devices, (*devices[1:], devices[0]), strict=True))
     latencies, rates = [], []
     for source, target in (*pairs, *((target, source) for source, target in pairs)):
@@ -147,9 +147,11 @@ def _link(node: str, devices: Sequence[JaxDevice]) -> Link:
             timing = _STOPWATCH.time(partial(send, data, Placement((target,))))
             seconds.append(timing.seconds)
         sizes = [(num_bytes,) for num_bytes in _LINK_BYTES]
-        per_byte, latency_s = fit_surface(sizes, seconds, LINK_FEATURES).coefficients
+        per_byte, latency_s = fit_interpolated_latency(
+            sizes, seconds, LINK_FEATURES
+        ).coefficients
         latencies.append(float(latency_s))
-        # A law may find no time by the byte where the largest transfer has some.
+        # The fit may have a slope of 0 although the largest transfer took some time.
         rates.append(float(per_byte) or seconds[-1] / _LINK_BYTES[-1])
     return Link(
         between=(node, node),

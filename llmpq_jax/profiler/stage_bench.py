@@ -1,4 +1,4 @@
-"""A stage of random weights on one device, driven as the engine drives it."""
+"""A stage of random weights, driven as the engine drives it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from math import ceil
@@ -29,7 +30,7 @@ from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.schema.measurements import Phase
 from llmpq_jax.schema.precision import Activations, Bits, KvBits
 from llmpq_jax.stage.build import DTYPES, build_head, build_layer
-from llmpq_jax.stage.compiled import Function, StageProgram, Wanted
+from llmpq_jax.stage.compiled import Function, OutputKind, StageProgram
 from llmpq_jax.stage.emulated_devices import JaxDevice
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.module import StageModule
@@ -38,112 +39,99 @@ from llmpq_jax.stage.sharding import Placement
 from llmpq_jax.stage.worker import StageWorker
 
 _DRAWN_ELEMENTS = 1 << 20
-# Of weights that calls go through in turns: more than processors keep in their caches.
+# Calls rotate through this many bytes of weights: more than processors keep in cache.
 _CACHED_BYTES = 64 << 20
 
 
-class _ProgramInTurns(StageProgram):
-    """A stage whose calls take equal weights of several places in turns.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageContents:
+    """What a stage to be timed holds: some layers, the embedding, the head, or nothing.
 
-    Repeated on one place's, small layers would find them in a cache of the processor,
-    where those of a whole model have no room.
+    Attributes:
+        num_layers: Number of decoder layers.
+        bits: Bit width of all matrices but the embedding's, which has 16 bits.
+        has_embedding: Whether the stage holds the embedding.
+        has_head: Whether the stage holds the head.
     """
 
-    _turns: Iterator[list[jax.Array]] | None = None
+    num_layers: int = 0
+    bits: Bits = 16
+    has_embedding: bool = False
+    has_head: bool = False
 
-    def in_turns(self, num_copies: int) -> None:
-        """Lets so many copies of its weights take turns."""
+
+class _RotatingProgram(StageProgram):
+    """A stage program whose calls rotate through several copies of its weights.
+
+    If calls used one copy, small layers would find their weights in the processor's
+    cache, where those of a whole model have no room.
+    """
+
+    _copies: Iterator[list[jax.Array]] | None = None
+
+    def rotate(self, num_copies: int) -> None:
+        """Copies the weights, and uses the next copy in each call from now on."""
         own = self.leaves
         others = [[jnp.copy(leaf) for leaf in own] for _ in range(num_copies - 1)]
-        self._turns = cycle([own, *others])
+        self._copies = cycle([own, *others])
 
-    def _run(
-        self, function: Function, wanted: Wanted, arguments: tuple[Any, ...]
+    def run(
+        self, function: Function, output: OutputKind, arguments: tuple[Any, ...]
     ) -> Any:
-        if self._turns is not None:
-            self.hold(next(self._turns))
-        return super()._run(function, wanted, arguments)
+        if self._copies is not None:
+            self.leaves = next(self._copies)
+        return super().run(function, output, arguments)
 
 
 class StageBench:
-    """A stage to time: some layers, or one end of the model, or nothing at all.
+    """A stage of random weights to time.
 
     Attributes:
-        architecture: Of the model.
-        dtype: Of activations.
-        worker: The stage.
+        architecture: Architecture of the model.
+        dtype: Type of activations.
+        worker: Worker of the stage, as the engine drives it.
     """
 
     def __init__(
         self,
         architecture: Architecture,
-        *devices: JaxDevice,
+        devices: Sequence[JaxDevice],
+        contents: StageContents,
+        *,
         activations: Activations,
-        group_size: int,
-        num_layers: int = 0,
-        bits: Bits = 16,
+        group_size: int = 128,
         kv_bits: KvBits = 16,
-        has_embedding: bool = False,
-        has_head: bool = False,
     ) -> None:
-        """Draws the weights and brings them to the device.
+        """Draws the weights and places them on the devices.
 
         Args:
-            architecture: Of the model.
-            devices: To be measured; several hold the stage together.
+            architecture: Architecture of the model.
+            devices: Devices that the stage is split over.
+            contents: Layers and other parts of the stage.
             activations: Type of hidden states and cache.
-            group_size: Of int4.
-            num_layers: How many of the model's layers.
-            bits: Of all matrices but the embedding's.
-            kv_bits: Of the cache.
-            has_embedding: Whether the stage is a first one.
-            has_head: Whether the stage is a last one.
+            group_size: Largest number of int4 weights that share a scale.
+            kv_bits: Bit width of the cache.
         """
         self.architecture = architecture
         self.dtype = DTYPES[activations]
-        placement = Placement(devices, group_size=group_size)
-
-        def draw(tensors: Iterable[TensorSpec], bits: Bits) -> Weights:
-            drawn = ((tensor, _draw(tensor)) for tensor in tensors)
-            return place_tensors(drawn, bits=bits, place=placement.place_weight)
-
-        embedding = head = None
-        if has_embedding:
-            weights = draw(embedding_tensors(architecture), 16)
-            embedding = Embedding(architecture, weights, dtype=self.dtype)
-        layers = [
-            build_layer(
-                architecture,
-                layer,
-                draw(layer_tensors(architecture), bits),
-                placement,
-                kv_bits=kv_bits,
-            )
-            for layer in range(num_layers)
-        ]
-        if has_head:
-            head = build_head(
-                architecture, draw(head_tensors(architecture), bits), placement
-            )
-        module = StageModule(
-            architecture,
-            embedding=embedding,
-            layers=layers,
-            head=head,
-            dtype=self.dtype,
+        placement = Placement(tuple(devices), group_size=group_size)
+        program = _RotatingProgram(
+            _random_module(
+                architecture, contents, placement, dtype=self.dtype, kv_bits=kv_bits
+            ),
+            placement,
         )
-        program = _ProgramInTurns(module, placement)
-        if num_layers:
+        if contents.num_layers:
             # As many as the model has of such a stage, or fill the largest caches.
-            in_model = ceil(architecture.num_layers / num_layers)
+            in_model = ceil(architecture.num_layers / contents.num_layers)
             filling = ceil(_CACHED_BYTES / program.weight_bytes)
-            program.in_turns(min(in_model, filling))
+            program.rotate(min(in_model, filling))
         self.worker = StageWorker(program, stage=0, dtype=self.dtype, kv_bits=kv_bits)
 
     def compile(self, wanted: Iterable[tuple[Phase, Shape]]) -> None:
-        """Compiles side by side: it is what takes longest.
+        """Compiles phases and shapes in parallel, which is what takes longest.
 
-        What cannot be compiled is passed over here and raises when it is called.
+        What cannot be compiled is skipped here and raises when it is called.
         """
 
         def compile_one(item: tuple[Phase, Shape]) -> None:
@@ -154,20 +142,20 @@ class StageBench:
             list(pool.map(compile_one, wanted))
 
     def workspace_bytes(self, phase: Phase, shape: Shape) -> int:
-        """Returns the temporary memory of the compiled stage."""
+        """Returns the temporary memory of the compiled stage, in bytes."""
         return self._executable(phase, shape).memory_analysis().temp_size_in_bytes
 
     def call(self, phase: Phase, shape: Shape) -> Callable[[], None]:
         """Returns a call that runs one micro-batch and waits until it is done.
 
-        It allocates the cache, so the call returned before it is void.
+        It allocates the cache again, so earlier calls that were returned become invalid.
         """
         return partial(self._process, self.messages(phase, shape))
 
     def messages(self, phase: Phase, shape: Shape) -> list[Message]:
         """Returns one micro-batch as the engine sends it, and allocates its cache.
 
-        Long prompts come in the runtime's own chunks.
+        Long prompts are split into chunks as the runtime splits them.
         """
         worker = self.worker
         worker.allocate(num_groups=1, num_rows=shape.rows, num_slots=shape.num_slots)
@@ -191,7 +179,7 @@ class StageBench:
         ]
 
     def free(self) -> None:
-        """Gives the cache's memory back."""
+        """Frees the cache."""
         self.worker.free()
 
     def _process(self, messages: Sequence[Message]) -> None:
@@ -212,7 +200,7 @@ class StageBench:
         return generator.standard_normal(size, np.float32).astype(self.dtype)
 
     def _executable(self, phase: Phase, shape: Shape) -> Any:
-        """Compiles one phase for one shape, or finds it compiled."""
+        """Compiles one phase for one shape, once."""
         worker = self.worker
         describe = worker.placement.describe
         payload = self._payload(phase, shape)
@@ -241,8 +229,42 @@ class StageBench:
         return compile_for("extend", "tokens", (inputs, (cache,), start, rows))
 
 
-def _draw(tensor: TensorSpec) -> np.ndarray:
-    """Draws a weight: values only have to be unlike each other and of the right size."""
+def _random_module(
+    architecture: Architecture,
+    contents: StageContents,
+    placement: Placement,
+    *,
+    dtype: jnp.dtype,
+    kv_bits: KvBits,
+) -> StageModule:
+    def draw(tensors: Iterable[TensorSpec], bits: Bits) -> Weights:
+        drawn = ((tensor, random_weight(tensor)) for tensor in tensors)
+        return place_tensors(drawn, bits=bits, place=placement.place_weight)
+
+    embedding = head = None
+    if contents.has_embedding:
+        weights = draw(embedding_tensors(architecture), 16)
+        embedding = Embedding(architecture, weights, dtype=dtype)
+    layers = [
+        build_layer(
+            architecture,
+            layer,
+            draw(layer_tensors(architecture), contents.bits),
+            placement,
+            kv_bits=kv_bits,
+        )
+        for layer in range(contents.num_layers)
+    ]
+    if contents.has_head:
+        weights = draw(head_tensors(architecture), contents.bits)
+        head = build_head(architecture, weights, placement)
+    return StageModule(
+        architecture, embedding=embedding, layers=layers, head=head, dtype=dtype
+    )
+
+
+def random_weight(tensor: TensorSpec) -> np.ndarray:
+    """Returns a weight whose values differ and have a trained weight's magnitude."""
     generator = np.random.default_rng(0)
     noise = generator.standard_normal(_DRAWN_ELEMENTS, np.float32)
     if tensor.is_matrix:

@@ -1,4 +1,4 @@
-"""Stages joined as the engine joins them, and a driver that sends on what comes out."""
+"""Stages connected as the engine connects them, with outputs fed in again as inputs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.profiler.stage_bench import StageBench
 from llmpq_jax.schema.measurements import Phase
-from llmpq_jax.stage.loop import StageLoop, Transport
+from llmpq_jax.stage.loop import Connection, StageLoop
 from llmpq_jax.stage.message import Message
 
 
 @dataclass(frozen=True, slots=True)
 class _Results:
-    """Where what left the last stage waits, or what went wrong."""
+    """Queue of the last stage's outputs, and of any stage's failure."""
 
     waiting: queue.SimpleQueue[Message | BaseException]
 
@@ -32,7 +32,7 @@ class _Results:
 
 
 class Ring:
-    """Stages of layers alone, one after the other, at work on what goes round."""
+    """Stages of layers, connected in a ring through which micro-batches circulate."""
 
     def __init__(
         self, benches: Sequence[StageBench], phase: Phase, shape: Shape
@@ -40,9 +40,9 @@ class Ring:
         """Starts the stages' threads; `close` ends them.
 
         Args:
-            benches: The stages; their caches are allocated anew.
-            phase: Of the micro-batches that go round.
-            shape: Of each.
+            benches: Stages in order; their caches are allocated again.
+            phase: Phase of the micro-batches.
+            shape: Shape of each micro-batch.
         """
         self._benches = tuple(benches)
         results = _Results(queue.SimpleQueue())
@@ -50,36 +50,36 @@ class Ring:
         # Each call allocates its stage's cache.
         self._messages, *_ = [bench.messages(phase, shape) for bench in benches]
         self._sent = benches[0].worker.placement.put(self._messages[0].payload)
-        onward: Transport = results
+        downstream: Connection = results
         loops: list[StageLoop] = []
         for bench in reversed(benches):
-            onward = StageLoop(
-                bench.worker, onward=onward, on_failure=results.waiting.put
+            downstream = StageLoop(
+                bench.worker, downstream=downstream, on_failure=results.waiting.put
             )
-            loops.append(onward)
+            loops.append(downstream)
         self._loops = tuple(reversed(loops))
 
-    def go_round(self, num_micro_batches: int, rounds: int) -> None:
-        """Sends micro-batches through all stages, each again as soon as it is back."""
+    def run_rounds(self, num_micro_batches: int, rounds: int) -> None:
+        """Sends micro-batches through all stages, each again as soon as it returns."""
         first = self._loops[0]
         messages = self._messages * num_micro_batches
-        back = deque[Message](maxlen=len(self._messages))
+        returned = deque[Message](maxlen=len(self._messages))
         for message in messages:
             first.send(message)
         to_send = len(messages) * (rounds - 1)
         for _ in range(len(messages) * rounds):
             result = self._results.take()
-            back.append(result)
+            returned.append(result)
             if to_send:
                 first.send(result)
                 to_send -= 1
-        # Next time what is sent lies on the last stage's devices, as a token does.
-        self._messages = list(back)
+        # The next inputs are on the last stage's devices, as a token is.
+        self._messages = list(returned)
         for bench in self._benches:
             bench.worker.take_events()
 
     def hop(self) -> None:
-        """Brings what the first stage sends to the second one's devices, and waits."""
+        """Transfers what the first stage sends to the second one's devices, and waits."""
         self._benches[1].worker.placement.put(self._sent).block_until_ready()
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ class Ring:
 
 @contextmanager
 def ring(benches: Sequence[StageBench], phase: Phase, shape: Shape) -> Iterator[Ring]:
-    """Joins stages as the engine does; see `Ring`."""
+    """Connects stages while the context lasts; see `Ring`."""
     joined = Ring(benches, phase, shape)
     try:
         yield joined

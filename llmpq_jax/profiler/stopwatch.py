@@ -14,19 +14,19 @@ _MIN_S = 1e-9
 _MAX_CALLS = 1000
 # About as long as a stage of a pipeline waits while others work.
 STAGE_PAUSE_S = 0.002
-# After a pause calls find threads asleep and caches cold for about as long.
+# After a pause, calls find threads asleep and caches cold for about this long.
 WARM_UP_S = 0.005
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """What repeated calls took.
+    """Seconds of a repeated call.
 
     Attributes:
-        seconds: Median, but no less than half the distance between the quartiles: a
-            difference of two calls may be smaller than it can be told.
-        spread: Half the distance between the quartiles, over `seconds`.
-        repeats: Samples that were taken.
+        seconds: Median, but at least half the distance between the quartiles: the
+            difference of two calls may be smaller than its own noise.
+        spread: Half the distance between the quartiles, divided by `seconds`.
+        repeats: Number of samples taken.
     """
 
     seconds: float
@@ -38,24 +38,25 @@ class Timing:
 class Stopwatch:
     """Times calls that return when their work is done.
 
-    After warm-up a call is repeated until its spread is small, or until it has had its
-    share of repeats or of time.
+    After warm-up, a call is repeated until its spread is small or until the limit of
+    repeats or of time is reached.
 
     Attributes:
         clock: Seconds from any start.
-        sleep: Passes so many seconds.
-        warm_ups: Calls before the first that counts, at least: they compile, fill caches
-            of the processor and wake threads.
-        warm_up_s: They go on until so many seconds have passed.
-        min_repeats: Calls that count, at least.
-        max_repeats: Calls that count, at most.
-        max_s: No further call after so many seconds.
-        steady_spread: A spread that is small enough.
-        visits: Where several calls are to be timed, how often they take turns. A machine
-            that is slow for some seconds shows no spread meanwhile.
-        min_sample_s: A sample is the mean of as many calls as take this long. Where
-            a processor is shared out in turns, as quotas of containers do, most short
-            calls fall between two turns and their median knows nothing of the wait.
+        sleep: Function that waits for a number of seconds.
+        warm_ups: Minimum number of calls before the first sample: they compile, fill the
+            processor's caches and wake threads.
+        warm_up_s: Minimum seconds of warm-up.
+        min_repeats: Minimum number of samples.
+        max_repeats: Maximum number of samples.
+        max_s: Seconds after which no further sample is taken.
+        steady_spread: Spread that is small enough to stop.
+        rounds: Number of rounds in which several calls take turns. A machine that is
+            slow for some seconds shows no spread within a round.
+        min_sample_s: Minimum seconds of a sample, which is the mean of as many calls as
+            that takes. Where a processor is shared in time slices, as under the CPU
+            quota of a container, most short calls fall between two slices, and their
+            median would miss the wait.
     """
 
     clock: Callable[[], float] = time.perf_counter
@@ -66,7 +67,7 @@ class Stopwatch:
     max_repeats: int = 100
     max_s: float = 0.3
     steady_spread: float = 0.05
-    visits: int = 8
+    rounds: int = 8
     min_sample_s: float = 0.0
 
     def time_after_pauses(self, call: Callable[[], object], pause_s: float) -> Timing:
@@ -76,58 +77,62 @@ class Stopwatch:
             self.sleep(pause_s)
             call()
 
-        return self.time(paused, less=lambda: self.sleep(pause_s))
+        return self.time(paused, baseline=lambda: self.sleep(pause_s))
 
     def time(
-        self, call: Callable[[], object], *, less: Callable[[], object] | None = None
+        self,
+        call: Callable[[], object],
+        *,
+        baseline: Callable[[], object] | None = None,
     ) -> Timing:
         """Times a call.
 
         Args:
-            call: Returns when its work is done.
-            less: A call whose time is taken off, sample by sample in turns, so that
-                what slows the machine down for a while slows both down.
+            call: Function that returns when its work is done.
+            baseline: A call whose time is subtracted. Samples of both alternate, so that
+                a machine that is slow for a while slows both down.
         """
-        return summary(self.samples(call, less=less))
+        return summary(self.samples(call, baseline=baseline))
 
     def samples(
         self,
         call: Callable[[], object],
         *,
-        less: Callable[[], object] | None = None,
-        share: int = 1,
+        baseline: Callable[[], object] | None = None,
+        num_rounds: int = 1,
     ) -> list[float]:
-        """Takes the samples of one visit to a call, as `time` does.
+        """Takes the samples of one round of a call, as `time` does.
 
         Args:
-            call: Returns when its work is done.
-            less: See `time`.
-            share: Visits that share repeats and time.
+            call: Function that returns when its work is done.
+            baseline: A call whose time is subtracted, see `time`.
+            num_rounds: Number of rounds among which repeats and time are divided.
         """
 
         def both() -> None:
-            if less is not None:
-                less()
+            if baseline is not None:
+                baseline()
             call()
 
-        at_least = ceil(self.warm_ups / share)
+        at_least = ceil(self.warm_ups / num_rounds)
         mean_seconds(both, self.clock, at_least=at_least, for_s=self.warm_up_s)
-        num_less, num_calls = self._calls_a_sample(less), self._calls_a_sample(call)
+        baseline_calls = self._calls_per_sample(baseline)
+        num_calls = self._calls_per_sample(call)
         began_s = self.clock()
         samples: list[float] = []
         while True:
-            less_s = self._seconds(less, num_less)
-            samples.append(self._seconds(call, num_calls) - less_s)
-            if len(samples) * share < self.min_repeats:
+            baseline_s = self._seconds(baseline, baseline_calls)
+            samples.append(self._seconds(call, num_calls) - baseline_s)
+            if len(samples) * num_rounds < self.min_repeats:
                 continue
             if (
                 summary(samples).spread <= self.steady_spread
-                or len(samples) * share >= self.max_repeats
-                or (self.clock() - began_s) * share >= self.max_s
+                or len(samples) * num_rounds >= self.max_repeats
+                or (self.clock() - began_s) * num_rounds >= self.max_s
             ):
                 return samples
 
-    def _calls_a_sample(self, call: Callable[[], object] | None) -> int:
+    def _calls_per_sample(self, call: Callable[[], object] | None) -> int:
         """Counts calls until a sample's time is full; the number holds for all samples."""
         if call is None or self.min_sample_s == 0:
             return 1
@@ -149,7 +154,7 @@ class Stopwatch:
 
 
 # A minute is enough for a small model; the smallest spread for a large one.
-QUICK_STOPWATCH = Stopwatch(min_repeats=5, max_s=0.1, visits=3)
+QUICK_STOPWATCH = Stopwatch(min_repeats=5, max_s=0.1, rounds=3)
 FULL_STOPWATCH = Stopwatch(min_repeats=15, max_s=1.0, steady_spread=0.02)
 
 
@@ -160,13 +165,13 @@ def mean_seconds(
     for_s: float,
     at_least: int = 1,
 ) -> float:
-    """Returns the mean of calls that follow one another at once; 0 of none.
+    """Returns the mean seconds of back-to-back calls; 0 if there are none.
 
     Args:
-        call: Returns when its work is done.
+        call: Function that returns when its work is done.
         clock: Seconds from any start.
-        for_s: As many as begin within so many seconds, up to a thousand.
-        at_least: However long they take.
+        for_s: Seconds within which calls are started, up to a thousand of them.
+        at_least: Minimum number of calls, however long they take.
     """
     number, started_s = 0, clock()
     while number < at_least or (clock() - started_s < for_s and number < _MAX_CALLS):
@@ -175,25 +180,26 @@ def mean_seconds(
     return (clock() - started_s) / max(number, 1)
 
 
-def summary_of_rounds(visits: list[list[float]]) -> Timing:
-    """Returns the mean of what visits at several times say, each by its median.
+def summary_of_rounds(rounds: list[list[float]]) -> Timing:
+    """Returns the mean of the rounds' medians.
 
-    A machine that is shared is slow for some seconds at a time. Calls of one visit, which
-    lie within such a while, agree; a batch lasts longer and takes as long as the mean of
-    them says, where the median of all would be that of the more frequent state.
+    A shared machine is slow for some seconds at a time, which is longer than a round, so
+    the calls of one round agree. A batch takes longer than such a while, and as long as
+    the mean over rounds says; the median over all calls would be that of the more
+    frequent state.
     """
-    first, third = np.percentile(np.concatenate(visits), [25, 75]).tolist()
-    medians = [summary(samples).seconds for samples in visits]
+    first, third = np.percentile(np.concatenate(rounds), [25, 75]).tolist()
+    medians = [summary(samples).seconds for samples in rounds]
     seconds = float(np.mean(medians))
     return Timing(
         seconds=seconds,
         spread=(third - first) / 2 / seconds,
-        repeats=sum(map(len, visits)),
+        repeats=sum(map(len, rounds)),
     )
 
 
 def summary(samples: list[float]) -> Timing:
-    """Returns the median, or what the quartiles leave in doubt where that is more."""
+    """Returns the median and spread of samples, see `Timing`."""
     first, median, third = np.percentile(samples, [25, 50, 75]).tolist()
     half_distance = (third - first) / 2
     seconds = max(median, half_distance, _MIN_S)

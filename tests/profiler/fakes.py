@@ -1,11 +1,11 @@
-"""A cluster of emulated devices, and stages that only move a clock's hands."""
+"""A cluster of emulated devices, and stages that only advance a clock."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 import jax
@@ -16,9 +16,9 @@ from llmpq_jax.profiler.stopwatch import Stopwatch
 from llmpq_jax.schema.cluster import Cluster, Device, Node, Platform
 
 GRID = Grid.of((1, 4), ((16, 32), (8, 16)))
-CALL_S = 0.25
+OVERHEAD_S = 0.25
 WAKING_S = 0.125
-END_S = {"embedding": 0.5, "head": 2.0}
+PART_S = {"embedding": 0.5, "head": 2.0}
 
 
 def architecture(num_layers=4, **overrides):
@@ -61,20 +61,20 @@ def layer_s(phase, bits, rows, length):
 
 
 @dataclass
-class FakeRoom:
-    """A clock, and how often it was asked to time what."""
+class FakeMachine:
+    """A clock, and the stages that were built."""
 
     now_s: float = 0.0
     builds: list = field(default_factory=list)
     fails: str | None = None
-    slow_visit: int | None = None
+    slow_round: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def clock(self):
         return self.now_s
 
     def stopwatch(self, **fields):
-        arguments = {"warm_ups": 1, "warm_up_s": 0, "min_repeats": 3, "visits": 1}
+        arguments = {"warm_ups": 1, "warm_up_s": 0, "min_repeats": 3, "rounds": 1}
         arguments |= fields
         return Stopwatch(clock=self.clock, sleep=lambda _: None, **arguments)
 
@@ -86,34 +86,35 @@ class FakeRoom:
     def ring(self, benches, phase, shape):
         yield FakeRing(self, benches, phase, shape)
 
-    def bench(self, _architecture, *devices, **fields):
+    def bench(self, _architecture, devices, contents, **_options):
+        fields = asdict(contents)
         self.builds.append(fields | {"width": len(devices)})
         return FakeBench(self, fields)
 
 
 @dataclass
 class FakeBench:
-    room: FakeRoom
+    machine: FakeMachine
     fields: dict
-    visits: Counter = field(default_factory=Counter)
+    calls: Counter = field(default_factory=Counter)
 
     def compile(self, wanted):
         list(wanted)
 
     def workspace_bytes(self, phase, shape):
-        if self.room.fails is not None:
-            raise jax.errors.JaxRuntimeError(self.room.fails)
+        if self.machine.fails is not None:
+            raise jax.errors.JaxRuntimeError(self.machine.fails)
         return shape.rows * (100 if phase == "prefill" else 10)
 
     def call(self, phase, shape):
         length = shape.num_tokens if phase == "prefill" else shape.num_slots
         once_s = layer_s(phase, self.fields["bits"], shape.rows, length)
-        seconds = CALL_S + self.fields["num_layers"] * once_s
-        for end, its_s in END_S.items():
-            seconds += its_s * shape.rows * self.fields[f"has_{end}"]
-        self.visits[phase, shape] += 1
-        is_slow = self.visits[phase, shape] == self.room.slow_visit
-        return partial(self.room.work, seconds * (3 if is_slow else 1))
+        seconds = OVERHEAD_S + self.fields["num_layers"] * once_s
+        for part, its_s in PART_S.items():
+            seconds += its_s * shape.rows * self.fields[f"has_{part}"]
+        self.calls[phase, shape] += 1
+        is_slow = self.calls[phase, shape] == self.machine.slow_round
+        return partial(self.machine.work, seconds * (3 if is_slow else 1))
 
     def free(self):
         pass
@@ -121,17 +122,17 @@ class FakeBench:
 
 @dataclass
 class FakeRing:
-    """Stages that do their work one after the other, and wake up for each."""
+    """Stages that work one after the other, and wake up for each call."""
 
-    room: FakeRoom
+    machine: FakeMachine
     benches: tuple
     phase: str
     shape: Shape
 
-    def go_round(self, num_micro_batches, rounds):
+    def run_rounds(self, num_micro_batches, rounds):
         for _ in range(num_micro_batches * rounds):
             for bench in self.benches:
-                self.room.work(WAKING_S)
+                self.machine.work(WAKING_S)
                 bench.call(self.phase, self.shape)()
 
     def hop(self):

@@ -1,4 +1,4 @@
-"""What a stage costs by itself, on a clock that only calls and pauses move."""
+"""The dispatch overhead of a stage, on a clock that only calls and pauses advance."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from llmpq_jax.profiler.dispatch_overhead import time_dispatch
 
 
 class Machine:
-    """Two devices that need so long for each of these, and a driver for the way back."""
+    """Two devices with fixed seconds for each term, and the return to the first one."""
 
-    def __init__(self, call_s, layer_s, waking_s, sending_s, back_s):
+    def __init__(self, call_s, layer_s, waking_s, sending_s, return_s):
         self.now_s, self.call_s, self.layer_s = 0.0, call_s, layer_s
-        self.waking_s, self.sending_s, self.back_s = waking_s, sending_s, back_s
+        self.waking_s, self.sending_s, self.return_s = waking_s, sending_s, return_s
         self.is_asleep, self.woke_s = False, 0.0
 
     def run(self, num_layers):
@@ -26,17 +26,17 @@ class Machine:
             self.now_s += self.waking_s
         self.run(num_layers)
 
-    def turn(self, rounds, num_layers):
-        """Each stage has waited for the other; after a pause all find it worse."""
+    def run_rounds(self, rounds, num_layers):
+        """Each stage has waited for the other; the first round after a pause is slower."""
         if self.is_asleep:
             self.now_s += 10 * self.waking_s
         for _ in range(2 * rounds):
             self.now_s += self.waking_s
             self.run(num_layers)
-        self.now_s += rounds * (self.sending_s + self.back_s)
+        self.now_s += rounds * (self.sending_s + self.return_s)
         self.is_asleep = False
 
-    def sends(self):
+    def hop(self):
         self.now_s += self.sending_s
 
     def sleep(self, seconds):
@@ -48,21 +48,21 @@ SECONDS = st.floats(1e-5, 1.0)
 
 
 @given(st.integers(2, 4), SECONDS, SECONDS, SECONDS, SECONDS, SECONDS)
-def test_a_visit_is_what_is_left_without_layers(
-    num_stacked, call_s, layer_s, waking_s, sending_s, back_s
+def test_the_overhead_is_what_a_call_takes_without_its_layers(
+    num_stacked, call_s, layer_s, waking_s, sending_s, return_s
 ):
-    machine = Machine(call_s, layer_s, waking_s, sending_s, back_s)
-    at_once, visit = time_dispatch(
+    machine = Machine(call_s, layer_s, waking_s, sending_s, return_s)
+    back_to_back, in_pipeline = time_dispatch(
         lambda: machine.call(1),
         lambda: machine.call(num_stacked),
         num_stacked,
-        lambda rounds: machine.turn(rounds, num_stacked),
-        machine.sends,
+        lambda rounds: machine.run_rounds(rounds, num_stacked),
+        machine.hop,
         lambda: machine.now_s,
         sleep=machine.sleep,
     )
-    # The clock's own rounding, of a sum of 41 rounds of at most two minutes.
-    assert at_once.seconds == pytest.approx(call_s, abs=1e-10)
-    expected_s = call_s + waking_s + back_s / 2
-    assert visit.seconds == pytest.approx(expected_s, abs=1e-10)
-    assert 7 <= visit.repeats <= 41
+    # The clock's own rounding, of a sum of 41 repeats of at most two minutes.
+    assert back_to_back.seconds == pytest.approx(call_s, abs=1e-10)
+    expected_s = call_s + waking_s + return_s / 2
+    assert in_pipeline.seconds == pytest.approx(expected_s, abs=1e-10)
+    assert 7 <= in_pipeline.repeats <= 41

@@ -1,20 +1,20 @@
 import jax
 
-from llmpq_jax.profiler.drift import DriftWatch, square_product
+from llmpq_jax.profiler.drift import DriftMonitor, square_product
 from llmpq_jax.profiler.stopwatch import Stopwatch
 
 
 class Machine:
-    """A clock, and a product that takes as long as is said."""
+    """A clock, and a product that takes a given time."""
 
     def __init__(self):
         self.now_s, self.product_s = 0.0, 1.0
 
-    def watch(self):
+    def monitor(self):
         stopwatch = Stopwatch(
             clock=lambda: self.now_s, warm_ups=0, warm_up_s=0, min_repeats=3
         )
-        return DriftWatch(call=self.work, stopwatch=stopwatch)
+        return DriftMonitor(call=self.work, stopwatch=stopwatch)
 
     def work(self):
         self.now_s += self.product_s
@@ -22,27 +22,27 @@ class Machine:
 
 def test_the_slowest_and_the_fastest_are_kept():
     machine = Machine()
-    watch = machine.watch()
+    monitor = machine.monitor()
     for machine.product_s in (1.0, 2.0, 0.5, 1.0):
         machine.now_s += 100
-        watch.look()
-    assert (watch.slowest, watch.fastest) == (2.0, 0.5)
+        monitor.check()
+    assert (monitor.slowest, monitor.fastest) == (2.0, 0.5)
 
 
 def test_a_steady_machine_has_not_drifted():
     machine = Machine()
-    watch = machine.watch()
+    monitor = machine.monitor()
     machine.now_s += 100
-    watch.look()
-    assert (watch.slowest, watch.fastest) == (1.0, 1.0)
+    monitor.check()
+    assert (monitor.slowest, monitor.fastest) == (1.0, 1.0)
 
 
-def test_it_does_not_look_all_the_time():
+def test_it_does_not_time_the_product_all_the_time():
     machine = Machine()
-    watch = machine.watch()
+    monitor = machine.monitor()
     before_s = machine.now_s
     for _ in range(10):
-        watch.look()
+        monitor.check()
     assert machine.now_s == before_s
 
 

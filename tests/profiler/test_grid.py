@@ -46,11 +46,11 @@ def test_decoding_is_measured_from_its_first_context_to_its_last(workload):
 
 
 @given(workloads)
-def test_what_is_held_out_lies_between_and_is_in_no_grid(workload):
+def test_what_is_held_out_is_between_and_in_no_grid(workload):
     grid = grid_for(workload)
     sizes = {(shape.rows, shape.num_tokens) for shape in grid.shapes}
     sizes |= {(shape.rows, shape.num_slots) for shape in grid.shapes}
-    # Of up to three rows every number is measured: nothing lies between.
+    # Up to three rows every number is measured, and none is between.
     assert bool(grid.held_out) == (workload.batch > 3)
     for shape in grid.held_out:
         assert (shape.rows, shape.num_tokens) not in sizes
@@ -64,7 +64,7 @@ def test_what_is_held_out_lies_between_and_is_in_no_grid(workload):
 @given(workloads)
 def test_quick_is_part_of_usual_and_usual_of_full(workload):
     quick, usual, full = (
-        grid_for(workload, effort) for effort in ("quick", "usual", "full")
+        grid_for(workload, each) for each in ("quick", "usual", "full")
     )
     assert set(quick.shapes) <= set(usual.shapes) <= set(full.shapes)
     assert {1, workload.batch} <= {shape.rows for shape in quick.shapes}

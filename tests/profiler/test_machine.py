@@ -70,7 +70,7 @@ def accelerator(platform="gpu", **stats):
 
 @pytest.fixture
 def devices(monkeypatch):
-    """Lets JAX find what a test says."""
+    """Has JAX find the devices that a test gives."""
 
     def find(*found):
         every = jax.devices("cpu")
@@ -89,7 +89,7 @@ def test_an_accelerator_has_what_its_driver_leaves_to_jax(devices):
     assert device.memory_bytes == 30 * GIB - MIB
 
 
-def test_a_cpu_stands_beside_an_accelerator_only_if_asked_for(devices):
+def test_a_cpu_is_listed_with_an_accelerator_only_if_asked_for(devices):
     devices(accelerator(bytes_limit=30 * GIB))
     (node,) = describe_machine(node="server", num_cpu_devices=1).nodes
     assert [device.platform for device in node.devices] == ["cuda", "cpu"]
@@ -101,7 +101,7 @@ def test_a_cpu_stands_beside_an_accelerator_only_if_asked_for(devices):
         ([], {"num_cpu_devices": 0}, "no accelerator, and no CPU devices asked for"),
         ([], {"num_cpu_devices": 4000}, r"--cpu-devices 4000: JAX has \d+ here"),
         ([], {"measures_links": True}, "one device: expected two or more"),
-        ([accelerator()], {}, "its driver does not tell its memory"),
+        ([accelerator()], {}, "its driver does not report its memory"),
         (
             [accelerator("tpu", bytes_limit=GIB)],
             {},
@@ -109,7 +109,7 @@ def test_a_cpu_stands_beside_an_accelerator_only_if_asked_for(devices):
         ),
     ],
 )
-def test_what_cannot_be_listed_is_said(devices, found, asked, message):
+def test_what_cannot_be_listed_is_an_error(devices, found, asked, message):
     devices(*found)
     with pytest.raises(ClusterError, match=message):
         describe_machine(node="desk", **asked)

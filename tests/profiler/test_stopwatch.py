@@ -43,7 +43,7 @@ def test_warm_ups_do_not_count(clock):
     assert timing.seconds == 1.0
 
 
-def test_warm_ups_go_on_for_a_while(clock):
+def test_warm_ups_take_a_minimum_time(clock):
     watch = Stopwatch(clock=clock, warm_ups=1, warm_up_s=0.005, min_repeats=3)
     # Five cold calls of a millisecond and a bit end the while.
     timing = watch.time(clock.call([0.00125] * 4 + [0.0005] * 3))
@@ -77,21 +77,21 @@ def test_a_call_that_never_settles_ends_with_its_time(clock):
     assert watch.time(clock.call(cycle([1.0, 3.0]))).repeats == 6
 
 
-def test_another_call_is_taken_off_sample_by_sample(clock):
+def test_a_baseline_is_subtracted_sample_by_sample(clock):
     watch = Stopwatch(clock=clock, warm_ups=1, warm_up_s=0, min_repeats=4)
     # Both slow down together; the difference does not.
-    less = clock.call([0.5, 1.0, 2.0, 3.0, 4.0])
-    timing = watch.time(clock.call([0.75, 1.25, 2.25, 3.25, 4.25]), less=less)
+    baseline = clock.call([0.5, 1.0, 2.0, 3.0, 4.0])
+    timing = watch.time(clock.call([0.75, 1.25, 2.25, 3.25, 4.25]), baseline=baseline)
     assert timing.seconds == 0.25
     assert timing.spread == 0.0
 
 
-def test_a_difference_is_no_smaller_than_its_quartiles_can_tell(clock):
+def test_a_difference_is_no_smaller_than_its_noise(clock):
     watch = Stopwatch(
         clock=clock, warm_ups=0, warm_up_s=0, min_repeats=5, max_repeats=5
     )
-    less = clock.call(cycle([10.0]))
-    timing = watch.time(clock.call([8.0, 9.0, 10.0, 11.0, 12.0]), less=less)
+    baseline = clock.call(cycle([10.0]))
+    timing = watch.time(clock.call([8.0, 9.0, 10.0, 11.0, 12.0]), baseline=baseline)
     assert timing.seconds == 1.0
     assert timing.spread == 1.0
 
@@ -106,7 +106,7 @@ def test_nothing_takes_no_time_at_all(clock):
     share=st.floats(0.1, 1.0),
     period_s=st.sampled_from([0.005, 0.01, 0.1]),
 )
-def test_where_turns_are_taken_the_mean_of_long_samples_knows_of_the_wait(
+def test_under_time_slices_the_mean_of_long_samples_includes_the_wait(
     call_s, share, period_s
 ):
     clock = Clock()
@@ -116,12 +116,12 @@ def test_where_turns_are_taken_the_mean_of_long_samples_knows_of_the_wait(
         # Time passes as for a process that works in the first part of each period.
         nonlocal worked_s
         worked_s += call_s
-        turns, rest_s = divmod(worked_s, share * period_s)
-        clock.now_s = turns * period_s + rest_s
+        slices, rest_s = divmod(worked_s, share * period_s)
+        clock.now_s = slices * period_s + rest_s
 
     watch = Stopwatch(clock=clock, min_sample_s=20 * period_s)
     expected_s = call_s / share
-    # A sample may hold one turn's wait more or less than its part of 20 or more.
+    # A sample may hold one slice's wait more or less than its part of 20 or more.
     assert watch.time(work).seconds == pytest.approx(expected_s, rel=1 / 19)
 
 
@@ -130,7 +130,7 @@ def test_without_a_sample_time_each_call_is_a_sample(clock):
     assert watch.time(clock.call(cycle([0.001]))).repeats == clock.calls == 3
 
 
-def test_a_pause_is_not_counted_but_what_it_makes_slower_is():
+def test_a_pause_is_not_counted_but_the_slowness_after_it_is():
     now_s, is_asleep = 0.0, False
 
     def call():
