@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_jax.batch.prompt import Choices
+from llmpq_jax.batch.prompt import PromptDefaults
 from llmpq_jax.batch.prompt_file import read_prompts
 from llmpq_jax.runtime import Request
 from llmpq_jax.tasks.example import MODEL, WORKLOAD
@@ -45,7 +45,7 @@ def test_an_example_is_short_and_says_what_it_does(path):
 def test_the_prompts_fill_a_batch_and_fit_it():
     from llmpq_jax.checkpoint.tokenizer import Tokenizer
 
-    prompts = read_prompts(PROMPTS, Choices())
+    prompts = read_prompts(PROMPTS, PromptDefaults())
     assert len(prompts) == WORKLOAD.batch
     tokenizer = Tokenizer.load(ROOT / MODEL)
     for prompt in prompts:

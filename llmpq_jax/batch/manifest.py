@@ -10,7 +10,7 @@ from typing import Literal
 
 from llmpq_jax import __version__
 from llmpq_jax.arch.fingerprint import plan_name, strategy_fingerprint
-from llmpq_jax.batch.prompt import BadLine, Choices, Prompt
+from llmpq_jax.batch.prompt import BadLine, Prompt, PromptDefaults
 from llmpq_jax.errors import RequestError, SpecError
 from llmpq_jax.files import write_text
 from llmpq_jax.schema.record import record
@@ -84,7 +84,7 @@ class Job:
 def make_job(
     strategy: Strategy,
     lines: Iterable[Prompt | BadLine],
-    choices: Choices,
+    choices: PromptDefaults,
     *,
     is_chat: bool,
     ignores_eos: bool,

@@ -1,51 +1,21 @@
-"""Lines of OpenAI's batch files: {"custom_id", "method", "url", "body"}.
+"""OpenAI's request bodies and the batch-file lines that carry them, as pydantic models.
 
-What a body may say is what is served exactly as it is meant there. A key that asks for
-something else is refused by name unless its value is the one that asks for nothing.
+A key that would change the answer in a way that is not supported is refused by name,
+unless its value asks for nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from llmpq_jax.batch.prompt import Form
-from llmpq_jax.errors import RequestError
+from pydantic import BeforeValidator, Field, model_validator
 
-_FORMS: dict[str, Form] = {
-    "/v1/chat/completions": "chat",
-    "/v1/completions": "completion",
-}
-_LINE_KEYS = ("custom_id", "method", "url", "body")
+from llmpq_jax.batch.prompt import Form, PromptContent
+from llmpq_jax.batch.request_fields import CheckedModel, RequestFields, complaint
 
-# The type JSON must have, and what to call it.
-_Kinds = dict[str, tuple[tuple[type, ...], str]]
-_BOTH: _Kinds = {
-    "model": ((str,), "a text"),
-    "n": ((int,), "a whole number"),
-    "max_tokens": ((int,), "a whole number"),
-    "temperature": ((int, float), "a number"),
-    "top_k": ((int,), "a whole number"),
-    "top_p": ((int, float), "a number"),
-    "seed": ((int,), "a whole number"),
-    "stop": ((str, list), "a text or a list of them"),
-}
-_KEYS: dict[Form, _Kinds] = {
-    "chat": {
-        "messages": ((list,), "a list of messages"),
-        **_BOTH,
-        "max_completion_tokens": ((int,), "a whole number"),
-        "logprobs": ((bool,), "true or false"),
-        "top_logprobs": ((int,), "a whole number"),
-    },
-    "completion": {
-        "prompt": ((str, list), "a text or a list of token ids"),
-        **_BOTH,
-        "logprobs": ((int,), "a whole number"),
-    },
-}
-# Say nothing of the answer.
-_FOR_THE_BOOKS = frozenset(
+# Accepted with any value, because they do not change the answer.
+_IGNORED_FIELDS = frozenset(
     {
         "metadata",
         "prompt_cache_key",
@@ -55,8 +25,8 @@ _FOR_THE_BOOKS = frozenset(
         "user",
     }
 )
-# The values at which these ask for nothing.
-_NOTHING: dict[str, tuple[Any, ...]] = {
+# Unsupported fields, each with the values that ask for nothing.
+_NO_OP_VALUES: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
     "frequency_penalty": (0,),
@@ -74,139 +44,174 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
 }
 
 
-def is_openai_line(values: Mapping[str, Any]) -> bool:
-    """Whether a line means to be one of OpenAI's."""
+def _join_parts(content: Any) -> Any:
+    if not isinstance(content, list):
+        return content
+    for index, part in enumerate(content):
+        is_text = isinstance(part, dict) and part.get("type") == "text"
+        if not (is_text and isinstance(part.get("text"), str)):
+            text = f'found {part!r}, expected {{"type": "text", "text": "…"}}: nothing else is supported'
+            raise complaint(text, at=f"[{index}]")
+    return "".join(part["text"] for part in content)
+
+
+def _check_token_ids(prompt: Any) -> Any:
+    # JSON's true and false are Python's int too.
+    if isinstance(prompt, list) and not all(type(each) is int for each in prompt):
+        text = "found a list that is not of token ids, expected one text: put several on lines of their own"
+        raise complaint(text)
+    return prompt
+
+
+class Message(CheckedModel):
+    """A message of a conversation; its content's parts are joined to one text."""
+
+    expected = "an object with role and content"
+
+    role: str = Field(description="a text")
+    content: Annotated[str, BeforeValidator(_join_parts)] = Field(description="a text")
+    name: str | None = Field(None, description="a text")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, values: Any) -> Any:
+        return _without_nulls(values)
+
+
+class _Body(RequestFields):
+    """Fields of both endpoints' bodies; null is equivalent to an absent key."""
+
+    model: str | None = Field(None, description="a text")
+    n: int | None = Field(None, description="a whole number")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_asks_for_nothing(cls, values: Any) -> Any:
+        return {
+            key: value
+            for key, value in _without_nulls(values).items()
+            if key not in _IGNORED_FIELDS and value not in _NO_OP_VALUES.get(key, ())
+        }
+
+    @classmethod
+    def refusal(cls, key: str, value: Any) -> str:
+        if key not in _NO_OP_VALUES:
+            return super().refusal(key, value)
+        expected = " or ".join(repr(each) for each in _NO_OP_VALUES[key])
+        return f"found {value!r}, expected {expected}: nothing else is supported"
+
+    @property
+    def num_choices(self) -> int:
+        return 1 if self.n is None else self.n
+
+    @property
+    def served_model(self) -> str | None:
+        return self.model
+
+
+class ChatBody(_Body):
+    """Body of a request to /v1/chat/completions."""
+
+    form: ClassVar[Form] = "chat"
+
+    messages: list[Message] = Field(min_length=1, description="a list of messages")
+    max_completion_tokens: int | None = Field(None, description="a whole number")
+    logprobs: bool | None = Field(None, description="true or false")
+    top_logprobs: int | None = Field(None, description="a whole number")
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Self:
+        older, newer = self.max_tokens, self.max_completion_tokens
+        if older is not None and newer is not None and older != newer:
+            text = (
+                f"found {older} and max_completion_tokens {newer}, expected one of them"
+            )
+            raise complaint(text, at=".max_tokens")
+        if self.top_logprobs is not None and not self.logprobs:
+            text = 'found without logprobs, expected "logprobs": true with it'
+            raise complaint(text, at=".top_logprobs")
+        return self
+
+    @property
+    def content(self) -> PromptContent:
+        """The messages, without absent keys."""
+        return tuple(each.model_dump(exclude_none=True) for each in self.messages)
+
+    @property
+    def new_tokens_limit(self) -> int | None:
+        """`max_completion_tokens`, or `max_tokens`, its older name."""
+        newer = self.max_completion_tokens
+        return self.max_tokens if newer is None else newer
+
+    @property
+    def num_top_logprobs(self) -> int | None:
+        """`top_logprobs` where `logprobs` is true, by default 0."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionBody(_Body):
+    """Body of a request to /v1/completions."""
+
+    form: ClassVar[Form] = "completion"
+
+    prompt: Annotated[str | list[int], BeforeValidator(_check_token_ids)] = Field(
+        description="a text or a list of token ids"
+    )
+    logprobs: int | None = Field(None, description="a whole number")
+
+    @property
+    def content(self) -> PromptContent:
+        """The prompt's text or token ids."""
+        return self.prompt if isinstance(self.prompt, str) else tuple(self.prompt)
+
+    @property
+    def num_top_logprobs(self) -> int | None:
+        """`logprobs`, which is a number here."""
+        return self.logprobs
+
+
+Endpoint = Literal["/v1/chat/completions", "/v1/completions"]
+BODIES: dict[Endpoint, type[ChatBody | CompletionBody]] = {
+    "/v1/chat/completions": ChatBody,
+    "/v1/completions": CompletionBody,
+}
+
+
+class BatchLine(CheckedModel):
+    """A line of OpenAI's batch files: a request body and where to send it."""
+
+    custom_id: Any = None
+    method: Literal["POST"] = Field("POST", description='"POST"')
+    url: Endpoint = Field(description=" or ".join(BODIES))
+    body: dict[str, Any] = Field(description="an object")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, values: Any) -> Any:
+        return _without_nulls(values, keys=("url", "body"))
+
+
+def is_batch_line(values: Mapping[str, Any]) -> bool:
+    """Whether a line has the form of OpenAI's batch files."""
     return any(key in values for key in ("method", "url", "body"))
 
 
-def openai_values(line: Mapping[str, Any]) -> tuple[Form, dict[str, Any]]:
-    """Returns which endpoint a line asks, and its body in a plain line's words.
+def parse_batch_line(values: Mapping[str, Any]) -> ChatBody | CompletionBody:
+    """Returns the request body of a line.
 
     Raises:
-        RequestError: It is no such line, or asks for what cannot be served; the message
-            lacks where it stands.
+        RequestError: If it is no such line, or asks for what is not supported.
     """
-    for key in line:
-        if key not in _LINE_KEYS:
-            msg = f"{key}: unknown key; expected one of {', '.join(_LINE_KEYS)}"
-            raise RequestError(msg)
-    if line.get("method", "POST") != "POST":
-        msg = f'method: found {line["method"]!r}, expected "POST"'
-        raise RequestError(msg)
-    form = _FORMS.get(url) if isinstance(url := line.get("url"), str) else None
-    if form is None:
-        found = "missing" if url is None else f"found {url!r}"
-        msg = f"url: {found}, expected {' or '.join(_FORMS)}"
-        raise RequestError(msg)
-    body = line.get("body")
-    if not isinstance(body, dict):
-        found = "missing" if body is None else f"found {body!r}"
-        msg = f"body: {found}, expected an object"
-        raise RequestError(msg)
-    return form, _body_values(form, body)
+    line = BatchLine.parse(values)
+    return BODIES[line.url].parse(line.body, at="body")
 
 
-def _body_values(form: Form, body: Mapping[str, Any]) -> dict[str, Any]:
-    kinds_of = _KEYS[form]
-    values = {}
-    for key, value in body.items():
-        # There null is as good as absent.
-        if value is None or key in _FOR_THE_BOOKS:
-            continue
-        if key in _NOTHING:
-            if value not in _NOTHING[key]:
-                wanted = " or ".join(repr(each) for each in _NOTHING[key])
-                msg = f"body.{key}: found {value!r}, expected {wanted or 'none'}: nothing else is supported"
-                raise RequestError(msg)
-            continue
-        if key not in kinds_of:
-            msg = f"body.{key}: unknown key; expected one of {', '.join(kinds_of)}"
-            raise RequestError(msg)
-        kinds, what = kinds_of[key]
-        # JSON's true and false are Python's int too.
-        if not isinstance(value, kinds) or (type(value) is bool) != (kinds == (bool,)):
-            msg = f"body.{key}: found {value!r}, expected {what}"
-            raise RequestError(msg)
-        values[key] = value
-    most = values.pop("max_completion_tokens", None)
-    if most is not None:
-        if values.get("max_tokens", most) != most:
-            msg = f"body.max_tokens is {values['max_tokens']} and body.max_completion_tokens {most}: expected one of them"
-            raise RequestError(msg)
-        values["max_tokens"] = most
-    _join_logprobs(form, values)
-    content = "messages" if form == "chat" else "prompt"
-    if content not in values:
-        msg = f"body.{content}: missing, expected {kinds_of[content][1]}"
-        raise RequestError(msg)
-    given = values.pop(content)
-    values["prompt"] = _messages(given) if form == "chat" else _text_or_tokens(given)
-    return values
-
-
-def _join_logprobs(form: Form, values: dict[str, Any]) -> None:
-    """Says in one word what the two endpoints ask for in theirs."""
-    asked = values.pop("logprobs", None)
-    if form == "completion":
-        if asked is not None:
-            values["top_logprobs"] = asked
-    elif asked:
-        values.setdefault("top_logprobs", 0)
-    elif "top_logprobs" in values:
-        msg = 'body.top_logprobs: found without logprobs, expected "logprobs": true beside it'
-        raise RequestError(msg)
-
-
-def _text_or_tokens(prompt: str | list[Any]) -> str | tuple[int, ...]:
-    if isinstance(prompt, str):
-        return prompt
-    if not all(type(token_id) is int for token_id in prompt):
-        msg = "body.prompt: found a list that is not of token ids, expected one text: put several on lines of their own"
-        raise RequestError(msg)
-    return tuple(prompt)
-
-
-def _messages(messages: list[Any]) -> tuple[dict[str, str], ...]:
-    if not messages:
-        msg = "body.messages: found none, expected at least one"
-        raise RequestError(msg)
-    return tuple(
-        _message(message, where=f"body.messages[{index}]")
-        for index, message in enumerate(messages)
-    )
-
-
-def _message(message: Any, *, where: str) -> dict[str, str]:
-    if not isinstance(message, dict):
-        msg = f"{where}: found {message!r}, expected an object with role and content"
-        raise RequestError(msg)
-    values = {key: value for key, value in message.items() if value is not None}
-    for key in values:
-        if key not in {"role", "content", "name"}:
-            msg = f"{where}.{key}: unknown key; expected role, content, name"
-            raise RequestError(msg)
-    if isinstance(values.get("content"), list):
-        values["content"] = "".join(
-            _part(part, where=f"{where}.content[{index}]")
-            for index, part in enumerate(values["content"])
-        )
-    for key in ("role", "content"):
-        if key not in values:
-            msg = f"{where}.{key}: missing, expected a text"
-            raise RequestError(msg)
-    for key, value in values.items():
-        if not isinstance(value, str):
-            msg = f"{where}.{key}: found {value!r}, expected a text"
-            raise RequestError(msg)
-    return values
-
-
-def _part(part: Any, *, where: str) -> str:
-    if (
-        not isinstance(part, dict)
-        or part.get("type") != "text"
-        or not isinstance(part.get("text"), str)
-    ):
-        msg = f'{where}: found {part!r}, expected {{"type": "text", "text": "…"}}: nothing else is supported'
-        raise RequestError(msg)
-    return part["text"]
+def _without_nulls(values: Any, *, keys: tuple[str, ...] | None = None) -> Any:
+    """Drops keys that are null, of all or some keys; leaves other values as they are."""
+    if not isinstance(values, dict):
+        return values
+    return {
+        key: value
+        for key, value in values.items()
+        if value is not None or (keys is not None and key not in keys)
+    }

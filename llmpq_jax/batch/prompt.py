@@ -1,4 +1,4 @@
-"""What one line of a file of prompts asks for, or what is wrong with it."""
+"""A prompt with its options, and a line of which none can be made."""
 
 from __future__ import annotations
 
@@ -14,36 +14,41 @@ if TYPE_CHECKING:
 
 GREEDY = Sampling()
 
-# Characters of a message, which may quote what was found.
+# Maximum characters of a message, which may quote what was found.
 _MAX_REASON = 600
 
-# A line of ours, or a request to one of OpenAI's two endpoints.
+# A plain line, or a request to one of OpenAI's two endpoints.
 Form = Literal["plain", "completion", "chat"]
+
+
+# Text, token ids, or messages with "role" and "content".
+PromptContent = str | tuple[int, ...] | tuple[Mapping[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """One prompt with its choices.
+    """A prompt with its options.
 
     Attributes:
-        number: Of its line, from 1.
-        custom_id: Names it in the results; unique.
-        content: The prompt as text or as token ids, or the messages of a conversation,
-            each with "role" and "content".
-        where: For messages: "prompts.jsonl line 3".
-        form: Of the line, and so of its result.
-        model: What the line calls the model; absent where it does not.
-        max_new_tokens: At most so many; absent for as many as the strategy plans for.
-        sampling: How tokens are chosen.
-        stop: The continuation ends before the first of these texts.
-        num_choices: How many continuations are wanted; each after the first draws with
-            the next seed.
-        top_logprobs: See `Request`.
+        number: Number of its line, from 1.
+        custom_id: Name of the prompt in the results; unique.
+        content: Text or token ids of the prompt, or messages of a conversation, each
+            with "role" and "content".
+        where: Location for messages: "prompts.jsonl line 3".
+        form: Form of the line, and so of its result.
+        model: Name that the line gives to the model; None if it gives none.
+        max_new_tokens: Maximum number of new tokens; None for the strategy's.
+        sampling: Rule by which tokens are chosen.
+        stop: Texts that end the continuation; the first one that appears is cut off
+            with all that follows.
+        num_choices: Number of continuations; each after the first draws with the next
+            seed.
+        top_logprobs: Number of likeliest tokens to list; see `Request`.
     """
 
     number: int
     custom_id: str
-    content: str | tuple[int, ...] | tuple[Mapping[str, str], ...]
+    content: PromptContent
     where: str
     form: Form = "plain"
     model: str | None = None
@@ -55,7 +60,7 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """What a person sees of it; of a conversation the last message."""
+        """Text to show for the prompt; of a conversation the last message."""
         if isinstance(self.content, str):
             return self.content
         last = self.content[-1]
@@ -66,13 +71,13 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BadLine:
-    """A line that cannot be served; the others can.
+    """A line that cannot be served; it does not affect the other lines.
 
     Attributes:
-        number: Of the line, from 1.
-        custom_id: Names it in the results; unique like those of prompts.
-        where: For messages.
-        reason: One sentence.
+        number: Number of the line, from 1.
+        custom_id: Name of the line in the results; unique among all lines.
+        where: Location for messages: "prompts.jsonl line 3".
+        reason: Message on one line, without the location.
     """
 
     number: int
@@ -84,7 +89,7 @@ class BadLine:
     def of(
         cls, *, number: int, custom_id: str, where: str, error: RequestError
     ) -> BadLine:
-        """Makes one of what was raised: on one line, and not the whole prompt."""
+        """Makes a bad line of an error; the message is cut to one line of bounded length."""
         reason = " ".join(str(error).split())
         if len(reason) > _MAX_REASON:
             reason = f"{reason[: _MAX_REASON // 2]} … {reason[-_MAX_REASON // 2 :]}"
@@ -95,8 +100,8 @@ class BadLine:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Choices:
-    """What holds for prompts that do not say otherwise; see `Prompt`."""
+class PromptDefaults:
+    """Options of prompts whose lines leave them open; see `Prompt`."""
 
     max_new_tokens: int | None = None
     sampling: Sampling = field(default=GREEDY)
@@ -106,15 +111,18 @@ class Choices:
 def prompt_tokens(
     prompt: Prompt, tokenizer: Tokenizer, *, is_chat: bool = False
 ) -> tuple[int, ...]:
-    """Returns the tokens a model is to continue.
+    """Returns the token ids that the model continues.
+
+    Conversations go through the checkpoint's chat template.
 
     Args:
-        prompt: Conversations go through the checkpoint's chat template.
-        tokenizer: Of the checkpoint.
-        is_chat: So do plain prompts, each as a user's message.
+        prompt: Prompt in any form.
+        tokenizer: Tokenizer of the checkpoint.
+        is_chat: Whether a plain prompt goes through the chat template too, as a user's
+            message.
 
     Raises:
-        RequestError: The template is missing or refuses the conversation.
+        RequestError: If the template is missing or refuses the conversation.
     """
     content = prompt.content
     if isinstance(content, str):

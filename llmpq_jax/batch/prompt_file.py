@@ -1,47 +1,49 @@
-"""Prompts as people write them: JSON lines, or plain text with one on each line.
+"""A file of prompts: JSON lines, or plain text with one prompt on each line.
 
-A file is read line by line and may be larger than memory. Every complaint names its
-line; a bad line says nothing about the others.
+A file is read line by line and may be larger than memory. Every error names its line;
+a bad line does not affect the others.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from llmpq_jax.batch.id_index import IdIndex
-from llmpq_jax.batch.prompt import BadLine, Choices, Prompt
+from llmpq_jax.batch.prompt import BadLine, Prompt, PromptDefaults
 from llmpq_jax.batch.prompt_line import (
-    ParsedLine,
-    parse_line,
-    prompt_of_line,
-    prompt_of_values,
+    PlainLine,
+    make_prompt,
+    parse_json_line,
+    parse_request,
 )
 from llmpq_jax.errors import RequestError
 from llmpq_jax.units import MIB
 
 _MAX_LINE_BYTES = 64 * MIB
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# What lines without a name of their own are called.
+# Names of lines without a custom_id.
 _NUMBERED = re.compile(r"line-[0-9]+")
 
 
-def prompts_of(texts: tuple[str, ...], choices: Choices) -> tuple[Prompt, ...]:
-    """Makes prompts of texts given one by one.
+def make_prompts(
+    texts: tuple[str, ...], defaults: PromptDefaults
+) -> tuple[Prompt, ...]:
+    """Makes prompts of single texts.
 
     Raises:
-        RequestError: One of them is empty.
+        RequestError: If a text is empty.
     """
     prompts = []
     for number, text in enumerate(texts, start=1):
         where = f"prompt {number}"
         try:
-            prompt = prompt_of_values(
-                {"prompt": text},
-                choices,
+            prompt = make_prompt(
+                PlainLine.parse({"prompt": text}),
+                defaults,
                 number=number,
                 custom_id=f"prompt-{number}",
                 where=where,
@@ -53,20 +55,20 @@ def prompts_of(texts: tuple[str, ...], choices: Choices) -> tuple[Prompt, ...]:
     return tuple(prompts)
 
 
-def read_prompts(path: Path, choices: Choices) -> tuple[Prompt, ...]:
-    """Reads a whole file of prompts that must all be good.
+def read_prompts(path: Path, defaults: PromptDefaults) -> tuple[Prompt, ...]:
+    """Reads a whole file of prompts into memory.
 
     Raises:
-        RequestError: The file cannot be read, holds no prompt, or a line is not one.
+        RequestError: If the file cannot be read, has no prompt, or has a bad line.
     """
-    return tuple(only_good(PromptFile(path, choices)))
+    return tuple(refuse_bad_lines(PromptFile(path, defaults)))
 
 
-def only_good(lines: Iterable[Prompt | BadLine]) -> Iterator[Prompt]:
-    """Passes prompts on.
+def refuse_bad_lines(lines: Iterable[Prompt | BadLine]) -> Iterator[Prompt]:
+    """Yields the prompts.
 
     Raises:
-        RequestError: A line is bad.
+        RequestError: If a line is bad.
     """
     for line in lines:
         if isinstance(line, BadLine):
@@ -75,29 +77,29 @@ def only_good(lines: Iterable[Prompt | BadLine]) -> Iterator[Prompt]:
 
 
 class PromptFile:
-    """A file of prompts, .jsonl or .txt, to be read any number of times."""
+    """A file of prompts, .jsonl or .txt; each iteration reads it again."""
 
-    def __init__(self, path: Path, choices: Choices) -> None:
-        """Names the file.
+    def __init__(self, path: Path, defaults: PromptDefaults) -> None:
+        """Checks the file's name.
 
         Args:
-            path: Of the file.
-            choices: For what lines do not say.
+            path: Path of the file.
+            defaults: Options of prompts whose lines leave them open.
 
         Raises:
-            RequestError: Its name ends in something else.
+            RequestError: If the name ends in neither .jsonl nor .txt.
         """
         if path.suffix not in {".jsonl", ".txt"}:
             msg = f"prompts {path}: ends in {path.suffix!r}: expected .jsonl (one JSON object a line) or .txt (one prompt a line)"
             raise RequestError(msg)
         self._path = path
-        self._choices = choices
+        self._defaults = defaults
 
     def __iter__(self) -> Iterator[Prompt | BadLine]:
-        """Reads it line by line; empty ones are passed over.
+        """Reads the file line by line; empty lines are skipped.
 
         Raises:
-            RequestError: The file cannot be read, or holds no line.
+            RequestError: If the file cannot be read or has no line.
         """
         is_empty = True
         try:
@@ -115,17 +117,16 @@ class PromptFile:
 
     def _read(self, number: int, line: bytes, seen: IdIndex) -> Prompt | BadLine:
         where = f"prompts {self._path} line {number}"
-        # That of a line whose own is missing, or another's.
+        # Name of a line whose own is missing, invalid or taken.
         custom_id = f"line-{number}"
         try:
-            parsed = self._parse(line)
-            own_id = parsed.custom_id
+            values = self._parse(line)
+            own_id = values.get("custom_id")
             if own_id is not None and own_id != custom_id:
-                _check_id(own_id, number, seen)
-                custom_id = own_id
-            return prompt_of_line(
-                parsed,
-                self._choices,
+                custom_id = _checked_id(own_id, number, seen)
+            return make_prompt(
+                parse_request(values),
+                self._defaults,
                 number=number,
                 custom_id=custom_id,
                 where=where,
@@ -135,7 +136,7 @@ class PromptFile:
                 number=number, custom_id=custom_id, where=where, error=reason
             )
 
-    def _parse(self, line: bytes) -> ParsedLine:
+    def _parse(self, line: bytes) -> Mapping[str, Any]:
         if len(line) > _MAX_LINE_BYTES:
             msg = f"is longer than {_MAX_LINE_BYTES // MIB} MiB: expected one prompt"
             raise RequestError(msg)
@@ -145,11 +146,14 @@ class PromptFile:
             msg = f"is not UTF-8 text (byte {reason.start}): save it as UTF-8"
             raise RequestError(msg) from reason
         if self._path.suffix == ".txt":
-            return ParsedLine(values={"prompt": text})
-        return parse_line(text)
+            return {"prompt": text}
+        return parse_json_line(text)
 
 
-def _check_id(custom_id: str, number: int, seen: IdIndex) -> None:
+def _checked_id(custom_id: Any, number: int, seen: IdIndex) -> str:
+    if not isinstance(custom_id, str):
+        msg = f"custom_id: found {custom_id!r}, expected a text"
+        raise RequestError(msg)
     if not custom_id:
         msg = "custom_id is empty: expected at least one character"
         raise RequestError(msg)
@@ -158,15 +162,16 @@ def _check_id(custom_id: str, number: int, seen: IdIndex) -> None:
         raise RequestError(msg)
     first = seen.add(custom_id, number)
     if first is not None:
-        msg = f"custom_id {custom_id!r} is that of line {first} too: expected each once, results are told apart by it"
+        msg = f"custom_id {custom_id!r} is that of line {first} too: expected each once, because results are identified by it"
         raise RequestError(msg)
+    return custom_id
 
 
 def _raw_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yields lines without their ends; of one that is too long, one byte too many.
+    """Yields lines without their ends; a line that is too long is cut one byte above the maximum.
 
-    A line ends at a line feed alone: other characters that end lines elsewhere may stand
-    inside JSON texts.
+    A line ends at a line feed only: other characters that end lines elsewhere may be
+    part of JSON texts.
     """
     if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
         file.seek(0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmpq_jax.batch.prompt import Choices, prompt_tokens
-from llmpq_jax.batch.prompt_file import PromptFile, only_good
+from llmpq_jax.batch.prompt import PromptDefaults, prompt_tokens
+from llmpq_jax.batch.prompt_file import PromptFile, refuse_bad_lines
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
 from llmpq_jax.schema.workload import Workload, workload_of_lengths
@@ -38,7 +38,7 @@ def workload_of_prompts(
     """
     tokenizer = Tokenizer.load(model)
     lengths: list[tuple[int, int | None]] = []
-    for prompt in only_good(PromptFile(prompts, Choices())):
+    for prompt in refuse_bad_lines(PromptFile(prompts, PromptDefaults())):
         if prompt.max_new_tokens is None and new_tokens is None:
             msg = f"{prompt.where}: says no max_new_tokens: expected it there, or --new-tokens for those that do not say"
             raise RequestError(msg)

@@ -75,7 +75,7 @@ class RequestReader:
                         continue
                     sampling = replace(made.sampling, seed=seed + index)
                     begun = self._progress.begun(line, index)
-                    yield (line, index), replace(made, sampling=sampling, begun=begun)
+                    yield (line, index), replace(made, sampling=sampling, partial=begun)
 
     def _request(self, prompt: Prompt) -> Request | BadLine:
         planned = self._strategy.workload.new_tokens

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from llmpq_jax.arch.families import read_architecture
-from llmpq_jax.batch.prompt import Choices, Prompt
-from llmpq_jax.batch.prompt_file import prompts_of, read_prompts
+from llmpq_jax.batch.prompt import PromptDefaults, Prompt
+from llmpq_jax.batch.prompt_file import make_prompts, read_prompts
 from llmpq_jax.batch.results import Result, result_values
 from llmpq_jax.batch.results_file import ResultsFile
 from llmpq_jax.errors import LlmpqError
@@ -166,9 +166,9 @@ def _solve(folder: Path, cluster: Path, measurements: Path, out: Path) -> None:
 
 def _prompts(folder: Path) -> tuple[Prompt, ...]:
     """Returns a batch of prompts: those beside the model, else plain ones."""
-    choices = Choices(sampling=_SAMPLING)
+    choices = PromptDefaults(sampling=_SAMPLING)
     path = folder.parent / PROMPTS
     if folder.name == MODEL.name and path.is_file():
         return read_prompts(path, choices)
     repeats = -(-WORKLOAD.batch // len(PLAIN_PROMPTS))
-    return prompts_of(PLAIN_PROMPTS * repeats, choices)[: WORKLOAD.batch]
+    return make_prompts(PLAIN_PROMPTS * repeats, choices)[: WORKLOAD.batch]

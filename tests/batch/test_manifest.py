@@ -7,12 +7,12 @@ import pytest
 
 from llmpq_jax.arch.fingerprint import plan_name
 from llmpq_jax.batch.manifest import check_same_job, job_path, make_job, write_job
-from llmpq_jax.batch.prompt import BadLine, Choices, Prompt
+from llmpq_jax.batch.prompt import BadLine, Prompt, PromptDefaults
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime import Sampling
 from tests.tiny_models import make_strategy, write_tiny_model
 
-CHOICES = Choices(sampling=Sampling(temperature=1, seed=3), stop=("x",))
+CHOICES = PromptDefaults(sampling=Sampling(temperature=1, seed=3), stop=("x",))
 NAMED = Prompt(number=1, custom_id="a", content="text", where="a.jsonl line 1")
 UNNAMED = Prompt(number=2, custom_id="line-2", content="text", where="a.jsonl line 2")
 BAD = BadLine(number=3, custom_id="line-3", where="a.jsonl line 3", reason="bad")

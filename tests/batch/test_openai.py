@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import json
 import re
+from operator import attrgetter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.batch.prompt import Choices, Prompt
-from llmpq_jax.batch.prompt_line import parse_line, prompt_of_line
+from llmpq_jax.batch.openai import ChatBody
+from llmpq_jax.batch.prompt import Prompt, PromptDefaults
+from llmpq_jax.batch.prompt_line import make_prompt, parse_json_line, parse_request
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime import Sampling
 
@@ -22,9 +24,9 @@ def line_of(url: str, **body: object) -> dict[str, object]:
 
 
 def prompt_of(values: object) -> Prompt:
-    parsed = parse_line(json.dumps(values))
-    return prompt_of_line(
-        parsed, Choices(max_new_tokens=5), number=1, custom_id="a", where="here"
+    request = parse_request(parse_json_line(json.dumps(values)))
+    return make_prompt(
+        request, PromptDefaults(max_new_tokens=5), number=1, custom_id="a", where="here"
     )
 
 
@@ -91,9 +93,56 @@ def test_both_endpoints_may_ask_for_log_probabilities_and_choices():
         st.none(),
     )
 )
-def test_null_is_as_good_as_absent(nothing):
+def test_null_is_equivalent_to_an_absent_key(nothing):
     bare = prompt_of(line_of(CHAT, messages=HELLO))
     assert prompt_of(line_of(CHAT, messages=HELLO, **nothing)) == bare
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "value", "attribute", "expected"),
+    [
+        (TEXT, "temperature", 1, "sampling.temperature", 1),
+        (TEXT, "temperature", 0.5, "sampling.temperature", 0.5),
+        (TEXT, "top_p", 1, "sampling.top_p", 1),
+        (TEXT, "stop", [], "stop", ()),
+        (TEXT, "logprobs", 0, "top_logprobs", 0),
+        (CHAT, "max_completion_tokens", 7, "max_new_tokens", 7),
+        (CHAT, "unheard_of", None, "num_choices", 1),
+    ],
+)
+def test_types_of_values_are_kept(url, key, value, attribute, expected):
+    """No number is converted: a whole number stays one, for whatever is written of it."""
+    content = {"messages": HELLO} if url == CHAT else {"prompt": "a"}
+    found = attrgetter(attribute)(prompt_of(line_of(url, **content, **{key: value})))
+    assert (found, type(found)) == (expected, type(expected))
+
+
+def test_both_names_of_max_tokens_may_say_the_same():
+    both = {"max_tokens": 3, "max_completion_tokens": 3}
+    assert prompt_of(line_of(CHAT, messages=HELLO, **both)).max_new_tokens == 3
+
+
+def test_null_keys_of_a_message_and_further_keys_of_a_part_are_ignored():
+    part = {"type": "text", "text": "hello", "cache_control": {}}
+    message = {"role": "user", "content": [part], "name": None, "tool_calls": None}
+    prompt = prompt_of(line_of(CHAT, messages=[message]))
+    assert prompt.content == ({"role": "user", "content": "hello"},)
+
+
+def test_a_body_is_parsed_without_its_line():
+    body = ChatBody.parse({"messages": HELLO, "top_p": 1, "stream": False})
+    assert body.content == tuple(HELLO)
+    with pytest.raises(
+        RequestError, match=r"^messages\[0\]: found 1, expected an object"
+    ):
+        ChatBody.parse({"messages": [1]})
+    with pytest.raises(RequestError, match=r"^top_logprobs: found without logprobs"):
+        ChatBody.parse({"messages": HELLO, "top_logprobs": 1})
+
+
+def test_a_misspelt_key_is_reported_before_the_missing_one():
+    with pytest.raises(RequestError, match=r"^body\.mesages: unknown key"):
+        prompt_of(line_of(CHAT, mesages=HELLO))
 
 
 def test_what_asks_for_nothing_changes_nothing():
@@ -139,7 +188,7 @@ def test_what_asks_for_nothing_changes_nothing():
         ),
         (
             line_of(CHAT, messages=[{**HELLO[0], "tool_calls": [1]}]),
-            "body.messages[0].tool_calls: unknown key; expected role, content, name",
+            "body.messages[0].tool_calls: unknown key; expected one of role, content",
         ),
         (
             line_of(
@@ -153,6 +202,34 @@ def test_what_asks_for_nothing_changes_nothing():
         (line_of(TEXT, prompt=[]), "the prompt is empty: expected at least one"),
         (line_of(TEXT, prompt="a", messages=HELLO), "body.messages: unknown key"),
         (line_of(TEXT, prompt="a", seed=True), "body.seed: found True, expected a"),
+        (line_of(TEXT, prompt="a", seed=1.0), "body.seed: found 1.0, expected a whole"),
+        (line_of(TEXT, prompt="a", top_p=True), "body.top_p: found True, expected a n"),
+        (line_of(TEXT, prompt="a", model=1), "body.model: found 1, expected a text"),
+        (line_of(TEXT, prompt="a", stop={}), "body.stop: found {}, expected a text or"),
+        (line_of(TEXT, prompt=[1, True]), "body.prompt: found a list that is not of"),
+        (line_of(TEXT, prompt=[1.0]), "body.prompt: found a list that is not of"),
+        (line_of(TEXT, prompt=None), "body.prompt: missing, expected a text or a li"),
+        (line_of(TEXT, prompt="a", top_logprobs=1), "body.top_logprobs: unknown key"),
+        (line_of(TEXT, prompt="a", unheard_of=0), "body.unheard_of: unknown key"),
+        (
+            line_of(TEXT, prompt="a", tool_choice="any"),
+            "body.tool_choice: found 'any', expected 'none' or 'auto': nothing else",
+        ),
+        ({"url": None, "body": {}}, "url: missing, expected /v1/chat/completions or"),
+        ({"url": CHAT, "body": None}, "body: missing, expected an object"),
+        ({"url": CHAT, "method": None}, 'method: found None, expected "POST"'),
+        (
+            line_of(CHAT, messages=[None]),
+            "body.messages[0]: found None, expected an object with role and content",
+        ),
+        (
+            line_of(CHAT, messages=[{"role": "user", "content": None}]),
+            "body.messages[0].content: missing, expected a text",
+        ),
+        (
+            line_of(CHAT, messages=[{"role": "user", "content": ["a"]}]),
+            'body.messages[0].content[0]: found \'a\', expected {"type": "text"',
+        ),
         (line_of(TEXT, prompt="a", max_tokens=0), "max_new_tokens is 0, expected"),
         (line_of(TEXT, prompt="a", stop=[""]), "stop: found [''], expected texts"),
         (line_of(TEXT, prompt="a", temperature=-1), "temperature is -1, expected"),
@@ -164,7 +241,7 @@ def test_what_asks_for_nothing_changes_nothing():
         ),
         (
             line_of(TEXT, prompt="a", logprobs=21),
-            "logprobs: 21 of the likeliest are asked for, expected 0 to 20",
+            "logprobs: found 21 likeliest tokens, expected 0 to 20",
         ),
         (
             line_of(TEXT, prompt="a", logprobs=True),
@@ -188,7 +265,7 @@ def test_what_asks_for_nothing_changes_nothing():
         ),
         (
             line_of(CHAT, messages=HELLO, max_tokens=1, max_completion_tokens=2),
-            "body.max_tokens is 1 and body.max_completion_tokens 2: expected one",
+            "body.max_tokens: found 1 and max_completion_tokens 2, expected one of",
         ),
     ],
 )

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpq_jax.batch import prompt_file
-from llmpq_jax.batch.prompt import BadLine, Choices, Prompt
-from llmpq_jax.batch.prompt_file import PromptFile, prompts_of, read_prompts
+from llmpq_jax.batch.prompt import BadLine, Prompt, PromptDefaults
+from llmpq_jax.batch.prompt_file import PromptFile, make_prompts, read_prompts
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime import Sampling
 
@@ -35,7 +35,7 @@ def test_a_line_says_all_that_a_request_may(write):
         "seed": 9,
         "stop": "\n",
     }
-    (prompt,) = read_prompts(write(json.dumps(line)), Choices())
+    (prompt,) = read_prompts(write(json.dumps(line)), PromptDefaults())
     assert prompt.custom_id == "a"
     assert prompt.text == "def f"
     assert prompt.max_new_tokens == 3
@@ -44,7 +44,7 @@ def test_a_line_says_all_that_a_request_may(write):
 
 
 def test_a_line_goes_before_the_options_and_they_before_the_defaults(write):
-    choices = Choices(
+    choices = PromptDefaults(
         max_new_tokens=7, sampling=Sampling(temperature=0.5, seed=1), stop=("x",)
     )
     path = write('{"prompt": "a"}', '{"prompt": "b", "seed": 2, "stop": ["y", "z"]}')
@@ -58,7 +58,10 @@ def test_a_line_goes_before_the_options_and_they_before_the_defaults(write):
 
 def test_lines_without_an_id_are_named_by_their_number(write):
     path = write('{"prompt": "a"}', "", '{"prompt": "b"}', "")
-    assert [p.custom_id for p in read_prompts(path, Choices())] == ["line-1", "line-3"]
+    assert [p.custom_id for p in read_prompts(path, PromptDefaults())] == [
+        "line-1",
+        "line-3",
+    ]
 
 
 @given(
@@ -68,12 +71,12 @@ def test_any_text_comes_through_json_unchanged(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
     lines = [json.dumps({"prompt": text}, ensure_ascii=False) for text in texts]
     path.write_bytes("\n".join(lines).encode())
-    assert [prompt.text for prompt in read_prompts(path, Choices())] == texts
+    assert [prompt.text for prompt in read_prompts(path, PromptDefaults())] == texts
 
 
 def test_a_text_file_has_a_prompt_on_each_line(write):
     path = write("first", "", "  second\r", name="prompts.txt")
-    prompts = read_prompts(path, Choices())
+    prompts = read_prompts(path, PromptDefaults())
     assert [prompt.text for prompt in prompts] == ["first", "  second"]
 
 
@@ -90,6 +93,12 @@ def test_a_text_file_has_a_prompt_on_each_line(write):
             "temprature: unknown key; expected one of",
         ),
         ('{"prompt": "a", "seed": true}', "seed: found True, expected a whole number"),
+        ('{"prompt": null}', "prompt: found None, expected a text"),
+        ('{"prompt": "a", "seed": null}', "seed: found None, expected a whole number"),
+        ('{"prompt": "a", "seed": 1.0}', "seed: found 1.0, expected a whole number"),
+        ('{"prompt": "a", "top_p": true}', "top_p: found True, expected a number"),
+        ('{"prompt": "a", "stop": 1}', "stop: found 1, expected a text or a list"),
+        ('{"prompt": "a", "n": 2}', "n: unknown key; expected one of max_tokens, "),
         ('{"prompt": "a", "top_k": 1.5}', "top_k: found 1.5, expected a whole number"),
         ('{"prompt": "a", "top_p": "x"}', "top_p: found 'x', expected a number"),
         ('{"prompt": "a", "top_p": 1.5}', "top_p is 1.5, expected more than 0"),
@@ -103,7 +112,7 @@ def test_a_text_file_has_a_prompt_on_each_line(write):
         ),
         (
             '{"prompt": "a", "max_tokens": 1, "max_new_tokens": 1}',
-            "max_tokens and max_new_tokens mean the same",
+            "max_tokens: found with max_new_tokens, expected one of them",
         ),
         ('{"prompt": "a", "stop": ["x", 1]}', "stop: found ['x', 1], expected texts"),
         ('{"prompt": "a", "stop": ""}', "stop: found [''], expected texts"),
@@ -126,23 +135,23 @@ def test_a_text_file_has_a_prompt_on_each_line(write):
 def test_a_bad_line_is_named_with_its_file_and_number(write, line, message):
     path = write('{"prompt": "good", "custom_id": "first"}', "", line)
     with pytest.raises(RequestError, match=re.escape(message)) as caught:
-        read_prompts(path, Choices())
+        read_prompts(path, PromptDefaults())
     assert str(caught.value).startswith(f"prompts {path} line 3: ")
 
 
 def test_a_file_of_another_kind_is_refused(write):
     with pytest.raises(RequestError, match=r"ends in '\.csv': expected \.jsonl"):
-        read_prompts(write("a", name="prompts.csv"), Choices())
+        read_prompts(write("a", name="prompts.csv"), PromptDefaults())
 
 
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(RequestError, match="cannot be read \\(No such file"):
-        read_prompts(tmp_path / "none.txt", Choices())
+        read_prompts(tmp_path / "none.txt", PromptDefaults())
 
 
 def test_an_empty_file_is_refused(write):
     with pytest.raises(RequestError, match="holds no prompt: expected one on each"):
-        read_prompts(write("", " "), Choices())
+        read_prompts(write("", " "), PromptDefaults())
 
 
 def test_a_bad_line_says_nothing_of_the_others(tmp_path):
@@ -155,7 +164,7 @@ def test_a_bad_line_says_nothing_of_the_others(tmp_path):
         b'{"prompt": "c", "custom_id": "two", "seed": -1}\n'
         b'{"prompt": "d", "custom_id": "line-5"}'
     )
-    first, *bad, last = PromptFile(path, Choices())
+    first, *bad, last = PromptFile(path, PromptDefaults())
     assert isinstance(first, Prompt)
     assert isinstance(last, Prompt)
     assert (first.custom_id, first.text, first.number) == ("one", "a", 1)
@@ -186,7 +195,7 @@ def test_every_line_has_a_name_and_each_name_one_line(tmp_path_factory, names):
         for name in names
     ]
     path.write_text("\n".join(lines))
-    found = [line.custom_id for line in PromptFile(path, Choices())]
+    found = [line.custom_id for line in PromptFile(path, PromptDefaults())]
     assert len(found) == len(set(found)) == len(names)
 
 
@@ -194,7 +203,7 @@ def test_a_line_that_never_ends_is_not_held_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(prompt_file, "_MAX_LINE_BYTES", 1 << 20)
     path = tmp_path / "prompts.txt"
     path.write_bytes(b"x" * (1 << 20) + b"\n" + b"y" * (5 << 20) + b"\nz")
-    first, second, third = PromptFile(path, Choices())
+    first, second, third = PromptFile(path, PromptDefaults())
     assert isinstance(first, Prompt)
     assert isinstance(third, Prompt)
     assert (len(first.text), third.text, third.number) == (1 << 20, "z", 3)
@@ -203,18 +212,18 @@ def test_a_line_that_never_ends_is_not_held_in_memory(tmp_path, monkeypatch):
 
 def test_a_message_does_not_quote_a_whole_prompt(write):
     line = json.dumps({"prompt": ["long " * 10_000]})
-    (bad,) = PromptFile(write(line), Choices())
+    (bad,) = PromptFile(write(line), PromptDefaults())
     assert len(str(bad)) < 1000
     assert re.search(r"prompt: found \['long .* … .*, expected a text$", str(bad))
 
 
 def test_a_file_may_be_read_again(write):
-    file = PromptFile(write('{"prompt": "a"}', '{"prompt": "b"}'), Choices())
+    file = PromptFile(write('{"prompt": "a"}', '{"prompt": "b"}'), PromptDefaults())
     assert list(file) == list(file)
 
 
 def test_prompts_given_one_by_one_are_checked_too():
-    first, second = prompts_of(("a", "b"), Choices())
+    first, second = make_prompts(("a", "b"), PromptDefaults())
     assert (first.custom_id, second.custom_id) == ("prompt-1", "prompt-2")
     with pytest.raises(RequestError, match="prompt 2: the prompt is empty"):
-        prompts_of(("a", ""), Choices())
+        make_prompts(("a", ""), PromptDefaults())

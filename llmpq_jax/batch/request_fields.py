@@ -1,0 +1,126 @@
+"""Request fields that every form of a line has, as pydantic models with one-line errors."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from llmpq_jax.batch.prompt import Form, PromptContent
+from llmpq_jax.errors import RequestError
+
+
+def complaint(text: str, *, at: str = "") -> PydanticCustomError:
+    """Returns the error to raise in a validator.
+
+    Args:
+        text: What was found and expected.
+        at: Path below the validated value, such as ".seed" or "[2]".
+    """
+    return PydanticCustomError("complaint", "{text}", {"text": text, "at": at})
+
+
+class CheckedModel(BaseModel):
+    """A model of parsed JSON: strict types, unknown keys refused.
+
+    A field's `description` is what an error says was expected there, `expected` what it
+    says of a whole object.
+    """
+
+    expected: ClassVar[str] = "an object"
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, at: str = "") -> Self:
+        """Returns the values as a model.
+
+        Args:
+            values: Parsed JSON object.
+            at: Path of the object within its line, for errors.
+
+        Raises:
+            RequestError: If a value is missing, unknown or of another type; missing
+                ones are reported last.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as reason:
+            first = min(reason.errors(), key=lambda each: each["type"] == "missing")
+            raise RequestError(_one_line(cls, first, at)) from reason
+
+    @classmethod
+    def refusal(cls, key: str, value: Any) -> str:
+        """Returns what is wrong with a key that is not a field."""
+        del key, value
+        return f"unknown key; expected one of {', '.join(cls.model_fields)}"
+
+
+class RequestFields(CheckedModel):
+    """Fields common to all forms of a request, and what all forms can be asked for."""
+
+    form: ClassVar[Form]
+
+    max_tokens: int | None = Field(None, description="a whole number")
+    temperature: int | float | None = Field(None, description="a number")
+    top_k: int | None = Field(None, description="a whole number")
+    top_p: int | float | None = Field(None, description="a number")
+    seed: int | None = Field(None, description="a whole number")
+    stop: str | list[Any] | None = Field(None, description="a text or a list of them")
+
+    @property
+    @abstractmethod
+    def content(self) -> PromptContent:
+        """The prompt, or the messages of a conversation."""
+
+    @property
+    def new_tokens_limit(self) -> int | None:
+        """Maximum number of new tokens; None if the request leaves it open."""
+        return self.max_tokens
+
+    @property
+    def num_choices(self) -> int:
+        """Number of continuations."""
+        return 1
+
+    @property
+    def num_top_logprobs(self) -> int | None:
+        """Number of likeliest tokens to list; None for no log-probabilities."""
+        return None
+
+    @property
+    def served_model(self) -> str | None:
+        """Name that the request gives to the model, if any."""
+        return None
+
+
+def _one_line(model: type[CheckedModel], detail: ErrorDetails, at: str) -> str:
+    """Formats an error as "key: found …, expected …"."""
+    inner: Any = model
+    expected = None
+    for part in detail["loc"]:
+        if isinstance(part, int):
+            (inner,) = get_args(inner)
+            expected = inner.expected
+            at = f"{at}[{part}]"
+        elif isinstance(inner, type) and issubclass(inner, CheckedModel):
+            at = f"{at}.{part}".removeprefix(".")
+            if detail["type"] == "extra_forbidden" and part not in inner.model_fields:
+                return f"{at}: {inner.refusal(part, detail['input'])}"
+            field = inner.model_fields[part]
+            inner, expected = field.annotation, field.description
+        else:
+            break  # The rest names a member of a union.
+    match detail["type"]:
+        case "complaint":
+            at += detail.get("ctx", {})["at"]
+            return f"{at.removeprefix('.')}: {detail['msg']}"
+        case "missing":
+            return f"{at}: missing, expected {expected}"
+        case "too_short":
+            return f"{at}: found none, expected at least one"
+        case _:
+            return f"{at}: found {detail['input']!r}, expected {expected}"
