@@ -16,7 +16,7 @@ from llmpq_jax.schema.cluster import Node
 from llmpq_jax.schema.measurements import Measurements, Phase
 
 
-def serial_fraction(
+def node_serial_fraction(
     node: Node, measurements: Measurements, phase: Phase
 ) -> float | None:
     """Returns s, see the module; nothing where devices share nothing.

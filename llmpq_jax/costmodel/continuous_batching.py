@@ -28,54 +28,56 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import chain, repeat
 
-from llmpq_jax.schema.buckets import STEPS_AT_ONCE, bucket_length
+from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL, bucket_length
 from llmpq_jax.schema.measurements import Phase
 from llmpq_jax.schema.workload import MicroBatch, Workload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Service:
+class ExpectedSchedule:
     """How a workload is expected to be served.
 
     Attributes:
-        first_tokens: What the first prompts are padded to, a bucket.
+        padded_prompt_length: What the first prompts are padded to, a bucket.
         num_prefill: Micro-batches in which they are prefilled.
         num_rounds: Decode steps of the group that takes longest.
         num_decode: Groups busy in a round of decode, mean over the rounds; at least 1.
         refills: Prompts prefilled alone, by the bucket they are padded to, for each
             decode step of any group; for each of the first prefills where there is no
             decode step at all.
-        calls_per_step: For each decode step of any group, calls of a stage that is the
+        dispatches_per_step: For each decode step of any group, calls of a stage that is the
             whole model; at most 1.
     """
 
-    first_tokens: int
+    padded_prompt_length: int
     num_prefill: int
     num_rounds: int
     num_decode: float
     refills: tuple[tuple[int, float], ...] = ()
-    calls_per_step: float = 1.0
+    dispatches_per_step: float = 1.0
 
     @property
     def new_tokens(self) -> int:
         """As many as a fixed batch of so many rounds has."""
         return self.num_rounds + 1
 
-    def refills_of(self, phase: Phase) -> tuple[tuple[int, float], ...]:
+    def refills_in(self, phase: Phase) -> tuple[tuple[int, float], ...]:
         """Returns the refills that are counted with a phase's micro-batches."""
         return self.refills if (phase == "decode") == (self.num_rounds > 0) else ()
 
 
-def expected_service(workload: Workload, micro_batch: MicroBatch) -> Service:
+def expected_schedule(workload: Workload, micro_batch: MicroBatch) -> ExpectedSchedule:
     """Follows the driver through a workload, row by row."""
     if workload.lengths is None:
         num_rounds = workload.expected(workload.new_tokens) - 1
-        return Service(
-            first_tokens=bucket_length(workload.prompt_length),
+        return ExpectedSchedule(
+            padded_prompt_length=bucket_length(workload.prompt_length),
             num_prefill=-(-workload.batch // micro_batch.prefill),
             num_rounds=num_rounds,
             num_decode=-(-workload.batch // micro_batch.decode),
-            calls_per_step=_num_calls(num_rounds) / num_rounds if num_rounds else 1.0,
+            dispatches_per_step=_num_calls(num_rounds) / num_rounds
+            if num_rounds
+            else 1.0,
         )
     step = max(micro_batch.prefill, micro_batch.decode)
     num_slots_free = -(-workload.batch // step) * step
@@ -108,8 +110,8 @@ def expected_service(workload: Workload, micro_batch: MicroBatch) -> Service:
         _num_calls(last - stop) for last, stop in zip(last_step, stopped, strict=True)
     )
     counts = Counter(prompt for prompt, _ in waiting)
-    return Service(
-        first_tokens=max(prompt for prompt, _ in first),
+    return ExpectedSchedule(
+        padded_prompt_length=max(prompt for prompt, _ in first),
         num_prefill=num_prefill,
         num_rounds=num_rounds,
         num_decode=num_steps / num_rounds if num_rounds else 1,
@@ -117,10 +119,10 @@ def expected_service(workload: Workload, micro_batch: MicroBatch) -> Service:
             (tokens, count / (num_steps or num_prefill))
             for tokens, count in sorted(counts.items())
         ),
-        calls_per_step=num_calls / num_steps if num_steps else 1.0,
+        dispatches_per_step=num_calls / num_steps if num_steps else 1.0,
     )
 
 
 def _num_calls(num_steps: int) -> int:
     """Returns how many calls so many steps on end take on a whole model."""
-    return -(-num_steps // STEPS_AT_ONCE)
+    return -(-num_steps // MAX_STEPS_PER_CALL)

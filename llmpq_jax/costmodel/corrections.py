@@ -7,7 +7,7 @@ from collections import defaultdict
 from llmpq_jax.schema.measurements import Measurements, Phase
 
 
-def observed_factors(measurements: Measurements) -> dict[tuple[str, Phase], float]:
+def correction_factors(measurements: Measurements) -> dict[tuple[str, Phase], float]:
     """Returns by kind and phase how many times as long as foretold its stages took.
 
     All runs together count, each by its seconds: Σ measured / Σ predicted.

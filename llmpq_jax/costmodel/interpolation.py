@@ -31,7 +31,7 @@ _STRAIGHT = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Surface:
+class InterpolatedLatency:
     """Seconds over one or two sizes.
 
     Attributes:
@@ -95,13 +95,13 @@ class Surface:
         return self.law(points) + straight
 
 
-def fit_surface(
+def fit_interpolated_latency(
     sizes: npt.ArrayLike,
     seconds: npt.ArrayLike,
     exponents: npt.ArrayLike,
     *,
     noise: float = 0.0,
-) -> Surface:
+) -> InterpolatedLatency:
     """Fits law and table to measurements, and keeps what foretells better.
 
     Where the measured seconds leave the law by no more than their own noise, the law
@@ -119,7 +119,7 @@ def fit_surface(
     law = np.maximum(features(points, powers) @ coefficients, np.finfo(float).tiny)
     departures = np.abs(values / law - 1.0)
     axes = tuple(np.concatenate([[0.0], np.unique(sizes)]) for sizes in points.T)
-    return Surface(
+    return InterpolatedLatency(
         axes=axes,
         values=_table(axes, points, values, powers, coefficients),
         exponents=powers,

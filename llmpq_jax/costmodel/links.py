@@ -11,7 +11,7 @@ from llmpq_jax.schema.measurements import LinkTime, Measurements
 LINK_FEATURES = [(1,), (0,)]
 
 
-def hop_s(
+def transfer_s(
     cluster: Cluster,
     measurements: Measurements,
     *,

@@ -22,7 +22,7 @@ from llmpq_jax.schema.strategy import PrecisionChoice
 from llmpq_jax.schema.workload import MicroBatch, Workload
 
 # One micro-batch is worked on while the next one arrives.
-NUM_RECEIVED = 2
+NUM_RECEIVE_BUFFERS = 2
 _LOGIT_BYTES = 4
 
 
@@ -123,7 +123,7 @@ def sent_bytes(
 ) -> int:
     """Returns the bytes of the largest hidden states that stages hand on at once.
 
-    Each stage holds its own; one that does not embed also `NUM_RECEIVED` of its
+    Each stage holds its own; one that does not embed also `NUM_RECEIVE_BUFFERS` of its
     predecessor's.
     """
     prompt = bucket_length(workload.prompt_length)

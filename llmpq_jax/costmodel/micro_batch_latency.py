@@ -12,7 +12,7 @@ from llmpq_jax.schema.precision import Bits, HeadBits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PassSize:
+class MicroBatchShape:
     """How large a micro-batch is.
 
     Attributes:
@@ -31,11 +31,11 @@ class PassSize:
     num_steps: int = 1
 
 
-def pass_s(
+def micro_batch_s(
     latency: LatencyModel,
     kind: str,
     bits: Sequence[Bits],
-    size: PassSize,
+    size: MicroBatchShape,
     *,
     has_embedding: bool,
     head_bits: HeadBits | None,
@@ -57,15 +57,15 @@ def pass_s(
     phase, rows = size.phase, size.rows
     is_step = phase == "decode"
     # As in `LatencyModel.decode_s`: some kernels end at a row's length, others do not.
-    length = size.slots if is_step and kind not in latency.growing else size.tokens
-    seconds = latency.call_s(kind, phase) / size.num_steps
+    length = size.slots if is_step and kind not in latency.varlen_kinds else size.tokens
+    seconds = latency.dispatch_s(kind, phase) / size.num_steps
     for layer_bits, count in Counter(bits).items():
         seconds += count * latency.layer_s(
             kind, phase, layer_bits, rows=rows, lengths=length
         )
     if has_embedding:
         looked_up = rows if is_step else round(rows * size.tokens)
-        seconds += latency.end_s(kind, phase, "embedding", rows=looked_up)
+        seconds += latency.vocabulary_layer_s(kind, phase, "embedding", rows=looked_up)
     if head_bits is not None:
-        seconds += latency.end_s(kind, phase, "head", head_bits, rows=rows)
+        seconds += latency.vocabulary_layer_s(kind, phase, "head", head_bits, rows=rows)
     return seconds

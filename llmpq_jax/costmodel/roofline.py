@@ -24,12 +24,12 @@ from llmpq_jax.arch.tensors import head_tensors, layer_tensors, tensors_bytes
 from llmpq_jax.costmodel.prefill_memory import prefill_shape, prefill_working_bytes
 from llmpq_jax.schema.buckets import PREFILL_CHUNK_TOKENS, bucket_length
 from llmpq_jax.schema.measurements import (
-    EndTime,
     LayerTime,
     LinkTime,
     MeasuredKind,
     Measurements,
     Phase,
+    VocabularyLayerTime,
 )
 from llmpq_jax.schema.precision import (
     ACTIVATION_BYTES,
@@ -44,20 +44,20 @@ from llmpq_jax.schema.workload import Workload
 
 # Assumptions, not figures: what well-written programs reach of a maker's numbers, and
 # what starting the few dozen programs of a layer costs.
-REACHED_FLOPS = 0.6
-REACHED_BANDWIDTH = 0.8
-LAYER_START_S = 40e-6
-END_START_S = 40e-6
+FLOPS_EFFICIENCY = 0.6
+BANDWIDTH_EFFICIENCY = 0.8
+LAYER_LAUNCH_S = 40e-6
+VOCABULARY_LAYER_LAUNCH_S = 40e-6
 # Two kinds without a [[link]] are joined like this: a PCIe 3 slot, one way.
 LINK_BYTES_PER_S = 12e9
-LINK_START_S = 30e-6
+LINK_LATENCY_S = 30e-6
 
 HEADS: tuple[HeadBits, ...] = (16, 8)
 CACHES: tuple[KvBits, ...] = (16, 8)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InsideNode:
+class NodeInterconnect:
     """How devices of a kind work together inside one node.
 
     Attributes:
@@ -68,7 +68,7 @@ class InsideNode:
 
     widths: tuple[int, ...] = ()
     bandwidth_bytes_per_s: float = LINK_BYTES_PER_S
-    latency_s: float = LINK_START_S
+    latency_s: float = LINK_LATENCY_S
 
     def reduce_s(self, num_bytes: int, width: int) -> float:
         """Returns the seconds of a ring all-reduce; 0 on one device."""
@@ -85,7 +85,7 @@ def roofline(
     name: str,
     activations: Activations = "bfloat16",
     group_size: int = 128,
-    inside: Mapping[str, InsideNode] | None = None,
+    interconnects: Mapping[str, NodeInterconnect] | None = None,
 ) -> Measurements:
     """Foretells every row a plan of this workload may ask for.
 
@@ -97,9 +97,9 @@ def roofline(
         name: Of the model, for people.
         activations: Type of hidden states.
         group_size: Of int4 groups.
-        inside: By kind, where layers may be spread over several devices.
+        interconnects: By kind, where layers may be spread over several devices.
     """
-    inside = inside or {}
+    interconnects = interconnects or {}
     kinds, sizes = tuple(kinds), sorted(set(rows))
     prompts = workload.prompt_buckets
     slots = bucket_length(workload.context_length)
@@ -118,10 +118,10 @@ def roofline(
             activations,
             group_size,
             width,
-            inside.get(kind.name, _ALONE),
+            interconnects.get(kind.name, _ALONE),
         )
         for kind in kinds
-        for width in (1, *inside.get(kind.name, _ALONE).widths)
+        for width in (1, *interconnects.get(kind.name, _ALONE).widths)
         for phase, length in lengths
         for bits in ALL_BITS
         for kv_bits in CACHES
@@ -150,7 +150,7 @@ def roofline(
             for kind in kinds
         ),
         layers=tuple(of_layer),
-        ends=tuple(of_ends),
+        vocabulary_layers=tuple(of_ends),
         links=tuple(_links(kinds)),
     )
 
@@ -167,7 +167,7 @@ def _layer(
     activations: Activations,
     group_size: int,
     width: int,
-    inside: InsideNode,
+    inside: NodeInterconnect,
 ) -> LayerTime:
     a = architecture
     tokens = length if phase == "prefill" else 1
@@ -214,14 +214,14 @@ def _layer(
         length=length,
         slots=chunked_slots,
         seconds=_seconds(kind, products + attention, traffic)
-        + LAYER_START_S
+        + LAYER_LAUNCH_S
         + 2 * reduced,
         spread=0.0,
         workspace_bytes=worked_in + unpacked,
     )
 
 
-_ALONE = InsideNode()
+_ALONE = NodeInterconnect()
 # Up to so many rows a product reads packed weights as it goes.
 _FEW_ROWS = 32
 
@@ -233,17 +233,17 @@ def _ends(
     prompts: tuple[int, ...],
     activations: Activations,
     group_size: int,
-) -> Iterator[EndTime]:
+) -> Iterator[VocabularyLayerTime]:
     a = architecture
     size = ACTIVATION_BYTES[activations]
     tokens = {num * prompt for num in sizes for prompt in prompts}
     for rows in sorted({*sizes, *tokens}):
         hidden = rows * a.hidden_size * size
-        yield EndTime(
+        yield VocabularyLayerTime(
             kind=kind.name,
             part="embedding",
             rows=rows,
-            seconds=_seconds(kind, 0.0, 2 * hidden) + END_START_S,
+            seconds=_seconds(kind, 0.0, 2 * hidden) + VOCABULARY_LAYER_LAUNCH_S,
             spread=0.0,
             workspace_bytes=hidden,
         )
@@ -252,12 +252,13 @@ def _ends(
         for rows in sizes:
             logits = rows * a.vocabulary_size * 4
             flops = 2.0 * rows * a.embedding_size * a.vocabulary_size
-            yield EndTime(
+            yield VocabularyLayerTime(
                 kind=kind.name,
                 part="head",
                 bits=bits,
                 rows=rows,
-                seconds=_seconds(kind, flops, weights + 2 * logits) + END_START_S,
+                seconds=_seconds(kind, flops, weights + 2 * logits)
+                + VOCABULARY_LAYER_LAUNCH_S,
                 spread=0.0,
                 workspace_bytes=2 * logits,
             )
@@ -271,11 +272,13 @@ def _links(kinds: tuple[DeviceKind, ...]) -> Iterator[LinkTime]:
                     source_kind=source.name,
                     target_kind=target.name,
                     num_bytes=num_bytes,
-                    seconds=LINK_START_S + num_bytes / LINK_BYTES_PER_S,
+                    seconds=LINK_LATENCY_S + num_bytes / LINK_BYTES_PER_S,
                     spread=0.0,
                 )
 
 
 def _seconds(kind: DeviceKind, flops: float, num_bytes: float) -> float:
-    arithmetic = flops / (REACHED_FLOPS * kind.flops)
-    return max(arithmetic, num_bytes / (REACHED_BANDWIDTH * kind.bandwidth_bytes_per_s))
+    arithmetic = flops / (FLOPS_EFFICIENCY * kind.flops)
+    return max(
+        arithmetic, num_bytes / (BANDWIDTH_EFFICIENCY * kind.bandwidth_bytes_per_s)
+    )

@@ -15,11 +15,11 @@ import numpy as np
 
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.costmodel.latency import (
-    END_FEATURES,
     LAYER_FEATURES,
-    EndKey,
+    VOCABULARY_LAYER_FEATURES,
     LayerKey,
-    Part,
+    VocabularyLayer,
+    VocabularyLayerKey,
 )
 from llmpq_jax.costmodel.monotone_table import MonotoneTable, fit_table
 from llmpq_jax.costmodel.prefill_memory import prefill_shape, prefill_working_bytes
@@ -46,14 +46,14 @@ class WorkspaceModel:
         kv_bits: Of the cache.
         layers: By kind, phase, bits and tensor width: of prefill over bytes of
             `prefill_working_bytes`, of decode over (rows, tokens).
-        ends: By kind, part and bits, over rows.
+        vocabulary_layers: By kind, part and bits, over rows.
     """
 
     architecture: Architecture
     activations: Activations
     kv_bits: KvBits
     layers: dict[LayerKey, MonotoneTable]
-    ends: dict[EndKey, MonotoneTable]
+    vocabulary_layers: dict[VocabularyLayerKey, MonotoneTable]
 
     def layer_bytes(
         self,
@@ -114,14 +114,16 @@ class WorkspaceModel:
         """Returns the workspace of embedding a micro-batch of either phase."""
         prompt = bucket_length(workload.prompt_length)
         rows = max(micro_batch.prefill * prompt, micro_batch.decode)
-        return self.end_bytes(kind, "embedding", 16, rows=rows)
+        return self.vocabulary_layer_bytes(kind, "embedding", 16, rows=rows)
 
     def head_bytes(self, kind: str, bits: HeadBits, *, micro_batch: MicroBatch) -> int:
         """Returns the workspace of the head on a micro-batch of either phase."""
         rows = max(micro_batch.prefill, micro_batch.decode)
-        return self.end_bytes(kind, "head", bits, rows=rows)
+        return self.vocabulary_layer_bytes(kind, "head", bits, rows=rows)
 
-    def end_bytes(self, kind: str, part: Part, bits: HeadBits, *, rows: int) -> int:
+    def vocabulary_layer_bytes(
+        self, kind: str, part: VocabularyLayer, bits: HeadBits, *, rows: int
+    ) -> int:
         """Returns the workspace of an end on so many rows."""
         return ceil(float(self._end((kind, part, bits))(rows)))
 
@@ -132,12 +134,12 @@ class WorkspaceModel:
             raise MeasurementError(msg)
         return self.layers[key]
 
-    def _end(self, key: EndKey) -> MonotoneTable:
-        if key not in self.ends:
+    def _end(self, key: VocabularyLayerKey) -> MonotoneTable:
+        if key not in self.vocabulary_layers:
             kind, part, bits = key
-            msg = f"measurements: no workspace of the {part} at {bits} bits on {kind!r}: expected [[end]] rows of it; measure with `llmpq-jax profile`"
+            msg = f"measurements: no workspace of the {part} at {bits} bits on {kind!r}: expected [[vocabulary_layer]] rows of it; measure with `llmpq-jax profile`"
             raise MeasurementError(msg)
-        return self.ends[key]
+        return self.vocabulary_layers[key]
 
 
 def fit_workspace(
@@ -159,8 +161,8 @@ def fit_workspace(
     for row in measurements.layers:
         if row.kv_bits == kv_bits:
             layers[row.kind, row.phase, row.bits, row.tensor].append(row)
-    ends: dict[EndKey, list[tuple[int, int]]] = defaultdict(list)
-    for row in measurements.ends:
+    ends: dict[VocabularyLayerKey, list[tuple[int, int]]] = defaultdict(list)
+    for row in measurements.vocabulary_layers:
         ends[row.kind, row.part, row.bits].append((row.rows, row.workspace_bytes))
 
     def place(row: LayerTime) -> tuple[int, ...]:
@@ -203,11 +205,11 @@ def fit_workspace(
         activations=activations,
         kv_bits=kv_bits,
         layers={key: fitted(key, rows) for key, rows in layers.items()},
-        ends={
+        vocabulary_layers={
             key: fit_table(
                 [row[:1] for row in rows],
                 [row[1] for row in rows],
-                END_FEATURES,
+                VOCABULARY_LAYER_FEATURES,
                 is_upper=True,
             )
             for key, rows in ends.items()

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from rich.table import Table
 
-from llmpq_jax.costmodel.corrections import observed_factors
+from llmpq_jax.costmodel.corrections import correction_factors
 from llmpq_jax.report._table_style import add_columns, new_table
 from llmpq_jax.schema.measurements import PHASES, LinkTime, Measurements
 from llmpq_jax.units import format_bytes, format_seconds
@@ -20,7 +20,7 @@ def observed_table(measurements: Measurements) -> Table:
         *(table, "micro-batches", "foretold", "taken", "ratio", "all runs"),
         justify="right",
     )
-    factors = observed_factors(measurements)
+    factors = correction_factors(measurements)
     for row in measurements.observed:
         table.add_row(
             *(row.run, row.kind, row.phase, f"{row.num_passes:,}"),
@@ -52,7 +52,7 @@ def links_table(links: Sequence[LinkTime]) -> Table:
 
 def factor_lines(measurements: Measurements, kinds: Collection[str]) -> list[str]:
     """Says of each of some kinds what its predictions are multiplied by."""
-    factors = observed_factors(measurements)
+    factors = correction_factors(measurements)
     found = []
     for kind in kinds:
         told = [

@@ -22,7 +22,7 @@ def bucket_length(length: int) -> int:
 # Decode steps that one call of a stage takes at most which is the whole model. Between
 # calls the host sees the tokens, so rows that have ended take part in as many steps in
 # vain, less one.
-STEPS_AT_ONCE = 8
+MAX_STEPS_PER_CALL = 8
 
 # Of a prompt, computed at a time: enough to keep a processor busy, few enough that
 # attention's scores stay small and other micro-batches get their turn in between.

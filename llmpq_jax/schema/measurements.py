@@ -87,7 +87,7 @@ class LayerTime:
 
 
 @record
-class EndTime:
+class VocabularyLayerTime:
     """The embedding or the head (with its norm and sampling), once through.
 
     Attributes:
@@ -259,7 +259,7 @@ class Measurements:
         group_size: Of int4 groups.
         kinds: In the file `[[kind]]`.
         layers: In the file `[[layer]]`.
-        ends: In the file `[[end]]`.
+        vocabulary_layers: In the file `[[vocabulary_layer]]`.
         dispatch: In the file `[[dispatch]]`; a kind without one is taken to cost nothing.
         links: In the file `[[link]]`.
         shared: In the file `[[shared]]`.
@@ -275,7 +275,9 @@ class Measurements:
     group_size: int
     kinds: Annotated[tuple[MeasuredKind, ...], Field(alias="kind")]
     layers: Annotated[tuple[LayerTime, ...], Field(alias="layer")]
-    ends: Annotated[tuple[EndTime, ...], Field(alias="end")]
+    vocabulary_layers: Annotated[
+        tuple[VocabularyLayerTime, ...], Field(alias="vocabulary_layer")
+    ]
     dispatch: Annotated[tuple[DispatchTime, ...], Field(alias="dispatch")] = ()
     links: Annotated[tuple[LinkTime, ...], Field(alias="link")] = ()
     shared: tuple[SharedCapacity, ...] = ()

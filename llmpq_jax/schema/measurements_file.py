@@ -19,20 +19,20 @@ from llmpq_jax.schema.measurements import (
     Accuracy,
     DispatchTime,
     Drift,
-    EndTime,
     LayerTime,
     LinkTime,
     MeasuredKind,
     Measurements,
     Observed,
     SharedCapacity,
+    VocabularyLayerTime,
 )
 from llmpq_jax.schema.toml import decode_record, to_toml
 
 Row: TypeAlias = (
     MeasuredKind
     | LayerTime
-    | EndTime
+    | VocabularyLayerTime
     | DispatchTime
     | LinkTime
     | SharedCapacity
@@ -45,7 +45,7 @@ Row: TypeAlias = (
 _TABLES: dict[type[Row], tuple[str, str]] = {
     MeasuredKind: ("kind", "kinds"),
     LayerTime: ("layer", "layers"),
-    EndTime: ("end", "ends"),
+    VocabularyLayerTime: ("vocabulary_layer", "vocabulary_layers"),
     DispatchTime: ("dispatch", "dispatch"),
     LinkTime: ("link", "links"),
     SharedCapacity: ("shared", "shared"),

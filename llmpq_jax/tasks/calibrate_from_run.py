@@ -15,9 +15,9 @@ from llmpq_jax.arch.fingerprint import (
     strategy_fingerprint,
 )
 from llmpq_jax.arch.measurement_checks import check_measurements
-from llmpq_jax.costmodel.contention import serial_fraction
+from llmpq_jax.costmodel.contention import node_serial_fraction
 from llmpq_jax.costmodel.latency import LatencyModel, fit_latency
-from llmpq_jax.costmodel.micro_batch_latency import PassSize, pass_s
+from llmpq_jax.costmodel.micro_batch_latency import MicroBatchShape, micro_batch_s
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.files import write_text
 from llmpq_jax.runtime.analysis.run_file import RecordedRun, read_run
@@ -155,13 +155,13 @@ def _added_up(
     latency = _uncorrected(table, strategy)
     last = len(strategy.stages) - 1
     nodes = {node_device.node.name: node_device.node for node_device in node_devices}
-    known: dict[tuple[int, PassSize], float] = {}
+    known: dict[tuple[int, MicroBatchShape], float] = {}
     sums: dict[tuple[str, Phase], _Sums] = defaultdict(_Sums)
     for batch in run.batches:
         own = uncontended_seconds(
             strategy,
             batch.events,
-            lambda node, phase: serial_fraction(nodes[node], table, phase),
+            lambda node, phase: node_serial_fraction(nodes[node], table, phase),
         )
         for event, measured_s in zip(batch.events, own, strict=True):
             if len(strategy.stages[event.stage].devices) == 1:
@@ -172,7 +172,7 @@ def _added_up(
             if len(stage.devices) > 1:
                 continue
             if (number, size) not in known:
-                known[number, size] = pass_s(
+                known[number, size] = micro_batch_s(
                     latency,
                     kind,
                     stage.bits,
@@ -186,11 +186,11 @@ def _added_up(
     return sums
 
 
-def _passes(batch: BatchRecord) -> Iterator[tuple[int, PassSize, int]]:
+def _passes(batch: BatchRecord) -> Iterator[tuple[int, MicroBatchShape, int]]:
     """Yields micro-batches that went through stages whole: the stage, and how often."""
-    prompts: dict[tuple[int, int], PassSize] = {}
+    prompts: dict[tuple[int, int], MicroBatchShape] = {}
     for event in batch.events:
-        size = PassSize(
+        size = MicroBatchShape(
             phase=event.phase,
             rows=event.rows,
             tokens=event.tokens,

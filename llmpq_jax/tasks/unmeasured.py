@@ -12,7 +12,7 @@ from llmpq_jax.arch.catalogue import read_catalogue
 from llmpq_jax.arch.fingerprint import config_fingerprint
 from llmpq_jax.arch.tensors import tensor_widths
 from llmpq_jax.costmodel.assumed_sensitivity import assumed_sensitivity
-from llmpq_jax.costmodel.roofline import InsideNode, roofline
+from llmpq_jax.costmodel.roofline import NodeInterconnect, roofline
 from llmpq_jax.planner.instance.micro_batches import micro_batches
 from llmpq_jax.schema.cluster import Cluster, NodeDevice
 from llmpq_jax.schema.measurements import Measurements
@@ -59,13 +59,15 @@ def roofline_measurements(
         # Prompts that take the places of others are prefilled one by one.
         rows={1, *(rows for pair in pairs for rows in (pair.prefill, pair.decode))},
         name=model.name,
-        inside={kind: _inside(cluster, kind, architecture, tensor) for kind in used},
+        interconnects={
+            kind: _inside(cluster, kind, architecture, tensor) for kind in used
+        },
     )
 
 
 def _inside(
     cluster: Cluster, kind: str, architecture: Architecture, tensor: Collection[int]
-) -> InsideNode:
+) -> NodeInterconnect:
     """How a kind's devices reduce: by the slowest link of all nodes with several."""
     groups: dict[str, list[NodeDevice]] = {}
     for node_device in cluster.node_devices:
@@ -73,16 +75,16 @@ def _inside(
             groups.setdefault(node_device.node.name, []).append(node_device)
     several = [group for group in groups.values() if len(group) > 1]
     if not several:
-        return InsideNode()
+        return NodeInterconnect()
     most = max(len(group) for group in several)
     found = [cluster.link_between(group[0], group[1]) for group in several]
-    usual = InsideNode()
+    usual = NodeInterconnect()
     bandwidths = [link.bandwidth_bytes_per_s for link in found if link]
     latencies = [link.latency_s for link in found if link]
     if None in found:
         bandwidths.append(usual.bandwidth_bytes_per_s)
         latencies.append(usual.latency_s)
-    return InsideNode(
+    return NodeInterconnect(
         widths=tuple(
             width
             for width in tensor_widths(architecture, most)

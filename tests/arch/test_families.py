@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING
 
 from llmpq_jax.arch.architecture import Architecture, Rope
 from llmpq_jax.arch.families import FAMILIES, read_architecture
-from llmpq_jax.arch.families._family import COMMON_HARMLESS, COMMON_NEUTRAL
+from llmpq_jax.arch.families._family import COMMON_FIXED_VALUES, COMMON_IGNORED_KEYS
 from llmpq_jax.errors import SpecError, UnsupportedModelError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "models"
@@ -61,10 +61,10 @@ def test_every_key_that_transformers_writes_has_a_place(family: str) -> None:
     table = FAMILIES[family]
     known = {
         *table.defaults,
-        *table.harmless,
-        *table.neutral,
-        *COMMON_HARMLESS,
-        *COMMON_NEUTRAL,
+        *table.ignored_keys,
+        *table.fixed_values,
+        *COMMON_IGNORED_KEYS,
+        *COMMON_FIXED_VALUES,
     }
     assert {field.name for field in fields(config_class)} <= known
     assert read(config_class().to_dict()) == read({"model_type": family})

@@ -20,13 +20,13 @@ from llmpq_jax.schema.measurements import (
     Accuracy,
     DispatchTime,
     Drift,
-    EndTime,
     LayerTime,
     LinkTime,
     MeasuredKind,
     Measurements,
     Observed,
     SharedCapacity,
+    VocabularyLayerTime,
 )
 from llmpq_jax.schema.measurements_file import (
     Row,
@@ -44,7 +44,7 @@ HEADER = Measurements(
     group_size=128,
     kinds=(),
     layers=(),
-    ends=(),
+    vocabulary_layers=(),
 )
 ROWS = (
     MeasuredKind(
@@ -65,7 +65,7 @@ ROWS = (
         spread=0.031,
         workspace_bytes=123456,
     ),
-    EndTime(
+    VocabularyLayerTime(
         kind="prozessor-für-alles",
         part="head",
         bits=8,

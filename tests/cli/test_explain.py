@@ -124,7 +124,7 @@ def test_a_source_that_is_no_longer_there_is_named(fails, plan, tmp_path):
 
 def test_other_measurements_are_told(run, plan, measurements, tmp_path):
     table = read_measurements(measurements)
-    rows = (*table.kinds, *table.layers, *table.ends, *table.links)
+    rows = (*table.kinds, *table.layers, *table.vocabulary_layers, *table.links)
     other = tmp_path / "other.toml"
     other.write_text(header_text(table) + "".join(map(row_text, rows)) + "\n# other\n")
     words = ("--measurements", other, "--without-solving")

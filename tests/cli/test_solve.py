@@ -288,7 +288,7 @@ def test_a_stage_over_two_devices_is_planned_written_and_served(
     # So slow on one device that no noise of the ends decides.
     alone = [replace(row, seconds=1000 * row.seconds) for row in measured.layers]
     rows = [
-        *(*measured.kinds, *alone, *measured.ends, *measured.links),
+        *(*measured.kinds, *alone, *measured.vocabulary_layers, *measured.links),
         *(replace(row, tensor=2) for row in measured.layers),
     ]
     path.write_text(header_text(measured) + "".join(map(row_text, rows)))

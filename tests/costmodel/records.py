@@ -5,11 +5,11 @@ from __future__ import annotations
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.schema.cluster import Cluster, Device, Link, Node
 from llmpq_jax.schema.measurements import (
-    EndTime,
     LayerTime,
     LinkTime,
     MeasuredKind,
     Measurements,
+    VocabularyLayerTime,
 )
 from llmpq_jax.schema.precision import Activations, Bits, HeadBits
 
@@ -61,7 +61,7 @@ def layer_time(
 
 
 def end_time(part, rows, seconds, *, bits: HeadBits = 16, workspace=0):
-    return EndTime(
+    return VocabularyLayerTime(
         kind="cpu",
         part=part,
         bits=bits,
@@ -92,7 +92,9 @@ def measurements(*rows, activations: Activations = "float32"):
         group_size=128,
         kinds=tuple(row for row in rows if isinstance(row, MeasuredKind)),
         layers=tuple(row for row in rows if isinstance(row, LayerTime)),
-        ends=tuple(row for row in rows if isinstance(row, EndTime)),
+        vocabulary_layers=tuple(
+            row for row in rows if isinstance(row, VocabularyLayerTime)
+        ),
         links=tuple(row for row in rows if isinstance(row, LinkTime)),
     )
 

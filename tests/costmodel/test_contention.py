@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_jax.costmodel.contention import serial_fraction
+from llmpq_jax.costmodel.contention import node_serial_fraction
 from llmpq_jax.schema.cluster import Device, Node
 from llmpq_jax.schema.measurements import SharedCapacity
 from tests.costmodel.records import layer_time, measured_kind, measurements
@@ -37,7 +37,7 @@ def row(capacity, num_devices=None, phase=None, node="node0"):
 def test_a_node_s_line_is_of_all_its_devices(capacity, expected):
     node = replace(NODE, shared_capacity=capacity)
     measured = table(row(1.1))
-    assert serial_fraction(node, measured, "decode") == pytest.approx(expected)
+    assert node_serial_fraction(node, measured, "decode") == pytest.approx(expected)
 
 
 def test_measured_are_several_numbers_of_devices_in_each_phase():
@@ -49,20 +49,20 @@ def test_measured_are_several_numbers_of_devices_in_each_phase():
         # Measured anew: the last one counts.
         row(2 / 1.3, 2, "decode"),
     )
-    found = serial_fraction(NODE, measured, "decode")
+    found = node_serial_fraction(NODE, measured, "decode")
     assert found == pytest.approx((0.3 + 0.5) / 2)
-    prefill = serial_fraction(NODE, measured, "prefill")
+    prefill = node_serial_fraction(NODE, measured, "prefill")
     assert prefill == pytest.approx(2 / 1.9 - 1)
 
 
 def test_older_rows_are_of_all_devices_and_of_both_phases():
-    assert serial_fraction(NODE, table(row(1.6)), "prefill") == pytest.approx(0.5)
+    assert node_serial_fraction(NODE, table(row(1.6)), "prefill") == pytest.approx(0.5)
 
 
 def test_devices_of_which_nothing_is_said_share_nothing():
-    assert serial_fraction(NODE, NOTHING, "decode") is None
+    assert node_serial_fraction(NODE, NOTHING, "decode") is None
 
 
 def test_a_device_alone_shares_with_nobody():
     node = Node(name="node0", devices=DEVICES[:1], shared_capacity=1.0)
-    assert serial_fraction(node, NOTHING, "decode") == 0.0
+    assert node_serial_fraction(node, NOTHING, "decode") == 0.0

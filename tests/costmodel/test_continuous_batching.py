@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.costmodel.continuous_batching import expected_service
+from llmpq_jax.costmodel.continuous_batching import expected_schedule
 from llmpq_jax.costmodel.pipeline_schedule import pipeline_s
-from llmpq_jax.schema.buckets import STEPS_AT_ONCE
+from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL
 from llmpq_jax.schema.workload import MicroBatch, Workload, workload_of_lengths
 
 
@@ -112,11 +112,11 @@ def simulated(micro_batch, workload, prefill_s, decode_s):
         micro_batch.decode,
         prefill=(micro_batch.prefill, prefill_s),
         decode_s=decode_s,
-        refill_s=refills_of(workload, prefill_s),
+        refill_s=refills_in(workload, prefill_s),
     )
 
 
-def refills_of(workload, prefill_s):
+def refills_in(workload, prefill_s):
     """A prompt alone, as a share of a whole micro-batch by its length."""
     return {
         tokens: [seconds * tokens / 2000 for seconds in prefill_s]
@@ -125,11 +125,11 @@ def refills_of(workload, prefill_s):
 
 
 def planned(micro_batch, workload, prefill_s, decode_s):
-    service = expected_service(workload, micro_batch)
-    refill_s = refills_of(workload, prefill_s)
+    service = expected_schedule(workload, micro_batch)
+    refill_s = refills_in(workload, prefill_s)
 
     def with_refills(phase, seconds):
-        shares = service.refills_of(phase)
+        shares = service.refills_in(phase)
         return [
             own + sum(share * refill_s[tokens][stage] for tokens, share in shares)
             for stage, own in enumerate(seconds)
@@ -200,7 +200,7 @@ def test_the_plan_is_below_it_by_no_more_than_a_mean_of_maxima_exceeds(work):
 @given(works(max_waiting=40))
 def test_refills_are_spread_over_the_steps_and_none_is_lost_or_doubled(work):
     micro_batch, workload, *_ = work
-    service = expected_service(workload, micro_batch)
+    service = expected_schedule(workload, micro_batch)
     steps = service.num_rounds * service.num_decode or service.num_prefill
     step = max(micro_batch.prefill, micro_batch.decode)
     node_devices = -(-workload.batch // step) * step
@@ -228,7 +228,9 @@ def test_a_share_of_the_output_is_a_batch_of_so_many_new_tokens(work, fraction):
     part = Workload(
         batch=8, prompt_length=50, new_tokens=40, output_length_fraction=fraction
     )
-    assert expected_service(part, micro_batch) == expected_service(shorter, micro_batch)
+    assert expected_schedule(part, micro_batch) == expected_schedule(
+        shorter, micro_batch
+    )
     assert part.context_length == whole.context_length
     assert part.expected_new_tokens == shorter.expected_new_tokens
 
@@ -239,7 +241,7 @@ def test_prompts_of_one_length_are_a_fixed_batch(work):
     batch = workload.batch
     interchangeable_groups = workload_of_lengths([(48, 16)] * batch)
     fixed = Workload(batch=batch, prompt_length=48, new_tokens=16)
-    assert expected_service(interchangeable_groups, micro_batch) == expected_service(
+    assert expected_schedule(interchangeable_groups, micro_batch) == expected_schedule(
         fixed, micro_batch
     )
 
@@ -249,10 +251,10 @@ def test_longest_come_first_and_places_are_filled_as_they_fall_free():
     workload = workload_of_lengths(lengths, batch=2)
     assert workload.lengths == ((16, 9, 1), (128, 5, 1), (16, 3, 1), (32, 2, 1))
     assert (workload.longest_context, workload.context_length) == (105, 105)
-    service = expected_service(workload, MicroBatch(prefill=2, decode=1))
+    service = expected_schedule(workload, MicroBatch(prefill=2, decode=1))
     # One place takes 8 steps, the other 4 + 2 + 1.
     assert (service.num_rounds, service.num_decode) == (8, 15 / 8)
-    assert service.first_tokens == 128
+    assert service.padded_prompt_length == 128
     assert service.refills == ((16, 1 / 15), (32, 1 / 15))
     ends = list(accumulate([4, 2, 1]))
     assert all(one < other for one, other in pairwise(ends))
@@ -277,7 +279,7 @@ def calls_of_the_driver(rows, node_devices, decode_rows):
             if not any(left):
                 break
             active = [steps for steps in left if steps]
-            taken = min(STEPS_AT_ONCE, min(active) if waiting else max(active))
+            taken = min(MAX_STEPS_PER_CALL, min(active) if waiting else max(active))
             num_calls += 1
             num_steps += taken
             left = [max(steps - taken, 0) for steps in left]
@@ -300,7 +302,7 @@ def test_calls_of_a_whole_model_are_those_of_the_driver(
     micro_batch = MicroBatch(
         prefill=1 if is_one_group else decode * prefill, decode=decode
     )
-    service = expected_service(workload, micro_batch)
+    service = expected_schedule(workload, micro_batch)
     num_calls, num_steps = calls_of_the_driver(
         sorted((new - 1 for new in new_tokens), reverse=True),
         decode if is_one_group else len(new_tokens),
@@ -308,16 +310,16 @@ def test_calls_of_a_whole_model_are_those_of_the_driver(
     )
     assert service.num_rounds * service.num_decode == pytest.approx(num_steps or 0)
     share = num_calls / num_steps if num_steps else 1.0
-    assert service.calls_per_step == pytest.approx(share)
+    assert service.dispatches_per_step == pytest.approx(share)
 
 
 def test_a_batch_of_rows_alike_calls_once_for_eight_steps():
     micro_batch = MicroBatch(prefill=2, decode=4)
 
-    def calls_per_step(new_tokens):
+    def dispatches_per_step(new_tokens):
         workload = Workload(batch=8, prompt_length=50, new_tokens=new_tokens)
-        return expected_service(workload, micro_batch).calls_per_step
+        return expected_schedule(workload, micro_batch).dispatches_per_step
 
-    assert calls_per_step(65) == 1 / 8
-    assert calls_per_step(66) == 9 / 65
-    assert calls_per_step(2) == calls_per_step(1) == 1.0
+    assert dispatches_per_step(65) == 1 / 8
+    assert dispatches_per_step(66) == 9 / 65
+    assert dispatches_per_step(2) == dispatches_per_step(1) == 1.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.costmodel.interpolation import fit_surface
+from llmpq_jax.costmodel.interpolation import fit_interpolated_latency
 from llmpq_jax.costmodel.latency import LAYER_FEATURES
 from llmpq_jax.costmodel.monotone_table import features
 
@@ -41,7 +41,7 @@ def noisy(seed, spread=0.5):
 @given(seeds, rows, tokens)
 def test_a_law_without_noise_is_found_and_extended(seed, b, s):
     law = law_of(seed)
-    surface = fit_surface(SIZES, seconds(law, SIZES), PREFILL)
+    surface = fit_interpolated_latency(SIZES, seconds(law, SIZES), PREFILL)
     assert float(surface(b, s)) == pytest.approx(seconds(law, [(b, s)])[0], rel=1e-6)
 
 
@@ -53,7 +53,7 @@ def test_seconds_never_fall_and_are_never_negative(seed, b, s, more_b, more_s, d
         node_device for node_device in range(len(SIZES)) if node_device not in left_out
     ]
     values = noisy(seed, spread=0.9)
-    surface = fit_surface([SIZES[k] for k in kept], values[kept], PREFILL)
+    surface = fit_interpolated_latency([SIZES[k] for k in kept], values[kept], PREFILL)
     small, large = float(surface(b, s)), float(surface(b + more_b, s + more_s))
     assert 0.0 <= small <= large * (1 + 1e-9)
 
@@ -63,7 +63,7 @@ def test_a_monotone_table_is_looked_up_exactly(seed, point):
     """Values that no law gives: every step along either axis has a size of its own."""
     steps = np.random.default_rng(seed).uniform(0.1, 10.0, (4, 3))
     values = steps.cumsum(axis=0).cumsum(axis=1).ravel()
-    surface = fit_surface(SIZES, values, PREFILL)
+    surface = fit_interpolated_latency(SIZES, values, PREFILL)
     expected = (
         values[point]
         if surface.is_table
@@ -76,7 +76,7 @@ def test_a_cliff_is_followed_where_the_law_would_miss_it():
     """As where attention's scores outgrow the processor's cache."""
     sizes = [(b, s) for b in (1, 2, 4, 8, 16) for s in (16, 32, 64, 128)]
     values = [b * s * (1.0 if b * s < 500 else 3.0) for b, s in sizes]
-    surface = fit_surface(sizes, values, PREFILL)
+    surface = fit_interpolated_latency(sizes, values, PREFILL)
     assert surface.is_table
     assert float(surface(2, 128)) == pytest.approx(256.0)
     assert float(surface(12, 128)) == pytest.approx(12 * 128 * 3.0, rel=0.01)
@@ -88,30 +88,34 @@ def test_noise_around_a_law_leaves_the_law():
     signs = np.where(np.indices((6, 4)).sum(axis=0).ravel() % 2, 0.7, 1.3)
     law = np.array([0.0, 1.0, 0.0, 0.0])
     values = seconds(law, sizes) * signs
-    surface = fit_surface(sizes, values, PREFILL, noise=0.3)
+    surface = fit_interpolated_latency(sizes, values, PREFILL, noise=0.3)
     assert not surface.is_table
     assert float(surface(3, 40)) == pytest.approx(120, rel=0.03)
-    assert fit_surface(sizes, values, PREFILL, noise=0.1).is_table
+    assert fit_interpolated_latency(sizes, values, PREFILL, noise=0.1).is_table
 
 
 def test_noise_against_the_order_is_taken_out_between_the_two():
-    surface = fit_surface([(1,), (2,), (4,)], [1.0, 3.0, 2.0], [(1,), (0,)])
+    surface = fit_interpolated_latency(
+        [(1,), (2,), (4,)], [1.0, 3.0, 2.0], [(1,), (0,)]
+    )
     assert surface.is_table
     high, low = float(surface(2)), float(surface(4))
     assert 2.0 < high <= low * (1 + 1e-9) < 3.0
 
 
 def test_a_single_point_serves_by_the_law_alone():
-    surface = fit_surface([(4, 16)], [2.0], PREFILL)
+    surface = fit_interpolated_latency([(4, 16)], [2.0], PREFILL)
     assert float(surface(4, 16)) == pytest.approx(2.0)
     assert 0.0 < float(surface(2, 16)) < 2.0 < float(surface(8, 16))
 
 
 def test_a_size_measured_twice_counts_with_its_median():
-    surface = fit_surface([(4,), (4,), (4,)], [1.0, 9.0, 2.0], [(1,), (0,)])
+    surface = fit_interpolated_latency(
+        [(4,), (4,), (4,)], [1.0, 9.0, 2.0], [(1,), (0,)]
+    )
     assert float(surface(4)) == pytest.approx(2.0)
 
 
 def test_sizes_broadcast():
-    surface = fit_surface([(1, 1), (2, 2)], [1.0, 2.0], [(1, 0), (0, 0)])
+    surface = fit_interpolated_latency([(1, 1), (2, 2)], [1.0, 2.0], [(1, 0), (0, 0)])
     assert surface(2, np.arange(1, 4)).shape == (3,)

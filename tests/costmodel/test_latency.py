@@ -83,8 +83,8 @@ def test_one_new_token_takes_no_decode_step():
 
 
 def test_ends_are_known_by_their_bits():
-    assert MODEL.end_s("cpu", "decode", "head", 16, rows=1) == 1.0
-    assert MODEL.end_s("cpu", "decode", "head", 8, rows=3) == 2.0
+    assert MODEL.vocabulary_layer_s("cpu", "decode", "head", 16, rows=1) == 1.0
+    assert MODEL.vocabulary_layer_s("cpu", "decode", "head", 8, rows=3) == 2.0
 
 
 def test_a_layer_measured_in_one_phase_only_is_not_supported():
@@ -104,6 +104,6 @@ def test_what_was_not_measured_is_refused_and_never_free(question):
 
 
 def test_an_end_that_was_not_measured_is_refused():
-    assert not MODEL.supports_end("cpu", "embedding")
+    assert not MODEL.supports_vocabulary_layer("cpu", "embedding")
     with pytest.raises(MeasurementError, match="no embedding at 16 bits on 'cpu'"):
-        MODEL.end_s("cpu", "decode", "embedding", rows=1)
+        MODEL.vocabulary_layer_s("cpu", "decode", "embedding", rows=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmpq_jax.costmodel.links import hop_s
+from llmpq_jax.costmodel.links import transfer_s
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.schema.measurements import LinkTime
 from tests.costmodel.records import measurements, two_nodes
@@ -29,7 +29,7 @@ MEASURED = measurements(
 
 
 def hop(cluster, source, target, num_bytes, measured=MEASURED):
-    return hop_s(
+    return transfer_s(
         cluster,
         measured,
         source=cluster.find(source),

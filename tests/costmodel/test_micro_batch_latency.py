@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from llmpq_jax.costmodel.latency import fit_latency
-from llmpq_jax.costmodel.micro_batch_latency import PassSize, pass_s
+from llmpq_jax.costmodel.micro_batch_latency import MicroBatchShape, micro_batch_s
 from llmpq_jax.schema.measurements import DispatchTime, Observed, Phase
 from tests.costmodel.records import end_time, layer_time, measured_kind, measurements
 
@@ -46,8 +46,8 @@ def observed(phase: Phase, predicted_s, measured_s, record="r"):
 
 
 def foretold(found, phase: Phase, *, head_bits=None, has_embedding=False, tokens=16.0):
-    size = PassSize(phase=phase, rows=4, tokens=tokens, slots=64)
-    return pass_s(
+    size = MicroBatchShape(phase=phase, rows=4, tokens=tokens, slots=64)
+    return micro_batch_s(
         fit_latency(found),
         "cpu",
         (8, 16, 8),
@@ -67,11 +67,11 @@ def test_a_pass_is_its_call_its_layers_and_its_ends():
 
 
 def test_steps_in_one_call_share_it():
-    steps = PassSize(phase="decode", rows=4, tokens=16.0, slots=64, num_steps=8)
+    steps = MicroBatchShape(phase="decode", rows=4, tokens=16.0, slots=64, num_steps=8)
     latency = fit_latency(table())
     ends = {"has_embedding": True, "head_bits": 16}
-    one = pass_s(latency, "cpu", (8,), replace(steps, num_steps=1), **ends)
-    each = pass_s(latency, "cpu", (8,), steps, **ends)
+    one = micro_batch_s(latency, "cpu", (8,), replace(steps, num_steps=1), **ends)
+    each = micro_batch_s(latency, "cpu", (8,), steps, **ends)
     assert one - each == pytest.approx(5e-4 * 7 / 8)
 
 

@@ -14,10 +14,10 @@ from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.measurement_checks import check_measurements
 from llmpq_jax.costmodel.latency import fit_latency
 from llmpq_jax.costmodel.roofline import (
-    LAYER_START_S,
-    REACHED_BANDWIDTH,
-    REACHED_FLOPS,
-    InsideNode,
+    BANDWIDTH_EFFICIENCY,
+    FLOPS_EFFICIENCY,
+    LAYER_LAUNCH_S,
+    NodeInterconnect,
     roofline,
 )
 from llmpq_jax.schema.workload import Workload
@@ -64,7 +64,7 @@ def test_prefill_of_many_tokens_takes_its_arithmetic():
     )
     tokens, hidden = 8 * 512, 7168
     operations = 2 * 12 * hidden**2 * tokens + 4 * tokens * 512 * hidden
-    expected = operations / (REACHED_FLOPS * kind.flops) + LAYER_START_S
+    expected = operations / (FLOPS_EFFICIENCY * kind.flops) + LAYER_LAUNCH_S
     # Norms and biases are 13·h of 12·h² numbers.
     assert found.seconds == pytest.approx(expected, rel=2e-4)
 
@@ -74,7 +74,9 @@ def test_decode_of_one_row_takes_the_reading_of_its_weights():
     found = row(foretold(kind), phase="decode", bits=16, kv_bits=16, batch=1)
     hidden = 7168
     size = 2 * 12 * hidden**2 + 640 * 2 * 2 * hidden
-    expected = size / (REACHED_BANDWIDTH * kind.bandwidth_bytes_per_s) + LAYER_START_S
+    expected = (
+        size / (BANDWIDTH_EFFICIENCY * kind.bandwidth_bytes_per_s) + LAYER_LAUNCH_S
+    )
     # Hidden states of one token are thousands of bytes beside a billion.
     assert found.seconds == pytest.approx(expected, rel=5e-4)
 
@@ -82,14 +84,14 @@ def test_decode_of_one_row_takes_the_reading_of_its_weights():
 def test_a_layer_over_two_devices_does_half_and_sums_twice():
     """OPT-30b in prefill: half of the arithmetic, and two all-reduces of a ring."""
     kind = read_catalogue().find("A100-40")
-    link = InsideNode(widths=(2, 4), bandwidth_bytes_per_s=1e11, latency_s=1e-5)
+    link = NodeInterconnect(widths=(2, 4), bandwidth_bytes_per_s=1e11, latency_s=1e-5)
     measurements = roofline(
         read_architecture(MODELS / "opt-30b"),
         [kind],
         workload=WORKLOAD,
         rows=(8,),
         name="opt-30b",
-        inside={kind.name: link},
+        interconnects={kind.name: link},
     )
     wanted = {"phase": "prefill", "bits": 16, "kv_bits": 16, "batch": 8}
     alone = row(measurements, **wanted, tensor=1)
@@ -99,10 +101,10 @@ def test_a_layer_over_two_devices_does_half_and_sums_twice():
         size = tokens * hidden * 2
         steps = 2 * (width - 1)
         reduced = 2 * steps * (1e-5 + size / width / 1e11)
-        shared = (alone.seconds - LAYER_START_S) / width
+        shared = (alone.seconds - LAYER_LAUNCH_S) / width
         # Norms and biases of outputs are 9·h of 12·h² numbers and are not shared.
         assert found.seconds == pytest.approx(
-            shared + LAYER_START_S + reduced, rel=2e-4
+            shared + LAYER_LAUNCH_S + reduced, rel=2e-4
         )
         assert found.workspace_bytes < alone.workspace_bytes
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import pytest
 
 from llmpq_jax.arch.architecture import Architecture, Rope
-from llmpq_jax.costmodel.latency import Part
+from llmpq_jax.costmodel.latency import VocabularyLayer
 from llmpq_jax.errors import InfeasibleError
 from llmpq_jax.planner import PlanRequest, plan
 from llmpq_jax.schema.cluster import Cluster, Device, Node
-from llmpq_jax.schema.measurements import EndTime, LayerTime, LinkTime, Measurements
+from llmpq_jax.schema.measurements import (
+    LayerTime,
+    LinkTime,
+    Measurements,
+    VocabularyLayerTime,
+)
 from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits
 from llmpq_jax.schema.sensitivity import LayerSensitivity, Sensitivity
 from llmpq_jax.schema.strategy import ModelReference
@@ -24,7 +29,7 @@ LINK_S_PER_BYTE = 1e-9
 # Of a layer over several devices, for each of them.
 MESH_SPEEDUP = 0.8
 # Seconds per row.
-END_RATES: tuple[tuple[Part, HeadBits, float], ...] = (
+END_RATES: tuple[tuple[VocabularyLayer, HeadBits, float], ...] = (
     ("embedding", 16, 1e-8),
     ("head", 16, 4e-6),
     ("head", 8, 3e-6),
@@ -102,7 +107,7 @@ def measurements(*, bits=ALL_BITS, kinds=tuple(SLOWNESS), caches=(16,), tensor=(
         for rows, length in sizes
     ]
     ends = [
-        EndTime(
+        VocabularyLayerTime(
             kind=kind,
             part=part,
             bits=width,
@@ -134,7 +139,7 @@ def measurements(*, bits=ALL_BITS, kinds=tuple(SLOWNESS), caches=(16,), tensor=(
         group_size=128,
         kinds=(),
         layers=tuple(layers),
-        ends=tuple(ends),
+        vocabulary_layers=tuple(ends),
         links=tuple(links),
     )
 

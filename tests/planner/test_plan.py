@@ -77,9 +77,9 @@ def test_predicted_seconds_of_a_lone_stage_are_those_of_its_layers_and_ends():
         model.decode_s("fast", bits, rows=4, workload=asked.workload)
         for bits in stage.bits
     ]
-    ends = model.end_s("fast", "decode", "embedding", rows=4) + model.end_s(
-        "fast", "decode", "head", rows=4
-    )
+    ends = model.vocabulary_layer_s(
+        "fast", "decode", "embedding", rows=4
+    ) + model.vocabulary_layer_s("fast", "decode", "head", rows=4)
     assert stage.predicted.decode_s == pytest.approx(sum(layers) + ends)
 
 
@@ -264,8 +264,8 @@ def test_a_mesh_costs_what_latency_and_memory_model_say_of_it():
         model.decode_s("slow", bits, rows=rows, workload=asked.workload, tensor=2)
         for bits in stage.bits
     ]
-    ends = model.end_s("slow", "decode", "embedding", rows=rows)
-    ends += model.end_s("slow", "decode", "head", rows=rows)
+    ends = model.vocabulary_layer_s("slow", "decode", "embedding", rows=rows)
+    ends += model.vocabulary_layer_s("slow", "decode", "head", rows=rows)
     # One device sends its half of the logits to the other.
     gather = 2e-5 + rows * 2048 // 2 * 4 * 1e-9
     assert stage.predicted.decode_s == pytest.approx(sum(layers) + ends + gather)
@@ -431,10 +431,10 @@ def test_a_pipeline_may_leave_the_cluster_files_order():
     full = measurements()
     ends = tuple(
         row
-        for row in full.ends
+        for row in full.vocabulary_layers
         if (row.kind, row.part) in {("slow", "embedding"), ("fast", "head")}
     )
-    asked = request("fast", "slow", measurements=replace(full, ends=ends))
+    asked = request("fast", "slow", measurements=replace(full, vocabulary_layers=ends))
     first, last = planned(asked).stages
     assert (first.device, last.device) == ("node0/cpu:1", "node0/cpu:0")
 

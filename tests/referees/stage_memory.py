@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.costmodel.memory import (
-    NUM_RECEIVED,
+    NUM_RECEIVE_BUFFERS,
     embedding_bytes,
     gathered_logits_bytes,
     head_bytes,
@@ -89,5 +89,5 @@ def stage_memory(
         if is_last
         else 0,
         workspace=max(needs),
-        buffers=(1 if is_first else 1 + NUM_RECEIVED) * handed_on,
+        buffers=(1 if is_first else 1 + NUM_RECEIVE_BUFFERS) * handed_on,
     )

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from llmpq_jax.errors import MeasurementError
-from llmpq_jax.schema.measurements import EndTime, LayerTime
+from llmpq_jax.schema.measurements import LayerTime, VocabularyLayerTime
 from llmpq_jax.schema.toml import decode_record
 
 LAYER = {
@@ -31,7 +31,7 @@ END = {
 def test_a_row_may_leave_out_what_is_usual():
     row = decode_record(LayerTime, LAYER, where="row")
     assert (row.tensor, row.kv_bits) == (1, 16)
-    assert decode_record(EndTime, END, where="row").bits == 16
+    assert decode_record(VocabularyLayerTime, END, where="row").bits == 16
 
 
 @pytest.mark.parametrize(
@@ -65,4 +65,6 @@ def test_a_wrong_row_is_refused(change, complaint):
 )
 def test_a_wrong_end_is_refused(change, complaint):
     with pytest.raises(MeasurementError, match=complaint):
-        decode_record(EndTime, END | change, where="row", error=MeasurementError)
+        decode_record(
+            VocabularyLayerTime, END | change, where="row", error=MeasurementError
+        )

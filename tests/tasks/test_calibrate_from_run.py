@@ -12,23 +12,23 @@ import pytest
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import layer_shape_fingerprint
 from llmpq_jax.costmodel.assumed_sensitivity import assumed_sensitivity
-from llmpq_jax.costmodel.links import hop_s
+from llmpq_jax.costmodel.links import transfer_s
 from llmpq_jax.errors import LlmpqError
 from llmpq_jax.planner import PlanRequest
 from llmpq_jax.planner.instance.build import make_instance
 from llmpq_jax.planner.instance.candidate import Candidate, evaluate
 from llmpq_jax.planner.instance.problem import make_problem
-from llmpq_jax.runtime.analysis.batch_summary import BatchSummary
+from llmpq_jax.runtime.analysis.batch_recorder import BatchRecorder
 from llmpq_jax.runtime.analysis.run_record import write_run_record
 from llmpq_jax.schema.cluster import Cluster, Device, Link, Node
 from llmpq_jax.schema.measurements import (
     DispatchTime,
-    EndTime,
     LayerTime,
     LinkTime,
     MeasuredKind,
     Measurements,
     SharedCapacity,
+    VocabularyLayerTime,
 )
 from llmpq_jax.schema.measurements_file import (
     header_text,
@@ -103,7 +103,7 @@ def rows_of(kind):
                     )
     for part, bits in (("embedding", 16), ("head", 16), ("head", 8)):
         for count in (1, 64):
-            yield EndTime(
+            yield VocabularyLayerTime(
                 kind=kind,
                 part=part,  # pyright: ignore[reportArgumentType]
                 bits=bits,  # pyright: ignore[reportArgumentType]
@@ -129,7 +129,7 @@ def table(model, tmp_path):
         group_size=128,
         kinds=(),
         layers=(),
-        ends=(),
+        vocabulary_layers=(),
     )
     path = tmp_path / "measurements.toml"
     rows = [row for kind in KINDS for row in rows_of(kind)]
@@ -163,7 +163,7 @@ def events_of(strategy, *, overlap=1, taken=None):
 
 
 def written(path, strategy, events, *, machine: Machine | None = MACHINE):
-    summary = BatchSummary(strategy, started_s=0.0, num_first_prefills=4)
+    summary = BatchRecorder(strategy, started_s=0.0, num_first_prefills=4)
     summary.add(events)
     batch = summary.record(
         ended_s=1.0,
@@ -360,7 +360,7 @@ def test_links_between_nodes_are_told_by_what_went_over_them(
     known = read_measurements(table)
     for num_bytes in (4 * 256, 2 * 16 * 256):
         for source, target in (("node0", "node1"), ("node1", "node0")):
-            found_s = hop_s(
+            found_s = transfer_s(
                 APART,
                 known,
                 source=APART.find(f"{source}/cpu:0"),

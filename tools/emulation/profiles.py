@@ -103,6 +103,7 @@ def joined(parts: Sequence[Measurements]) -> Measurements:
             whole,
             kinds=whole.kinds + tuple(row for row in part.kinds if row.kind in new),
             layers=whole.layers + tuple(row for row in part.layers if row.kind in new),
-            ends=whole.ends + tuple(row for row in part.ends if row.kind in new),
+            vocabulary_layers=whole.vocabulary_layers
+            + tuple(row for row in part.vocabulary_layers if row.kind in new),
         )
     return whole

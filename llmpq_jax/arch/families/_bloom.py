@@ -55,7 +55,7 @@ BLOOM = Family(
         "n_embed": "hidden_size",
     },
     # Fusions of Megatron's kernels, and the order in which its ranks were summed.
-    harmless=frozenset(
+    ignored_keys=frozenset(
         [
             "attention_softmax_in_fp32",
             "bias_dropout_fusion",
@@ -66,5 +66,5 @@ BLOOM = Family(
             "slow_but_exact",
         ]
     ),
-    neutral={"apply_residual_connection_post_layernorm": False},
+    fixed_values={"apply_residual_connection_post_layernorm": False},
 )

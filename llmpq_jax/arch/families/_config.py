@@ -97,8 +97,8 @@ class Config:
         msg = f"config {self.path}: {self.inside}{key} is {_short(value)}: implemented is {implemented}; choose another checkpoint"
         raise UnsupportedModelError(msg)
 
-    def refuse_strangers(
-        self, known: frozenset[str], neutral: Mapping[str, object], *, what: str
+    def refuse_unknown_keys(
+        self, known: frozenset[str], fixed_values: Mapping[str, object], *, what: str
     ) -> None:
         """Refuses keys outside the tables, and neutral ones of another value.
 
@@ -108,9 +108,9 @@ class Config:
         for key, value in self.values.items():
             if key in known or value is None:
                 continue
-            if key in neutral:
-                if value != neutral[key]:
-                    self.not_implemented(key, value, f"{neutral[key]!r} or null")
+            if key in fixed_values:
+                if value != fixed_values[key]:
+                    self.not_implemented(key, value, f"{fixed_values[key]!r} or null")
             elif value is not False and value not in ("", [], {}):
                 msg = f"config {self.path}: {self.inside}{key} is {_short(value)}: implemented for {what} are configs without it, or with null; what it changes is not known here, so choose another checkpoint"
                 raise UnsupportedModelError(msg)

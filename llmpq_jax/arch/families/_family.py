@@ -18,21 +18,21 @@ class Family:
         defaults: Keys that are used, with Hugging Face's value for a missing one.
         build: Makes the architecture of them.
         aliases: Other spellings of those keys.
-        harmless: Keys that change nothing of what is computed at inference.
-        neutral: Keys for which one value alone is implemented.
+        ignored_keys: Keys that change nothing of what is computed at inference.
+        fixed_values: Keys for which one value alone is implemented.
     """
 
     model_type: str
     defaults: Mapping[str, object]
     build: Callable[[Config], Architecture]
     aliases: Mapping[str, str] = field(default_factory=dict)
-    harmless: frozenset[str] = frozenset()
-    neutral: Mapping[str, object] = field(default_factory=dict)
+    ignored_keys: frozenset[str] = frozenset()
+    fixed_values: Mapping[str, object] = field(default_factory=dict)
 
 
 # Training, bookkeeping, special tokens, and defaults of generation that newer files
 # keep in generation_config.json.
-COMMON_HARMLESS = frozenset(
+COMMON_IGNORED_KEYS = frozenset(
     [
         # Of the weights, not of the mathematics; `checkpoint.formats` reads it.
         "quantization_config",
@@ -109,7 +109,7 @@ COMMON_HARMLESS = frozenset(
     ]
 )
 
-COMMON_NEUTRAL: Mapping[str, object] = {
+COMMON_FIXED_VALUES: Mapping[str, object] = {
     "is_encoder_decoder": False,
     "add_cross_attention": False,
     "tie_encoder_decoder": False,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families._config import ACTIVATIONS, Config, head_width
 from llmpq_jax.arch.families._family import Family
-from llmpq_jax.arch.families._rope import ROPE_DEFAULTS, ROPE_NEUTRAL, read_rope
+from llmpq_jax.arch.families._rope import ROPE_DEFAULTS, ROPE_FIXED_VALUES, read_rope
 from llmpq_jax.errors import SpecError
 
 _SHARED: Mapping[str, object] = {
@@ -149,8 +149,8 @@ LLAMA = Family(
     },
     build=_build_llama,
     # Of the first LLaMA conversions, beside max_position_embeddings.
-    harmless=frozenset({"max_sequence_length"}),
-    neutral=ROPE_NEUTRAL,
+    ignored_keys=frozenset({"max_sequence_length"}),
+    fixed_values=ROPE_FIXED_VALUES,
 )
 MISTRAL = Family(
     model_type="mistral",
@@ -163,7 +163,7 @@ MISTRAL = Family(
         "sliding_window": 4096,
     },
     build=_build_mistral,
-    neutral=ROPE_NEUTRAL,
+    fixed_values=ROPE_FIXED_VALUES,
 )
 QWEN2 = Family(
     model_type="qwen2",
@@ -176,11 +176,11 @@ QWEN2 = Family(
         "max_position_embeddings": 32768,
     },
     build=_build_qwen2,
-    neutral=ROPE_NEUTRAL,
+    fixed_values=ROPE_FIXED_VALUES,
 )
 QWEN3 = Family(
     model_type="qwen3",
     defaults={**QWEN2.defaults, "head_dim": 128, "attention_bias": False},
     build=_build_qwen3,
-    neutral=ROPE_NEUTRAL,
+    fixed_values=ROPE_FIXED_VALUES,
 )

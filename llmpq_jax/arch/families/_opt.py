@@ -58,6 +58,6 @@ OPT = Family(
         "tie_word_embeddings": True,
     },
     build=_build,
-    harmless=frozenset({"init_std"}),
-    neutral={"layer_norm_elementwise_affine": True, "learned_embeddings": True},
+    ignored_keys=frozenset({"init_std"}),
+    fixed_values={"layer_norm_elementwise_affine": True, "learned_embeddings": True},
 )

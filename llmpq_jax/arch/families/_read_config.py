@@ -10,7 +10,11 @@ from typing import NoReturn
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families._bloom import BLOOM
 from llmpq_jax.arch.families._config import Config
-from llmpq_jax.arch.families._family import COMMON_HARMLESS, COMMON_NEUTRAL, Family
+from llmpq_jax.arch.families._family import (
+    COMMON_FIXED_VALUES,
+    COMMON_IGNORED_KEYS,
+    Family,
+)
 from llmpq_jax.arch.families._gated import LLAMA, MISTRAL, QWEN2, QWEN3
 from llmpq_jax.arch.families._opt import OPT
 from llmpq_jax.errors import SpecError, UnsupportedModelError
@@ -42,9 +46,9 @@ def read_architecture(path: Path) -> Architecture:
         values=_with_canonical_names(path, values, family),
         defaults=family.defaults,
     )
-    config.refuse_strangers(
-        COMMON_HARMLESS | family.harmless | frozenset(family.defaults),
-        {**COMMON_NEUTRAL, **family.neutral},
+    config.refuse_unknown_keys(
+        COMMON_IGNORED_KEYS | family.ignored_keys | frozenset(family.defaults),
+        {**COMMON_FIXED_VALUES, **family.fixed_values},
         what=model_type,
     )
     try:

@@ -17,7 +17,7 @@ ROPE_DEFAULTS: Mapping[str, object] = {
     "rope_scaling": None,
     "rope_theta": 10000.0,
 }
-ROPE_NEUTRAL: Mapping[str, object] = {"partial_rotary_factor": 1.0}
+ROPE_FIXED_VALUES: Mapping[str, object] = {"partial_rotary_factor": 1.0}
 
 _KEYS = {
     "default": frozenset({"type", "rope_type", "rope_theta"}),
@@ -46,8 +46,8 @@ def read_rope(config: Config) -> Rope:
     inner = _inner(config)
     kind = inner.choice("rope_type", {name: name for name in _KEYS})
     _require_agreement(config, inner, kind)
-    inner.refuse_strangers(
-        _KEYS[kind], ROPE_NEUTRAL, what=f"{kind!r} rotary embeddings"
+    inner.refuse_unknown_keys(
+        _KEYS[kind], ROPE_FIXED_VALUES, what=f"{kind!r} rotary embeddings"
     )
     theta = inner.number("rope_theta")
     if kind == "default":

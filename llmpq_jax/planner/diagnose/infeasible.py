@@ -61,7 +61,7 @@ def explain(
     if stages is None:
         return InfeasibleError(
             "no choice of devices can embed on its first and hold the head on its last: "
-            "expected [[end]] rows of both for the kinds at the ends of the cluster file; "
+            "expected [[vocabulary_layer]] rows of both for the kinds at the ends of the cluster file; "
             'reorder its devices, or write use = "any" on those that need not be used'
         )
     fits = "; ".join(repair.text for repair in repairs(request, on_note))

@@ -12,12 +12,12 @@ from typing import TypedDict
 
 import numpy as np
 
-from llmpq_jax.costmodel.contention import serial_fraction
-from llmpq_jax.costmodel.continuous_batching import expected_service
-from llmpq_jax.costmodel.latency import LatencyModel, Part
-from llmpq_jax.costmodel.links import hop_s
+from llmpq_jax.costmodel.contention import node_serial_fraction
+from llmpq_jax.costmodel.continuous_batching import expected_schedule
+from llmpq_jax.costmodel.latency import LatencyModel, VocabularyLayer
+from llmpq_jax.costmodel.links import transfer_s
 from llmpq_jax.costmodel.memory import (
-    NUM_RECEIVED,
+    NUM_RECEIVE_BUFFERS,
     embedding_bytes,
     gathered_logits_bytes,
     head_bytes,
@@ -28,7 +28,7 @@ from llmpq_jax.costmodel.memory import (
 )
 from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.costmodel.pipeline_schedule import Host
-from llmpq_jax.costmodel.refills import Refills
+from llmpq_jax.costmodel.refill_latency import RefillLatency
 from llmpq_jax.planner.constraints import may_have, may_hold
 from llmpq_jax.planner.instance.execution_units import ExecutionUnit
 from llmpq_jax.planner.instance.instance import Instance, Integers
@@ -66,12 +66,16 @@ def make_instance(
     latency, workspace = fitted.latency, fitted.workspace
     architecture, workload = request.architecture, request.workload
     prefill, decode = micro_batch.prefill, micro_batch.decode
-    service = expected_service(workload, micro_batch)
-    first = Workload(batch=prefill, prompt_length=service.first_tokens, new_tokens=1)
+    service = expected_schedule(workload, micro_batch)
+    first = Workload(
+        batch=prefill, prompt_length=service.padded_prompt_length, new_tokens=1
+    )
     # Prompts that are prefilled alone, beside whole micro-batches.
-    among_prefills = Refills(latency=latency, shares=service.refills_of("prefill"))
-    among_steps = Refills(latency=latency, shares=service.refills_of("decode"))
-    prompt_tokens = prefill * service.first_tokens
+    among_prefills = RefillLatency(
+        latency=latency, shares=service.refills_in("prefill")
+    )
+    among_steps = RefillLatency(latency=latency, shares=service.refills_in("decode"))
+    prompt_tokens = prefill * service.padded_prompt_length
     devices = [
         execution_unit.node_devices[0].device
         for execution_unit in problem.execution_units
@@ -81,36 +85,40 @@ def make_instance(
     stored: _Stored = {**cut, "activations": request.activations}
     handed_on = sent_bytes(architecture, **stored)
 
-    def end_s(
-        phase: Phase, part: Part, bits: HeadBits, rows: int, refills: Refills
+    def vocabulary_layer_s(
+        phase: Phase,
+        part: VocabularyLayer,
+        bits: HeadBits,
+        rows: int,
+        refills: RefillLatency,
     ) -> Floats:
         return ask.end(
             part,
             bits,
             lambda kind: (
-                latency.end_s(kind, phase, part, bits, rows=rows)
-                + refills.end_s(kind, part, bits)
+                latency.vocabulary_layer_s(kind, phase, part, bits, rows=rows)
+                + refills.vocabulary_layer_s(kind, part, bits)
             ),
             np.inf,
         )
 
-    def calls_s(phase: Phase, refills: Refills, share: float = 1.0) -> Floats:
+    def calls_s(phase: Phase, refills: RefillLatency, share: float = 1.0) -> Floats:
         return np.array(
             [
-                share * latency.call_s(execution_unit.kind, phase)
-                + refills.call_s(execution_unit.kind)
+                share * latency.dispatch_s(execution_unit.kind, phase)
+                + refills.dispatch_s(execution_unit.kind)
                 for execution_unit in problem.execution_units
             ]
         )
 
-    def head_s(phase: Phase, rows: int, refills: Refills) -> Floats:
+    def head_s(phase: Phase, rows: int, refills: RefillLatency) -> Floats:
         gathers = _gathers_s(problem, rows=rows)
         if refills.shares:
             # Of each refill the head sees one row.
             gathers = gathers + refills.sum(lambda _: 1.0) * _gathers_s(problem, rows=1)
-        return end_s(phase, "head", head_bits, rows, refills) + gathers
+        return vocabulary_layer_s(phase, "head", head_bits, rows, refills) + gathers
 
-    def hops_s(num_tokens: int, refills: Refills) -> Floats:
+    def hops_s(num_tokens: int, refills: RefillLatency) -> Floats:
         seconds = _hops_s(problem, num_tokens=num_tokens)
         for tokens, share in refills.shares:
             seconds = seconds + share * _hops_s(problem, num_tokens=tokens)
@@ -149,12 +157,16 @@ def make_instance(
         ),
         dispatch_prefill_s=calls_s("prefill", among_prefills),
         dispatch_decode_s=calls_s("decode", among_steps),
-        whole_dispatch_decode_s=calls_s("decode", among_steps, service.calls_per_step),
+        whole_dispatch_decode_s=calls_s(
+            "decode", among_steps, service.dispatches_per_step
+        ),
         # Each device of a mesh embeds by itself, and chooses from whole logits.
-        embedding_prefill_s=end_s(
+        embedding_prefill_s=vocabulary_layer_s(
             "prefill", "embedding", 16, prompt_tokens, among_prefills
         ),
-        embedding_decode_s=end_s("decode", "embedding", 16, decode, among_steps),
+        embedding_decode_s=vocabulary_layer_s(
+            "decode", "embedding", 16, decode, among_steps
+        ),
         head_prefill_s=head_s("prefill", prefill, among_prefills),
         head_decode_s=head_s("decode", decode, among_steps),
         wire_bits=request.wire_bits,
@@ -202,7 +214,7 @@ def make_instance(
             )
         ),
         buffer_bytes=handed_on,
-        received_bytes=NUM_RECEIVED * handed_on,
+        received_bytes=NUM_RECEIVE_BUFFERS * handed_on,
         allowed_bytes=np.array([device.usable_bytes for device in devices]),
         must_use=np.array([device.use == "always" for device in devices]),
         may_hold=may_hold(
@@ -262,10 +274,14 @@ class _Ask:
         )
 
     def end(
-        self, part: Part, bits: HeadBits, ask: Callable[[str], float], absent: float
+        self,
+        part: VocabularyLayer,
+        bits: HeadBits,
+        ask: Callable[[str], float],
+        absent: float,
     ) -> Floats:
         """[J]: answers for an end of the model, likewise."""
-        supports = self.latency.supports_end
+        supports = self.latency.supports_vocabulary_layer
         answers = {
             kind: ask(kind) if supports(kind, part, bits) else absent
             for kind in {
@@ -349,7 +365,7 @@ def _hops_s(problem: Problem, *, num_tokens: int) -> Floats:
 def _between_s(
     problem: Problem, source: ExecutionUnit, target: ExecutionUnit, num_bytes: int
 ) -> float:
-    return hop_s(
+    return transfer_s(
         problem.request.cluster,
         problem.request.measurements,
         source=source.node_devices[0],
@@ -363,7 +379,7 @@ def _hosts(problem: Problem) -> tuple[Host, ...]:
     hosts = []
     for node in problem.request.cluster.nodes:
         prefill, decode = (
-            serial_fraction(node, problem.request.measurements, phase)
+            node_serial_fraction(node, problem.request.measurements, phase)
             for phase in PHASES
         )
         members = tuple(

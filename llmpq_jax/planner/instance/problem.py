@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmpq_jax.arch.tensors import tensor_widths
-from llmpq_jax.costmodel.latency import LatencyModel, Part, fit_latency
+from llmpq_jax.costmodel.latency import LatencyModel, VocabularyLayer, fit_latency
 from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.costmodel.quality import omega_table, whole_model_omega
 from llmpq_jax.costmodel.workspace import WorkspaceModel, fit_workspace
@@ -216,9 +216,11 @@ def _check_ends(
     request: PlanRequest, node_devices: Sequence[NodeDevice], latency: LatencyModel
 ) -> None:
     kinds = {node_device.device.kind for node_device in node_devices}
-    ends: list[tuple[Part, HeadBits]] = [("embedding", 16)]
+    ends: list[tuple[VocabularyLayer, HeadBits]] = [("embedding", 16)]
     ends.extend(("head", bits) for bits in request.head_bits)
     for part, bits in ends:
-        if not any(latency.supports_end(kind, part, bits) for kind in kinds):
-            msg = f"measurements of {request.measurements.model}: no {part} at {bits} bits on any of {sorted(kinds)}: expected [[end]] rows of it; run `llmpq-jax profile`"
+        if not any(
+            latency.supports_vocabulary_layer(kind, part, bits) for kind in kinds
+        ):
+            msg = f"measurements of {request.measurements.model}: no {part} at {bits} bits on any of {sorted(kinds)}: expected [[vocabulary_layer]] rows of it; run `llmpq-jax profile`"
             raise MeasurementError(msg)

@@ -120,7 +120,7 @@ def incumbent_from_strategy(problem: Problem, strategy: Strategy) -> Incumbent:
     value = evaluate(instance, candidate).objective
     if value == float("inf"):
         first, last = strategy.stages[0].devices[0], strategy.stages[-1].devices[0]
-        msg = f"the strategy embeds on {first} and has its head on {last}: expected [[end]] rows of both there; give the measurements that it was made with"
+        msg = f"the strategy embeds on {first} and has its head on {last}: expected [[vocabulary_layer]] rows of both there; give the measurements that it was made with"
         raise StrategyError(msg)
     return Incumbent(instance=instance, candidate=candidate, value=value)
 

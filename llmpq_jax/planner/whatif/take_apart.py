@@ -207,13 +207,13 @@ def _workspace(
     if number == 0:
         tokens = bucket_length(workload.prompt_length) if phase == "prefill" else 1
         needs.append(
-            workspace.end_bytes(
+            workspace.vocabulary_layer_bytes(
                 execution_unit.kind, "embedding", 16, rows=rows * tokens
             )
         )
     if number == len(plan.candidate.devices) - 1:
         needs.append(
-            workspace.end_bytes(
+            workspace.vocabulary_layer_bytes(
                 execution_unit.kind, "head", instance.head_bits, rows=rows
             )
             + logit_share_bytes(

@@ -74,9 +74,9 @@ def test_a_smaller_cache_is_offered_where_it_was_measured():
 def test_where_nothing_helps_it_says_so():
     """The head alone fills the device, and what was measured holds it nowhere else."""
     full = measurements()
-    ends = tuple(row for row in full.ends if row.bits == 16)
+    ends = tuple(row for row in full.vocabulary_layers if row.bits == 16)
     large = tuple(replace(row, workspace_bytes=2**50) for row in ends)
-    asked = request("fast", measurements=replace(full, ends=large))
+    asked = request("fast", measurements=replace(full, vocabulary_layers=large))
     message = reason(asked)
     assert message.endswith(
         "nothing that was tried would fit: no smaller batch, shorter prompt or "
@@ -114,9 +114,11 @@ def test_ends_that_no_order_can_hold_are_told():
     full = measurements()
     ends = tuple(
         row
-        for row in full.ends
+        for row in full.vocabulary_layers
         if (row.kind, row.part) in {("slow", "embedding"), ("fast", "head")}
     )
-    asked = request("fast", "slow", num_layers=1, measurements=replace(full, ends=ends))
+    asked = request(
+        "fast", "slow", num_layers=1, measurements=replace(full, vocabulary_layers=ends)
+    )
     message = reason(asked)
     assert "no choice of devices can embed on its first" in message

@@ -74,8 +74,11 @@ def test_a_cache_that_was_not_measured_is_not_offered():
 @pytest.mark.parametrize("part", ["embedding", "head"])
 def test_an_end_that_was_measured_nowhere_is_refused(part):
     full = measurements()
-    ends = tuple(row for row in full.ends if row.part != part)
-    refused(f"no {part} at 16 bits on any of", measurements=replace(full, ends=ends))
+    ends = tuple(row for row in full.vocabulary_layers if row.part != part)
+    refused(
+        f"no {part} at 16 bits on any of",
+        measurements=replace(full, vocabulary_layers=ends),
+    )
 
 
 def test_sensitivities_of_another_model_are_refused():

@@ -107,6 +107,8 @@ def test_what_is_not_the_strategys_own_is_named():
     lowered = replace(strategy, stages=(low, *strategy.stages[1:]))
     few = replace(asked, measurements=measurements(bits=(16, 8)))
     assert "a layer at 4 bits" in refused(lowered, few)
-    ends = tuple(r for r in asked.measurements.ends if r.kind == "slow")
-    half = replace(asked, measurements=replace(asked.measurements, ends=ends))
+    ends = tuple(r for r in asked.measurements.vocabulary_layers if r.kind == "slow")
+    half = replace(
+        asked, measurements=replace(asked.measurements, vocabulary_layers=ends)
+    )
     assert "embeds on node0/cpu:0" in refused(strategy, half)

@@ -22,7 +22,7 @@ def test_all_nodes_are_profiled_into_one_file(speeds, read, tmp_path):
         )
     measured = read_measurements(out)
     assert [row.kind for row in measured.kinds] == ["cpu-fast", "cpu-slow"]
-    for rows in (measured.layers, measured.ends):
+    for rows in (measured.layers, measured.vocabulary_layers):
         kinds = [row.kind for row in rows]
         assert kinds.count("cpu-fast") == kinds.count("cpu-slow") > 0
     assert sorted(note.split()[0] for note in notes) == ["fast", "slow"]

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llmpq_jax.costmodel.latency import LatencyModel, Part
+from llmpq_jax.costmodel.latency import LatencyModel, VocabularyLayer
 from llmpq_jax.schema.precision import Bits, HeadBits
 from llmpq_jax.schema.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Refills:
+class RefillLatency:
     """What refills add to each of the micro-batches they are counted with.
 
     Attributes:
         latency: Fitted.
         shares: Refills of one micro-batch, by the tokens of their prompts; see
-            `service.Service.refills`.
+            `service.ExpectedSchedule.refills`.
     """
 
     latency: LatencyModel
@@ -35,17 +35,19 @@ class Refills:
             )
         )
 
-    def end_s(self, kind: str, part: Part, bits: HeadBits) -> float:
+    def vocabulary_layer_s(
+        self, kind: str, part: VocabularyLayer, bits: HeadBits
+    ) -> float:
         """Returns the seconds of an end of the model: the head takes the last token."""
         return self.sum(
-            lambda tokens: self.latency.end_s(
+            lambda tokens: self.latency.vocabulary_layer_s(
                 kind, "prefill", part, bits, rows=tokens if part == "embedding" else 1
             )
         )
 
-    def call_s(self, kind: str) -> float:
+    def dispatch_s(self, kind: str) -> float:
         """Returns what the visits cost beside what the stage holds."""
-        return self.sum(lambda _: self.latency.call_s(kind, "prefill"))
+        return self.sum(lambda _: self.latency.dispatch_s(kind, "prefill"))
 
     def sum(self, ask: Callable[[int], float]) -> float:
         """Returns the sum of what is asked of each prompt's tokens."""
