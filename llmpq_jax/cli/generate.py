@@ -169,18 +169,18 @@ def generate_command(
         weights_cache=weights_cache,
     )
 
-    from llmpq_jax.batch.prompt import Choices
-    from llmpq_jax.batch.prompt_file import PromptFile, prompts_of
+    from llmpq_jax.batch.prompt import PromptDefaults
+    from llmpq_jax.batch.prompt_file import PromptFile, make_prompts
     from llmpq_jax.runtime.request import Sampling
     from llmpq_jax.schema.strategy_file import read_strategy
 
-    choices = Choices(
+    choices = PromptDefaults(
         max_new_tokens=max_new_tokens,
         sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
         stop=stop,
     )
     lines = (
-        prompts_of(texts, choices)
+        make_prompts(texts, choices)
         if prompts_path is None
         else PromptFile(prompts_path, choices)
     )
