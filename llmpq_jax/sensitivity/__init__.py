@@ -1,1 +1,1 @@
-"""Judges how much quality each layer loses at each precision."""
+"""Estimates how much quality each layer loses at each bit width."""

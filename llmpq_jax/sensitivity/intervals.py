@@ -17,13 +17,13 @@ def resampled_interval(
 ) -> tuple[float, float]:
     """Returns the 95 % percentile-bootstrap interval of a figure of windows' means.
 
-    Windows are drawn with replacement, the same ones for all arrays: differences
-    between models stay paired.
+    Windows are drawn with replacement, the same ones for all arrays, so that differences
+    between models stay paired. Unlike for `scipy.stats.bootstrap`, one window is enough.
 
     Args:
-        figure: Takes the means of each array, [resamples] each, to the figure.
-        per_window: A value of each window, such as its mean loss.
-        seed: Of the draws.
+        figure: Function from the means of each array, [resamples] each, to the figure.
+        per_window: Value of each window, such as its mean loss, [W]; one array per model.
+        seed: Seed of the draws.
     """
     generator = np.random.default_rng(seed)
     count = len(per_window[0])

@@ -1,7 +1,7 @@
-"""What variants of a model lose on a text, all in one pass over the layers.
+"""Losses of several variants of a model on a text, in one pass over the layers.
 
-At every layer the variants that agree so far are one stream of hidden states. A model
-with one layer in fewer bits, for each layer, is so judged with each layer loaded once.
+At every layer, variants with an equal prefix share one stream of hidden states. All variants
+with one low-bit layer are so measured with each layer loaded once at each bit width.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from jaxtyping import Array, Bool, Float, Int
 from llmpq_jax.schema.precision import HeadBits
 from llmpq_jax.sensitivity.streamed_model import StreamedModel, batches, round_wire
 from llmpq_jax.sensitivity.text import Text
-from llmpq_jax.sensitivity.variant import Variant, distinct, whole
+from llmpq_jax.sensitivity.variant import Variant, distinct, unrounded
 from llmpq_jax.sensitivity.work_folder import WorkFolder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Losses:
-    """A variant's figures at every foretold token, in nats.
+    """Losses of a variant at every predicted token, in nats.
 
     Attributes:
-        nll: −log of the probability it gives to the token that comes.
-        kl: KL divergence of its distribution from that of the model at 16 bits: what
-            is expected to be added to `nll` if the latter tells the truth.
-        agrees: Whether both hold the same token for the likeliest.
+        nll: Negative log-likelihood of the next token, [W, L].
+        kl: KL divergence from the model at 16 bits, [W, L]: the expected increase of
+            `nll` if tokens follow that model's distribution.
+        agrees: Whether both have the same most likely token, [W, L].
     """
 
     nll: Float[np.ndarray, "W L"]
@@ -47,51 +47,52 @@ def losses_of(
     folder: Path,
     on_stream: Callable[[int], None] = lambda _: None,
 ) -> list[Losses]:
-    """Judges variants, the model at 16 bits beside them.
+    """Measures the losses of variants, compared with the model at 16 bits.
 
     Args:
-        model: To be judged.
-        text: To judge by.
-        variants: Each with as many layers as the model.
-        folder: For hidden states on their way; work that was stopped goes on from its
-            last whole layer.
-        on_stream: Hears how many streams have passed a layer (see `num_streams`).
+        model: Model of the variants.
+        text: Text to measure on.
+        variants: Bit widths of the whole model, one for each result.
+        folder: Folder for hidden states; an interrupted run is resumed after its last
+            complete layer.
+        on_stream: Callback with the number of streams that have passed a layer since its
+            last call (see `num_streams`).
 
     Returns:
-        One for each variant.
+        The losses of each variant.
     """
     work = WorkFolder(folder, _key(model, text, variants))
-    every = distinct([whole(model.num_layers), *variants])
+    every = distinct([unrounded(model.num_layers), *variants])
     first = work.state.get("layer", 0)
     if first == 0:
         work.save("0-0", model.embed(text.tokens))
     on_stream(sum(map(len, _streams(every)[1 : first + 1])))
     for layer in range(first, model.num_layers):
-        _pass_layer(model, work, every, layer, on_stream)
+        _run_layer(model, work, every, layer, on_stream)
         work.save_state({"layer": layer + 1})
         for index in range(len(_streams(every)[layer])):
             work.delete(f"{layer}-{index}")
-    found = dict(zip(every, _judge(model, work, text, every), strict=True))
+    found = dict(zip(every, _compare(model, work, text, every), strict=True))
     work.remove()
     return [found[variant] for variant in variants]
 
 
 def num_streams(num_layers: int, variants: Sequence[Variant]) -> int:
-    """Returns how many times a layer is run over the text to judge variants."""
-    every = distinct([whole(num_layers), *variants])
+    """Returns how many times a layer is run over the text to measure variants."""
+    every = distinct([unrounded(num_layers), *variants])
     return sum(len(streams) for streams in _streams(every)[1:])
 
 
 def _streams(variants: Sequence[Variant]) -> list[list[Variant]]:
-    """Returns which streams enter each layer, and last which leave the last one."""
+    """Returns the streams that enter each layer, and last those that leave the last one."""
     num_layers = len(variants[0].bits)
     return [
-        distinct([variant.before(layer) for variant in variants])
+        distinct([variant.prefix(layer) for variant in variants])
         for layer in range(num_layers + 1)
     ]
 
 
-def _pass_layer(
+def _run_layer(
     model: StreamedModel,
     work: WorkFolder,
     variants: Sequence[Variant],
@@ -111,14 +112,14 @@ def _pass_layer(
         weights = model.layer_weights(layer, bits)
         for index, stream in leaving:
             run = model.layer(layer, weights, kv_bits=stream.kv_bits)
-            hidden = run(work.load(f"{layer}-{entering[stream.before(layer)]}"))
+            hidden = run(work.load(f"{layer}-{entering[stream.prefix(layer)]}"))
             if stream.wire_bits == 8 and layer + 1 < model.num_layers:
                 hidden = round_wire(hidden)
             work.save(f"{layer + 1}-{index}", hidden)
             on_stream(1)
 
 
-def _judge(
+def _compare(
     model: StreamedModel, work: WorkFolder, text: Text, variants: Sequence[Variant]
 ) -> list[Losses]:
     widths: set[HeadBits] = {variant.head_bits for variant in variants}
@@ -127,13 +128,13 @@ def _judge(
         stream: work.load(f"{model.num_layers}-{index}")
         for index, stream in enumerate(_streams(variants)[-1])
     }
-    exact = last[whole(model.num_layers)]
+    exact = last[unrounded(model.num_layers)]
     parts: list[list[tuple[np.ndarray, ...]]] = [[] for _ in variants]
     for batch in batches(text.tokens):
         tokens = jnp.asarray(text.tokens[batch])
         reference = heads[16](exact[batch])
         for variant, found in zip(variants, parts, strict=True):
-            hidden = last[variant.before(model.num_layers)]
+            hidden = last[variant.prefix(model.num_layers)]
             logits = heads[variant.head_bits](hidden[batch])
             figures = compare_logits(logits, reference, tokens)
             found.append(tuple(np.asarray(figure) for figure in figures))
@@ -153,19 +154,19 @@ def compare_logits(
     reference_BTV: Float[Array, "B T V"],
     tokens_BT: Int[Array, "B T"],
 ) -> tuple[Float[Array, "B L"], Float[Array, "B L"], Bool[Array, "B L"]]:
-    """Returns the figures of `Losses`, for all tokens but each row's first."""
+    """Returns the fields of `Losses`, for all tokens but each row's first."""
     found = jax.nn.log_softmax(logits_BTV[:, :-1], axis=-1)
     exact = jax.nn.log_softmax(reference_BTV[:, :-1], axis=-1)
-    coming = tokens_BT[:, 1:, None]
-    nll = -jnp.take_along_axis(found, coming, axis=-1)[..., 0]
+    next_tokens = tokens_BT[:, 1:, None]
+    nll = -jnp.take_along_axis(found, next_tokens, axis=-1)[..., 0]
     kl = jnp.sum(jnp.exp(exact) * (exact - found), axis=-1)
     agrees = jnp.argmax(found, axis=-1) == jnp.argmax(exact, axis=-1)
     return nll, kl, agrees
 
 
 def _key(model: StreamedModel, text: Text, variants: Sequence[Variant]) -> str:
-    told = [model.fingerprint, str(model.group_size)]
-    if model.rounded is not None:
-        told.append(repr(model.rounded.made_for))
-    told += [text.digest, str(text.tokens.shape), *map(repr, variants)]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+    identity = [model.fingerprint, str(model.group_size)]
+    if model.store.calibrated is not None:
+        identity.append(repr(model.store.calibrated.calibration))
+    identity += [text.digest, str(text.tokens.shape), *map(repr, variants)]
+    return hashlib.sha256("\n".join(identity).encode()).hexdigest()

@@ -1,9 +1,10 @@
 """Second moments of every matrix's inputs, and of the loss's gradient by its outputs.
 
-Once forwards through the layers, keeping what enters each; then backwards, one layer at a
-time. The loss is −log p(y) with every y drawn from the model's own distribution, so that
-the gradients' moments are those of the Fisher information: the loss's second order where
-the model tells the truth (Martens and Grosse, K-FAC, arXiv 1503.05671, section 2).
+One pass forwards through the layers keeps the hidden states before each, and one pass
+backwards takes the moments, a layer at a time. The loss is −log p(y) with every y drawn from
+the model's own distribution, so that the gradients' moments are those of the Fisher
+information: the loss's second order if tokens follow that distribution (Martens and Grosse,
+K-FAC, arXiv 1503.05671, section 2).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jaxtyping import Array, Float
 
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.tensors import TensorSpec, head_tensors, layer_tensors
-from llmpq_jax.checkpoint.load import Weights, load_head, load_layer
+from llmpq_jax.checkpoint.load import Weights, load_weights
 from llmpq_jax.kernels import watched
 from llmpq_jax.model import DecoderLayer, Head, fresh_context
 from llmpq_jax.sensitivity.streamed_model import StreamedModel, batches
@@ -32,12 +33,13 @@ from llmpq_jax.sensitivity.work_folder import WorkFolder
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Moments:
-    """What the loss's second order in one matrix is made of.
+    """Factors of the loss's second order in one matrix.
 
     Attributes:
-        weight: The matrix, as the checkpoint has it.
-        inputs: E[x·xᵀ] over the tokens' inputs x.
-        outputs: E[g²] of the gradient g of a window's summed loss by the outputs.
+        weight: Matrix of the checkpoint, [C, F].
+        inputs: Second moment E[x·xᵀ] of the tokens' inputs x, [C, C].
+        outputs: Second moment E[g²] of the gradient g of a window's summed loss by the
+            outputs, [F].
     """
 
     weight: Float[Array, "C F"]
@@ -47,7 +49,7 @@ class Moments:
 
 LayerMoments = dict[str, Moments]
 Plain = dict[str, jax.Array]
-# The gradients of watched matrices; of everything else they are not used.
+# Gradients of watched matrices; those of all other tensors are not used.
 Slots = dict[str, Any]
 
 
@@ -62,15 +64,15 @@ def moments_of(
     """Yields the head's moments (as layer L) and then each layer's, the last one first.
 
     Args:
-        model: To be judged.
-        text: To judge by.
-        folder: For hidden states and gradients on their way; work that was stopped goes
-            on after the last layer whose moments were taken.
-        seed: Of the tokens drawn.
-        on_layer: Called as each layer is passed, forwards and backwards.
+        model: Model to take the moments of.
+        text: Text to calibrate on.
+        folder: Folder for hidden states and gradients; an interrupted run is resumed
+            after the last layer whose moments were processed.
+        seed: Seed of the tokens drawn.
+        on_layer: Callback for each layer, forwards and backwards.
     """
-    told = (model.fingerprint, text.digest, str(text.tokens.shape), str(seed))
-    work = WorkFolder(folder, hashlib.sha256("\n".join(told).encode()).hexdigest())
+    identity = (model.fingerprint, text.digest, str(text.tokens.shape), str(seed))
+    work = WorkFolder(folder, hashlib.sha256("\n".join(identity).encode()).hexdigest())
     num_layers = model.num_layers
     first = work.state.get("forward", 0)
     if first == 0:
@@ -93,11 +95,11 @@ def moments_of(
         on_layer()
     for layer in reversed(range(work.state["backward"])):
         hidden = work.load(f"hidden-{layer}")
-        gradient, moments = _layer_moments(
+        gradient, moments = layer_moments(
             model, layer, hidden, work.load(f"gradient-{layer + 1}")
         )
         yield layer, moments
-        # Only what has been yielded and dealt with is passed over after a stop.
+        # Written after the caller processed the layer, which a resumed run then skips.
         work.save(f"gradient-{layer}", gradient)
         work.save_state({"forward": num_layers, "backward": layer})
         work.delete(f"gradient-{layer + 1}")
@@ -109,7 +111,7 @@ def moments_of(
 def _head_moments(
     model: StreamedModel, hidden_WTD: np.ndarray, seed: int
 ) -> tuple[np.ndarray, LayerMoments]:
-    weights = _plain(load_head(model.reader, model.architecture, bits=16))
+    weights = _plain(load_weights(model.store.head(bits=16)))
     own = tuple(
         tensor.name for tensor in head_tensors(model.architecture) if tensor.is_matrix
     )
@@ -121,23 +123,30 @@ def _head_moments(
     return _pull_all(pull, hidden_WTD, None, weights, own)
 
 
-def _layer_moments(
+def layer_moments(
     model: StreamedModel, layer: int, hidden_WTD: np.ndarray, gradient_WTD: np.ndarray
 ) -> tuple[np.ndarray, LayerMoments]:
+    """Returns the gradient by a layer's inputs, and the moments of its matrices.
+
+    Args:
+        model: Model of the layer.
+        layer: Index of the layer.
+        hidden_WTD: Hidden states before the layer.
+        gradient_WTD: Gradient by the hidden states after the layer.
+    """
     # Plain arrays: native kernels have no derivative.
-    weights = _plain(load_layer(model.reader, model.architecture, layer, bits=16))
+    weights = _plain(load_weights(model.store.layer(layer, bits=16)))
     own = tuple(
         tensor.name for tensor in layer_tensors(model.architecture) if tensor.is_matrix
     )
-    # Layers are alike but for their windows, so that few are compiled.
-    interchangeable_groups = model.architecture.layer_windows.index(
-        model.architecture.layer_windows[layer]
-    )
+    # Layers differ in their attention windows alone, so one is compiled for each window.
+    windows = model.architecture.layer_windows
+    equal_layer = windows.index(windows[layer])
 
     def pull(_: int, batch: np.ndarray, gradient: np.ndarray) -> tuple[Array, Slots]:
         return _pull_layer(
             model.architecture,
-            interchangeable_groups,
+            equal_layer,
             weights,
             jnp.asarray(batch),
             jnp.asarray(gradient),
@@ -153,11 +162,11 @@ def _pull_all(
     weights: Plain,
     own: tuple[str, ...],
 ) -> tuple[np.ndarray, LayerMoments]:
-    """Pulls gradients back through a part, batch by batch, and adds moments up."""
+    """Pulls gradients back through a part, batch by batch, and sums its moments."""
     gradients, sums = [], None
     for index, each in enumerate(batches(hidden_WTD)):
-        behind = None if gradient_WTD is None else gradient_WTD[each]
-        gradient, slots = pull(index, hidden_WTD[each], behind)
+        after = None if gradient_WTD is None else gradient_WTD[each]
+        gradient, slots = pull(index, hidden_WTD[each], after)
         gradients.append(np.asarray(gradient))
         slots = {name: slots[name] for name in own}
         sums = slots if sums is None else jax.tree.map(jnp.add, sums, slots)
@@ -174,7 +183,7 @@ def _pull_all(
 
 
 def _plain(weights: Weights) -> Plain:
-    """Tells the type checker that 16 bits on the default device are arrays."""
+    """Asserts to the type checker that 16-bit weights on the default device are arrays."""
     return cast("Plain", weights)
 
 
@@ -212,8 +221,8 @@ def _pull_head(
     def loss(hidden: jax.Array, weights: dict[str, Any]) -> jax.Array:
         logits = Head(architecture, weights)(hidden)
         drawn = jax.lax.stop_gradient(jax.random.categorical(key, logits, axis=-1))
-        told = jax.nn.log_softmax(logits, axis=-1)
-        return -jnp.sum(jnp.take_along_axis(told, drawn[..., None], axis=-1))
+        logprobs = jax.nn.log_softmax(logits, axis=-1)
+        return -jnp.sum(jnp.take_along_axis(logprobs, drawn[..., None], axis=-1))
 
     watching = _watched(weights, head_tensors(architecture))
     return jax.grad(loss, argnums=(0, 1))(hidden_BTD, watching)

@@ -1,4 +1,4 @@
-"""Fits Σω to the increase in log-perplexity that random choices of bits really cause."""
+"""Fits Σω to the measured increase in log-perplexity of random bit assignments."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from llmpq_jax.schema.precision import Bits
 from llmpq_jax.sensitivity.losses import Losses
 from llmpq_jax.sensitivity.variant import Variant
 
-# A smaller factor would say that rounding costs nothing: noise of too short a text.
+# A smaller factor would say that rounding costs nothing, which is noise of a short text.
 _MIN_FACTOR = 0.1
 
 
 def random_assignments(
     num_layers: int, count: int, generator: np.random.Generator
 ) -> list[Variant]:
-    """Draws bits for every layer: a share of int4 for each choice, then layer by layer.
+    """Draws assignments of bits to layers.
 
-    What is not int4 is int8 or 16 bits, as likely as not, so that Σω spreads from
-    almost nothing to that of uniform int4.
+    The share of int4 is drawn for each assignment; other layers have int8 or 16 bits with
+    equal probability. Σω then spreads from almost 0 to that of uniform int4.
     """
     drawn = []
     for share in generator.uniform(0.0, 1.0, count):
@@ -42,8 +42,8 @@ def fit_factor(
     """Fits increase ≈ factor · Σω by least squares through the origin.
 
     Returns:
-        The factor, at least a tenth; and R², the share of the increases' variance that
-        is explained then.
+        The factor, at least 0.1; and R², the share of the increases' variance that the
+        scaled sums explain.
     """
     omega, found = np.asarray(omegas), np.asarray(increases)
     squares = float(omega @ omega)
@@ -51,9 +51,9 @@ def fit_factor(
     return factor, r_squared(factor * omega, found)
 
 
-def r_squared(foretold: np.ndarray, found: np.ndarray) -> float:
-    """Returns 1 − Σ(found − foretold)² / Σ(found − mean)²; 0 where nothing varies."""
+def r_squared(predicted: np.ndarray, found: np.ndarray) -> float:
+    """Returns 1 − Σ(found − predicted)² / Σ(found − mean)²; 0 if all found are equal."""
     spread = float(np.sum((found - found.mean()) ** 2))
     if spread == 0:
         return 0.0
-    return 1 - float(np.sum((found - foretold) ** 2)) / spread
+    return 1 - float(np.sum((found - predicted) ** 2)) / spread

@@ -1,16 +1,16 @@
 """How rounding one matrix raises the loss, to second order.
 
 With the moments H = E[x·xᵀ] of a matrix's inputs and γ_f = E[g_f²] of the loss's gradient
-by its outputs, both at the unrounded model, a change ΔW raises the loss of a token by about
+by its outputs, both of the unrounded model, a change ΔW raises the loss of a token by about
 
     ½ · Σ_f γ_f · Δw_fᵀ · H · Δw_f
 
-which is tr(ΔWᵀ·H·ΔW) of GPTQ with each feature weighted by what it does to the loss (K-FAC
-with a diagonal output factor; arXiv 1503.05671, equation 23). In nats of KL divergence
-from the unrounded model. First-order terms are left out: they vanish in the mean where
-the model tells the truth.
+in nats of KL divergence from the unrounded model. This is tr(ΔWᵀ·H·ΔW) of GPTQ with each
+feature weighted by its effect on the loss (K-FAC with a diagonal output factor; arXiv
+1503.05671, equation 23). First-order terms are left out: they vanish in the mean if tokens
+follow the model's own distribution.
 
-Where ΔW is not known but only the scales S are, its square is put in place of it:
+If only the scales S are known, the expected square of ΔW replaces it:
 
     ½ · Σ_f γ_f · Σ_g n_g · S_gf² · v
 
@@ -65,7 +65,7 @@ def _noise_squares(moments: Moments, scale_GF: jax.Array) -> jax.Array:
 
 
 def _input_factor(inputs_CC: jax.Array, assumption: Assumption) -> jax.Array:
-    """Returns v; moments over a token's features, averaged over the tokens."""
+    """Returns v from moments over a token's features, averaged over the tokens."""
     num_features = inputs_CC.shape[0]
     mean_square = jnp.trace(inputs_CC) / num_features
     if assumption == "expected":

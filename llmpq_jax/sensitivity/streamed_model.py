@@ -1,4 +1,4 @@
-"""A model of which one layer at a time is on the device."""
+"""Runs a model with one layer at a time on the device."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from jaxtyping import Float, Int
 
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import model_fingerprint
-from llmpq_jax.checkpoint.calibrated import RoundedWeights
-from llmpq_jax.checkpoint.load import Weights, load_embedding, load_head, load_layer
+from llmpq_jax.checkpoint.load import Weights
 from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.checkpoint.validate import check_checkpoint
 from llmpq_jax.model import Embedding, fresh_context
 from llmpq_jax.quant import round_rows
 from llmpq_jax.schema.precision import Bits, HeadBits, KvBits
 from llmpq_jax.stage.build import build_head, build_layer
-from llmpq_jax.stage.sharding import Placement
+from llmpq_jax.stage.sharding import StageSharding
 
 Hidden = Float[np.ndarray, "W T D"]
-# Computed at a time; more would not be faster.
-_TOKENS_AT_ONCE = 4096
+# Larger batches would not be faster.
+_MAX_BATCH_TOKENS = 4096
 
 
 class StreamedModel:
@@ -40,28 +40,26 @@ class StreamedModel:
         """Reads the checkpoint's headers; no weights yet.
 
         Raises:
-            CheckpointError: A tensor is missing, damaged, or of another shape.
-            UnsupportedModelError: The model is not implemented.
+            CheckpointError: If a tensor is missing, damaged, or of another shape.
+            UnsupportedModelError: If the model is not implemented.
         """
         self.folder = folder
         self.architecture = read_architecture(folder)
-        self.reader = CheckpointReader(folder)
-        check_checkpoint(self.reader, self.architecture)
+        reader = CheckpointReader(folder)
+        check_checkpoint(reader, self.architecture)
+        self.store = WeightStore(reader, self.architecture)
         self.fingerprint = model_fingerprint(folder)
         self.group_size = group_size
-        self.rounded: RoundedWeights | None = None
-        self.placement = Placement((jax.devices()[0],), group_size=group_size)
+        self.sharding = StageSharding((jax.devices()[0],), group_size=group_size)
 
     @property
     def num_layers(self) -> int:
-        """Decoder layers."""
+        """Number of decoder layers."""
         return self.architecture.num_layers
 
     def embed(self, tokens_WT: Int[np.ndarray, "W T"]) -> Hidden:
-        """Returns what enters the first layer."""
-        weights = load_embedding(
-            self.reader, self.architecture, place=self.placement.place_weight
-        )
+        """Returns the hidden states before the first layer."""
+        weights = self.sharding.put_weights(self.store.embedding())
         dtype = jnp.dtype(jnp.float32)
         embedding = Embedding(self.architecture, weights, dtype=dtype)
         graph, state = nnx.split(embedding)
@@ -77,7 +75,7 @@ class StreamedModel:
         *,
         on_layer: Callable[[], None] = lambda: None,
     ) -> Hidden:
-        """Returns what leaves the last layer, all at 16 bits."""
+        """Returns the hidden states after the last layer, with all layers at 16 bits."""
         hidden = self.embed(tokens_WT)
         for layer in range(self.num_layers):
             hidden = self.layer(layer, self.layer_weights(layer, 16))(hidden)
@@ -85,22 +83,15 @@ class StreamedModel:
         return hidden
 
     def layer_weights(self, layer: int, bits: Bits) -> Weights:
-        """Loads a layer as it is served."""
-        return load_layer(
-            self.reader,
-            self.architecture,
-            layer,
-            bits=bits,
-            rounded=self.rounded,
-            place=self.placement.place_weight,
-        )
+        """Loads a layer as stages serve it."""
+        return self.sharding.put_weights(self.store.layer(layer, bits=bits))
 
     def layer(
         self, layer: int, weights: Weights, *, kv_bits: KvBits = 16
     ) -> Callable[[Hidden], Hidden]:
-        """Returns what a layer makes of hidden states."""
+        """Returns a function that applies a layer to hidden states."""
         module = build_layer(
-            self.architecture, layer, weights, self.placement, kv_bits=kv_bits
+            self.architecture, layer, weights, self.sharding, kv_bits=kv_bits
         )
         graph, state = nnx.split(module)
 
@@ -110,26 +101,20 @@ class StreamedModel:
         return partial(_in_batches, run)
 
     def head(self, bits: HeadBits = 16) -> Callable[[np.ndarray], jax.Array]:
-        """Returns what makes float32 logits [.., V] of a batch of hidden states."""
-        weights = load_head(
-            self.reader,
-            self.architecture,
-            bits=bits,
-            rounded=self.rounded,
-            place=self.placement.place_weight,
-        )
-        graph, state = nnx.split(build_head(self.architecture, weights, self.placement))
+        """Returns a function from a batch of hidden states to float32 logits [.., V]."""
+        weights = self.sharding.put_weights(self.store.head(bits=bits))
+        graph, state = nnx.split(build_head(self.architecture, weights, self.sharding))
         return lambda hidden: _head(graph, state, jnp.asarray(hidden))
 
 
 def round_wire(hidden: Hidden) -> Hidden:
-    """Returns hidden states as int8 with a scale for each token would bring them."""
+    """Returns hidden states rounded to int8 with a scale for each token."""
     return _in_batches(_round_wire, hidden)
 
 
 def batches(hidden: np.ndarray) -> Iterator[slice]:
-    """Cuts windows into batches."""
-    rows = max(1, _TOKENS_AT_ONCE // hidden.shape[1])
+    """Yields the slices of windows that form a batch each."""
+    rows = max(1, _MAX_BATCH_TOKENS // hidden.shape[1])
     for first in range(0, len(hidden), rows):
         yield slice(first, min(first + rows, len(hidden)))
 

@@ -1,4 +1,4 @@
-"""Text to judge by, cut into windows of tokens."""
+"""Text to measure losses on, cut into windows of tokens."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from llmpq_jax.errors import RequestError
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Text:
-    """Windows of equal length, one behind the other in a text.
+    """Consecutive windows of equal length of a text.
 
     Attributes:
-        name: Of the file, for people.
+        name: File name, shown to users.
         digest: SHA-256 of the file.
-        tokens: Of each window; the first of each is only read, the others foretold.
-        num_bytes: Of UTF-8 that the tokens foretold say.
+        tokens: Tokens of each window, [W, T]; all but the first of a window are predicted.
+        num_bytes: Bytes of the predicted tokens' text in UTF-8.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Text:
 
     @property
     def num_predicted(self) -> int:
-        """Tokens that have one before them in their window."""
+        """Number of predicted tokens: all but the first of each window."""
         num_windows, length = self.tokens.shape
         return num_windows * (length - 1)
 
@@ -41,17 +41,17 @@ def read_text(
 ) -> Text:
     """Reads a text file and cuts it into windows.
 
-    What does not fill a last window is left out; of a long text, windows are taken at
-    even distances.
+    Tokens that do not fill a last window are left out. If the text is longer than
+    `max_tokens`, windows are taken at even distances.
 
     Args:
-        path: UTF-8 text; the tokenizer's own marks between documents are understood.
-        tokenizer: Of the model.
-        window: Tokens of each window, at least 2.
-        max_tokens: In all windows together; all of the text where absent.
+        path: UTF-8 text, which may contain the tokenizer's special tokens.
+        tokenizer: Tokenizer of the model.
+        window: Number of tokens of each window, at least 2.
+        max_tokens: Maximum number of tokens of all windows; None for all of the text.
 
     Raises:
-        RequestError: The file cannot be read, or does not fill a window.
+        RequestError: If the file cannot be read, or does not fill a window.
     """
     try:
         raw = path.read_bytes()

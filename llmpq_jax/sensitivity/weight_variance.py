@@ -1,15 +1,14 @@
 """Sensitivity from the weights alone: expected rounding noise over signal.
 
-Rounding to the nearest multiple of a scale S leaves an error that is close to uniform
-on [−S/2, S/2], of variance S²/12 (the expectation; LLM-PQ's indicator, arXiv
-2403.01136, takes the bound S²/4). For inputs that are white, an operator's output then carries noise
-and signal in the ratio
+The error of rounding to the nearest multiple of a scale S is close to uniform on
+[−S/2, S/2], with variance S²/12 (LLM-PQ's indicator, arXiv 2403.01136, takes the bound S²/4).
+For white inputs, the ratio of noise to signal in an operator's outputs is
 
     ω_o(b) = Σ_groups n_g · S_g(b)² / 12  /  ‖W_o‖²_F
 
 over the groups of n_g weights that share a scale, and a layer's ω is the sum over its
-matrices. It needs no data and no accelerator, and does not see that some operators'
-inputs are larger than others'.
+matrices. This needs neither data nor an accelerator, but ignores that some operators' inputs
+are larger than others'.
 """
 
 from __future__ import annotations
@@ -17,21 +16,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import model_fingerprint
+from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors
 from llmpq_jax.checkpoint.names import Sources
 from llmpq_jax.checkpoint.reader import CheckpointReader
-from llmpq_jax.checkpoint.store import StoredWeights
-from llmpq_jax.schema.precision import group_size_for
+from llmpq_jax.schema.precision import LOW_BITS, LowBits, group_size_for
 from llmpq_jax.schema.sensitivity import LayerSensitivity, Sensitivity
 
-LowBits = Literal[4, 8]
-_FEW_BITS: tuple[LowBits, ...] = (8, 4)
 UNIT = "expected noise-to-signal ratio of operators' outputs for white input, summed over a layer's matrices"
 
 
@@ -41,25 +37,25 @@ def weight_variance(
     group_size: int = 128,
     on_layer: Callable[[], None] = lambda: None,
 ) -> Sensitivity:
-    """Judges every layer, and the head at 8 bits, of a checkpoint.
+    """Estimates every layer of a checkpoint, and the head at 8 bits.
 
     Args:
-        folder: Of the checkpoint.
-        group_size: Of int4, at most.
-        on_layer: Called as each layer is judged.
+        folder: Folder of the checkpoint.
+        group_size: Largest number of int4 weights that share a scale.
+        on_layer: Callback for each layer.
 
     Raises:
-        CheckpointError: A tensor is missing, damaged, or of another shape.
-        UnsupportedModelError: The model is not implemented.
+        CheckpointError: If a tensor is missing, damaged, or of another shape.
+        UnsupportedModelError: If the model is not implemented.
     """
     architecture = read_architecture(folder)
-    stored = StoredWeights(CheckpointReader(folder), architecture)
+    stored = CheckpointTensors(CheckpointReader(folder), architecture)
     names = stored.names
 
     def omegas(sources: Sources) -> dict[LowBits, float]:
-        sums: dict[LowBits, float] = dict.fromkeys(_FEW_BITS, 0.0)
+        sums: dict[LowBits, float] = dict.fromkeys(LOW_BITS, 0.0)
         for weight_CF in _matrices(stored, sources):
-            for bits in _FEW_BITS:
+            for bits in LOW_BITS:
                 sums[bits] += noise_to_signal(
                     weight_CF, bits=bits, group_size=group_size
                 )
@@ -70,7 +66,7 @@ def weight_variance(
         found = omegas(names.layer(layer))
         rows += [
             LayerSensitivity(layer=layer, bits=bits, omega=found[bits])
-            for bits in _FEW_BITS
+            for bits in LOW_BITS
         ]
         on_layer()
     return Sensitivity(
@@ -87,11 +83,10 @@ def weight_variance(
 def noise_to_signal(
     weight_CF: Float[np.ndarray, "C F"], *, bits: LowBits, group_size: int = 128
 ) -> float:
-    """Returns Σ n_g·S_g²/12 over ‖W‖²_F, with the scales our quantiser takes.
+    """Returns Σ n_g·S_g²/12 over ‖W‖²_F, with the scales of our quantiser.
 
-    8 bits take one scale per feature, 4 bits one per feature and group; a scale is the
-    largest magnitude over 127 or 7. Zeros are kept exactly: they add nothing, and a
-    matrix of zeros has no noise.
+    There is one scale per feature at 8 bits, and one per feature and group at 4; it is the
+    largest magnitude divided by 127 or 7. Zeros are represented exactly: they add no noise.
     """
     num_contracted, num_features = weight_CF.shape
     group = num_contracted if bits == 8 else group_size_for(num_contracted, group_size)
@@ -100,7 +95,7 @@ def noise_to_signal(
     largest = magnitude_CF.max()
     if largest == 0:
         return 0.0
-    # The ratio does not depend on the unit, and squares of float32 may overflow.
+    # The ratio is independent of scaling, and squares of float32 may overflow.
     magnitude_CF /= largest
     signal = float(np.einsum("CF,CF->", magnitude_CF, magnitude_CF, dtype=np.float64))
     scale_GF = (
@@ -111,12 +106,12 @@ def noise_to_signal(
 
 
 def _matrices(
-    stored: StoredWeights, sources: Sources
+    stored: CheckpointTensors, sources: Sources
 ) -> Iterator[Float[np.ndarray, "C F"]]:
-    """Reads matrices one by one, those of one fused tensor together.
+    """Yields matrices one by one, those of one fused tensor together.
 
-    Those that the checkpoint holds quantised are served as they are, at its bits or
-    dequantised: they lose nothing more, and are left out.
+    Matrices that the checkpoint holds quantised are left out: they are served at its bits
+    or dequantised, and lose nothing more.
     """
     matrices = [
         source

@@ -1,4 +1,4 @@
-"""Arrays and results of long work, on disk, so that it can go on after a stop."""
+"""Intermediate arrays and results on disk, from which an interrupted run is resumed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _STATE = "state.json"
 
 
 class WorkFolder:
-    """A folder that belongs to one piece of work, known by its key.
+    """A folder of one computation, identified by its key.
 
-    Every file is written aside and renamed, so whatever is there is whole. Arrays are
-    read without being loaded: the text's hidden states may outgrow memory.
+    Every file is written under another name and renamed, so no file is incomplete. Arrays
+    are memory-mapped, because the text's hidden states may be larger than memory.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
-        """Opens the folder; what another piece of work left in it is deleted."""
+        """Opens the folder, and deletes what another computation left in it."""
         self.folder = folder
         self._key = key
         if self._read().get("key") != key:
@@ -31,32 +31,32 @@ class WorkFolder:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What was said last with `save_state`; empty at the beginning."""
+        """State last saved with `save_state`; empty if there is none."""
         return self._read().get("state", {})
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Keeps where the work is and what came of it so far, as JSON."""
+        """Writes progress and results so far, as JSON."""
         text = json.dumps({"key": self._key, "state": state})
         write_text(self.folder / _STATE, text + "\n")
 
     def save(self, name: str, array: np.ndarray) -> None:
-        """Keeps an array."""
+        """Writes an array."""
         path = self._path(name)
-        aside = path.with_suffix(".part")
-        with aside.open("wb") as file:
+        partial = path.with_suffix(".part")
+        with partial.open("wb") as file:
             np.save(file, array, allow_pickle=False)
-        aside.replace(path)
+        partial.replace(path)
 
     def load(self, name: str) -> np.ndarray:
-        """Returns an array as it lies on disk."""
+        """Returns a memory-mapped array."""
         return np.load(self._path(name), mmap_mode="r", allow_pickle=False)
 
     def delete(self, name: str) -> None:
-        """Gives an array's room back, if it is there."""
+        """Deletes an array if it exists."""
         self._path(name).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Deletes the folder; the work is done."""
+        """Deletes the folder, after the computation is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, name: str) -> Path:

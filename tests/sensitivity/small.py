@@ -1,4 +1,4 @@
-"""A random model with a text of bytes, for judging in a blink."""
+"""A random model with a text of bytes, which is estimated quickly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def small_model(folder: Path, **overrides: Any) -> StreamedModel:
 
 
 def write_text_file(folder: Path, *, num_tokens: int = 96, seed: int = 0) -> Path:
-    """Writes letters drawn at random; one is one token."""
+    """Writes random letters, of which each is one token."""
     letters = np.random.default_rng(seed).choice(list("abcdefgh \n"), num_tokens)
     path = folder / f"text-{seed}.txt"
     path.write_text("".join(letters))

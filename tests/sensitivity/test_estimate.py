@@ -1,4 +1,4 @@
-"""The whole errand on a small model: every method, every rounding, and stops."""
+"""Complete jobs on a small model: every method, every rounding, and interruptions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from llmpq_jax.checkpoint.calibrated import RoundedWeights
-from llmpq_jax.checkpoint.load import load_layer
+from llmpq_jax.checkpoint.calibrated import CalibratedWeights
+from llmpq_jax.checkpoint.load import load_weights
 from llmpq_jax.costmodel.quality import omega_table
 from llmpq_jax.quant import dequantize
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.schema.precision import Rounding
-from llmpq_jax.sensitivity import estimate as judge_module
-from llmpq_jax.sensitivity.estimate import METHODS, UNIT, SensitivityJob, indicate
+from llmpq_jax.sensitivity import part_estimates
+from llmpq_jax.sensitivity.estimate import UNIT, compute_sensitivity
+from llmpq_jax.sensitivity.job import METHODS, SensitivityJob
 from llmpq_jax.sensitivity.losses import losses_of
 from llmpq_jax.sensitivity.scale_fit import fit_factor, r_squared, random_assignments
 from llmpq_jax.sensitivity.variant import Variant, one_layer
@@ -25,24 +26,24 @@ from tests.tiny_models import make_strategy
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory):
+def small(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("small")
     model = small_model(folder)
     return model, small_text(model, folder), folder
 
 
-def _errand(**choices) -> SensitivityJob:
-    return SensitivityJob(num_assignments=4, **choices)
+def _job(**options) -> SensitivityJob:
+    return SensitivityJob(num_assignments=4, **options)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_judges_every_layer_and_fewer_bits_lose_more(judged, method):
-    model, text, folder = judged
+def test_every_method_estimates_every_layer_and_fewer_bits_lose_more(small, method):
+    model, text, folder = small
     steps: list[tuple[int, int]] = []
-    found = indicate(
+    found = compute_sensitivity(
         model,
         text,
-        _errand(method=method),
+        _job(method=method),
         folder=folder / "work",
         on_step=lambda count, total: steps.append((count, total)),
     )
@@ -61,9 +62,11 @@ def test_every_method_judges_every_layer_and_fewer_bits_lose_more(judged, method
     assert sum(count for count, _ in steps) == steps[-1][1]
 
 
-def test_measured_is_the_divergence_with_only_that_layer_rounded(judged):
-    model, text, folder = judged
-    found = indicate(model, text, _errand(method="measured"), folder=folder / "work")
+def test_measured_is_the_divergence_with_only_that_layer_rounded(small):
+    model, text, folder = small
+    found = compute_sensitivity(
+        model, text, _job(method="measured"), folder=folder / "work"
+    )
     assert found.calibration is not None
     variants = [one_layer(4, layer, bits) for layer in range(4) for bits in (8, 4)]
     losses = losses_of(model, text, variants, folder=folder / "work")
@@ -85,15 +88,15 @@ def test_measured_is_the_divergence_with_only_that_layer_rounded(judged):
         ),
     ],
 )
-def test_what_was_judged_is_what_is_served(judged, rounding, tmp_path):
-    base, text, folder = judged
+def test_the_rounded_weights_estimated_are_those_served(small, rounding, tmp_path):
+    base, text, folder = small
     model = small_model(tmp_path)
     assert model.fingerprint == base.fingerprint
-    errand = _errand(rounding=rounding, rounded=tmp_path / "rounded")
-    found = indicate(model, text, errand, folder=tmp_path / "work")
+    job = _job(rounding=rounding, rounded=tmp_path / "rounded")
+    found = compute_sensitivity(model, text, job, folder=tmp_path / "work")
     assert (found.rounding, found.rounded) == (rounding, str(tmp_path / "rounded"))
-    rounded = RoundedWeights(tmp_path / "rounded", fingerprint=model.fingerprint)
-    exact = load_layer(model.reader, model.architecture, 2, bits=16)
+    rounded = CalibratedWeights(tmp_path / "rounded", fingerprint=model.fingerprint)
+    exact = load_weights(model.store.layer(2, bits=16))
     for name, weight in rounded.read(2, 4).items():
         error = np.asarray(dequantize(weight)) - np.asarray(exact[name], np.float32)
         assert np.abs(error).max() < 8 * np.asarray(weight.scale).max()
@@ -107,47 +110,49 @@ def test_what_was_judged_is_what_is_served(judged, rounding, tmp_path):
         logits = pipeline.score(text.tokens)
     variant = Variant(bits=plan.bits, head_bits=8)
     (losses,) = losses_of(model, text, [variant], folder=tmp_path / "work")
-    told = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-    coming = text.tokens[:, 1:, None]
-    nll = -np.take_along_axis(told[:, :-1], coming, axis=-1)[..., 0]
+    logprobs = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    next_tokens = text.tokens[:, 1:, None]
+    nll = -np.take_along_axis(logprobs[:, :-1], next_tokens, axis=-1)[..., 0]
     tolerance = 4 * logit_tolerance(model.architecture, logits)
     np.testing.assert_allclose(nll, losses.nll, atol=tolerance)
     nearest = losses_of(base, text, [variant], folder=folder / "work")[0]
     assert not np.allclose(nll, nearest.nll, atol=tolerance)
 
 
-def test_an_errand_that_was_stopped_while_rounding_ends_as_if_it_had_not(
-    judged, tmp_path, monkeypatch
+def test_a_job_interrupted_while_rounding_ends_as_if_it_had_not_been(
+    small, tmp_path, monkeypatch
 ):
-    _, text, _ = judged
-    errand = _errand(rounding="gptq", rounded=tmp_path / "whole")
-    expected = indicate(
-        small_model(tmp_path / "a"), text, errand, folder=tmp_path / "w"
+    _, text, _ = small
+    job = _job(rounding="gptq", rounded=tmp_path / "whole")
+    expected = compute_sensitivity(
+        small_model(tmp_path / "a"), text, job, folder=tmp_path / "w"
     )
-    errand = replace(errand, rounded=tmp_path / "stopped")
-    judge_part = judge_module._judge_part
+    job = replace(job, rounded=tmp_path / "stopped")
+    estimate_part = part_estimates.estimate_part
     calls: list[object] = []
 
-    def stopping(model, errand, part, bits, moments):
+    def stopping(model, job, part, bits, moments):
         calls.append((part, bits))
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return judge_part(model, errand, part, bits, moments)
+        return estimate_part(model, job, part, bits, moments)
 
-    monkeypatch.setattr(judge_module, "_judge_part", stopping)
+    monkeypatch.setattr(part_estimates, "estimate_part", stopping)
     with pytest.raises(KeyboardInterrupt):
-        indicate(small_model(tmp_path / "b"), text, errand, folder=tmp_path / "work")
+        compute_sensitivity(
+            small_model(tmp_path / "b"), text, job, folder=tmp_path / "work"
+        )
     assert not (tmp_path / "stopped" / "rounded.json").exists()
-    found = indicate(
-        small_model(tmp_path / "c"), text, errand, folder=tmp_path / "work"
+    found = compute_sensitivity(
+        small_model(tmp_path / "c"), text, job, folder=tmp_path / "work"
     )
-    # Head and the last layer were done; the layer at which it stopped is done again.
+    # Head and last layer are kept; the layer during which it was interrupted is repeated.
     assert calls[3:5] == [(2, 8), (2, 8)] or calls[3] == calls[4]
     assert len(calls) == 1 + 2 * 4 + 1 + (calls.count(calls[4]) - 2)
     assert found.layers == expected.layers
 
 
-def test_random_choices_spread_from_little_to_much():
+def test_random_assignments_spread_from_little_int4_to_much():
     drawn = random_assignments(12, 200, np.random.default_rng(0))
     shares = np.array([sum(bits == 4 for bits in each.bits) / 12 for each in drawn])
     assert shares.min() < 0.1

@@ -3,7 +3,7 @@ import numpy as np
 from llmpq_jax.sensitivity.intervals import resampled_interval
 
 
-def test_an_interval_holds_the_mean_about_as_often_as_it_says():
+def test_an_interval_contains_the_mean_about_as_often_as_it_says():
     generator = np.random.default_rng(0)
     held = 0
     for seed in range(200):
@@ -18,3 +18,7 @@ def test_differences_are_taken_on_the_same_windows():
     values = np.random.default_rng(1).normal(0.0, 100.0, 30)
     low, high = resampled_interval(lambda a, b: a - b, values + 0.5, values)
     assert low == high == 0.5 or abs(low - 0.5) + abs(high - 0.5) < 1e-9
+
+
+def test_one_window_has_an_interval_of_no_width():
+    assert resampled_interval(lambda mean: mean, np.array([3.0])) == (3.0, 3.0)

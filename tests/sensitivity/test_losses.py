@@ -1,4 +1,4 @@
-"""All variants in one pass, against pipelines that serve them one by one."""
+"""All variants in one pass, compared with pipelines that serve them one by one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.sensitivity import losses as losses_module
 from llmpq_jax.sensitivity.losses import losses_of, num_streams
-from llmpq_jax.sensitivity.variant import Variant, distinct, one_layer, whole
+from llmpq_jax.sensitivity.variant import Variant, distinct, one_layer, unrounded
 from tests.same_tokens import logit_tolerance
 from tests.sensitivity.small import small_model, small_text
 from tests.tiny_models import make_strategy
@@ -27,14 +26,14 @@ _VARIANTS = st.builds(
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory):
+def small(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("small")
     model = small_model(folder)
     return model, small_text(model, folder), folder
 
 
 def _served(model, variant: Variant, tokens: np.ndarray) -> np.ndarray:
-    """Returns the logits of the pipeline that a variant would be planned as."""
+    """Returns the logits of a pipeline that serves the variant."""
     strategy = make_strategy(
         model.folder,
         [((0,), list(variant.bits))],
@@ -46,40 +45,40 @@ def _served(model, variant: Variant, tokens: np.ndarray) -> np.ndarray:
         return np.asarray(pipeline.score(tokens), np.float64)
 
 
-def _told(logits: np.ndarray) -> np.ndarray:
+def _logprobs(logits: np.ndarray) -> np.ndarray:
     return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
 
 
 @settings(max_examples=max(3, settings().max_examples // 10))
 @given(st.lists(_VARIANTS, min_size=1, max_size=4))
-def test_every_variant_loses_what_its_own_pipeline_loses(judged, variants):
-    model, text, folder = judged
+def test_every_variant_loses_what_its_own_pipeline_loses(small, variants):
+    model, text, folder = small
     found = losses_of(model, text, variants, folder=folder / "work")
     tokens = text.tokens
-    exact_logits = _served(model, whole(4), tokens)
-    exact = _told(exact_logits)[:, :-1]
-    # A mean of log-probabilities errs by twice what a logit errs by, at most.
+    exact_logits = _served(model, unrounded(4), tokens)
+    exact = _logprobs(exact_logits)[:, :-1]
+    # The error of a mean of log-probabilities is at most twice that of a logit.
     tolerance = 4 * logit_tolerance(model.architecture, exact_logits)
     for variant, losses in zip(variants, found, strict=True):
-        told = _told(_served(model, variant, tokens))[:, :-1]
-        nll = -np.take_along_axis(told, tokens[:, 1:, None], axis=-1)[..., 0]
-        kl = (np.exp(exact) * (exact - told)).sum(axis=-1)
-        # A cache of 8 bits rounds: a float's last bit may tip an integer.
+        logprobs = _logprobs(_served(model, variant, tokens))[:, :-1]
+        nll = -np.take_along_axis(logprobs, tokens[:, 1:, None], axis=-1)[..., 0]
+        kl = (np.exp(exact) * (exact - logprobs)).sum(axis=-1)
+        # A float's last bit may change an integer of an 8-bit cache.
         slack = tolerance if variant.kv_bits == 16 else 20 * tolerance
         np.testing.assert_allclose(losses.nll, nll, atol=slack)
         np.testing.assert_allclose(losses.kl, kl, atol=slack)
     assert not (folder / "work").exists()
 
 
-def test_the_model_itself_loses_nothing(judged):
-    model, text, folder = judged
-    (exact,) = losses_of(model, text, [whole(4)], folder=folder / "work")
+def test_the_model_itself_loses_nothing(small):
+    model, text, folder = small
+    (exact,) = losses_of(model, text, [unrounded(4)], folder=folder / "work")
     assert np.abs(exact.kl).max() < 1e-6
     assert exact.agrees.all()
 
 
-def test_int8_on_the_wire_changes_little_but_something(judged):
-    model, text, folder = judged
+def test_int8_on_the_wire_changes_little_but_not_nothing(small):
+    model, text, folder = small
     wired = Variant(bits=(16,) * 4, wire_bits=8)
     (found,) = losses_of(model, text, [wired], folder=folder / "work")
     assert 0 < found.kl.mean() < 0.01
@@ -88,56 +87,65 @@ def test_int8_on_the_wire_changes_little_but_something(judged):
 @given(st.lists(_VARIANTS, min_size=1, max_size=6))
 def test_streams_are_the_variants_prefixes(variants):
     prefixes = {
-        (layer, variant.before(layer))
-        for variant in [whole(4), *variants]
+        (layer, variant.prefix(layer))
+        for variant in [unrounded(4), *variants]
         for layer in range(1, 5)
     }
     assert num_streams(4, variants) == len(prefixes)
 
 
-def test_one_layer_each_is_one_stream_more_at_every_layer_and_width():
+def test_each_low_bit_layer_adds_one_stream_for_every_width():
     variants = [one_layer(4, layer, bits) for layer in range(4) for bits in (8, 4)]
     assert num_streams(4, variants) == sum(1 + 2 * layer for layer in range(1, 5))
     assert len(distinct([*variants, *variants])) == 8
 
 
-def test_work_that_was_stopped_goes_on_after_its_last_whole_layer(judged, monkeypatch):
-    model, text, folder = judged
+def test_an_interrupted_run_is_resumed_after_its_last_complete_layer(
+    small, monkeypatch
+):
+    model, text, folder = small
     variants = [one_layer(4, 1, 4), Variant(bits=(8,) * 4)]
     expected = losses_of(model, text, variants, folder=folder / "work")
-    passed: list[int] = []
-    pass_layer = losses_module._pass_layer
+    loaded: list[int] = []
+    layer_weights = model.layer_weights
 
-    def stopping(model, work, every, layer, on_stream):
-        if layer == 2 and len(passed) == 2:
-            passed.append(-1)
+    def interrupted(layer, bits):
+        loaded.append(layer)
+        # In the first run, at the second width of layer 2.
+        if loaded.count(2) == 2:
             raise KeyboardInterrupt
-        passed.append(layer)
-        pass_layer(model, work, every, layer, on_stream)
+        return layer_weights(layer, bits)
 
-    monkeypatch.setattr(losses_module, "_pass_layer", stopping)
+    monkeypatch.setattr(model, "layer_weights", interrupted)
     with pytest.raises(KeyboardInterrupt):
         losses_of(model, text, variants, folder=folder / "work")
-    told: list[int] = []
-    found = losses_of(
-        model, text, variants, folder=folder / "work", on_stream=told.append
+    assert set(loaded) == {0, 1, 2}
+    loaded.clear()
+    monkeypatch.setattr(
+        model,
+        "layer_weights",
+        lambda layer, bits: (loaded.append(layer), layer_weights(layer, bits))[1],
     )
-    assert passed == [0, 1, -1, 2, 3]
-    assert sum(told) == num_streams(4, variants)
+    streams: list[int] = []
+    found = losses_of(
+        model, text, variants, folder=folder / "work", on_stream=streams.append
+    )
+    assert set(loaded) == {2, 3}
+    assert sum(streams) == num_streams(4, variants)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.nll, other.nll)
 
 
-def test_what_other_work_left_is_not_taken_for_ones_own(judged, monkeypatch):
-    model, text, folder = judged
-    monkeypatch.setattr(
-        losses_module,
-        "_judge",
-        lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()),
-    )
-    with pytest.raises(KeyboardInterrupt):
-        losses_of(model, text, [one_layer(4, 0, 4)], folder=folder / "work")
-    monkeypatch.undo()
+def test_what_other_work_left_is_not_used(small, monkeypatch):
+    model, text, folder = small
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(model, "head", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            losses_of(model, text, [one_layer(4, 0, 4)], folder=folder / "work")
     other = one_layer(4, 3, 4)
     (found,) = losses_of(model, text, [other], folder=folder / "work")
     (expected,) = losses_of(model, text, [other], folder=folder / "fresh")

@@ -1,4 +1,4 @@
-"""Moments out of backpropagation, against gradients taken token by token."""
+"""Moments from backpropagation, compared with gradients taken token by token."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from llmpq_jax.arch.tensors import layer_tensors
-from llmpq_jax.checkpoint.load import load_head, load_layer
+from llmpq_jax.checkpoint.load import load_weights
 from llmpq_jax.model import DecoderLayer, Head, fresh_context
 from llmpq_jax.quant import dequantize
 from llmpq_jax.quant.rounding import round_weight
-from llmpq_jax.sensitivity import moments as moments_module
 from llmpq_jax.sensitivity.losses import losses_of
-from llmpq_jax.sensitivity.moments import moments_of
+from llmpq_jax.sensitivity.moments import layer_moments, moments_of
 from llmpq_jax.sensitivity.second_order import curvature_loss
 from llmpq_jax.sensitivity.variant import one_layer
 from tests.sensitivity.small import small_model, small_text
@@ -26,21 +25,21 @@ MATRICES = (
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory):
+def small(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("small")
     model = small_model(folder)
     return model, small_text(model, folder), folder
 
 
-def test_of_one_token_the_weight_s_gradient_is_the_outer_product(judged):
+def test_for_one_token_the_weight_s_gradient_is_the_outer_product(small):
     """With one token ∂L/∂W = x·gᵀ, so its squares are products of the moments."""
-    model, _, _ = judged
+    model, _, _ = small
     generator = np.random.default_rng(0)
     width = model.architecture.hidden_size
     hidden = generator.standard_normal((1, 1, width), np.float32)
     gradient = generator.standard_normal((1, 1, width), np.float32)
-    _, found = moments_module._layer_moments(model, 1, hidden, gradient)
-    weights = load_layer(model.reader, model.architecture, 1, bits=16)
+    _, found = layer_moments(model, 1, hidden, gradient)
+    weights = load_weights(model.store.layer(1, bits=16))
     wide = {name: jnp.asarray(each, jnp.float32) for name, each in weights.items()}
 
     def loss(weights):
@@ -58,14 +57,14 @@ def test_of_one_token_the_weight_s_gradient_is_the_outer_product(judged):
         )
 
 
-def test_moments_of_windows_are_means_of_each_window_s(judged):
-    model, text, _ = judged
+def test_moments_of_windows_are_means_of_each_window_s(small):
+    model, text, _ = small
     generator = np.random.default_rng(1)
     hidden = model.embed(text.tokens)
     gradient = generator.standard_normal(hidden.shape, np.float32)
-    back, together = moments_module._layer_moments(model, 0, hidden, gradient)
+    back, together = layer_moments(model, 0, hidden, gradient)
     alone = [
-        moments_module._layer_moments(model, 0, hidden[i : i + 1], gradient[i : i + 1])
+        layer_moments(model, 0, hidden[i : i + 1], gradient[i : i + 1])
         for i in range(len(hidden))
     ]
     apart = np.concatenate([each for each, _ in alone])
@@ -79,8 +78,8 @@ def test_moments_of_windows_are_means_of_each_window_s(judged):
             )
 
 
-def test_every_matrix_has_moments_and_a_seed_draws_the_same_tokens(judged):
-    model, text, folder = judged
+def test_every_matrix_has_moments_and_a_seed_draws_the_same_tokens(small):
+    model, text, folder = small
     seen = dict(moments_of(model, text, folder=folder / "work", seed=3))
     assert sorted(seen) == [0, 1, 2, 3, 4]
     tensors = [
@@ -96,8 +95,8 @@ def test_every_matrix_has_moments_and_a_seed_draws_the_same_tokens(judged):
     assert not np.array_equal(seen[0][name].outputs, other[0][name].outputs)
 
 
-def test_a_stopped_pass_goes_on_with_the_layer_that_was_not_dealt_with(judged):
-    model, text, folder = judged
+def test_an_interrupted_pass_is_resumed_with_the_layer_not_yet_processed(small):
+    model, text, folder = small
     expected = dict(moments_of(model, text, folder=folder / "work"))
     found = {}
     steps = moments_of(model, text, folder=folder / "work")
@@ -106,53 +105,51 @@ def test_a_stopped_pass_goes_on_with_the_layer_that_was_not_dealt_with(judged):
             steps.close()
             break
         found[layer] = moments
-    told: list[None] = []
+    passed: list[None] = []
     rest = moments_of(
-        model, text, folder=folder / "work", on_layer=lambda: told.append(None)
+        model, text, folder=folder / "work", on_layer=lambda: passed.append(None)
     )
     later = dict(rest)
     assert sorted(later) == [0, 1, 2]
-    assert len(told) == 2 * 4
+    assert len(passed) == 2 * 4
     for layer, moments in (found | later).items():
         for name, each in moments.items():
             np.testing.assert_array_equal(each.outputs, expected[layer][name].outputs)
 
 
-def test_the_second_order_foretells_what_rounding_a_layer_costs(judged):
+def test_the_second_order_predicts_what_rounding_a_layer_costs(small):
     """Within a factor of two where six short windows stand for the distribution."""
-    model, text, folder = judged
+    model, text, folder = small
     variants = [one_layer(4, layer, 4) for layer in range(4)]
     measured = [
         each.kl.mean()
         for each in losses_of(model, text, variants, folder=folder / "kl")
     ]
-    told = np.zeros(4)
+    predicted = np.zeros(4)
     for layer, moments in moments_of(model, text, folder=folder / "work"):
         if layer == 4:
             continue
         for each in moments.values():
             weight = each.weight.astype(jnp.float32)
             served = dequantize(round_weight(weight, bits=4, group_size=32))
-            told[layer] += curvature_loss(each, served - weight)
-    assert (told < 2 * np.array(measured)).all()
-    assert (told > np.array(measured) / 2).all()
+            predicted[layer] += curvature_loss(each, served - weight)
+    assert (predicted < 2 * np.array(measured)).all()
+    assert (predicted > np.array(measured) / 2).all()
 
 
-def test_gradients_reach_the_first_layer_as_through_one_plain_chain(judged):
-    """The embedding's moments are not kept, but layer 0's are: all layers lie behind them."""
-    model, text, folder = judged
+def test_gradients_reach_the_first_layer_as_through_one_plain_chain(small):
+    """The gradient reaches layer 0 through all other layers."""
+    model, text, folder = small
     found = dict(moments_of(model, text, folder=folder / "work", seed=5))[0]
     name = "attention.query.weight"
     layers = [
         {
             name: jnp.asarray(each, jnp.float32)
-            for name, each in load_layer(
-                model.reader, model.architecture, layer, bits=16
-            ).items()
+            for name, each in load_weights(model.store.layer(layer, bits=16)).items()
         }
         for layer in range(4)
     ]
-    head = load_head(model.reader, model.architecture, bits=16)
+    head = load_weights(model.store.head(bits=16))
     hidden = jnp.asarray(model.embed(text.tokens))
     context = fresh_context(model.architecture, *text.tokens.shape)
 
@@ -169,8 +166,8 @@ def test_gradients_reach_the_first_layer_as_through_one_plain_chain(judged):
     drawn = jax.random.categorical(key, logits(0.0), axis=-1)
 
     def loss(bump):
-        told = jax.nn.log_softmax(logits(bump), axis=-1)
-        return -jnp.take_along_axis(told, drawn[..., None], axis=-1).sum()
+        logprobs = jax.nn.log_softmax(logits(bump), axis=-1)
+        return -jnp.take_along_axis(logprobs, drawn[..., None], axis=-1).sum()
 
     # A feature's weights all moved by ε along the inputs' direction x̄ change the loss
     # by ε·Σ g·(x·x̄): its square summed over features is what the moments bound.

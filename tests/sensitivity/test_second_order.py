@@ -1,4 +1,4 @@
-"""The formulas against loops in float64 and against errors that were drawn."""
+"""The formulas, compared with loops in float64 and with random errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _drawn(seed: int) -> tuple[np.random.Generator, Moments, np.ndarray]:
 
 
 @given(_SEEDS)
-def test_curvature_is_half_the_mean_square_of_what_a_change_does_to_the_loss(seed):
+def test_curvature_is_half_the_mean_square_of_a_change_s_effect_on_the_loss(seed):
     generator, moments, inputs = _drawn(seed)
     error = generator.standard_normal((ROWS, FEATURES))
     expected = 0.0
@@ -45,10 +45,10 @@ def test_curvature_is_half_the_mean_square_of_what_a_change_does_to_the_loss(see
 
 
 @given(_SEEDS)
-def test_variance_is_what_drawn_errors_cost_in_the_mean(seed):
-    """Inputs alike in all features: then only their mean square matters."""
+def test_variance_is_the_mean_loss_of_random_errors(seed):
+    """With equally distributed input features, only their mean square matters."""
     generator, moments, _ = _drawn(seed)
-    interchangeable_groups = Moments(
+    isotropic = Moments(
         weight=moments.weight,
         inputs=jnp.eye(ROWS) * 1.7,
         outputs=moments.outputs,
@@ -56,12 +56,8 @@ def test_variance_is_what_drawn_errors_cost_in_the_mean(seed):
     scale = generator.uniform(0.1, 1.0, (ROWS // GROUP, FEATURES))
     steps = np.repeat(scale, GROUP, axis=0)
     drawn = generator.uniform(-0.5, 0.5, (4000, ROWS, FEATURES)) * steps
-    costs = 0.5 * np.einsum(
-        "f,ncf->n", np.asarray(interchangeable_groups.outputs), 1.7 * drawn**2
-    )
-    found = float(
-        variance_loss(interchangeable_groups, jnp.asarray(scale, jnp.float32))
-    )
+    costs = 0.5 * np.einsum("f,ncf->n", np.asarray(isotropic.outputs), 1.7 * drawn**2)
+    found = float(variance_loss(isotropic, jnp.asarray(scale, jnp.float32)))
     standard_error = costs.std() / np.sqrt(len(costs))
     assert found == pytest.approx(costs.mean(), abs=5 * standard_error)
 

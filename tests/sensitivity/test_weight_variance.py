@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import model_fingerprint
-from llmpq_jax.checkpoint.load import load_head, load_layer
+from llmpq_jax.checkpoint.load import load_weights
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.quant import QArray, dequantize, quantize
 from llmpq_jax.sensitivity.weight_variance import noise_to_signal, weight_variance
 from tests.tiny_models import CONFIG, write_tiny_model
 
-few_bits = st.sampled_from((4, 8))
+low_bits = st.sampled_from((4, 8))
 group_sizes = st.sampled_from((32, 64, 128))
 
 
@@ -31,7 +32,7 @@ def gaussians(draw):
     return (noise_CF * spread_F).astype(np.float32)
 
 
-@given(gaussians(), few_bits, group_sizes)
+@given(gaussians(), low_bits, group_sizes)
 def test_agrees_with_the_error_of_the_quantiser_that_serves(weight, bits, group_size):
     """Within five standard deviations of a sum of uniform errors, and one part in n.
 
@@ -45,10 +46,10 @@ def test_agrees_with_the_error_of_the_quantiser_that_serves(weight, bits, group_
     noise = group * (scale_GF**2).sum() / 12
     deviation = np.sqrt(group * (scale_GF**4).sum() / 180)
     signal = (weight.astype(np.float64) ** 2).sum()
-    judged = noise_to_signal(weight, bits=bits, group_size=group_size)
-    assert judged == pytest.approx(noise / signal, rel=1e-5)
+    estimated = noise_to_signal(weight, bits=bits, group_size=group_size)
+    assert estimated == pytest.approx(noise / signal, rel=1e-5)
     tolerance = 1 / group + 5 * deviation / noise
-    assert (error**2).sum() / signal == pytest.approx(judged, rel=tolerance)
+    assert (error**2).sum() / signal == pytest.approx(estimated, rel=tolerance)
 
 
 @given(gaussians(), group_sizes)
@@ -59,7 +60,7 @@ def test_fewer_bits_lose_more(weight, group_size):
     assert four > eight > 0
 
 
-@given(gaussians(), few_bits, st.sampled_from((1e-15, 2.0**-7, 3.0, 1e15)))
+@given(gaussians(), low_bits, st.sampled_from((1e-15, 2.0**-7, 3.0, 1e15)))
 def test_does_not_depend_on_the_unit_of_the_weights(weight, bits, factor):
     scaled = weight * np.float32(factor)
     assert noise_to_signal(scaled, bits=bits) == pytest.approx(
@@ -67,7 +68,7 @@ def test_does_not_depend_on_the_unit_of_the_weights(weight, bits, factor):
     )
 
 
-@given(few_bits)
+@given(low_bits)
 def test_zeros_have_no_noise(bits):
     zeros = np.zeros((64, 8), np.float32)
     assert noise_to_signal(zeros, bits=bits) == 0
@@ -106,22 +107,22 @@ def test_a_layer_is_the_sum_over_its_matrices(tmp_path, overrides):
     write_random_checkpoint(tmp_path, config | overrides)
     folder = tmp_path
     architecture = read_architecture(folder)
-    reader = CheckpointReader(folder)
-    judged = []
-    found = weight_variance(folder, group_size=32, on_layer=lambda: judged.append(1))
-    assert len(judged) == architecture.num_layers
+    store = WeightStore(CheckpointReader(folder), architecture)
+    layers = []
+    found = weight_variance(folder, group_size=32, on_layer=lambda: layers.append(1))
+    assert len(layers) == architecture.num_layers
     assert found.method == "weight-variance"
     assert found.fingerprint == model_fingerprint(folder)
     assert (found.group_size, found.rounding) == (32, "nearest")
     assert len(found.layers) == 2 * architecture.num_layers
     for row in found.layers:
-        weights = load_layer(
-            reader, architecture, row.layer, bits=row.bits, group_size=32
+        weights = load_weights(
+            store.layer(row.layer, bits=row.bits), group_size=32
         )
-        exact = load_layer(reader, architecture, row.layer, bits=16)
+        exact = load_weights(store.layer(row.layer, bits=16))
         assert row.omega == pytest.approx(_sum(weights, exact), rel=1e-4)
-    head = load_head(reader, architecture, bits=8)
-    exact = load_head(reader, architecture, bits=16)
+    head = load_weights(store.head(bits=8))
+    exact = load_weights(store.head(bits=16))
     assert found.head_8 == pytest.approx(_sum(head, exact), rel=1e-4)
     assert found.omega(0, 16) == 0
 
@@ -144,6 +145,6 @@ def test_weights_that_are_missing_are_named(tmp_path):
         weight_variance(folder, group_size=32)
 
 
-def test_judging_weights_does_not_import_jax():
+def test_estimating_from_weights_does_not_import_jax():
     code = "import sys, llmpq_jax.sensitivity.weight_variance; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
