@@ -1,4 +1,4 @@
-"""Which names have come already, however many: on disk, so that memory does not grow."""
+"""Names that have occurred, on disk, so that any number of them takes no memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from llmpq_jax.errors import RequestError
 
 
 class IdIndex:
-    """Names, each with a number, in a temporary file that goes with the process."""
+    """Names, each with a number, in a temporary file that ends with the process."""
 
     def __init__(self) -> None:
-        """Starts with none."""
-        # No name: SQLite keeps what outgrows its cache in a file that nobody sees.
+        """Starts empty."""
+        # Without a name, SQLite keeps what outgrows its cache in an unlinked file.
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(
@@ -21,10 +21,10 @@ class IdIndex:
         self._database.execute("BEGIN")
 
     def add(self, custom_id: str, number: int) -> int | None:
-        """Takes a name; returns the number it came with before, or None if it is new.
+        """Adds a name unless it is there; returns its earlier number, or None if it is new.
 
         Raises:
-            RequestError: There is no room for temporary files.
+            RequestError: If there is no room for temporary files.
         """
         try:
             added = self._database.execute(
@@ -36,7 +36,7 @@ class IdIndex:
         return None if added.rowcount else self.find(custom_id)
 
     def find(self, custom_id: str) -> int | None:
-        """Returns the number a name came with, or None."""
+        """Returns the number of a name, or None if it has not occurred."""
         rows = self._database.execute(
             "SELECT number FROM seen WHERE id = ?", (custom_id,)
         )

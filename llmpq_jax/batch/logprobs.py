@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens as OpenAI's two endpoints tell them."""
+"""Log-probabilities of tokens in the form of OpenAI's two endpoints."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ from typing import Any
 
 from llmpq_jax.runtime.request import Completion
 
-# What a part of a character is decoded to.
+# Decoded from a token that is part of a character.
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 def logprobs_values(
     completion: Completion, token_text: Callable[[int], str], *, is_chat: bool
 ) -> dict[str, Any] | None:
-    """Returns what was asked for of each token but the one that ends a text, or None.
+    """Returns the log-probabilities of all tokens but the end-of-text token.
 
     Args:
-        completion: With its log-probabilities.
-        token_text: Says what a token is.
-        is_chat: The form is that of conversations.
+        completion: Completion of a request.
+        token_text: Function from a token id to its text.
+        is_chat: Whether the form is that of conversations.
+
+    Returns:
+        JSON object, or None if the request asked for none.
     """
     if completion.logprobs is None:
         return None
-    num_told = len(completion.token_ids) - (completion.finish_reason == "eos")
-    told = list(
+    num_tokens = len(completion.token_ids) - (completion.finish_reason == "eos")
+    tokens = list(
         zip(
-            completion.token_ids[:num_told],
-            completion.logprobs[:num_told],
+            completion.token_ids[:num_tokens],
+            completion.logprobs[:num_tokens],
             strict=True,
         )
     )
@@ -40,26 +43,26 @@ def logprobs_values(
                     for likely_id, logprob in each.top_tokens
                 ]
             }
-            for token_id, each in told
+            for token_id, each in tokens
         ]
         return {"content": content, "refusal": None}
-    texts = [token_text(token_id) for token_id, _ in told]
+    texts = [token_text(token_id) for token_id, _ in tokens]
     offsets = [0]
     for text in texts:
         offsets.append(offsets[-1] + len(text))
     return {
         "tokens": texts,
-        "token_logprobs": [each.logprob for _, each in told],
+        "token_logprobs": [each.logprob for _, each in tokens],
         "top_logprobs": [
             {token_text(likely_id): logprob for likely_id, logprob in each.top_tokens}
-            for _, each in told
+            for _, each in tokens
         ],
         "text_offset": offsets[:-1],
     }
 
 
 def _token(text: str, logprob: float) -> dict[str, Any]:
-    # Which bytes a part of a character is, decoding does not say.
+    # Decoding does not give the bytes of a part of a character.
     is_whole = _UNFINISHED not in text
     return {
         "token": text,

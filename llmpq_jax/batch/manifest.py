@@ -1,8 +1,9 @@
-"""What a file of results came from, written beside it, so that a job can go on later."""
+"""Manifest of a results file: what its results came from, so that a run can be resumed."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,8 +18,8 @@ from llmpq_jax.schema.record import record
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.schema.toml import read_record, to_toml
 
-_COMMENT = "What the results beside this file came from; generate --resume reads it."
-# Of a checkpoint: what turns text into tokens and back, and says where a text ends.
+_COMMENT = "What the results next to this file came from; generate --resume reads it."
+# Files of a checkpoint that turn text into tokens and back, and say where a text ends.
 _TEXT_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -30,18 +31,18 @@ _TEXT_FILES = (
 
 
 @record
-class JobChoices:
-    """What held for prompts that did not say otherwise.
+class ManifestOptions:
+    """Options of the run, for prompts whose lines leave them open.
 
     Attributes:
-        max_new_tokens: At most so many.
-        temperature: 0 takes the likeliest token.
-        top_k: Draws among so many likeliest tokens; 0 among all.
-        top_p: Draws among the fewest tokens whose probabilities reach it.
-        seed: Of the draws.
-        stop: A continuation ends before the first of these texts.
-        chat: Plain prompts went through the checkpoint's chat template.
-        ignore_eos: Whatever the model said, it went on.
+        max_new_tokens: Maximum number of new tokens.
+        temperature: Sampling temperature; 0 takes the likeliest token.
+        top_k: Number of likeliest tokens to draw among; 0 for all.
+        top_p: Probability that the likeliest tokens to draw among reach together.
+        seed: Seed of the draws.
+        stop: Texts that end a continuation, which is cut before the first of them.
+        chat: Whether plain prompts went through the checkpoint's chat template.
+        ignore_eos: Whether generation continued after an end-of-text token.
     """
 
     max_new_tokens: int
@@ -55,20 +56,20 @@ class JobChoices:
 
 
 @record
-class Job:
+class Manifest:
     """What a file of results came from.
 
     Attributes:
         schema: Version of the file format.
-        program: Name and version that wrote it.
-        model: The checkpoint's folder, for people.
-        fingerprint: Of the checkpoint's config and weights.
+        program: Name and version of the program that wrote it.
+        model: Folder of the checkpoint, for information only.
+        fingerprint: Fingerprint of the checkpoint's config and weights.
         tokenizer: SHA-256 of the checkpoint's files that turn text into tokens.
-        strategies: Fingerprints of the strategies that served it, in their order; they
-            begin with the names that results give to them.
-        unnamed_lines: SHA-256 of the lines that have no custom_id, which are told apart
-            by their number alone.
-        choices: What held for prompts that did not say otherwise.
+        strategies: Fingerprints of the strategies that served the prompts, in order;
+            each begins with the strategy's name in the results.
+        unnamed_lines: SHA-256 of the lines without custom_id, which are identified by
+            their number only.
+        options: Options of the run, for prompts whose lines leave them open.
     """
 
     schema: Literal[1] = 1
@@ -78,101 +79,109 @@ class Job:
     tokenizer: str
     strategies: tuple[str, ...]
     unnamed_lines: str
-    choices: JobChoices
+    options: ManifestOptions
 
 
-def make_job(
+def make_manifest(
     strategy: Strategy,
     lines: Iterable[Prompt | BadLine],
-    choices: PromptDefaults,
+    defaults: PromptDefaults,
     *,
     is_chat: bool,
     ignores_eos: bool,
-) -> Job:
-    """Describes the serving of lines by a strategy.
+) -> Manifest:
+    """Returns the manifest of a run.
+
+    Args:
+        strategy: Strategy that serves the lines.
+        lines: Lines of prompts, read once.
+        defaults: Options of prompts whose lines leave them open.
+        is_chat: Whether plain prompts go through the checkpoint's chat template.
+        ignores_eos: Whether generation continues after an end-of-text token.
 
     Raises:
-        RequestError: The lines cannot be read.
+        RequestError: If the lines cannot be read.
     """
-    sampling = choices.sampling
-    return Job(
+    sampling = defaults.sampling
+    return Manifest(
         program=f"llmpq-jax {__version__}",
         model=strategy.model.path,
         fingerprint=strategy.model.fingerprint,
         tokenizer=_tokenizer_fingerprint(Path(strategy.model.path)),
         strategies=(strategy_fingerprint(strategy),),
         unnamed_lines=_unnamed_lines_fingerprint(lines),
-        choices=JobChoices(
-            max_new_tokens=choices.max_new_tokens or strategy.workload.new_tokens,
+        options=ManifestOptions(
+            max_new_tokens=defaults.max_new_tokens or strategy.workload.new_tokens,
             temperature=float(sampling.temperature),
             top_k=sampling.top_k,
             top_p=float(sampling.top_p),
             seed=sampling.seed,
-            stop=choices.stop,
+            stop=defaults.stop,
             chat=is_chat,
             ignore_eos=ignores_eos,
         ),
     )
 
 
-def job_path(results: Path) -> Path:
-    """Returns where the job of a file of results is described."""
-    return results.with_name(f"{results.name}.job.toml")
+def manifest_path(results: Path) -> Path:
+    """Returns the path of a results file's manifest."""
+    return results.with_name(f"{results.name}.manifest.toml")
 
 
 def plan_path(results: Path, fingerprint: str) -> Path:
-    """Returns where a strategy lies that was solved while a file of results was written."""
+    """Returns the path of a strategy that was solved during the run of a results file."""
     return results.with_name(f"{results.name}.plan-{plan_name(fingerprint)}.toml")
 
 
-def write_job(path: Path, job: Job) -> None:
-    """Writes a job; it is there whole or not at all."""
-    write_text(path, to_toml(job, comment=_COMMENT))
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Writes a manifest atomically."""
+    write_text(path, to_toml(manifest, comment=_COMMENT))
 
 
-def check_same_job(path: Path, job: Job) -> Job:
-    """Refuses to go on with another job than the one that is described in a file.
+def check_manifest(path: Path, manifest: Manifest) -> Manifest:
+    """Refuses to resume a run with another model, options, lines or strategy.
 
     Args:
-        path: The file.
-        job: That is to go on.
+        path: Path of the manifest of the run to resume.
+        manifest: Manifest of the present run.
 
     Returns:
-        The job as the file has it, with all strategies that served it.
+        The manifest as written, with all strategies that served the run.
 
     Raises:
-        RequestError: They differ in what decides tokens, or the file is none.
+        RequestError: If they differ in what decides tokens, or the file is no manifest.
     """
     if not path.exists():
-        msg = f"job {path}: is not there: expected it beside the results, to tell what they came from; name another file for the results"
+        msg = f"manifest {path}: is missing: expected it next to the results, to identify what they came from; name another file for the results"
         raise RequestError(msg)
     try:
-        begun = read_record(Job, path, what="job")
+        written = read_record(Manifest, path, what="manifest")
     except SpecError as reason:
         raise RequestError(str(reason)) from reason
-    changed: dict[str, tuple[object, object]] = {
-        name: (asdict(begun)[name], asdict(job)[name])
-        for name in ("fingerprint", "tokenizer", "unnamed_lines")
+    pairs: dict[str, tuple[object, object]] = {
+        "the model is another": (written.fingerprint, manifest.fingerprint),
+        "the model's tokenizer, chat template or end tokens are others": (
+            written.tokenizer,
+            manifest.tokenizer,
+        ),
+        "lines without custom_id have changed, which are identified by their number only": (
+            written.unnamed_lines,
+            manifest.unnamed_lines,
+        ),
     }
-    changed |= {
-        f"--{name.replace('_', '-')}": (was, asdict(job.choices)[name])
-        for name, was in asdict(begun.choices).items()
-    }
-    told = {
-        "fingerprint": "the model is another",
-        "tokenizer": "the model's tokenizer, chat template or end tokens are others",
-        "unnamed_lines": "lines without custom_id have changed, which are told apart by their number alone",
-    }
-    for name, (was, now) in changed.items():
+    present = asdict(manifest.options)
+    for name, was in asdict(written.options).items():
+        now = present[name]
+        pairs[f"--{name.replace('_', '-')} was {was} and is {now}"] = was, now
+    for difference, (was, now) in pairs.items():
         if was != now:
-            what = told.get(name, f"{name} was {was} and is {now}")
-            msg = f"job {path}: {what}: expected all as it was begun; undo that or name another file for the results"
+            msg = f"manifest {path}: {difference}: expected all as at the start of the run; undo that or name another file for the results"
             raise RequestError(msg)
-    if not set(job.strategies) <= set(begun.strategies):
-        others = ", ".join(map(plan_name, begun.strategies))
-        msg = f"job {path}: the strategy is the plan {plan_name(job.strategies[-1])}, which is none that served it: expected {others}; name that one or another file for the results"
+    if not set(manifest.strategies) <= set(written.strategies):
+        others = ", ".join(map(plan_name, written.strategies))
+        msg = f"manifest {path}: the strategy is the plan {plan_name(manifest.strategies[-1])}, which did not serve the run: expected {others}; name that one or another file for the results"
         raise RequestError(msg)
-    return begun
+    return written
 
 
 def _tokenizer_fingerprint(folder: Path) -> str:
@@ -191,6 +200,7 @@ def _unnamed_lines_fingerprint(lines: Iterable[Prompt | BadLine]) -> str:
     digest = hashlib.sha256()
     for line in lines:
         if line.custom_id == f"line-{line.number}":
-            # Wherever the file may lie now.
-            digest.update(repr(replace(line, where="")).encode())
+            # The file may have been moved, so its path does not count.
+            values = asdict(replace(line, where=""))
+            digest.update(json.dumps(values, sort_keys=True).encode())
     return f"sha256:{digest.hexdigest()}"

@@ -23,7 +23,7 @@ from llmpq_jax.batch.prompt_line import (
 from llmpq_jax.errors import RequestError
 from llmpq_jax.units import MIB
 
-_MAX_LINE_BYTES = 64 * MIB
+MAX_LINE_BYTES = 64 * MIB
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Names of lines without a custom_id.
 _NUMBERED = re.compile(r"line-[0-9]+")
@@ -137,8 +137,8 @@ class PromptFile:
             )
 
     def _parse(self, line: bytes) -> Mapping[str, Any]:
-        if len(line) > _MAX_LINE_BYTES:
-            msg = f"is longer than {_MAX_LINE_BYTES // MIB} MiB: expected one prompt"
+        if len(line) > MAX_LINE_BYTES:
+            msg = f"is longer than {MAX_LINE_BYTES // MIB} MiB: expected one prompt"
             raise RequestError(msg)
         try:
             text = line.decode()
@@ -175,8 +175,8 @@ def _raw_lines(file: BinaryIO) -> Iterator[bytes]:
     """
     if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
         file.seek(0)
-    while line := file.readline(_MAX_LINE_BYTES + 1):
+    while line := file.readline(MAX_LINE_BYTES + 1):
         rest = line
-        while len(rest) > _MAX_LINE_BYTES and not rest.endswith(b"\n"):
-            rest = file.readline(_MAX_LINE_BYTES + 1)
+        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_LINE_BYTES + 1)
         yield line.removesuffix(b"\n").removesuffix(b"\r")

@@ -1,4 +1,4 @@
-"""The workload that a file of prompts is: how long they are, how long they may become."""
+"""The workload of a file of prompts: lengths of prompts and their new tokens."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def workload_of_prompts(
 
     Args:
         model: Folder with the tokenizer.
-        prompts: Their file.
-        batch: Prompts served at a time; by default all.
-        new_tokens: Of prompts that do not say how many they want; `generate` will give
-            them as many as the longest of all.
-        output_length_fraction: See `Workload`.
+        prompts: Path of the file of prompts.
+        batch: Number of prompts served at a time; by default all.
+        new_tokens: Maximum number of new tokens of prompts that give none; as in
+            `generate`, such prompts get the largest maximum of the file.
+        output_length_fraction: Fraction of new tokens that is expected; see `Workload`.
 
     Raises:
-        RequestError: The file is none of prompts, or one says no number of new tokens
-            and `new_tokens` is absent.
-        CheckpointError: There is no tokenizer.
+        RequestError: If the file has a bad line, or a prompt gives no maximum of new
+            tokens and `new_tokens` is absent.
+        CheckpointError: If there is no tokenizer.
     """
     tokenizer = Tokenizer.load(model)
     lengths: list[tuple[int, int | None]] = []
     for prompt in refuse_bad_lines(PromptFile(prompts, PromptDefaults())):
         if prompt.max_new_tokens is None and new_tokens is None:
-            msg = f"{prompt.where}: says no max_new_tokens: expected it there, or --new-tokens for those that do not say"
+            msg = f"{prompt.where}: says no max_new_tokens: expected it there, or --new-tokens for such prompts"
             raise RequestError(msg)
         try:
             num_tokens = len(prompt_tokens(prompt, tokenizer))
@@ -48,12 +48,12 @@ def workload_of_prompts(
             msg = f"{prompt.where}: {reason}"
             raise RequestError(msg) from reason
         if num_tokens == 0:
-            msg = f"{prompt.where}: is no token to the tokenizer of {model}: expected one at least; see that the folder holds the model's tokenizer.json"
+            msg = f"{prompt.where}: has no token by the tokenizer of {model}: expected at least one; check that the folder holds the model's tokenizer.json"
             raise RequestError(msg)
         lengths += [(num_tokens, prompt.max_new_tokens)] * prompt.num_choices
-    most = max([own or 0 for _, own in lengths] + [new_tokens or 0])
+    maximum = max([own or 0 for _, own in lengths] + [new_tokens or 0])
     return workload_of_lengths(
-        [(num_tokens, own or most) for num_tokens, own in lengths],
+        [(num_tokens, own or maximum) for num_tokens, own in lengths],
         batch=batch,
         output_length_fraction=output_length_fraction,
     )

@@ -1,4 +1,4 @@
-"""Lines in, requests out: what the strategy cannot serve is told apart."""
+"""Requests of the lines that are not done, for one strategy."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmpq_jax.arch.families import read_architecture
-from llmpq_jax.batch.progress import Progress
 from llmpq_jax.batch.prompt import BadLine, Prompt, prompt_tokens
+from llmpq_jax.batch.reorder_buffer import ReorderBuffer, RequestKey
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.admission import check_request
@@ -17,10 +17,11 @@ from llmpq_jax.schema.strategy import Strategy
 
 
 class RequestReader:
-    """Makes requests of lines, and tells those apart that the strategy cannot serve.
+    """Makes requests of lines, and bad lines of those that the strategy cannot serve.
 
     Attributes:
-        bad_lines: Of those that were read last, the first one and how many.
+        bad_lines: First bad line and number of bad lines of the latest reading; None if
+            there was none.
     """
 
     def __init__(
@@ -31,17 +32,17 @@ class RequestReader:
         is_chat: bool,
         ignores_eos: bool,
         is_done: Callable[[str], bool],
-        progress: Progress,
+        buffer: ReorderBuffer,
     ) -> None:
-        """Takes lines, and what is known of them.
+        """Loads the model's tokenizer.
 
         Args:
-            strategy: That is to serve them.
-            lines: They may be read several times.
-            is_chat: Plain prompts go through the checkpoint's chat template.
-            ignores_eos: Go on whatever the model says.
-            is_done: Whether a line of this name had its result before the run.
-            progress: Of the run.
+            strategy: Strategy that serves the requests.
+            lines: Lines to read, any number of times.
+            is_chat: Whether plain prompts go through the checkpoint's chat template.
+            ignores_eos: Whether generation continues after an end-of-text token.
+            is_done: Predicate of a line's name: whether it had its result before the run.
+            buffer: Reorder buffer of the run.
         """
         folder = Path(strategy.model.path)
         self.bad_lines: tuple[BadLine, int] | None = None
@@ -52,15 +53,19 @@ class RequestReader:
         self._is_chat = is_chat
         self._ignores_eos = ignores_eos
         self._is_done = is_done
-        self._progress = progress
+        self._buffer = buffer
 
     def requests(
         self, on_bad_line: Callable[[BadLine], None]
-    ) -> Iterator[tuple[tuple[Prompt, int], Request]]:
-        """Reads all lines that are not done; each choice is a request."""
+    ) -> Iterator[tuple[RequestKey, Request]]:
+        """Reads all lines that are not done; each choice is a request.
+
+        Args:
+            on_bad_line: Callback for each line that cannot be served.
+        """
         self.bad_lines = None
         for line in self._lines:
-            if self._is_done(line.custom_id) or self._progress.is_told(line):
+            if self._is_done(line.custom_id) or self._buffer.is_written(line):
                 continue
             made = line if isinstance(line, BadLine) else self._request(line)
             if isinstance(made, BadLine):
@@ -71,11 +76,16 @@ class RequestReader:
                 assert isinstance(line, Prompt)
                 seed = made.sampling.seed
                 for index in range(line.num_choices):
-                    if self._progress.has_ended(line, index):
+                    if self._buffer.is_waiting(line, index):
                         continue
-                    sampling = replace(made.sampling, seed=seed + index)
-                    begun = self._progress.begun(line, index)
-                    yield (line, index), replace(made, sampling=sampling, partial=begun)
+                    yield (
+                        (line, index),
+                        replace(
+                            made,
+                            sampling=replace(made.sampling, seed=seed + index),
+                            partial=self._buffer.partial(line, index),
+                        ),
+                    )
 
     def _request(self, prompt: Prompt) -> Request | BadLine:
         planned = self._strategy.workload.new_tokens

@@ -1,8 +1,8 @@
-"""Results as JSON lines: one for each line of prompts, safe on disk as it is finished.
+"""A file of results: JSON lines, each on disk before the next is written.
 
-A file of results is the whole truth of a job: what has a line there is done. It survives
-the end of its writer at any moment: a line that was cut short is not believed, and
-`resume` goes on behind the last whole one.
+The file is the only record of progress: a prompt with a line there is done. It survives
+the end of its writer at any moment: `resume` drops a line that was cut off, and
+continues after the last complete one.
 """
 
 from __future__ import annotations
@@ -18,67 +18,76 @@ from types import TracebackType
 from typing import Any, Literal
 
 from llmpq_jax.batch.id_index import IdIndex
-from llmpq_jax.batch.manifest import Job, check_same_job, job_path, write_job
+from llmpq_jax.batch.manifest import (
+    Manifest,
+    check_manifest,
+    manifest_path,
+    write_manifest,
+)
 from llmpq_jax.errors import RequestError
 
-# What is done about a file that is there already.
-IfThere = Literal["refuse", "replace", "resume"]
+# What to do with a file that exists already.
+IfExists = Literal["refuse", "replace", "resume"]
 
 
 class ResultsFile:
     """A file of results that is open for appending, by one process at a time.
 
-    A run that fails before its first result leaves no new file, and an old one as it
-    was.
+    A run that fails before its first result leaves no new file, and leaves an old one
+    unchanged.
 
     Attributes:
-        num_kept: Results that were there already.
-        num_kept_errors: Of bad lines among them.
+        num_kept: Number of results from earlier runs.
+        num_kept_errors: Number of bad lines among these.
     """
 
     def __init__(
-        self, path: Path, *, if_there: IfThere = "refuse", job: Job | None = None
+        self,
+        path: Path,
+        *,
+        if_exists: IfExists = "refuse",
+        manifest: Manifest | None = None,
     ) -> None:
         """Opens the file.
 
         Args:
-            path: Of the file.
-            if_there: What is done about an old one.
-            job: What the results come from, to be written beside them; without it a
-                run cannot be resumed.
+            path: Path of the file.
+            if_exists: What to do with an old file.
+            manifest: Manifest to be written next to the results; None for a run that
+                cannot be resumed.
 
         Raises:
-            RequestError: It is there already, cannot be written, or holds the results
-                of another job.
+            RequestError: If the file exists and is not to be replaced or resumed,
+                cannot be written, or holds the results of another run.
         """
         self.num_kept = 0
         self.num_kept_errors = 0
         self._path = path
-        self._job = job
+        self._manifest = manifest
         self._is_new = not path.exists()
-        # An old file that is to be replaced keeps what it holds until then.
+        # A file that is to be replaced keeps its content until the first result.
         self._has_begun = False
         self._num_lines = 0
         self._num_bytes = 0
-        self._descriptor = _open(path, if_there)
+        self._descriptor = _open(path, if_exists)
         self._done = IdIndex()
         try:
-            if if_there == "resume" and os.fstat(self._descriptor).st_size:
-                self._find_place()
+            if if_exists == "resume" and os.fstat(self._descriptor).st_size:
+                self._read_kept()
         except BaseException:
             self._done.close()
             os.close(self._descriptor)
             raise
 
     def has(self, custom_id: str) -> bool:
-        """Whether the line of this name was done when the file was opened."""
+        """Whether the line of this name had its result when the file was opened."""
         return self._done.find(custom_id) is not None
 
     def add(self, values: dict[str, Any]) -> None:
         """Appends a line of JSON, and returns when it is on disk.
 
         Raises:
-            RequestError: It cannot be written. What was written before stays.
+            RequestError: If it cannot be written. Earlier lines stay.
         """
         line = json.dumps(values, ensure_ascii=False).encode() + b"\n"
         try:
@@ -87,43 +96,43 @@ class ResultsFile:
             _write(self._descriptor, line)
             os.fsync(self._descriptor)
         except OSError as reason:
-            # Half a line would not be believed, but there need not be one.
+            # A later run would drop half a line, but there need not be one.
             with suppress(OSError):
                 os.ftruncate(self._descriptor, self._num_bytes)
             kept = f"{self._num_lines} results are kept there"
-            then = "" if self._job is None else ", then go on with --resume"
+            then = "" if self._manifest is None else ", then go on with --resume"
             msg = f"results {self._path}: the result of {values['custom_id']!r} cannot be written ({reason.strerror or reason}): {kept}; make room{then}"
             raise RequestError(msg) from reason
         self._num_bytes += len(line)
         self._num_lines += 1
 
     def add_strategy(self, fingerprint: str) -> None:
-        """Tells the job of another strategy that serves it; `--resume` takes it then.
+        """Adds a strategy that serves the run to the manifest; `--resume` accepts it then.
 
         Raises:
-            RequestError: That cannot be written.
+            RequestError: If the manifest cannot be written.
         """
-        if self._job is None or fingerprint in self._job.strategies:
+        if self._manifest is None or fingerprint in self._manifest.strategies:
             return
-        strategies = (*self._job.strategies, fingerprint)
-        self._job = replace(self._job, strategies=strategies)
-        # Before the first result there may be the job of another one.
+        strategies = (*self._manifest.strategies, fingerprint)
+        self._manifest = replace(self._manifest, strategies=strategies)
+        # Before the first result, the manifest on disk may be of another run.
         if not self._has_begun:
             return
-        path = job_path(self._path)
+        path = manifest_path(self._path)
         try:
-            write_job(path, self._job)
+            write_manifest(path, self._manifest)
             _sync_folder(path.parent)
         except OSError as reason:
-            msg = f"job {path}: another strategy that serves it cannot be noted ({reason.strerror or reason}): make room, then go on with --resume"
+            msg = f"manifest {path}: another strategy cannot be added ({reason.strerror or reason}): make room, then go on with --resume"
             raise RequestError(msg) from reason
 
     def close(self) -> None:
         """Closes the file."""
         if self._is_new and not self._num_lines:
             self._path.unlink(missing_ok=True)
-            if self._job is not None:
-                job_path(self._path).unlink(missing_ok=True)
+            if self._manifest is not None:
+                manifest_path(self._path).unlink(missing_ok=True)
         self._done.close()
         os.close(self._descriptor)
 
@@ -139,31 +148,30 @@ class ResultsFile:
         self.close()
 
     def _begin(self) -> None:
-        """Makes an empty file of this job's."""
-        # In this order, so that no results ever lie beside the description of another
-        # job.
+        """Starts an empty file and its manifest."""
+        # In this order, so that results are never next to the manifest of another run.
         os.ftruncate(self._descriptor, 0)
-        if self._job is not None:
-            write_job(job_path(self._path), self._job)
+        if self._manifest is not None:
+            write_manifest(manifest_path(self._path), self._manifest)
         _sync_folder(self._path.parent)
         self._has_begun = True
 
-    def _find_place(self) -> None:
-        """Reads what is done; what was cut short behind it is removed."""
-        if self._job is not None:
-            self._job = check_same_job(job_path(self._path), self._job)
+    def _read_kept(self) -> None:
+        """Reads the complete lines and cuts off what follows them."""
+        if self._manifest is not None:
+            self._manifest = check_manifest(manifest_path(self._path), self._manifest)
         with self._path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     break
-                self._believe(line, number)
+                self._add_kept(line, number)
                 self._num_bytes += len(line)
                 self._num_lines += 1
         os.ftruncate(self._descriptor, self._num_bytes)
         self.num_kept = self._num_lines
         self._has_begun = True
 
-    def _believe(self, line: bytes, number: int) -> None:
+    def _add_kept(self, line: bytes, number: int) -> None:
         try:
             values = json.loads(line)
             custom_id = values["custom_id"]
@@ -171,7 +179,7 @@ class ResultsFile:
             values, custom_id = {}, None
         where = f"results {self._path} line {number}"
         if not isinstance(custom_id, str):
-            msg = f"{where}: is no result: expected JSON with a custom_id; remove the line, and what it was the result of is served again"
+            msg = f"{where}: is no result: expected JSON with a custom_id; remove the line, and its prompt is served again"
             raise RequestError(msg)
         first = self._done.add(custom_id, number)
         if first is not None:
@@ -180,10 +188,10 @@ class ResultsFile:
         self.num_kept_errors += values.get("error") is not None
 
 
-def _open(path: Path, if_there: IfThere) -> int:
-    """Opens a file for this process alone, for as long as it lives."""
+def _open(path: Path, if_exists: IfExists) -> int:
+    """Opens a file and locks it for this process, for as long as that runs."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    if if_there == "refuse":
+    if if_exists == "refuse":
         flags |= os.O_EXCL
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,7 +207,7 @@ def _open(path: Path, if_there: IfThere) -> int:
             msg = f"results {path}: is no regular file: name another one"
             raise RequestError(msg)
         try:
-            # The lock goes with the process, however that ends.
+            # The lock ends with the process, however that ends.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as reason:
             msg = f"results {path}: another process is writing it: wait for its end, or name another file"
@@ -214,14 +222,14 @@ def _open(path: Path, if_there: IfThere) -> int:
 
 
 def _write(descriptor: int, content: bytes) -> None:
-    """Writes all of it; a full disk may take a part first."""
+    """Writes all bytes; a single call may write only some, as on a full disk."""
     left = memoryview(content)
     while left:
         left = left[os.write(descriptor, left) :]
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes sure that the names of new files outlive a loss of power."""
+    """Syncs a folder, so that new files survive a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from llmpq_jax import __version__
 from llmpq_jax.arch.fingerprint import plan_name, strategy_fingerprint
-from llmpq_jax.batch.progress import Progress, RequestKey
 from llmpq_jax.batch.prompt import BadLine, Prompt
 from llmpq_jax.batch.reader import RequestReader
-from llmpq_jax.batch.results import Result
+from llmpq_jax.batch.reorder_buffer import ReorderBuffer, RequestKey
+from llmpq_jax.batch.result_line import Result
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.errors import RequestError
 from llmpq_jax.report.console import progress_bar
@@ -34,13 +34,37 @@ from llmpq_jax.tasks.kernel_notice import note_missing_kernels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Served:
-    """What came of a run.
+class ServeSettings:
+    """How prompts are served.
 
     Attributes:
-        strategy: That ran last: the one that was given, unless a device went.
-        bad_lines: Of the lines that could not be, the first one and how many.
-        batches: What each batch did when under it; none where nothing could be served.
+        start: Function that starts the engine; by default all stages run in this process.
+        weights_cache: Cache of quantised weights for stages in this process; None to keep
+            none.
+        is_chat: Whether plain prompts go through the checkpoint's chat template.
+        ignores_eos: Whether generation continues after an end-of-text token.
+        keeps_events: Whether the batches' records keep their events, with which they grow.
+        restarts_unfinished: Whether a new plan starts unfinished requests again;
+            otherwise they continue with the tokens that they have.
+    """
+
+    start: StartEngine | None = None
+    weights_cache: WeightsCache | None = None
+    is_chat: bool = False
+    ignores_eos: bool = False
+    keeps_events: bool = True
+    restarts_unfinished: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """Outcome of a run.
+
+    Attributes:
+        strategy: Strategy that ran last: the given one, unless a device failed.
+        bad_lines: First bad line and number of bad lines; None if there was none.
+        batches: Records of the batches under that strategy; empty if no line could be
+            served.
     """
 
     strategy: Strategy
@@ -48,21 +72,21 @@ class Served:
     batches: tuple[BatchRecord, ...]
 
     def check(self, results: Path | None, *, num_kept_errors: int = 0) -> None:
-        """Fails if there were bad lines, once all else is done.
+        """Raises an error if there were bad lines.
 
         Args:
-            results: The file that says what is wrong with each.
-            num_kept_errors: Bad lines that earlier runs of the job told of there.
+            results: File of the results, which says what is wrong with each bad line.
+            num_kept_errors: Number of bad lines in the results of earlier runs.
 
         Raises:
-            RequestError: There were; the message is that of the first.
+            RequestError: There were bad lines; the message is that of the first.
         """
         if self.bad_lines is not None:
             first, count = self.bad_lines
             more = count - 1 + num_kept_errors
-            told = "" if results is None else f": {results} says what of each"
+            where = "" if results is None else f": {results} says what of each"
             lines = "line" if more == 1 else "lines"
-            msg = f"{first} (and {more} more {lines}{told})" if more else str(first)
+            msg = f"{first} (and {more} more {lines}{where})" if more else str(first)
             raise RequestError(msg)
         if num_kept_errors:
             msg = f"results {results}: {num_kept_errors} lines could not be served by earlier runs: their results say why"
@@ -72,92 +96,68 @@ class Served:
 def serve_prompts(
     strategy: Strategy,
     lines: Iterable[Prompt | BadLine],
+    settings: ServeSettings | None = None,
     *,
-    start: StartEngine | None = None,
-    weights_cache: WeightsCache | None = None,
-    is_chat: bool = False,
-    ignores_eos: bool = False,
-    keeps_events: bool = True,
     is_done: Callable[[str], bool] = lambda _: False,
     on_result: Callable[[Result], None] = lambda _: None,
     solve_again: Callable[[DeviceFailedError], Strategy] | None = None,
-    restarts_unfinished: bool = False,
 ) -> Served:
-    """Serves prompts, each as there is room for it; progress is shown on stderr.
+    """Serves prompts, each as soon as there is room for it, with progress on stderr.
 
-    A prompt that the strategy cannot serve is a bad line: it has a result that says so,
-    and stops nothing.
+    A prompt that the strategy cannot serve is a bad line: its result says why, and the
+    run continues.
 
     Args:
-        strategy: To be run, its model path as seen from here.
-        lines: Prompts to be continued; they are read twice for each plan, and may be more
-            than memory holds.
-        start: Starts the engine; by default all stages run in this process.
-        weights_cache: Where these keep what they round, if anywhere.
-        is_chat: Send plain prompts as a user's message through the checkpoint's chat
-            template.
-        ignores_eos: Go on whatever the model says.
-        keeps_events: In the batches' records, which grow with them.
-        is_done: Whether a line of this name has its result already.
-        on_result: Hears what becomes of each other line, as soon as it is known.
-        solve_again: Makes a plan without a device that is gone, for the same workload;
-            by default its loss ends the run.
-        restarts_unfinished: Whether another plan starts requests again that have not
-            ended; otherwise they go on from the tokens they have.
+        strategy: Strategy to run, its model path as seen from here.
+        lines: Prompts, read twice for each plan; they may be more than memory holds.
+        settings: How they are served; None for the defaults.
+        is_done: Predicate of a line's name: whether it has its result already.
+        on_result: Called with the result of each other line as soon as it is complete.
+        solve_again: Makes a plan for the same workload without failed devices; None if
+            a failed device ends the run.
 
     Raises:
         RequestError: The lines cannot be read, or change while they are served.
-        DeviceFailedError: A device is, and no other plan is asked for.
+        DeviceFailedError: A device failed and `solve_again` is None.
     """
+    settings = settings or ServeSettings()
     bad_lines: tuple[BadLine, int] | None = None
-    with closing(Progress()) as progress:
-        tell_result = progress.teller(on_result)
+    with closing(ReorderBuffer(on_result)) as buffer:
         is_first = True
         while True:
             reader = RequestReader(
                 strategy,
                 lines,
-                is_chat=is_chat,
-                ignores_eos=ignores_eos,
+                is_chat=settings.is_chat,
+                ignores_eos=settings.ignores_eos,
                 is_done=is_done,
-                progress=progress,
+                buffer=buffer,
             )
             demand = _read_demand(reader, strategy)
             if is_first:
-                # Later plans find those told that an earlier one has met.
+                # For later plans, bad lines that have their result are no bad lines.
                 bad_lines, is_first = reader.bad_lines, False
-            # What was bad is told now, between the requests around it.
-            requests = reader.requests(
-                lambda line: tell_result(line, Result(line=line))
-            )
+            # Results of bad lines are written now, among those of the requests.
+            requests = reader.requests(lambda line: buffer.write(Result(line=line)))
             if demand is None:
                 for _ in requests:
                     msg = "the prompts have changed while they were read: expected them to stay as they are"
                     raise RequestError(msg)
                 return Served(strategy=strategy, bad_lines=bad_lines, batches=())
             try:
-                batches = _serve(
-                    strategy,
-                    requests,
-                    demand,
-                    start=start,
-                    weights_cache=weights_cache,
-                    keeps_events=keeps_events,
-                    progress=progress,
-                    tell_result=tell_result,
-                )
-            except DeviceFailedError as gone:
+                batches = _serve(strategy, requests, demand, settings, buffer)
+            except DeviceFailedError as failure:
                 if solve_again is None:
                     raise
-                strategy = solve_again(gone)
-                if restarts_unfinished:
-                    progress.forget_partial()
+                strategy = solve_again(failure)
+                if settings.restarts_unfinished:
+                    buffer.drop_partial()
             else:
                 return Served(strategy=strategy, bad_lines=bad_lines, batches=batches)
 
 
 def _read_demand(reader: RequestReader, strategy: Strategy) -> WorkloadSummary | None:
-    """Reads all requests once, to know what they ask for together."""
+    """Reads all requests once to summarise their workload; None if there is none."""
     with progress_bar("reading", None, unit="prompts") as advance:
         requests = reader.requests(lambda _: None)
         return summarize_workload(
@@ -169,19 +169,16 @@ def _serve(
     strategy: Strategy,
     requests: Iterable[tuple[RequestKey, Request]],
     demand: WorkloadSummary,
-    *,
-    start: StartEngine | None,
-    weights_cache: WeightsCache | None,
-    keeps_events: bool,
-    progress: Progress,
-    tell_result: Callable[[Prompt, Result], None],
+    settings: ServeSettings,
+    buffer: ReorderBuffer,
 ) -> tuple[BatchRecord, ...]:
     """Serves requests under one plan."""
+    start = settings.start
     if start is None:
         note_missing_kernels(
             name for stage in strategy.stages for name in stage.devices
         )
-        start = partial(start_local, weights_cache=weights_cache)
+        start = partial(start_local, weights_cache=settings.weights_cache)
     num_layers = strategy.model.num_layers
     with progress_bar("loading", num_layers, unit="layers") as advance:
         pipeline = Pipeline.load(strategy, start=start, on_layer=lambda: advance(1))
@@ -192,14 +189,15 @@ def _serve(
         max_tokens = demand.num_new_tokens
         with progress_bar("generating", max_tokens, unit="tokens") as advance:
             stream = pipeline.stream(
-                requests, demand, keeps_events=keeps_events, on_tokens=advance
+                requests,
+                demand,
+                keeps_events=settings.keeps_events,
+                on_tokens=advance,
             )
             try:
-                for result in progress.gathered(stream, pipeline.tokenizer, plan=plan):
-                    assert isinstance(result.line, Prompt)
-                    tell_result(result.line, result)
+                buffer.write_complete(stream, pipeline.tokenizer, plan=plan)
             except DeviceFailedError:
-                progress.keep_partial(pipeline.unfinished, plan=plan)
+                buffer.add_partial(pipeline.unfinished, plan=plan)
                 raise
         return tuple(pipeline.batches)
 
@@ -212,14 +210,14 @@ def write_records(
     trace: Path | None = None,
     timeline: Path | None = None,
 ) -> None:
-    """Writes what a run did when, in the forms that are asked for.
+    """Writes when each stage of a run did what, in the given forms.
 
     Args:
-        served: What came of it.
-        command: As typed, for the record.
-        record: As JSON lines.
-        trace: For Perfetto.
-        timeline: As a picture of the last batch.
+        served: Outcome of the run.
+        command: Command line, for the record.
+        record: File for the record as JSON lines; None to write none.
+        trace: File for a trace for Perfetto; None to write none.
+        timeline: File for a picture of the last batch; None to draw none.
     """
     strategy = served.strategy
     if record is not None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -27,18 +28,15 @@ def test_names_are_kept_as_a_dictionary_would_keep_them(names):
 
 
 def test_no_room_for_temporary_files_is_one_line(monkeypatch):
-    class Full:
-        def execute(self, *_):
-            reason = "database or disk is full"
-            raise sqlite3.OperationalError(reason)
+    class Full(sqlite3.Connection):
+        def execute(self, sql, *parameters):
+            if sql.startswith("INSERT"):
+                reason = "database or disk is full"
+                raise sqlite3.OperationalError(reason)
+            return super().execute(sql, *parameters)
 
-        def close(self):
-            pass
-
-    with closing(IdIndex()) as seen:
-        seen.close()
-        monkeypatch.setattr(seen, "_database", Full())
-        with pytest.raises(
-            RequestError, match=r"7 lines cannot be kept .*disk is full"
-        ):
-            seen.add("a", 7)
+    connect = partial(sqlite3.connect, factory=Full)
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    message = r"7 lines cannot be kept .*disk is full"
+    with closing(IdIndex()) as seen, pytest.raises(RequestError, match=message):
+        seen.add("a", 7)

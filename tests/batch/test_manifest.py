@@ -6,13 +6,18 @@ from dataclasses import replace
 import pytest
 
 from llmpq_jax.arch.fingerprint import plan_name
-from llmpq_jax.batch.manifest import check_same_job, job_path, make_job, write_job
+from llmpq_jax.batch.manifest import (
+    check_manifest,
+    make_manifest,
+    manifest_path,
+    write_manifest,
+)
 from llmpq_jax.batch.prompt import BadLine, Prompt, PromptDefaults
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime import Sampling
 from tests.tiny_models import make_strategy, write_tiny_model
 
-CHOICES = PromptDefaults(sampling=Sampling(temperature=1, seed=3), stop=("x",))
+DEFAULTS = PromptDefaults(sampling=Sampling(temperature=1, seed=3), stop=("x",))
 NAMED = Prompt(number=1, custom_id="a", content="text", where="a.jsonl line 1")
 UNNAMED = Prompt(number=2, custom_id="line-2", content="text", where="a.jsonl line 2")
 BAD = BadLine(number=3, custom_id="line-3", where="a.jsonl line 3", reason="bad")
@@ -23,15 +28,15 @@ def model(tmp_path):
     return write_tiny_model(tmp_path / "model")
 
 
-def job_of(model, lines=(NAMED, UNNAMED, BAD), choices=CHOICES, **changes):
+def manifest_of(model, lines=(NAMED, UNNAMED, BAD), defaults=DEFAULTS, **changes):
     strategy = make_strategy(model, [((0,), [16, 8]), ((1,), [4, 8])], **changes)
-    return make_job(strategy, lines, choices, is_chat=False, ignores_eos=True)
+    return make_manifest(strategy, lines, defaults, is_chat=False, ignores_eos=True)
 
 
-def test_a_job_is_the_same_whatever_changes_no_token(model, tmp_path):
-    path = job_path(tmp_path / "results.jsonl")
-    assert path.name == "results.jsonl.job.toml"
-    write_job(path, job_of(model))
+def test_what_changes_no_token_does_not_stop_a_resumed_run(model, tmp_path):
+    path = manifest_path(tmp_path / "results.jsonl")
+    assert path.name == "results.jsonl.manifest.toml"
+    write_manifest(path, manifest_of(model))
     elsewhere = model.rename(tmp_path / "moved")
     lines = (
         replace(NAMED, content="changed"),
@@ -39,22 +44,24 @@ def test_a_job_is_the_same_whatever_changes_no_token(model, tmp_path):
         replace(BAD, where="b.jsonl line 3"),
         replace(NAMED, number=4, custom_id="new"),
     )
-    check_same_job(path, job_of(elsewhere, lines))
-    check_same_job(path, job_of(elsewhere, choices=replace(CHOICES, max_new_tokens=8)))
+    check_manifest(path, manifest_of(elsewhere, lines))
+    check_manifest(
+        path, manifest_of(elsewhere, defaults=replace(DEFAULTS, max_new_tokens=8))
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (
-            {"choices": replace(CHOICES, max_new_tokens=7)},
-            "--max-new-tokens was 8 and is 7: expected all as it was begun",
+            {"defaults": replace(DEFAULTS, max_new_tokens=7)},
+            "--max-new-tokens was 8 and is 7: expected all as at the start of the run",
         ),
         (
-            {"choices": replace(CHOICES, sampling=Sampling(temperature=0.5, seed=3))},
+            {"defaults": replace(DEFAULTS, sampling=Sampling(temperature=0.5, seed=3))},
             "--temperature was 1.0 and is 0.5",
         ),
-        ({"choices": replace(CHOICES, stop=())}, "--stop was ('x',) and is ()"),
+        ({"defaults": replace(DEFAULTS, stop=())}, "--stop was ('x',) and is ()"),
         (
             {"lines": (NAMED, replace(UNNAMED, content="other"), BAD)},
             "lines without custom_id have changed",
@@ -62,42 +69,44 @@ def test_a_job_is_the_same_whatever_changes_no_token(model, tmp_path):
         ({"lines": (UNNAMED, NAMED)}, "lines without custom_id have changed"),
     ],
 )
-def test_what_changes_tokens_is_another_job(model, tmp_path, changes, message):
-    path = tmp_path / "job.toml"
-    write_job(path, job_of(model))
-    message = f"job {path}: {message}"
+def test_what_changes_tokens_is_refused(model, tmp_path, changes, message):
+    path = tmp_path / "manifest.toml"
+    write_manifest(path, manifest_of(model))
+    message = f"manifest {path}: {message}"
     with pytest.raises(RequestError, match=f"^{re.escape(message)}"):
-        check_same_job(path, job_of(model, **changes))
+        check_manifest(path, manifest_of(model, **changes))
 
 
 @pytest.mark.parametrize("changes", [{"head_bits": 8}, {"batch": 8}])
 def test_a_strategy_that_did_not_serve_it_is_refused_by_name(model, tmp_path, changes):
-    path = tmp_path / "job.toml"
-    begun, other = job_of(model), job_of(model, **changes)
-    write_job(path, begun)
-    was, now = (plan_name(job.strategies[0]) for job in (begun, other))
-    message = f"job {path}: the strategy is the plan {now}, which is none that served it: expected {was}; name"
+    path = tmp_path / "manifest.toml"
+    begun, other = manifest_of(model), manifest_of(model, **changes)
+    write_manifest(path, begun)
+    was, now = (plan_name(manifest.strategies[0]) for manifest in (begun, other))
+    message = f"manifest {path}: the strategy is the plan {now}, which did not serve the run: expected {was}; name"
     with pytest.raises(RequestError, match=f"^{re.escape(message)}"):
-        check_same_job(path, other)
+        check_manifest(path, other)
 
 
-def test_another_model_is_another_job(model, tmp_path):
-    path = tmp_path / "job.toml"
-    write_job(path, job_of(model))
+def test_another_model_is_refused(model, tmp_path):
+    path = tmp_path / "manifest.toml"
+    write_manifest(path, manifest_of(model))
     other = write_tiny_model(tmp_path / "other", seed=1)
     with pytest.raises(RequestError, match="the model is another: expected all as"):
-        check_same_job(path, job_of(other))
+        check_manifest(path, manifest_of(other))
     (model / "chat_template.jinja").write_text("{{ messages }}")
     with pytest.raises(RequestError, match="the model's tokenizer, chat template or"):
-        check_same_job(path, job_of(model))
+        check_manifest(path, manifest_of(model))
 
 
-def test_a_job_that_knows_another_strategy_goes_on_with_either(model, tmp_path):
-    path = tmp_path / "job.toml"
-    first, second = job_of(model), job_of(model, batch=8)
-    write_job(path, replace(first, strategies=first.strategies + second.strategies))
-    assert check_same_job(path, first).strategies[1:] == second.strategies
-    check_same_job(path, second)
+def test_a_manifest_of_two_strategies_goes_on_with_either(model, tmp_path):
+    path = tmp_path / "manifest.toml"
+    first, second = manifest_of(model), manifest_of(model, batch=8)
+    write_manifest(
+        path, replace(first, strategies=first.strategies + second.strategies)
+    )
+    assert check_manifest(path, first).strategies[1:] == second.strategies
+    check_manifest(path, second)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +117,10 @@ def test_a_job_that_knows_another_strategy_goes_on_with_either(model, tmp_path):
         ("model = 'x'", "program: missing, expected a value"),
     ],
 )
-def test_a_file_that_describes_no_job_is_one_line(model, tmp_path, text, message):
-    path = tmp_path / "job.toml"
+def test_a_file_that_is_no_manifest_is_one_line(model, tmp_path, text, message):
+    path = tmp_path / "manifest.toml"
     path.write_text(text)
-    with pytest.raises(RequestError, match=f"^job {re.escape(str(path))}: {message}"):
-        check_same_job(path, job_of(model))
+    with pytest.raises(
+        RequestError, match=f"^manifest {re.escape(str(path))}: {message}"
+    ):
+        check_manifest(path, manifest_of(model))

@@ -200,7 +200,7 @@ def test_every_line_has_a_name_and_each_name_one_line(tmp_path_factory, names):
 
 
 def test_a_line_that_never_ends_is_not_held_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(prompt_file, "_MAX_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(prompt_file, "MAX_LINE_BYTES", 1 << 20)
     path = tmp_path / "prompts.txt"
     path.write_bytes(b"x" * (1 << 20) + b"\n" + b"y" * (5 << 20) + b"\nz")
     first, second, third = PromptFile(path, PromptDefaults())

@@ -101,6 +101,6 @@ def test_a_prompt_of_no_token_is_named(model, write, monkeypatch):
         "llmpq_jax.checkpoint.tokenizer.Tokenizer.encode", lambda _, __: ()
     )
     path = write({"prompt": "a", "max_new_tokens": 9})
-    message = f"prompts {path} line 1: is no token to the tokenizer of {model}: expected one at least"
+    message = f"prompts {path} line 1: has no token by the tokenizer of {model}: expected at least one"
     with pytest.raises(RequestError, match=f"^{re.escape(message)}"):
         workload_of_prompts(model, path)

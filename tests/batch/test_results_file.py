@@ -13,19 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.batch.manifest import Job, JobChoices, job_path
+from llmpq_jax.batch.manifest import Manifest, ManifestOptions, manifest_path
 from llmpq_jax.batch.results_file import ResultsFile
 from llmpq_jax.errors import RequestError
 
 VALUES = {"custom_id": "prompt-1", "text": "naïve \u2028 ja"}
-JOB = Job(
+MANIFEST = Manifest(
     program="llmpq-jax",
     model="model",
     fingerprint="sha256:1",
     tokenizer="sha256:2",
     strategies=("sha256:3",),
     unnamed_lines="sha256:4",
-    choices=JobChoices(max_new_tokens=8, temperature=0, top_k=0, top_p=1, seed=0),
+    options=ManifestOptions(max_new_tokens=8, temperature=0, top_k=0, top_p=1, seed=0),
 )
 
 
@@ -87,38 +87,38 @@ def test_an_old_file_is_kept(tmp_path):
 def test_an_old_file_is_replaced_by_the_first_result_only(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_text("old")
-    with ResultsFile(path, if_there="replace", job=JOB):
+    with ResultsFile(path, if_exists="replace", manifest=MANIFEST):
         pass
     assert path.read_text() == "old"
-    assert not job_path(path).exists()
-    with ResultsFile(path, if_there="replace", job=JOB) as results:
+    assert not manifest_path(path).exists()
+    with ResultsFile(path, if_exists="replace", manifest=MANIFEST) as results:
         results.add(VALUES)
     assert rows_of(path) == [VALUES]
-    assert job_path(path).exists()
+    assert manifest_path(path).exists()
 
 
 def test_a_run_without_results_leaves_no_file(tmp_path):
     path = tmp_path / "results.jsonl"
-    with ResultsFile(path, job=JOB):
+    with ResultsFile(path, manifest=MANIFEST):
         assert path.exists()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+def test_a_path_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(RequestError, match="cannot be written \\(Is a directory\\)"):
-        ResultsFile(tmp_path, if_there="replace")
+        ResultsFile(tmp_path, if_exists="replace")
     with pytest.raises(RequestError, match="is no regular file: name another"):
-        ResultsFile(tmp_path.joinpath("/dev/full"), if_there="replace")
+        ResultsFile(tmp_path.joinpath("/dev/full"), if_exists="replace")
 
 
 def test_two_processes_do_not_write_one_file(tmp_path):
-    """A lock belongs to the opened file, so the same process stands for another one."""
+    """A lock belongs to the opened file, so the same process acts as another one."""
     path = tmp_path / "results.jsonl"
-    with ResultsFile(path, job=JOB) as results:
+    with ResultsFile(path, manifest=MANIFEST) as results:
         results.add(VALUES)
         with pytest.raises(RequestError, match="another process is writing it: wait"):
-            ResultsFile(path, if_there="resume", job=JOB)
-    with ResultsFile(path, if_there="resume", job=JOB) as again:
+            ResultsFile(path, if_exists="resume", manifest=MANIFEST)
+    with ResultsFile(path, if_exists="resume", manifest=MANIFEST) as again:
         assert again.has("prompt-1")
 
 
@@ -131,13 +131,13 @@ def test_a_file_cut_anywhere_goes_on_without_loss_or_repetition(
     """Whatever the moment, what is on disk is the beginning of what was written."""
     path = tmp_path_factory.mktemp("results") / "results.jsonl"
     all_values = [values_of(number) for number in range(num_lines + 3)]
-    with ResultsFile(path, job=JOB) as results:
+    with ResultsFile(path, manifest=MANIFEST) as results:
         for values in all_values[: num_lines + 1]:
             results.add(values)
     whole = path.read_bytes()
     kept = whole[: round(cut * len(whole))] + extra
     path.write_bytes(kept)
-    with ResultsFile(path, if_there="resume", job=JOB) as results:
+    with ResultsFile(path, if_exists="resume", manifest=MANIFEST) as results:
         assert results.num_kept == kept.count(b"\n")
         for values in all_values:
             if not results.has(values["custom_id"]):
@@ -149,11 +149,11 @@ def test_a_file_cut_anywhere_goes_on_without_loss_or_repetition(
 def test_a_full_disk_keeps_whole_lines_and_goes_on_later(tmp_path_factory, num_bytes):
     path = tmp_path_factory.mktemp("results") / "results.jsonl"
     all_values = [values_of(number) for number in range(10)]
-    # The description of the job is smaller than that.
-    with ResultsFile(path, job=JOB) as results:
+    # The manifest is smaller than that.
+    with ResultsFile(path, manifest=MANIFEST) as results:
         results.add(all_values[0])
     lines = [*all_values[1:], {"custom_id": "x" * 1000}]
-    with ResultsFile(path, if_there="resume", job=JOB) as results:
+    with ResultsFile(path, if_exists="resume", manifest=MANIFEST) as results:
         message = ""
         with room_for(path.stat().st_size + num_bytes):
             for values in lines:
@@ -166,7 +166,7 @@ def test_a_full_disk_keeps_whole_lines_and_goes_on_later(tmp_path_factory, num_b
     assert kept == all_values[: len(kept)]
     assert "cannot be written (File too large)" in message
     assert f": {len(kept)} results are kept there; make room, then go on" in message
-    with ResultsFile(path, if_there="resume", job=JOB) as results:
+    with ResultsFile(path, if_exists="resume", manifest=MANIFEST) as results:
         for values in all_values[len(kept) :]:
             results.add(values)
     assert rows_of(path) == all_values
@@ -176,7 +176,7 @@ def test_a_disk_that_is_full_from_the_start_leaves_nothing(tmp_path):
     path = tmp_path / "results.jsonl"
     message = "0 results are kept there; make room, then"
     with (
-        ResultsFile(path, job=JOB) as results,
+        ResultsFile(path, manifest=MANIFEST) as results,
         room_for(10),
         pytest.raises(RequestError, match=message),
     ):
@@ -189,35 +189,37 @@ def test_what_was_never_begun_may_be_resumed(tmp_path):
     for begin in (lambda: None, path.touch):
         path.unlink(missing_ok=True)
         begin()
-        with ResultsFile(path, if_there="resume", job=JOB) as results:
+        with ResultsFile(path, if_exists="resume", manifest=MANIFEST) as results:
             assert results.num_kept == 0
             results.add(VALUES)
         assert rows_of(path) == [VALUES]
 
 
-def test_a_strategy_that_is_added_may_go_on_with_the_job(tmp_path):
+def test_a_strategy_that_is_added_may_resume_the_run(tmp_path):
     path = tmp_path / "results.jsonl"
-    later = replace(JOB, strategies=("sha256:later",))
-    with ResultsFile(path, job=JOB) as results:
+    later = replace(MANIFEST, strategies=("sha256:later",))
+    with ResultsFile(path, manifest=MANIFEST) as results:
         results.add_strategy("sha256:early")
-        assert not job_path(path).exists()
+        assert not manifest_path(path).exists()
         results.add(VALUES)
         results.add_strategy("sha256:later")
         results.add_strategy("sha256:later")
-    for job in (JOB, later):
-        with ResultsFile(path, if_there="resume", job=job) as results:
+    for manifest in (MANIFEST, later):
+        with ResultsFile(path, if_exists="resume", manifest=manifest) as results:
             assert results.num_kept == 1
             results.add_strategy("sha256:last")
-    noted = tomllib.loads(job_path(path).read_text())["strategies"]
+    noted = tomllib.loads(manifest_path(path).read_text())["strategies"]
     assert noted == ["sha256:3", "sha256:early", "sha256:later", "sha256:last"]
 
 
-def test_results_without_their_job_are_not_believed(tmp_path):
+def test_results_without_their_manifest_are_refused(tmp_path):
     path = tmp_path / "results.jsonl"
     with ResultsFile(path) as results:
         results.add(VALUES)
-    with pytest.raises(RequestError, match=r"job\.toml: is not there: expected it bes"):
-        ResultsFile(path, if_there="resume", job=JOB)
+    with pytest.raises(
+        RequestError, match=r"manifest\.toml: is missing: expected it next"
+    ):
+        ResultsFile(path, if_exists="resume", manifest=MANIFEST)
     assert rows_of(path) == [VALUES]
 
 
@@ -232,12 +234,12 @@ def test_results_without_their_job_are_not_believed(tmp_path):
 )
 def test_a_file_that_was_damaged_in_the_middle_is_refused(tmp_path, line, message):
     path = tmp_path / "results.jsonl"
-    with ResultsFile(path, job=JOB) as results:
+    with ResultsFile(path, manifest=MANIFEST) as results:
         results.add({"custom_id": "a"})
     with path.open("a") as file:
         file.write(f'{line}\n{{"custom_id": "z"}}\n')
     before = path.read_bytes()
     message = f"results {path} {message}"
     with pytest.raises(RequestError, match=f"^{re.escape(message)}"):
-        ResultsFile(path, if_there="resume", job=JOB)
+        ResultsFile(path, if_exists="resume", manifest=MANIFEST)
     assert path.read_bytes() == before

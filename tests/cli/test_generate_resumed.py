@@ -162,7 +162,7 @@ def test_what_is_done_is_not_done_again(run, strategy, tmp_path):
     assert "every prompt has its result: there is nothing to do" in result.stderr
     assert sorted(what_was_said(out)) == ["a", "b"]
     plans = {tuple(json.loads(line)["plans"]) for line in out.read_text().splitlines()}
-    job = (tmp_path / "out.jsonl.job.toml").read_text()
+    job = (tmp_path / "out.jsonl.manifest.toml").read_text()
     ((plan,),) = plans
     assert f'strategies = ["sha256:{plan}' in job
 
@@ -173,13 +173,13 @@ def test_another_job_is_refused(run, fails, strategy, tmp_path):
     words = ("generate", "--strategy", strategy, "--prompts", prompts, "--out", out)
     assert run(*words).exit_code == 0
     line = fails(*words, "--resume", "--seed", 4)
-    assert "--seed was 0 and is 4: expected all as it was begun" in line
+    assert "--seed was 0 and is 4: expected all as at the start of the run" in line
     edited = tmp_path / "edited.toml"
     text = strategy.read_text()
     edited.write_text(text.replace("bits = [16, 8]", "bits = [8, 8]"))
     line = fails("generate", "--strategy", edited, *words[3:], "--resume")
     assert "the strategy is the plan " in line
-    assert "which is none that served it: expected " in line
+    assert "which did not serve the run: expected " in line
     assert "is there already: name another file, or say --resume" in fails(*words)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from llmpq_jax.batch.prompt import BadLine, Prompt
-from llmpq_jax.batch.results import Result, result_values
+from llmpq_jax.batch.result_line import Result, result_values
 from llmpq_jax.runtime import Completion
 
 PROMPT = Prompt(number=3, custom_id="a", content="naïve", where="line 3")

@@ -1,4 +1,4 @@
-"""What became of a line, and the JSON that says so."""
+"""The result of a line, and its JSON object in the form of the line."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _OPENAI_REASONS: dict[FinishReason, str] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What became of a line.
+    """The result of a line.
 
     Attributes:
-        line: That was read.
-        completions: Of its prompt, as many as it wants; none where the line is bad.
-        plans: Names of the strategies that made them (`plan_name`), in their order.
-        token_text: Says what a token is, where log-probabilities are told.
+        line: Prompt or bad line that was read.
+        completions: Completions of the prompt, one for each choice; none of a bad line.
+        plans: Names of the strategies that generated them (`plan_name`), in order.
+        token_text: Function from a token id to its text, for log-probabilities.
     """
 
     line: Prompt | BadLine
@@ -37,11 +37,13 @@ class Result:
 
 
 def result_values(result: Result, *, model: str) -> dict[str, Any]:
-    """Returns a result as JSON has it, in the form of its line.
+    """Returns a result's JSON object, in the form of its line.
+
+    A bad line has an error in the form of OpenAI's batches.
 
     Args:
-        result: Of any form; of a bad line the error of OpenAI's batches.
-        model: What it is called in the results of lines that do not call it anything.
+        result: Result of a line of any form.
+        model: Name of the model where the line gives it none.
     """
     line = result.line
     if isinstance(line, BadLine):
@@ -58,7 +60,7 @@ def result_values(result: Result, *, model: str) -> dict[str, Any]:
             "body": _openai_body(line, result, line.model or model),
         }
         values = _openai_line(line.custom_id, response, None)
-        # The only key that OpenAI's do not have: programs pass over what they do not know.
+        # The only key that OpenAI's results lack: programs ignore unknown keys.
         return {**values, "plans": list(result.plans)}
     (completion,) = result.completions
     return {
@@ -112,14 +114,14 @@ def _openai_choice(
     *,
     is_chat: bool,
 ) -> dict[str, Any]:
-    said = (
+    answer = (
         {"message": {"role": "assistant", "content": completion.text}}
         if is_chat
         else {"text": completion.text}
     )
     return {
         "index": index,
-        **said,
+        **answer,
         "logprobs": logprobs_values(completion, token_text, is_chat=is_chat),
         "finish_reason": _OPENAI_REASONS[completion.finish_reason],
     }

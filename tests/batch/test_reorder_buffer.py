@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmpq_jax.batch.prompt import BadLine, Prompt
+from llmpq_jax.batch.reorder_buffer import ReorderBuffer
+from llmpq_jax.batch.result_line import Result
+from llmpq_jax.checkpoint.tokenizer import Tokenizer
+from llmpq_jax.runtime.request import Completion, PartialCompletion
+from tests.tiny_models import write_tiny_model
+
+NUM_CHOICES = (1, 2, 3)
+PROMPTS = [
+    Prompt(number=n, custom_id=f"p{n}", content="x", where="here", num_choices=n)
+    for n in NUM_CHOICES
+]
+KEYS = [(prompt, index) for prompt in PROMPTS for index in range(prompt.num_choices)]
+
+
+def completion_of(prompt: Prompt, index: int) -> Completion:
+    name = f"{prompt.custom_id} {index}"
+    return Completion(
+        token_ids=(1,), text=name, finish_reason="eos", num_prompt_tokens=1
+    )
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return Tokenizer.load(write_tiny_model(tmp_path_factory.mktemp("buffer") / "model"))
+
+
+@given(st.permutations(KEYS), st.integers(0, len(KEYS)))
+def test_a_result_is_written_once_with_its_choices_in_order_and_their_plans(
+    tokenizer, order, failed_after
+):
+    """Whatever the order of completions, and wherever one plan takes over from another."""
+    results: list[Result] = []
+    completions = [(key, completion_of(*key)) for key in order]
+    left = order[failed_after:]
+    with closing(ReorderBuffer(results.append)) as buffer:
+        buffer.write_complete(completions[:failed_after], tokenizer, plan="first")
+        kept = PartialCompletion(token_ids=(7,))
+        buffer.add_partial([(key, kept) for key in left[:1]], plan="first")
+        for key in KEYS:
+            is_complete = buffer.is_written(key[0]) or buffer.is_waiting(*key)
+            assert is_complete == (key not in left)
+            partial = kept if key in left[:1] else PartialCompletion()
+            assert buffer.partial(*key) == partial
+        buffer.write_complete(completions[failed_after:], tokenizer, plan="second")
+    assert sorted(result.line.number for result in results) == list(NUM_CHOICES)
+    for result in results:
+        prompt = result.line
+        assert isinstance(prompt, Prompt)
+        expected = [completion_of(prompt, i) for i in range(prompt.num_choices)]
+        assert list(result.completions) == expected
+        keys = [(prompt, index) for index in range(prompt.num_choices)]
+        by_first = any(key not in left or key == left[0] for key in keys)
+        by_second = any(key in left for key in keys)
+        plans = (("first", by_first), ("second", by_second))
+        assert set(result.plans) == {name for name, is_used in plans if is_used}
+
+
+def test_partial_completions_can_be_dropped():
+    with closing(ReorderBuffer(lambda _: None)) as buffer:
+        kept = PartialCompletion(token_ids=(7,))
+        buffer.add_partial([(KEYS[0], kept)], plan="first")
+        buffer.drop_partial()
+        assert buffer.partial(*KEYS[0]) == PartialCompletion()
+
+
+def test_a_bad_line_is_written_too():
+    bad = BadLine(number=4, custom_id="bad", where="here", reason="none")
+    with closing(ReorderBuffer(lambda _: None)) as buffer:
+        assert not buffer.is_written(bad)
+        buffer.write(Result(line=bad))
+        assert buffer.is_written(bad)
