@@ -1,1 +1,1 @@
-"""Predicts memory, seconds and quality of a plan from spec records, in NumPy alone."""
+"""Predicts memory, seconds and quality of a plan from records of files, in NumPy alone."""

@@ -1,4 +1,4 @@
-"""How far foretold seconds of a layer are from measured ones that were left out."""
+"""Error of predicted layer seconds at measured sizes that were held out of the fit."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from llmpq_jax.schema.precision import KvBits
 
 
 def held_out_accuracy(measurements: Measurements) -> tuple[Accuracy, ...]:
-    """Foretells every row that was held out, from those that were not.
+    """Compares held-out rows with predictions fitted to the other rows.
 
     Returns:
-        One for each kind, phase, bits, width and cache that has rows of both sorts. A
-        size that was measured both ways judges nothing.
+        One record per device kind, phase, bits, tensor width and cache precision that
+        has both fitted and held-out rows. A held-out size that was also fitted is left
+        out.
     """
     groups: dict[tuple[LayerKey, KvBits], list[LayerTime]] = defaultdict(list)
     for row in measurements.layers:
@@ -24,11 +25,11 @@ def held_out_accuracy(measurements: Measurements) -> tuple[Accuracy, ...]:
     return tuple(
         accuracy
         for (key, kv_bits), rows in groups.items()
-        if (accuracy := _judge(key, kv_bits, rows)) is not None
+        if (accuracy := _accuracy(key, kv_bits, rows)) is not None
     )
 
 
-def _judge(key: LayerKey, kv_bits: KvBits, rows: list[LayerTime]) -> Accuracy | None:
+def _accuracy(key: LayerKey, kv_bits: KvBits, rows: list[LayerTime]) -> Accuracy | None:
     fitted = [row for row in rows if not row.held_out]
     known = {(row.batch, row.length) for row in fitted}
     held_out = [
@@ -37,9 +38,9 @@ def _judge(key: LayerKey, kv_bits: KvBits, rows: list[LayerTime]) -> Accuracy | 
     if not fitted or not held_out:
         return None
     kind, phase, bits, tensor = key
-    surface = fit_layer(phase, fitted)
+    predicted = fit_layer(phase, fitted)
     errors = [
-        abs(float(surface(row.batch, row.length)) / row.seconds - 1.0)
+        abs(float(predicted(row.batch, row.length)) / row.seconds - 1.0)
         for row in held_out
     ]
     return Accuracy(

@@ -1,15 +1,15 @@
-"""A sensitivity for models without weights: all layers alike, weights normal.
+"""Sensitivity of a model without weights: equal layers with normally distributed weights.
 
-What rounding to b bits loses is then known beforehand. A scale covers the largest of
-the n weights that share it, which of n normal ones is about their quantile at
-1 − 1/(2n); rounding to the nearest step S errs by S²/12 on average, so that
+The expected rounding loss at b bits is then known. A scale covers the largest of the n
+weights that share it. Of n normal weights that is about their quantile at 1 − 1/(2n), and
+rounding to the nearest multiple of S has a mean squared error of S²/12, so that
 
     ω_b = S²/12 = (z(1 − 1/(2n)) / (2^(b−1) − 1))² / 12
 
-is the loss relative to the weights' variance. It tells precisions apart, not layers.
-Keys, values and hidden states count as normal too: a cache has a scale for the numbers of
-a head, a wire one for those of a token, and what they lose weighs as much as that of the
-weights that made them.
+is the loss relative to the variance of the weights. It distinguishes precisions, not
+layers. Keys, values and hidden states are taken as normal too: a cache has one scale per
+head and token, a wire one per token, and their losses weigh as much as those of the
+weights that produced them.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from llmpq_jax.schema.sensitivity import LayerSensitivity, Sensitivity
 def assumed_sensitivity(
     architecture: Architecture, *, name: str, fingerprint: str, group_size: int
 ) -> Sensitivity:
-    """Makes the sensitivity of a model that is known by its shape alone."""
+    """Returns the sensitivity of a model of which only the architecture is known."""
     width = architecture.hidden_size
     group = group_size_for(width, group_size)
     losses = {8: _loss(8, width), 4: _loss(4, group)}
     return Sensitivity(
         model=name,
         fingerprint=fingerprint,
-        method="assumed: normal weights, all layers alike",
+        method="assumed: normal weights, equal layers",
         unit="squared rounding error over the weights' variance",
         group_size=group_size,
         head_8=losses[8],

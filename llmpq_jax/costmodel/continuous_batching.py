@@ -1,33 +1,35 @@
-"""What the driver makes of a workload: how many micro-batches, steps and refills.
+"""Micro-batches, decode rounds and refills that the scheduler makes of a workload.
 
-The driver (`runtime/scheduler.py`) serves those that may become longest first. It fills its
-decode groups, pads these prompts to the longest of theirs, and decodes a group, whole and
-with all slots of its cache, until its longest row has ended. A place that falls free while
-prompts wait takes the next one, which is prefilled alone, padded to its own bucket, before
-its group decodes on.
+The scheduler (`runtime/scheduler.py`) serves sequences with the most new tokens first. It
+fills its decode groups, pads their prompts to the longest of them, and decodes each group as
+a whole until its longest sequence has finished. When a sequence finishes while prompts wait,
+the next prompt takes its slot (a refill): it is prefilled alone, padded to its own bucket,
+before its group continues to decode.
 
-So a round of decode has as many steps as groups that are still busy. With k_r of them in
-round r of R, and maximum D over stages and hops, the rounds take
+So a decode round has as many steps as there are busy groups. With k_r busy groups in round
+r of R, and D over stages and hops as in `pipeline_schedule`, the rounds take
 
     ΣD + (k_R − 1)·max D + Σ_{r<R} max(k_r·max D, ΣD)
 
-(the simulation in the tests agrees). The planner puts the mean of k_r for each of them,
-m = Σ k_r / R, into the formula of `schedule`: equal where every round, or none, keeps the
-slowest stage busy, and otherwise lower by what a mean of maxima exceeds the maximum of
-means. A refill is counted in the decode steps, a share of its seconds in each: so the
-work of every stage is whole, and a group waits for its refills.
+(the simulation in the tests agrees). The planner uses the mean m = Σ k_r / R for each k_r
+in the formula of `pipeline_schedule`. The two are equal if every round, or none, keeps the
+slowest stage busy; otherwise the plan is lower by the difference between a mean of maxima
+and the maximum of means. Refills are spread evenly over the decode steps, which keeps the
+total work of every stage and makes a group wait for its refills.
 
-A stage that is the whole model takes several steps in a call: as many as the group's longest
-row still wants, or while prompts wait, until the next of its places falls free.
+A stage that holds the whole model takes several decode steps per call: as many as the
+group's longest sequence still needs or, while prompts wait, until its next slot is free.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 
+from llmpq_jax.costmodel.memory import cache_rows
 from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL, bucket_length
 from llmpq_jax.schema.measurements import Phase
 from llmpq_jax.schema.workload import MicroBatch, Workload
@@ -35,18 +37,17 @@ from llmpq_jax.schema.workload import MicroBatch, Workload
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExpectedSchedule:
-    """How a workload is expected to be served.
+    """How the scheduler is expected to serve a workload.
 
     Attributes:
-        padded_prompt_length: What the first prompts are padded to, a bucket.
-        num_prefill: Micro-batches in which they are prefilled.
-        num_rounds: Decode steps of the group that takes longest.
-        num_decode: Groups busy in a round of decode, mean over the rounds; at least 1.
-        refills: Prompts prefilled alone, by the bucket they are padded to, for each
-            decode step of any group; for each of the first prefills where there is no
-            decode step at all.
-        dispatches_per_step: For each decode step of any group, calls of a stage that is the
-            whole model; at most 1.
+        padded_prompt_length: Bucket that the prompts of the first prefills are padded to.
+        num_prefill: Number of micro-batches of the first prefills.
+        num_rounds: Decode steps of the group that decodes longest.
+        num_decode: Busy groups per decode round, mean over the rounds; at least 1.
+        refills: Pairs of padded prompt length and refills of that length per decode step
+            of any group; per first prefill if there is no decode step.
+        dispatches_per_step: Calls of a stage that holds the whole model, per decode step
+            of any group; at most 1.
     """
 
     padded_prompt_length: int
@@ -58,16 +59,16 @@ class ExpectedSchedule:
 
     @property
     def new_tokens(self) -> int:
-        """As many as a fixed batch of so many rounds has."""
+        """New tokens of a fixed batch with the same number of rounds."""
         return self.num_rounds + 1
 
     def refills_in(self, phase: Phase) -> tuple[tuple[int, float], ...]:
-        """Returns the refills that are counted with a phase's micro-batches."""
+        """Returns the refills that are charged to a phase's micro-batches."""
         return self.refills if (phase == "decode") == (self.num_rounds > 0) else ()
 
 
 def expected_schedule(workload: Workload, micro_batch: MicroBatch) -> ExpectedSchedule:
-    """Follows the driver through a workload, row by row."""
+    """Returns the schedule of a workload: simulated if its prompts differ."""
     if workload.lengths is None:
         num_rounds = workload.expected(workload.new_tokens) - 1
         return ExpectedSchedule(
@@ -79,50 +80,83 @@ def expected_schedule(workload: Workload, micro_batch: MicroBatch) -> ExpectedSc
             if num_rounds
             else 1.0,
         )
-    step = max(micro_batch.prefill, micro_batch.decode)
-    num_slots_free = -(-workload.batch // step) * step
-    rows = list(
+    sequences = list(
         chain.from_iterable(
             repeat((prompt, workload.expected(new_tokens) - 1), count)
             for prompt, new_tokens, count in workload.lengths
         )
     )
-    first, waiting = rows[:num_slots_free], rows[num_slots_free:]
-    last_step = [0] * -(-len(first) // micro_batch.decode)
-    # Where a group's last call ended because a prompt waited for one of its places.
-    stopped, num_calls = [0] * len(last_step), 0
-    # When each place falls free: by step, then in the order in which groups come round.
-    free = [
-        (steps, place // micro_batch.decode) for place, (_, steps) in enumerate(first)
-    ]
-    for steps, group in free:
-        last_step[group] = max(last_step[group], steps)
-    heapq.heapify(free)
-    for _, steps in waiting:
-        now, group = heapq.heappop(free)
-        num_calls += _num_calls(now - stopped[group])
-        stopped[group] = now
-        last_step[group] = max(last_step[group], now + steps)
-        heapq.heappush(free, (now + steps, group))
+    num_slots = cache_rows(workload, micro_batch)
+    first, waiting = sequences[:num_slots], sequences[num_slots:]
     num_prefill = -(-len(first) // micro_batch.prefill)
-    num_steps, num_rounds = sum(last_step), max(last_step)
-    num_calls += sum(
-        _num_calls(last - stop) for last, stop in zip(last_step, stopped, strict=True)
+    decode = _count_decode(
+        [steps for _, steps in first],
+        [steps for _, steps in waiting],
+        group_size=micro_batch.decode,
     )
-    counts = Counter(prompt for prompt, _ in waiting)
+    num_steps = decode.num_steps
+    refills = Counter(prompt for prompt, _ in waiting)
     return ExpectedSchedule(
         padded_prompt_length=max(prompt for prompt, _ in first),
         num_prefill=num_prefill,
-        num_rounds=num_rounds,
-        num_decode=num_steps / num_rounds if num_rounds else 1,
+        num_rounds=decode.num_rounds,
+        num_decode=num_steps / decode.num_rounds if decode.num_rounds else 1,
         refills=tuple(
             (tokens, count / (num_steps or num_prefill))
-            for tokens, count in sorted(counts.items())
+            for tokens, count in sorted(refills.items())
         ),
-        dispatches_per_step=num_calls / num_steps if num_steps else 1.0,
+        dispatches_per_step=decode.num_calls / num_steps if num_steps else 1.0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _DecodeCounts:
+    """What all decode groups take together.
+
+    Attributes:
+        num_steps: Decode steps, summed over the groups.
+        num_rounds: Decode steps of the group that decodes longest.
+        num_calls: Calls of a stage that holds the whole model.
+    """
+
+    num_steps: int
+    num_rounds: int
+    num_calls: int
+
+
+def _count_decode(
+    first: Sequence[int], waiting: Sequence[int], *, group_size: int
+) -> _DecodeCounts:
+    """Simulates decode groups whose freed slots are refilled in the order of service.
+
+    Args:
+        first: Decode steps of the sequences that fill the slots at the start.
+        waiting: Decode steps of the sequences that wait for a slot.
+        group_size: Number of slots of a decode group.
+    """
+    num_groups = -(-len(first) // group_size)
+    # Step at which each group's last call ended because one of its slots was refilled.
+    refilled, num_calls = [0] * num_groups, 0
+    # When each slot becomes free: by step, then in the order of the groups.
+    free = [(steps, slot // group_size) for slot, steps in enumerate(first)]
+    last_step = [0] * num_groups
+    for steps, group in free:
+        last_step[group] = max(last_step[group], steps)
+    heapq.heapify(free)
+    for steps in waiting:
+        now, group = free[0]
+        num_calls += _num_calls(now - refilled[group])
+        refilled[group] = now
+        last_step[group] = max(last_step[group], now + steps)
+        heapq.heapreplace(free, (now + steps, group))
+    num_calls += sum(
+        _num_calls(last - step) for last, step in zip(last_step, refilled, strict=True)
+    )
+    return _DecodeCounts(
+        num_steps=sum(last_step), num_rounds=max(last_step), num_calls=num_calls
     )
 
 
 def _num_calls(num_steps: int) -> int:
-    """Returns how many calls so many steps on end take on a whole model."""
+    """Returns the calls that consecutive decode steps take on a whole model."""
     return -(-num_steps // MAX_STEPS_PER_CALL)

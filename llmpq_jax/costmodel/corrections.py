@@ -1,4 +1,4 @@
-"""What runs that were folded in say of a table of measurements."""
+"""Factors by which recorded runs correct the seconds of a measurement table."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from llmpq_jax.schema.measurements import Measurements, Phase
 
 
 def correction_factors(measurements: Measurements) -> dict[tuple[str, Phase], float]:
-    """Returns by kind and phase how many times as long as foretold its stages took.
+    """Returns measured over predicted seconds, by device kind and phase.
 
-    All runs together count, each by its seconds: Σ measured / Σ predicted.
+    All runs count together, weighted by their seconds: Σ measured / Σ predicted.
     """
     predicted_s: dict[tuple[str, Phase], float] = defaultdict(float)
     measured_s: dict[tuple[str, Phase], float] = defaultdict(float)

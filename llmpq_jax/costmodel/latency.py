@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,43 +18,45 @@ from llmpq_jax.costmodel.interpolation import (
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.schema.buckets import bucket_length
 from llmpq_jax.schema.measurements import (
+    PHASES,
     LayerTime,
     Measurements,
     Phase,
+    VocabularyLayer,
     VocabularyLayerTime,
 )
 from llmpq_jax.schema.precision import Bits, HeadBits
 from llmpq_jax.schema.workload import Workload
 
-# Over (rows, tokens). Prefill: weights are read once, matrices cost rows times tokens,
-# attention their square. Decode: weights once, matrices by row, the cache by row and
-# cached token. The constant stands last, see `tables`.
+# Exponents over (rows, tokens). Prefill: work per row, products with weights, attention,
+# and a constant for reading the weights. Decode: products with weights, reading the cache,
+# and the constant. The constant is last, see `monotone_table`.
 LAYER_FEATURES: dict[Phase, list[tuple[int, int]]] = {
     "prefill": [(1, 0), (1, 1), (1, 2), (0, 0)],
     "decode": [(1, 0), (1, 1), (0, 0)],
 }
 VOCABULARY_LAYER_FEATURES = [(1,), (0,)]
 
-VocabularyLayer = Literal["embedding", "head"]
+
 LayerKey = tuple[str, Phase, Bits, int]
 VocabularyLayerKey = tuple[str, VocabularyLayer, HeadBits]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatencyModel:
-    """Seconds by kind of device.
+    """Seconds of a model's parts on each kind of device.
 
-    What was not measured is not supported there: questions about it raise, they are
-    never answered with 0.
+    A kind does not support what was not measured on it: asking for its seconds raises
+    MeasurementError.
 
     Attributes:
-        layers: By kind, phase, bits and tensor width, over (rows, tokens).
-        vocabulary_layers: By kind, part and bits, over rows.
-        dispatch_overheads: By kind, seconds of a stage by itself.
-        varlen_kinds: Kinds whose decode steps take longer as the context grows; others read
-            all slots of a cache in each, filled or not.
-        corrections: By kind and phase, how many times as long as foretold runs took; 1 where
-            none was folded in. All seconds of a kind in a phase are multiplied by it.
+        layers: Seconds over (rows, tokens), by kind, phase, bits and tensor width.
+        vocabulary_layers: Seconds over rows, by kind, part and bits.
+        dispatch_overheads: Seconds of dispatching one call of a stage, by kind.
+        varlen_kinds: Kinds whose decode kernels read only the filled part of a cache, so
+            that steps take longer as the context grows. Other kinds read all of it.
+        corrections: Factors that multiply all seconds of a kind in a phase, found by
+            recorded runs; 1 where absent.
     """
 
     layers: dict[LayerKey, InterpolatedLatency]
@@ -65,14 +66,13 @@ class LatencyModel:
     corrections: dict[tuple[str, Phase], float] = field(default_factory=dict)
 
     def supports_layer(self, kind: str, bits: Bits, *, tensor: int = 1) -> bool:
-        """Whether a layer at these bits was measured there, in both phases."""
-        phases: tuple[Phase, ...] = ("prefill", "decode")
-        return all((kind, phase, bits, tensor) in self.layers for phase in phases)
+        """Whether layers at these bits were measured on a kind, in both phases."""
+        return all((kind, phase, bits, tensor) in self.layers for phase in PHASES)
 
     def supports_vocabulary_layer(
         self, kind: str, part: VocabularyLayer, bits: HeadBits = 16
     ) -> bool:
-        """Whether this end of the model was measured there."""
+        """Whether the embedding or the head at these bits was measured on a kind."""
         return (kind, part, bits) in self.vocabulary_layers
 
     def prefill_s(
@@ -80,7 +80,7 @@ class LatencyModel:
     ) -> float:
         """Returns the seconds of a layer on one prefill micro-batch.
 
-        Prompts are padded to their bucket, and all padding is computed.
+        Prompts are padded to their bucket, and the padding is computed too.
         """
         length = bucket_length(workload.prompt_length)
         return self.layer_s(
@@ -92,10 +92,9 @@ class LatencyModel:
     ) -> float:
         """Returns the seconds of a layer on one decode step, mean over the steps.
 
-        The context grows by a token a step, and its seconds are summed step by step.
-        Where kernels read a whole cache all steps take as long: it has the slots of the
-        longest context's bucket from the first step on. With n = 1 there is no step,
-        and the answer is 0.
+        The context grows by one token per step. Kinds that read the whole cache take as
+        long in every step, since a cache has the length of the longest context's bucket
+        from the start. With one new token there is no decode step, and the result is 0.
         """
         num_steps = workload.expected(workload.new_tokens) - 1
         if num_steps == 0:
@@ -119,9 +118,13 @@ class LatencyModel:
         lengths: npt.ArrayLike,
         tensor: int = 1,
     ) -> float:
-        """Returns the seconds of a layer on so many rows, mean over some lengths."""
-        table = self._layer(kind, phase, bits, tensor)
-        return self.correction(kind, phase) * float(table(rows, lengths).mean())
+        """Returns the seconds of a layer on a number of rows, mean over the lengths."""
+        key = (kind, phase, bits, tensor)
+        if key not in self.layers:
+            msg = f"measurements: no {phase} of a layer at {bits} bits, tensor width {tensor}, on {kind!r}: expected [[layer]] rows of it; measure with `llmpq-jax profile`"
+            raise MeasurementError(msg)
+        seconds = self.layers[key](rows, lengths)
+        return self.correction(kind, phase) * float(seconds.mean())
 
     def vocabulary_layer_s(
         self,
@@ -132,36 +135,28 @@ class LatencyModel:
         *,
         rows: int,
     ) -> float:
-        """Returns the seconds of the embedding of, or the head on, so many rows."""
+        """Returns the seconds of the embedding or the head on a number of rows."""
         if (kind, part, bits) not in self.vocabulary_layers:
             msg = f"measurements: no {part} at {bits} bits on {kind!r}: expected [[vocabulary_layer]] rows of it; measure with `llmpq-jax profile`"
             raise MeasurementError(msg)
-        return self.correction(kind, phase) * float(
-            self.vocabulary_layers[kind, part, bits](rows)
-        )
+        seconds = self.vocabulary_layers[kind, part, bits](rows)
+        return self.correction(kind, phase) * float(seconds)
 
     def dispatch_s(self, kind: str, phase: Phase) -> float:
-        """Returns what each visit of a stage costs beside what the stage holds.
+        """Returns the dispatch overhead of one stage call, in seconds.
 
-        What was not measured counts 0: its layers carry their share of a call already.
+        It is 0 for a kind on which it was not measured: there the seconds of layers
+        include their share of it.
         """
         return self.correction(kind, phase) * self.dispatch_overheads.get(kind, 0.0)
 
     def correction(self, kind: str, phase: Phase) -> float:
-        """Returns what runs that were folded in say of the table of a kind."""
+        """Returns the factor that recorded runs found for a kind in a phase."""
         return self.corrections.get((kind, phase), 1.0)
-
-    def _layer(
-        self, kind: str, phase: Phase, bits: Bits, tensor: int
-    ) -> InterpolatedLatency:
-        if (kind, phase, bits, tensor) not in self.layers:
-            msg = f"measurements: no {phase} of a layer at {bits} bits, tensor width {tensor}, on {kind!r}: expected [[layer]] rows of it; measure with `llmpq-jax profile`"
-            raise MeasurementError(msg)
-        return self.layers[kind, phase, bits, tensor]
 
 
 def fit_layer(phase: Phase, rows: Sequence[LayerTime]) -> InterpolatedLatency:
-    """Fits the seconds of one layer in one phase, over (rows, tokens)."""
+    """Fits the seconds of a layer in one phase, over (rows, tokens)."""
     return fit_interpolated_latency(
         [(row.batch, row.length) for row in rows],
         [row.seconds for row in rows],
@@ -171,7 +166,7 @@ def fit_layer(phase: Phase, rows: Sequence[LayerTime]) -> InterpolatedLatency:
 
 
 def fit_vocabulary_layer(rows: Sequence[VocabularyLayerTime]) -> InterpolatedLatency:
-    """Fits the seconds of one end of the model, over rows."""
+    """Fits the seconds of the embedding or the head, over rows."""
     return fit_interpolated_latency(
         [(row.rows,) for row in rows],
         [row.seconds for row in rows],
@@ -181,18 +176,18 @@ def fit_vocabulary_layer(rows: Sequence[VocabularyLayerTime]) -> InterpolatedLat
 
 
 def fit_latency(measurements: Measurements) -> LatencyModel:
-    """Fits all that the measurements allow, without what they hold out."""
+    """Fits a model to all rows that are not held out."""
     layers: dict[LayerKey, list[LayerTime]] = defaultdict(list)
     for row in measurements.layers:
         if not row.held_out:
             layers[row.kind, row.phase, row.bits, row.tensor].append(row)
-    ends: dict[VocabularyLayerKey, list[VocabularyLayerTime]] = defaultdict(list)
-    for end in measurements.vocabulary_layers:
-        ends[end.kind, end.part, end.bits].append(end)
+    others: dict[VocabularyLayerKey, list[VocabularyLayerTime]] = defaultdict(list)
+    for other in measurements.vocabulary_layers:
+        others[other.kind, other.part, other.bits].append(other)
     return LatencyModel(
         layers={key: fit_layer(key[1], rows) for key, rows in layers.items()},
         vocabulary_layers={
-            key: fit_vocabulary_layer(rows) for key, rows in ends.items()
+            key: fit_vocabulary_layer(rows) for key, rows in others.items()
         },
         dispatch_overheads={row.kind: row.seconds for row in measurements.dispatch},
         varlen_kinds=frozenset(
@@ -205,9 +200,9 @@ def fit_latency(measurements: Measurements) -> LatencyModel:
 
 
 def _noise(rows: Sequence[LayerTime | VocabularyLayerTime]) -> float:
-    """Returns how far medians are from what they are medians of, a share of it.
+    """Returns the relative standard error of the measured medians.
 
-    The standard error of the median of n normal samples is 1.25 σ / √n, and half the
-    distance between their quartiles is 0.67 σ: of 14 repeats half the spread is left.
+    It is 1.25 σ / √n for the median of n normal samples, and the spread (half the
+    distance between the quartiles) is 0.67 σ: with 14 repeats, half the spread.
     """
     return fmean(row.spread for row in rows) / 2

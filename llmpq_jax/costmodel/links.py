@@ -1,4 +1,4 @@
-"""Seconds of one hop between two devices."""
+"""Seconds of one transfer between two devices."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from llmpq_jax.errors import MeasurementError
 from llmpq_jax.schema.cluster import Cluster, NodeDevice
 from llmpq_jax.schema.measurements import LinkTime, Measurements
 
-# Bytes over bandwidth, and latency.
+# Exponents over bytes: bytes over bandwidth, and latency.
 LINK_FEATURES = [(1,), (0,)]
+
+_Nodes = tuple[str, str] | tuple[None, None]
 
 
 def transfer_s(
@@ -21,30 +23,32 @@ def transfer_s(
 ) -> float:
     """Returns the seconds of one transfer.
 
-    A link in the cluster file comes first: latency plus bytes over bandwidth. Without
-    one, measured transfers answer: between these two nodes, or, where none was, between
-    the two kinds of device within a node; and of either, where none went that way, those
-    in the other direction.
+    A link in the cluster file takes precedence: latency plus bytes over bandwidth.
+    Otherwise measured transfers are used: those between the two nodes if there are any,
+    else those between the two kinds of device within a node; in either case those in the
+    same direction if there are any, else those in the opposite one.
 
     Raises:
-        MeasurementError: Neither file knows the pair.
+        MeasurementError: If neither file has the pair.
     """
     link = cluster.link_between(source, target)
     if link is not None:
         return link.latency_s + num_bytes / link.bandwidth_bytes_per_s
-    there, back = source.device.kind, target.device.kind
-    ends = (source.node.name, target.node.name)
-    # Within a node no names are written.
-    pairs = [(None, None)] if ends[0] == ends[1] else [ends, (None, None)]
+    kinds = (source.device.kind, target.device.kind)
+    nodes = (source.node.name, target.node.name)
+    within_node = (None, None)
+    # Transfers within a node are recorded without its name.
+    candidates = [within_node] if nodes[0] == nodes[1] else [nodes, within_node]
     rows = next(
-        filter(None, (_either_way(measurements, there, back, *n) for n in pairs)), []
+        filter(None, (_either_way(measurements, kinds, each) for each in candidates)),
+        [],
     )
     if not rows:
         msg = (
-            f"no link between {source.name} ({there}) and {target.name} ({back}): expected "
-            f"a [[link]] between {source.node.name!r} and {target.node.name!r} in the "
+            f"no link between {source.name} ({kinds[0]}) and {target.name} ({kinds[1]}): "
+            f"expected a [[link]] between {nodes[0]!r} and {nodes[1]!r} in the "
             "cluster file, or measured ones; measure with `llmpq-jax profile`"
-            f"{'' if ends[0] == ends[1] else ' --between-nodes'}"
+            f"{'' if nodes[0] == nodes[1] else ' --between-nodes'}"
         )
         raise MeasurementError(msg)
     sizes = [(row.num_bytes,) for row in rows]
@@ -53,21 +57,19 @@ def transfer_s(
 
 
 def _either_way(
-    measurements: Measurements,
-    source_kind: str,
-    target_kind: str,
-    source_node: str | None,
-    target_node: str | None,
+    measurements: Measurements, kinds: tuple[str, str], nodes: _Nodes
 ) -> list[LinkTime]:
-    """Returns the transfers one way, or where there are none the other way."""
-    one = (source_kind, target_kind, source_node, target_node)
-    other = (target_kind, source_kind, target_node, source_node)
-    by_way = {
-        way: [row for row in measurements.links if _way(row) == way]
-        for way in (one, other)
-    }
-    return by_way[one] or by_way[other]
+    """Returns the transfers in this direction, or else those in the opposite one."""
+    forth = _transfers(measurements, kinds, nodes)
+    return forth or _transfers(measurements, kinds[::-1], nodes[::-1])
 
 
-def _way(row: LinkTime) -> tuple[str, str, str | None, str | None]:
-    return row.source_kind, row.target_kind, row.source_node, row.target_node
+def _transfers(
+    measurements: Measurements, kinds: tuple[str, str], nodes: _Nodes
+) -> list[LinkTime]:
+    return [
+        row
+        for row in measurements.links
+        if (row.source_kind, row.target_kind) == kinds
+        and (row.source_node, row.target_node) == nodes
+    ]

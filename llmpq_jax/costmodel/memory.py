@@ -1,4 +1,4 @@
-"""Bytes a stage needs on each of its devices, term by term."""
+"""Bytes that a stage needs on each of its devices, term by term."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llmpq_jax.schema.precision import (
 from llmpq_jax.schema.strategy import PrecisionChoice
 from llmpq_jax.schema.workload import MicroBatch, Workload
 
-# One micro-batch is worked on while the next one arrives.
+# One micro-batch is computed while the next one is received.
 NUM_RECEIVE_BUFFERS = 2
 _LOGIT_BYTES = 4
 
@@ -37,7 +37,7 @@ def layer_bytes(
 def layer_scale_bytes(
     architecture: Architecture, *, bits: Bits, group_size: int, tensor: int = 1
 ) -> int:
-    """Returns the bytes of the scales among one layer's weights."""
+    """Returns the bytes of the scales of one layer's weights."""
     return sum(
         tensor_scale_bytes(each, bits=bits, group_size=group_size, tensor_width=tensor)
         for each in layer_tensors(architecture)
@@ -55,8 +55,8 @@ def layer_kv_bytes(
 ) -> int:
     """Returns the bytes of one layer's keys and values, of all rows together.
 
-    bucket(s + n) · rows · `kv_token_bytes`: a cache is as long as a bucket of the
-    longest context.
+    They are bucket(s + n) · rows · `kv_token_bytes`: a cache has the length of the bucket
+    of the longest context.
     """
     a = architecture
     slots = bucket_length(workload.context_length) * cache_rows(workload, micro_batch)
@@ -66,17 +66,17 @@ def layer_kv_bytes(
 
 
 def cache_rows(workload: Workload, micro_batch: MicroBatch) -> int:
-    """Returns the rows of all preallocated caches, padding included.
+    """Returns the number of rows of all preallocated caches, padding included.
 
-    Each decode micro-batch has its own cache; where prefill takes more rows at once, it
-    fills several of them, so the batch is padded to a multiple of the larger one.
+    Each decode micro-batch has its own cache. A larger prefill micro-batch fills several
+    caches, so the batch is padded to a multiple of the larger of the two.
     """
     step = max(micro_batch.prefill, micro_batch.decode)
     return -(-workload.batch // step) * step
 
 
 def embedding_bytes(architecture: Architecture, *, tensor: int = 1) -> int:
-    """Returns the bytes of what the first stage holds before its layers."""
+    """Returns the bytes of the embedding's weights, which the first stage holds."""
     tensors = embedding_tensors(architecture)
     return tensors_bytes(tensors, bits=16, group_size=128, tensor_width=tensor)
 
@@ -84,7 +84,7 @@ def embedding_bytes(architecture: Architecture, *, tensor: int = 1) -> int:
 def head_bytes(
     architecture: Architecture, *, precision: PrecisionChoice, tensor: int = 1
 ) -> int:
-    """Returns the bytes of what the last stage holds after its layers."""
+    """Returns the bytes of the head's weights, which the last stage holds."""
     return tensors_bytes(
         head_tensors(architecture),
         bits=precision.head_bits,
@@ -96,18 +96,18 @@ def head_bytes(
 def gathered_logits_bytes(
     architecture: Architecture, *, micro_batch: MicroBatch, tensor: int
 ) -> int:
-    """Returns what a mesh adds to the head's workspace: a device's share of the logits.
+    """Returns the bytes that a mesh adds to the head's workspace on each device.
 
-    It lies beside the whole of them, which is what one device needs anyway.
+    They are the device's share of the logits, in memory at the same time as all of them.
     """
     rows = max(micro_batch.prefill, micro_batch.decode)
     return logit_share_bytes(architecture, rows=rows, tensor=tensor)
 
 
 def logit_share_bytes(architecture: Architecture, *, rows: int, tensor: int) -> int:
-    """Returns the bytes of logits that a device of a mesh makes for the others.
+    """Returns the bytes of the logits that a device of a mesh computes for the others.
 
-    0 where it makes all of them: alone, or of a vocabulary that does not divide.
+    0 if it computes all of them: on one device, or if the vocabulary is not divisible.
     """
     if tensor == 1 or architecture.vocabulary_size % tensor:
         return 0
@@ -121,10 +121,9 @@ def sent_bytes(
     micro_batch: MicroBatch,
     activations: Activations,
 ) -> int:
-    """Returns the bytes of the largest hidden states that stages hand on at once.
+    """Returns the bytes of the largest hidden states that a stage sends at once.
 
-    Each stage holds its own; one that does not embed also `NUM_RECEIVE_BUFFERS` of its
-    predecessor's.
+    Every stage but the first also holds `NUM_RECEIVE_BUFFERS` of its predecessor's.
     """
     prompt = bucket_length(workload.prompt_length)
     chunk = prompt // num_prefill_chunks(prompt, micro_batch.chunk_tokens)
@@ -138,5 +137,5 @@ def sent_bytes(
 def hidden_bytes(
     architecture: Architecture, *, num_tokens: int, activations: Activations
 ) -> int:
-    """Returns the bytes of hidden states: of what one hop carries."""
+    """Returns the bytes of the hidden states of a number of tokens."""
     return num_tokens * architecture.hidden_size * ACTIVATION_BYTES[activations]

@@ -1,4 +1,4 @@
-"""Seconds of a micro-batch on one stage, at the sizes it was run with."""
+"""Seconds of one micro-batch on one stage, at the sizes of a recorded run."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from llmpq_jax.schema.precision import Bits, HeadBits
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatchShape:
-    """How large a micro-batch is.
+    """Size of a micro-batch in one phase.
 
     Attributes:
-        phase: Prefill of whole prompts, or one step of decode.
-        rows: Of it, padding included.
-        tokens: In prefill those of each row, padding included; in decode those its cache
-            holds with the new one, mean over the rows.
-        slots: Of a row's cache.
-        num_steps: Decode steps taken in one call, by a stage that is the whole model.
+        phase: "prefill" of whole prompts, or "decode" of one token per row.
+        rows: Number of rows, padding included.
+        tokens: In prefill, tokens of each row, padding included; in decode, cached tokens
+            with the new one, mean over the rows.
+        slots: Length of a row's cache, in tokens.
+        num_steps: Decode steps per call; above 1 only on a stage that holds the whole
+            model.
     """
 
     phase: Phase
@@ -35,37 +36,39 @@ def micro_batch_s(
     latency: LatencyModel,
     kind: str,
     bits: Sequence[Bits],
-    size: MicroBatchShape,
+    shape: MicroBatchShape,
     *,
     has_embedding: bool,
     head_bits: HeadBits | None,
 ) -> float:
-    """Foretells a micro-batch once through a stage on one device.
+    """Predicts the seconds of one micro-batch on a stage of one device.
 
     Args:
-        latency: Fitted.
-        kind: Of the device.
-        bits: Of the stage's layers.
-        size: Of the micro-batch. Of several steps in a call one is foretold, with its
-            share of the call.
-        has_embedding: The stage embeds.
-        head_bits: Of the head, where the stage has it.
+        latency: Fitted latency model.
+        kind: Kind of the stage's device.
+        bits: Precision of each layer of the stage.
+        shape: Size of the micro-batch. With several steps per call the result is for one
+            step, with its share of the dispatch overhead.
+        has_embedding: True if the stage holds the embedding.
+        head_bits: Precision of the head; None if the stage does not hold it.
 
     Raises:
-        MeasurementError: A layer or an end was not measured there.
+        MeasurementError: If a layer, the embedding or the head was not measured on the
+            kind.
     """
-    phase, rows = size.phase, size.rows
-    is_step = phase == "decode"
-    # As in `LatencyModel.decode_s`: some kernels end at a row's length, others do not.
-    length = size.slots if is_step and kind not in latency.varlen_kinds else size.tokens
-    seconds = latency.dispatch_s(kind, phase) / size.num_steps
+    phase, rows = shape.phase, shape.rows
+    is_decode = phase == "decode"
+    # As in `LatencyModel.decode_s`.
+    reads_whole_cache = is_decode and kind not in latency.varlen_kinds
+    length = shape.slots if reads_whole_cache else shape.tokens
+    seconds = latency.dispatch_s(kind, phase) / shape.num_steps
     for layer_bits, count in Counter(bits).items():
         seconds += count * latency.layer_s(
             kind, phase, layer_bits, rows=rows, lengths=length
         )
     if has_embedding:
-        looked_up = rows if is_step else round(rows * size.tokens)
-        seconds += latency.vocabulary_layer_s(kind, phase, "embedding", rows=looked_up)
+        embedded = rows if is_decode else round(rows * shape.tokens)
+        seconds += latency.vocabulary_layer_s(kind, phase, "embedding", rows=embedded)
     if head_bits is not None:
         seconds += latency.vocabulary_layer_s(kind, phase, "head", head_bits, rows=rows)
     return seconds

@@ -1,4 +1,4 @@
-"""Reads seconds or bytes off a measured table, and between its points."""
+"""Seconds or bytes at measured sizes, and between and beyond them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from scipy.optimize import nnls
 
 Floats = npt.NDArray[np.float64]
 
-# Two places that should agree may differ by the rounding of a few float64 sums.
+# Relative rounding error of a few float64 sums.
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class MonotoneTable:
-    """A quantity measured at some sizes that never falls when a size grows.
+    """A quantity measured at some sizes that is non-decreasing in every size.
 
-    A measured point is looked up. Between and beyond, a non-negative combination of
-    physical features answers, held between the largest measured value at sizes no
-    larger and the smallest at sizes no smaller. Where the measured values are
-    themselves monotone, so is the table: both limits and the combination are.
+    A measured point is looked up. Elsewhere the result is a non-negative combination of
+    physical features, clipped to the range between the largest value measured at sizes
+    no larger and the smallest at sizes no smaller. The table is monotone if the measured
+    values are, since both limits and the combination are.
 
     Attributes:
-        sizes: [points, axes]; the axes are rows and tokens, or rows, or bytes.
-        values: [points].
-        exponents: [features, axes]: feature f is the product over the axes of size to
-            the power `exponents[f, axis]`; a row of zeros is the constant.
-        coefficients: [features], none below 0.
+        sizes: Measured sizes, [points, axes]; axes are rows and tokens, rows, or bytes.
+        values: Measured quantity, [points].
+        exponents: Exponents of the features, [features, axes]: feature f is the product
+            over the axes of size to the power `exponents[f, axis]`. The last feature is
+            the constant, a row of zeros.
+        coefficients: Non-negative coefficients of the features, [features].
     """
 
     sizes: Floats
@@ -37,24 +38,24 @@ class MonotoneTable:
     coefficients: Floats
 
     def __call__(self, *size: npt.ArrayLike) -> Floats:
-        """Returns the quantity at sizes given axis by axis, which broadcast."""
+        """Returns the quantity at sizes given as one array per axis, which broadcast."""
         points, shape = _points(size)
         smaller = (self.sizes[None] <= points[:, None]).all(axis=2)
         larger = (self.sizes[None] >= points[:, None]).all(axis=2)
-        least = np.where(smaller, self.values, 0.0).max(axis=1)
-        most = np.where(larger, self.values, np.inf).min(axis=1)
-        between = np.maximum(least, np.minimum(most, self._combined(points)))
+        lower = np.where(smaller, self.values, 0.0).max(axis=1)
+        upper = np.where(larger, self.values, np.inf).min(axis=1)
+        clipped = np.maximum(lower, np.minimum(upper, self._fitted(points)))
         exact = smaller & larger
         looked_up = np.where(exact, self.values, 0.0).sum(axis=1)
-        answers = np.where(np.any(exact, axis=1), looked_up, between)
-        return answers.reshape(shape)
+        values = np.where(np.any(exact, axis=1), looked_up, clipped)
+        return values.reshape(shape)
 
     def fitted(self, *size: npt.ArrayLike) -> Floats:
-        """Returns the combination of features alone, also where something was measured."""
+        """Returns the combination of features, at measured points too."""
         points, shape = _points(size)
-        return self._combined(points).reshape(shape)
+        return self._fitted(points).reshape(shape)
 
-    def _combined(self, points: Floats) -> Floats:
+    def _fitted(self, points: Floats) -> Floats:
         return features(points, self.exponents) @ self.coefficients
 
 
@@ -65,29 +66,30 @@ def fit_table(
     *,
     is_upper: bool = False,
 ) -> MonotoneTable:
-    """Fits a table to measurements, in the least squares of relative errors.
+    """Fits a table to measurements by least squares of relative errors.
 
     Args:
-        sizes: [points, axes]. Of a point measured twice the median counts, or the
-            largest where `is_upper`.
-        values: [points], above 0 or, where `is_upper`, from 0 up.
-        exponents: Of the features, see `MonotoneTable`.
-        is_upper: Scale the fit until no measured value lies above it, for
-            quantities that must not be foretold too small.
+        sizes: Measured sizes, [points, axes]; a repeated point counts with its median,
+            or with its maximum if `is_upper`.
+        values: Measured quantity, [points]; positive, or non-negative if `is_upper`.
+        exponents: Exponents of the features, [features, axes], see `MonotoneTable`.
+        is_upper: True to scale the fit until no measured value is above it, for
+            quantities that must not be predicted too small.
     """
-    every = np.asarray(sizes, dtype=float)
     measured = np.asarray(values, dtype=float)
     powers = np.asarray(exponents, dtype=float)
-    unique, place = np.unique(every, axis=0, return_inverse=True)
+    unique, group = np.unique(
+        np.asarray(sizes, dtype=float), axis=0, return_inverse=True
+    )
     merge = np.max if is_upper else np.median
     merged = np.array(
-        [merge(measured[place.ravel() == point]) for point in range(len(unique))]
+        [merge(measured[group.ravel() == point]) for point in range(len(unique))]
     )
-    # An upper table may hold zeros, whose relative error would outweigh all others.
+    # An upper table may hold zeros, whose relative errors would outweigh all others.
     floor = merged.max() * (1e-2 if is_upper else 1e-9) or 1.0
     weights = 1.0 / np.maximum(merged, floor)
     columns = features(unique, powers)
-    # Unit columns: nnls stops early when they differ by many powers of ten.
+    # Columns of unit norm: nnls stops early if norms differ by many powers of ten.
     norms = np.linalg.norm(columns * weights[:, None], axis=0)
     scaled = columns * weights[:, None] / norms
     coefficients = nnls(scaled, merged * weights)[0] / norms
@@ -99,17 +101,18 @@ def fit_table(
 
 
 def _points(size: tuple[npt.ArrayLike, ...]) -> tuple[Floats, tuple[int, ...]]:
-    """Returns sizes given axis by axis as [points, axes], and the axes' common shape."""
+    """Returns sizes given as one array per axis as [points, axes], and their shape."""
     axes = np.broadcast_arrays(*[np.asarray(axis, dtype=float) for axis in size])
     return np.stack([axis.ravel() for axis in axes], axis=1), axes[0].shape
 
 
 def features(points: Floats, exponents: Floats) -> Floats:
-    """Returns [points, features], see `MonotoneTable.exponents`."""
+    """Returns the features at each point, [points, features], see `MonotoneTable`."""
     return np.prod(points[:, None, :] ** exponents[None], axis=2)
 
 
 def _lifted(coefficients: Floats, columns: Floats, values: Floats) -> Floats:
+    """Returns coefficients whose fit is nowhere below the measured values."""
     fitted = columns @ coefficients
     needed = values > 0
     if not needed.any():

@@ -1,24 +1,25 @@
-"""Seconds of the whole batch, from the seconds of its stages and hops.
+"""Seconds of the whole batch, from the seconds of its stages and transfers.
 
-With stage and hop seconds P of one prefill micro-batch, D of one decode step of one
-micro-batch (mean over the steps), m_p and m_d micro-batches and n new tokens:
+With P the seconds of one prefill micro-batch on each stage and transfer, D those of one
+decode step of one micro-batch (mean over the steps), m_p and m_d micro-batches, and n new
+tokens per row:
 
     prefill = ΣP + (m_p − 1)·max P
-    decode  = ΣD + (m_d − 1)·max D + (n − 2)·max(m_d·max D, ΣD)     where n ≥ 2
+    decode  = ΣD + (m_d − 1)·max D + (n − 2)·max(m_d·max D, ΣD)     if n ≥ 2
 
-Sums and maxima run over stages and hops: a hop is a resource of its own, since sending
-overlaps computing. The first token comes out of prefill, and decode starts when prefill
-has ended. A round of decode takes as long as its busiest resource needs for all
-micro-batches, or as one micro-batch needs to come round, whichever is longer.
+Sums and maxima are over stages and transfers: a transfer is a resource of its own, since
+sending overlaps with computing. Prefill yields the first token, and decode starts when
+prefill has ended. A decode round takes as long as its slowest resource needs for all
+micro-batches or as one micro-batch needs for all resources, whichever is longer.
 
-Where devices of a node share its processor, a share s of what they do goes one after the
-other (the serial fraction of Amdahl 1967; s_p in prefill, s_d in decode) and the rest as if
-nothing were shared. With T the seconds above,
+If devices of a node share its processor, a fraction s of their work is serial (the serial
+fraction of Amdahl, 1967; s_p in prefill, s_d in decode) and the rest runs as if nothing
+were shared. With T the seconds above,
 
     prefill ≥ (1 − s_p)·T_p + s_p·m_p·Σ_node P
     decode  ≥ (1 − s_d)·T_d + s_d·(n − 1)·m_d·Σ_node D
 
-So k equal stages, all of them always at work, do k / (1 + s·(k − 1)) devices' work at once.
+So k equal stages that are always busy together do the work of k / (1 + s·(k − 1)) devices.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ class Host:
     """Stages that share one machine's processor.
 
     Attributes:
-        members: Their indices.
+        members: Indices of the stages.
         prefill_serial: Serial fraction of their work in prefill, from 0 to 1.
-        decode_serial: Likewise in decode.
+        decode_serial: Serial fraction of their work in decode, from 0 to 1.
     """
 
     members: tuple[int, ...]
@@ -45,7 +46,7 @@ class Host:
     decode_serial: float
 
     def serial_fraction(self, phase: Phase) -> float:
-        """Returns the share of its members' work that goes one after the other."""
+        """Returns the serial fraction of the members' work in a phase."""
         return self.prefill_serial if phase == "prefill" else self.decode_serial
 
 
@@ -54,12 +55,13 @@ class PhaseTerms:
     """The parts of one phase's seconds.
 
     Attributes:
-        once_s: ΣP or ΣD, one micro-batch all the way through.
-        following_s: (m − 1)·max, the others after it.
-        later_s: Of the rounds after the first; 0 in prefill, which is one round.
-        is_busy: Whether a later round takes as long as its busiest resource needs for
-            all micro-batches; else as long as one of them needs to come round.
-        shared_s: What the phase takes at least where machines are shared; else 0.
+        once_s: ΣP or ΣD, seconds of one micro-batch on all resources.
+        following_s: (m − 1)·max, seconds of the other micro-batches of the first round.
+        later_s: Seconds of the rounds after the first; 0 in prefill, which has one round.
+        is_busy: True if a round takes as long as its slowest resource needs for all
+            micro-batches, False if it takes as long as one micro-batch needs for all
+            resources.
+        shared_s: Lower bound of the phase's seconds by shared machines; 0 without any.
     """
 
     once_s: float
@@ -70,7 +72,7 @@ class PhaseTerms:
 
     @property
     def total_s(self) -> float:
-        """Of the phase."""
+        """Seconds of the phase."""
         return max(self.once_s + self.following_s + self.later_s, self.shared_s)
 
 
@@ -83,7 +85,7 @@ class PhaseSeconds:
 
     @property
     def latency_s(self) -> float:
-        """Both phases together."""
+        """Seconds of both phases."""
         return self.prefill_s + self.decode_s
 
 
@@ -99,11 +101,11 @@ def phase_terms(
     """Returns the parts of one phase's seconds, see the module.
 
     Args:
-        phase: Which one.
-        stages_s: P or D of each stage, embedding, head and its call included.
-        hops_s: Of each hop between consecutive stages.
-        num: Micro-batches m.
-        later_rounds: Of decode, after the first: n − 2.
+        phase: Prefill or decode, which selects the hosts' serial fraction.
+        stages_s: P or D of each stage, with embedding, head and dispatch overhead.
+        hops_s: P or D of each transfer between consecutive stages.
+        num: Number of micro-batches, m.
+        later_rounds: Decode rounds after the first, n − 2; 0 in prefill.
         hosts: Stages that share a machine.
     """
     resources = (*stages_s, *hops_s)
@@ -138,20 +140,20 @@ def pipeline_s(
 ) -> PhaseSeconds:
     """Returns the seconds of the batch, see the module.
 
-    Args:
-        stages_prefill_s: P of each stage, embedding, head and its call included.
-        stages_decode_s: D of each stage, likewise.
-        hops_prefill_s: P of each hop between consecutive stages.
-        hops_decode_s: D of each hop.
-        num_prefill: Prefill micro-batches m_p.
-        num_decode: Decode micro-batches m_d.
-        new_tokens: New tokens n of each row.
-        hosts: Stages that share a machine.
+    They are infinite if those of any stage are: its device cannot run its part.
 
-    Infinite seconds, of a device that cannot do its part, make the batch's infinite.
+    Args:
+        stages_prefill_s: P of each stage, with embedding, head and dispatch overhead.
+        stages_decode_s: D of each stage, with embedding, head and dispatch overhead.
+        hops_prefill_s: P of each transfer between consecutive stages.
+        hops_decode_s: D of each transfer between consecutive stages.
+        num_prefill: Number of prefill micro-batches, m_p.
+        num_decode: Number of decode micro-batches, m_d; a mean, so not always whole.
+        new_tokens: New tokens of each row, n.
+        hosts: Stages that share a machine.
     """
     if math.inf in (*stages_prefill_s, *stages_decode_s):
-        # Times no further micro-batch it would be no number at all.
+        # 0 · ∞ in the formula would be NaN.
         return PhaseSeconds(prefill_s=math.inf, decode_s=math.inf)
     prefill = phase_terms(
         "prefill",

@@ -10,6 +10,7 @@ from llmpq_jax.schema.precision import Activations, Bits, HeadBits, KvBits
 from llmpq_jax.schema.record import record
 
 Phase = Literal["prefill", "decode"]
+VocabularyLayer = Literal["embedding", "head"]
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
 Count = Annotated[int, Field(ge=1)]
 ByteCount = Annotated[int, Field(ge=0)]
@@ -101,7 +102,7 @@ class VocabularyLayerTime:
     """
 
     kind: str
-    part: Literal["embedding", "head"]
+    part: VocabularyLayer
     bits: HeadBits = 16
     rows: Count
     seconds: Seconds
