@@ -1,4 +1,4 @@
-"""Figures of docs/indicator.md and docs/quantization.md, on the tiny model.
+"""Figures of docs/sensitivity.md and docs/quantization.md, on the tiny model.
 
     python -m tools.quality operators
     python -m tools.quality assignments

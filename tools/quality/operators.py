@@ -1,4 +1,4 @@
-"""Rank correlation of indicators with the loss that one rounded operator really costs."""
+"""Rank correlation of estimates with the measured loss of rounding one operator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import spearmanr
 
-from llmpq_jax.checkpoint.load import load_layer
+from llmpq_jax.checkpoint.load import load_weights
 from llmpq_jax.quant.rounding import rounded
 from llmpq_jax.schema.precision import group_size_for
 from llmpq_jax.sensitivity.losses import compare_logits
@@ -24,13 +24,13 @@ from llmpq_jax.sensitivity.second_order import (
 )
 from llmpq_jax.sensitivity.streamed_model import StreamedModel, batches
 from llmpq_jax.sensitivity.text import Text
-from tools.quality.common import open_model, open_split, print_result
+from tools.quality.experiment import open_model, open_split, print_result
 
 _LARGEST = {8: 127, 4: 7, 3: 3}
 _RESAMPLES = 2000
-# GPTQ's layer-wise error and LLM-PQ's variance stop at an operator's outputs; the other
-# two go on to the loss.
-INDICATORS = (
+# GPTQ's layer-wise error and LLM-PQ's variance are of an operator's outputs; the others are
+# of the loss.
+METHODS = (
     "hessian",
     "variance",
     "variance, bound",
@@ -42,14 +42,14 @@ INDICATORS = (
 
 
 def run(max_tokens: int, seed: int) -> None:
-    """Judges all operators at 8, 4 and 3 bits."""
+    """Estimates and measures all operators at 8, 4 and 3 bits."""
     model, text = open_model(), open_split("calibration", max_tokens)
     started_s = time.perf_counter()
     moments = _moments(model, text)
     moments_s = time.perf_counter() - started_s
     operators = [(layer, name) for layer in sorted(moments) for name in moments[layer]]
     generator = np.random.default_rng(seed)
-    rows = [("bits", "unit", "indicator", "with KL", "95 %", "with Δ−log p", "95 %")]
+    rows = [("bits", "unit", "method", "with KL", "95 %", "with Δ−log p", "95 %")]
     values: dict[str, Any] = {
         "num_tokens": text.tokens.size,
         "operators": len(operators),
@@ -62,31 +62,31 @@ def run(max_tokens: int, seed: int) -> None:
         }
         started_s = time.perf_counter()
         estimates = {
-            which: np.array(
+            method: np.array(
                 [
-                    _estimate(which, moments[layer][name], *served[layer, name])
+                    _estimate(method, moments[layer][name], *served[layer, name])
                     for layer, name in operators
                 ]
             )
-            for which in INDICATORS[:-1]
+            for method in METHODS[:-1]
         }
         estimate_s += time.perf_counter() - started_s
         estimates["random"] = generator.uniform(size=len(operators))
         started_s = time.perf_counter()
-        kl, nll, branch = _measured(model, text, operators, served)
+        kl, nll, halves = _measured(model, text, operators, served)
         measure_s += time.perf_counter() - started_s
-        values[f"reliability_of_nll_{bits}"] = _rank_correlation(*branch)
+        values[f"reliability_of_nll_{bits}"] = _rank_correlation(*halves)
         values[f"sum_kl_{bits}"], values[f"sum_nll_{bits}"] = kl.sum(), nll.sum()
         layer_of = np.array([layer for layer, _ in operators])
         for unit in ("operator", "layer"):
-            for which, found in estimates.items():
+            for method, found in estimates.items():
                 figures = [found, kl, nll]
                 if unit == "layer":
                     figures = [np.bincount(layer_of, each) for each in figures]
                 with_kl = _correlation(figures[0], figures[1], generator)
                 with_nll = _correlation(figures[0], figures[2], generator)
-                rows.append((str(bits), unit, which, *with_kl[0], *with_nll[0]))
-                values[f"{which}/{unit}/{bits}"] = [with_kl[1], with_nll[1]]
+                rows.append((str(bits), unit, method, *with_kl[0], *with_nll[0]))
+                values[f"{method}/{unit}/{bits}"] = [with_kl[1], with_nll[1]]
         values[f"sum_hessian_{bits}"] = float(estimates["hessian"].sum())
         values[f"sum_variance_{bits}"] = float(estimates["variance"].sum())
     values["seconds"] = {
@@ -121,18 +121,18 @@ def _dequantized(values: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def _estimate(
-    which: str, moments: Moments, values: jax.Array, scale: jax.Array
+    method: str, moments: Moments, values: jax.Array, scale: jax.Array
 ) -> float:
     error = _dequantized(values, scale) - moments.weight.astype(jnp.float32)
-    if which == "hessian":
+    if method == "hessian":
         return float(curvature_loss(moments, error))
-    if which == "outputs: tr(ΔWᵀHΔW)":
+    if method == "outputs: tr(ΔWᵀHΔW)":
         return float(jnp.sum(error * (moments.inputs @ error)))
-    if which == "outputs: LLM-PQ's variance":
+    if method == "outputs: LLM-PQ's variance":
         return float(output_variance(moments, scale, assumption="bound"))
     assumption = {"variance, bound": "bound", "variance, stochastic": "stochastic"}
     return float(
-        variance_loss(moments, scale, assumption=assumption.get(which, "expected"))  # pyright: ignore[reportArgumentType]
+        variance_loss(moments, scale, assumption=assumption.get(method, "expected"))  # pyright: ignore[reportArgumentType]
     )
 
 
@@ -142,7 +142,7 @@ def _measured(
     operators: list[tuple[int, str]],
     served: dict[tuple[int, str], tuple[jax.Array, jax.Array]],
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Returns mean KL and mean Δ−log p with one operator rounded, and the latter's halves."""
+    """Returns mean KL and mean Δ−log p with one operator rounded, and Δ−log p of two halves."""
     runs = [
         model.layer(layer, model.layer_weights(layer, 16))
         for layer in range(model.num_layers)
@@ -153,7 +153,7 @@ def _measured(
         entering.append(each(entering[-1]))
     kl, nll, first, second = [], [], [], []
     for layer, name in operators:
-        weights = load_layer(model.reader, model.architecture, layer, bits=16)
+        weights = load_weights(model.store.layer(layer, bits=16))
         weights[name] = _dequantized(*served[layer, name])
         hidden = model.layer(layer, weights)(entering[layer])
         for each in runs[layer + 1 :]:
@@ -177,16 +177,16 @@ def _compared(
     head: Any, hidden: np.ndarray, exact: np.ndarray, tokens: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     reference = head(exact)
-    told = jnp.asarray(tokens)
-    nll, kl, _ = compare_logits(head(hidden), reference, told)
-    before = compare_logits(reference, reference, told)[0]
+    on_device = jnp.asarray(tokens)
+    nll, kl, _ = compare_logits(head(hidden), reference, on_device)
+    before = compare_logits(reference, reference, on_device)[0]
     return np.asarray(kl), np.asarray(nll) - np.asarray(before)
 
 
 def _correlation(
     estimate: np.ndarray, measured: np.ndarray, generator: np.random.Generator
 ) -> tuple[tuple[str, str], list[float]]:
-    """Returns Spearman's ρ and its 95 % interval by resampling operators, as text too."""
+    """Returns Spearman's ρ and its 95 % interval by resampling operators, printed and as numbers."""
     rho = _rank_correlation(estimate, measured)
     drawn = generator.integers(0, len(estimate), (_RESAMPLES, len(estimate)))
     resampled = [_rank_correlation(estimate[each], measured[each]) for each in drawn]

@@ -1,4 +1,4 @@
-"""Five promises of perplexity, each kept on a text that no plan was chosen by."""
+"""Five limits on perplexity, each checked on a text that no plan was chosen by."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.quality.common import FOLDER, print_result
+from tools.quality.experiment import FOLDER, print_result
 
 _LIMITS = (0.05, 0.1, 0.2, 0.3, 0.5)
 _CLUSTER = Path("strategies/tiny-two-cpu")
@@ -22,7 +22,7 @@ def run(max_tokens: int, seed: int) -> None:
         sensitivity = Path(folder, "sensitivity.toml")
         _llmpq(
             *("indicate", "--model", FOLDER, "--text", FOLDER / "calibration.txt"),
-            *("--out", sensitivity, "--most-tokens", max_tokens, "--seed", seed),
+            *("--out", sensitivity, "--max-tokens", max_tokens, "--seed", seed),
         )
         for limit in _LIMITS:
             path = Path(folder, f"strategy-{limit}.toml")

@@ -1,4 +1,4 @@
-"""How much of what rounding to the nearest loses at int4 better rounding brings back."""
+"""How much of the loss of rounding to nearest at int4 better rounding recovers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import get_args
 import numpy as np
 
 from llmpq_jax.schema.precision import Rounding
-from llmpq_jax.sensitivity.estimate import SensitivityJob, indicate
+from llmpq_jax.sensitivity.estimate import compute_sensitivity
 from llmpq_jax.sensitivity.intervals import resampled_interval
-from llmpq_jax.sensitivity.variant import Variant, whole
-from tools.quality.common import (
-    judged,
+from llmpq_jax.sensitivity.job import SensitivityJob
+from llmpq_jax.sensitivity.variant import Variant, unrounded
+from tools.quality.experiment import (
+    losses_by_variant,
     open_model,
     open_split,
     print_result,
@@ -22,7 +23,7 @@ from tools.quality.common import (
 
 
 def run(max_tokens: int, seed: int) -> None:
-    """Rounds all layers to int4 by calibration text, judges them on the evaluation split."""
+    """Rounds all layers to int4 on calibration text, and evaluates them on the evaluation split."""
     text = open_split("evaluation")
     means: dict[str, np.ndarray] = {}
     kl: dict[str, float] = {}
@@ -30,37 +31,30 @@ def run(max_tokens: int, seed: int) -> None:
         model = open_model()
         with tempfile.TemporaryDirectory() as folder:
             if rounding != "nearest":
-                errand = SensitivityJob(
+                job = SensitivityJob(
                     rounding=rounding,
                     rounded=Path(folder, "rounded"),
                     num_assignments=1,
                     seed=seed,
                 )
                 calibration = open_split("calibration", max_tokens)
-                indicate(model, calibration, errand, folder=Path(folder, "work"))
+                compute_sensitivity(
+                    model, calibration, job, folder=Path(folder, "work")
+                )
             int4 = Variant(bits=(4,) * model.num_layers)
-            exact = whole(model.num_layers)
-            losses = judged(model, text, [exact, int4])
+            exact = unrounded(model.num_layers)
+            losses = losses_by_variant(model, text, [exact, int4])
         means["exact"] = window_means(losses[exact])
         means[rounding] = window_means(losses[int4])
         kl[rounding] = float(losses[int4].kl.mean(dtype=np.float64))
-    rows = [
-        ("rounding", "perplexity", "increase", "95 %", "brought back", "95 %", "KL")
-    ]
+    rows = [("rounding", "perplexity", "increase", "95 %", "recovered", "95 %", "KL")]
     values = {}
-
-    def recovered(
-        found: np.ndarray, nearest: np.ndarray, exact: np.ndarray
-    ) -> np.ndarray:
-        before, after = np.exp(nearest) - np.exp(exact), np.exp(found) - np.exp(exact)
-        return 1 - after / before
-
     for rounding in get_args(Rounding):
         three = (means[rounding], means["nearest"], means["exact"])
-        whole_means = [np.array([each.mean()]) for each in three]
-        share = float(recovered(*whole_means)[0])
-        low, high = resampled_interval(recovered, *three)
-        more = resampled_interval(
+        means_of_all = [np.array([each.mean()]) for each in three]
+        share = float(_recovered(*means_of_all)[0])
+        low, high = resampled_interval(_recovered, *three)
+        increase = resampled_interval(
             lambda found, exact: np.exp(found) - np.exp(exact), three[0], three[2]
         )
         perplexity, exact_perplexity = (
@@ -71,7 +65,7 @@ def run(max_tokens: int, seed: int) -> None:
                 rounding,
                 f"{perplexity:.4f}",
                 f"{perplexity - exact_perplexity:+.4f}",
-                f"{more[0]:+.4f} to {more[1]:+.4f}",
+                f"{increase[0]:+.4f} to {increase[1]:+.4f}",
                 f"{share:.0%}",
                 f"{low:.0%} to {high:.0%}",
                 f"{kl[rounding]:.5f}",
@@ -79,8 +73,14 @@ def run(max_tokens: int, seed: int) -> None:
         )
         values[rounding] = {
             "perplexity": perplexity,
-            "increase": [perplexity - exact_perplexity, *more],
+            "increase": [perplexity - exact_perplexity, *increase],
             "recovered": [share, low, high],
             "kl": kl[rounding],
         }
     print_result("rounding", rows, seed=seed, num_tokens=text.tokens.size, **values)
+
+
+def _recovered(found: np.ndarray, nearest: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """Returns the share of nearest rounding's increase in perplexity that is avoided."""
+    before, after = np.exp(nearest) - np.exp(exact), np.exp(found) - np.exp(exact)
+    return 1 - after / before
