@@ -26,7 +26,7 @@ from rich import box
 from rich.table import Table
 
 from llmpq_jax.errors import LlmpqError
-from llmpq_jax.report.console import show, tell
+from llmpq_jax.report.console import print_table, log
 from tools.emulation.achieved import (
     Achieved,
     check_achieved,
@@ -89,11 +89,11 @@ def _emulated(
     emulation = read_emulation(path, frozenset(os.sched_getaffinity(0)))
     alone = measure_alone(emulation.speeds) if measured else None
     with EmulatedNodes(emulation, limiter=limiter, within=group) as nodes:
-        tell(f"speed by {nodes.speed_limiter}, memory by {nodes.memory_limiter}")
+        log(f"speed by {nodes.speed_limiter}, memory by {nodes.memory_limiter}")
         if alone is not None:
             achieved = measure_achieved(nodes, alone)
             check_achieved(achieved)
-            show(achieved_table(achieved))
+            print_table(achieved_table(achieved))
         yield nodes
 
 
@@ -121,8 +121,8 @@ def profile(nodes: EmulatedNodes, out: Path, arguments: tuple[str, ...]) -> None
 
     ARGUMENTS go to `llmpq-jax profile`, which is told cluster, kind and file.
     """
-    profile_nodes(nodes, out, arguments, on_note=tell)
-    tell(f"written {out}")
+    profile_nodes(nodes, out, arguments, on_note=log)
+    log(f"written {out}")
 
 
 @main.command()
@@ -135,9 +135,9 @@ def start(nodes: EmulatedNodes, command: tuple[str, ...]) -> None:
     limits, or without one Ctrl-C.
     """
     with RayNodes(nodes) as cluster:
-        tell(f"RAY_ADDRESS={cluster.address}")
+        log(f"RAY_ADDRESS={cluster.address}")
         if not command:
-            tell("Ctrl-C stops the nodes")
+            log("Ctrl-C stops the nodes")
             signal.pause()
         environment = {
             **os.environ,

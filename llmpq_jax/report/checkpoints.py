@@ -11,10 +11,10 @@ from llmpq_jax.report._table_style import add_columns, new_table
 from llmpq_jax.units import format_bytes
 
 if TYPE_CHECKING:
-    from llmpq_jax.checkpoint.writer import WrittenPart
+    from llmpq_jax.checkpoint.writer import WrittenModule
 
 
-def written_table(parts: Sequence[WrittenPart]) -> Table:
+def written_table(parts: Sequence[WrittenModule]) -> Table:
     """Tells how many bytes the ends and the layers of each precision took and take."""
     table = new_table("The checkpoint: bytes before and after")
     add_columns(table, "")

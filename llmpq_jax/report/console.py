@@ -1,4 +1,4 @@
-"""Where people read: lines and tables on stdout, progress on stderr."""
+"""Output of the commands: lines and tables on stdout, log and progress on stderr."""
 
 from __future__ import annotations
 
@@ -11,33 +11,39 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-# Of files and pipes, which have no width of their own.
+# Columns of tables in files and pipes, which have no width.
 _WIDTH = 120
 
 
 class Advance(Protocol):
-    """Moves a bar on."""
+    """Advances a progress bar."""
 
     def __call__(
         self, count: float, total: float | None = None, note: str | None = None
     ) -> None:
-        """Takes units done since the last call, the total once known, and a remark."""
+        """Advances the bar.
+
+        Args:
+            count: Units done since the last call.
+            total: Units to do, once they are known.
+            note: Text to show with the bar, in place of the last one.
+        """
         ...
 
 
-def say(text: str = "") -> None:
-    """Writes a line to stdout, as it is."""
+def print_line(text: str = "") -> None:
+    """Writes a line to stdout, unformatted."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-def tell(text: str) -> None:
-    """Writes a line about the work itself to stderr."""
+def log(text: str) -> None:
+    """Writes a line about the progress of the work to stderr."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
-def show(renderable: RenderableType) -> None:
+def print_table(renderable: RenderableType) -> None:
     """Writes a table to stdout, coloured and as wide as the terminal if it is one."""
     from rich.console import Console
 
@@ -47,7 +53,7 @@ def show(renderable: RenderableType) -> None:
     plain = io.StringIO()
     Console(file=plain, width=_WIDTH, highlight=False).print(renderable)
     for line in plain.getvalue().splitlines():
-        say(line.rstrip())
+        print_line(line.rstrip())
 
 
 @contextmanager
@@ -55,16 +61,16 @@ def progress_bar(what: str, total: float | None, *, unit: str) -> Iterator[Advan
     """Shows a bar with its rate and the time left on stderr, if that is a terminal.
 
     Args:
-        what: Is being done.
-        total: Units to do; absent where nobody knows.
-        unit: In the plural: "tokens".
+        what: Name of the work, such as "loading".
+        total: Units to do; None while they are unknown.
+        unit: Name of the units in the plural, such as "tokens".
 
     Yields:
-        What moves it on.
+        Function that advances the bar.
     """
     if not sys.stderr.isatty():
-        tell(f"{what} …")
-        yield _stand_still
+        log(f"{what} …")
+        yield _ignore
         return
     from rich.console import Console
     from rich.progress import (
@@ -103,7 +109,5 @@ def progress_bar(what: str, total: float | None, *, unit: str) -> Iterator[Advan
         yield advance
 
 
-def _stand_still(
-    count: float, total: float | None = None, note: str | None = None
-) -> None:
+def _ignore(count: float, total: float | None = None, note: str | None = None) -> None:
     del count, total, note

@@ -10,7 +10,7 @@ from llmpq_jax.report._table_style import add_columns, new_table
 from llmpq_jax.schema.sensitivity import Sensitivity
 
 if TYPE_CHECKING:
-    from llmpq_jax.sensitivity.evaluation_figures import Choices, Evaluation
+    from llmpq_jax.sensitivity.evaluation import ChoiceEvaluation, TextEvaluation
 
 _BAR = 24
 
@@ -47,7 +47,7 @@ def sensitivity_table(sensitivity: Sensitivity) -> Table:
     return table
 
 
-def evaluation_table(evaluation: Evaluation) -> Table:
+def evaluation_table(evaluation: TextEvaluation) -> Table:
     """Puts a strategy beside the model at 16 bits."""
     table = new_table(f"The strategy on {evaluation.text} beside 16 bits")
     add_columns(table, "")
@@ -87,7 +87,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def choices_table(choices: Choices) -> Table:
+def choices_table(choices: ChoiceEvaluation) -> Table:
     """Tells how many questions each answers rightly."""
     table = new_table(f"{choices.num_questions} questions of {choices.name}")
     add_columns(table, "right")

@@ -1,4 +1,4 @@
-"""How far the planner is, in a bar: cases settled, the best plan and its bound."""
+"""Progress of the planner in a bar: subproblems solved, the incumbent and its bound."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from llmpq_jax.report.console import Advance, tell
+from llmpq_jax.report.console import Advance, log
 from llmpq_jax.units import format_seconds
 
 
 class SearchState(Protocol):
-    """What of a search is shown."""
+    """The state of a search, as far as it is shown."""
 
     @property
     def num_done(self) -> int:
-        """Cases settled."""
+        """Number of subproblems solved or pruned."""
         ...
 
     @property
     def num_subproblems(self) -> int:
-        """Of so many."""
+        """Number of subproblems in all."""
         ...
 
     @property
     def best(self) -> float:
-        """The incumbent's objective; infinite while there is none."""
+        """Objective of the incumbent; infinite while there is none."""
         ...
 
     @property
     def bound(self) -> float:
-        """Of all cases."""
+        """Lower bound of the objective over all subproblems."""
         ...
 
 
-def search_progress(advance: Advance) -> Callable[[SearchState], None]:
-    """Returns what takes the states of a search and moves a bar on."""
+def state_callback(advance: Advance) -> Callable[[SearchState], None]:
+    """Returns a callback for states of a search that advances a bar."""
     num_shown = 0
 
     def show(state: SearchState) -> None:
@@ -50,20 +50,20 @@ def search_progress(advance: Advance) -> Callable[[SearchState], None]:
     return show
 
 
-def note_teller(advance: Advance) -> Callable[[str], None]:
-    """Returns what shows remarks in a bar, or a line each where there is no terminal."""
+def note_callback(advance: Advance) -> Callable[[str], None]:
+    """Returns a callback that shows notes in a bar, or as lines where there is no terminal."""
 
-    def tell_note(note: str) -> None:
+    def show_note(note: str) -> None:
         if sys.stderr.isatty():
             advance(0, note=note)
         else:
-            tell(note)
+            log(note)
 
-    return tell_note
+    return show_note
 
 
 def search_note(state: SearchState) -> str:
-    """Says the best plan and its bound: "best 12.4 s, bound 12.3 s (gap 0.6 %)"."""
+    """Returns the best plan and its bound: "best 12.4 s, bound 12.3 s (gap 0.6 %)"."""
     if state.best == float("inf"):
         return "no plan yet"
     gap = max(0.0, 1.0 - state.bound / state.best) if state.best > 0 else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from llmpq_jax.kernels import kernel_path
-from llmpq_jax.report.console import tell
+from llmpq_jax.report.console import log
 from llmpq_jax.stage.emulated_devices import PLACED_NAME
 
 _NOTE = (
@@ -20,4 +20,4 @@ def note_missing_kernels(device_names: Iterable[str]) -> None:
     matches = [PLACED_NAME.fullmatch(name) for name in device_names]
     has_cpu = any(match and match["platform"] == "cpu" for match in matches)
     if has_cpu and kernel_path("cpu") == "xla":
-        tell(_NOTE)
+        log(_NOTE)

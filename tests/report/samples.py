@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmpq_jax.runtime.analysis.batch_summary import BatchSummary
+from llmpq_jax.runtime.analysis.batch_recorder import BatchRecorder
 from llmpq_jax.runtime.analysis.run_record import BatchRecord
 from llmpq_jax.schema.precision import Bits
 from llmpq_jax.schema.strategy import (
@@ -101,7 +101,7 @@ def batch(*, num_steps: int = 15) -> BatchRecord:
     ready = [ends[1], ends[3]]
     for step in range(1, num_steps + 1):
         ready = [run("decode", group, step, ready[group]) for group in range(2)]
-    summary = BatchSummary(plan, started_s=0.0, num_first_prefills=4)
+    summary = BatchRecorder(plan, started_s=0.0, num_first_prefills=4)
     summary.add(events)
     return summary.record(
         ended_s=max(ready),

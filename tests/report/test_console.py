@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import sys
 
-from llmpq_jax.report.console import progress_bar, say, tell
+from llmpq_jax.report.console import log, print_line, progress_bar
 
 
 def test_results_and_progress_go_apart(capsys):
-    say("result")
-    tell("progress")
+    print_line("result")
+    log("progress")
     assert capsys.readouterr() == ("result\n", "progress\n")
 
 
@@ -36,7 +36,7 @@ def test_a_terminal_gets_a_bar_with_its_rate(capsys, monkeypatch):
 def test_a_total_may_come_late(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
-    with progress_bar("solving", None, unit="cases") as advance:
+    with progress_bar("solving", None, unit="subproblems") as advance:
         advance(1, 7)
         advance(6)
     assert "7/7" in capsys.readouterr().err

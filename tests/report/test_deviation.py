@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmpq_jax.report.console import show
+from llmpq_jax.report.console import print_table
 from llmpq_jax.report.deviation import deviation_line, deviation_table
 from llmpq_jax.runtime.analysis.phase_times import phase_times
 from tests.report import samples
@@ -13,12 +13,12 @@ def phases():
 
 
 def test_each_stage_has_a_row_for_each_phase(capsys):
-    show(deviation_table(samples.strategy(), [phases()]))
+    print_table(deviation_table(samples.strategy(), [phases()]))
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     (row,) = [row for row in rows if row[:2] == ["node0/cpu:1", "decode"]]
     assert row[2:7] == ["500", "µs", "500", "µs", "1.00×"]
     unknown = [replace(row, predicted_s=None) for row in phases()]
-    show(deviation_table(samples.strategy(), [unknown]))
+    print_table(deviation_table(samples.strategy(), [unknown]))
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     (row,) = [row for row in rows if row[:2] == ["node0/cpu:1", "decode"]]
     assert row[2:6] == ["–", "500", "µs", "–"]

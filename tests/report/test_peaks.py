@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmpq_jax.report.console import show
+from llmpq_jax.report.console import print_table
 from llmpq_jax.report.peaks import peaks_line, peaks_table, stage_peaks
 from llmpq_jax.schema.memory_terms import MemoryTerms
 from llmpq_jax.schema.strategy import Strategy
@@ -28,7 +28,7 @@ def with_terms() -> Strategy:
 
 
 def shown(capsys, strategy, batches):
-    show(peaks_table(strategy, batches))
+    print_table(peaks_table(strategy, batches))
     lines = capsys.readouterr().out.splitlines()
     return {line.split()[0]: line for line in lines if line.strip().startswith("node0")}
 
@@ -53,7 +53,7 @@ def test_what_was_not_measured_or_predicted_is_not_made_up(capsys):
 
 
 def test_who_counted_is_said_below(capsys):
-    show(peaks_table(with_terms(), [samples.batch()]))
+    print_table(peaks_table(with_terms(), [samples.batch()]))
     text = capsys.readouterr().out
     assert "at its peak by the compiler's account or the device's count" in text
 

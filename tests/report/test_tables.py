@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_jax.report.console import show
+from llmpq_jax.report.console import print_table
 from llmpq_jax.report.tables import (
     accuracy_table,
     measurements_table,
@@ -17,7 +17,7 @@ from tests.report import samples
 
 
 def _shown(capsys: pytest.CaptureFixture[str], table) -> list[list[str]]:
-    show(table)
+    print_table(table)
     return [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
@@ -99,7 +99,7 @@ def test_measurements_have_a_row_for_each_kind_phase_and_bits(capsys):
 
 
 def test_a_file_gets_lines_without_trailing_blanks_or_colour(capsys):
-    show(plan_table(samples.strategy()))
+    print_table(plan_table(samples.strategy()))
     text = capsys.readouterr().out
     assert "\x1b" not in text
     assert all(line == line.rstrip() for line in text.splitlines())

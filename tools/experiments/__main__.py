@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from llmpq_jax.files import write_text
-from llmpq_jax.report.console import show, tell
+from llmpq_jax.report.console import print_table, log
 from llmpq_jax.schema.cluster_file import read_cluster, write_cluster
 from tools.emulate_cluster import achieved_table
 from tools.emulation.achieved import (
@@ -54,10 +54,10 @@ def _nodes(experiment: Experiment, name: str) -> Iterator[EmulatedNodes]:
         for _ in range(_ATTEMPTS - 1):
             if is_achieved(achieved):
                 break
-            tell("others are at work on this machine: measuring again")
+            log("others are at work on this machine: measuring again")
             achieved = measure_achieved(nodes, alone)
         check_achieved(achieved)
-        show(achieved_table(achieved))
+        print_table(achieved_table(achieved))
         yield nodes
 
 
@@ -90,7 +90,7 @@ def profile(clusters: tuple[str, ...]) -> None:
 
     experiment = read_experiment()
     for name in clusters or experiment.clusters:
-        tell(name)
+        log(name)
         folder = BUILD / name
         folder.mkdir(parents=True, exist_ok=True)
         with _nodes(experiment, name) as nodes:
@@ -105,7 +105,7 @@ def profile(clusters: tuple[str, ...]) -> None:
                 arguments += ["--prompt-length", str(experiment.prompt_length)]
                 arguments += ["--new-tokens", str(experiment.new_tokens)]
                 out = folder / "measurements.toml"
-                profile_nodes(nodes, out, arguments, on_note=tell)
+                profile_nodes(nodes, out, arguments, on_note=log)
 
 
 @main.command()
@@ -116,9 +116,9 @@ def plan(clusters: tuple[str, ...]) -> None:
 
     experiment = read_experiment()
     for name in clusters or experiment.clusters:
-        tell(name)
-        for made in make_plans(experiment, name, on_note=tell):
-            tell(f"  {made}")
+        log(name)
+        for made in make_plans(experiment, name, on_note=log):
+            log(f"  {made}")
 
 
 @main.command()
@@ -137,9 +137,9 @@ def run(clusters: tuple[str, ...], seconds: float) -> None:
                 nodes,
                 ray.address,
                 seconds=seconds,
-                on_note=tell,
+                on_note=log,
             )
-        tell(f"{name}: {'done' if done else 'not done yet'}")
+        log(f"{name}: {'done' if done else 'not done yet'}")
     said = provenance("tools.experiments")
     write_text(BUILD / "provenance.json", json.dumps(said, indent=1) + "\n")
 
@@ -152,10 +152,10 @@ def quality(clusters: tuple[str, ...]) -> None:
 
     experiment = read_experiment()
     for name in clusters or experiment.clusters:
-        tell(name)
-        measure_kl(experiment, name, on_note=tell)
+        log(name)
+        measure_kl(experiment, name, on_note=log)
     if not clusters:
-        measure_perplexity(experiment, on_note=tell)
+        measure_perplexity(experiment, on_note=log)
 
 
 @main.command()
