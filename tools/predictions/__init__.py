@@ -1,1 +1,1 @@
-"""Predictions of memory and time beside what the compiler and the clock say."""
+"""Predictions of memory and time, compared with the compiler and the clock."""

@@ -1,126 +1,47 @@
-"""Predicted memory of random stages beside what the compiler says of them.
+"""Predicted memory of random stages, compared with the compiler's.
 
     python -m tools.predictions.memory --cases 50
 
 A case is a family, a part of the model, bits, a tensor width, micro-batches and lengths,
-drawn from a seed that is printed. What the prediction is made of is profiled at other
-shapes. The compiler's figure is the larger program's arguments, outputs and temporary
-memory less what is aliased, and the caches of the micro-batches that wait meanwhile.
-No weights are loaded for it.
+drawn from a seed that is printed. Predictions use workspace measured at other shapes. The
+compiler's figure is the larger program's arguments, outputs and temporary memory minus what
+is aliased, plus the caches of the micro-batches that wait meanwhile. No weights are loaded
+for it.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 import random
 import secrets
 import sys
-import tempfile
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import click
 import jax
 
-from llmpq_jax.arch.architecture import Architecture
-from llmpq_jax.arch.families import read_architecture
-from llmpq_jax.costmodel.latency import Part
 from llmpq_jax.costmodel.workspace import fit_workspace
-from llmpq_jax.profiler.grid import Shape
-from llmpq_jax.profiler.stage_bench import StageBench
 from llmpq_jax.schema.buckets import bucket_length
-from llmpq_jax.schema.measurements import (
-    EndTime,
-    LayerTime,
-    MeasuredKind,
-    Measurements,
-    Phase,
-)
 from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits, KvBits
 from llmpq_jax.schema.strategy import PrecisionChoice
 from llmpq_jax.schema.workload import MicroBatch, Workload
 from llmpq_jax.stage.abstract import describe_stage, program_memories
-from llmpq_jax.stage.sharding import Placement
+from llmpq_jax.stage.sharding import StageSharding
 from llmpq_jax.tasks.compile_cache import keep_compiled
 from llmpq_jax.units import MIB
 from tests.referees.stage_memory import stage_memory
+from tools.predictions.configs import CONFIGS, architecture_of
+from tools.predictions.memory_profile import KIND, LENGTHS, workspace_measurements
 from tools.provenance import provenance
 
-_KIND = "here"
-_THIS_KIND = MeasuredKind(
-    kind=_KIND,
-    device="this machine's processor",
-    platform="cpu",
-    jax_version=jax.__version__,
-    kernel_path="asked of the compiler",
-    date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-)
-_PROFILED_ROWS = (1, 6)
-_PROFILED_LENGTHS = ((32, 64), (448, 512), (640, 704), (1024, 1280), (1024, 2048))
-_STACKED = 2
-_PHASES: tuple[Phase, ...] = ("prefill", "decode")
 LARGE_BYTES = 64 * MIB
 SMALL_SLACK_BYTES = 8 * MIB
 
 
-def _llama_like(kind: str, name: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "model_type": kind,
-        "architectures": [name],
-        "vocab_size": 32_000,
-        "hidden_size": 1024,
-        "intermediate_size": 2816,
-        "num_hidden_layers": 10,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 4096,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "tie_word_embeddings": False,
-    } | changes
-
-
-CONFIGS: dict[str, dict[str, Any]] = {
-    "llama": _llama_like("llama", "LlamaForCausalLM"),
-    "qwen2": _llama_like(
-        "qwen2", "Qwen2ForCausalLM", hidden_size=896, intermediate_size=4864,
-        num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True,
-    ),
-    "qwen3": _llama_like(
-        "qwen3", "Qwen3ForCausalLM", num_key_value_heads=8, head_dim=128
-    ),
-    "opt": {
-        "model_type": "opt",
-        "architectures": ["OPTForCausalLM"],
-        "vocab_size": 50_272,
-        "hidden_size": 1024,
-        "ffn_dim": 4096,
-        "num_hidden_layers": 10,
-        "num_attention_heads": 16,
-        "max_position_embeddings": 2048,
-        "word_embed_proj_dim": 1024,
-        "do_layer_norm_before": True,
-        "activation_function": "relu",
-    },
-    "bloom": {
-        "model_type": "bloom",
-        "architectures": ["BloomForCausalLM"],
-        "vocab_size": 50_176,
-        "hidden_size": 1024,
-        "n_layer": 10,
-        "n_head": 16,
-        "layer_norm_epsilon": 1e-5,
-    },
-}  # fmt: skip
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
-    """One stage and what it serves."""
+class RandomStage:
+    """A stage, and the workload it serves."""
 
     family: str
     layers: tuple[int, int]
@@ -138,37 +59,37 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """Bytes on each device, predicted and as the compiler says."""
+    """Bytes on each device: predicted, by the compiler, and of weights and caches alone."""
 
     predicted: int
     compiled: int
     held: int
 
     @property
-    def holds(self) -> bool:
-        """Never below, and at most a tenth above; 8 MiB more for small stages."""
+    def is_within_bounds(self) -> bool:
+        """Whether the prediction is 0 to 10 % above the compiler's, plus 8 MiB if small."""
         slack = 0 if self.held >= LARGE_BYTES else SMALL_SLACK_BYTES
         return self.compiled <= self.predicted <= 1.1 * self.compiled + slack
 
 
-def draw_case(generator: random.Random) -> Case:
-    """Draws a stage at shapes that were not profiled."""
+def draw_stage(generator: random.Random) -> RandomStage:
+    """Draws a stage with shapes that were not measured."""
     family = generator.choice(list(CONFIGS))
     num_layers = architecture_of(family).num_layers
     first = generator.choice((0, 0, 2, 4))
     end = generator.choice((num_layers, generator.randint(first + 1, num_layers)))
-    few = generator.sample(ALL_BITS, 2)
+    two_widths = generator.sample(ALL_BITS, 2)
     rows, times = generator.choice((2, 3, 4, 5)), generator.choice((1, 1, 2, 3))
     prefill, decode = generator.choice(((rows, rows * times), (rows * times, rows)))
-    profiled = {length for pair in _PROFILED_LENGTHS for length in pair}
+    measured = {length for pair in LENGTHS for length in pair}
     prompt = generator.randint(16, 900)
     new_tokens = generator.choice((1, generator.randint(2, 300)))
-    while {bucket_length(prompt), bucket_length(prompt + new_tokens)} & profiled:
+    while {bucket_length(prompt), bucket_length(prompt + new_tokens)} & measured:
         prompt = generator.randint(16, 900)
-    return Case(
+    return RandomStage(
         family=family,
         layers=(first, end),
-        bits=tuple(generator.choice(few) for _ in range(first, end)),
+        bits=tuple(generator.choice(two_widths) for _ in range(first, end)),
         head_bits=generator.choice((16, 8)),
         kv_bits=generator.choice((16, 16, 8)),
         tensor=generator.choice((1, 1, 2)),
@@ -181,50 +102,45 @@ def draw_case(generator: random.Random) -> Case:
     )
 
 
-def judge(case: Case) -> Outcome:
-    """Predicts a stage's memory, and asks the compiler."""
-    architecture = architecture_of(case.family)
+def evaluate(stage: RandomStage) -> Outcome:
+    """Predicts a stage's memory, and compiles it to compare."""
+    architecture = architecture_of(stage.family)
     precision = PrecisionChoice(
-        activations="float32", head_bits=case.head_bits, kv_bits=case.kv_bits
+        activations="float32", head_bits=stage.head_bits, kv_bits=stage.kv_bits
     )
     workload = Workload(
-        batch=case.batch,
-        prompt_length=case.prompt_length,
-        new_tokens=case.new_tokens,
+        batch=stage.batch,
+        prompt_length=stage.prompt_length,
+        new_tokens=stage.new_tokens,
     )
     micro_batch = MicroBatch(
-        prefill=case.prefill, decode=case.decode, chunk_tokens=case.chunk_tokens
+        prefill=stage.prefill, decode=stage.decode, chunk_tokens=stage.chunk_tokens
     )
-    ends = _ends(case.family)
-    layers = [
-        row
-        for bits in sorted(set(case.bits))
-        for row in _layers(case.family, bits, case.kv_bits, case.tensor)
-    ]
+    measurements = workspace_measurements(
+        stage.family, stage.bits, kv_bits=stage.kv_bits, tensor=stage.tensor
+    )
     terms = stage_memory(
         architecture,
-        kind=_KIND,
-        bits=case.bits,
-        is_first=case.layers[0] == 0,
-        is_last=case.layers[1] == architecture.num_layers,
+        kind=KIND,
+        bits=stage.bits,
+        is_first=stage.layers[0] == 0,
+        is_last=stage.layers[1] == architecture.num_layers,
         workload=workload,
         micro_batch=micro_batch,
         precision=precision,
-        workspace=fit_workspace(
-            _measurements(tuple(layers), ends), architecture, kv_bits=case.kv_bits
-        ),
-        tensor=case.tensor,
+        workspace=fit_workspace(measurements, architecture, kv_bits=stage.kv_bits),
+        tensor=stage.tensor,
     )
     program = describe_stage(
         architecture,
-        layers=case.layers,
-        bits=case.bits,
+        layers=stage.layers,
+        bits=stage.bits,
         precision=precision,
-        placement=Placement(tuple(jax.devices()[: case.tensor])),
+        sharding=StageSharding(tuple(jax.devices()[: stage.tensor])),
     )
     compiled = max(
-        account.peak
-        for account in program_memories(
+        each.peak
+        for each in program_memories(
             program, workload=workload, micro_batch=micro_batch, precision=precision
         )
     )
@@ -232,123 +148,28 @@ def judge(case: Case) -> Outcome:
     return Outcome(predicted=terms.total, compiled=compiled, held=held)
 
 
-@cache
-def architecture_of(family: str) -> Architecture:
-    """Reads one of `CONFIGS`."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(CONFIGS[family]))
-        return read_architecture(Path(folder))
-
-
-@cache
-def _layers(
-    family: str, bits: Bits, kv_bits: KvBits, tensor: int
-) -> tuple[LayerTime, ...]:
-    bench = StageBench(
-        architecture_of(family),
-        *jax.devices()[:tensor],
-        activations="float32",
-        group_size=128,
-        num_layers=_STACKED,
-        bits=bits,
-        kv_bits=kv_bits,
-    )
-    shapes = [
-        Shape(rows=rows, num_tokens=tokens, num_slots=slots)
-        for rows in _PROFILED_ROWS
-        for tokens, slots in _PROFILED_LENGTHS
-    ]
-    bench.compile((phase, shape) for phase in _PHASES for shape in shapes)
-    return tuple(
-        LayerTime(
-            kind=_KIND,
-            phase=phase,
-            bits=bits,
-            tensor=tensor,
-            kv_bits=kv_bits,
-            batch=shape.rows,
-            length=shape.num_tokens if phase == "prefill" else shape.num_slots,
-            slots=shape.num_slots
-            if phase == "prefill" and shape.num_chunks > 1
-            else None,
-            seconds=1.0,
-            spread=0.0,
-            workspace_bytes=bench.workspace_bytes(phase, shape),
-        )
-        for phase in _PHASES
-        for shape in shapes
-    )
-
-
-@cache
-def _ends(family: str) -> tuple[EndTime, ...]:
-    rows: list[EndTime] = []
-    make = partial(
-        StageBench,
-        architecture_of(family),
-        jax.devices()[0],
-        activations="float32",
-        group_size=128,
-    )
-    heads: tuple[HeadBits, ...] = (16, 8)
-    benches: list[tuple[Part, HeadBits, StageBench, tuple[int, ...]]] = []
-    benches.append(("embedding", 16, make(has_embedding=True), (1, 6 * 448)))
-    benches.extend(
-        ("head", bits, make(bits=bits, has_head=True), (1, 6)) for bits in heads
-    )
-    for part, bits, bench, sizes in benches:
-        for size in sizes:
-            shape = Shape(rows=size, num_tokens=1, num_slots=1)
-            rows.append(
-                EndTime(
-                    kind=_KIND,
-                    part=part,
-                    bits=bits,
-                    rows=size,
-                    seconds=1.0,
-                    spread=0.0,
-                    workspace_bytes=bench.workspace_bytes("prefill", shape),
-                )
-            )
-    return tuple(rows)
-
-
-def _measurements(
-    layers: tuple[LayerTime, ...], ends: tuple[EndTime, ...]
-) -> Measurements:
-    return Measurements(
-        model="random",
-        layer_shape="any",
-        activations="float32",
-        group_size=128,
-        kinds=(_THIS_KIND,),
-        layers=layers,
-        ends=ends,
-    )
-
-
 @click.command()
-@click.option("--cases", type=int, default=50)
-@click.option("--seed", type=int, default=None, help="By default a fresh one.")
+@click.option("--cases", type=int, default=50, help="Number of large stages.")
+@click.option("--seed", type=int, default=None, help="Seed (default: a random one).")
 def main(cases: int, seed: int | None) -> None:
-    """Judges random cases; ends with 1 where one is outside the promise."""
+    """Evaluates random stages; exits with 1 if one is out of bounds."""
     seed = secrets.randbelow(1 << 31) if seed is None else seed
     click.echo(f"seed {seed}")
     generator = random.Random(seed)
     failed = large = 0
     ratios: list[float] = []
     while large < cases:
-        case = draw_case(generator)
-        outcome = judge(case)
+        stage = draw_stage(generator)
+        outcome = evaluate(stage)
         ratio = outcome.predicted / outcome.compiled
         is_large = outcome.held >= LARGE_BYTES
         large += is_large
         ratios += [ratio] if is_large else []
-        failed += not outcome.holds
-        verdict = "holds" if outcome.holds else "FAILS"
+        failed += not outcome.is_within_bounds
+        verdict = "holds" if outcome.is_within_bounds else "FAILS"
         click.echo(
             f"{verdict} {ratio:.3f} {outcome.predicted / MIB:8.1f} of "
-            f"{outcome.compiled / MIB:8.1f} MiB {'' if is_large else 'small '}{case}"
+            f"{outcome.compiled / MIB:8.1f} MiB {'' if is_large else 'small '}{stage}"
         )
     click.echo(
         json.dumps(
@@ -356,7 +177,7 @@ def main(cases: int, seed: int | None) -> None:
                 "seed": seed,
                 "large_cases": large,
                 "outside": failed,
-                "least_ratio": min(ratios),
+                "min_ratio": min(ratios),
                 "mean_ratio": sum(ratios) / len(ratios),
                 "largest_ratio": max(ratios),
                 **provenance("tools.predictions.memory"),
