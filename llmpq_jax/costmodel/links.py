@@ -10,7 +10,7 @@ from llmpq_jax.schema.measurements import LinkTime, Measurements
 # Exponents over bytes: bytes over bandwidth, and latency.
 LINK_FEATURES = [(1,), (0,)]
 
-_Nodes = tuple[str, str] | tuple[None, None]
+_Nodes = tuple[str | None, str | None]
 
 
 def transfer_s(
@@ -60,8 +60,10 @@ def _either_way(
     measurements: Measurements, kinds: tuple[str, str], nodes: _Nodes
 ) -> list[LinkTime]:
     """Returns the transfers in this direction, or else those in the opposite one."""
-    forth = _transfers(measurements, kinds, nodes)
-    return forth or _transfers(measurements, kinds[::-1], nodes[::-1])
+    opposite_kinds, opposite_nodes = (kinds[1], kinds[0]), (nodes[1], nodes[0])
+    return _transfers(measurements, kinds, nodes) or _transfers(
+        measurements, opposite_kinds, opposite_nodes
+    )
 
 
 def _transfers(

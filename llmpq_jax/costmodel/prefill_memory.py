@@ -1,9 +1,9 @@
-"""What a layer's prefill works in, moment by moment, by the blocks it works in.
+"""Working memory of a layer's prefill, from the sizes of its blocks.
 
-A prefill lays all tokens of its rows end to end and takes them through a layer in blocks
-(`schema.prefill_blocks`). The compiler lets a buffer go as soon as its last reader is done, so what
-matters is which buffers lie beside each other at the fullest moment. Hidden states that
-come in and go out are arguments and results and are not counted here.
+A prefill concatenates the tokens of all its rows and computes a layer on them in blocks
+(`schema.prefill_blocks`). The compiler frees a buffer after its last use, so the working
+memory is that of the buffers that are live together at the peak. Hidden states that enter
+and leave are arguments and results of the program and are not counted here.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ _FLOAT32_BYTES = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrefillShape:
-    """One call of a prefill.
+    """Size of one prefill call.
 
     Attributes:
-        rows: Prompts, or chunks of prompts.
-        tokens: Of each that go through the stage at once.
-        slots: Of the cache that they look at: their own, or with chunks all.
-        groups: Caches that the rows fill.
-        is_chunk: Whether the tokens are a part of their prompts.
+        rows: Number of prompts, or of chunks of prompts.
+        tokens: Tokens of each prompt or chunk.
+        slots: Cached tokens that a query may attend to: the prompt's own or, with
+            chunks, the whole cache.
+        groups: Number of caches that the rows fill.
+        is_chunk: True if the tokens are only a part of their prompts.
     """
 
     rows: int
@@ -45,15 +46,15 @@ class PrefillShape:
 def prefill_shape(
     *, rows: int, tokens: int, slots: int, chunk_tokens: int, cache_rows: int
 ) -> PrefillShape:
-    """Returns what goes through a stage at once of a micro-batch of prompts.
+    """Returns the size of the calls in which a micro-batch of prompts is prefilled.
 
     Args:
-        rows: Of the micro-batch.
-        tokens: Of each prompt, padding included.
-        slots: Of the cache.
-        chunk_tokens: Of a prompt, computed at a time.
-        cache_rows: Of one cache: a decode micro-batch's. It divides the rows, or they
-            are a part of it.
+        rows: Rows of the micro-batch.
+        tokens: Tokens of each prompt, padding included.
+        slots: Length of the cache, in tokens.
+        chunk_tokens: Maximum tokens of a prompt that one call computes.
+        cache_rows: Rows of one cache, those of a decode micro-batch; a divisor or a
+            multiple of `rows`.
     """
     num_chunks = num_prefill_chunks(tokens, chunk_tokens)
     return PrefillShape(
@@ -73,28 +74,28 @@ def prefill_working_bytes(
     kv_bits: KvBits,
     tensor: int = 1,
 ) -> int:
-    """Returns the bytes beside each other on a device at a layer's fullest moment.
+    """Returns the bytes of a layer's live buffers on a device, at their peak.
 
-    Of n tokens in blocks of B, with D, Q, M and F numbers per token of hidden states,
+    For n tokens in blocks of B, with D, Q, M and F numbers per token of hidden states,
     queries, keys and values, and the MLP's inner width on this device, the largest of
 
-        projecting   n Q + kept + B (3 D + Q + M)
-        turning      2 n Q + kept + 3 B D
-        attending    n Q + 2 scores + read
-        finishing    n Q + B F'              F' = 3 F + D if gated, else 2 F + 3 D
+        projections  n Q + kept + B (3 D + Q + M)
+        transpose    2 n Q + kept + 3 B D
+        attention    n Q + 2 scores + read
+        MLP          n Q + B F'              F' = 3 F + D if gated, else 2 F + 3 D
 
-    and the angles of all tokens where positions rotate. `kept` are keys and values until
-    the cache holds them; `scores` are one block's; `read` is a copy of the keys and
-    values that the block reads, or, with a cache of 8 bits and of chunks that attend in
-    a single block, a third copy of the scores where that is larger.
+    plus the angles of all tokens if positions are rotary. `kept` are keys and values until
+    they are in the cache. `scores` are those of one block. `read` is a copy of the keys
+    and values that the block reads; or, if that is larger, a third copy of the scores
+    with a cache of 8 bits or with chunks that attend in a single block.
     """
     a = architecture
     size = ACTIVATION_BYTES[activations]
     heads, kv_heads = a.num_heads // tensor, a.num_kv_heads // tensor
     hidden, inner = a.hidden_size, a.intermediate_size // tensor
     query, memory = heads * a.head_dim, 2 * kv_heads * a.head_dim
-    num = shape.rows * shape.tokens
-    block = token_block(num)
+    num_tokens = shape.rows * shape.tokens
+    block = token_block(num_tokens)
     rows, tokens = attention_block(
         shape.rows // shape.groups,
         shape.tokens,
@@ -103,16 +104,17 @@ def prefill_working_bytes(
     )
     scores = rows * tokens * shape.slots * heads * _FLOAT32_BYTES
     read = size * rows * shape.slots * memory
-    kept = num * kv_token_bytes(kv_heads, a.head_dim, size, kv_bits=kv_bits)
-    if kv_bits == 8 or (shape.is_chunk and rows * tokens == num):
+    kept = num_tokens * kv_token_bytes(kv_heads, a.head_dim, size, kv_bits=kv_bits)
+    if kv_bits == 8 or (shape.is_chunk and rows * tokens == num_tokens):
         read = max(read, scores)
-    inside = 3 * inner + hidden if a.is_gated else 2 * inner + 3 * hidden
-    moments = (
-        size * (num * query + block * (3 * hidden + query + memory)) + kept,
-        size * (2 * num * query + 3 * block * hidden) + kept,
-        size * num * query + 2 * scores + read,
-        size * (num * query + block * inside),
+    mlp = 3 * inner + hidden if a.is_gated else 2 * inner + 3 * hidden
+    queries = num_tokens * query
+    live = (
+        size * (queries + block * (3 * hidden + query + memory)) + kept,
+        size * (2 * queries + 3 * block * hidden) + kept,
+        size * queries + 2 * scores + read,
+        size * (queries + block * mlp),
     )
-    is_rotated = a.position == "rope"
-    angles = 2 * _FLOAT32_BYTES * num * a.head_dim if is_rotated else 0
-    return max(moments) + angles
+    is_rotary = a.position == "rope"
+    angles = 2 * _FLOAT32_BYTES * num_tokens * a.head_dim if is_rotary else 0
+    return max(live) + angles

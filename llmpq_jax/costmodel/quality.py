@@ -1,4 +1,4 @@
-"""What a choice of bits costs in quality: ω of the layers, the head and the cache."""
+"""Quality loss Σω of a choice of bits for layers, head and cache."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from llmpq_jax.errors import SpecError
 from llmpq_jax.schema.precision import Bits, HeadBits, KvBits
 from llmpq_jax.schema.sensitivity import Sensitivity
 
-# Sums of the same numbers in another order differ by their rounding.
+# Relative rounding error of a sum whose terms are added in another order.
 _ROUNDING = 1e-9
 
 
 def omega_table(
     sensitivity: Sensitivity, *, num_layers: int, bits: Sequence[Bits]
 ) -> Floats:
-    """Returns ω as [layers, bits].
+    """Returns ω of every layer at every precision, [layers, bits].
 
     Raises:
-        SpecError: A row is missing, or more bits lose more: such numbers are noise, and
-            a plan made by them would trade quality the wrong way.
+        SpecError: If a row is missing, or if ω increases with the bits: then it is
+            noise, and a plan made from it would trade memory for worse quality.
     """
     table = np.empty((num_layers, len(bits)))
     for layer in range(num_layers):
@@ -31,7 +31,7 @@ def omega_table(
             try:
                 table[layer, column] = sensitivity.omega(layer, width)
             except KeyError as reason:
-                msg = f"sensitivity of {sensitivity.model}: no omega of layer {layer} at {width} bits: expected one for each layer; run `llmpq-jax indicate` for these bits"
+                msg = f"sensitivity of {sensitivity.model}: no omega of layer {layer} at {width} bits: expected one for every layer; run `llmpq-jax indicate` for these bits"
                 raise SpecError(msg) from reason
     by_width = sorted(range(len(bits)), key=lambda column: bits[column])
     for fewer, more in pairwise(by_width):
@@ -53,7 +53,7 @@ def total_omega(
     head_bits: HeadBits = 16,
     kv_bits: KvBits = 16,
 ) -> float:
-    """Returns Σω of a choice of bits for every layer, for the head and the cache."""
+    """Returns Σω of a choice of bits for every layer, the head and the cache."""
     layers = sum(sensitivity.omega(layer, width) for layer, width in enumerate(bits))
     return layers + whole_model_omega(sensitivity, head_bits=head_bits, kv_bits=kv_bits)
 
@@ -61,11 +61,11 @@ def total_omega(
 def whole_model_omega(
     sensitivity: Sensitivity, *, head_bits: HeadBits, kv_bits: KvBits
 ) -> float:
-    """Returns what the choices for the whole model, head and cache, add to Σω."""
+    """Returns the part of Σω that head and cache contribute."""
     head = sensitivity.head_8 if head_bits == 8 else 0.0
     return head + (sensitivity.kv_8 if kv_bits == 8 else 0.0)
 
 
 def is_within(omega: float, budget: float | None) -> bool:
-    """Whether Σω keeps the budget, to the rounding of a sum."""
+    """Whether Σω is within a budget, up to rounding; None is no limit."""
     return budget is None or omega <= budget * (1.0 + _ROUNDING)

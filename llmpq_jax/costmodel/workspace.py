@@ -1,13 +1,14 @@
-"""Temporary memory of compiled programs, never foretold below what was measured.
+"""Temporary memory of compiled programs, never predicted below what was measured.
 
-Of a prefill it follows from the blocks that it works in (`costmodel.prefill_memory`): measured
-bytes are a multiple of those and a constant, lifted until none lies above. Of all else it
-is a table over the sizes measured.
+For a prefill it follows from the sizes of its blocks (`costmodel.prefill_memory`): measured
+bytes are fitted as a multiple of the computed bytes plus a constant, raised until no
+measurement is above the line. For everything else it is a table over the measured sizes.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -18,40 +19,70 @@ from llmpq_jax.costmodel.latency import (
     LAYER_FEATURES,
     VOCABULARY_LAYER_FEATURES,
     LayerKey,
-    VocabularyLayer,
     VocabularyLayerKey,
 )
 from llmpq_jax.costmodel.monotone_table import MonotoneTable, fit_table
-from llmpq_jax.costmodel.prefill_memory import prefill_shape, prefill_working_bytes
+from llmpq_jax.costmodel.prefill_memory import (
+    PrefillShape,
+    prefill_shape,
+    prefill_working_bytes,
+)
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.schema.buckets import PREFILL_CHUNK_TOKENS, bucket_length
-from llmpq_jax.schema.measurements import LayerTime, Measurements, Phase
+from llmpq_jax.schema.measurements import (
+    PHASES,
+    LayerTime,
+    Measurements,
+    Phase,
+    VocabularyLayer,
+    VocabularyLayerTime,
+)
 from llmpq_jax.schema.precision import Activations, Bits, HeadBits, KvBits
 from llmpq_jax.schema.workload import MicroBatch, Workload
 
-# The compiler places buffers by rules of thumb: some shapes take up to 9 % more.
+# The compiler places buffers by heuristics: some shapes take up to 9 % more.
 _PREFILL_MARGIN = 1.10
 
-# A multiple of the bytes, and a constant.
+# Exponents over working bytes: a multiple of them, and a constant.
 _LINE = ((1.0,), (0.0,))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WorkspaceModel:
-    """Bytes of workspace by kind of device.
+class _PrefillMemory:
+    """Computes the working memory of a layer's prefill.
 
     Attributes:
-        architecture: Of the model.
-        activations: Type of its hidden states.
-        kv_bits: Of the cache.
-        layers: By kind, phase, bits and tensor width: of prefill over bytes of
-            `prefill_working_bytes`, of decode over (rows, tokens).
-        vocabulary_layers: By kind, part and bits, over rows.
+        architecture: Architecture of the model.
+        activations: Type of hidden states.
+        kv_bits: Precision of the cache.
     """
 
     architecture: Architecture
     activations: Activations
     kv_bits: KvBits
+
+    def working_bytes(self, shape: PrefillShape, tensor: int) -> int:
+        return prefill_working_bytes(
+            self.architecture,
+            shape,
+            activations=self.activations,
+            kv_bits=self.kv_bits,
+            tensor=tensor,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkspaceModel:
+    """Bytes of workspace on each kind of device.
+
+    Attributes:
+        prefill: Working memory of a prefill.
+        layers: Bytes by kind, phase, bits and tensor width: of prefill over working
+            bytes, of decode over (rows, tokens).
+        vocabulary_layers: Bytes over rows, by kind, part and bits.
+    """
+
+    prefill: _PrefillMemory
     layers: dict[LayerKey, MonotoneTable]
     vocabulary_layers: dict[VocabularyLayerKey, MonotoneTable]
 
@@ -65,7 +96,6 @@ class WorkspaceModel:
         tensor: int = 1,
     ) -> int:
         """Returns the larger workspace of a layer's two programs."""
-        phases: tuple[Phase, ...] = ("prefill", "decode")
         return max(
             self.layer_phase_bytes(
                 kind,
@@ -75,7 +105,7 @@ class WorkspaceModel:
                 micro_batch=micro_batch,
                 tensor=tensor,
             )
-            for phase in (phases if workload.new_tokens > 1 else phases[:1])
+            for phase in (PHASES if workload.new_tokens > 1 else PHASES[:1])
         )
 
     def layer_phase_bytes(
@@ -89,24 +119,22 @@ class WorkspaceModel:
         tensor: int = 1,
     ) -> int:
         """Returns the workspace of a layer's program of one phase."""
-        table = self._layer((kind, phase, bits, tensor))
-        slots = bucket_length(workload.context_length)
+        key = (kind, phase, bits, tensor)
+        if key not in self.layers:
+            msg = f"measurements: no workspace of {phase} at {bits} bits, tensor width {tensor}, on {kind!r}: expected [[layer]] rows of it; measure with `llmpq-jax profile`"
+            raise MeasurementError(msg)
+        table, slots = self.layers[key], bucket_length(workload.context_length)
         if phase == "decode":
             return ceil(float(table(micro_batch.decode, slots)))
-        worked_in = prefill_working_bytes(
-            self.architecture,
-            prefill_shape(
-                rows=micro_batch.prefill,
-                tokens=bucket_length(workload.prompt_length),
-                slots=slots,
-                chunk_tokens=micro_batch.chunk_tokens,
-                cache_rows=micro_batch.decode,
-            ),
-            activations=self.activations,
-            kv_bits=self.kv_bits,
-            tensor=tensor,
+        shape = prefill_shape(
+            rows=micro_batch.prefill,
+            tokens=bucket_length(workload.prompt_length),
+            slots=slots,
+            chunk_tokens=micro_batch.chunk_tokens,
+            cache_rows=micro_batch.decode,
         )
-        return ceil(_PREFILL_MARGIN * float(table.fitted(worked_in)))
+        working_bytes = self.prefill.working_bytes(shape, tensor)
+        return ceil(_PREFILL_MARGIN * float(table.fitted(working_bytes)))
 
     def embedding_bytes(
         self, kind: str, *, workload: Workload, micro_batch: MicroBatch
@@ -124,22 +152,12 @@ class WorkspaceModel:
     def vocabulary_layer_bytes(
         self, kind: str, part: VocabularyLayer, bits: HeadBits, *, rows: int
     ) -> int:
-        """Returns the workspace of an end on so many rows."""
-        return ceil(float(self._end((kind, part, bits))(rows)))
-
-    def _layer(self, key: LayerKey) -> MonotoneTable:
-        if key not in self.layers:
-            kind, phase, bits, tensor = key
-            msg = f"measurements: no workspace of {phase} at {bits} bits, tensor width {tensor}, on {kind!r}: expected [[layer]] rows of it; measure with `llmpq-jax profile`"
-            raise MeasurementError(msg)
-        return self.layers[key]
-
-    def _end(self, key: VocabularyLayerKey) -> MonotoneTable:
+        """Returns the workspace of the embedding or the head on a number of rows."""
+        key = (kind, part, bits)
         if key not in self.vocabulary_layers:
-            kind, part, bits = key
             msg = f"measurements: no workspace of the {part} at {bits} bits on {kind!r}: expected [[vocabulary_layer]] rows of it; measure with `llmpq-jax profile`"
             raise MeasurementError(msg)
-        return self.vocabulary_layers[key]
+        return ceil(float(self.vocabulary_layers[key](rows)))
 
 
 def fit_workspace(
@@ -151,67 +169,75 @@ def fit_workspace(
     """Fits every table of workspace that the measurements allow.
 
     Args:
-        measurements: Of the model.
-        architecture: Of the model.
-        kv_bits: Rows of this cache alone are used.
+        measurements: Measurements of the model's layers.
+        architecture: Architecture of the model.
+        kv_bits: Precision of the cache, whose rows alone are used.
     """
-    activations = measurements.activations
-    on_cpus = {each.kind for each in measurements.kinds if each.platform == "cpu"}
+    prefill = _PrefillMemory(
+        architecture=architecture, activations=measurements.activations, kv_bits=kv_bits
+    )
+    cpus = {each.kind for each in measurements.kinds if each.platform == "cpu"}
     layers: dict[LayerKey, list[LayerTime]] = defaultdict(list)
     for row in measurements.layers:
         if row.kv_bits == kv_bits:
             layers[row.kind, row.phase, row.bits, row.tensor].append(row)
-    ends: dict[VocabularyLayerKey, list[tuple[int, int]]] = defaultdict(list)
-    for row in measurements.vocabulary_layers:
-        ends[row.kind, row.part, row.bits].append((row.rows, row.workspace_bytes))
+    others: dict[VocabularyLayerKey, list[VocabularyLayerTime]] = defaultdict(list)
+    for other in measurements.vocabulary_layers:
+        others[other.kind, other.part, other.bits].append(other)
+    return WorkspaceModel(
+        prefill=prefill,
+        layers={
+            key: _fit_decode(rows)
+            if key[1] == "decode"
+            else _fit_prefill(rows, prefill, is_cpu=key[0] in cpus)
+            for key, rows in layers.items()
+        },
+        vocabulary_layers={
+            key: fit_table(
+                [(row.rows,) for row in rows],
+                [row.workspace_bytes for row in rows],
+                VOCABULARY_LAYER_FEATURES,
+                is_upper=True,
+            )
+            for key, rows in others.items()
+        },
+    )
 
-    def place(row: LayerTime) -> tuple[int, ...]:
-        """Says where a row stands on the axes of its table."""
-        if row.phase == "decode":
-            return row.batch, row.length
-        shape = prefill_shape(
+
+def _fit_decode(rows: Sequence[LayerTime]) -> MonotoneTable:
+    return fit_table(
+        [(row.batch, row.length) for row in rows],
+        [row.workspace_bytes for row in rows],
+        LAYER_FEATURES["decode"],
+        is_upper=True,
+    )
+
+
+def _fit_prefill(
+    rows: Sequence[LayerTime], prefill: _PrefillMemory, *, is_cpu: bool
+) -> MonotoneTable:
+    shapes = [
+        prefill_shape(
             rows=row.batch,
             tokens=row.length,
             slots=row.length if row.slots is None else row.slots,
             chunk_tokens=PREFILL_CHUNK_TOKENS,
             cache_rows=row.batch,
         )
-        worked_in = prefill_working_bytes(
-            architecture,
-            shape,
-            activations=activations,
-            kv_bits=kv_bits,
-            tensor=row.tensor,
-        )
-        return (worked_in,)
-
-    def fitted(key: LayerKey, rows: list[LayerTime]) -> MonotoneTable:
-        kind, phase, *_ = key
-        table = fit_table(
-            [place(row) for row in rows],
-            [row.workspace_bytes for row in rows],
-            LAYER_FEATURES["decode"] if phase == "decode" else _LINE,
-            is_upper=True,
-        )
-        if phase == "prefill" and kind in on_cpus:
-            # These bytes are XLA's there. What it saves at the shapes that happened to
-            # be measured it may need at others.
-            multiple, constant = table.coefficients
-            return replace(table, coefficients=np.array([max(1.0, multiple), constant]))
-        return table
-
-    return WorkspaceModel(
-        architecture=architecture,
-        activations=activations,
-        kv_bits=kv_bits,
-        layers={key: fitted(key, rows) for key, rows in layers.items()},
-        vocabulary_layers={
-            key: fit_table(
-                [row[:1] for row in rows],
-                [row[1] for row in rows],
-                VOCABULARY_LAYER_FEATURES,
-                is_upper=True,
-            )
-            for key, rows in ends.items()
-        },
+        for row in rows
+    ]
+    table = fit_table(
+        [
+            (prefill.working_bytes(shape, row.tensor),)
+            for shape, row in zip(shapes, rows, strict=True)
+        ],
+        [row.workspace_bytes for row in rows],
+        _LINE,
+        is_upper=True,
     )
+    if not is_cpu:
+        return table
+    # On CPUs the computed bytes are exactly XLA's. What it saves at the shapes that happen
+    # to be measured it may need at others.
+    multiple, constant = table.coefficients
+    return replace(table, coefficients=np.array([max(1.0, multiple), constant]))

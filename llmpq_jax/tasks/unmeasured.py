@@ -12,7 +12,8 @@ from llmpq_jax.arch.catalogue import read_catalogue
 from llmpq_jax.arch.fingerprint import config_fingerprint
 from llmpq_jax.arch.tensors import tensor_widths
 from llmpq_jax.costmodel.assumed_sensitivity import assumed_sensitivity
-from llmpq_jax.costmodel.roofline import NodeInterconnect, roofline
+from llmpq_jax.costmodel.device_roofline import NodeInterconnect
+from llmpq_jax.costmodel.roofline import roofline
 from llmpq_jax.planner.instance.micro_batches import micro_batches
 from llmpq_jax.schema.cluster import Cluster, NodeDevice
 from llmpq_jax.schema.measurements import Measurements

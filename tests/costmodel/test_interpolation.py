@@ -1,4 +1,4 @@
-"""Surfaces: the law where it holds, the table where it does not, monotone everywhere."""
+"""Interpolation: the law where it holds, else the table; monotone everywhere."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def test_a_law_without_noise_is_found_and_extended(seed, b, s):
 def test_seconds_never_fall_and_are_never_negative(seed, b, s, more_b, more_s, data):
     """With noise, with sizes that are missing, and beyond the table."""
     left_out = data.draw(st.sets(st.sampled_from(range(len(SIZES))), max_size=6))
-    kept = [
-        node_device for node_device in range(len(SIZES)) if node_device not in left_out
-    ]
+    kept = [k for k in range(len(SIZES)) if k not in left_out]
     values = noisy(seed, spread=0.9)
     surface = fit_interpolated_latency([SIZES[k] for k in kept], values[kept], PREFILL)
     small, large = float(surface(b, s)), float(surface(b + more_b, s + more_s))
@@ -66,7 +64,7 @@ def test_a_monotone_table_is_looked_up_exactly(seed, point):
     surface = fit_interpolated_latency(SIZES, values, PREFILL)
     expected = (
         values[point]
-        if surface.is_table
+        if surface.uses_table
         else surface.law(np.array(SIZES, float))[point]
     )
     assert float(surface(*SIZES[point])) == pytest.approx(expected, rel=1e-6)
@@ -77,7 +75,7 @@ def test_a_cliff_is_followed_where_the_law_would_miss_it():
     sizes = [(b, s) for b in (1, 2, 4, 8, 16) for s in (16, 32, 64, 128)]
     values = [b * s * (1.0 if b * s < 500 else 3.0) for b, s in sizes]
     surface = fit_interpolated_latency(sizes, values, PREFILL)
-    assert surface.is_table
+    assert surface.uses_table
     assert float(surface(2, 128)) == pytest.approx(256.0)
     assert float(surface(12, 128)) == pytest.approx(12 * 128 * 3.0, rel=0.01)
     assert float(surface(2, 100)) == pytest.approx(200.0, rel=0.2)
@@ -89,16 +87,16 @@ def test_noise_around_a_law_leaves_the_law():
     law = np.array([0.0, 1.0, 0.0, 0.0])
     values = seconds(law, sizes) * signs
     surface = fit_interpolated_latency(sizes, values, PREFILL, noise=0.3)
-    assert not surface.is_table
+    assert not surface.uses_table
     assert float(surface(3, 40)) == pytest.approx(120, rel=0.03)
-    assert fit_interpolated_latency(sizes, values, PREFILL, noise=0.1).is_table
+    assert fit_interpolated_latency(sizes, values, PREFILL, noise=0.1).uses_table
 
 
 def test_noise_against_the_order_is_taken_out_between_the_two():
     surface = fit_interpolated_latency(
         [(1,), (2,), (4,)], [1.0, 3.0, 2.0], [(1,), (0,)]
     )
-    assert surface.is_table
+    assert surface.uses_table
     high, low = float(surface(2)), float(surface(4))
     assert 2.0 < high <= low * (1 + 1e-9) < 3.0
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from llmpq_jax.arch.catalogue import read_catalogue
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.measurement_checks import check_measurements
-from llmpq_jax.costmodel.latency import fit_latency
-from llmpq_jax.costmodel.roofline import (
+from llmpq_jax.costmodel.device_roofline import (
     BANDWIDTH_EFFICIENCY,
     FLOPS_EFFICIENCY,
     LAYER_LAUNCH_S,
     NodeInterconnect,
-    roofline,
 )
+from llmpq_jax.costmodel.latency import fit_latency
+from llmpq_jax.costmodel.roofline import roofline
 from llmpq_jax.schema.workload import Workload
 
 MODELS = Path(__file__).parents[2] / "strategies" / "models"
