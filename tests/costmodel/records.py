@@ -1,4 +1,4 @@
-"""Small records that the cost tests share."""
+"""Small records that the cost model tests share."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def layer_time(
     )
 
 
-def end_time(part, rows, seconds, *, bits: HeadBits = 16, workspace=0):
+def vocabulary_layer_time(part, rows, seconds, *, bits: HeadBits = 16, workspace=0):
     return VocabularyLayerTime(
         kind="cpu",
         part=part,
@@ -84,7 +84,7 @@ def measured_kind(kernel_path, kind="cpu"):
 
 
 def measurements(*rows, activations: Activations = "float32"):
-    """Sorts rows of all sorts into a record."""
+    """Collects rows of all types in a record."""
     return Measurements(
         model="made-up",
         layer_shape="made-up",

@@ -1,4 +1,4 @@
-"""The error that is told is that of the predictions, on rows they never saw."""
+"""The reported error is that of the predictions, on rows that were held out of the fit."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def test_the_error_is_that_of_the_predictions():
     assert accuracy.spread == pytest.approx(0.2)
 
 
-def test_a_device_that_follows_the_law_is_foretold_without_error():
+def test_a_device_that_follows_the_law_is_predicted_without_error():
     (accuracy,) = held_out_accuracy(
         measurements(*FITTED, held_out(3, 24, 1.0 + 3 * 24))
     )
     assert accuracy.mean_error == pytest.approx(0.0, abs=1e-6)
 
 
-def test_each_kind_phase_and_precision_is_judged_by_its_own_rows():
+def test_each_kind_phase_and_precision_is_evaluated_on_its_own_rows():
     other = [
         layer_time("prefill", 1, 8, 1.0, bits=4, kind="gpu"),
         layer_time("prefill", 2, 8, 1.0, bits=4, kind="gpu", held_out=True),
     ]
-    judged = held_out_accuracy(measurements(*FITTED, held_out(2, 8, 1.0), *other))
-    assert [(row.kind, row.phase, row.bits) for row in judged] == [
+    found = held_out_accuracy(measurements(*FITTED, held_out(2, 8, 1.0), *other))
+    assert [(row.kind, row.phase, row.bits) for row in found] == [
         ("cpu", "decode", 8),
         ("gpu", "prefill", 4),
     ]
@@ -54,5 +54,5 @@ def test_each_kind_phase_and_precision_is_judged_by_its_own_rows():
 @pytest.mark.parametrize(
     "rows", [FITTED, [held_out(2, 8, 1.0)], [*FITTED, held_out(4, 8, 1.0)]]
 )
-def test_nothing_is_judged_without_rows_of_both_sorts(rows):
+def test_nothing_is_evaluated_without_fitted_and_held_out_rows(rows):
     assert held_out_accuracy(measurements(*rows)) == ()

@@ -1,4 +1,4 @@
-"""A serial fraction is by the node's line, or by what was measured of it."""
+"""A serial fraction comes from the cluster file, or else from measurements of the node."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def row(capacity, num_devices=None, phase=None, node="node0"):
 @pytest.mark.parametrize(
     ("capacity", "expected"), [(1.0, 1.0), (4.0, 0.0), (1.6, 0.5), (9.0, 0.0)]
 )
-def test_a_node_s_line_is_of_all_its_devices(capacity, expected):
+def test_the_capacity_in_the_cluster_file_is_that_of_all_devices(capacity, expected):
     node = replace(NODE, shared_capacity=capacity)
     measured = table(row(1.1))
     assert node_serial_fraction(node, measured, "decode") == pytest.approx(expected)
 
 
-def test_measured_are_several_numbers_of_devices_in_each_phase():
+def test_the_fraction_is_the_mean_over_measured_numbers_of_devices_of_a_phase():
     measured = table(
         row(1.9, 2, "prefill"),
         row(1.6, 2, "decode"),
         row(1.0, 2, "decode", node="other"),
         row(4 / (1 + 0.5 * 3), 4, "decode"),
-        # Measured anew: the last one counts.
+        # Measured again: the last one counts.
         row(2 / 1.3, 2, "decode"),
     )
     found = node_serial_fraction(NODE, measured, "decode")
@@ -55,14 +55,14 @@ def test_measured_are_several_numbers_of_devices_in_each_phase():
     assert prefill == pytest.approx(2 / 1.9 - 1)
 
 
-def test_older_rows_are_of_all_devices_and_of_both_phases():
+def test_rows_without_phase_and_number_count_for_both_phases_and_all_devices():
     assert node_serial_fraction(NODE, table(row(1.6)), "prefill") == pytest.approx(0.5)
 
 
-def test_devices_of_which_nothing_is_said_share_nothing():
+def test_devices_without_a_capacity_share_nothing():
     assert node_serial_fraction(NODE, NOTHING, "decode") is None
 
 
-def test_a_device_alone_shares_with_nobody():
+def test_a_single_device_has_no_serial_fraction():
     node = Node(name="node0", devices=DEVICES[:1], shared_capacity=1.0)
     assert node_serial_fraction(node, NOTHING, "decode") == 0.0

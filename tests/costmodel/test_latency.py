@@ -9,13 +9,21 @@ from hypothesis import strategies as st
 from llmpq_jax.costmodel.latency import fit_latency
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.schema.workload import Workload
-from tests.costmodel.records import end_time, layer_time, measured_kind, measurements
+from tests.costmodel.records import (
+    layer_time,
+    measured_kind,
+    measurements,
+    vocabulary_layer_time,
+)
 
 DECODE = [layer_time("decode", 2, length, 1.0 + 0.01 * length) for length in (8, 64)]
 PREFILL = [layer_time("prefill", 2, length, 0.1 * length) for length in (16, 32, 64)]
 MODEL = fit_latency(
     measurements(
-        *DECODE, *PREFILL, end_time("head", 1, 1.0), end_time("head", 3, 2.0, bits=8)
+        *DECODE,
+        *PREFILL,
+        vocabulary_layer_time("head", 1, 1.0),
+        vocabulary_layer_time("head", 3, 2.0, bits=8),
     )
 )
 
@@ -82,7 +90,7 @@ def test_one_new_token_takes_no_decode_step():
     assert MODEL.decode_s("cpu", 8, rows=2, workload=workload(new_tokens=1)) == 0.0
 
 
-def test_ends_are_known_by_their_bits():
+def test_heads_are_distinguished_by_their_bits():
     assert MODEL.vocabulary_layer_s("cpu", "decode", "head", 16, rows=1) == 1.0
     assert MODEL.vocabulary_layer_s("cpu", "decode", "head", 8, rows=3) == 2.0
 
@@ -103,7 +111,7 @@ def test_what_was_not_measured_is_refused_and_never_free(question):
         getattr(MODEL, question)("cpu", 4, rows=1, workload=workload())
 
 
-def test_an_end_that_was_not_measured_is_refused():
+def test_an_embedding_that_was_not_measured_is_refused():
     assert not MODEL.supports_vocabulary_layer("cpu", "embedding")
     with pytest.raises(MeasurementError, match="no embedding at 16 bits on 'cpu'"):
         MODEL.vocabulary_layer_s("cpu", "decode", "embedding", rows=1)

@@ -1,4 +1,4 @@
-"""A hop's seconds: the cluster file first, then measurements, then a clear error."""
+"""Seconds of a transfer: the cluster file first, then measurements, then a clear error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MEASURED = measurements(
 )
 
 
-def hop(cluster, source, target, num_bytes, measured=MEASURED):
+def seconds(cluster, source, target, num_bytes, measured=MEASURED):
     return transfer_s(
         cluster,
         measured,
@@ -40,44 +40,44 @@ def hop(cluster, source, target, num_bytes, measured=MEASURED):
 
 def test_a_link_in_the_cluster_file_comes_first():
     cluster = two_nodes((("a", "b"), 1000.0, 0.5))
-    assert hop(cluster, "a/cpu:0", "b/cpu:0", 2000) == 0.5 + 2.0
-    assert hop(cluster, "b/cpu:0", "a/cpu:0", 2000) == 0.5 + 2.0
+    assert seconds(cluster, "a/cpu:0", "b/cpu:0", 2000) == 0.5 + 2.0
+    assert seconds(cluster, "b/cpu:0", "a/cpu:0", 2000) == 0.5 + 2.0
 
 
 def test_a_link_of_a_node_with_itself_joins_its_devices_only():
     cluster = two_nodes((("a", "a"), 1000.0, 0.0))
-    assert hop(cluster, "a/cpu:0", "a/cpu:1", 500) == 0.5
-    assert hop(cluster, "a/cpu:0", "b/cpu:0", 100) == 1.1
+    assert seconds(cluster, "a/cpu:0", "a/cpu:1", 500) == 0.5
+    assert seconds(cluster, "a/cpu:0", "b/cpu:0", 100) == 1.1
 
 
-def test_measured_transfers_answer_for_their_kinds():
-    assert hop(two_nodes(), "a/cpu:0", "a/cpu:1", 100) == 1.1
-    assert hop(two_nodes(), "a/cpu:0", "b/cpu:0", 500) == pytest.approx(1.5)
-    assert hop(two_nodes(), "a/cpu:0", "b/cpu:0", 5000) == pytest.approx(6.0)
+def test_measured_transfers_are_used_for_their_kinds():
+    assert seconds(two_nodes(), "a/cpu:0", "a/cpu:1", 100) == 1.1
+    assert seconds(two_nodes(), "a/cpu:0", "b/cpu:0", 500) == pytest.approx(1.5)
+    assert seconds(two_nodes(), "a/cpu:0", "b/cpu:0", 5000) == pytest.approx(6.0)
 
 
-def test_the_other_direction_answers_where_only_it_was_measured():
-    assert hop(two_nodes(), "a/cpu:1", "a/cpu:0", 1000) == 2.0
+def test_the_opposite_direction_is_used_if_only_it_was_measured():
+    assert seconds(two_nodes(), "a/cpu:1", "a/cpu:0", 1000) == 2.0
 
 
-def test_transfers_between_the_very_nodes_come_before_those_of_their_kinds():
+def test_transfers_between_the_same_nodes_come_before_those_of_the_same_kinds():
     apart = link_time("fast", "slow", 100, 7.0, ("a", "b"))
     known = measurements(*MEASURED.links, apart)
-    assert hop(two_nodes(), "a/cpu:0", "b/cpu:0", 100, known) == 7.0
-    assert hop(two_nodes(), "b/cpu:0", "a/cpu:0", 100, known) == 7.0
-    assert hop(two_nodes(), "a/cpu:0", "a/cpu:1", 100, known) == 1.1
-    back = link_time("slow", "fast", 100, 9.0, ("b", "a"))
-    known = measurements(*known.links, back)
-    assert hop(two_nodes(), "a/cpu:0", "b/cpu:0", 100, known) == 7.0
-    assert hop(two_nodes(), "b/cpu:0", "a/cpu:0", 100, known) == 9.0
-    said = two_nodes((("a", "b"), 1000.0, 0.5))
-    assert hop(said, "a/cpu:0", "b/cpu:0", 500, known) == 1.0
+    assert seconds(two_nodes(), "a/cpu:0", "b/cpu:0", 100, known) == 7.0
+    assert seconds(two_nodes(), "b/cpu:0", "a/cpu:0", 100, known) == 7.0
+    assert seconds(two_nodes(), "a/cpu:0", "a/cpu:1", 100, known) == 1.1
+    opposite = link_time("slow", "fast", 100, 9.0, ("b", "a"))
+    known = measurements(*known.links, opposite)
+    assert seconds(two_nodes(), "a/cpu:0", "b/cpu:0", 100, known) == 7.0
+    assert seconds(two_nodes(), "b/cpu:0", "a/cpu:0", 100, known) == 9.0
+    with_link = two_nodes((("a", "b"), 1000.0, 0.5))
+    assert seconds(with_link, "a/cpu:0", "b/cpu:0", 500, known) == 1.0
 
 
-def test_an_unknown_pair_is_refused_with_both_ways_out():
+def test_an_unknown_pair_is_refused_with_both_remedies():
     with pytest.raises(
         MeasurementError, match=r"no link between a/cpu:1 \(slow\) and b"
     ):
-        hop(two_nodes(), "a/cpu:1", "b/cpu:0", 100)
+        seconds(two_nodes(), "a/cpu:1", "b/cpu:0", 100)
     with pytest.raises(MeasurementError, match=r"\[\[link\]\] between 'a' and 'b'"):
-        hop(two_nodes(), "a/cpu:1", "b/cpu:0", 100)
+        seconds(two_nodes(), "a/cpu:1", "b/cpu:0", 100)

@@ -13,7 +13,12 @@ from llmpq_jax.costmodel.workspace import fit_workspace
 from llmpq_jax.schema.memory_terms import MemoryTerms
 from llmpq_jax.schema.strategy import PrecisionChoice
 from llmpq_jax.schema.workload import MicroBatch, Workload
-from tests.costmodel.records import architecture, end_time, layer_time, measurements
+from tests.costmodel.records import (
+    architecture,
+    layer_time,
+    measurements,
+    vocabulary_layer_time,
+)
 from tests.referees.stage_memory import stage_memory
 
 MODEL = architecture()
@@ -26,8 +31,8 @@ WORKSPACE = fit_workspace(
             for phase in ("prefill", "decode")
             for bits in (4, 8, 16)
         ],
-        end_time("embedding", 1, 1.0, workspace=40_000),
-        end_time("head", 1, 1.0, bits=8, workspace=50_000),
+        vocabulary_layer_time("embedding", 1, 1.0, workspace=40_000),
+        vocabulary_layer_time("head", 1, 1.0, bits=8, workspace=50_000),
     ),
     MODEL,
 )
@@ -82,7 +87,7 @@ def test_the_batch_is_padded_to_the_larger_micro_batch(prefill, decode, rows):
     assert memory.cache_rows(WORKLOAD, pair) == rows
 
 
-def test_ends_are_held_by_the_first_and_the_last():
+def test_the_embedding_is_on_the_first_stage_and_the_head_on_the_last():
     tables = 2 * (512 * 128 + 300 * 128)
     head = 128 * 512 + 4 * 512 + 2 * 128 * 2
     assert stage((8,), is_first=True).embedding == tables
@@ -90,20 +95,20 @@ def test_ends_are_held_by_the_first_and_the_last():
     assert stage((8,)).embedding == stage((8,)).head == 0
 
 
-def test_workspace_is_the_most_that_any_program_needs():
-    most = WORKSPACE.layer_bytes("cpu", 8, workload=WORKLOAD, micro_batch=PAIR)
-    assert stage((4, 8)).workspace == most
-    at_end = stage((4,), is_last=True).workspace
-    assert at_end == WORKSPACE.head_bytes("cpu", 8, micro_batch=PAIR)
+def test_workspace_is_the_maximum_that_any_program_needs():
+    maximum = WORKSPACE.layer_bytes("cpu", 8, workload=WORKLOAD, micro_batch=PAIR)
+    assert stage((4, 8)).workspace == maximum
+    with_head = stage((4,), is_last=True).workspace
+    assert with_head == WORKSPACE.head_bytes("cpu", 8, micro_batch=PAIR)
 
 
-def test_hidden_states_lie_where_they_leave_and_two_where_they_arrive():
+def test_a_stage_holds_hidden_states_once_to_send_and_twice_to_receive():
     one = 2 * 32 * 128 * 4
     assert stage((8,), is_first=True).buffers == one
     assert stage((8,)).buffers == stage((8,), is_last=True).buffers == 3 * one
 
 
-def test_chunks_of_prompts_are_handed_on_one_by_one():
+def test_chunks_of_prompts_are_sent_one_by_one():
     pair = MicroBatch(prefill=2, decode=4, chunk_tokens=16)
     assert stage((8,), is_first=True, micro_batch=pair).buffers == 2 * 16 * 128 * 4
 

@@ -19,7 +19,7 @@ tokens = st.integers(1, 1000)
 
 
 def noisy(seed, *, spread):
-    """Seconds of a made-up device, and what a clock made of them."""
+    """Seconds of a made-up device, with noise."""
     rng = np.random.default_rng(seed)
     truth = features(np.array(SIZES, float), np.array(PREFILL)) @ (
         rng.random(4) * [1e-3, 1e-5, 1e-8, 1e-3]
@@ -69,18 +69,18 @@ def test_an_upper_table_is_never_below_a_smaller_measurement(seed, b, s, point):
         assert table(small_b + b, small_s + s) >= values[point]
 
 
-def test_between_two_measurements_lies_the_answer():
+def test_the_value_is_between_those_of_two_measurements():
     table = fit_table([(1,), (4,)], [1.0, 5.0], [(1,), (0,)])
     assert 1.0 < table(2) < 5.0
 
 
-def test_a_size_measured_twice_counts_with_its_median_or_its_most():
+def test_a_size_measured_twice_counts_with_its_median_or_its_maximum():
     sizes, values = [(4,), (4,), (4,)], [1.0, 9.0, 2.0]
     assert fit_table(sizes, values, [(0,)])(4) == 2.0
     assert fit_table(sizes, values, [(0,)], is_upper=True)(4) == 9.0
 
 
-def test_what_needs_nothing_anywhere_needs_nothing():
+def test_measurements_of_zero_are_predicted_as_zero():
     assert fit_table([(1,), (4,)], [0.0, 0.0], [(1,), (0,)], is_upper=True)(9) == 0.0
 
 

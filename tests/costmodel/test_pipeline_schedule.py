@@ -15,8 +15,8 @@ from llmpq_jax.costmodel.pipeline_schedule import Host, pipeline_s
 def simulate(resources_s, num_micro_batches, num_rounds):
     """Moves each micro-batch through all resources, round after round.
 
-    A resource serves one at a time, in the order of arrival. A micro-batch starts a round
-    when it has ended its last one.
+    A resource serves one micro-batch at a time, in the order of arrival. A micro-batch
+    starts a round when it has finished the one before.
     """
     free_s = [0.0] * len(resources_s)
     ready_s = [0.0] * num_micro_batches
@@ -69,7 +69,7 @@ def test_the_formula_is_what_a_simulation_takes(pipeline):
 
 
 @given(pipelines(), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
-def test_a_shared_machine_does_a_share_of_its_work_one_after_the_other(
+def test_a_shared_machine_does_a_fraction_of_its_work_serially(
     pipeline, in_prefill, in_decode
 ):
     num_stages = len(pipeline["stages_prefill_s"])
@@ -93,7 +93,7 @@ def test_a_shared_machine_does_a_share_of_its_work_one_after_the_other(
 def test_equal_stages_work_as_a_processor_that_serves_them_in_turns(
     num_stages, num_rounds, serial, stage_s
 ):
-    """Each does the rest of its work apart, then its serial part, in turns with others."""
+    """Each does its parallel work alone, then its serial work, in turns with others."""
     seconds = pipeline_s(
         stages_prefill_s=[0.0] * num_stages,
         stages_decode_s=[stage_s] * num_stages,
@@ -110,7 +110,7 @@ def test_equal_stages_work_as_a_processor_that_serves_them_in_turns(
             )
         ],
     )
-    # All of them are at work but while the pipeline fills and empties.
+    # All of them are busy except while the pipeline fills and drains.
     busy = [
         sum(0 <= tick - stage < num_stages * num_rounds for stage in range(num_stages))
         for tick in range(num_stages * num_rounds + num_stages - 1)
@@ -146,7 +146,7 @@ def test_a_slower_stage_never_helps(pipeline, data):
 
 
 @pytest.mark.parametrize("new_tokens", [1, 2, 5])
-def test_a_stage_that_cannot_do_its_part_makes_the_batch_infinite(new_tokens):
+def test_a_stage_with_infinite_seconds_makes_the_batch_infinite(new_tokens):
     found = pipeline_s(
         stages_prefill_s=[1.0, math.inf],
         stages_decode_s=[1.0, math.inf],

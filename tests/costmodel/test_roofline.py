@@ -1,4 +1,4 @@
-"""Foretold seconds obey the figures they come from, and say that nobody measured."""
+"""Rooflines follow their data-sheet figures, and are marked as not measured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORKLOAD = Workload(batch=8, prompt_length=512, new_tokens=100)
 KINDS = read_catalogue().kinds
 
 
-def foretold(*kinds, model="opt-30b"):
+def predict(*kinds, model="opt-30b"):
     return roofline(
         read_architecture(MODELS / model),
         kinds,
@@ -47,8 +47,8 @@ def row(measurements, **wanted):
 
 
 @pytest.mark.parametrize("model", sorted(path.name for path in MODELS.iterdir()))
-def test_every_shipped_config_is_foretold(model):
-    measurements = foretold(KINDS[0], model=model)
+def test_every_shipped_config_is_predicted(model):
+    measurements = predict(KINDS[0], model=model)
     check_measurements(measurements, read_architecture(MODELS / model))
     assert {kind.source for kind in measurements.kinds} == {"roofline"}
     latency = fit_latency(measurements)
@@ -56,11 +56,11 @@ def test_every_shipped_config_is_foretold(model):
         assert latency.supports_layer(KINDS[0].name, bits)
 
 
-def test_prefill_of_many_tokens_takes_its_arithmetic():
+def test_prefill_of_many_tokens_takes_as_long_as_its_arithmetic():
     """OPT-30b: 12·h² parameters a layer, two operations each, and attention."""
     kind = read_catalogue().find("A100-40")
     found = row(
-        foretold(kind), phase="prefill", bits=16, kv_bits=16, batch=8, kind=kind.name
+        predict(kind), phase="prefill", bits=16, kv_bits=16, batch=8, kind=kind.name
     )
     tokens, hidden = 8 * 512, 7168
     operations = 2 * 12 * hidden**2 * tokens + 4 * tokens * 512 * hidden
@@ -69,20 +69,20 @@ def test_prefill_of_many_tokens_takes_its_arithmetic():
     assert found.seconds == pytest.approx(expected, rel=2e-4)
 
 
-def test_decode_of_one_row_takes_the_reading_of_its_weights():
+def test_decode_of_one_row_takes_as_long_as_reading_its_weights():
     kind = read_catalogue().find("T4")
-    found = row(foretold(kind), phase="decode", bits=16, kv_bits=16, batch=1)
+    found = row(predict(kind), phase="decode", bits=16, kv_bits=16, batch=1)
     hidden = 7168
     size = 2 * 12 * hidden**2 + 640 * 2 * 2 * hidden
     expected = (
         size / (BANDWIDTH_EFFICIENCY * kind.bandwidth_bytes_per_s) + LAYER_LAUNCH_S
     )
-    # Hidden states of one token are thousands of bytes beside a billion.
+    # Hidden states of one token are thousands of bytes out of a billion.
     assert found.seconds == pytest.approx(expected, rel=5e-4)
 
 
-def test_a_layer_over_two_devices_does_half_and_sums_twice():
-    """OPT-30b in prefill: half of the arithmetic, and two all-reduces of a ring."""
+def test_a_layer_over_two_devices_has_half_the_work_on_each_and_two_all_reduces():
+    """OPT-30b in prefill: half of the arithmetic, and two ring all-reduces."""
     kind = read_catalogue().find("A100-40")
     link = NodeInterconnect(widths=(2, 4), bandwidth_bytes_per_s=1e11, latency_s=1e-5)
     measurements = roofline(
@@ -116,5 +116,5 @@ def test_a_layer_over_two_devices_does_half_and_sums_twice():
 )
 def test_a_better_figure_is_never_slower(kind, factor, name):
     better = replace(kind, **{name: getattr(kind, name) * factor})
-    for slow, fast in zip(foretold(kind).layers, foretold(better).layers, strict=True):
+    for slow, fast in zip(predict(kind).layers, predict(better).layers, strict=True):
         assert fast.seconds <= slow.seconds

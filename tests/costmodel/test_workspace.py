@@ -12,16 +12,16 @@ from llmpq_jax.errors import MeasurementError
 from llmpq_jax.schema.workload import MicroBatch, Workload
 from tests.costmodel.records import (
     architecture,
-    end_time,
     layer_time,
     measured_kind,
     measurements,
+    vocabulary_layer_time,
 )
 
 ARCHITECTURE = architecture()
 
 
-def worked_in(rows, tokens, **changes):
+def working_bytes(rows, tokens, **changes):
     return prefill_working_bytes(
         ARCHITECTURE,
         PrefillShape(rows=rows, tokens=tokens, slots=tokens, **changes),
@@ -38,7 +38,7 @@ MODEL = fit_workspace(
                 rows,
                 length,
                 1.0,
-                workspace=2 * worked_in(rows, length) + 5000,
+                workspace=2 * working_bytes(rows, length) + 5000,
             )
             for rows in (1, 4)
             for length in (16, 64)
@@ -48,8 +48,14 @@ MODEL = fit_workspace(
             for rows in (1, 4)
             for length in (16, 64)
         ],
-        *[end_time("embedding", rows, 1.0, workspace=10 * rows) for rows in (1, 64)],
-        *[end_time("head", rows, 1.0, workspace=500 * rows) for rows in (1, 4)],
+        *[
+            vocabulary_layer_time("embedding", rows, 1.0, workspace=10 * rows)
+            for rows in (1, 64)
+        ],
+        *[
+            vocabulary_layer_time("head", rows, 1.0, workspace=500 * rows)
+            for rows in (1, 4)
+        ],
     ),
     ARCHITECTURE,
 )
@@ -61,7 +67,7 @@ def micro_batch(prefill, decode):
 
 
 def prefill_bytes(rows, groups=1):
-    return 2 * worked_in(rows, 32, groups=groups) + 5000
+    return 2 * working_bytes(rows, 32, groups=groups) + 5000
 
 
 @pytest.mark.parametrize(
@@ -86,10 +92,10 @@ def test_without_decode_only_prefill_counts():
     assert prefill_bytes(1) <= size <= 1.11 * prefill_bytes(1)
 
 
-def test_no_measured_prefill_is_foretold_too_small():
-    """What the compiler needs is no straight line here, yet never above it."""
+def test_no_measured_prefill_is_predicted_too_small():
+    """The compiler's bytes are no straight line here, and never above the fitted one."""
     rows = [
-        layer_time("prefill", rows, 32, 1.0, workspace=worked_in(rows, 32) * rows)
+        layer_time("prefill", rows, 32, 1.0, workspace=working_bytes(rows, 32) * rows)
         for rows in (1, 2, 8)
     ]
     model = fit_workspace(measurements(*rows), ARCHITECTURE)
@@ -104,27 +110,27 @@ def test_no_measured_prefill_is_foretold_too_small():
         assert size >= row.workspace_bytes
 
 
-def test_on_a_cpu_no_prefill_is_foretold_to_need_less_than_its_blocks():
+def test_on_a_cpu_no_prefill_is_predicted_to_need_less_than_its_blocks():
     """Elsewhere a compiler may need less throughout."""
     rows = [
-        layer_time("prefill", 1, length, 1.0, workspace=worked_in(1, length) // 2)
+        layer_time("prefill", 1, length, 1.0, workspace=working_bytes(1, length) // 2)
         for length in (16, 64)
     ]
     kind = measured_kind("native-avx2")
     here = measurements(*rows, kind)
     elsewhere = measurements(*rows, replace(kind, platform="gpu"))
 
-    def foretold(table):
+    def predicted(table):
         model = fit_workspace(table, ARCHITECTURE)
         pair = micro_batch(4, 4)
         return model.layer_phase_bytes(
             "cpu", 8, "prefill", workload=WORKLOAD, micro_batch=pair
         )
 
-    assert foretold(here) >= worked_in(4, 32) > foretold(elsewhere)
+    assert predicted(here) >= working_bytes(4, 32) > predicted(elsewhere)
 
 
-def test_ends_count_the_rows_they_see():
+def test_embedding_and_head_count_the_rows_they_compute():
     """The embedding sees every prompt token, the head one row per prompt."""
     pair = micro_batch(2, 4)
     embedding = MODEL.embedding_bytes("cpu", workload=WORKLOAD, micro_batch=pair)
