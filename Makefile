@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_OPTIONS ?= --numprocesses=2 --dist=loadgroup
+PYTEST_OPTIONS ?= --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
 
 python = "$(VENV)/bin/python"
 pip = $(python) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -48,6 +48,7 @@ docs: $(VENV)/.installed
 	$(python) -m tools.write_format_docs
 	$(python) -m tools.write_cli_docs
 	$(python) -m tools.write_results
+	$(python) -m tools.write_plan_picture
 
 clean:
 	rm -rf $(VENV) build/cmake dist .cache .coverage .hypothesis .import_linter_cache .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""`llmpq-jax check`: does this strategy fit and load here?"""
+"""`llmpq-jax check`: does a strategy fit and load here?"""
 
 from __future__ import annotations
 
@@ -6,27 +6,32 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.shared_options import cache_home, json_option, strategy_option
+from llmpq_jax.cli.options.option_group import command
+from llmpq_jax.cli.options.shared import JSON, STRATEGY, cache_home
 
 
-@click.command("check")
-@strategy_option
-@click.option(
-    "--load", "loads", is_flag=True, help="Load the weights too, and run once."
+@command(
+    "check",
+    STRATEGY,
+    click.Option(
+        ["--load", "loads"],
+        is_flag=True,
+        help="Load the weights too, and run each stage once.",
+    ),
+    JSON,
 )
-@json_option
 def check_command(strategy_path: Path, loads: bool, as_json: bool) -> None:
-    """Compile a strategy's stages here, without weights, and account for memory.
+    """Compile a strategy's stages on this machine and compare their memory with the plan.
 
-    Puts what the compiler says each stage needs beside what the plan predicts. Ends
-    with 1 where a stage needs more than the plan allows it.
+    This needs no weights. It exits with 1 if a stage needs more memory than the plan
+    allows.
     """
     import json
     from dataclasses import asdict
 
     from llmpq_jax.errors import StrategyError
-    from llmpq_jax.report.compiled_memory import fit_table
-    from llmpq_jax.report.console import progress_bar, say, show
+    from llmpq_jax.report.compiled_memory import compiled_memory_table
+    from llmpq_jax.report.console import print_line, print_table, progress_bar
     from llmpq_jax.schema.strategy_file import read_strategy
     from llmpq_jax.tasks.check import fit_stages
     from llmpq_jax.tasks.compile_cache import keep_compiled
@@ -40,10 +45,10 @@ def check_command(strategy_path: Path, loads: bool, as_json: bool) -> None:
         stages = [
             {"compiled": fit.compiled, "fits": fit.fits, **asdict(fit)} for fit in fits
         ]
-        say(json.dumps({"stages": stages}, indent=2))
+        print_line(json.dumps({"stages": stages}, indent=2))
     else:
-        accounts = [fit.accounts for fit in fits]
-        show(fit_table(strategy, accounts, [fit.loaded for fit in fits]))
+        programs = [fit.programs for fit in fits]
+        print_table(compiled_memory_table(strategy, programs, [fit.loaded for fit in fits]))
     for stage, fit in zip(strategy.stages, fits, strict=True):
         if not fit.fits and fit.allowed is not None:
             msg = f"the stage on {', '.join(stage.devices)} needs {format_bytes(fit.compiled)} as compiled, it may use {format_bytes(fit.allowed)}: solve again with a smaller batch or fewer bits"

@@ -1,4 +1,4 @@
-"""A written checkpoint as a table."""
+"""A quantised checkpoint as a table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from llmpq_jax.report._table_style import add_columns, new_table
+from llmpq_jax.report.table_style import add_columns, new_table
 from llmpq_jax.units import format_bytes
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def written_table(parts: Sequence[WrittenModule]) -> Table:
-    """Tells how many bytes the ends and the layers of each precision took and take."""
+    """Shows bytes before and after, of embedding, head and the layers of each precision."""
     table = new_table("The checkpoint: bytes before and after")
     add_columns(table, "")
     add_columns(table, "bits", "before", "after", justify="right")
@@ -34,6 +34,6 @@ def written_table(parts: Sequence[WrittenModule]) -> Table:
     before = sum(part.bytes_before for part in parts)
     after = sum(part.bytes_after for part in parts)
     table.add_section()
-    table.add_row("together", "", format_bytes(before), format_bytes(after))
-    table.caption = f"{after / before:.1%} of the bytes of weights"
+    table.add_row("total", "", format_bytes(before), format_bytes(after))
+    table.caption = f"{after / before:.1%} of the weights' bytes"
     return table

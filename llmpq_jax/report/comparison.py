@@ -1,4 +1,4 @@
-"""Baselines beside the joint plan, as a table."""
+"""Baselines compared with the joint plan, as a table."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ COLUMNS = (
 
 
 def comparison_table(rows: Sequence[Comparison]) -> Table:
-    """Tells how long each baseline takes, and the joint plan at its quality or better."""
+    """Shows each baseline and the fastest joint plan of at least its quality."""
     table = Table(
-        title="Baselines, each beside the fastest plan that loses no more",
+        title="Baselines, each with the fastest joint plan of at least its quality",
         title_justify="left",
         box=box.SIMPLE,
     )
@@ -42,12 +42,12 @@ def comparison_table(rows: Sequence[Comparison]) -> Table:
 
 
 def comparison_markdown(rows: Sequence[Comparison]) -> list[str]:
-    """Writes the same rows for a page."""
+    """Returns the rows of the table in Markdown."""
     return [f"| {' | '.join(comparison_cells(row))} |" for row in rows]
 
 
 def comparison_cells(row: Comparison) -> tuple[str, ...]:
-    """Writes one row; a baseline that finds no plan has none to compare with."""
+    """Returns the cells of a row; only the method, if the baseline finds no plan."""
     if (
         row.latency_s is None
         or row.omega is None

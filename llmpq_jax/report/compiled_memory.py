@@ -1,4 +1,4 @@
-"""What the compiler says of a strategy's stages, beside what was predicted."""
+"""Memory of compiled stages, compared with its prediction."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from llmpq_jax.report._table_style import add_columns, new_table
 from llmpq_jax.report.names import devices_text, layers_text
+from llmpq_jax.report.table_style import add_columns, new_table
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_bytes
 
@@ -18,40 +18,42 @@ if TYPE_CHECKING:
 _UNKNOWN = "–"
 
 
-def fit_table(
+def compiled_memory_table(
     strategy: Strategy,
-    accounts: Sequence[Sequence[ProgramMemory]],
+    programs: Sequence[Sequence[ProgramMemory]],
     loaded: Sequence[int | None],
 ) -> Table:
-    """Tells each stage's memory, predicted and by the compiler's account.
+    """Shows each stage's memory, predicted and by the compiler's analysis.
 
     Args:
-        strategy: That was compiled.
-        accounts: Of each stage's programs.
-        loaded: Bytes of each stage's weights on a device, where they were loaded.
+        strategy: Strategy that was compiled.
+        programs: Memory of the programs of each stage.
+        loaded: Bytes of each stage's weights on a device; None where not loaded.
     """
     table = new_table("Memory on each device: one row per stage")
     add_columns(table, "device", "layers")
     add_columns(
         *(table, "compiled", "predicted", "predicted over", "allowed"),
-        *("most in", "temporary"),
+        *("peak in", "temporary"),
         justify="right",
     )
     if any(size is not None for size in loaded):
         add_columns(table, "weights loaded", justify="right")
-    for stage, programs, weights in zip(strategy.stages, accounts, loaded, strict=True):
-        most = max(programs, key=lambda program: program.peak)
-        said = stage.predicted
+    for stage, own, weights in zip(strategy.stages, programs, loaded, strict=True):
+        largest = max(own, key=lambda program: program.peak)
+        predicted = stage.predicted
         table.add_row(
-            *(devices_text(stage), layers_text(stage), format_bytes(most.peak)),
-            _UNKNOWN if said is None else format_bytes(said.memory_bytes),
-            _UNKNOWN if said is None else f"{said.memory_bytes / most.peak - 1:+.1%}",
-            _UNKNOWN if said is None else format_bytes(said.allowed_bytes),
-            *(most.function, format_bytes(most.temporary)),
+            *(devices_text(stage), layers_text(stage), format_bytes(largest.peak)),
+            _UNKNOWN if predicted is None else format_bytes(predicted.memory_bytes),
+            _UNKNOWN
+            if predicted is None
+            else f"{predicted.memory_bytes / largest.peak - 1:+.1%}",
+            _UNKNOWN if predicted is None else format_bytes(predicted.allowed_bytes),
+            *(largest.function, format_bytes(largest.temporary)),
             *([] if weights is None else [format_bytes(weights)]),
         )
     table.caption = (
-        "compiled: arguments, outputs and temporary memory of the hungriest program,\n"
-        "less what is aliased, and the caches of micro-batches that wait"
+        "compiled: arguments, outputs and temporary memory of the largest program,\n"
+        "less aliased memory, plus the caches of waiting micro-batches"
     )
     return table

@@ -1,4 +1,4 @@
-"""What runs say of a table of measurements."""
+"""Calibration of measurements by runs, as tables and lines."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Collection, Sequence
 from rich.table import Table
 
 from llmpq_jax.costmodel.corrections import correction_factors
-from llmpq_jax.report._table_style import add_columns, new_table
+from llmpq_jax.report.table_style import add_columns, new_table
 from llmpq_jax.schema.measurements import PHASES, LinkTime, Measurements
 from llmpq_jax.units import format_bytes, format_seconds
 
 
 def observed_table(measurements: Measurements) -> Table:
-    """Tells each run that was folded in, and what predictions are multiplied by."""
-    table = new_table("Runs folded in: one row per run, kind and phase")
+    """Shows each run used for calibration, and the factors of predictions."""
+    table = new_table("Runs used for calibration: one row per run, kind and phase")
     add_columns(table, "run", "kind", "phase")
     add_columns(
-        *(table, "micro-batches", "foretold", "taken", "ratio", "all runs"),
+        *(table, "micro-batches", "predicted", "measured", "ratio", "factor"),
         justify="right",
     )
     factors = correction_factors(measurements)
@@ -29,14 +29,14 @@ def observed_table(measurements: Measurements) -> Table:
             f"{factors[row.kind, row.phase]:.3f}×",
         )
     table.caption = (
-        "taken: what stages took, as if alone on their machine; predictions are "
-        "multiplied\nby what all runs say together"
+        "measured: seconds of the stages, as if alone on their machine;\n"
+        "factor: of all runs together, multiplies predictions"
     )
     return table
 
 
 def links_table(links: Sequence[LinkTime]) -> Table:
-    """Tells what transfers from node to node took."""
+    """Shows the seconds of transfers from node to node."""
     table = new_table("Hidden states from node to node")
     add_columns(table, "from", "to", "kinds")
     add_columns(table, "size", "median", "spread", justify="right")
@@ -51,20 +51,20 @@ def links_table(links: Sequence[LinkTime]) -> Table:
 
 
 def factor_lines(measurements: Measurements, kinds: Collection[str]) -> list[str]:
-    """Says of each of some kinds what its predictions are multiplied by."""
+    """Returns a line for each kind whose predictions are calibrated, with its factors."""
     factors = correction_factors(measurements)
     found = []
     for kind in kinds:
-        told = [
+        parts = [
             f"{factors[kind, phase]:.3f} in {phase}"
             for phase in PHASES
             if (kind, phase) in factors
         ]
         runs = {row.record for row in measurements.observed if row.kind == kind}
-        if told:
-            counted = "a run" if len(runs) == 1 else f"{len(runs)} runs"
+        if parts:
+            counted = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
             found.append(
-                f"{kind}: seconds are multiplied by {' and '.join(told)}, as {counted} "
-                "folded into the measurements told"
+                f"{kind}: seconds are multiplied by {' and '.join(parts)}, calibrated "
+                f"from {counted}"
             )
     return found

@@ -1,4 +1,4 @@
-"""A run beside its prediction: stage by stage, phase by phase, the largest difference."""
+"""A run compared with its prediction, by stage and phase, and the largest difference."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from llmpq_jax.report._table_style import add_columns, new_table
 from llmpq_jax.report.names import devices_text
+from llmpq_jax.report.table_style import add_columns, new_table
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_seconds
 
@@ -22,7 +22,7 @@ _UNKNOWN = "–"
 def deviation_table(
     strategy: Strategy, batches: Sequence[Sequence[StagePhase]]
 ) -> Table:
-    """Tells what each stage was predicted to take in each phase, and what it did."""
+    """Shows predicted and measured seconds of each stage in each phase."""
     table = new_table("Predicted and actual, one row per stage and phase")
     add_columns(table, "device", "phase")
     add_columns(
@@ -48,8 +48,8 @@ def deviation_table(
         )
     table.caption = (
         "predicted and measured: seconds of one micro-batch, predicted for the sizes that "
-        "were planned;\nbusy and idle: of the phase; queued: in the inbox of a stage that "
-        "is at work; link: on the way there"
+        "were planned;\nbusy and idle: of the phase; queued: in the inbox of a busy stage; "
+        "link: in transfer to the stage"
     )
     return table
 
@@ -57,7 +57,7 @@ def deviation_table(
 def deviation_line(
     strategy: Strategy, batches: Sequence[Sequence[StagePhase]]
 ) -> str | None:
-    """Says where the run was furthest from its prediction; nothing without one."""
+    """Returns the largest deviation of a run; None if nothing was predicted."""
     found = [
         (max(ratio, 1 / ratio), row.stage, row.phase, row.predicted_s, row.measured_s)
         for rows in batches

@@ -1,4 +1,4 @@
-"""What a plan takes and what more would bring, as tables and lines."""
+"""A plan's use of memory and time, and the gains of changes, as tables and lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from llmpq_jax.report._table_style import add_columns, new_table
+from llmpq_jax.report.table_style import add_columns, new_table
 from llmpq_jax.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ _CELLS = 8
 
 
 def memory_table(breakdown: PlanBreakdown, answers: Sequence[Answer] = ()) -> Table:
-    """Tells what each stage holds, by part, and what binds it."""
+    """Shows the bytes of each stage, by part, and which limits bind it."""
     table = new_table("Memory of each stage, on each of its devices")
     add_columns(table, "device")
-    for name in ("weights", "scales", "KV", "ends", "workspace", "buffers"):
+    for name in ("weights", "scales", "KV", "vocabulary", "workspace", "buffers"):
         table.add_column(name, justify="right", no_wrap=name != "workspace")
     table.add_column("used of allowed", justify="right")
     table.add_column("filled", no_wrap=True)
@@ -47,22 +47,20 @@ def memory_table(breakdown: PlanBreakdown, answers: Sequence[Answer] = ()) -> Ta
         stage.reserve_bytes for stage in breakdown.stages if stage.reserve_bytes
     }
     table.caption = (
-        "ends: embedding and head; workspace: of prefill / of decode, the larger counts;\n"
+        "vocabulary: embedding and head; workspace: of prefill / of decode, the larger counts;\n"
         "binds: without this limit a faster plan exists, or the stage is the slowest"
     )
     if reserves:
-        told = " or ".join(format_bytes(size) for size in sorted(reserves))
+        sizes = " or ".join(format_bytes(size) for size in sorted(reserves))
         table.caption += (
-            f"\nbeside what is allowed, {told} of each device stay reserved"
+            f"\nallowed bytes exclude the {sizes} that are reserved on each device"
         )
     return table
 
 
 def seconds_table(breakdown: PlanBreakdown) -> Table:
-    """Tells how long each stage and link takes, and which one the others wait for."""
-    table = new_table(
-        "Seconds of one micro-batch, and how far each is from the slowest"
-    )
+    """Shows the seconds of each stage and link, and the slowest one in each phase."""
+    table = new_table("Seconds of one micro-batch, and slack to the slowest")
     add_columns(table, "stage or link")
     for phase in breakdown.phases:
         add_columns(table, phase.phase, "slack", justify="right")
@@ -78,7 +76,7 @@ def seconds_table(breakdown: PlanBreakdown) -> Table:
 
 
 def plan_findings(breakdown: PlanBreakdown, answers: Sequence[Answer]) -> list[str]:
-    """Says what the tables add up to, a line each."""
+    """Returns the results of the tables as lines."""
     lines = [_phase_line(phase) for phase in breakdown.phases]
     lines += [_room_line(stage) for stage in breakdown.stages]
     if breakdown.omega_budget is None:
@@ -100,11 +98,13 @@ def plan_findings(breakdown: PlanBreakdown, answers: Sequence[Answer]) -> list[s
 
 
 def answers_table(answers: Sequence[Answer]) -> Table:
-    """Tells what each change brings, the most telling first within each sort."""
-    table = new_table("Solved anew: what binds, and what a little more would bring")
+    """Shows the gain of each change, the largest first within each kind."""
+    table = new_table(
+        "Solved with one change each: which limits bind, and the gain of a little more"
+    )
     add_columns(table, "change")
     add_columns(
-        *(table, "plan then", "gain", "at most", "micro-batches", "stages"),
+        *(table, "new plan", "gain", "gain bound", "micro-batches", "stages"),
         justify="right",
     )
     for answer in answers:
@@ -112,20 +112,20 @@ def answers_table(answers: Sequence[Answer]) -> Table:
             table.add_row(*_answer_cells(answer))
     gap = answers[0].before_gap
     table.caption = (
-        "gain: of the best plan found, negative where the change costs; at most: what is "
-        f"proven that no plan exceeds;\ngains within {gap:.2%}, the gap of the plan they "
-        "are measured from, count as none; micro-batches: rows of prefill / of decode"
+        "gain: of the best plan found, negative where the change costs; gain bound: proven "
+        f"upper bound of the gain;\ngains within {gap:.2%}, the gap of the plan they are "
+        "measured from, count as none; micro-batches: sequences in prefill / in decode"
     )
     if any(map(_weighs_quality, answers)):
         table.caption += (
-            "\ngains are of seconds + theta · Σω, which this plan keeps small: not of "
-            "seconds alone"
+            "\ngains are in seconds + theta · Σω, the objective of this plan, not in "
+            "seconds only"
         )
     return table
 
 
 def _weighs_quality(answer: Answer) -> bool:
-    """Whether what is minimised is not seconds alone."""
+    """Whether the objective has a term of quality besides seconds."""
     if answer.objective is None or answer.latency_s is None:
         return False
     return not math.isclose(answer.objective, answer.latency_s, rel_tol=1e-9)
@@ -140,7 +140,7 @@ def _bar(share: float) -> str:
 def binding(
     stage: StageBreakdown, breakdown: PlanBreakdown, answers: Sequence[Answer]
 ) -> list[str]:
-    """Names what holds a stage: its memory where more would help, phases it slows."""
+    """Names what binds a stage: its memory where more would help, phases it slows."""
     found: list[str] = []
     for answer in answers:
         is_about = set(answer.devices) & set(stage.devices)
@@ -163,19 +163,19 @@ def _phase_line(phase: PhaseBreakdown) -> str:
     )
     if num > 1:
         line += (
-            f" + {format_seconds(terms.following_s)} for {num - 1:.3g} more, at the "
-            "slowest's pace"
+            f" + {format_seconds(terms.following_s)} for {num - 1:.3g} more, at the pace "
+            "of the slowest"
         )
     if phase.phase == "decode":
         pace = (
-            "the slowest's pace, which is always busy"
+            "the pace of the slowest, which is always busy"
             if terms.is_busy
-            else "the pace of one micro-batch coming round, so all stages wait"
+            else "the pace of one micro-batch, so that all stages wait"
         )
         line += f" + {format_seconds(terms.later_s)} for later rounds, at {pace}"
     if phase.dominant == "shared machine":
         line += (
-            "; but devices share a machine and do a part of it one after the other: "
+            "; but devices share a machine and do a part of the work in turn: "
             f"{format_seconds(terms.shared_s)} in all"
         )
     return f"{line}; the slowest is {phase.slowest.name}"
@@ -186,9 +186,9 @@ def _room_line(stage: StageBreakdown) -> str:
     if stage.spare_bytes < 0:
         return f"memory       {name} lacks {format_bytes(-stage.spare_bytes)}"
     next_bits = (
-        "all layers are at the most bits"
+        "all layers have the largest bit width"
         if stage.next_bits_bytes is None
-        else f"a layer at more bits takes {format_bytes(stage.next_bits_bytes)}"
+        else f"the next bit width of a layer takes {format_bytes(stage.next_bits_bytes)}"
     )
     return (
         f"memory       {name} has {format_bytes(stage.spare_bytes)} left: {next_bits}, "
@@ -199,7 +199,7 @@ def _room_line(stage: StageBreakdown) -> str:
 
 def _best_line(breakdown: PlanBreakdown, first: Answer) -> str:
     if first.latency_s is None:
-        return "best         no plan fits: `llmpq-jax solve` says what is short of what"
+        return "best         no plan fits: `llmpq-jax solve` says which device lacks memory"
     gap = f"proven within {first.before_gap:.2%} of the best"
     if first.brings or not breakdown.fits or first.latency_s < breakdown.latency_s:
         return (

@@ -1,4 +1,4 @@
-"""What a plan takes and what more would bring, as JSON for a program."""
+"""A plan's use of memory and time, and the gains of changes, as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def explanation_json(
     path: Path, source: str, breakdown: PlanBreakdown, answers: Sequence[Answer]
 ) -> str:
-    """Writes all of it for a program; what is infinite is null."""
+    """Returns breakdown and answers as JSON; infinite numbers are null."""
     values = {
         "strategy": str(path),
         "source": source,
@@ -55,7 +55,7 @@ def explanation_json(
 
 
 def _finite(value: Any) -> Any:
-    """Leaves infinities out, which JSON does not know."""
+    """Replaces numbers that JSON cannot represent by None."""
     if isinstance(value, dict):
         return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What is worth saying of a plan or a run in a line each."""
+"""A plan or a run in a few lines."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 def plan_lines(strategy: Strategy, *, int8_omega: float | None = None) -> list[str]:
-    """Says what a plan promises: time, quality, and how much of it is proven.
+    """Returns a plan's predicted time and quality, and what is proven of it.
 
     Args:
-        strategy: The plan.
-        int8_omega: Σω of the same model wholly at 8 bits, to compare with.
+        strategy: Plan to describe.
+        int8_omega: Σω of the same model with all layers at 8 bits, to compare with;
+            None to leave it out.
     """
     lines = workload_lines(strategy.workload)
     if (predicted := strategy.predicted) is not None:
@@ -41,7 +42,7 @@ def plan_lines(strategy: Strategy, *, int8_omega: float | None = None) -> list[s
 
 
 def workload_lines(workload: Workload) -> list[str]:
-    """Says what was planned for where prompts differ or may end early; else nothing."""
+    """Returns the workload as a line, if prompts differ in length or may end early."""
     if workload.lengths is None and workload.output_length_fraction is None:
         return []
     prompts, tokens = workload.num_prompts, workload.expected_new_tokens
@@ -49,15 +50,15 @@ def workload_lines(workload: Workload) -> list[str]:
         f"workload     {prompts:,} prompts, {workload.batch:,} at a time: memory for "
         f"prompts of {workload.prompt_length:,} and contexts of "
         f"{workload.context_length:,} tokens, time for {tokens / prompts:,.4g} new "
-        "tokens a prompt in the mean"
+        "tokens a prompt on average"
     )
     if workload.output_length_fraction is not None:
-        line += f" ({workload.output_length_fraction:g} of what each may have)"
+        line += f" ({workload.output_length_fraction:g} of the maximum)"
     return [line]
 
 
 def run_lines(strategy: Strategy, batches: Sequence[BatchRecord]) -> list[str]:
-    """Says how a run went, beside what was predicted of a full batch."""
+    """Returns a run's tokens and seconds, and the prediction for a full batch."""
     num_tokens = sum(batch.num_new_tokens for batch in batches)
     total_s = sum(batch.latency_s for batch in batches)
     prefill_s = sum(batch.prefill_s for batch in batches)
@@ -82,7 +83,7 @@ def run_lines(strategy: Strategy, batches: Sequence[BatchRecord]) -> list[str]:
 def _basis(predicted: Prediction) -> str:
     if predicted.source == "measured":
         return "predicted"
-    return "foretold from makers' figures; no device was measured"
+    return "predicted from data-sheet figures; no device was measured"
 
 
 def _quality_line(quality: Quality, int8_omega: float | None) -> str:
@@ -92,7 +93,7 @@ def _quality_line(quality: Quality, int8_omega: float | None) -> str:
         share = f"{ratio:.1%} of" if ratio < 2 else f"{ratio:.3g} times"
         line += f", {share} uniform int8's {int8_omega:.4g}"
     if quality.budget is not None:
-        line += f", held at or below {quality.budget:.4g}"
+        line += f", limited to {quality.budget:.4g}"
     line += f" (by {quality.method})"
     return f"{line}; {quality.note}" if quality.note else line
 

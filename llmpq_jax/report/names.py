@@ -1,4 +1,4 @@
-"""Stages, layers and bits in as few words as tables and pictures have room for."""
+"""Short texts of stages, layers and bits, for tables and pictures."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from llmpq_jax.schema.strategy import Stage
 
 
 def devices_text(stage: Stage) -> str:
-    """Writes a stage's devices: "node0/cpu:2 + node0/cpu:3"."""
+    """Returns a stage's devices: "node0/cpu:2 + node0/cpu:3"."""
     return " + ".join(stage.devices)
 
 
 def bits_text(bits: Sequence[int]) -> str:
-    """Writes bits compactly, in layer order: "16 8×5 4×2"."""
+    """Returns bits compactly, in layer order: "16 8×5 4×2"."""
     runs = [(value, len(list(run))) for value, run in groupby(bits)]
     return " ".join(f"{value}×{n}" if n > 1 else str(value) for value, n in runs)
 
 
 def layers_text(stage: Stage) -> str:
-    """Writes the layers of a stage, the first and the last: "0–6"."""
+    """Returns the first and the last layer of a stage: "0–6"."""
     first, end = stage.layers
     return str(first) if end == first + 1 else f"{first}–{end - 1}"

@@ -1,4 +1,4 @@
-"""A sweep as a table for programs and as a picture for people."""
+"""A sweep as CSV and as a picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmpq_jax.files import write_text
-from llmpq_jax.report._picture_style import INK, QUIET, RULE, new_figure, save_figure
+from llmpq_jax.report.picture_style import INK, QUIET, RULE, new_figure, save_figure
 from llmpq_jax.units import format_seconds
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from llmpq_jax.planner.whatif.pareto import Axis, SweepPoint
 
-# Blue and orange differ for everyone, and the shapes do too.
+# Blue and orange differ in every kind of colour vision; the markers differ too.
 _FRONT, _OTHER = "#1f4e79", "#d9822b"
 COLUMNS = (
     "sweep",
@@ -39,7 +39,7 @@ COLUMNS = (
     "solved_in_s",
 )
 _WHAT = {
-    "quality": "Latency for the quality that may be lost",
+    "quality": "Latency by the quality loss allowed",
     "batch": "Throughput and latency by batch",
     "devices": "Latency by the number of devices",
 }
@@ -48,7 +48,7 @@ _WHAT = {
 def write_csv(
     path: Path, axis: Axis, points: Sequence[SweepPoint], front: Sequence[SweepPoint]
 ) -> None:
-    """Writes every point that has a plan, by setting; the old file is replaced at once."""
+    """Writes every point that has a plan, by setting, and replaces an old file atomically."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -59,7 +59,7 @@ def write_csv(
 
 
 def point_line(axis: Axis, point: SweepPoint) -> str:
-    """Says one point in a line."""
+    """Returns one point as a line."""
     setting = {
         "quality": f"Σω ≤ {point.setting:.4g}",
         "batch": f"batch {point.setting:g}",
@@ -110,14 +110,14 @@ def write_picture(
     *,
     basis: str,
 ) -> None:
-    """Draws the points; from each hangs what its gap leaves open.
+    """Draws the points, each with an error bar for its certificate's gap.
 
     Args:
-        path: Ends in .png or another format of matplotlib.
-        axis: What was swept.
-        points: All that have a plan.
-        front: Those of them that no other one beats.
-        basis: Where the seconds come from.
+        path: Path that ends in .png or another format of matplotlib.
+        axis: Quantity that was swept.
+        points: Points of the sweep; those without a plan are left out.
+        front: Points that no other one dominates.
+        basis: Source of the seconds, such as "measured".
     """
     solved = [point for point in points if point.strategy is not None]
     num_panels = 2 if axis == "batch" else 1
@@ -135,7 +135,7 @@ def write_picture(
     else:
         _draw(panels[0], axis, solved, front, "latency of the batch (s)")
         names = {
-            "quality": "quality lost, Σω (unit of the sensitivities)",
+            "quality": "quality loss, Σω (unit of the sensitivities)",
             "devices": "devices used",
         }
         panels[0].set_xlabel(names[axis], color=INK)
@@ -154,7 +154,7 @@ def _draw(
 ) -> None:
     is_throughput = what.startswith("throughput")
 
-    def place(point: SweepPoint) -> tuple[float, float]:
+    def position(point: SweepPoint) -> tuple[float, float]:
         across = {
             "quality": point.omega,
             "batch": point.setting,
@@ -162,16 +162,16 @@ def _draw(
         }[axis]
         return across, point.throughput if is_throughput else point.latency_s
 
-    ordered = sorted(front, key=place)
-    places = {place(point) for point in ordered}
-    others = [point for point in points if place(point) not in places]
+    ordered = sorted(front, key=position)
+    positions = {position(point) for point in ordered}
+    others = [point for point in points if position(point) not in positions]
     for chosen, colour, marker, label in (
-        (ordered, _FRONT, "o", "on the front (bar: what its gap leaves open)"),
-        (others, _OTHER, "x", "another one is as good in both"),
+        (ordered, _FRONT, "o", "on the front (bar: gap of the certificate)"),
+        (others, _OTHER, "x", "dominated by another point"),
     ):
         if not chosen:
             continue
-        across, up = zip(*map(place, chosen), strict=True)
+        across, up = zip(*map(position, chosen), strict=True)
         gaps = [_open(point, value) for point, value in zip(chosen, up, strict=True)]
         # A plan may be faster than this one by its gap, and so give more tokens.
         ends = [[0.0] * len(gaps), gaps] if is_throughput else [gaps, [0.0] * len(gaps)]
@@ -187,7 +187,7 @@ def _draw(
             label=label,
         )
     if len(ordered) > 1:
-        across, up = zip(*map(place, ordered), strict=True)
+        across, up = zip(*map(position, ordered), strict=True)
         is_stepped = axis != "batch"
         axes.plot(
             across,
@@ -206,7 +206,7 @@ def _draw(
 
 
 def _open(point: SweepPoint, value: float) -> float:
-    """What the gap of a point leaves open of its latency or its throughput."""
+    """Returns the part of a latency or throughput that a point's gap leaves open."""
     assert point.strategy is not None
     certificate = point.strategy.certificate
     return value * certificate.gap if certificate is not None else 0.0

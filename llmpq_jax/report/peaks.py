@@ -1,4 +1,4 @@
-"""Memory at its peak beside what was predicted, stage by stage."""
+"""Peak memory compared with its prediction, by stage."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from llmpq_jax.report._table_style import add_columns, new_table
 from llmpq_jax.report.names import devices_text
+from llmpq_jax.report.table_style import add_columns, new_table
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_bytes
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from llmpq_jax.stage.memory_peak import StagePeak
 
 _UNKNOWN = "–"
-_SOURCES = {"device": "the device's count", "compiler": "the compiler's account"}
+_SOURCES = {"device": "the device's counter", "compiler": "the compiler's analysis"}
 
 
 def stage_peaks(batches: Sequence[BatchRecord]) -> list[StagePeak | None]:
-    """Returns of each stage the highest peak of all batches; nothing where none has one."""
+    """Returns the highest peak of each stage over all batches; None where none was measured."""
     found: list[StagePeak | None] = []
     for times in zip(*(batch.stages for batch in batches), strict=True):
-        told = [time.peak for time in times if time.peak is not None]
-        found.append(max(told, key=lambda peak: peak.peak_bytes, default=None))
+        known = [time.peak for time in times if time.peak is not None]
+        found.append(max(known, key=lambda peak: peak.peak_bytes, default=None))
     return found
 
 
 def peaks_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
-    """Puts the bytes of each stage at its peak beside the predicted ones, by part."""
+    """Shows predicted and peak bytes of each stage, by part."""
     table = new_table("Memory on each device: predicted → at its peak")
     add_columns(table, "device")
     add_columns(
@@ -39,8 +39,8 @@ def peaks_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
     )
     peaks = stage_peaks(batches)
     for stage, peak in zip(strategy.stages, peaks, strict=True):
-        said = stage.predicted
-        terms = said and said.memory
+        predicted = stage.predicted
+        terms = predicted and predicted.memory
         table.add_row(
             devices_text(stage),
             _arrow(
@@ -52,15 +52,15 @@ def peaks_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
                 terms and terms.workspace + terms.buffers,
                 peak and peak.programs + peak.waiting,
             ),
-            _arrow(said and said.memory_bytes, peak and peak.peak_bytes),
-            f"{peak.peak_bytes / said.memory_bytes:.2f}×"
-            if said and peak and said.memory_bytes
+            _arrow(predicted and predicted.memory_bytes, peak and peak.peak_bytes),
+            f"{peak.peak_bytes / predicted.memory_bytes:.2f}×"
+            if predicted and peak and predicted.memory_bytes
             else _UNKNOWN,
         )
     table.caption = (
         "predicted for the sizes that were planned; weights with embedding and head; "
-        "work: temporary\nmemory of the hungriest program, its inputs and outputs, and "
-        "what waits in the inbox"
+        "work: temporary\nmemory of the largest program, its inputs and outputs, and "
+        "waiting messages"
     )
     sources = dict.fromkeys(peak.source for peak in peaks if peak is not None)
     if sources:
@@ -70,7 +70,7 @@ def peaks_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
 
 
 def peaks_line(strategy: Strategy, batches: Sequence[BatchRecord]) -> str | None:
-    """Says where memory was furthest from its prediction; nothing without one."""
+    """Returns the largest deviation of memory; None if nothing was predicted or measured."""
     found = []
     for number, (stage, peak) in enumerate(
         zip(strategy.stages, stage_peaks(batches), strict=True)
@@ -84,7 +84,7 @@ def peaks_line(strategy: Strategy, batches: Sequence[BatchRecord]) -> str | None
     _, _, ratio, stage, peak = max(found, key=lambda each: each[:2])
     assert stage.predicted is not None
     return (
-        f"memory       furthest on {devices_text(stage)}: "
+        f"memory       largest deviation on {devices_text(stage)}: "
         f"{format_bytes(peak.peak_bytes)} at its peak instead of "
         f"{format_bytes(stage.predicted.memory_bytes)} ({ratio:.2f}×), by "
         f"{_SOURCES[peak.source]}"

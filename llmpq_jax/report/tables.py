@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from llmpq_jax.report._table_style import add_columns, new_table
 from llmpq_jax.report.names import bits_text, devices_text, layers_text
+from llmpq_jax.report.table_style import add_columns, new_table
 from llmpq_jax.schema.measurements import LayerTime, Measurements
 from llmpq_jax.schema.strategy import Stage, Strategy
 from llmpq_jax.units import format_bytes, format_seconds
@@ -22,7 +22,7 @@ _UNKNOWN = "–"
 
 
 def plan_table(strategy: Strategy) -> Table:
-    """Tells what each stage holds and what is expected of it."""
+    """Shows the layers of each stage and its predicted memory and seconds."""
     table = new_table("The plan: one row per stage, in pipeline order")
     add_columns(table, "device", "layers", "bits")
     add_columns(table, "memory of allowed", "prefill", "decode", justify="right")
@@ -38,18 +38,18 @@ def plan_table(strategy: Strategy) -> Table:
         )
     prefill, decode = strategy.micro_batch.prefill, strategy.micro_batch.decode
     table.caption = (
-        "seconds predicted of one micro-batch:\n"
+        "predicted seconds of one micro-batch:\n"
         f"{_count(prefill, 'prompt')} in prefill, "
-        f"one step of {_count(decode, 'row')} in decode"
+        f"one step of {_count(decode, 'sequence')} in decode"
     )
     return table
 
 
 def run_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
-    """Puts what was measured of each stage beside what was predicted.
+    """Compares measured with predicted numbers of each stage.
 
-    Memory predicted is all that the plan counts; memory held is weights and caches,
-    without the temporary space of a running program.
+    Predicted memory is all that the plan counts; measured memory is weights and caches,
+    without the temporary memory of a running program.
     """
     table = new_table("The run: predicted → measured, one row per stage")
     add_columns(table, "device", "layers", "bits")
@@ -75,13 +75,13 @@ def run_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
         )
     table.caption = (
         "memory held by weights and caches; seconds of one micro-batch;\n"
-        "busy: share of the run that the stage was at work"
+        "busy: fraction of the run during which the stage computed"
     )
     return table
 
 
 def measurements_table(measurements: Measurements) -> Table:
-    """Tells the median layer of each kind of device, by phase and bits."""
+    """Shows the median layer of each kind of device, by phase and bits."""
     table = new_table("One layer, median over the measured batches and lengths")
     add_columns(table, "kind", "phase")
     add_columns(
@@ -109,22 +109,22 @@ def measurements_table(measurements: Measurements) -> Table:
             f"± {median(row.spread for row in group):.1%}",
         )
     table.caption = (
-        "over: devices that hold it together; fastest and slowest: over the grid;\n"
-        "spread: of repeated runs of one"
+        "over: number of devices that share the layer; fastest and slowest: over the grid;\n"
+        "spread: of repeated runs"
     )
     return table
 
 
 def accuracy_table(measurements: Measurements) -> Table:
-    """Tells how well layers are foretold at sizes that were left out."""
-    table = new_table("One layer foretold at sizes that were left out")
+    """Shows the error of predicted layers at sizes that were left out of the fit."""
+    table = new_table("One layer, predicted at sizes that were left out of the fit")
     add_columns(table, "kind", "phase")
     add_columns(
         *(table, "bits", "KV", "over", "fitted to", "left out", "error", "largest"),
         "spread",
         justify="right",
     )
-    # Of each layer the last row counts.
+    # The last row of a layer replaces earlier ones.
     latest = {
         (row.kind, row.phase, -row.bits, -row.kv_bits, row.tensor): row
         for row in measurements.accuracy
@@ -137,7 +137,7 @@ def accuracy_table(measurements: Measurements) -> Table:
             f"± {row.spread:.1%}",
         )
     table.caption = (
-        "error: mean of |foretold / measured − 1|; spread: of repeated runs of one"
+        "error: mean of |predicted / measured − 1|; spread: of repeated runs"
     )
     return table
 

@@ -1,16 +1,16 @@
-"""What a model wrote, safe to show in a terminal."""
+"""Generated text, safe to show in a terminal."""
 
 from __future__ import annotations
 
 
 def continued_text(prompt: str, continuation: str) -> str:
-    """Joins a prompt and its continuation, on one left margin."""
+    """Joins a prompt and its continuation, indented."""
     lines = printable(prompt + continuation).rstrip().split("\n")
     return "\n".join(f"  {line}".rstrip() for line in lines)
 
 
 def printable(text: str) -> str:
-    """Writes control characters out, so that a model's text cannot steer a terminal."""
+    """Escapes control characters, so that generated text cannot control a terminal."""
     return "".join(
         char if char.isprintable() or char in "\n\t" else _escaped(char)
         for char in text

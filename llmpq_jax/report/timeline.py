@@ -1,4 +1,4 @@
-"""A run as a picture: one row per stage, its work over time."""
+"""A run as a picture: one row per stage, its micro-batches over time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmpq_jax.report._picture_style import (
+from llmpq_jax.report.names import devices_text, layers_text
+from llmpq_jax.report.picture_style import (
     INK,
     PHASE_COLOURS,
     QUIET,
@@ -15,12 +16,12 @@ from llmpq_jax.report._picture_style import (
     new_figure,
     save_figure,
 )
-from llmpq_jax.report.names import devices_text, layers_text
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from llmpq_jax.runtime.analysis.run_record import BatchRecord
     from llmpq_jax.stage.message import StageEvent
@@ -28,46 +29,58 @@ if TYPE_CHECKING:
 _WIDTH_IN = 12.0
 _ROW_IN = 0.5
 _ROUNDS_SHOWN = 3
-# A digit of the labels is so wide, as a share of the axes.
+# Width of a label's digit, as a fraction of the axes.
 _DIGIT_SHARE = 0.0065
 
 
 def write_comparison(
-    path: Path, strategy: Strategy, foretold: BatchRecord, batch: BatchRecord
+    path: Path, strategy: Strategy, predicted: BatchRecord, batch: BatchRecord
 ) -> None:
-    """Draws a batch as it was predicted above what it was, their beginnings enlarged.
+    """Writes `comparison_figure` as a picture."""
+    save_figure(comparison_figure(strategy, predicted, batch), path)
 
-    Both have the same axis of time.
+
+def write_timeline(path: Path, strategy: Strategy, batch: BatchRecord) -> None:
+    """Writes `timeline_figure` as a picture."""
+    save_figure(timeline_figure(strategy, batch), path)
+
+
+def comparison_figure(
+    strategy: Strategy, predicted: BatchRecord, batch: BatchRecord
+) -> Figure:
+    """Draws the predicted timeline of a batch above the measured one.
+
+    Both have the same time axis; of a long batch only the start is shown.
     """
     names = _names(strategy)
     figure = new_figure(_WIDTH_IN, 1.0 + 2 * (1.0 + _ROW_IN * len(names)))
     panels = figure.subplots(2, 1)
-    end_s = max(foretold.latency_s, batch.latency_s)
-    zoom_s = max(_end_of_beginning(foretold), _end_of_beginning(batch))
+    end_s = max(predicted.latency_s, batch.latency_s)
+    zoom_s = max(_end_of_start(predicted), _end_of_start(batch))
     shown_s, what = end_s, "the whole batch"
     if zoom_s < 0.6 * end_s:
         shown_s = zoom_s
         what = f"prefill and the first {_ROUNDS_SHOWN} rounds of decode"
     figure.suptitle(
-        f"{batch.num_requests} prompts, {batch.num_new_tokens:,} new tokens: what each "
-        "stage was predicted to do when, and what it did",
+        f"{batch.num_requests} prompts, {batch.num_new_tokens:,} new tokens: the "
+        "predicted and the measured timeline of each stage",
         color=INK,
         fontsize=14,
     )
-    told = (
-        f"Predicted of stages alone, without links and shared machines: "
-        f"{format_seconds(foretold.latency_s)} in all, shown is {what}"
+    title = (
+        f"Predicted for stages only, without links and shared machines: "
+        f"{format_seconds(predicted.latency_s)} in all, shown is {what}"
     )
-    _draw(panels[0], foretold.events, names, shown_s, told)
-    told = f"Measured: {format_seconds(batch.latency_s)} in all, shown is {what}"
-    _draw(panels[1], batch.events, names, shown_s, told)
+    _draw(panels[0], predicted.events, names, shown_s, title)
+    title = f"Measured: {format_seconds(batch.latency_s)} in all, shown is {what}"
+    _draw(panels[1], batch.events, names, shown_s, title)
     _add_legend(panels[0])
-    save_figure(figure, path)
+    return figure
 
 
-def write_timeline(path: Path, strategy: Strategy, batch: BatchRecord) -> None:
-    """Draws a batch; a long one twice, its beginning enlarged above the whole."""
-    zoom_s = _end_of_beginning(batch)
+def timeline_figure(strategy: Strategy, batch: BatchRecord) -> Figure:
+    """Draws the timeline of a batch; a long one twice, its start enlarged above it."""
+    zoom_s = _end_of_start(batch)
     has_zoom = zoom_s < 0.6 * batch.latency_s
     names = _names(strategy)
     num_panels = 2 if has_zoom else 1
@@ -76,16 +89,16 @@ def write_timeline(path: Path, strategy: Strategy, batch: BatchRecord) -> None:
     panels = figure.subplots(num_panels, 1, squeeze=False)[:, 0]
     figure.suptitle(
         f"{batch.num_requests} prompts, {batch.num_new_tokens:,} new tokens in "
-        f"{format_seconds(batch.latency_s)}: what each stage did when",
+        f"{format_seconds(batch.latency_s)}: the timeline of each stage",
         color=INK,
         fontsize=14,
     )
     if has_zoom:
-        what = f"The beginning: prefill and the first {_ROUNDS_SHOWN} rounds of decode"
+        what = f"The start: prefill and the first {_ROUNDS_SHOWN} rounds of decode"
         _draw(panels[0], batch.events, names, zoom_s, what)
     _draw(panels[-1], batch.events, names, batch.latency_s, "The whole batch")
     _add_legend(panels[0])
-    save_figure(figure, path)
+    return figure
 
 
 def _names(strategy: Strategy) -> list[str]:
@@ -147,7 +160,7 @@ def _add_legend(axes: Axes) -> None:
     ]
     axes.legend(
         handles=handles,
-        title="numbers are micro-batches; their shades take turns",
+        title="numbers and shades: micro-batches",
         title_fontsize=9,
         fontsize=10,
         ncols=2,
@@ -157,8 +170,8 @@ def _add_legend(axes: Axes) -> None:
     )
 
 
-def _end_of_beginning(batch: BatchRecord) -> float:
-    """Returns when the first rounds of decode are over."""
+def _end_of_start(batch: BatchRecord) -> float:
+    """Returns the time at which the first rounds of decode end."""
     return max(
         event.ended_s
         for event in batch.events

@@ -25,19 +25,20 @@ _MEASURED, _PREDICTED = 1, 2
 def trace_events(
     strategy: Strategy,
     batches: Sequence[BatchRecord],
-    foretold: Sequence[BatchRecord] = (),
+    predicted: Sequence[BatchRecord] = (),
 ) -> list[dict[str, Any]]:
     """Returns the trace of batches served one after the other.
 
     Args:
-        strategy: That was run.
-        batches: As they were.
-        foretold: As they were predicted, a process of its own.
+        strategy: Strategy that was run.
+        batches: Records of the batches.
+        predicted: Predicted records of the batches, shown as a second process; none by
+            default.
     """
     name = f"llmpq-jax {strategy.model.path}"
     events = _rows(strategy, batches, _MEASURED, name)
-    if foretold:
-        events += _rows(strategy, foretold, _PREDICTED, f"{name}, as predicted")
+    if predicted:
+        events += _rows(strategy, predicted, _PREDICTED, f"{name}, as predicted")
     return events
 
 
@@ -70,10 +71,10 @@ def write_trace(
     path: Path,
     strategy: Strategy,
     batches: Sequence[BatchRecord],
-    foretold: Sequence[BatchRecord] = (),
+    predicted: Sequence[BatchRecord] = (),
 ) -> None:
     """Writes the trace as a file that https://ui.perfetto.dev opens."""
-    events = trace_events(strategy, batches, foretold)
+    events = trace_events(strategy, batches, predicted)
     trace = {"traceEvents": events, "displayTimeUnit": "ms"}
     write_text(path, json.dumps(trace) + "\n")
 

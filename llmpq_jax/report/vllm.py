@@ -1,4 +1,4 @@
-"""What vLLM can take of a plan, as a command line, and what it cannot."""
+"""A plan as a command line for vLLM, as far as vLLM can represent it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 from llmpq_jax.schema.strategy import Strategy
 
-# vLLM's names of types; a cache of 8 bits is a float there and an integer here.
+# vLLM's names of types.
 _TYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VllmExport:
-    """A plan in vLLM's words.
+    """A plan as options of vLLM.
 
     Attributes:
-        environment: Variables to set.
-        arguments: Of `vllm serve`, the model first.
-        devices: In the order of vLLM's pipeline ranks.
-        left_out: What of the plan vLLM cannot take, in a sentence each.
+        environment: Environment variables to set.
+        arguments: Arguments of `vllm serve`, the model first.
+        devices: Names of the devices, in the order of vLLM's pipeline ranks.
+        left_out: Parts of the plan that vLLM cannot represent, a sentence each.
     """
 
     environment: dict[str, str]
@@ -29,13 +29,13 @@ class VllmExport:
 
     @property
     def command(self) -> str:
-        """The command line, variables in front."""
+        """The command line, preceded by the variables."""
         variables = [f"{name}={value}" for name, value in self.environment.items()]
         return " ".join([*variables, shlex.join(["vllm", "serve", *self.arguments])])
 
 
 def vllm_export(strategy: Strategy) -> VllmExport:
-    """Writes the layer partition, both parallel sizes and the limits of a plan."""
+    """Returns the layer partition, both parallel sizes and the limits of a plan."""
     widths = {len(stage.devices) for stage in strategy.stages}
     partition = ",".join(str(stage.num_layers) for stage in strategy.stages)
     arguments = [
@@ -72,7 +72,7 @@ def _left_out(strategy: Strategy, widths: set[int]) -> list[str]:
         )
     if len(widths) > 1:
         found.append(
-            "stages of unequal tensor widths: vLLM has one for all; the smallest is taken"
+            "stages of unequal tensor widths: vLLM has one for all; the smallest is used"
         )
     prefill, decode = strategy.micro_batch.prefill, strategy.micro_batch.decode
     found.append(

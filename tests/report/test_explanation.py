@@ -47,7 +47,7 @@ def text_of(table):
     return out.getvalue()
 
 
-def test_what_binds_a_stage_is_named_beside_its_memory(explained):
+def test_what_binds_a_stage_is_named_with_its_memory(explained):
     breakdown, answers = explained
     rows = text_of(memory_table(breakdown, answers)).splitlines()
     slowest = {phase.slowest.name for phase in breakdown.phases}
@@ -81,16 +81,16 @@ def test_findings_say_the_plan_in_words(explained):
     assert any(line.endswith("without a limit") for line in broken)
 
 
-def test_changes_that_bring_nothing_say_none(explained):
+def test_changes_without_gain_show_none(explained):
     _, answers = explained
     nothing = replace(answers[1], text="nothing", objective=answers[1].before)
     costs = replace(answers[1], text="costs", objective=answers[1].before * 1.5)
-    lost = replace(answers[1], text="lost", objective=None, latency_s=None)
-    text = text_of(answers_table([answers[0], nothing, costs, lost]))
+    infeasible = replace(answers[1], text="infeasible", objective=None, latency_s=None)
+    text = text_of(answers_table([answers[0], nothing, costs, infeasible]))
     rows = {row.split()[0]: row for row in text.splitlines() if row.split()}
     assert "none" in rows["nothing"]
     assert "(−50.0%)" in rows["costs"]
-    assert "nothing fits" in rows["lost"]
+    assert "nothing fits" in rows["infeasible"]
 
 
 def test_gains_that_weigh_quality_say_so(explained):

@@ -7,24 +7,24 @@ from llmpq_jax.schema.workload import workload_of_lengths
 from tests.report import samples
 
 
-def test_a_plan_promises_time_quality_and_proof():
+def test_a_plan_has_lines_of_time_quality_and_proof():
     time, quality, certificate = plan_lines(samples.strategy(), int8_omega=0.125)
     assert "prefill 20 ms + decode 80 ms = 100 ms, 1,280 tokens/s" in time
     assert "Σω = 0.1, 80.0% of uniform int8's 0.125" in quality
     many = plan_lines(samples.strategy(), int8_omega=0.004)[1]
     assert "Σω = 0.1, 25 times uniform int8's 0.004" in many
-    assert "held at or below 0.12 (by weight-variance); a note" in quality
+    assert "limited to 0.12 (by weight-variance); a note" in quality
     assert "proven optimal over all cuts (HiGHS 1, 2 s)" in certificate
 
 
-def test_an_open_gap_is_said():
+def test_an_open_gap_is_shown():
     plan = samples.strategy()
     assert plan.certificate is not None
     plan = replace(plan, certificate=replace(plan.certificate, gap=0.034))
     assert "proven within 3.40% of the best" in plan_lines(plan)[-1]
 
 
-def test_a_plan_by_hand_promises_nothing():
+def test_a_plan_by_hand_has_no_lines():
     plan = replace(samples.strategy(), quality=None, predicted=None, certificate=None)
     assert plan_lines(plan) == []
     assert len(run_lines(plan, [samples.batch()])) == 1
@@ -39,14 +39,13 @@ def test_a_run_of_two_batches_adds_them_up():
     assert "128 new tokens in 100 ms" in predicted
 
 
-def test_prompts_of_many_lengths_are_told_with_what_is_planned_for():
+def test_prompts_of_many_lengths_are_shown_as_they_are_planned():
     workload = workload_of_lengths(
         [(100, 40), (10, 20), (20, 10)], batch=2, output_length_fraction=0.5
     )
     plan = replace(samples.strategy(), workload=workload)
     assert plan_lines(plan)[0] == (
         "workload     3 prompts, 2 at a time: memory for prompts of 100 and contexts of "
-        "140 tokens, time for 11.67 new tokens a prompt in the mean (0.5 of what each "
-        "may have)"
+        "140 tokens, time for 11.67 new tokens a prompt on average (0.5 of the maximum)"
     )
     assert "35 new tokens in 100 ms" in run_lines(plan, [samples.batch()])[1]

@@ -52,10 +52,10 @@ def test_what_was_not_measured_or_predicted_is_not_made_up(capsys):
     assert rows["node0/cpu:2"].split()[-1] == "2.00×"
 
 
-def test_who_counted_is_said_below(capsys):
+def test_the_source_of_peaks_is_below(capsys):
     print_table(peaks_table(with_terms(), [samples.batch()]))
     text = capsys.readouterr().out
-    assert "at its peak by the compiler's account or the device's count" in text
+    assert "at its peak by the compiler's analysis or the device's counter" in text
 
 
 def test_the_highest_of_all_batches_counts():
@@ -68,14 +68,14 @@ def test_the_highest_of_all_batches_counts():
     assert [each and each.peak_bytes for each in found] == [9 * MIB, None, 4 * MIB]
 
 
-def test_the_largest_difference_is_told_and_by_whom():
+def test_the_largest_difference_is_shown_with_its_source():
     assert peaks_line(samples.strategy(), [samples.batch()]) == (
-        "memory       furthest on node0/cpu:2 + node0/cpu:3: 4 MiB at its peak instead of 2 MiB "
-        "(2.00×), by the device's count"
+        "memory       largest deviation on node0/cpu:2 + node0/cpu:3: 4 MiB at its peak instead of 2 MiB "
+        "(2.00×), by the device's counter"
     )
 
 
-def test_without_peaks_or_predictions_nothing_is_told():
+def test_without_peaks_or_predictions_nothing_is_shown():
     plan, batch = samples.strategy(), samples.batch()
     bare = tuple(replace(times, peak=None) for times in batch.stages)
     assert peaks_line(plan, [replace(batch, stages=bare)]) is None

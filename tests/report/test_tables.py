@@ -67,7 +67,7 @@ def test_a_plan_by_hand_has_nothing_predicted(capsys):
     assert any("– → 2 ms – → 500 µs" in " ".join(row) for row in rows)
 
 
-def test_the_run_stands_beside_the_plan(capsys):
+def test_the_run_is_compared_with_the_plan(capsys):
     rows = [
         " ".join(row)
         for row in _shown(capsys, run_table(samples.strategy(), [samples.batch()]))
@@ -105,7 +105,7 @@ def test_a_file_gets_lines_without_trailing_blanks_or_colour(capsys):
     assert all(line == line.rstrip() for line in text.splitlines())
 
 
-def test_of_each_layer_the_last_accuracy_is_told(capsys):
+def test_the_last_accuracy_of_each_layer_is_shown(capsys):
     first = Accuracy(
         kind="fast",
         phase="decode",
@@ -120,6 +120,18 @@ def test_of_each_layer_the_last_accuracy_is_told(capsys):
     other = replace(first, phase="prefill")
     known = replace(measurements(), accuracy=(first, last, other))
     rows = _shown(capsys, accuracy_table(known))
-    told = ["fast", "decode", "8", "16", "1", "20", "2", "3.4%", "10.0%", "±", "25.0%"]
-    assert told in rows
+    expected = [
+        "fast",
+        "decode",
+        "8",
+        "16",
+        "1",
+        "20",
+        "2",
+        "3.4%",
+        "10.0%",
+        "±",
+        "25.0%",
+    ]
+    assert expected in rows
     assert len([row for row in rows if row[:1] == ["fast"]]) == 2

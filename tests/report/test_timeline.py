@@ -1,40 +1,26 @@
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
-import pytest
-from matplotlib.figure import Figure
-
-from llmpq_jax.report import timeline
+from llmpq_jax.report.timeline import (
+    comparison_figure,
+    timeline_figure,
+    write_comparison,
+    write_timeline,
+)
 from tests.report import samples
 
 
-@pytest.fixture
-def drawn(monkeypatch, tmp_path):
-    """Draws a batch and returns the figure that was saved."""
-    figures: list[Figure] = []
-    save = timeline.save_figure
-
-    def keep(figure, path):
-        figures.append(figure)
-        save(figure, path)
-
-    monkeypatch.setattr(timeline, "save_figure", keep)
-
-    def draw(batch):
-        path = tmp_path / "timeline.png"
-        timeline.write_timeline(path, samples.strategy(), batch)
-        assert path.read_bytes().startswith(b"\x89PNG")
-        return figures.pop()
-
-    return draw
+def drawn(batch):
+    return timeline_figure(samples.strategy(), batch)
 
 
 def _spans(axes):
     return sum(len(collection.get_paths()) for collection in axes.collections)
 
 
-def test_a_long_run_is_drawn_whole_with_its_beginning_enlarged(drawn):
+def test_a_long_run_is_drawn_whole_with_its_start_enlarged():
     batch = samples.batch(num_steps=15)
     zoom, whole = drawn(batch).axes
     assert _spans(whole) == len(batch.events)
@@ -42,13 +28,13 @@ def test_a_long_run_is_drawn_whole_with_its_beginning_enlarged(drawn):
     assert zoom.get_xlim()[1] < whole.get_xlim()[1]
 
 
-def test_a_short_run_is_drawn_once(drawn):
+def test_a_short_run_is_drawn_once():
     batch = samples.batch(num_steps=2)
     (whole,) = drawn(batch).axes
     assert _spans(whole) == len(batch.events)
 
 
-def test_rows_are_stages_and_numbers_micro_batches(drawn):
+def test_rows_are_stages_and_numbers_micro_batches():
     axes = drawn(samples.batch()).axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == [
@@ -60,22 +46,24 @@ def test_rows_are_stages_and_numbers_micro_batches(drawn):
     assert axes.yaxis_inverted()
 
 
-def test_a_batch_of_one_token_has_no_decode(drawn):
+def test_a_batch_of_one_token_has_no_decode():
     (whole,) = drawn(samples.batch(num_steps=0)).axes
     assert _spans(whole) == 12
 
 
-def test_prediction_and_run_have_one_axis_of_time(monkeypatch, tmp_path):
-    figures: list[Figure] = []
-    monkeypatch.setattr(
-        timeline, "save_figure", lambda figure, _: figures.append(figure)
-    )
+def test_prediction_and_run_have_one_axis_of_time():
     batch = samples.batch()
     slow = replace(batch, decode_s=2 * batch.decode_s)
-    path = tmp_path / "both.png"
-    timeline.write_comparison(path, samples.strategy(), batch, slow)
-    above, below = figures[0].axes
+    above, below = comparison_figure(samples.strategy(), batch, slow).axes
     assert above.get_xlim() == below.get_xlim()
-    assert above.get_title(loc="left").startswith("Predicted of stages")
+    assert above.get_title(loc="left").startswith("Predicted for stages")
     assert below.get_title(loc="left").startswith("Measured")
     assert _spans(above) == _spans(below) > 0
+
+
+def test_pictures_are_written(tmp_path):
+    batch = samples.batch()
+    write_timeline(tmp_path / "run.png", samples.strategy(), batch)
+    write_comparison(tmp_path / "both.svg", samples.strategy(), batch, batch)
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+    assert ElementTree.parse(tmp_path / "both.svg").getroot().tag.endswith("svg")

@@ -1,7 +1,8 @@
-"""What pictures share: colours that also tell apart without colour, fonts, saving."""
+"""Style of all pictures: colours that differ in grey too, and how they are saved."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,11 @@ INK = "#22303c"
 QUIET = "#6b7885"
 RULE = "#d5dbe0"
 
-# From dark to light, so that they stay in order in grey; numbers are written in them.
+# From dark to light, so that they keep their order in grey.
 BITS_COLOURS: dict[Bits, str] = {16: "#1f4e79", 8: "#5b9fc9", 4: "#f3b562"}
 BITS_INK: dict[Bits, str] = {16: "white", 8: INK, 4: INK}
 
-# Neighbouring micro-batches take turns.
+# Two shades of each phase, for alternate micro-batches.
 PHASE_COLOURS: dict[Phase, tuple[str, str]] = {
     "prefill": ("#2a6f97", "#61a5c2"),
     "decode": ("#ee9b4f", "#f6c28b"),
@@ -28,14 +29,22 @@ PHASE_COLOURS: dict[Phase, tuple[str, str]] = {
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
-    """Starts a picture that needs no display and leaves pyplot's state alone."""
+    """Returns an empty figure that needs no display and does not change pyplot's state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a picture in the format its name ends in, the same bytes every time."""
+def save_figure(
+    figure: Figure, path: Path, *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a picture reproducibly, in the format of its name's ending.
+
+    Args:
+        figure: Figure to write.
+        path: Path of the picture.
+        metadata: Texts to embed in a PNG, by key; none by default.
+    """
     import matplotlib as mpl
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,5 +54,7 @@ def save_figure(figure: Figure, path: Path) -> None:
             path,
             dpi=150,
             facecolor="white",
-            metadata={"Date": None} if is_svg else {"Software": None},
+            metadata={"Date": None}
+            if is_svg
+            else {"Software": None, **(metadata or {})},
         )
