@@ -12,12 +12,17 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.compile_cache import BUILD, begin_with_kept, keep, kept_folder
+from tests.durations import group_of, group_seconds, record_durations
 from tests.ray_machines import ON_LOOPBACK, Machines
 
 HAS_GPU = (
     importlib.util.find_spec("jax_cuda12_plugin") is not None
     and Path("/dev/nvidiactl").exists()
 )
+
+# Linux allows a process 65,530 mappings, and a module's executables hold thousands.
+_MAX_MAPPINGS = 30_000
 
 PROFILE = os.environ.get("LLMPQ_TEST_PROFILE", "quick")
 
@@ -48,23 +53,26 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
-    # Laws compile the same small program for every example; five of six seconds are
-    # saved. The folder lives as long as the process: two that share one may read what
-    # the other has half written, and another machine's code may not run on this one.
-    folder = tempfile.TemporaryDirectory(
-        prefix="llmpq-jax-compiled-", ignore_cleanup_errors=True
+    BUILD.mkdir(exist_ok=True)
+    compiled = tempfile.TemporaryDirectory(
+        prefix="compiled-by-a-test-process-", dir=BUILD, ignore_cleanup_errors=True
     )
-    config.add_cleanup(folder.cleanup)
-    jax.config.update("jax_compilation_cache_dir", folder.name)
+    config.add_cleanup(compiled.cleanup)
+    begin_with_kept(Path(compiled.name), kept_folder())
+    # Cleanups run last in, first out: what was compiled is kept before it is removed.
+    config.add_cleanup(lambda: keep(Path(compiled.name), kept_folder()))
+    jax.config.update("jax_compilation_cache_dir", compiled.name)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def free_executables() -> Iterator[None]:
-    """Gives a module's executables back: each holds mappings, and Linux allows 65,530."""
+    """Gives executables back before a process has as many mappings as Linux allows."""
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > _MAX_MAPPINGS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +93,7 @@ def pytest_collection_modifyitems(
         # What a module's tests share is made once, unless they name another group.
         if not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+    items.sort(key=lambda item: -group_seconds().get(group_of(item), 0.0))
     is_here = {"gpu": HAS_GPU, "full": PROFILE == "full"}
     absent = {name for name, here in is_here.items() if not here}
     left_out = [item for item in items if _is_marked(item, absent)]
@@ -94,3 +103,8 @@ def pytest_collection_modifyitems(
 
 def _is_marked(item: pytest.Item, names: set[str]) -> bool:
     return any(mark.name in names for mark in item.iter_markers())
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Adds a test's seconds to its group's, where they are to be written."""
+    record_durations(report)
