@@ -12,9 +12,8 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
-
-import jaxlib
 
 BUILD = Path(__file__).parents[1] / "build"
 _MAX_KEPT_BYTES = 2 << 30
@@ -25,7 +24,7 @@ def kept_folder() -> Path:
     cpu = Path("/proc/cpuinfo")
     text = cpu.read_text(encoding="utf-8") if cpu.exists() else ""
     flags = {line for line in text.splitlines() if line.startswith(("flags", "Feat"))}
-    key = "\n".join([jaxlib.__version__, *sorted(flags)])
+    key = "\n".join([version("jaxlib"), *sorted(flags)])
     return BUILD / f"compiled-for-tests-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
