@@ -1,18 +1,18 @@
-"""What can go wrong, as types.
+"""Errors that the package raises on purpose.
 
     LlmpqError
-    ├── SpecError              a file of ours cannot be read as what it should be
+    ├── SpecError              a file that does not hold the record that it should
     │   ├── ClusterError       a cluster that contradicts itself or the machine
-    │   ├── MeasurementError   measurements that do not serve this model or cluster
+    │   ├── MeasurementError   measurements that do not fit the model or the cluster
     │   └── StrategyError      a strategy that does not fit model, cluster or machine
-    ├── UnsupportedModelError  an architecture or a config field we do not implement
+    ├── UnsupportedModelError  an architecture or a config field that is not implemented
     ├── CheckpointError        weights or tokenizer files that are missing or damaged
-    ├── InfeasibleError        no plan satisfies the limits
-    ├── RequestError           a prompt or a sampling choice that cannot be served
-    └── WorkerLostError        a process or machine that ran a stage, or should, is gone
+    ├── InfeasibleError        limits that no plan satisfies
+    ├── RequestError           a request that cannot be served
+    └── WorkerFailedError      a process or machine of a stage that failed
 
-Every message says what was found, where, what was expected, and what to do. The
-commands print it in one line and exit with 1:
+Every message says what was found, where, what was expected, and what to do. The commands
+print it in one line and exit with 1:
 
     try:
         pipeline = Pipeline.load("strategy.toml")
@@ -22,15 +22,15 @@ commands print it in one line and exit with 1:
 
 
 class LlmpqError(Exception):
-    """The base of all errors this package raises on purpose."""
+    """Base class of all errors that the package raises on purpose."""
 
 
 class SpecError(LlmpqError):
-    """A file cannot be read as the record it should hold."""
+    """A file does not hold the record that it should."""
 
 
 class ClusterError(SpecError):
-    """A cluster contradicts itself or the machine at hand."""
+    """A cluster contradicts itself or the machine."""
 
 
 class MeasurementError(SpecError):
@@ -38,11 +38,11 @@ class MeasurementError(SpecError):
 
 
 class StrategyError(SpecError):
-    """A strategy does not fit its model, its cluster or the machine at hand."""
+    """A strategy does not fit its model, its cluster or the machine."""
 
 
 class UnsupportedModelError(LlmpqError):
-    """A model's architecture, or a field of its config, is not implemented."""
+    """The architecture of a model, or a field of its config, is not implemented."""
 
 
 class CheckpointError(LlmpqError):
@@ -50,12 +50,12 @@ class CheckpointError(LlmpqError):
 
 
 class InfeasibleError(LlmpqError):
-    """No plan satisfies the limits; the message says which device is short of what."""
+    """No plan satisfies the limits; the message says what is missing on which device."""
 
 
 class RequestError(LlmpqError):
-    """A prompt or a sampling choice cannot be served."""
+    """A prompt, a sampling option or an output folder of a request cannot be served."""
 
 
 class WorkerFailedError(LlmpqError):
-    """A process or a machine that ran a stage, or should, is gone."""
+    """A process or a machine that runs a stage, or should run one, failed."""

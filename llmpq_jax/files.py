@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from llmpq_jax.errors import RequestError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file aside and renames it, so that no reader sees half of it."""
+    """Writes a text file under a temporary name and renames it when it is complete."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file as `write_text` does."""
+    """Writes a binary file as `write_text` writes a text file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     aside = Path(name)
@@ -38,23 +38,23 @@ def write_bytes(path: Path, content: bytes) -> None:
 def new_folder(
     out: Path, *, what: str, replaces: bool, marks: Sequence[str], kept: Sequence[Path]
 ) -> Iterator[Path]:
-    """Makes a folder beside the one that is wanted, and renames it when it is whole.
+    """Makes a folder under a temporary name and renames it when it is complete.
 
-    Whatever ends the work early, nothing is left behind, and an old folder stays.
+    If the body raises, the new folder is deleted and an old one stays as it was.
 
     Args:
-        out: The folder that is wanted.
-        what: It will be, for messages.
-        replaces: An old one, unless it lacks a mark.
-        marks: Files that an old one must hold, unless it is empty: what is deleted is
-            what was made here.
-        kept: Files and folders that must not be deleted with an old one.
+        out: Path of the new folder.
+        what: Name of the kind of folder, for messages.
+        replaces: True to replace an old folder, if it has all `marks`.
+        marks: Files that an old folder must hold to be replaced, unless it is empty, so
+            that only folders that were made here are deleted.
+        kept: Files and folders that must not be deleted with an old folder.
 
     Yields:
-        The folder to fill.
+        Temporary path of the folder, to fill.
 
     Raises:
-        RequestError: There is a file of this name, or a folder that is not replaced.
+        RequestError: If there is a file of this name, or a folder that is not replaced.
     """
     out = out.resolve()
     _check_free(out, what=what, replaces=replaces, marks=marks, kept=kept)
@@ -80,15 +80,17 @@ def _check_free(
 ) -> None:
     if out.is_dir():
         if not replaces:
-            msg = f"{what} {out}: is there already: name another folder or say --overwrite"
+            msg = f"{what} {out}: exists already: choose another folder or use --overwrite"
             raise RequestError(msg)
         for path in kept:
             if path.resolve().is_relative_to(out):
-                msg = f"{what} {out}: holds {path}, which is read: name another folder"
+                msg = (
+                    f"{what} {out}: holds {path}, which is read: choose another folder"
+                )
                 raise RequestError(msg)
         missing = [mark for mark in marks if not (out / mark).is_file()]
         if missing and any(out.iterdir()):
-            msg = f"{what} {out}: has no {missing[0]}: expected a folder that this command wrote, or an empty one, to replace; name another folder"
+            msg = f"{what} {out}: has no {missing[0]}: expected a folder that this command wrote, or an empty one, to replace; choose another folder"
             raise RequestError(msg)
     elif out.exists():
         msg = f"{what} {out}: is a file: expected the name of a folder"
@@ -99,7 +101,7 @@ def _rename(aside: Path, out: Path) -> None:
     if not out.exists():
         aside.rename(out)
         return
-    # A folder that holds something cannot be renamed over.
+    # A folder that is not empty cannot be replaced by a rename.
     old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.")) / out.name
     try:
         out.rename(old)
@@ -109,6 +111,6 @@ def _rename(aside: Path, out: Path) -> None:
             old.rename(out)
         raise
     finally:
-        # Unless all went wrong, the old one is back in its place, or has a successor.
+        # Unless both renames failed, `out` is now the old folder or its successor.
         if out.exists():
             shutil.rmtree(old.parent, ignore_errors=True)

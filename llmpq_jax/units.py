@@ -1,4 +1,4 @@
-"""Bytes and seconds for people: parsing what they write, printing what they read."""
+"""Bytes and seconds as text with units."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _BYTE_UNITS = {
 
 
 def parse_bytes(text: str) -> int:
-    """Reads "24 GiB", "12MB" or "512" (bytes).
+    """Returns the bytes of a text such as "24 GiB", "12MB" or "512".
 
     Raises:
-        ValueError: The text is not a number followed by a unit of bytes.
+        ValueError: If the text is not a number, optionally followed by a unit of bytes.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", text)
     unit = (match.group(2) or "b").lower() if match else ""
@@ -37,7 +37,7 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(num_bytes: float) -> str:
-    """Writes bytes with three significant digits and a binary unit."""
+    """Returns bytes as text with three significant digits and a binary unit."""
     size = float(num_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(size) < 1024:
@@ -47,7 +47,7 @@ def format_bytes(num_bytes: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Writes a duration with three significant digits, from µs to minutes."""
+    """Returns a duration as text with three significant digits, in µs to minutes."""
     if seconds >= 120:
         minutes, rest = divmod(round(seconds), 60)
         return f"{minutes} min {rest:02d} s"
@@ -58,5 +58,5 @@ def format_seconds(seconds: float) -> str:
 
 
 def _three_digits(value: float) -> str:
-    # From 1000 up the format "g" would write an exponent.
+    # From 1000 on, the format "g" would use an exponent.
     return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"

@@ -14,7 +14,7 @@ TYPES = [
 
 
 @pytest.mark.parametrize("error", TYPES)
-def test_every_error_of_ours_is_caught_by_one_name(error):
+def test_every_error_has_one_base_class(error):
     found = error("a message")
     assert isinstance(found, errors.LlmpqError)
     assert str(found) == "a message"
@@ -23,12 +23,12 @@ def test_every_error_of_ours_is_caught_by_one_name(error):
 @pytest.mark.parametrize(
     "error", [errors.ClusterError, errors.MeasurementError, errors.StrategyError]
 )
-def test_errors_of_files_are_caught_together(error):
+def test_errors_of_files_have_one_base_class(error):
     assert issubclass(error, errors.SpecError)
 
 
 @pytest.mark.parametrize("error", TYPES)
-def test_every_error_stands_in_the_tree_and_says_when_it_is_raised(error):
+def test_every_error_is_in_the_tree_and_says_when_it_is_raised(error):
     depth = len(error.__mro__) - len(errors.LlmpqError.__mro__)
     tree = (errors.__doc__ or "").splitlines()
     line = next(line for line in tree if error.__name__ in line)

@@ -1,13 +1,40 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmpq_jax.errors import RequestError
-from llmpq_jax.files import new_folder
+from llmpq_jax.files import new_folder, write_text
+
+
+def test_writing_makes_folders_and_leaves_no_temporary_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.toml"
+    write_text(path, "first")
+    write_text(path, "second")
+    assert path.read_text() == "second"
+    assert list(path.parent.iterdir()) == [path]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.toml"
+    write_text(path, "old")
+
+    def refuse(*_: object) -> None:
+        msg = "no space left"
+        raise OSError(msg)
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(OSError, match="no space left"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def _make(out: Path, *, fails: BaseException | None = None, **choices: Any) -> None:
@@ -35,24 +62,24 @@ def old(tmp_path: Path) -> Path:
     return out
 
 
-def test_it_appears_whole_and_alone_and_everybody_may_read_it(tmp_path: Path) -> None:
+def test_a_folder_appears_complete_and_readable_by_all(tmp_path: Path) -> None:
     _make(tmp_path / "a" / "b" / "out")
     assert _tree(tmp_path / "a") == {"b": "", "b/out": "", "b/out/mark": "new"}
     assert (tmp_path / "a/b/out").stat().st_mode & 0o777 == 0o755
 
 
-def test_an_old_one_is_replaced_wholly(old: Path) -> None:
+def test_an_old_folder_is_replaced_completely(old: Path) -> None:
     _make(old, replaces=True)
     assert _tree(old.parent) == {"out": "", "out/mark": "new"}
 
 
-def test_an_empty_one_is_replaced(tmp_path: Path) -> None:
+def test_an_empty_folder_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     _make(tmp_path / "out", replaces=True)
     assert _tree(tmp_path) == {"out": "", "out/mark": "new"}
 
 
-def test_a_link_s_target_is_replaced(old: Path) -> None:
+def test_the_target_of_a_symbolic_link_is_replaced(old: Path) -> None:
     link = old.parent / "link"
     link.symlink_to(old)
     _make(link, replaces=True)
@@ -61,27 +88,27 @@ def test_a_link_s_target_is_replaced(old: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("no room")])
-def test_what_ends_early_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+def test_a_failure_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     with pytest.raises(type(error)):
         _make(tmp_path / "a" / "out", fails=error)
     assert _tree(tmp_path) == {}
 
 
-def test_what_ends_early_leaves_the_old_one(old: Path) -> None:
+def test_a_failure_leaves_the_old_folder(old: Path) -> None:
     before = _tree(old.parent)
     with pytest.raises(KeyboardInterrupt):
         _make(old, replaces=True, fails=KeyboardInterrupt())
     assert _tree(old.parent) == before
 
 
-def test_a_failing_rename_brings_the_old_one_back(
+def test_a_failed_rename_restores_the_old_folder(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = _tree(old.parent)
     rename = Path.rename
 
     def rename_old_only(path: Path, target: Path) -> Path:
-        # A folder made aside has a dot before its name; the old one has none there.
+        # A temporary folder has a dot before its name; the old one has none.
         if path.name.startswith(".out."):
             msg = "disk gone"
             raise OSError(msg)
@@ -93,10 +120,10 @@ def test_a_failing_rename_brings_the_old_one_back(
     assert _tree(old.parent) == before
 
 
-def test_an_old_one_is_refused_unless_it_may_be_replaced(old: Path) -> None:
+def test_an_old_folder_is_refused_unless_it_may_be_replaced(old: Path) -> None:
     before = _tree(old.parent)
     with pytest.raises(
-        RequestError, match=r"^thing /.*/out: is there already: .* say --overwrite$"
+        RequestError, match=r"^thing /.*/out: exists already: .* use --overwrite$"
     ):
         _make(old)
     assert _tree(old.parent) == before
@@ -109,7 +136,7 @@ def test_a_file_is_refused(tmp_path: Path) -> None:
     assert _tree(tmp_path) == {"out": "text"}
 
 
-def test_a_folder_of_others_is_never_deleted(old: Path) -> None:
+def test_a_folder_that_was_not_made_here_is_never_deleted(old: Path) -> None:
     (old / "mark").unlink()
     with pytest.raises(
         RequestError, match=r"/out: has no mark: expected a folder that"
@@ -120,7 +147,9 @@ def test_a_folder_of_others_is_never_deleted(old: Path) -> None:
 
 @pytest.mark.parametrize("inside", ["", "model", "model/strategy.toml"])
 def test_what_is_read_is_never_deleted(old: Path, inside: str) -> None:
-    with pytest.raises(RequestError, match=r"/out: holds /.*, which is read: name ano"):
+    with pytest.raises(
+        RequestError, match=r"/out: holds /.*, which is read: choose ano"
+    ):
         _make(old, replaces=True, kept=(old / inside,))
     assert (old / "mark").read_text() == "old"
     shutil.rmtree(old)

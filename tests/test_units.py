@@ -22,7 +22,7 @@ UNITS = {"B": 1, "kB": 1000, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     st.sampled_from(("", " ", "  ")),
     st.sampled_from((str, str.lower, str.upper)),
 )
-def test_a_number_and_a_unit_are_that_many_bytes(number, unit, space, change):
+def test_a_number_and_a_unit_are_multiplied(number, unit, space, change):
     assert parse_bytes(f"{number}{space}{change(unit)}") == number * UNITS[unit]
 
 
@@ -81,5 +81,5 @@ def test_bytes_are_written_with_a_binary_unit(num_bytes, text):
         (3725.4, "62 min 05 s"),
     ],
 )
-def test_seconds_are_written_as_people_say_them(seconds, text):
+def test_seconds_are_written_with_a_unit_of_their_size(seconds, text):
     assert format_seconds(seconds) == text

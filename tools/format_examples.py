@@ -1,7 +1,7 @@
 """The kinds of file that docs/strategy-format.md describes, each with an example.
 
-The examples are read and written by the code before they are printed, so what the page
-shows is what the program writes.
+The examples are read and written by the code before they are printed, so the page shows
+what the program writes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class FileKind:
     """One kind of file.
 
     Attributes:
-        file: Its usual name.
-        cls: The record it holds.
-        introduction: What it is for, and who writes it.
-        example: Its data, parsed.
+        file: Usual name of the file.
+        cls: Record that the file holds.
+        introduction: Purpose of the file, and what writes it.
+        example: Parsed data of an example.
     """
 
     file: str
@@ -117,25 +117,25 @@ FILES = (
     FileKind(
         file="strategy.toml",
         cls=Strategy,
-        introduction="A plan: which device holds which layers at how many bits, and how the batch is cut. Written by `llmpq-jax solve` or by a person, run by `llmpq-jax generate`.",
+        introduction="A plan: the layers and precisions of each device, and the micro-batches. Written by `llmpq-jax solve` or by hand, run by `llmpq-jax generate`.",
         example=tomllib.loads(_STRATEGY),
     ),
     FileKind(
         file="cluster.toml",
         cls=Cluster,
-        introduction="The devices a plan may use and what joins them. Written by a person.",
+        introduction="The devices that a plan may use, and their links. Written by `llmpq-jax devices` or by hand.",
         example=tomllib.loads(_CLUSTER),
     ),
     FileKind(
         file="measurements.toml",
         cls=Measurements,
-        introduction="Seconds and workspace of a layer on each kind of device. Written by `llmpq-jax profile`, which appends to it; read by `llmpq-jax solve`.",
+        introduction="Seconds and workspace of a layer on each kind of device. Written by `llmpq-jax profile`, which adds rows to an existing file; read by `llmpq-jax solve`.",
         example=tomllib.loads(_MEASUREMENTS),
     ),
     FileKind(
         file="sensitivity.toml",
         cls=Sensitivity,
-        introduction="How much quality each layer loses at each precision. Optional: without it `llmpq-jax solve` uses the variance of the weights' rounding and says so.",
+        introduction="The quality that each layer loses at each precision. Written by `llmpq-jax indicate`. Optional: without it `llmpq-jax solve` uses the variance of the rounding of the weights, and says so.",
         example=tomllib.loads(_SENSITIVITY),
     ),
 )

@@ -1,4 +1,4 @@
-"""Names a field's type as a person who writes TOML would."""
+"""Names of the types of fields, in the words of TOML."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def type_name(hint: Any) -> str:
     """Returns "integer", "array of numbers", "`8` or `16`" and the like.
 
     Raises:
-        TypeError: The type has no name here yet.
+        TypeError: If the type has no name here.
     """
     if get_origin(hint) is Annotated:
-        # The one type with a reader of its own is a number of bytes.
+        # The only type with its own reader is a number of bytes.
         if any(isinstance(extra, BeforeValidator) for extra in hint.__metadata__):
             return 'bytes: integer, or text such as `"24 GiB"`'
         return type_name(hint.__origin__)
@@ -39,7 +39,7 @@ def type_name(hint: Any) -> str:
 
 
 def record_in(hint: Any) -> tuple[type[Any] | None, bool]:
-    """Returns the record that a type holds, if any, and whether it holds many."""
+    """Returns the record that a type holds, if any, and whether it holds several."""
     if get_origin(hint) is Annotated:
         return record_in(hint.__origin__)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):

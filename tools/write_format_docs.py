@@ -1,7 +1,7 @@
-"""Writes docs/strategy-format.md from the records that read and write the files.
+"""Writes docs/strategy-format.md from the records of the files.
 
-Types, defaults and names come from the fields, meanings from the docstrings, so the page
-cannot say what the code does not do. Run `python -m tools.write_format_docs`, with
+Names, types and defaults come from the fields and meanings from the docstrings, so that
+the page cannot disagree with the code. Run `python -m tools.write_format_docs`, with
 `--check` to compare only.
 """
 
@@ -26,22 +26,22 @@ INTRODUCTION = """\
 
 <!-- Written by tools/write_format_docs.py from llmpq_jax/schema; edit the docstrings there. -->
 
-Four kinds of TOML file carry what was measured, judged and planned from one program to
+Four kinds of TOML file carry measurements, sensitivities and plans from one program to
 the next. All may be written or edited by hand: every file is checked when it is read,
-and a complaint names the file, the key, what was found and what was expected. Unknown
-keys are errors. A key with a default may be left out. Numbers are not read from text,
-nor integers from decimals.
+and an error names the file, the key, what was found and what was expected. Unknown
+keys are errors. A key with a default may be left out. A number must not be written as a
+text, nor an integer as a decimal.
 """
 
 
 def render() -> str:
-    """Returns the page: for each kind of file its tables, then an example."""
+    """Returns the page: the tables of each kind of file, and an example."""
     contents = "\n".join(f"- [`{kind.file}`](#{_anchor(kind)})" for kind in FILES)
     return "\n".join([INTRODUCTION, contents, "", *map(_render_kind, FILES)])
 
 
 def attributes(cls: type[Any]) -> dict[str, str]:
-    """Returns what a record's docstring says of each field, each as one paragraph."""
+    """Returns the description of each field in a record's docstring, as one paragraph."""
     text = inspect.getdoc(cls) or ""
     block = text.partition("Attributes:\n")[2]
     meanings: dict[str, str] = {}
@@ -77,7 +77,7 @@ def _render_kind(kind: FileKind) -> str:
 
 
 def _sections(cls: type[Any], *, prefix: str, is_repeated: bool) -> list[str]:
-    """Returns one table for the record, and one for each record inside it."""
+    """Returns the lines of a table for the record, and of one for each record inside it."""
     meanings = attributes(cls)
     hints = get_type_hints(cls, include_extras=True)
     title = "At the top" if not prefix else f"`[{prefix}]`"
@@ -105,7 +105,7 @@ def _sections(cls: type[Any], *, prefix: str, is_repeated: bool) -> list[str]:
 
 
 def file_key(name: str, hint: Any) -> str:
-    """Returns what a field is called in the file: its alias, or its own name."""
+    """Returns the name of a field in the file: its alias, or its own name."""
     for extra in getattr(hint, "__metadata__", ()):
         if isinstance(extra, FieldInfo) and extra.alias is not None:
             return extra.alias

@@ -1,4 +1,4 @@
-"""What a decoder computes, as numbers and choices; nothing here is a weight."""
+"""Architecture of a decoder: its sizes and choices, without weights."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
 @record
 class Rope:
-    """Rotary position embedding.
+    """Rotary position embedding (Su et al., 2021, "RoFormer").
 
     Attributes:
-        theta: Base of the geometric series of rotation rates.
-        scaling: "linear" divides positions by `factor`; "llama3" divides the slow
-            rates by it, leaves the fast ones, and blends between them.
-        factor: See `scaling`.
-        low_frequency_factor: Of "llama3": wavelengths longer than the original
-            context over this are slow.
-        high_frequency_factor: Of "llama3": wavelengths shorter than the original
-            context over this are fast.
-        original_positions: Of "llama3": context before it was stretched.
+        theta: Base of the geometric series of rotation frequencies.
+        scaling: Extension of the context: "linear" divides positions by `factor`;
+            "llama3" divides low frequencies by it, keeps high ones, and interpolates
+            between them.
+        factor: Factor of the extension, see `scaling`.
+        low_frequency_factor: With "llama3", wavelengths longer than the original context
+            divided by this have a low frequency.
+        high_frequency_factor: With "llama3", wavelengths shorter than the original
+            context divided by this have a high frequency.
+        original_positions: With "llama3", length of the context before the extension.
     """
 
     theta: float
@@ -35,37 +36,39 @@ class Rope:
 
 @record
 class Architecture:
-    """A decoder-only transformer, in the choices that tell families apart.
+    """A decoder-only transformer, by the choices in which families differ.
+
+    The names of the fields are part of every fingerprint.
 
     Attributes:
-        family: Hugging Face's `model_type`.
-        num_layers: Decoder layers.
+        family: Name of the family, Hugging Face's `model_type`.
+        num_layers: Number of decoder layers.
         hidden_size: Width of hidden states.
         intermediate_size: Width inside the MLP.
-        num_heads: Query heads.
-        num_kv_heads: Key-value heads; divides `num_heads`.
+        num_heads: Number of query heads.
+        num_kv_heads: Number of key-value heads, a divisor of `num_heads`.
         head_dim: Width of a head.
-        vocabulary_size: Tokens.
-        max_positions: Longest context the model was made for.
-        activation: Of the MLP.
-        is_gated: The MLP multiplies two projections, one through the activation.
-        norm: Kind of all norms.
-        norm_eps: Their epsilon.
-        norm_position: "before" each block, or "after" its residual sum (OPT-350m).
-        has_final_norm: Whether hidden states are normed before the head.
-        has_embedding_norm: Whether embeddings are normed (BLOOM).
-        position: How a token's place enters.
-        rope: Where `position` is "rope".
-        position_offset: Rows of the position table before position 0 (OPT: 2).
-        layer_windows: For each layer, how many last tokens it attends to; absent for
-            all of them.
-        has_qkv_bias: Whether query, key and value have biases.
-        has_output_bias: Whether attention's output has one.
-        has_mlp_bias: Whether the MLP has them.
-        has_qk_norm: Whether each query and key head is normed (Qwen3).
-        embedding_size: Width of token embeddings; where it differs from
-            `hidden_size`, projections stand after the embedding and before the head.
-        ties_head: Whether the head is the embedding transposed.
+        vocabulary_size: Number of tokens in the vocabulary.
+        max_positions: Longest context that the model was trained for.
+        activation: Activation function of the MLP.
+        is_gated: True if the MLP multiplies two projections, one of them activated.
+        norm: Type of all norms.
+        norm_eps: Epsilon of all norms.
+        norm_position: Position of norms: "before" each block, or "after" its residual
+            sum (OPT-350m).
+        has_final_norm: True if hidden states are normalised before the head.
+        has_embedding_norm: True if embeddings are normalised (BLOOM).
+        position: Type of position encoding.
+        rope: Rotary position embedding; None unless `position` is "rope".
+        position_offset: Number of rows of the position table before position 0 (OPT: 2).
+        layer_windows: Number of last tokens that each layer attends to; None for all.
+        has_qkv_bias: True if query, key and value projections have biases.
+        has_output_bias: True if the output projection of attention has a bias.
+        has_mlp_bias: True if the projections of the MLP have biases.
+        has_qk_norm: True if query and key heads are normalised (Qwen3).
+        embedding_size: Width of token embeddings; if it differs from `hidden_size`,
+            projections follow the embedding and precede the head.
+        ties_head: True if the head is the transposed embedding.
     """
 
     family: str

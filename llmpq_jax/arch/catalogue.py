@@ -1,4 +1,4 @@
-"""Kinds of device by their makers' figures, from the catalogue that ships here."""
+"""Data-sheet figures of kinds of device, from the catalogue of the package."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @record
 class DeviceKind:
-    """What a kind of device is said to do.
+    """Data-sheet figures of one kind of device.
 
     Attributes:
-        name: As a cluster file's `kind` has it.
-        platform: Which software serves it; "rocm" is planned for only.
-        memory_bytes: What its driver reports. In the file `memory`.
-        flops: Dense, of 16-bit products added up in 32 bits.
-        bandwidth_bytes_per_s: Of its memory.
-        source: Where the figures stand.
+        name: Name of the kind, as in a cluster file.
+        platform: Backend that serves the kind; "rocm" can only be planned for.
+        memory_bytes: Memory that the driver reports, in bytes. In the file `memory`.
+        flops: Dense operations per second of 16-bit products with 32-bit sums.
+        bandwidth_bytes_per_s: Bandwidth of the memory.
+        source: Document that has the figures.
     """
 
     name: str
@@ -43,28 +43,28 @@ class Catalogue:
 
     Attributes:
         schema: Version of the file format.
-        kinds: In the file `[[kind]]`.
+        kinds: Kinds of device. In the file `[[kind]]`.
     """
 
     schema: Literal[1] = 1
     kinds: Annotated[tuple[DeviceKind, ...], Field(alias="kind")]
 
     def find(self, name: str) -> DeviceKind:
-        """Returns the kind of that name.
+        """Returns the kind with a name.
 
         Raises:
-            ClusterError: There is none.
+            ClusterError: If there is none.
         """
         for kind in self.kinds:
             if kind.name == name:
                 return kind
         names = ", ".join(kind.name for kind in self.kinds)
-        msg = f"catalogue: no device of kind {name!r}: expected one of {names}; name one of these in the cluster file, or measure the device with `llmpq-jax profile`"
+        msg = f"catalogue: no device of kind {name!r}: expected one of {names}; use one of these in the cluster file, or measure the device with `llmpq-jax profile`"
         raise ClusterError(msg)
 
 
 def read_catalogue() -> Catalogue:
-    """Reads the catalogue that ships with the package."""
+    """Reads the catalogue of the package."""
     source = resources.files("llmpq_jax.arch") / "catalogue.toml"
     with resources.as_file(source) as path:
         return read_record(Catalogue, Path(path), what="catalogue", error=ClusterError)

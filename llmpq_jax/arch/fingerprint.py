@@ -1,8 +1,8 @@
-"""Names a model by what it is: a hash of what it computes and of samples of its weights.
+"""Fingerprints of models: hashes of an architecture and of samples of its weights.
 
-Plans and measurements carry these names, so that they are not used for another model. A
-checkpoint keeps its name when it is moved, or when keys of its config.json change that
-do not change the mathematics.
+Plans and measurements have these fingerprints, so that they are not used for another
+model. A checkpoint keeps its fingerprint when it is moved, and when keys of its config.json
+change that do not change what it computes.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _MAX_HEADER_BYTES = 100_000_000
 
 
 def model_fingerprint(folder: Path) -> str:
-    """Hashes a checkpoint: architecture, and of each weight file header and both ends.
+    """Hashes a checkpoint: its architecture, and header, start and end of its weight files.
 
-    Weights are sampled, not read: a retrained model differs at either end of its files
-    (there lie embeddings, heads, norms), and a large one would take minutes to read.
+    Weights are only sampled, since a large model would take minutes to read. A retrained
+    model differs at the start or the end of its files, where embedding, head and norms are.
 
     Raises:
-        SpecError: config.json cannot be read.
-        UnsupportedModelError: The model is not implemented.
-        CheckpointError: Weight files are missing or unreadable.
+        SpecError: If config.json cannot be read.
+        UnsupportedModelError: If the model is not implemented.
+        CheckpointError: If weight files are missing or unreadable.
     """
     digest = hashlib.sha256(_canonical(asdict(read_architecture(folder))))
     quantization = read_quantization(folder)
     if quantization is not None:
-        # The same integers mean other weights under another description.
+        # The same integers are other weights if they are described in another way.
         digest.update(_canonical(dict(quantization.values)))
     for path in _weight_files(folder):
         try:
@@ -53,29 +53,26 @@ def model_fingerprint(folder: Path) -> str:
             msg = f"weights {path}: cannot be read ({reason.strerror or reason}): expected a safetensors file"
             raise CheckpointError(msg) from reason
         for part in (header, first, last):
-            # Its length goes first, so that no two lists of parts read alike.
+            # The length makes the concatenation of the parts unambiguous.
             digest.update(len(part).to_bytes(8, "little"))
             digest.update(part)
     return f"sha256:{digest.hexdigest()}"
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder holds more of a checkpoint than its config.json."""
+    """Whether a folder holds a checkpoint's weights."""
     names = ("model.safetensors", "model.safetensors.index.json")
     return any((folder / name).is_file() for name in names)
 
 
 def config_fingerprint(architecture: Architecture) -> str:
-    """Names a model whose weights are not there; no checkpoint has such a name."""
+    """Hashes a model without weights; differs from every checkpoint's fingerprint."""
     digest = hashlib.sha256(_canonical(asdict(architecture)))
     return f"config-sha256:{digest.hexdigest()}"
 
 
 def strategy_fingerprint(strategy: Strategy) -> str:
-    """Hashes what a strategy does, whatever was predicted or proven of it.
-
-    It keeps its name when the model is moved.
-    """
+    """Hashes what a strategy runs, without predictions, proofs and the model's path."""
     model = replace(strategy.model, path="", rounded=None)
     stages = tuple(replace(stage, predicted=None) for stage in strategy.stages)
     done = replace(
@@ -88,21 +85,21 @@ def strategy_fingerprint(strategy: Strategy) -> str:
         provenance=None,
     )
     values = asdict(done)
-    # Newer than the names that job files and measurements have of strategies.
+    # Fingerprints in older files are without it.
     del values["request"]
     return f"sha256:{hashlib.sha256(_canonical(values)).hexdigest()}"
 
 
 def plan_name(fingerprint: str) -> str:
-    """Returns what results call a strategy: the first digits of its fingerprint."""
+    """Returns the name of a strategy in results: the start of its fingerprint."""
     return fingerprint.removeprefix("sha256:")[:_NAME_DIGITS]
 
 
 def layer_shape_fingerprint(architecture: Architecture) -> str:
-    """Hashes what fixes the cost of a layer and of both ends, whatever their weights.
+    """Hashes what determines the cost of a layer, of the embedding and of the head.
 
-    Models that differ only in depth, in context length or in a tied head share their
-    measurements; of the layers' windows the distinct ones count.
+    Models that differ only in the number of layers, in context length or in a tied head
+    share their measurements. Of the layers' windows, the distinct ones count.
     """
     fields = asdict(architecture)
     for name in ("family", "num_layers", "max_positions", "ties_head"):

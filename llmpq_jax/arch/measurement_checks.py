@@ -1,4 +1,4 @@
-"""Checks whether measurements suit a model, a cluster and the present day."""
+"""Checks whether measurements fit a model and a cluster, and are not outdated."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from llmpq_jax.errors import MeasurementError
 from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.measurements import Measurements
 
-# Age from which measurements are doubted.
-OLD_DAYS = 180
+# Age above which measurements are reported as possibly outdated.
+MAX_AGE_DAYS = 180
 
 
 def check_measurements(measurements: Measurements, architecture: Architecture) -> None:
     """Refuses measurements of layers of another shape than a model's.
 
     Raises:
-        MeasurementError: They are of another shape.
+        MeasurementError: If the shapes differ.
     """
     expected = layer_shape_fingerprint(architecture)
     if measurements.layer_shape != expected:
@@ -27,33 +27,31 @@ def check_measurements(measurements: Measurements, architecture: Architecture) -
 
 
 def check_kinds(measurements: Measurements, cluster: Cluster) -> None:
-    """Refuses measurements of a kind that another backend served.
+    """Refuses measurements of a kind that were made on another backend.
 
     Raises:
-        MeasurementError: A kind's platform is not that of the cluster's devices.
+        MeasurementError: If a kind's platform is not that of the cluster's devices.
     """
     measured = {row.kind: row for row in measurements.kinds}
     for node_device in cluster.node_devices:
-        found, wanted = (
-            measured.get(node_device.device.kind),
-            node_device.device.platform,
-        )
+        device = node_device.device
+        found, wanted = measured.get(device.kind), device.platform
         # JAX calls CUDA "gpu" as well.
         known = {wanted, "gpu"} if wanted == "cuda" else {wanted}
-        if node_device.device.use != "never" and found and found.platform not in known:
-            msg = f"measurements of {measurements.model}: kind {found.kind!r} was measured on platform {found.platform!r}, {node_device.name} is of {wanted!r}: expected the same; name another kind in the cluster file, or run `llmpq-jax profile` there"
+        if device.use != "never" and found and found.platform not in known:
+            msg = f"measurements of {measurements.model}: kind {found.kind!r} was measured on platform {found.platform!r}, {node_device.name} has {wanted!r}: expected the same; use another kind in the cluster file, or run `llmpq-jax profile` there"
             raise MeasurementError(msg)
 
 
-def doubts(
+def staleness_warnings(
     measurements: Measurements, *, jax_version: str, today: date
 ) -> tuple[str, ...]:
-    """Says why measurements that can be read may no longer be right.
+    """Returns a warning for each reason why measurements may be outdated.
 
     Args:
-        measurements: Made, not foretold.
-        jax_version: That a plan will run with.
-        today: To tell their age by.
+        measurements: Measurements; rooflines in them are never outdated.
+        jax_version: Version of JAX that the plan will run with.
+        today: Current date, for the age of measurements.
     """
     found = []
     for row in measurements.kinds:
@@ -61,15 +59,15 @@ def doubts(
             continue
         if row.jax_version != jax_version:
             found.append(
-                f"{row.kind} was measured with JAX {row.jax_version}, here is "
-                f"{jax_version}: seconds and memory may differ; `llmpq-jax profile` "
-                "measures anew"
+                f"{row.kind} was measured with JAX {row.jax_version}, {jax_version} is "
+                "installed: seconds and memory may differ; measure again with "
+                "`llmpq-jax profile`"
             )
         age_days = (today - _date(row.date, today)).days
-        if age_days > OLD_DAYS:
+        if age_days > MAX_AGE_DAYS:
             found.append(
                 f"{row.kind} was measured {age_days} days ago: drivers and kernels may "
-                "have changed; `llmpq-jax profile` measures anew"
+                "have changed; measure again with `llmpq-jax profile`"
             )
     return tuple(found)
 

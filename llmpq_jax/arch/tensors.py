@@ -1,12 +1,12 @@
-"""Every weight of a decoder, described once: its name, shape and how it is cut.
+"""Every weight of a decoder, described once: its name, its shape and how it is sharded.
 
-The loader checks files against these descriptions, the profiler draws random weights
-from them, the memory model adds their bytes up.
+The loader checks files against these descriptions, the profiler draws random weights for
+them, and the memory model sums their bytes.
 """
 
 from __future__ import annotations
 
-from math import gcd
+from math import gcd, prod
 from typing import Literal
 
 from llmpq_jax.arch.architecture import Architecture
@@ -18,15 +18,16 @@ Shard = Literal["whole", "columns", "rows"]
 
 @record
 class TensorSpec:
-    """One weight.
+    """One weight of a decoder.
 
     Attributes:
-        name: Ours, such as "attention.query.weight".
-        shape: [C, F] of a matrix (contracted, features), [F] of a vector; the token
-            and position tables are [V, E] and [positions, D].
-        is_matrix: Multiplied from the left by hidden states, so it may be quantised.
-        shard: Which axis a tensor-parallel stage cuts: "columns" the last, "rows"
-            the first.
+        name: Name of the weight, such as "attention.query.weight".
+        shape: Shape of the weight: [C, F] (contracted, features) of a matrix, [F] of a
+            vector, [V, E] of the token table and [positions, D] of the position table.
+        is_matrix: True if hidden states are multiplied by the weight, which may then be
+            quantised.
+        shard: Axis that a tensor-parallel stage divides: "columns" the last, "rows" the
+            first, "whole" none.
     """
 
     name: str
@@ -36,54 +37,32 @@ class TensorSpec:
 
 
 def layer_tensors(architecture: Architecture) -> tuple[TensorSpec, ...]:
-    """Describes one decoder layer; all layers of a model are alike."""
+    """Describes the weights of one decoder layer; they are the same for every layer."""
     a = architecture
-    query_width = a.num_heads * a.head_dim
-    kv_width = a.num_kv_heads * a.head_dim
-    tensors = [
-        *_norm(a, "attention_norm", a.hidden_size),
-        *_linear(
-            "attention.query",
-            a.hidden_size,
-            query_width,
-            "columns",
-            has_bias=a.has_qkv_bias,
-        ),
-        *_linear(
-            "attention.key", a.hidden_size, kv_width, "columns", has_bias=a.has_qkv_bias
-        ),
-        *_linear(
-            "attention.value",
-            a.hidden_size,
-            kv_width,
-            "columns",
-            has_bias=a.has_qkv_bias,
-        ),
-        *_linear(
-            "attention.output",
-            query_width,
-            a.hidden_size,
-            "rows",
-            has_bias=a.has_output_bias,
-        ),
-    ]
+    hidden, inner = a.hidden_size, a.intermediate_size
+    query, kv = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
+    tensors = _norm(a, "attention_norm", hidden)
+    for name, width in (("query", query), ("key", kv), ("value", kv)):
+        tensors += _linear(
+            f"attention.{name}", hidden, width, "columns", has_bias=a.has_qkv_bias
+        )
+    tensors += _linear(
+        "attention.output", query, hidden, "rows", has_bias=a.has_output_bias
+    )
     if a.has_qk_norm:
         tensors += _norm(a, "attention.query_norm", a.head_dim)
         tensors += _norm(a, "attention.key_norm", a.head_dim)
-    tensors += _norm(a, "mlp_norm", a.hidden_size)
-    ups = ("mlp.gate", "mlp.up") if a.is_gated else ("mlp.up",)
-    for name in ups:
+    tensors += _norm(a, "mlp_norm", hidden)
+    for name in ("gate", "up") if a.is_gated else ("up",):
         tensors += _linear(
-            name, a.hidden_size, a.intermediate_size, "columns", has_bias=a.has_mlp_bias
+            f"mlp.{name}", hidden, inner, "columns", has_bias=a.has_mlp_bias
         )
-    tensors += _linear(
-        "mlp.down", a.intermediate_size, a.hidden_size, "rows", has_bias=a.has_mlp_bias
-    )
+    tensors += _linear("mlp.down", inner, hidden, "rows", has_bias=a.has_mlp_bias)
     return tuple(tensors)
 
 
 def embedding_tensors(architecture: Architecture) -> tuple[TensorSpec, ...]:
-    """Describes what the first stage holds before its layers."""
+    """Describes the weights of the embedding, which the first stage holds."""
     a = architecture
     tensors = [TensorSpec(name="tokens", shape=(a.vocabulary_size, a.embedding_size))]
     if a.position == "learned":
@@ -99,7 +78,7 @@ def embedding_tensors(architecture: Architecture) -> tuple[TensorSpec, ...]:
 
 
 def head_tensors(architecture: Architecture) -> tuple[TensorSpec, ...]:
-    """Describes what the last stage holds after its layers; a tied head is a copy."""
+    """Describes the weights of the head, which the last stage holds; a tied one is a copy."""
     a = architecture
     tensors: list[TensorSpec] = []
     if a.has_final_norm:
@@ -119,17 +98,14 @@ def tensor_bytes(
 ) -> int:
     """Returns the bytes of a weight, or of each of its shards.
 
-    Only matrices are quantised. A cut that falls inside a group repeats the group's
-    scale on both sides, so that shards hold the very integers of the whole.
+    Only matrices are quantised. If a group is divided, both shards have its scale, so
+    that shards hold the same integers as the whole weight.
     """
     if not tensor.is_matrix:
         shape = list(tensor.shape)
         if shard_for(tensor, tensor_width) == "columns":
-            shape[-1] = _cut(tensor, shape[-1], tensor_width)
-        size = 2
-        for length in shape:
-            size *= length
-        return size
+            shape[-1] = _shard_length(tensor, shape[-1], tensor_width)
+        return 2 * prod(shape)
     contracted, features, group = _matrix_shard(
         tensor, group_size=group_size, tensor_width=tensor_width
     )
@@ -139,7 +115,7 @@ def tensor_bytes(
 def tensor_scale_bytes(
     tensor: TensorSpec, *, bits: Bits, group_size: int, tensor_width: int = 1
 ) -> int:
-    """Returns the bytes of the scales among those of `tensor_bytes`."""
+    """Returns the part of `tensor_bytes` that the scales take."""
     if not tensor.is_matrix:
         return 0
     contracted, features, group = _matrix_shard(
@@ -151,14 +127,14 @@ def tensor_scale_bytes(
 def _matrix_shard(
     tensor: TensorSpec, *, group_size: int, tensor_width: int
 ) -> tuple[int, int, int]:
-    """Contracted, features and group of a matrix, or of each of its shards."""
+    """Returns contracted, features and group size of a matrix, or of each of its shards."""
     contracted, features = tensor.shape
     group = group_size_for(contracted, group_size)
     shard = shard_for(tensor, tensor_width)
     if shard == "columns":
-        features = _cut(tensor, features, tensor_width)
+        features = _shard_length(tensor, features, tensor_width)
     elif shard == "rows":
-        contracted = _cut(tensor, contracted, tensor_width)
+        contracted = _shard_length(tensor, contracted, tensor_width)
         group = gcd(group, contracted)
     return contracted, features, group
 
@@ -170,7 +146,7 @@ def tensors_bytes(
     group_size: int,
     tensor_width: int = 1,
 ) -> int:
-    """Adds up `tensor_bytes`."""
+    """Returns the sum of `tensor_bytes` over weights."""
     return sum(
         tensor_bytes(
             tensor, bits=bits, group_size=group_size, tensor_width=tensor_width
@@ -180,9 +156,9 @@ def tensors_bytes(
 
 
 def shard_for(tensor: TensorSpec, tensor_width: int) -> Shard:
-    """Returns how a weight is cut on a stage of so many devices.
+    """Returns how a weight is sharded on a stage of `tensor_width` devices.
 
-    A head whose vocabulary does not divide is kept whole on each of them.
+    A head whose vocabulary is not divisible is whole on each of them.
     """
     is_head = tensor.name == "vocabulary.weight"
     if tensor_width == 1 or (is_head and tensor.shape[-1] % tensor_width):
@@ -190,12 +166,12 @@ def shard_for(tensor: TensorSpec, tensor_width: int) -> Shard:
     return tensor.shard
 
 
-def tensor_widths(architecture: Architecture, most: int) -> tuple[int, ...]:
-    """Returns the tensor-parallel widths up to `most` that cut a layer evenly."""
+def tensor_widths(architecture: Architecture, max_width: int) -> tuple[int, ...]:
+    """Returns the tensor-parallel widths up to `max_width` that divide a layer evenly."""
     a = architecture
     return tuple(
         width
-        for width in range(1, most + 1)
+        for width in range(1, max_width + 1)
         if a.num_kv_heads % width == 0
         and a.intermediate_size % width == 0
         and (a.intermediate_size // width) % 2 == 0
@@ -215,8 +191,10 @@ def _linear(
         )
     ]
     if has_bias:
-        cut: Shard = "columns" if shard == "columns" else "whole"
-        tensors.append(TensorSpec(name=f"{name}.bias", shape=(features,), shard=cut))
+        of_bias: Shard = "columns" if shard == "columns" else "whole"
+        tensors.append(
+            TensorSpec(name=f"{name}.bias", shape=(features,), shard=of_bias)
+        )
     return tensors
 
 
@@ -227,7 +205,7 @@ def _norm(architecture: Architecture, name: str, width: int) -> list[TensorSpec]
     return tensors
 
 
-def _cut(tensor: TensorSpec, length: int, width: int) -> int:
+def _shard_length(tensor: TensorSpec, length: int, width: int) -> int:
     if length % width:
         msg = f"{tensor.name} of shape {list(tensor.shape)} cannot be cut into {width}: expected a tensor width that divides {length}"
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""The nouns: frozen records of everything that is written to a file.
+"""Frozen records of every file that planning and running exchange.
 
-What planning and running must agree on lives here, free of JAX and of Pyomo.
+What planning and running must agree on is defined here, without JAX or Pyomo.
 """

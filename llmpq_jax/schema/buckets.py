@@ -1,4 +1,4 @@
-"""Shape buckets: lengths are rounded up so that few executables are compiled."""
+"""Shape buckets: lengths are rounded up to a few, so that few programs are compiled."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from __future__ import annotations
 def bucket_length(length: int) -> int:
     """Rounds a number of tokens up to a bucket.
 
-    Buckets are 16, 32, 48, 64, 96, 128, then every multiple of 64 up to 1024 and of
-    256 beyond: padding stays below a half for short and below a quarter for long.
+    Buckets are 16, 32, 48, 64, 96, 128, then multiples of 64 up to 1024 and of 256
+    beyond. From 17 tokens on less than half of a bucket is padding, above 1024 less than
+    a quarter.
     """
     if length < 1:
         msg = f"a length of {length} tokens has no bucket: expected at least 1"
@@ -19,31 +20,33 @@ def bucket_length(length: int) -> int:
     return -(-length // step) * step
 
 
-# Decode steps that one call of a stage takes at most which is the whole model. Between
-# calls the host sees the tokens, so rows that have ended take part in as many steps in
-# vain, less one.
+# Maximum decode steps per call of a stage that holds the whole model. The host sees tokens
+# only between calls, so a finished sequence wastes up to this many steps less one.
 MAX_STEPS_PER_CALL = 8
 
-# Of a prompt, computed at a time: enough to keep a processor busy, few enough that
-# attention's scores stay small and other micro-batches get their turn in between.
+# Tokens of a prompt that one call computes: enough to keep a processor busy, few enough
+# that attention scores stay small and other micro-batches run in between.
 PREFILL_CHUNK_TOKENS = 512
 _CHUNK_STEP = 16
 
 
 def num_prefill_chunks(num_tokens: int, chunk_tokens: int) -> int:
-    """Returns into how many equal chunks prompts of a bucket's length are cut.
+    """Returns the number of equal chunks that a prompt is computed in.
 
-    The fewest that hold at most `chunk_tokens` each and a multiple of 16 tokens.
+    It is the smallest number of chunks of at most `chunk_tokens` and a multiple of 16
+    tokens.
 
     Args:
-        num_tokens: A bucket, see `bucket_length`.
-        chunk_tokens: At most so many at a time, 16 or more.
+        num_tokens: Padded length of the prompt, a bucket.
+        chunk_tokens: Maximum tokens of a chunk, at least 16.
     """
-    fewest = -(-num_tokens // chunk_tokens)
-    if fewest == 1:
+    min_chunks = -(-num_tokens // chunk_tokens)
+    if min_chunks == 1:
         return 1
     if num_tokens % _CHUNK_STEP or chunk_tokens < _CHUNK_STEP:
         msg = f"{num_tokens} tokens in chunks of {chunk_tokens}: expected a bucket's length, and chunks of at least {_CHUNK_STEP}"
         raise ValueError(msg)
-    most = num_tokens // _CHUNK_STEP
-    return next(count for count in range(fewest, most + 1) if most % count == 0)
+    max_chunks = num_tokens // _CHUNK_STEP
+    return next(
+        count for count in range(min_chunks, max_chunks + 1) if max_chunks % count == 0
+    )

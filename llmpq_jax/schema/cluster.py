@@ -1,4 +1,4 @@
-"""The devices at hand: what they are, what they hold, how they are joined."""
+"""The devices of a cluster: their kinds, memory and links."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ class Device:
     """One accelerator, or one emulated CPU device.
 
     Attributes:
-        name: Unique on its node, as JAX numbers it: "cuda:0", "cpu:3".
-        kind: Devices of a kind are measured once: "A100-40", "cpu-emulated".
-        platform: JAX's name of the backend; "rocm" is planned for, not run on yet.
-        memory_bytes: What a plan may use of it at most, reserve included. In the file
-            `memory`, a number of bytes or a text such as "24 GiB".
-        reserve_bytes: Left free for the runtime itself. In the file `reserve`.
-        use: "any" leaves it to the planner; "always" and "never" pin it.
+        name: Name as JAX numbers it, unique on its node: "cuda:0", "cpu:3".
+        kind: Kind of device, such as "A100-40" or "cpu-emulated"; a kind is measured once.
+        platform: Backend as JAX names it; "rocm" can be planned for but not run on yet.
+        memory_bytes: Memory of the device, reserve included. In the file `memory`, a
+            number of bytes or a text such as "24 GiB".
+        reserve_bytes: Memory that plans leave free for the runtime itself. In the file
+            `reserve`.
+        use: Whether a plan uses the device: "any" lets the planner decide, "always" and
+            "never" fix it.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Device:
 
     @property
     def usable_bytes(self) -> int:
-        """Bytes a plan may fill."""
+        """Bytes that a plan may use."""
         return self.memory_bytes - self.reserve_bytes
 
 
@@ -68,13 +70,13 @@ class Node:
     """A machine and its devices.
 
     Attributes:
-        name: Unique in the cluster.
-        devices: In the file `[[node.device]]`.
-        shared_capacity: How many devices' worth of work it does while all of its devices
-            are at work, at least 1. Emulated CPU devices share one processor, so four of
-            them may have a capacity near 1; absent means that devices do not share, or
-            that it is measured.
-        cores: Of its processor, that programs there may use; for people.
+        name: Name of the node, unique in the cluster.
+        devices: Devices of the node. In the file `[[node.device]]`.
+        shared_capacity: Work that all devices do at the same time, in devices' worth, at
+            least 1. Emulated CPU devices share one processor, so four of them may have a
+            capacity near 1. Absent if devices do not share a processor, or if the
+            capacity is measured.
+        cores: Processor cores that programs on the node may use, for display.
     """
 
     name: str
@@ -86,7 +88,7 @@ class Node:
         if not self.devices:
             msg = f"node {self.name!r} has no device: expected at least one"
             raise ValueError(msg)
-        _refuse_doubles("device", [device.name for device in self.devices])
+        _refuse_duplicates("device", [device.name for device in self.devices])
         if self.shared_capacity is not None and not self.shared_capacity >= 1:
             msg = (
                 f"node {self.name!r} has a shared_capacity of {self.shared_capacity}: "
@@ -97,13 +99,13 @@ class Node:
 
 @record
 class Link:
-    """What joins two nodes, in both directions.
+    """A connection of two nodes, in both directions.
 
     Attributes:
-        between: Names of two nodes; the same name twice stands for the devices
-            inside one node.
-        bandwidth_bytes_per_s: Of one transfer, one way.
-        latency_s: Before the first byte.
+        between: Names of the two nodes; the same name twice for a connection of the
+            devices inside one node.
+        bandwidth_bytes_per_s: Bandwidth of one transfer, one way.
+        latency_s: Seconds before the first byte of a transfer.
     """
 
     between: tuple[str, str]
@@ -122,12 +124,12 @@ class Link:
 
 @record
 class NodeDevice:
-    """A device with its place in the cluster.
+    """A device together with its node.
 
     Attributes:
-        name: "node/device", unique in the cluster.
-        node: Its node.
-        device: Itself.
+        name: Full name "node/device", unique in the cluster.
+        node: Node that the device belongs to.
+        device: Record of the device.
     """
 
     name: str
@@ -141,10 +143,10 @@ class Cluster:
 
     Attributes:
         schema: Version of the file format.
-        name: For people.
-        nodes: In the file `[[node]]`.
-        links: In the file `[[link]]`; a pair without a link is taken from the
-            measurements.
+        name: Name of the cluster, for display.
+        nodes: Nodes of the cluster. In the file `[[node]]`.
+        links: Connections of nodes. In the file `[[link]]`; for a pair without one,
+            measured transfers are used.
     """
 
     schema: Literal[1] = 1
@@ -157,15 +159,13 @@ class Cluster:
             msg = "the cluster has no node: expected at least one [[node]]"
             raise ValueError(msg)
         names = [node.name for node in self.nodes]
-        _refuse_doubles("node", names)
+        _refuse_duplicates("node", names)
         for link in self.links:
-            for end in link.between:
-                if end not in names:
-                    msg = f"a link names node {end!r}: expected one of {names}"
+            for name in link.between:
+                if name not in names:
+                    msg = f"a link names node {name!r}: expected one of {names}"
                     raise ValueError(msg)
-        if all(
-            node_devices.device.use == "never" for node_devices in self.node_devices
-        ):
+        if all(each.device.use == "never" for each in self.node_devices):
             msg = 'every device has use = "never": expected one that may be used'
             raise ValueError(msg)
 
@@ -179,27 +179,27 @@ class Cluster:
         )
 
     def find(self, name: str) -> NodeDevice:
-        """Returns the device of that full name.
+        """Returns the device with a full name.
 
         Raises:
-            KeyError: There is none.
+            KeyError: If there is none.
         """
-        for node_devices in self.node_devices:
-            if node_devices.name == name:
-                return node_devices
+        for node_device in self.node_devices:
+            if node_device.name == name:
+                return node_device
         raise KeyError(name)
 
     def link_between(self, first: NodeDevice, second: NodeDevice) -> Link | None:
-        """Returns the link that joins two devices' nodes, if the file says one."""
-        ends = {first.node.name, second.node.name}
+        """Returns the link of two devices' nodes; None if the file has none."""
+        nodes = {first.node.name, second.node.name}
         for link in self.links:
-            if set(link.between) == ends:
+            if set(link.between) == nodes:
                 return link
         return None
 
 
-def _refuse_doubles(what: str, names: list[str]) -> None:
-    doubles = sorted({name for name in names if names.count(name) > 1})
-    if doubles:
-        msg = f"{what} {doubles[0]!r} is there twice: expected unique names"
+def _refuse_duplicates(what: str, names: list[str]) -> None:
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        msg = f"{what} {duplicates[0]!r} occurs twice: expected unique names"
         raise ValueError(msg)

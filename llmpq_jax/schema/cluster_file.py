@@ -11,23 +11,23 @@ from llmpq_jax.schema.toml import read_record, to_toml
 
 _COMMENT = """\
 Devices of llmpq-jax, in the order in which a pipeline may use them. Edit freely.
-memory and reserve are bytes, or texts such as "24 GiB"; use is "any", "always", "never"."""
+memory and reserve are bytes, or texts such as "24 GiB"; use is "any", "always" or "never"."""
 
 
 def read_cluster(path: Path) -> Cluster:
-    """Reads a cluster.
+    """Reads a cluster file.
 
     Raises:
-        ClusterError: The file is missing or does not hold a cluster.
+        ClusterError: If the file is missing or does not hold a cluster.
     """
     return read_record(Cluster, path, what="cluster", error=ClusterError)
 
 
 def write_cluster(path: Path, cluster: Cluster) -> None:
-    """Writes a cluster."""
+    """Writes a cluster file."""
     write_text(path, cluster_text(cluster))
 
 
 def cluster_text(cluster: Cluster) -> str:
-    """Returns what stands in a cluster's file."""
+    """Returns the content of a cluster file."""
     return to_toml(cluster, comment=_COMMENT)

@@ -1,4 +1,4 @@
-"""What was measured: seconds and workspace of a layer, on each kind of device."""
+"""Measured seconds and workspace of a model's layers, on each kind of device."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ class MeasuredKind:
     """How one kind of device was measured.
 
     Attributes:
-        kind: As the cluster file has it.
-        source: "measured", or "roofline" where its rows were foretold from the maker's
-            figures; a plan says which it was made of.
-        device: What JAX calls the device it ran on; of a CPU its maker's name and cores.
-        driver: Of the device and its compiler, as JAX has it; empty in older files.
-        platform: JAX's backend.
-        jax_version: Of the run.
-        kernel_path: Which kernels served: "native-avx512", "pallas-sm80", "xla-sm75", "xla", …
-        date: ISO date of the run.
+        kind: Name of the kind, as in the cluster file.
+        source: Origin of the kind's rows: "measured", or "roofline" if they were
+            predicted from data-sheet figures.
+        device: Name that JAX gives the measured device; for a CPU its model and cores.
+        driver: Version of the device's driver and compiler, as JAX reports it; empty in
+            older files.
+        platform: Backend as JAX names it.
+        jax_version: Version of JAX that measured.
+        kernel_path: Kernels that were used: "native-avx512", "pallas-sm80", "xla-sm75",
+            "xla", …
+        date: ISO date of the measurement.
     """
 
     kind: str
@@ -46,8 +48,8 @@ class MeasuredKind:
     def reads_whole_cache(self, activations: Activations) -> bool:
         """Whether a decode step takes as long with an empty cache as with a full one.
 
-        Native kernels end at each row's own length; XLA masks the slots behind it, but
-        reads them.
+        Native kernels read each row up to its own length. XLA reads the whole cache and
+        masks what is beyond.
         """
         is_native = self.kernel_path.startswith("native-")
         return not (is_native and activations in ("float32", "bfloat16"))
@@ -55,21 +57,22 @@ class MeasuredKind:
 
 @record
 class LayerTime:
-    """One decoder layer, once through.
+    """One pass through one decoder layer.
 
     Attributes:
         kind: Kind of device.
-        phase: "prefill" runs `length` tokens of each row; "decode" one token of each
-            row against `length` cached ones.
-        bits: Of the layer's matrices.
-        tensor: Devices the layer is spread over.
-        kv_bits: Of the cache.
-        held_out: Whether predictions are judged by this row and not made of it.
-        batch: Rows.
-        length: Tokens, see `phase`.
-        slots: Of the cache; said of a prefill in chunks, which looks at all of them.
-        seconds: Median.
-        spread: Half the distance between the quartiles, over the median.
+        phase: Phase of the pass: "prefill" of `length` tokens per row, or "decode" of one
+            token per row with `length` cached ones.
+        bits: Precision of the layer's matrices.
+        tensor: Number of devices that the layer is spread over.
+        kv_bits: Precision of the cache.
+        held_out: True if the row is used to evaluate predictions, not to fit them.
+        batch: Number of rows.
+        length: Tokens per row, see `phase`.
+        slots: Length of the cache in tokens, for a prefill in chunks, which attends to
+            all of it; else absent.
+        seconds: Median of the measured seconds.
+        spread: Half the distance between the quartiles, relative to the median.
         workspace_bytes: Temporary memory of the compiled layer.
     """
 
@@ -89,16 +92,16 @@ class LayerTime:
 
 @record
 class VocabularyLayerTime:
-    """The embedding or the head (with its norm and sampling), once through.
+    """One pass through the embedding, or through the head with its norm and sampling.
 
     Attributes:
         kind: Kind of device.
-        part: Which end of the model.
-        bits: Of the head's matrix; 16 for the embedding.
-        rows: Tokens embedded, or rows whose next token is chosen.
-        seconds: Median.
-        spread: As for a layer.
-        workspace_bytes: Temporary memory.
+        part: Vocabulary layer that was measured.
+        bits: Precision of the head's matrix; 16 for the embedding.
+        rows: Number of tokens embedded, or of rows whose next token is sampled.
+        seconds: Median of the measured seconds.
+        spread: Half the distance between the quartiles, relative to the median.
+        workspace_bytes: Temporary memory of the compiled program.
     """
 
     kind: str
@@ -115,13 +118,13 @@ class LinkTime:
     """One transfer between two devices.
 
     Attributes:
-        source_kind: Kind it left.
-        target_kind: Kind it reached.
-        source_node: Node it left, where it went to another; absent within a node.
-        target_node: Node it reached, likewise.
-        num_bytes: Sent.
-        seconds: Median.
-        spread: As for a layer.
+        source_kind: Kind of the sending device.
+        target_kind: Kind of the receiving device.
+        source_node: Node of the sending device; absent for a transfer within a node.
+        target_node: Node of the receiving device; absent for a transfer within a node.
+        num_bytes: Bytes of the transfer.
+        seconds: Median of the measured seconds.
+        spread: Half the distance between the quartiles, relative to the median.
     """
 
     source_kind: str
@@ -135,16 +138,16 @@ class LinkTime:
 
 @record
 class DispatchTime:
-    """What a stage costs by itself on each visit, beside the layers and ends it holds.
+    """Dispatch overhead of one stage call, in addition to the layers that it runs.
 
-    A stage waits for others between two visits, and its device must wake up again.
+    A stage waits for others between two calls, and its device must wake up again.
 
     Attributes:
         kind: Kind of device.
-        back_to_back_seconds: The part of `seconds` that remains where visits follow one another at
-            once. It is not in the seconds of layers; where it is absent, they carry it.
-        seconds: Median.
-        spread: As for a layer.
+        back_to_back_seconds: Part of `seconds` that remains if calls follow one another
+            without a pause. The seconds of layers do not include it, unless it is absent.
+        seconds: Median of the measured seconds.
+        spread: Half the distance between the quartiles, relative to the median.
     """
 
     kind: str
@@ -155,13 +158,14 @@ class DispatchTime:
 
 @record
 class SharedCapacity:
-    """How much work a node's devices do together.
+    """Work that a node's devices do at the same time.
 
     Attributes:
-        node: Its name in the cluster file.
-        phase: In which phase; absent means both.
-        num_devices: So many of them were at work; absent means all.
-        capacity: Devices' worth of work done at once, see `cluster.Node`.
+        node: Name of the node in the cluster file.
+        phase: Phase of the work; absent for both.
+        num_devices: Number of devices that worked at the same time; absent for all.
+        capacity: Work that they did together, in devices' worth, as `shared_capacity` in
+            the cluster file.
     """
 
     node: str
@@ -172,12 +176,12 @@ class SharedCapacity:
 
 @record
 class Drift:
-    """How steady a device was while it was measured, by a product timed now and then.
+    """How steady a device was during the measurement, by a matrix product timed repeatedly.
 
     Attributes:
         kind: Kind of device.
-        slowest: The product's longest time over its first.
-        fastest: Its shortest time over its first.
+        slowest: Longest time of the product, relative to its first.
+        fastest: Shortest time of the product, relative to its first.
     """
 
     kind: str
@@ -187,22 +191,22 @@ class Drift:
 
 @record
 class Accuracy:
-    """How well a layer's seconds are foretold at sizes that were left out.
+    """Error of predicted layer seconds at sizes that were held out of the fit.
 
-    Of several rows of one layer the last counts: it knows all that was measured.
+    Of several rows for one layer the last one counts: it is of all measurements.
 
     Attributes:
         kind: Kind of device.
-        phase: Of the layer.
-        bits: Of the layer's matrices.
-        tensor: Devices the layer is spread over.
-        kv_bits: Of the cache.
-        num_fitted: Rows that predictions were made of.
-        num_held_out: Rows that were foretold without them.
-        mean_error: Mean over those of |foretold / measured − 1|.
-        largest_error: The largest.
-        spread: Mean over the same rows of their own spread, which no prediction can be
-            expected to beat.
+        phase: Phase of the layer.
+        bits: Precision of the layer's matrices.
+        tensor: Number of devices that the layer is spread over.
+        kv_bits: Precision of the cache.
+        num_fitted: Number of rows that predictions were fitted to.
+        num_held_out: Number of held-out rows that were predicted.
+        mean_error: Mean of |predicted / measured − 1| over the held-out rows.
+        largest_error: Largest of these errors.
+        spread: Mean spread of the held-out rows, a lower bound for the error that can be
+            expected.
     """
 
     kind: str
@@ -219,22 +223,24 @@ class Accuracy:
 
 @record
 class Observed:
-    """What a run took of a kind of device in one phase, beside what its rows foretell.
+    """Measured and predicted seconds of a recorded run, of one kind in one phase.
 
     Predictions of the kind in this phase are multiplied by `measured_s` over
-    `predicted_s`, each summed over all such rows. To forget a run, delete its rows.
+    `predicted_s`, each summed over all such rows. To undo the correction by a run, delete
+    its rows.
 
     Attributes:
         kind: Kind of device.
-        phase: Which.
-        predicted_s: Of all that its stages did in the phase, at the sizes that were run,
-            by the rows measured alone.
-        measured_s: What they took, each as if alone on its machine.
-        num_passes: Micro-batches that passed through a stage, in decode steps of them.
+        phase: Phase of the run.
+        predicted_s: Seconds that the measured rows predict for all that the kind's stages
+            computed in the phase.
+        measured_s: Seconds that the stages took, each as if alone on its machine.
+        num_passes: Number of passes of micro-batches through a stage; in decode, one per
+            step.
         run: File name of the run's record.
-        record: SHA-256 of it, so that no run counts twice.
-        strategy: Fingerprint of what was run.
-        date: When it was.
+        record: SHA-256 of the record, so that no run counts twice.
+        strategy: Fingerprint of the strategy that was run.
+        date: ISO date and time of the run.
     """
 
     kind: str
@@ -254,19 +260,22 @@ class Measurements:
 
     Attributes:
         schema: Version of the file format.
-        model: Path or name of the model, for people.
-        layer_shape: Fingerprint of the layer's shapes; planning another is refused.
-        activations: Type of the activations measured.
-        group_size: Of int4 groups.
-        kinds: In the file `[[kind]]`.
-        layers: In the file `[[layer]]`.
-        vocabulary_layers: In the file `[[vocabulary_layer]]`.
-        dispatch: In the file `[[dispatch]]`; a kind without one is taken to cost nothing.
-        links: In the file `[[link]]`.
-        shared: In the file `[[shared]]`.
-        accuracy: In the file `[[accuracy]]`.
-        drift: In the file `[[drift]]`, a row for each run of the profiler.
-        observed: In the file `[[observed]]`: runs of the engine that were folded in.
+        model: Path or name of the model, for display.
+        layer_shape: Fingerprint of the layer's shapes; a model with another one cannot be
+            planned with these measurements.
+        activations: Type of hidden states.
+        group_size: Number of weights that share an int4 scale.
+        kinds: Kinds of device that were measured. In the file `[[kind]]`.
+        layers: Decoder layers. In the file `[[layer]]`.
+        vocabulary_layers: Embedding and head. In the file `[[vocabulary_layer]]`.
+        dispatch: Dispatch overheads. In the file `[[dispatch]]`; 0 for a kind without.
+        links: Transfers between devices. In the file `[[link]]`.
+        shared: Capacities of nodes whose devices share a processor. In the file
+            `[[shared]]`.
+        accuracy: Errors of predictions at held-out sizes. In the file `[[accuracy]]`.
+        drift: Steadiness of devices, a row per run of the profiler. In the file
+            `[[drift]]`.
+        observed: Recorded runs that calibrate the table. In the file `[[observed]]`.
     """
 
     schema: Literal[1] = 1

@@ -1,6 +1,6 @@
-"""Reads measurements files, whole or still growing, and writes them row by row.
+"""Reads measurements files, complete or still growing, and writes them row by row.
 
-A file opens with a header, then come rows in the order they were measured:
+A file starts with a header, followed by rows in the order in which they were measured:
 
     [[layer]]
     kind = "A100-40"
@@ -41,7 +41,7 @@ Row: TypeAlias = (
     | Observed
 )
 
-# In the file, and in `Measurements`.
+# Names of a row's table in the file and of its field in `Measurements`.
 _TABLES: dict[type[Row], tuple[str, str]] = {
     MeasuredKind: ("kind", "kinds"),
     LayerTime: ("layer", "layers"),
@@ -54,18 +54,18 @@ _TABLES: dict[type[Row], tuple[str, str]] = {
     Observed: ("observed", "observed"),
 }
 _COMMENT = """\
-Measurements of llmpq-jax, a row each as it was made. Made by `llmpq-jax profile`, which
-goes on where the file ends."""
+Measurements of llmpq-jax, one row per measurement, in the order in which they were made.
+Written by `llmpq-jax profile`, which continues an unfinished file."""
 
 
 def read_measurements(path: Path) -> Measurements:
-    """Reads what has been measured so far.
+    """Reads the measurements that a file holds so far.
 
-    A last row that an interruption cut short is ignored, and tables that have not been
-    reached are empty: whoever needs their rows says which are missing.
+    A last row that an interruption truncated is ignored, and tables that are not there
+    yet are empty: what needs their rows reports which are missing.
 
     Raises:
-        MeasurementError: The file is missing or does not hold measurements.
+        MeasurementError: If the file is missing or does not hold measurements.
     """
     where = f"measurements {path}"
     try:
@@ -80,14 +80,14 @@ def read_measurements(path: Path) -> Measurements:
 
 
 def finished_text(path: Path) -> str:
-    """Returns a file's text without a last row that was cut short.
+    """Returns a file's text without a truncated last row.
 
     Raises:
-        MeasurementError: The file is missing or is not text.
+        MeasurementError: If the file is missing or is not text.
     """
     try:
         content = path.read_bytes()
-        # A cut may fall inside a number, which would still be one: whole lines count.
+        # A truncated number is still a number, so only complete lines count.
         text = content[: content.rfind(b"\n") + 1].decode()
     except OSError as reason:
         msg = f"measurements {path}: cannot be read ({reason.strerror or reason}): expected a measurements file; make one with `llmpq-jax profile`"
@@ -96,34 +96,34 @@ def finished_text(path: Path) -> str:
         msg = f"measurements {path}: is not UTF-8 text (byte {reason.start}): expected a measurements file in TOML"
         raise MeasurementError(msg) from reason
     start = text.rfind("\n[[") + 1
-    return text[:start] if start and _is_cut_short(text[start:]) else text
+    return text[:start] if start and _is_truncated(text[start:]) else text
 
 
 def header_text(measurements: Measurements) -> str:
-    """Writes what stands before all rows."""
+    """Returns the part of a measurements file before all rows."""
     without: dict[str, Any] = {field: () for _, field in _TABLES.values()}
     header = replace(measurements, **without)
     return to_toml(header, comment=_COMMENT)
 
 
 def row_text(row: Row) -> str:
-    """Writes one row as it stands in the file."""
+    """Returns one row as the file has it."""
     table, _ = _TABLES[type(row)]
     return f"\n[[{table}]]\n{to_toml(row)}"
 
 
 def with_row(measurements: Measurements, row: Row) -> Measurements:
-    """Returns the measurements with one row more."""
+    """Returns measurements with one row added."""
     _, field = _TABLES[type(row)]
     more: dict[str, Any] = {field: (*getattr(measurements, field), row)}
     return replace(measurements, **more)
 
 
-def _is_cut_short(row: str) -> bool:
+def _is_truncated(row: str) -> bool:
     try:
         data: dict[str, Any] = tomllib.loads(row)
     except tomllib.TOMLDecodeError:
-        return False  # whole lines that are no TOML were not cut short but mistyped
+        return False  # Complete lines that are not TOML are mistyped, not truncated.
     for cls, (table, _) in _TABLES.items():
         if table in data and isinstance(data[table], list):
             needed = {field.name for field in fields(cls) if field.default is MISSING}

@@ -1,6 +1,8 @@
-"""Bytes of a stage, by what they are for."""
+"""Bytes of a stage, by their purpose."""
 
 from __future__ import annotations
+
+from dataclasses import fields
 
 from llmpq_jax.schema.record import record
 from llmpq_jax.units import format_bytes
@@ -10,17 +12,16 @@ from llmpq_jax.units import format_bytes
 class MemoryTerms:
     """Bytes of one stage on each of its devices.
 
-    The device's reserve is not among them: it narrows what a plan may fill, see
-    `cluster.Device.usable_bytes`.
+    The device's reserve is not included: it reduces the bytes that a plan may use.
 
     Attributes:
-        weights: Of the layers, with scales.
-        kv_cache: Of all micro-batches; every one keeps its own until it ends.
-        embedding: On the first stage, else 0.
-        head: On the last stage, else 0.
-        workspace: Temporary memory of the largest compiled program.
-        buffers: Hidden states that are handed on, and that arrive while others are
-            worked on.
+        weights: Bytes of the layers' weights and their scales.
+        kv_cache: Bytes of the caches of all micro-batches.
+        embedding: Bytes of the embedding on the first stage, else 0.
+        head: Bytes of the head on the last stage, else 0.
+        workspace: Temporary memory of the largest compiled program, in bytes.
+        buffers: Bytes of hidden states that are sent, and of those that are received
+            while others are computed.
     """
 
     weights: int
@@ -32,9 +33,8 @@ class MemoryTerms:
 
     @property
     def total(self) -> int:
-        """All terms together."""
-        ends = self.embedding + self.head
-        return self.weights + self.kv_cache + ends + self.workspace + self.buffers
+        """Sum of all terms."""
+        return sum(getattr(self, field.name) for field in fields(self))
 
     def __str__(self) -> str:
         terms = {

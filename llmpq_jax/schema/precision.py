@@ -1,7 +1,7 @@
-"""Bits of a weight, groups that share a scale, and the bytes they take.
+"""Precisions of weights, caches and hidden states, and the bytes that they take.
 
-Planning and running must agree on these numbers to the byte, so they are defined once,
-here. Tests prove that packed arrays have exactly the bytes this module predicts.
+Planning and running must agree on these numbers to the byte, so they are defined only
+here. Tests check that packed arrays have exactly the bytes that this module predicts.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ ACTIVATION_BYTES: dict[Activations, int] = {"float32": 4, "bfloat16": 2, "float1
 
 
 def group_size_for(num_contracted: int, requested: int) -> int:
-    """Returns the size of the groups along a contracted axis that share a scale.
+    """Returns the number of weights along a contracted axis that share an int4 scale.
 
     It is the largest of 128, 64 and 32 that is at most `requested` and divides the
-    axis; where none does, the whole axis is one group.
+    axis; if none does, the whole axis is one group.
     """
     for size in GROUP_SIZES:
         if size <= requested and num_contracted % size == 0:
@@ -41,7 +41,7 @@ def matrix_bytes(
     """Returns the bytes of a weight [C, F] with its scales.
 
     int8 has one scale per feature; int4 is packed two to a byte along the features,
-    with one scale for each `group` rows of each feature.
+    with one scale per feature and `group` contracted elements.
     """
     if bits == 16:
         return 2 * num_contracted * num_features
@@ -55,7 +55,7 @@ def matrix_bytes(
 def scale_bytes(
     num_contracted: int, num_features: int, *, bits: Bits, group: int
 ) -> int:
-    """Returns the bytes of the scales among those of `matrix_bytes`."""
+    """Returns the part of `matrix_bytes` that the scales take."""
     if bits == 16:
         return 0
     num_groups = 1 if bits == 8 else num_contracted // group
@@ -67,7 +67,7 @@ def wire_token_bytes(
 ) -> int:
     """Returns the bytes of one token's hidden state between two stages.
 
-    At 16 bits it keeps the activations' own type; at 8, each token has a scale.
+    At 16 bits it has the type of the activations; at 8, one scale per token.
     """
     if wire_bits == 16:
         return hidden_size * activation_bytes
@@ -77,9 +77,10 @@ def wire_token_bytes(
 def kv_token_bytes(
     num_kv_heads: int, head_dim: int, activation_bytes: int, *, kv_bits: KvBits
 ) -> int:
-    """Returns the bytes of one token's key and value in one layer.
+    """Returns the bytes of one token's keys and values in one layer.
 
-    At 16 bits they keep the activations' own type; at 8, each head of each has a scale.
+    At 16 bits they have the type of the activations; at 8, one scale per head for keys
+    and for values.
     """
     if kv_bits == 16:
         return 2 * num_kv_heads * head_dim * activation_bytes

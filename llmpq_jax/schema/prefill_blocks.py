@@ -1,14 +1,14 @@
-"""Blocks of a prompt's work: what lies in memory at a time is small and known.
+"""Blocks in which a prompt is computed, so that its working memory is small and known.
 
-Running and planning must agree on them, so they are defined once, here.
+Running and planning must agree on them, so they are defined only here.
 """
 
 from __future__ import annotations
 
-# Enough to keep a processor busy, few enough that what a layer makes of them is small.
+# Enough to keep a processor busy, few enough that a layer's intermediates are small.
 BLOCK_TOKENS = 512
-# Of attention's scores at a time, in one head-by-query-by-slot array of float32: small
-# enough for a processor's cache, large enough that a loop's step costs nothing beside it.
+# Maximum bytes of one block of float32 attention scores, [heads, queries, cached tokens]:
+# small enough for a processor's cache, large enough that a loop step costs little.
 SCORE_BLOCK_BYTES = 8 << 20
 _SCORE_BYTES = 4
 
@@ -16,25 +16,25 @@ _SCORE_BYTES = 4
 def attention_block(
     num_rows: int, num_tokens: int, *, num_heads: int, num_slots: int
 ) -> tuple[int, int]:
-    """Returns the rows and tokens whose queries attend at a time.
+    """Returns the rows and tokens of the queries of one attention block.
 
-    Several whole rows, or a part of one row's tokens: the most that divide evenly and
-    whose scores take at most `SCORE_BLOCK_BYTES`; one token where even that is too much.
+    They are several whole rows or a part of one row's tokens: as many as divide evenly
+    and have scores of at most `SCORE_BLOCK_BYTES`, but at least one token.
     """
     query_bytes = num_heads * num_slots * _SCORE_BYTES
-    most = max(1, SCORE_BLOCK_BYTES // query_bytes)
-    if num_tokens > most:
-        return 1, _largest_divisor(num_tokens, most)
-    return _largest_divisor(num_rows, most // num_tokens), num_tokens
+    max_queries = max(1, SCORE_BLOCK_BYTES // query_bytes)
+    if num_tokens > max_queries:
+        return 1, _largest_divisor(num_tokens, max_queries)
+    return _largest_divisor(num_rows, max_queries // num_tokens), num_tokens
 
 
 def token_block(num_tokens: int) -> int:
-    """Returns how many tokens of a prefill's go through a layer's matrices at a time.
+    """Returns the tokens of the blocks in which a prefill is multiplied by weights.
 
-    The most that divide evenly, at most `BLOCK_TOKENS`.
+    It is the largest divisor of the prefill's tokens that is at most `BLOCK_TOKENS`.
     """
     return _largest_divisor(num_tokens, BLOCK_TOKENS)
 
 
-def _largest_divisor(number: int, most: int) -> int:
-    return next(size for size in range(min(number, most), 0, -1) if number % size == 0)
+def _largest_divisor(number: int, limit: int) -> int:
+    return next(size for size in range(min(number, limit), 0, -1) if number % size == 0)

@@ -1,4 +1,4 @@
-"""The decorator of all records: frozen, keyword-only, read strictly."""
+"""The decorator of all records: frozen, keyword-only, strictly validated when read."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def record(cls: type[T]) -> type[T]:
-    """Makes a frozen, keyword-only dataclass whose files may hold no unknown keys."""
-    # Read by pydantic when a file is decoded (see _toml.py); inert otherwise.
+    """Makes a frozen, keyword-only dataclass that is read without unknown keys."""
+    # Read by pydantic when a file is decoded (see toml.py); inert otherwise.
     cls.__pydantic_config__ = {"extra": "forbid", "strict": True}  # pyright: ignore[reportAttributeAccessIssue]
     make: Callable[[type[Any]], type[Any]] = dataclass(
         frozen=True, kw_only=True, slots=True

@@ -1,4 +1,4 @@
-"""How much quality each layer loses at each precision."""
+"""Sensitivity: the quality that each layer loses at each precision."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from llmpq_jax.schema.record import record
 
 @record
 class LayerSensitivity:
-    """One layer at one precision.
+    """Sensitivity of one layer at one precision.
 
     Attributes:
-        layer: Counted from 0.
-        bits: Its precision.
-        omega: The loss ω, in the file's unit; not below 0.
+        layer: Index of the layer, from 0.
+        bits: Precision of the layer.
+        omega: Quality loss ω, in the file's unit; at least 0.
     """
 
     layer: int
@@ -32,17 +32,17 @@ class LayerSensitivity:
 
 @record
 class CalibrationText:
-    """On what sensitivities were found, and how they were made to fit.
+    """Calibration text of a sensitivity file, and the fit of Σω to perplexity.
 
     Attributes:
-        text: Name of the calibration text's file.
-        digest: Its SHA-256.
-        num_tokens: Read of it.
-        seed: Of whatever was drawn.
-        num_assignments: Random choices of bits whose measured increase in
+        text: File name of the calibration text.
+        digest: SHA-256 of the text.
+        num_tokens: Number of tokens that were read.
+        seed: Seed of all random choices.
+        num_assignments: Number of random choices of bits whose measured increase of
             log-perplexity Σω was fitted to.
-        factor: What every ω was multiplied with for that.
-        r2: Share of the variance of those increases that Σω then explains.
+        factor: Factor that every ω was multiplied by for this fit.
+        r2: Share of the variance of these increases that Σω explains.
     """
 
     text: str
@@ -60,19 +60,22 @@ class Sensitivity:
 
     Attributes:
         schema: Version of the file format.
-        model: Path or name of the model, for people.
-        fingerprint: Of the model; planning another with it is refused.
-        method: How it was found: "weight-variance", "variance", "hessian", …
-        unit: What a value of 1 means.
-        rounding: The quantiser it judges.
-        rounded: Folder of the weights so rounded, relative to the file or absolute;
-            absent where weights are rounded to the nearest as they are loaded.
-        group_size: Of int4 groups.
-        head_8: ω of a head at 8 bits.
-        kv_8: ω of a cache at 8 bits, all layers together.
-        wire_8: ω of hidden states at 8 bits between two layers, for each such place.
-        calibration: On what; absent where no text was read.
-        layers: In the file `[[layer]]`; 16 bits may be left out and count 0.
+        model: Path or name of the model, for display.
+        fingerprint: Fingerprint of the model; another model cannot be planned with the
+            file.
+        method: Method of the estimate: "weight-variance", "variance", "hessian", …
+        unit: Meaning of a value of 1.
+        rounding: Rounding method that was evaluated.
+        rounded: Path of the folder of calibrated weights, relative to the file or
+            absolute; absent if weights are rounded to nearest when they are loaded.
+        group_size: Number of weights that share an int4 scale.
+        head_8: Quality loss ω of a head at 8 bits.
+        kv_8: Quality loss ω of a cache at 8 bits, of all layers together.
+        wire_8: Quality loss ω of hidden states at 8 bits between two stages, for each
+            such pair.
+        calibration: Calibration text and fit; absent if no text was read.
+        layers: Sensitivities of the layers. In the file `[[layer]]`; rows of 16 bits may
+            be left out and count 0.
     """
 
     schema: Literal[1] = 1
@@ -93,7 +96,7 @@ class Sensitivity:
         """Returns ω of one layer at one precision.
 
         Raises:
-            KeyError: The file has no such row and `bits` is not 16.
+            KeyError: If the file has no such row and `bits` is not 16.
         """
         for row in self.layers:
             if row.layer == layer and row.bits == bits:

@@ -1,4 +1,4 @@
-"""The plan: which device holds which layers at which bits, and how the batch is cut."""
+"""A plan: the layers and precisions of each device, and the micro-batches."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from llmpq_jax.schema.workload import MicroBatch, Workload
 
 @record
 class ModelReference:
-    """Which model a plan is for.
+    """The model that a plan is for.
 
     Attributes:
-        path: Its checkpoint folder, relative to the strategy file or absolute.
-        architecture: Its family, for people.
-        num_layers: Decoder layers.
-        fingerprint: Of its config and its weights' index; another model is refused.
-        rounded: Folder of its weights rounded with care, where `precision.rounding` is
-            not "nearest"; relative to the strategy file or absolute.
+        path: Path of the checkpoint folder, relative to the strategy file or absolute.
+        architecture: Family of the model, for display.
+        num_layers: Number of decoder layers.
+        fingerprint: Fingerprint of the model's config and weights; a model with another
+            one is refused.
+        rounded: Path of the folder of calibrated weights, relative to the strategy file
+            or absolute; absent if `precision.rounding` is "nearest".
     """
 
     path: str
@@ -42,14 +43,14 @@ class ModelReference:
 
 @record
 class PrecisionChoice:
-    """Precisions that hold for the whole model.
+    """Precisions of the whole model.
 
     Attributes:
         activations: Type of hidden states.
-        head_bits: Of the output head's matrix.
-        kv_bits: Of the cache; 16 keeps it in the activations' type.
-        rounding: How weights are quantised.
-        group_size: Weights that share an int4 scale, at most; see `precision`.
+        head_bits: Precision of the output head's matrix.
+        kv_bits: Precision of the cache; 16 is the type of hidden states.
+        rounding: Rounding method of the weights.
+        group_size: Maximum number of weights that share an int4 scale.
     """
 
     activations: Activations = "bfloat16"
@@ -64,8 +65,8 @@ class Mesh:
     """Equal devices that hold one stage together.
 
     Attributes:
-        devices: Full names, all on one node.
-        tensor: How many shards each matrix is cut into; equals the number of devices.
+        devices: Full names of the devices, all on one node.
+        tensor: Number of shards of each matrix; equals the number of devices.
     """
 
     devices: tuple[str, ...]
@@ -85,15 +86,15 @@ class Mesh:
 
 @record
 class StagePrediction:
-    """What the planner expects of one stage.
+    """Predicted seconds and memory of one stage.
 
     Attributes:
         prefill_s: Seconds of one prefill micro-batch.
         decode_s: Seconds of one decode step of one micro-batch, mean over the steps.
-        memory_bytes: Bytes used on each of its devices.
-        allowed_bytes: Bytes it may use there.
-        memory: `memory_bytes` by part; absent where a person or an older version wrote
-            the plan.
+        memory_bytes: Bytes used on each of the stage's devices.
+        allowed_bytes: Bytes that the stage may use on each of them.
+        memory: Breakdown of `memory_bytes`; absent in plans written by hand or by an
+            older version.
     """
 
     prefill_s: float
@@ -105,15 +106,16 @@ class StagePrediction:
 
 @record
 class Stage:
-    """A run of consecutive layers on one device, or on one mesh of equal devices.
+    """Consecutive layers on one device, or on one mesh of equal devices.
 
     Attributes:
-        device: Full name of its device; absent where `mesh` is there.
-        mesh: Its devices where the stage is spread over several.
-        layers: From, up to but without.
-        bits: One precision per layer, in layer order.
-        wire_bits: Of the hidden states it hands on; at 8 each token has a scale.
-        predicted: What the planner expects of it.
+        device: Full name of the stage's device; absent if it has a mesh.
+        mesh: Devices of a stage that is spread over several; absent if it has one device.
+        layers: First layer, and end of the layers, exclusive.
+        bits: Precision of each layer, in layer order.
+        wire_bits: Precision of the hidden states that the stage sends; at 8, each token
+            has a scale.
+        predicted: Predicted seconds and memory of the stage.
     """
 
     device: str | None = None
@@ -129,7 +131,7 @@ class Stage:
             raise ValueError(msg)
         first, end = self.layers
         if not 0 <= first < end:
-            msg = f"layers = {[first, end]}: expected [from, up to but without], from 0 up and not empty"
+            msg = f"layers = {[first, end]}: expected [first, end) from 0 up and not empty"
             raise ValueError(msg)
         if len(self.bits) != end - first:
             msg = f"stage of layers {[first, end]} lists {len(self.bits)} bits: expected {end - first}, one per layer"
@@ -137,32 +139,32 @@ class Stage:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Full names of its devices."""
+        """Full names of the stage's devices."""
         if self.mesh is not None:
             return self.mesh.devices
         return (self.device,) if self.device is not None else ()
 
     @property
     def num_layers(self) -> int:
-        """How many layers it holds."""
+        """Number of layers of the stage."""
         return len(self.bits)
 
 
 @record
 class Quality:
-    """What the plan costs in quality, by the sensitivities it was made with.
+    """Quality that the plan loses, by the sensitivities that it was made with.
 
     Attributes:
-        omega: Σω over the layers.
-        budget: The Σω it was held under: what was asked for, or by default that of a
-            model wholly at 8 bits, or the least that fits; absent where there was no
-            limit.
-        method: Where ω comes from.
-        note: What a person should know of it.
-        validation_text: Name of the text it was judged on before it was trusted; absent where
-            it was not.
-        measured_ppl_increase: Measured there, beside 16 bits.
-        measured_kl: Likewise, KL divergence from 16 bits in nats per token.
+        omega: Sum of ω over the layers.
+        budget: Maximum Σω of the plan: the requested one, or by default that of a model
+            wholly at 8 bits or the smallest that fits; absent without a limit.
+        method: Method by which ω was estimated.
+        note: Remark on the estimate, for display.
+        validation_text: Name of the text that the plan was evaluated on; absent if it was
+            not evaluated.
+        measured_ppl_increase: Increase of the perplexity on that text, compared with
+            16 bits.
+        measured_kl: KL divergence from 16 bits on that text, in nats per token.
     """
 
     omega: float
@@ -176,15 +178,15 @@ class Quality:
 
 @record
 class Prediction:
-    """What the planner expects of the whole plan.
+    """Predicted seconds of the whole plan.
 
     Attributes:
-        prefill_s: Until every prompt has its first token.
-        decode_s: From there to the last token.
-        latency_s: Both together.
-        throughput_tokens_per_s: New tokens over latency.
-        source: Of the seconds behind it: "measured", or "roofline" where no device was
-            measured and makers' figures stand in.
+        prefill_s: Seconds until every prompt has its first token.
+        decode_s: Seconds from then to the last token.
+        latency_s: Seconds of both phases.
+        throughput_tokens_per_s: New tokens per second of latency.
+        source: Origin of the seconds: "measured", or "roofline" if they were predicted
+            from data-sheet figures.
     """
 
     prefill_s: float
@@ -196,15 +198,15 @@ class Prediction:
 
 @record
 class Certificate:
-    """What is proven of the plan.
+    """Proof of how good the plan is.
 
     Attributes:
-        gap: (objective − bound) / objective.
-        objective: What was minimised, of this plan: seconds, plus θ·Σω where θ > 0.
-        bound: No plan among those covered has a smaller objective.
-        covers: Over which choices the proof holds.
-        solver: Name and version.
-        seconds: Spent on the search.
+        gap: Relative optimality gap, (objective − bound) / objective.
+        objective: Objective of the plan, in seconds; plus θ·Σω if θ > 0.
+        bound: Lower bound of the objective of every plan that the proof covers.
+        covers: Choices that the proof covers.
+        solver: Name and version of the solver.
+        seconds: Seconds of the search.
     """
 
     gap: float
@@ -217,15 +219,15 @@ class Certificate:
 
 @record
 class Provenance:
-    """How the plan came to be.
+    """Origin of the plan.
 
     Attributes:
-        program: Name and version that wrote it.
-        command: As typed.
-        date: ISO date.
+        program: Name and version of the program that wrote the plan.
+        command: Command line as it was typed.
+        date: ISO date of the plan.
         cluster: Name of the cluster.
-        measurements: SHA-256 of the measurements file, or of the catalogue of devices
-            where none was measured.
+        measurements: SHA-256 of the measurements file; of the catalogue of devices if no
+            device was measured.
     """
 
     program: str
@@ -241,17 +243,16 @@ class Strategy:
 
     Attributes:
         schema: Version of the file format.
-        model: What it is for.
-        workload: What it was planned for; `generate` serves no longer context.
-        micro_batch: How the batch is cut.
-        precision: What holds for the whole model.
-        stages: In pipeline order; in the file `[[stage]]`.
-        quality: Its cost in quality.
-        predicted: Its cost in time.
-        certificate: How good it is proven to be.
-        provenance: How it came to be.
-        request: What `llmpq-jax solve` was asked for; absent where the plan was written
-            by hand.
+        model: Model that the plan is for.
+        workload: Workload that the plan is for; `generate` serves no longer context.
+        micro_batch: Micro-batches that the batch is divided into.
+        precision: Precisions of the whole model.
+        stages: Stages in pipeline order. In the file `[[stage]]`.
+        quality: Quality that the plan loses.
+        predicted: Predicted seconds of the plan.
+        certificate: Proof of how good the plan is.
+        provenance: Origin of the plan.
+        request: What `llmpq-jax solve` was asked for; absent in plans written by hand.
     """
 
     schema: Literal[1] = 1
@@ -278,16 +279,18 @@ class Strategy:
             msg = f"the stages end at layer {expected}: expected {self.model.num_layers}, the model's number of layers"
             raise ValueError(msg)
         if self.stages[-1].wire_bits != 16:
-            msg = f"the last stage has wire_bits = {self.stages[-1].wire_bits}: expected none, since it hands on tokens"
+            msg = f"the last stage has wire_bits = {self.stages[-1].wire_bits}: expected none, since it sends tokens"
             raise ValueError(msg)
         names = [name for stage in self.stages for name in stage.devices]
-        doubles = sorted({name for name in names if names.count(name) > 1})
-        if doubles:
-            msg = f"device {doubles[0]!r} serves two stages: expected each device once"
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        if duplicates:
+            msg = (
+                f"device {duplicates[0]!r} is in two stages: expected each device once"
+            )
             raise ValueError(msg)
 
     def received_bits(self, number: int) -> WireBits:
-        """Returns the precision of the hidden states that a stage is handed."""
+        """Returns the precision of the hidden states that a stage receives."""
         return self.stages[number - 1].wire_bits if number else 16
 
     @property

@@ -18,22 +18,22 @@ T = TypeVar("T")
 
 _COMMENT = """\
 A plan of llmpq-jax. Edit it freely: it is checked when it is read.
-layers = [from, up to but without]; bits has one entry per layer.
+layers = [first, end], end exclusive; bits has one entry per layer.
 docs/strategy-format.md explains every field."""
 
 
 def read_strategy(path: Path) -> Strategy:
-    """Reads a strategy; its relative paths come back as seen from where we are.
+    """Reads a strategy file, with its paths as paths from the working directory.
 
     Raises:
-        StrategyError: The file is missing or does not hold a strategy.
+        StrategyError: If the file is missing or does not hold a strategy.
     """
     strategy = read_record(Strategy, path, what="strategy", error=StrategyError)
     return _with_paths(strategy, partial(from_file, path))
 
 
 def write_strategy(path: Path, strategy: Strategy) -> None:
-    """Writes a strategy; relative paths are rewritten as seen from the file."""
+    """Writes a strategy file, with relative paths relative to its folder."""
     readable = _rounded(_with_paths(strategy, partial(to_file, path)))
     write_text(path, to_toml(readable, comment=_COMMENT))
 
@@ -62,7 +62,7 @@ def _with_paths(strategy: Strategy, rewritten: Callable[[Any], Any]) -> Strategy
 
 
 def _rounded(strategy: Strategy) -> Strategy:
-    """Gives what was computed six significant digits: more than anyone can measure."""
+    """Rounds predicted numbers to six significant digits, beyond what can be measured."""
     stages = tuple(
         replace(stage, predicted=_with_six_digits(stage.predicted))
         for stage in strategy.stages

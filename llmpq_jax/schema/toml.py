@@ -1,4 +1,4 @@
-"""Reads and writes records as TOML; every complaint is one line a person can act on."""
+"""Reads and writes records as TOML; every error message is one line with a remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmpq_jax.errors import SpecError
 
 T = TypeVar("T")
 
-_MAX_COMPLAINTS = 3
+_MAX_MISTAKES = 3
 
 
 def read_record(
@@ -29,14 +29,14 @@ def read_record(
     """Reads a file as a record.
 
     Args:
-        cls: A class made by `record`.
-        path: The file.
-        what: What the file should be, for messages: "strategy".
-        error: Raised when it is not.
+        cls: Class made by `record`.
+        path: Path of the file.
+        what: Name of the kind of file for messages, such as "strategy".
+        error: Class of the raised error.
 
     Raises:
-        SpecError: In the subclass `error`: the file is missing, is not TOML, or does
-            not hold such a record.
+        SpecError: If the file is missing, is not TOML, or does not hold such a record;
+            an instance of `error`.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -57,26 +57,26 @@ def read_record(
 def decode_record(
     cls: type[T], data: object, *, where: str, error: type[SpecError] = SpecError
 ) -> T:
-    """Makes a record of parsed data, as `read_record` does of a file."""
+    """Makes a record from parsed data, as `read_record` does from a file."""
     if isinstance(data, dict) and data.get("schema", 1) != 1:
         found = data["schema"]
-        msg = f"{where}: schema: found {found!r}, expected 1, the only version there is; update llmpq-jax or write the file anew"
+        msg = f"{where}: schema: found {found!r}, expected 1, the only version there is; update llmpq-jax or write the file again"
         raise error(msg)
     try:
-        # By way of JSON, so that TOML's lists may stand for tuples while every other
-        # type stays strict.
+        # Through JSON, so that TOML's lists are accepted as tuples while every other type
+        # stays strict.
         return _adapter(cls).validate_json(to_json(data, inf_nan_mode="constants"))
     except ValidationError as reason:
-        complaints = [_complaint(detail) for detail in reason.errors()]
-        more = len(complaints) - _MAX_COMPLAINTS
-        shown = "; ".join(complaints[:_MAX_COMPLAINTS])
+        mistakes = [_mistake(detail) for detail in reason.errors()]
+        more = len(mistakes) - _MAX_MISTAKES
+        shown = "; ".join(mistakes[:_MAX_MISTAKES])
         tail = f"; and {more} more" if more > 0 else ""
         msg = f"{where}: {shown}{tail}"
         raise error(msg) from reason
 
 
 def to_toml(value: object, *, comment: str = "") -> str:
-    """Writes a record as TOML text: short arrays on one line, absent fields left out."""
+    """Returns a record as TOML: short arrays on one line, absent fields left out."""
     adapter = _adapter(type(value))
     plain = adapter.dump_python(value, mode="json", by_alias=True, exclude_none=True)
     document = tomlkit.document()
@@ -91,7 +91,7 @@ def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
 
-def _complaint(detail: ErrorDetails) -> str:
+def _mistake(detail: ErrorDetails) -> str:
     path = "".join(
         f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]
     ).removeprefix(".")
@@ -110,7 +110,7 @@ def _complaint(detail: ErrorDetails) -> str:
 
 
 def _fill(container: Any, plain: dict[str, Any]) -> None:
-    """Adds plain values first and tables after them, as TOML demands."""
+    """Adds plain values first and tables after them, as TOML requires."""
     tables: list[tuple[str, Any]] = []
     for key, value in plain.items():
         if isinstance(value, dict) or (

@@ -1,4 +1,4 @@
-"""The work a plan is made for: prompts, each continued by new tokens."""
+"""The workload that a plan is for: prompts, each continued by new tokens."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from llmpq_jax.schema.record import record
 
 @record
 class Workload:
-    """A fixed batch, as the paper has it, or prompts of many lengths.
+    """A fixed batch, as in the paper, or prompts of many lengths.
 
     Attributes:
-        batch: Prompts served together.
-        prompt_length: Tokens of the longest prompt; memory counts all as long, and so
-            does time where `lengths` is absent.
-        new_tokens: Tokens generated for each prompt at most; the first one comes out
-            of prefill, the others out of `new_tokens` − 1 decode steps.
-        output_length_fraction: The share of its new tokens that a prompt is expected to
-            want, the paper's γ: time is planned for that share, memory for all of them;
+        batch: Number of prompts served together.
+        prompt_length: Tokens of the longest prompt. Memory is planned for prompts of this
+            length, and so is time if `lengths` is absent.
+        new_tokens: Maximum number of tokens generated per prompt: the first by prefill,
+            the others by `new_tokens` − 1 decode steps.
+        output_length_fraction: Expected share of its new tokens that a prompt generates,
+            γ in the paper. Time is planned for this share, memory for all new tokens;
             absent for 1.
-        lengths: What is to be served where prompts differ: [prompt tokens rounded up to
-            their bucket, new tokens at most, how many such prompts], in the order of
-            service; absent where all are as long as the longest.
-        longest_context: Tokens of the longest prompt and continuation together; absent
-            where that is `prompt_length` + `new_tokens`.
+        lengths: Prompts by length, in the order of service, each [prompt tokens rounded
+            up to their bucket, maximum number of new tokens, number of such prompts];
+            absent if all are as long as the longest.
+        longest_context: Tokens of the longest prompt with its continuation; absent if
+            that is `prompt_length` + `new_tokens`.
     """
 
     batch: int
@@ -47,35 +47,35 @@ class Workload:
         if fraction is not None and not 0 < fraction <= 1:
             msg = f"output_length_fraction is {fraction}, expected more than 0 and at most 1"
             raise ValueError(msg)
-        most = self.prompt_length + self.new_tokens
-        if self.longest_context is not None and not 1 < self.longest_context <= most:
-            msg = f"longest_context is {self.longest_context}, expected 2 to {most}, prompt_length and new_tokens together"
+        maximum = self.prompt_length + self.new_tokens
+        if self.longest_context is not None and not 1 < self.longest_context <= maximum:
+            msg = f"longest_context is {self.longest_context}, expected 2 to {maximum}, prompt_length and new_tokens together"
             raise ValueError(msg)
         if self.lengths is not None:
             _check_lengths(self, self.lengths)
 
     @property
     def context_length(self) -> int:
-        """Tokens of the longest context, prompt and continuation together."""
+        """Tokens of the longest prompt with its continuation."""
         return self.longest_context or self.prompt_length + self.new_tokens
 
     @property
     def num_prompts(self) -> int:
-        """Prompts in all; those beyond `batch` take the places of others that end."""
+        """Number of all prompts; those beyond `batch` take slots that become free."""
         if self.lengths is None:
             return self.batch
         return sum(count for _, _, count in self.lengths)
 
     @property
     def prompt_buckets(self) -> tuple[int, ...]:
-        """Lengths that prompts are padded to, each once, shortest first."""
+        """Lengths that prompts are padded to, in increasing order."""
         if self.lengths is None:
             return (bucket_length(self.prompt_length),)
         return tuple(sorted({prompt for prompt, _, _ in self.lengths}))
 
     @property
     def expected_new_tokens(self) -> int:
-        """Tokens that all prompts together are expected to want."""
+        """New tokens that all prompts together are expected to generate."""
         served = self.lengths or ((self.prompt_length, self.new_tokens, self.batch),)
         return sum(count * self.expected(tokens) for _, tokens, count in served)
 
@@ -86,7 +86,7 @@ class Workload:
         prompt_length: int | None = None,
         new_tokens: int | None = None,
     ) -> Workload:
-        """Returns the same prompts, none larger than these limits, fewer at a time."""
+        """Returns the workload with the batch and every prompt reduced to these limits."""
         prompt = min(self.prompt_length, prompt_length or self.prompt_length)
         new = min(self.new_tokens, new_tokens or self.new_tokens)
         lengths, context = self.lengths, self.longest_context
@@ -106,7 +106,7 @@ class Workload:
         )
 
     def expected(self, new_tokens: int) -> int:
-        """Returns how many of so many new tokens a prompt is expected to want."""
+        """Returns the expected number of generated tokens, given the maximum number."""
         fraction = self.output_length_fraction
         return new_tokens if fraction is None else max(1, round(fraction * new_tokens))
 
@@ -115,15 +115,17 @@ def _check_lengths(
     workload: Workload, lengths: tuple[tuple[int, int, int], ...]
 ) -> None:
     if not lengths or min(min(row) for row in lengths) < 1:
-        msg = "lengths: expected rows of three whole numbers from 1 up, one at least"
+        msg = (
+            "lengths: expected rows of three whole numbers from 1 up, at least one row"
+        )
         raise ValueError(msg)
     longest = max(prompt for prompt, _, _ in lengths)
     if longest != bucket_length(workload.prompt_length):
         msg = f"lengths: the longest prompt is of {longest} tokens: expected {bucket_length(workload.prompt_length)}, the bucket of prompt_length"
         raise ValueError(msg)
-    most = max(new_tokens for _, new_tokens, _ in lengths)
-    if most != workload.new_tokens:
-        msg = f"lengths: {most} new tokens at most: expected {workload.new_tokens}, as new_tokens says"
+    maximum = max(new_tokens for _, new_tokens, _ in lengths)
+    if maximum != workload.new_tokens:
+        msg = f"lengths: at most {maximum} new tokens: expected {workload.new_tokens}, the value of new_tokens"
         raise ValueError(msg)
     if workload.batch > workload.num_prompts:
         msg = f"lengths: {workload.num_prompts} prompts in all: expected {workload.batch} or more, the batch"
@@ -136,9 +138,13 @@ def workload_of_lengths(
     batch: int | None = None,
     output_length_fraction: float | None = None,
 ) -> Workload:
-    """Makes a workload of each prompt's tokens and of its new tokens at most.
+    """Makes a workload of prompts, in the order of service.
 
-    They are put in the order of service.
+    Args:
+        lengths: Tokens and maximum number of new tokens of each prompt, in any order.
+        batch: Number of prompts served together; by default all of them.
+        output_length_fraction: Expected share of its new tokens that a prompt generates;
+            None for 1.
     """
     each = list(lengths)
     counts = Counter((bucket_length(prompt), new) for prompt, new in each)
@@ -155,10 +161,10 @@ def workload_of_lengths(
 def _in_order_of_service(
     counts: Counter[tuple[int, int]],
 ) -> tuple[tuple[int, int, int], ...]:
-    """Those that may become longest first, and of those alike the longest prompts.
+    """Returns prompts with the most new tokens first; among equal ones, the longest first.
 
-    So the driver has it, but that those alike come as they stand in the file; the first
-    ones are padded to their longest.
+    The scheduler keeps equal ones in the order of the file. Here the longest come first,
+    because the first prefills are padded to their longest prompt.
     """
     ordered = sorted(counts.items(), key=lambda row: (-row[0][1], -row[0][0]))
     return tuple((prompt, new, count) for (prompt, new), count in ordered)
@@ -166,12 +172,14 @@ def _in_order_of_service(
 
 @record
 class MicroBatch:
-    """How the batch is cut, phase by phase.
+    """Sizes of the micro-batches that the batch is divided into.
 
     Attributes:
-        prefill: Prompts per prefill micro-batch.
-        decode: Rows per decode micro-batch; one is a multiple of the other.
-        chunk_tokens: Longer prompts are computed in chunks of at most so many tokens.
+        prefill: Number of prompts per prefill micro-batch.
+        decode: Number of rows per decode micro-batch; a multiple or a divisor of
+            `prefill`.
+        chunk_tokens: Maximum tokens of a prompt computed at once; longer prompts are
+            computed in chunks.
     """
 
     prefill: int

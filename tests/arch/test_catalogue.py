@@ -1,4 +1,4 @@
-"""The catalogue is whole, and a kind that it lacks is told what there is."""
+"""The catalogue is complete, and an unknown kind is refused with the known ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmpq_jax.arch.catalogue import read_catalogue
 from llmpq_jax.errors import ClusterError
 
 
-def test_kinds_are_there_once_with_their_source():
+def test_kinds_occur_once_and_have_a_source():
     kinds = read_catalogue().kinds
     names = [kind.name for kind in kinds]
     assert len(set(names)) == len(names) >= 15
@@ -18,6 +18,6 @@ def test_kinds_are_there_once_with_their_source():
     assert {"P100-12", "T4", "V100-16", "MI300X", "EPYC-9654"} <= set(names)
 
 
-def test_a_kind_that_is_not_there_is_told_which_are():
+def test_an_unknown_kind_is_refused_with_the_known_ones():
     with pytest.raises(ClusterError, match=r"no device of kind 'TPU'.*H100.*profile"):
         read_catalogue().find("TPU")

@@ -56,7 +56,7 @@ def test_defaults_are_those_of_transformers(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_every_key_that_transformers_writes_has_a_place(family: str) -> None:
+def test_every_key_that_transformers_writes_is_in_a_table(family: str) -> None:
     config_class: Any = CONFIG_MAPPING[family]
     table = FAMILIES[family]
     known = {
@@ -216,7 +216,7 @@ def test_rotary_spellings_old_and_new_agree(family: str) -> None:
         assert read(config).rope == expected
 
 
-def test_a_path_to_the_file_does_as_well_as_its_folder() -> None:
+def test_a_path_may_be_the_file_or_its_folder() -> None:
     folder = GOLDEN / "llama"
     assert read_architecture(folder / "config.json") == read_architecture(folder)
 
@@ -308,7 +308,7 @@ def test_an_unknown_key_is_never_ignored(family: str, key: str, value: object) -
 
 
 @pytest.mark.parametrize("value", [None, False, "", [], {}])
-def test_an_unknown_key_that_says_nothing_is_harmless(value: object) -> None:
+def test_an_unknown_key_without_a_value_is_ignored(value: object) -> None:
     config = {"model_type": "llama"}
     assert read(config | {"new_key": value}) == read(config)
 
@@ -322,7 +322,7 @@ def test_an_unknown_key_that_says_nothing_is_harmless(value: object) -> None:
         ("{}", r"model_type: found None, expected one of llama, "),
         (
             '{"model_type": "llama", "rms_norm_eps": NaN}',
-            r"holds NaN, which is no JSON",
+            r"holds NaN, which is not JSON",
         ),
         (
             {"model_type": "llama", "hidden_size": "4096"},
@@ -417,7 +417,7 @@ def test_an_unknown_key_that_says_nothing_is_harmless(value: object) -> None:
         ),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_an_invalid_config_is_refused(
     config: dict[str, Any] | str, message: str
 ) -> None:
     with pytest.raises(SpecError, match=message):

@@ -1,4 +1,4 @@
-"""A model keeps its name when moved, and loses it when it computes something else."""
+"""A model keeps its fingerprint when moved, and changes it with what it computes."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def _edit_config(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(config), encoding="utf-8")
 
 
-def test_golden_models_have_different_names() -> None:
+def test_golden_models_have_different_fingerprints() -> None:
     names = [model_fingerprint(path) for path in sorted(GOLDEN.iterdir())]
     assert len(set(names)) == len(names)
     assert all(name.startswith("sha256:") and len(name) == 71 for name in names)
 
 
-def test_names_in_committed_files_are_still_those_of_their_model() -> None:
-    """Names of an architecture's fields are hashed: renaming one renames every model."""
+def test_fingerprints_in_committed_files_are_those_of_their_model() -> None:
+    """Names of an architecture's fields are hashed: renaming one changes all fingerprints."""
     model = ROOT / "examples" / "tiny-code-lm"
     folder = ROOT / "strategies" / "tiny-four-cpu"
     measured = read_measurements(folder / "measurements.toml")
@@ -52,25 +52,25 @@ def test_names_in_committed_files_are_still_those_of_their_model() -> None:
     assert model_fingerprint(model) == planned.model.fingerprint
 
 
-def test_a_moved_model_keeps_its_name(folder: Path) -> None:
+def test_a_moved_model_keeps_its_fingerprint(folder: Path) -> None:
     before = model_fingerprint(folder)
     assert model_fingerprint(folder.rename(folder.parent / "moved")) == before
 
 
-def test_a_harmless_key_keeps_the_name(folder: Path) -> None:
+def test_an_ignored_key_keeps_the_fingerprint(folder: Path) -> None:
     before = model_fingerprint(folder)
     _edit_config(folder, transformers_version="6.0.0", use_cache=False)
     assert model_fingerprint(folder) == before
 
 
-def test_another_computation_has_another_name(folder: Path) -> None:
+def test_another_computation_has_another_fingerprint(folder: Path) -> None:
     before = model_fingerprint(folder)
     _edit_config(folder, rms_norm_eps=1e-5)
     assert model_fingerprint(folder) != before
 
 
 @pytest.mark.parametrize("place", ["first", "last", "header"])
-def test_other_weights_have_another_name(folder: Path, place: str) -> None:
+def test_other_weights_have_another_fingerprint(folder: Path, place: str) -> None:
     before = model_fingerprint(folder)
     path = max(folder.glob("*.safetensors"))
     content = bytearray(path.read_bytes())
@@ -80,7 +80,7 @@ def test_other_weights_have_another_name(folder: Path, place: str) -> None:
     assert model_fingerprint(folder) != before
 
 
-def test_a_longer_file_has_another_name(folder: Path) -> None:
+def test_a_longer_file_has_another_fingerprint(folder: Path) -> None:
     before = model_fingerprint(folder)
     path = min(folder.glob("*.safetensors"))
     path.write_bytes(path.read_bytes() + b"\0")
@@ -150,7 +150,7 @@ def test_models_that_differ_in_depth_share_their_measurements() -> None:
         ("embedding_size", 16),
     ],
 )
-def test_models_that_differ_in_a_layer_or_an_end_do_not(
+def test_models_that_differ_in_layer_embedding_or_head_do_not(
     field: str, value: object
 ) -> None:
     architecture = read_architecture(GOLDEN / "llama")
@@ -158,7 +158,7 @@ def test_models_that_differ_in_a_layer_or_an_end_do_not(
     assert layer_shape_fingerprint(changed) != layer_shape_fingerprint(architecture)
 
 
-def test_a_strategy_s_name_is_what_it_does() -> None:
+def test_the_fingerprint_of_a_strategy_is_of_what_it_runs() -> None:
     path = ROOT / "strategies" / "tiny-four-cpu" / "strategy.toml"
     strategy = read_strategy(path)
     name = strategy_fingerprint(strategy)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from llmpq_jax.arch.fingerprint import layer_shape_fingerprint
 from llmpq_jax.arch.measurement_checks import (
-    OLD_DAYS,
+    MAX_AGE_DAYS,
     check_kinds,
     check_measurements,
-    doubts,
+    staleness_warnings,
 )
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.schema.cluster import Cluster, Device, Node
@@ -114,20 +114,20 @@ def measurements_of(rows):
     return measurements
 
 
-def test_what_stands_before_the_rows_holds_none_of_them():
+def test_the_header_holds_no_rows():
     assert {type(row) for row in ROWS} == set(get_args(Row))
     assert header_text(measurements_of(ROWS)) == header_text(HEADER)
 
 
 @given(rows=st.permutations(ROWS))
-def test_rows_are_read_back_in_whatever_order_they_came(tmp_path_factory, rows):
+def test_rows_are_read_in_any_order(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("growing") / "measurements.toml"
     write(path, rows)
     assert read_measurements(path) == measurements_of(rows)
 
 
 @pytest.mark.parametrize("last", ROWS, ids=KINDS_OF_ROWS)
-def test_a_file_cut_at_any_byte_of_its_last_row_holds_all_others(tmp_path, last):
+def test_a_file_truncated_in_its_last_row_holds_all_others(tmp_path, last):
     path = tmp_path / "measurements.toml"
     others = tuple(row for row in ROWS if row is not last)
     write(path, others)
@@ -158,7 +158,7 @@ def test_a_header_alone_is_a_file_without_rows(tmp_path):
         (b"schema = 7\n", "schema: found 7, expected 1"),
     ],
 )
-def test_what_is_no_measurements_file_is_refused(tmp_path, content, message):
+def test_an_invalid_measurements_file_is_refused(tmp_path, content, message):
     path = tmp_path / "measurements.toml"
     if content is not None:
         path.write_bytes(content)
@@ -211,14 +211,14 @@ def room(**fields):
         ({"platform": "cpu"}, {"kind": "another"}),
     ],
 )
-def test_kinds_of_the_cluster_s_platform_serve(measured, device):
+def test_kinds_of_the_cluster_s_platform_are_accepted(measured, device):
     check_kinds(replace(HEADER, kinds=(kind(**measured),)), room(**device))
 
 
 def test_a_kind_measured_on_another_platform_is_refused():
     measured = replace(HEADER, kinds=(kind(platform="cpu"),))
     message = (
-        r"kind 'T4' was measured on platform 'cpu', desk/cuda:0 is of 'cuda': expected"
+        r"kind 'T4' was measured on platform 'cpu', desk/cuda:0 has 'cuda': expected"
     )
     with pytest.raises(MeasurementError, match=message):
         check_kinds(measured, room())
@@ -228,15 +228,19 @@ def test_a_kind_measured_on_another_platform_is_refused():
     ("fields", "days", "said"),
     [
         ({}, 1, []),
-        ({}, OLD_DAYS, []),
-        ({}, OLD_DAYS + 1, [f"T4 was measured {OLD_DAYS + 1} days ago"]),
+        ({}, MAX_AGE_DAYS, []),
+        ({}, MAX_AGE_DAYS + 1, [f"T4 was measured {MAX_AGE_DAYS + 1} days ago"]),
         ({"date": "long ago"}, 1, []),
-        ({"jax_version": "0.1"}, 1, ["T4 was measured with JAX 0.1, here is 0.10.2"]),
+        (
+            {"jax_version": "0.1"},
+            1,
+            ["T4 was measured with JAX 0.1, 0.10.2 is installed"],
+        ),
         ({"jax_version": "none", "source": "roofline"}, 1000, []),
     ],
 )
-def test_old_and_foreign_measurements_are_doubted(fields, days, said):
+def test_old_measurements_and_those_of_another_jax_give_a_warning(fields, days, said):
     measured = replace(HEADER, kinds=(kind(**fields),))
     today = date(2026, 1, 31) + timedelta(days=days)
-    found = doubts(measured, jax_version="0.10.2", today=today)
+    found = staleness_warnings(measured, jax_version="0.10.2", today=today)
     assert [line.partition(":")[0] for line in found] == said

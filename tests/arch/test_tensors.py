@@ -113,13 +113,13 @@ def test_narrow_embeddings_are_projected_in_and_out():
     assert outward["vocabulary.weight"] == (32, 100)
 
 
-def test_an_embedding_norm_stands_where_the_architecture_has_one():
+def test_there_is_an_embedding_norm_if_the_architecture_has_one():
     named = {t.name for t in embedding_tensors(replace(OPT, has_embedding_norm=True))}
     assert {"norm.weight", "norm.bias"} <= named
     assert "norm.weight" not in {t.name for t in embedding_tensors(OPT)}
 
 
-def test_query_and_key_norms_stand_where_the_architecture_has_them():
+def test_there_are_query_and_key_norms_if_the_architecture_has_them():
     named = {t.name for t in layer_tensors(replace(LLAMA, has_qk_norm=True))}
     assert {"attention.query_norm.weight", "attention.key_norm.weight"} <= named
 
@@ -149,10 +149,8 @@ def test_what_is_not_a_matrix_takes_the_same_at_any_precision(architecture, bits
 
 
 @given(architectures(), st.sampled_from(ALL_BITS), st.integers(2, 6))
-def test_shards_hold_the_whole_and_repeat_no_more_than_scales(
-    architecture, bits, width
-):
-    """Each shard is at least its share; 16 bits repeat what is not cut and no more."""
+def test_shards_hold_the_whole_weight_and_repeat_only_scales(architecture, bits, width):
+    """Each shard is at least its share; at 16 bits only what is not sharded is repeated."""
     if width not in tensor_widths(architecture, width):
         return
     for tensor in layer_tensors(architecture):
@@ -167,8 +165,8 @@ def test_shards_hold_the_whole_and_repeat_no_more_than_scales(
 
 
 @given(architectures(), st.integers(min_value=1, max_value=8))
-def test_widths_cut_heads_and_rows_evenly(architecture, most):
-    widths = tensor_widths(architecture, most)
+def test_widths_divide_heads_and_rows_evenly(architecture, max_width):
+    widths = tensor_widths(architecture, max_width)
     assert widths[0] == 1
     assert all(architecture.num_kv_heads % width == 0 for width in widths)
     for width in widths:
@@ -177,7 +175,7 @@ def test_widths_cut_heads_and_rows_evenly(architecture, most):
         )
 
 
-def test_a_cut_that_leaves_a_rest_is_refused():
+def test_a_width_that_does_not_divide_a_weight_is_refused():
     tensor = TensorSpec(
         name="mlp.up.weight", shape=(8, 10), is_matrix=True, shard="columns"
     )

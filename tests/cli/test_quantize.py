@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from llmpq_jax.arch.fingerprint import model_fingerprint
-from llmpq_jax.checkpoint import writer as write
+from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
 from tests.tiny_models import make_strategy
 
@@ -30,7 +30,7 @@ def test_the_written_strategy_continues_prompts_as_the_old_one(
     assert "quantising …" in result.stderr
     assert re.search(r"^ +2 layers +8 +\S+ KiB +\S+ KiB$", result.stdout, re.MULTILINE)
     assert re.search(r"^ +1 layer +4 +\S+ KiB +\S+ KiB$", result.stdout, re.MULTILINE)
-    assert re.search(r"^ +together +\S+ KiB +\S+ KiB$", result.stdout, re.MULTILINE)
+    assert re.search(r"^ +total +\S+ KiB +\S+ KiB$", result.stdout, re.MULTILINE)
     assert re.search(r"\d\d\.\d% of the bytes of weights", result.stdout)
     assert f"written      {tmp_path / 'out'}" in result.stdout
     new = tmp_path / "out" / "strategy.toml"
@@ -58,7 +58,7 @@ def test_a_folder_that_is_there_is_replaced_only_on_demand(
     run, fails, words, strategy, tmp_path
 ):
     assert run(*words).exit_code == 0
-    assert "/out: is there already: name another folder or say --over" in fails(*words)
+    assert "/out: exists already: choose another folder or use --over" in fails(*words)
     (tmp_path / "out" / "old").write_text("old")
     assert run(*words, "--overwrite").exit_code == 0
     assert not (tmp_path / "out" / "old").exists()
@@ -110,7 +110,7 @@ def test_ctrl_c_leaves_nothing_behind(run, words, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     # The layers have been written by then.
-    monkeypatch.setattr(write, "load_head", interrupted)
+    monkeypatch.setattr(WeightStore, "head", interrupted)
     result = run(*words)
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == "error: interrupted"

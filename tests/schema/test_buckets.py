@@ -21,7 +21,7 @@ def test_a_bucket_holds_its_length_and_is_its_own_bucket(length):
 
 
 @given(lengths, lengths)
-def test_longer_never_gets_a_shorter_bucket(first, second):
+def test_a_longer_prompt_never_has_a_shorter_bucket(first, second):
     shorter, longer = sorted((first, second))
     assert bucket_length(shorter) <= bucket_length(longer)
 
@@ -41,18 +41,18 @@ def test_there_are_few_buckets():
 
 
 @pytest.mark.parametrize("length", [0, -5])
-def test_nothing_has_no_bucket(length):
+def test_a_length_below_one_is_refused(length):
     complaint = f"a length of {length} tokens has no bucket: expected at least 1"
     with pytest.raises(ValueError, match=complaint):
         bucket_length(length)
 
 
 @given(lengths, st.integers(min_value=16, max_value=4096))
-def test_chunks_are_equal_whole_sixteenths_and_no_longer_than_allowed(length, most):
+def test_chunks_are_equal_multiples_of_16_tokens_within_the_limit(length, limit):
     num_tokens = bucket_length(length)
-    count = num_prefill_chunks(num_tokens, most)
+    count = num_prefill_chunks(num_tokens, limit)
     assert num_tokens % count == 0
-    assert num_tokens // count <= most
+    assert num_tokens // count <= limit
     assert count == 1 or num_tokens // count % 16 == 0
 
 
@@ -63,8 +63,8 @@ def test_usual_chunks_are_at_least_half_as_long_as_they_may_be(length):
     assert chunk >= min(num_tokens, PREFILL_CHUNK_TOKENS // 2)
 
 
-@pytest.mark.parametrize(("num_tokens", "most"), [(1000, 512), (1024, 8)])
-def test_what_cannot_be_cut_into_chunks_is_refused(num_tokens, most):
-    complaint = f"^{num_tokens} tokens in chunks of {most}: expected a bucket's length"
+@pytest.mark.parametrize(("num_tokens", "limit"), [(1000, 512), (1024, 8)])
+def test_a_prompt_that_cannot_be_divided_into_chunks_is_refused(num_tokens, limit):
+    complaint = f"^{num_tokens} tokens in chunks of {limit}: expected a bucket's length"
     with pytest.raises(ValueError, match=complaint):
-        num_prefill_chunks(num_tokens, most)
+        num_prefill_chunks(num_tokens, limit)

@@ -40,14 +40,14 @@ def test_a_link_joins_two_nodes_in_both_directions(cluster):
 
 
 @given(records.clusters())
-def test_a_plan_may_fill_what_is_not_reserved(cluster):
+def test_a_plan_may_use_what_is_not_reserved(cluster):
     for node_devices in cluster.node_devices:
         device = node_devices.device
         assert 0 < device.usable_bytes <= device.memory_bytes
         assert device.usable_bytes + device.reserve_bytes == device.memory_bytes
 
 
-def test_a_device_that_is_not_there_is_not_found():
+def test_an_unknown_device_is_not_found():
     with pytest.raises(KeyError, match="node0/cpu:7"):
         read(DEVICE).find("node0/cpu:7")
 
@@ -111,7 +111,7 @@ LINK = {"between": ["node0", "node0"], "bandwidth_bytes_per_s": 1e9}
         ),
         (
             {"node": [{"name": "a", "device": [DEVICE]}] * 2},
-            "node 'a' is there twice: expected unique names",
+            "node 'a' occurs twice: expected unique names",
         ),
         (
             {"node": [{"name": "a", "device": [DEVICE], "shared_capacity": 0.5}]},
@@ -137,7 +137,7 @@ def test_a_wrong_cluster_is_refused(changes, complaint):
         read(DEVICE, **changes)
 
 
-def test_a_device_that_is_there_twice_is_refused():
-    complaint = "device 'cpu:0' is there twice: expected unique names"
+def test_a_device_that_occurs_twice_is_refused():
+    complaint = "device 'cpu:0' occurs twice: expected unique names"
     with pytest.raises(ClusterError, match=complaint):
         read(DEVICE, DEVICE)

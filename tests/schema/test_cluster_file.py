@@ -38,7 +38,7 @@ def test_a_cluster_is_read_as_it_was_written(tmp_path):
     assert 'memory = "16 GiB"' in path.read_text()
 
 
-def test_what_is_no_cluster_file_is_refused(tmp_path):
+def test_an_invalid_cluster_file_is_refused(tmp_path):
     path = tmp_path / "cluster.toml"
     message = r"cluster .*cluster.toml: cannot be read \(No such file"
     with pytest.raises(ClusterError, match=message):

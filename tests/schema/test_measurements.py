@@ -28,7 +28,7 @@ END = {
 }
 
 
-def test_a_row_may_leave_out_what_is_usual():
+def test_a_row_may_leave_out_defaults():
     row = decode_record(LayerTime, LAYER, where="row")
     assert (row.tensor, row.kv_bits) == (1, 16)
     assert decode_record(VocabularyLayerTime, END, where="row").bits == 16
@@ -63,7 +63,7 @@ def test_a_wrong_row_is_refused(change, complaint):
         ({"bits": 4}, "bits: found 4, input should be 8 or 16"),
     ],
 )
-def test_a_wrong_end_is_refused(change, complaint):
+def test_a_wrong_vocabulary_layer_is_refused(change, complaint):
     with pytest.raises(MeasurementError, match=complaint):
         decode_record(
             VocabularyLayerTime, END | change, where="row", error=MeasurementError

@@ -11,7 +11,7 @@ def test_a_relative_path_survives_a_file_in_another_folder(path):
     assert Path(from_file(file, to_file(file, path))) == Path(path)
 
 
-def test_absolute_and_absent_paths_stay(tmp_path):
+def test_absolute_and_absent_paths_do_not_change(tmp_path):
     file = Path("plans/strategy.toml")
     for path in (str(tmp_path), None):
         assert from_file(file, path) == path

@@ -16,7 +16,7 @@ COUNTS = st.integers(1, 200)
 
 
 @given(st.integers(1, 20_000))
-def test_tokens_go_in_the_largest_even_blocks(num_tokens):
+def test_tokens_are_divided_into_the_largest_even_blocks(num_tokens):
     size = token_block(num_tokens)
     larger = range(size + 1, min(num_tokens, BLOCK_TOKENS) + 1)
     assert num_tokens % size == 0
@@ -25,7 +25,9 @@ def test_tokens_go_in_the_largest_even_blocks(num_tokens):
 
 
 @given(COUNTS, COUNTS, st.integers(1, 128), st.integers(1, 40_000))
-def test_scores_of_a_block_fit_unless_one_tokens_do_not(rows, tokens, heads, slots):
+def test_scores_of_a_block_fit_unless_those_of_one_token_do_not(
+    rows, tokens, heads, slots
+):
     size = {"num_heads": heads, "num_slots": slots}
     some_rows, some_tokens = attention_block(rows, tokens, **size)
     assert rows % some_rows == 0
@@ -36,6 +38,6 @@ def test_scores_of_a_block_fit_unless_one_tokens_do_not(rows, tokens, heads, slo
     assert some_rows == 1 or some_tokens == tokens
 
 
-def test_small_prompts_attend_all_at_once():
+def test_small_prompts_attend_in_one_block():
     assert attention_block(8, 64, num_heads=16, num_slots=64) == (8, 64)
     assert attention_block(8, 512, num_heads=16, num_slots=512) == (1, 256)

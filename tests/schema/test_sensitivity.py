@@ -8,7 +8,7 @@ from tests.schema import records
 
 
 @given(records.sensitivities)
-def test_every_row_is_found_again(sensitivity):
+def test_every_row_is_found(sensitivity):
     first: dict[tuple[int, int], float] = {}
     for row in sensitivity.layers:
         first.setdefault((row.layer, row.bits), row.omega)
@@ -17,7 +17,7 @@ def test_every_row_is_found_again(sensitivity):
 
 
 @given(records.sensitivities)
-def test_what_is_not_there_counts_nothing_at_16_bits_and_is_missing_below(sensitivity):
+def test_an_unknown_layer_counts_zero_at_16_bits_and_is_missing_below(sensitivity):
     unknown = max(row.layer for row in sensitivity.layers) + 1
     assert sensitivity.omega(unknown, 16) == 0
     with pytest.raises(KeyError):

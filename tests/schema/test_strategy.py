@@ -38,7 +38,7 @@ def with_second_stage(**changes) -> list:
     return [STAGES[0], STAGES[1] | changes]
 
 
-def test_a_strategy_without_predictions_is_one():
+def test_a_strategy_needs_no_predictions():
     strategy = read()
     assert strategy.bits == (16, 8, 8, 4)
     assert [stage.devices for stage in strategy.stages] == [
@@ -57,7 +57,7 @@ def test_stages_tile_the_model(strategy):
 
 
 @given(records.strategies())
-def test_every_device_serves_one_stage(strategy):
+def test_every_device_is_in_one_stage(strategy):
     names = [name for stage in strategy.stages for name in stage.devices]
     assert len(set(names)) == len(names)
     for stage in strategy.stages:
@@ -86,7 +86,7 @@ MESH = {"devices": ["node0/cpu:1", "node0/cpu:2"], "tensor": 2}
         ),
         (
             {"layers": [4, 2]},
-            r"layers = \[4, 2\]: expected \[from, up to but without\]",
+            r"layers = \[4, 2\]: expected \[first, end\)",
         ),
         ({"layers": [-1, 1]}, r"layers = \[-1, 1\]: expected"),
         (
@@ -104,7 +104,7 @@ MESH = {"devices": ["node0/cpu:1", "node0/cpu:2"], "tensor": 2}
             "stage 1 starts at layer 3: expected 2, where",
         ),
         ({"layers": [2, 3], "bits": [8]}, "the stages end at layer 3: expected 4, the"),
-        ({"device": "node0/cpu:0"}, "device 'node0/cpu:0' serves two stages: expected"),
+        ({"device": "node0/cpu:0"}, "device 'node0/cpu:0' is in two stages: expected"),
     ],
 )
 def test_a_wrong_stage_is_refused(second, complaint):

@@ -50,7 +50,7 @@ def test_chunks_of_less_than_a_bucket_are_refused():
 
 
 @pytest.mark.parametrize("fraction", [0.0, -1.0, 1.01, float("nan")])
-def test_a_share_of_the_output_is_a_share(fraction):
+def test_a_fraction_of_the_output_is_above_0_and_at_most_1(fraction):
     message = (
         f"^output_length_fraction is {fraction}, expected more than 0 and at most 1$"
     )
@@ -61,7 +61,7 @@ def test_a_share_of_the_output_is_a_share(fraction):
 
 
 @pytest.mark.parametrize("context", [1, 21])
-def test_a_context_no_prompt_can_reach_is_refused(context):
+def test_a_context_that_no_prompt_can_reach_is_refused(context):
     message = f"^longest_context is {context}, expected 2 to 20"
     with pytest.raises(ValueError, match=message):
         Workload(batch=1, prompt_length=10, new_tokens=10, longest_context=context)
@@ -73,7 +73,7 @@ def test_a_context_no_prompt_can_reach_is_refused(context):
         ((), "lengths: expected rows of three whole numbers from 1 up"),
         (((16, 10, 0),), "lengths: expected rows of three whole numbers from 1 up"),
         (((32, 10, 9),), "lengths: the longest prompt is of 32 tokens: expected 16"),
-        (((16, 9, 9),), "lengths: 9 new tokens at most: expected 10"),
+        (((16, 9, 9),), "lengths: at most 9 new tokens: expected 10"),
         (((16, 10, 3),), "lengths: 3 prompts in all: expected 4 or more, the batch"),
     ],
 )
@@ -86,7 +86,7 @@ def test_lengths_agree_with_the_longest(lengths, message):
     st.lists(st.tuples(st.integers(1, 300), st.integers(1, 90)), min_size=1),
     st.integers(1, 20),
 )
-def test_a_workload_of_lengths_holds_each_once_and_the_longest(lengths, batch):
+def test_a_workload_of_lengths_counts_each_prompt_and_the_longest(lengths, batch):
     found = workload_of_lengths(lengths, batch=batch)
     assert found.num_prompts == len(lengths)
     assert found.batch == min(batch, len(lengths))

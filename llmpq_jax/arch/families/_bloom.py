@@ -1,4 +1,4 @@
-"""bloom: ALiBi positions, normed embeddings, biases everywhere."""
+"""The family bloom: ALiBi positions, normalised embeddings, biases everywhere."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ BLOOM = Family(
         "n_head": 8,
         "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": True,
-        # Not a limit, so transformers has no such key; published files have this one.
+        # ALiBi has no limit, so transformers has no such key; published files have this.
         "seq_length": 2048,
     },
     build=_build,
@@ -54,7 +54,7 @@ BLOOM = Family(
         "num_attention_heads": "n_head",
         "n_embed": "hidden_size",
     },
-    # Fusions of Megatron's kernels, and the order in which its ranks were summed.
+    # Kernel fusions of Megatron, and the order in which the sums of its ranks are added.
     ignored_keys=frozenset(
         [
             "attention_softmax_in_fp32",

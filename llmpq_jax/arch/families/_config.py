@@ -1,4 +1,4 @@
-"""Typed look-ups in one config.json; every complaint names file, key and value."""
+"""Typed look-ups in one config.json; every error names file, key and value."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Config:
     """The keys of one JSON object.
 
     Attributes:
-        path: The file.
-        values: What it holds.
-        defaults: What holds for a key the file lacks; a key without one is required.
-        inside: The key this object stands under, with a dot; empty at the top.
+        path: Path of the file.
+        values: Values of the keys in the file.
+        defaults: Values of keys that the file lacks; a key without one is required.
+        inside: Key of this object in the file, with a dot; empty for the whole file.
     """
 
     path: Path
@@ -48,18 +48,18 @@ class Config:
         return self.values.get(key, self.defaults.get(key))
 
     def integer(self, key: str) -> int:
-        """Reads a whole number from 1 up."""
+        """Returns a whole number from 1 up."""
         value = self.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             self.refuse(key, value, "a whole number from 1 up")
         return value
 
     def optional_integer(self, key: str) -> int | None:
-        """Reads a whole number from 1 up, or null."""
+        """Returns a whole number from 1 up, or None for null."""
         return None if self.get(key) is None else self.integer(key)
 
     def number(self, key: str) -> float:
-        """Reads a positive number."""
+        """Returns a positive number."""
         value = self.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             self.refuse(key, value, "a positive number")
@@ -68,17 +68,17 @@ class Config:
         return float(value)
 
     def flag(self, key: str) -> bool:
-        """Reads true or false."""
+        """Returns true or false."""
         value = self.get(key)
         if not isinstance(value, bool):
             self.refuse(key, value, "true or false")
         return value
 
     def choice(self, key: str, implemented: Mapping[str, T]) -> T:
-        """Reads a word and returns what stands for it.
+        """Returns what a text is mapped to.
 
         Raises:
-            UnsupportedModelError: It is a word, but not an implemented one.
+            UnsupportedModelError: If the text is not implemented.
         """
         value = self.get(key)
         if not isinstance(value, str):
@@ -88,22 +88,22 @@ class Config:
         return implemented[value]
 
     def refuse(self, key: str, value: object, expected: str) -> NoReturn:
-        """Raises SpecError: the value is not what the key may hold."""
+        """Raises SpecError for a value that the key may not have."""
         msg = f"config {self.path}: {self.inside}{key}: found {_short(value)}, expected {expected}"
         raise SpecError(msg)
 
     def not_implemented(self, key: str, value: object, implemented: str) -> NoReturn:
-        """Raises UnsupportedModelError: the value is sound, but we cannot serve it."""
+        """Raises UnsupportedModelError for a valid value that is not implemented."""
         msg = f"config {self.path}: {self.inside}{key} is {_short(value)}: implemented is {implemented}; choose another checkpoint"
         raise UnsupportedModelError(msg)
 
     def refuse_unknown_keys(
         self, known: frozenset[str], fixed_values: Mapping[str, object], *, what: str
     ) -> None:
-        """Refuses keys outside the tables, and neutral ones of another value.
+        """Refuses keys in no table, and keys with another than their fixed value.
 
         Raises:
-            UnsupportedModelError: There is such a key.
+            UnsupportedModelError: If there is such a key.
         """
         for key, value in self.values.items():
             if key in known or value is None:
@@ -117,7 +117,11 @@ class Config:
 
 
 def head_width(config: Config, hidden_size: int, num_heads: int) -> int:
-    """Returns hidden / heads; the file's SpecError where it is not whole."""
+    """Returns the hidden size over the number of heads.
+
+    Raises:
+        SpecError: If that is not a whole number.
+    """
     if hidden_size % num_heads:
         msg = f"config {config.path}: hidden size {hidden_size} is no multiple of {num_heads} heads: expected one, or a head_dim"
         raise SpecError(msg)

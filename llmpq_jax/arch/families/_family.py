@@ -1,4 +1,4 @@
-"""The table of one family, and the keys that are harmless in all of them."""
+"""The table of one family, and the keys that are ignored in all of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Family:
     """How the config.json files of one `model_type` are read.
 
     Attributes:
-        model_type: Hugging Face's name.
-        defaults: Keys that are used, with Hugging Face's value for a missing one.
-        build: Makes the architecture of them.
-        aliases: Other spellings of those keys.
-        ignored_keys: Keys that change nothing of what is computed at inference.
-        fixed_values: Keys for which one value alone is implemented.
+        model_type: Name of the family in config.json.
+        defaults: Keys that are used, with Hugging Face's defaults.
+        build: Function that makes the architecture from a config.
+        aliases: Other spellings of the keys that are used.
+        ignored_keys: Keys that do not change what is computed at inference.
+        fixed_values: Keys for which only one value is implemented, with this value.
     """
 
     model_type: str
@@ -30,11 +30,11 @@ class Family:
     fixed_values: Mapping[str, object] = field(default_factory=dict)
 
 
-# Training, bookkeeping, special tokens, and defaults of generation that newer files
-# keep in generation_config.json.
+# Training, bookkeeping, special tokens, and generation defaults, which newer files have in
+# generation_config.json.
 COMMON_IGNORED_KEYS = frozenset(
     [
-        # Of the weights, not of the mathematics; `checkpoint.formats` reads it.
+        # Describes weights, not what is computed; `checkpoint.formats` reads it.
         "quantization_config",
         "model_type",
         "architectures",

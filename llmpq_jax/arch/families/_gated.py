@@ -1,4 +1,4 @@
-"""llama, mistral, qwen2, qwen3: RMS norms, rotary positions, gated MLPs."""
+"""The families llama, mistral, qwen2 and qwen3: RMS norms, rotary positions, gated MLPs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SLIDING: Mapping[str, object] = {
     "max_window_layers": 28,
     "layer_types": None,
 }
-# Transformers renames the older spelling on reading.
+# Transformers accepts the older spelling "attention" too.
 _LAYER_TYPES = {
     "full_attention": "full",
     "attention": "full",
@@ -111,7 +111,7 @@ def _build(
 
 
 def _windows(config: Config) -> tuple[int | None, ...]:
-    """Returns the windows of Qwen's layers: `layer_types` if there, else by number."""
+    """Returns the attention windows of Qwen's layers: by `layer_types`, else by index."""
     num_layers = config.integer("num_hidden_layers")
     window = config.optional_integer("sliding_window")
     if not config.flag("use_sliding_window"):
@@ -148,7 +148,7 @@ LLAMA = Family(
         "mlp_bias": False,
     },
     build=_build_llama,
-    # Of the first LLaMA conversions, beside max_position_embeddings.
+    # The first LLaMA conversions have it in addition to max_position_embeddings.
     ignored_keys=frozenset({"max_sequence_length"}),
     fixed_values=ROPE_FIXED_VALUES,
 )

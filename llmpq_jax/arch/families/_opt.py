@@ -1,4 +1,4 @@
-"""opt: learned positions, layer norms, biases everywhere."""
+"""The family opt: learned positions, layer norms, biases everywhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _build(config: Config) -> Architecture:
         activation=config.choice("activation_function", ACTIVATIONS),
         is_gated=False,
         norm="layer",
-        norm_eps=1e-5,  # PyTorch's own; the config cannot change it.
+        norm_eps=1e-5,  # PyTorch's default; the config cannot change it.
         norm_position="before" if norms_before else "after",
         has_final_norm=norms_before and not removes_final_norm,
         position="learned",

@@ -1,8 +1,8 @@
-"""What a checkpoint says of its quantised weights, beside what it computes.
+"""Description of a checkpoint's quantised weights.
 
-Newer files say it in config.json under quantization_config. Before that AutoGPTQ wrote
-quantize_config.json and AutoAWQ quant_config.json, whose names tell the method. What
-the description means stands in `llmpq_jax.checkpoint.formats`.
+Newer files have it in config.json under quantization_config. Before, AutoGPTQ wrote
+quantize_config.json and AutoAWQ wrote quant_config.json, and the file name implies the
+method. `llmpq_jax.checkpoint.formats` interprets the description.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _OLDER_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 
 
 def read_quantization(folder: Path) -> Config | None:
-    """Reads the description of a checkpoint's quantised weights, if it has one.
+    """Reads the description of a checkpoint's quantised weights; None if it has none.
 
     Raises:
-        SpecError: A file is not JSON, or the description is no object.
+        SpecError: If a file is not JSON, or the description is not an object.
     """
     path = folder / "config.json"
     if path.is_file():

@@ -1,4 +1,4 @@
-"""From a file to an architecture, through the family's table."""
+"""Reads config.json as an architecture, by the table of its family."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def read_architecture(path: Path) -> Architecture:
-    """Reads what a checkpoint computes, from its folder or its config.json.
+    """Reads the architecture of a checkpoint, from its folder or its config.json.
 
     Raises:
-        SpecError: The file is missing, is not JSON, or a value has a wrong type.
-        UnsupportedModelError: The model does something that is not implemented here.
+        SpecError: If the file is missing or is not JSON, or a value has a wrong type.
+        UnsupportedModelError: If the model needs something that is not implemented.
     """
     path = path / "config.json" if path.is_dir() else path
     values = read_json(path)
@@ -62,7 +62,7 @@ def read_json(path: Path) -> dict[str, object]:
     """Reads a file that holds one JSON object.
 
     Raises:
-        SpecError: It is missing, or is no such file.
+        SpecError: If the file is missing or does not hold a JSON object.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -74,7 +74,9 @@ def read_json(path: Path) -> dict[str, object]:
         raise SpecError(msg) from reason
 
     def refuse_constant(name: str) -> NoReturn:
-        msg = f"config {path}: holds {name}, which is no JSON: expected a finite number"
+        msg = (
+            f"config {path}: holds {name}, which is not JSON: expected a finite number"
+        )
         raise SpecError(msg)
 
     try:

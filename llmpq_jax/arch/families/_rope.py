@@ -1,4 +1,4 @@
-"""Rotary embeddings in config.json, in the old spelling and in the new one.
+"""Rotary position embeddings in config.json, in the old spelling and in the new one.
 
 Old: `rope_theta` and `rope_scaling`, the latter with "type" or "rope_type".
 New: `rope_parameters` with both inside.
@@ -37,11 +37,11 @@ _KEYS = {
 
 
 def read_rope(config: Config) -> Rope:
-    """Reads a family's rotary embedding.
+    """Reads the rotary position embedding of a config.
 
     Raises:
-        UnsupportedModelError: It is of a kind that is not implemented.
-        SpecError: A value is missing, of a wrong type, or contradicts another.
+        UnsupportedModelError: If its type is not implemented.
+        SpecError: If a value is missing, has a wrong type, or contradicts another.
     """
     inner = _inner(config)
     kind = inner.choice("rope_type", {name: name for name in _KEYS})
@@ -69,7 +69,7 @@ def read_rope(config: Config) -> Rope:
 
 
 def _inner(config: Config) -> Config:
-    """Returns the object that holds the parameters, whichever its spelling."""
+    """Returns the object that holds the parameters, in either spelling."""
     found = {
         key: value
         for key in ("rope_parameters", "rope_scaling")
