@@ -1,11 +1,11 @@
-"""Nodes of unequal speed and memory on one machine, as a cluster file has them.
+"""Emulates the nodes of a cluster file, of unequal speed and memory, on one machine.
 
     python -m tools.emulate_cluster measure speeds.toml
     python -m tools.emulate_cluster exec speeds.toml slow -- COMMAND…
     python -m tools.emulate_cluster profile speeds.toml --out measurements.toml -- --model …
     python -m tools.emulate_cluster start speeds.toml [-- COMMAND…]
 
-What limits a node, and how well, is in tools/emulation/README.md. However a command
+tools/emulation/README.md describes the limits and their accuracy. However a command
 ends, its nodes' processes and control groups end with it.
 """
 
@@ -26,7 +26,7 @@ from rich import box
 from rich.table import Table
 
 from llmpq_jax.errors import LlmpqError
-from llmpq_jax.report.console import print_table, log
+from llmpq_jax.report.console import log, print_table
 from tools.emulation.achieved import (
     Achieved,
     check_achieved,
@@ -45,10 +45,10 @@ def main() -> None:
 
 
 def _with_nodes(*, measured: bool) -> Callable[..., Any]:
-    """Hands a command the nodes; what goes wrong is one line.
+    """Decorates a command that receives the nodes; errors are one line.
 
     Args:
-        measured: Measure them first, and go no further with speeds that are missed.
+        measured: Whether to measure the nodes first, and stop if a speed is off.
     """
     return partial(_decorated, measured)
 
@@ -59,7 +59,7 @@ def _decorated(measured: bool, command: Callable[..., Any]) -> Callable[..., Any
     @click.option(
         "--limiter",
         type=click.Choice(["control groups", "duty cycle"]),
-        help="Of speeds; by default control groups where they can be made.",
+        help="Limits speeds; by default control groups where they can be made.",
     )
     @click.option(
         "--group",
@@ -84,7 +84,7 @@ def _decorated(measured: bool, command: Callable[..., Any]) -> Callable[..., Any
 def _emulated(
     path: Path, limiter: Limiter | None, group: str | None, *, measured: bool
 ) -> Iterator[EmulatedNodes]:
-    # A polite end from outside takes the nodes along, as Ctrl-C does.
+    # SIGTERM ends the nodes too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     emulation = read_emulation(path, frozenset(os.sched_getaffinity(0)))
     alone = measure_alone(emulation.speeds) if measured else None
@@ -100,7 +100,7 @@ def _emulated(
 @main.command()
 @_with_nodes(measured=True)
 def measure(nodes: EmulatedNodes) -> None:
-    """Measure how fast the nodes of SPEEDS are, all at once."""
+    """Measure the nodes of SPEEDS, all at once."""
 
 
 @main.command("exec")
@@ -108,7 +108,7 @@ def measure(nodes: EmulatedNodes) -> None:
 @click.argument("node")
 @click.argument("command", nargs=-1, required=True)
 def execute(nodes: EmulatedNodes, node: str, command: tuple[str, ...]) -> None:
-    """Run COMMAND inside NODE of SPEEDS; its exit code is passed on."""
+    """Run COMMAND inside NODE of SPEEDS, and exit with its code."""
     sys.exit(_ended(nodes.start(node, command)))
 
 
@@ -119,7 +119,7 @@ def execute(nodes: EmulatedNodes, node: str, command: tuple[str, ...]) -> None:
 def profile(nodes: EmulatedNodes, out: Path, arguments: tuple[str, ...]) -> None:
     """Measure all kinds of device, all nodes at once, into one file.
 
-    ARGUMENTS go to `llmpq-jax profile`, which is told cluster, kind and file.
+    ARGUMENTS are passed to `llmpq-jax profile`, after cluster, kind and file.
     """
     profile_nodes(nodes, out, arguments, on_note=log)
     log(f"written {out}")
@@ -129,10 +129,10 @@ def profile(nodes: EmulatedNodes, out: Path, arguments: tuple[str, ...]) -> None
 @_with_nodes(measured=True)
 @click.argument("command", nargs=-1)
 def start(nodes: EmulatedNodes, command: tuple[str, ...]) -> None:
-    """Start a Ray node in each node of SPEEDS, and stop them all at the end.
+    """Start a Ray node in each node of SPEEDS until COMMAND ends.
 
-    The end is that of COMMAND, which finds the cluster by RAY_ADDRESS and has no
-    limits, or without one Ctrl-C.
+    COMMAND finds the cluster by RAY_ADDRESS and has no limits. Without COMMAND, Ctrl-C
+    stops the nodes.
     """
     with RayNodes(nodes) as cluster:
         log(f"RAY_ADDRESS={cluster.address}")
@@ -149,9 +149,9 @@ def start(nodes: EmulatedNodes, command: tuple[str, ...]) -> None:
 
 
 def achieved_table(achieved: Sequence[Achieved]) -> Table:
-    """Tells how fast nodes are beside what their file says."""
+    """Shows measured speeds, compared with the file's."""
     table = Table(
-        title="Speeds while all nodes are at work, over one processor without limits",
+        title="Speeds while all nodes compute, relative to one processor without limits",
         title_justify="left",
         box=box.SIMPLE,
     )
@@ -180,7 +180,7 @@ def achieved_table(achieved: Sequence[Achieved]) -> Table:
 
 
 def _ended(process: subprocess.Popen[Any]) -> int:
-    """Waits; a process ended by a signal has a shell's exit code."""
+    """Waits for a process and returns its exit code, as a shell gives it."""
     code = process.wait()
     return code if code >= 0 else 128 - code
 

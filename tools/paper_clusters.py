@@ -1,10 +1,10 @@
-"""Writes the clusters of the paper's evaluation and plans each from makers' figures.
+"""Writes the clusters of the paper's evaluation and plans each from data-sheet figures.
 
     python -m tools.paper_clusters             # cluster files and plans
     python -m tools.paper_clusters --only 3    # one of them
 
-Each folder strategies/paper-NN holds a cluster and its plan; nothing of it was measured.
-Memory follows the paper's code: 5 % and 1930 MiB are left to the driver and its runtime.
+Each folder strategies/paper-NN has a cluster and its plan; nothing of it was measured.
+Memory follows the paper's code: 5 % and 1930 MiB are reserved for the driver and its runtime.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 WORKLOAD = ("--batch", "32", "--prompt-length", "512", "--new-tokens", "100")
 _ETHERNET_BYTES_PER_S = 12.5e9  # 100 Gb/s
 _ETHERNET_LATENCY_S = 30e-6
-# One way between two GPUs: NVLink where the paper's nodes have it, else PCIe 3.
+# In one direction between two GPUs: NVLink where the paper's nodes have it, else PCIe 3.
 _INSIDE_BYTES_PER_S = {"A100-40": 250e9, "A100-80": 250e9, "V100-32": 50e9}
 _PCIE_BYTES_PER_S = 12e9
 _INSIDE_LATENCY_S = 10e-6
@@ -36,9 +36,9 @@ class PaperCluster:
     """One row of the paper's table of clusters.
 
     Attributes:
-        number: There.
-        model: Folder below strategies/models.
-        kinds: Nodes, each with devices of one kind, in the order of the table.
+        number: Number in the paper's table.
+        model: Name of a folder in strategies/models.
+        kinds: Kind and number of devices of each node, in the order of the table.
     """
 
     number: int
@@ -47,7 +47,7 @@ class PaperCluster:
 
     @property
     def folder(self) -> Path:
-        """Where its files lie."""
+        """Folder of its files."""
         return ROOT / "strategies" / f"paper-{self.number:02d}"
 
 
@@ -107,7 +107,7 @@ def make_cluster(name: str, kinds: tuple[tuple[str, int], ...]) -> Cluster:
 
 
 def solve_words(cluster: PaperCluster, out: Path, *, gap: float) -> list[str]:
-    """The command that plans a cluster, from the repository's root."""
+    """Returns the command that plans a cluster, from the repository's root."""
     folder = cluster.folder.relative_to(ROOT)
     return [
         *("solve", "--model", f"strategies/models/{cluster.model}"),

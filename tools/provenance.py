@@ -1,4 +1,4 @@
-"""By what, by which command and when a figure was made."""
+"""Provenance of measurements: versions, command and date."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from llmpq_jax import __version__
 
 
 def provenance(module: str) -> dict[str, str]:
-    """Returns what each line of figures says of its origin.
+    """Returns the provenance that every line of raw results has.
 
     Args:
-        module: That runs, as `python -m` takes it.
+        module: Name of the running module, as `python -m` takes it.
     """
     return {
         "llmpq_jax": __version__,

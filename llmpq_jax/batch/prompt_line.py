@@ -105,7 +105,7 @@ def make_prompt(
     """Returns a request as a prompt, its ranges checked.
 
     Args:
-        request: Parsed line.
+        request: Request that was parsed from a line.
         defaults: Options for what the request leaves open.
         number: Number of the line, from 1.
         custom_id: Name of the prompt in the results.

@@ -1,1 +1,1 @@
-"""Records made readable for people: tables, pictures of time and of plans."""
+"""Tables, timelines and other pictures of records."""

@@ -1,4 +1,4 @@
-"""Nodes of unequal speed and memory on one machine, their limits kept by the kernel.
+"""Nodes of unequal speed and memory on one machine, limited by the kernel.
 
-`python -m tools.emulate_cluster` is the command; README.md says what is limited how.
+`python -m tools.emulate_cluster` is the command; README.md describes the limits.
 """

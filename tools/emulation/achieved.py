@@ -1,4 +1,4 @@
-"""Measures how fast emulated nodes really are, all of them at work at once."""
+"""Measures the speed of emulated nodes while all of them compute."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rate:
-    """Pieces of work done.
+    """Rate at which pieces of work are done.
 
     Attributes:
-        per_s: Of wall time.
-        per_processor_s: Of the processor's time, which others' work does not change.
+        per_s: Pieces per second of wall time.
+        per_processor_s: Pieces per second of processor time, which does not depend on
+            other processes.
     """
 
     per_s: float
@@ -32,12 +33,12 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What a process got done, see `spin`.
+    """Work that a process did, see `spin`.
 
     Attributes:
-        computing: Hashing a block that stays in the cache.
-        reading: From memory.
-        short_s: Mean of a short piece of work after a pause.
+        computing: Rate of hashing a block that stays in the cache.
+        reading: Rate of reading an array from memory.
+        short_s: Mean seconds of a short piece of work after a pause.
     """
 
     computing: Rate
@@ -47,16 +48,19 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Achieved:
-    """A node's speed beside what its file says.
+    """A node's measured speed, compared with its file's.
+
+    Speeds are measured while all nodes compute, relative to one process alone without
+    limits.
 
     Attributes:
-        name: Of the node.
+        name: Name of the node.
         asked: Speed in the file.
-        processor_share: Got while all nodes compute.
-        speed: Computing, all nodes at once, over one process alone without limits.
-        memory_speed: Reading memory, likewise.
-        short_speed: In a short piece of work after a pause, likewise: a node that
-            idled may spend a period's whole share at once, and looks faster.
+        processor_share: Fraction of the processor's time while all nodes compute.
+        speed: Relative speed of computing.
+        memory_speed: Relative speed of reading memory.
+        short_speed: Relative speed of a short piece of work after a pause: a node that
+            idled may use a period's whole share at once, and so appear faster.
     """
 
     name: str
@@ -68,14 +72,14 @@ class Achieved:
 
     @property
     def off(self) -> float:
-        """By how much the speed misses the file's, over the file's."""
+        """Relative error of the speed."""
         return self.speed / self.asked - 1
 
 
 def measure_alone(speeds: Speeds, *, seconds: float = SECONDS) -> dict[int, Work]:
     """Measures each processor of a file of speeds without limits.
 
-    Must come before the nodes are there, which leave no processor alone.
+    Call it before the nodes are made, because these use the processors.
     """
     alone = {}
     for processor in sorted({node.processor for node in speeds.nodes}):
@@ -91,9 +95,9 @@ def measure_achieved(
     """Measures all nodes at once.
 
     Args:
-        nodes: To be measured; nothing else should run in them.
-        alone: What each processor does without limits.
-        seconds: Of computing, and again of reading memory.
+        nodes: Nodes to measure; nothing else should run in them.
+        alone: Work of each processor without limits.
+        seconds: Duration of computing, and again of reading memory.
     """
     speeds = nodes.emulation.speeds
     started = {
@@ -119,23 +123,23 @@ def measure_achieved(
 
 
 def check_achieved(achieved: Sequence[Achieved]) -> None:
-    """Refuses speeds that are not what their file says.
+    """Refuses speeds that differ from the file's.
 
     Raises:
-        MeasurementError: A node misses its speed by more than a tenth.
+        MeasurementError: If a node's speed is off by more than a tenth.
     """
     if not is_achieved(achieved):
         wrong = [node for node in achieved if abs(node.off) > MAX_OFF]
-        told = ", ".join(
+        speeds = ", ".join(
             f"{node.name} has {node.speed:.3f} instead of {node.asked:g}"
             for node in wrong
         )
-        msg = f"speeds missed by more than {MAX_OFF:.0%}: {told}: end what else runs on this machine, or ask for less; nothing is reported of such nodes"
+        msg = f"speeds missed by more than {MAX_OFF:.0%}: {speeds}: end other programs on this machine, or set lower speeds; nothing is reported of such nodes"
         raise MeasurementError(msg)
 
 
 def is_achieved(achieved: Sequence[Achieved]) -> bool:
-    """Whether every node has its speed, within a tenth."""
+    """Whether the speed of every node is within a tenth of the file's."""
     return all(abs(node.off) <= MAX_OFF for node in achieved)
 
 
@@ -151,7 +155,7 @@ def _spin(seconds: float) -> list[str]:
 
 
 def _results(processes: Mapping[str, subprocess.Popen[str]]) -> dict[str, Work]:
-    """Lets processes go all at once when all are ready, phase by phase."""
+    """Starts each phase of all processes at once, when all are ready."""
     lines: dict[str, str] = {}
     while True:
         for name, process in processes.items():
@@ -171,11 +175,11 @@ def _results(processes: Mapping[str, subprocess.Popen[str]]) -> dict[str, Work]:
 
 
 def _work(line: str) -> Work:
-    told = json.loads(line)
+    values = json.loads(line)
     return Work(
-        computing=Rate(**told["computing"]),
-        reading=Rate(**told["reading"]),
-        short_s=told["short_s"],
+        computing=Rate(**values["computing"]),
+        reading=Rate(**values["reading"]),
+        short_s=values["short_s"],
     )
 
 

@@ -1,4 +1,4 @@
-"""Control groups of either version: a node's share of a processor, and its memory.
+"""Control groups of both versions: limits of a node's processor time and memory.
 
 https://docs.kernel.org/admin-guide/cgroup-v1/ and …/cgroup-v2.html
 """
@@ -21,12 +21,12 @@ PREFIX = "llmpq-jax-nodes-"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hierarchy:
-    """Where groups of some controllers can be made.
+    """A hierarchy in which groups of some controllers can be made.
 
     Attributes:
-        version: Of control groups.
-        controllers: That work there.
-        parent: The folder new groups are made in.
+        version: Version of control groups.
+        controllers: Controllers that are available there.
+        parent: Folder in which new groups are made.
     """
 
     version: Literal[1, 2]
@@ -42,7 +42,7 @@ class Group:
     path: Path
 
     def limit_speed(self, speed: float, period_s: float) -> None:
-        """Lets all its processes together compute for `speed` of each period."""
+        """Limits all its processes together to a fraction `speed` of each period."""
         period_us = round(period_s * 1e6)
         quota_us = round(speed * period_s * 1e6)
         if self.hierarchy.version == 1:
@@ -52,7 +52,7 @@ class Group:
             _write(self.path / "cpu.max", f"{quota_us} {period_us}")
 
     def limit_memory(self, num_bytes: int) -> None:
-        """Lets all its processes together hold so much, and swap nothing out."""
+        """Limits the memory of all its processes together, and disables swap."""
         if self.hierarchy.version == 1:
             _write(self.path / "memory.limit_in_bytes", num_bytes)
             swap, bound = self.path / "memory.memsw.limit_in_bytes", num_bytes
@@ -64,7 +64,7 @@ class Group:
             _write(swap, bound)
 
     def processes(self) -> list[int]:
-        """Returns the ids of those inside."""
+        """Returns the ids of the processes in the group."""
         try:
             text = (self.path / "cgroup.procs").read_text(encoding="ascii")
         except FileNotFoundError:
@@ -75,14 +75,14 @@ class Group:
 def find_hierarchies(
     *, within: str | None = None, proc: Path = Path("/proc/self")
 ) -> dict[Controller, Hierarchy]:
-    """Returns for each controller where groups can be made; fewer where they cannot.
+    """Returns the hierarchy of each controller for which groups can be made.
 
-    A group that somebody else made for this process is theirs: groups are made below
-    the root of a hierarchy alone, or where the caller says.
+    A group that another program made for this process belongs to that program: groups
+    are made only below the root of a hierarchy, or in `within`.
 
     Args:
-        within: A group to make them in, as /proc/self/cgroup writes it.
-        proc: Of this process.
+        within: Group to make them in, as /proc/self/cgroup writes it.
+        proc: Folder of this process in /proc.
     """
     found: dict[Controller, Hierarchy] = {}
     own = _own_groups(proc)
@@ -118,7 +118,7 @@ def make_group(hierarchy: Hierarchy, owner: int, node: str) -> Group:
     """Makes a node's group in the group of the process that owns all of them.
 
     Raises:
-        OSError: The kernel does not let it.
+        OSError: If the kernel does not permit it.
     """
     base = hierarchy.parent / f"{PREFIX}{owner}"
     base.mkdir(exist_ok=True)
@@ -135,10 +135,10 @@ def make_group(hierarchy: Hierarchy, owner: int, node: str) -> Group:
 
 
 def end_groups(groups: Iterable[Group]) -> None:
-    """Ends what runs inside, politely and then not, and removes the groups.
+    """Ends the processes in groups, by SIGTERM and then SIGKILL, and removes the groups.
 
     Raises:
-        TimeoutError: A process does not end.
+        TimeoutError: If a process does not end.
     """
     groups = list(groups)
     for how in (signal.SIGTERM, signal.SIGKILL):
@@ -155,7 +155,7 @@ def end_groups(groups: Iterable[Group]) -> None:
 
 
 def end_left_over(hierarchies: Iterable[Hierarchy]) -> list[int]:
-    """Ends the groups whose owner is gone, and returns who they were."""
+    """Ends the groups of owners that have ended, and returns their process ids."""
     owners = []
     for hierarchy in hierarchies:
         for base in sorted(hierarchy.parent.glob(f"{PREFIX}*")):
@@ -176,7 +176,7 @@ def _own_groups(proc: Path) -> dict[frozenset[str], str]:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a group, once the kernel has seen its last process off."""
+    """Removes a group, once the kernel has removed its last process."""
     deadline_s = time.monotonic() + ending.PATIENCE_S
     while folder.exists():
         try:

@@ -1,7 +1,7 @@
-"""Shares of a processor without control groups: nodes are stopped and let go in turns.
+"""Shares of a processor without control groups: nodes are stopped and continued in turn.
 
-Unlike a quota of control groups, which an idle node saves up until its period ends, a
-stop comes whatever the node did before.
+Unlike a quota of control groups, of which an idle node may save a part until its period
+ends, a stop does not depend on what the node did before.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import Any
 
 from tools.emulation.ending import send
 
-# Looking for new processes takes time of its own.
+# Seconds between searches for new processes, which take time themselves.
 _LOOK_S = 0.2
 
 
 class DutyCycle:
-    """Lets the nodes of one processor go one after the other, from a thread.
+    """Runs the nodes of one processor one after the other, from a thread.
 
-    One at a time, so that each has the processor for itself while it has it.
+    Only one node runs at a time, so that it has the processor to itself.
     """
 
     def __init__(self, speeds: dict[str, float], *, period_s: float) -> None:
-        """Begins at once; `close` lets everything go for good.
+        """Starts at once, until `close`.
 
         Args:
-            speeds: Of each node, a sum of 1 at most.
-            period_s: In which every node has its turn.
+            speeds: Speed of each node, by name; their sum is at most 1.
+            period_s: Seconds in which every node runs once.
         """
         self._speeds, self._period_s = speeds, period_s
         self._roots: dict[str, list[subprocess.Popen[Any]]] = {n: [] for n in speeds}
@@ -40,11 +40,11 @@ class DutyCycle:
         self._thread.start()
 
     def add(self, name: str, process: subprocess.Popen[Any]) -> None:
-        """Holds a process, and all it starts, to a node's share."""
+        """Limits a process and its descendants to a node's share."""
         self._roots[name].append(process)
 
     def close(self) -> None:
-        """Ends the thread and leaves no process stopped."""
+        """Ends the thread and continues all processes."""
         self._ends.set()
         self._thread.join()
 
@@ -59,7 +59,7 @@ class DutyCycle:
                     looked_s = now_s
                     self._look()
                 for name, speed in self._speeds.items():
-                    # A stop that came late is paid back: what counts is the sum.
+                    # A late stop is made up for later: the sum counts.
                     on_s = speed * (now_s - began_s + self._period_s) - was_on_s[name]
                     was_on_s[name] += self._let_go(name, on_s)
                 rest_s = now_s + self._period_s - time.monotonic()
@@ -70,7 +70,7 @@ class DutyCycle:
                 _send(pids, signal.SIGCONT)
 
     def _let_go(self, name: str, seconds: float) -> float:
-        """Lets a node go for so long, and returns for how long it was."""
+        """Runs a node for some seconds, and returns for how many it ran."""
         if seconds <= 0:
             return 0.0
         started_s = time.monotonic()
@@ -81,13 +81,13 @@ class DutyCycle:
 
     def _look(self) -> None:
         for name, roots in self._roots.items():
-            # The id of one that ended may be somebody else's by now.
+            # The id of a process that ended may be another one's by now.
             here = [root for root in roots if root.poll() is None]
             self._pids[name] = [pid for root in here for pid in family(root.pid)]
 
 
 def family(pid: int) -> list[int]:
-    """Returns a process and all that descend from it; nothing once it is gone."""
+    """Returns the ids of a process and its descendants; none if it has ended."""
     found, waiting = [], [pid]
     while waiting:
         parent = waiting.pop()

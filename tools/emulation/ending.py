@@ -1,4 +1,4 @@
-"""Ends processes by their ids: politely, and then not."""
+"""Ends processes by their ids: by SIGTERM, and then by SIGKILL."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ STEP_S = 0.02
 def end_processes(
     processes: Sequence[subprocess.Popen[Any]], family: Iterable[int]
 ) -> None:
-    """Ends processes and what descends from them, and waits for the former.
+    """Ends processes and their descendants, and waits for the former.
 
     Args:
-        processes: That this one started.
-        family: Their ids, and those of their descendants.
+        processes: Processes that this one started.
+        family: Ids of these and of their descendants.
     """
     family = list(family)
     for how in (signal.SIGTERM, signal.SIGKILL):
@@ -34,7 +34,7 @@ def end_processes(
 
 
 def send(pid: int, how: signal.Signals) -> None:
-    """Sends a signal to a process, if it is still there."""
+    """Sends a signal to a process, if it is still running."""
     try:
         os.kill(pid, how)
     except ProcessLookupError:

@@ -1,8 +1,8 @@
-"""Becomes a command inside a node's limits: joins its groups, then replaces itself.
+"""Runs a command inside a node's limits: joins its groups, then replaces itself.
 
     python -m tools.emulation.enter '{"parent": …, "processor": …, …}' COMMAND…
 
-Loads nothing heavy, so that what is limited is the command and not this.
+Loads nothing heavy, so that the limits apply to the command and not to this program.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Takes the limits on and executes the command."""
+    """Applies the limits and executes the command."""
     limits, command = json.loads(sys.argv[1]), sys.argv[2:]
-    # Whatever happens to the process that measures and cleans up, no node outlives it.
+    # However the process that measures and cleans up ends, no node outlives it.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != limits["parent"]:
         sys.exit("the emulation has ended before its node could start")

@@ -1,4 +1,4 @@
-"""Emulated nodes: commands are started inside their limits, and end with them."""
+"""Emulated nodes: they start commands inside their limits, and end them."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _USE_UP = (sys.executable, "-m", "tools.emulation.idle")
 
 
 class EmulatedNodes:
-    """The nodes of an emulation, from their making to the end of all they run.
+    """The nodes of an emulation and the processes that run in them.
 
     Attributes:
-        emulation: What is emulated.
-        speed_limiter: What keeps speeds.
-        memory_limiter: What keeps memory: groups bound a node, else each of its
-            processes is bound.
+        emulation: Cluster and limits that are emulated.
+        speed_limiter: Mechanism that limits speeds.
+        memory_limiter: Mechanism that limits memory: control groups limit a node,
+            RLIMIT_DATA each of its processes.
     """
 
     def __init__(
@@ -47,12 +47,13 @@ class EmulatedNodes:
         limiter: Limiter | None = None,
         within: str | None = None,
     ) -> None:
-        """Makes the groups; what an emulation left behind that was killed is ended.
+        """Makes the groups, and ends what a killed emulation left behind.
 
         Args:
-            emulation: Whose nodes.
-            limiter: Of speeds; by default control groups where they can be made.
-            within: See `find_hierarchies`.
+            emulation: Cluster and limits to emulate.
+            limiter: Mechanism that limits speeds; by default control groups where they
+                can be made.
+            within: Group to make groups in, see `find_hierarchies`.
         """
         self.emulation = emulation
         self._processes: list[subprocess.Popen[Any]] = []
@@ -92,10 +93,10 @@ class EmulatedNodes:
         """Starts a command inside a node.
 
         Args:
-            name: Of the node.
-            command: And its arguments.
-            environment: Added to this process's.
-            options: Of `subprocess.Popen`.
+            name: Name of the node.
+            command: Command and its arguments.
+            environment: Variables added to this process's.
+            options: Keyword arguments of `subprocess.Popen`.
         """
         node = self.emulation.node(name)
         limits = {
@@ -118,7 +119,7 @@ class EmulatedNodes:
 
     @contextmanager
     def at_full_speed(self) -> Iterator[None]:
-        """Lifts the limits of speed: for loading and compiling, which nobody times."""
+        """Lifts the limits of speed, for loading and compiling, which are not timed."""
         groups = [
             (group, self.emulation.node(name).speed)
             for name, made in self._groups.items()
@@ -138,12 +139,12 @@ class EmulatedNodes:
                 send(process.pid, signal.SIGCONT)
 
     def end(self, processes: Iterable[subprocess.Popen[Any]]) -> None:
-        """Ends processes that `start` returned, and what descends from them."""
+        """Ends processes that `start` returned, and their descendants."""
         processes = [one for one in processes if one.poll() is None]
         end_processes(processes, [pid for one in processes for pid in family(one.pid)])
 
     def close(self) -> None:
-        """Ends every process of every node, and the groups."""
+        """Ends every process of every node, and removes the groups."""
         for cycle in self._cycles.values():
             cycle.close()
         self.end(self._processes)
@@ -179,7 +180,7 @@ class EmulatedNodes:
             key = str(hierarchy.parent)
             if key not in made:
                 made[key] = make_group(hierarchy, os.getpid(), name)
-                # Known at once, so that `close` removes it if the next step fails.
+                # Stored at once, so that `close` removes it if the next step fails.
                 self._groups[name] = list(made.values())
             if controller == "cpu":
                 made[key].limit_speed(node.speed, self.emulation.speeds.period_s)

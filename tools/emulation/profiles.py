@@ -1,4 +1,4 @@
-"""Profiles all nodes at once, as they are in a pipeline, into one measurements file."""
+"""Profiles all nodes at once, as they run in a pipeline, into one measurements file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from llmpq_jax.schema.measurements_file import read_measurements
 from llmpq_jax.schema.toml import to_toml
 from tools.emulation.nodes import EmulatedNodes
 
-# A period's turns would show in shorter samples.
+# The turns within a period would show in shorter samples.
 _PERIODS_A_SAMPLE = 8
 _LOOK_S = 0.2
 _COMMENT = """\
-Measurements of llmpq-jax, one kind of device per emulated node, made while all nodes were
-at work. Made by `python -m tools.emulate_cluster profile`."""
+Measurements of llmpq-jax, one kind of device per emulated node, made while all nodes
+computed. Made by `python -m tools.emulate_cluster profile`."""
 
 
 def profile_nodes(
@@ -33,20 +33,22 @@ def profile_nodes(
     *,
     on_note: Callable[[str], None],
 ) -> None:
-    """Runs `llmpq-jax profile` in every node and joins what the first of each kind says.
+    """Runs `llmpq-jax profile` in every node and joins the results, one node per kind.
 
-    Nodes share the machine's memory and caches, so a node that is done begins again, for
-    nothing, until the last one is. Each node has a file of its own beside `out` until
-    then, where an interrupted run goes on.
+    Nodes share the machine's memory and caches, so a node that is done repeats its work,
+    without using it, until the last one is done. Until then each node has a file of its
+    own next to `out`, from which an interrupted run continues.
 
     Args:
-        nodes: Whose devices are measured.
-        out: The file to be written.
-        arguments: Of `llmpq-jax profile`, besides cluster, kind, file and sample time.
-        on_note: Hears which node is done.
+        nodes: Nodes whose devices are measured.
+        out: Path of the file to write.
+        arguments: Arguments of `llmpq-jax profile`, besides cluster, kind, file and
+            sample time.
+        on_note: Callback for a line about each node that is done.
 
     Raises:
-        MeasurementError: A node's profile fails, or it has devices of several kinds.
+        MeasurementError: If a node's profile fails, or a node has devices of several
+            kinds.
     """
     kinds = {
         node.name: {device.kind for device in node.devices if device.use != "never"}
@@ -94,7 +96,7 @@ def profile_nodes(
 
 
 def joined(parts: Sequence[Measurements]) -> Measurements:
-    """Takes each kind's rows from the first part that has it."""
+    """Joins measurements; each kind's rows are those of the first part that has it."""
     whole = parts[0]
     for part in parts[1:]:
         known = {row.kind for row in whole.kinds}

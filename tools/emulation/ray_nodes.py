@@ -1,4 +1,4 @@
-"""Ray's nodes as processes of emulated ones."""
+"""Ray nodes as processes of emulated nodes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tools.emulation.duty_cycle import family
 from tools.emulation.ending import end_processes
 from tools.emulation.nodes import EmulatedNodes
 
-# Each node has an address of its own on loopback; Ray would turn 127.0.0.1 into the
-# machine's own, which others reach.
+# Each node has an address of its own on loopback; Ray would replace 127.0.0.1 by the
+# machine's address, which other machines can reach.
 _HEAD = "127.0.0.2"
 _FIRST_NODE = 3
 _PATIENCE_S = 120.0
@@ -28,40 +28,40 @@ _STORE_BYTES = 100 << 20
 _OPTIONS = (
     "--block",
     f"--object-store-memory={_STORE_BYTES}",
-    # Any free ones: nodes of one machine would meet in a range.
+    # Any free ports: nodes of one machine would collide in a range.
     "--min-worker-port=0",
     "--max-worker-port=0",
 )
 
 
 class RayNodes:
-    """A Ray cluster: its head without limits, and a node inside each emulated one.
+    """A Ray cluster: its head without limits, and a Ray node inside each emulated node.
 
-    The head has no processors to give, so that all work is done by the nodes. A node has
-    one, and the resource `llmpq_node:NAME` by which the engine finds it. What is started is
-    ended by its process id; no other Ray cluster of this machine is touched.
+    The head offers no processors, so that all work is done by the nodes. A node offers
+    one, and the resource `llmpq_node:NAME` by which the engine finds it. Processes are
+    ended by their ids; no other Ray cluster of this machine is affected.
 
     Attributes:
-        address: For `RAY_ADDRESS` and `ray.init`.
-        environment: What else a process needs that connects.
+        address: Address for `RAY_ADDRESS` and `ray.init`.
+        environment: Environment variables of processes that connect.
     """
 
     def __init__(self, nodes: EmulatedNodes) -> None:
-        """Starts the head and the nodes, and waits until all of them are there.
+        """Starts the head and the nodes, and waits until all of them are alive.
 
         Raises:
-            ClusterError: Ray is not installed, or a node does not come up.
+            ClusterError: If Ray is not installed, or a node does not start.
         """
         program = Path(sys.executable).parent / "ray"
         if not program.exists():
-            msg = f"Ray is not here: expected {program}; install ray, or run a command in one node with `exec`"
+            msg = f"Ray is not installed: expected {program}; install ray, or run a command in one node with `exec`"
             raise ClusterError(msg)
         self._folder = tempfile.TemporaryDirectory(
             prefix="llmpq-ray-", ignore_cleanup_errors=True
         )
         self._log = (Path(self._folder.name) / "start.log").open("w+")
         quiet = {"stdout": self._log, "stderr": subprocess.STDOUT}
-        # Who has no token is not let in.
+        # Ray refuses connections without the token.
         self.environment = {
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_raylet_start_wait_time_s": "120",
@@ -80,7 +80,7 @@ class RayNodes:
         started = [self._head]
         try:
             self._wait_for(1, started)
-            # What Ray does before there is work is not what is emulated.
+            # The start of Ray is not part of the emulation.
             with nodes.at_full_speed():
                 self._start_nodes(nodes, command, started, quiet)
         except BaseException:
@@ -103,11 +103,11 @@ class RayNodes:
             )
             started.append(process)
             # One after another: two that start at once choose the same name for their
-            # sockets, and one of them ends.
+            # sockets, and one of them fails.
             self._wait_for(len(started), started)
 
     def close(self) -> None:
-        """Ends the head; the nodes end with what emulates them."""
+        """Ends the head; the nodes end with the emulated nodes."""
         end_processes([self._head], family(self._head.pid))
         self._log.close()
         self._folder.cleanup()
@@ -124,10 +124,10 @@ class RayNodes:
         self.close()
 
     def _wait_for(self, num_nodes: int, started: list[subprocess.Popen[Any]]) -> None:
-        """Waits until so many nodes are there.
+        """Waits until a number of nodes is alive.
 
         Raises:
-            ClusterError: One has ended, or does not come.
+            ClusterError: If one has ended, or does not start in time.
         """
         deadline_s = time.monotonic() + _PATIENCE_S
         while time.monotonic() < deadline_s:
@@ -144,11 +144,11 @@ class RayNodes:
                 return
         self._log.seek(0)
         last = self._log.read().strip().splitlines()[-3:]
-        msg = f"Ray cluster {self.address}: {num_nodes} nodes do not come up: {' / '.join(last)}: expected them within {_PATIENCE_S:g} s"
+        msg = f"Ray cluster {self.address}: {num_nodes} nodes did not start: {' / '.join(last)}: expected them within {_PATIENCE_S:g} s"
         raise ClusterError(msg)
 
 
-# In a process of its own, so that this one is no part of the cluster.
+# In another process, so that this one does not join the cluster.
 _COUNT = """
 import sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")

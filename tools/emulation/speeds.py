@@ -1,4 +1,4 @@
-"""How fast each node of a cluster file shall be: the file beside it."""
+"""Speeds of the nodes of a cluster file: a second file next to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmpq_jax.schema.cluster_file import read_cluster
 from llmpq_jax.schema.record import record
 from llmpq_jax.schema.toml import read_record
 
-# What Python, JAX and Ray's processes hold beside a node's weights and caches.
+# Memory of Python, JAX and Ray's processes, besides a node's weights and caches.
 _RUNTIME_BYTES = 2 << 30
 
 
@@ -22,10 +22,10 @@ class NodeSpeed:
     """The limits of one node.
 
     Attributes:
-        name: As the cluster file has it.
-        speed: Of one of this machine's processors: 0.25 is a quarter of one.
-        processor: Its processes run on this processor alone; nodes may share one. So
-            each has one thread to compute with.
+        name: Name of the node in the cluster file.
+        speed: Fraction of one processor's time: 0.25 is a quarter.
+        processor: Number of the only processor on which the node's processes run, so
+            that each computes in one thread; nodes may share one.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Speeds:
     Attributes:
         schema: Version of the file format.
         cluster: Path of the cluster file, from this file's folder.
-        period_s: Over which a speed holds: within it a node may compute at full speed
-            until its share is used up.
-        runtime_bytes: Added to the memory of a node's devices, for the programs
+        period_s: Seconds over which a speed is averaged: within it a node may compute
+            at full speed until its share is used up.
+        runtime_bytes: Bytes added to the memory of a node's devices, for the programs
             themselves. In the file `runtime_memory`.
-        nodes: In the file `[[node]]`.
+        nodes: Limits of each node. In the file `[[node]]`.
     """
 
     schema: Literal[1] = 1
@@ -65,12 +65,12 @@ class Speeds:
 
 @record
 class Emulation:
-    """A cluster and the limits that make it real.
+    """A cluster and the limits that emulate it.
 
     Attributes:
-        cluster: Whose nodes.
-        cluster_path: Its file.
-        speeds: One of each node.
+        cluster: Cluster to emulate.
+        cluster_path: Path of the cluster file.
+        speeds: Limits of all its nodes.
     """
 
     cluster: Cluster
@@ -78,7 +78,7 @@ class Emulation:
     speeds: Speeds
 
     def memory_bytes(self, name: str) -> int:
-        """Returns what all processes of a node may hold together."""
+        """Returns the bytes that all processes of a node may hold together."""
         node = next(node for node in self.cluster.nodes if node.name == name)
         devices = sum(device.memory_bytes for device in node.devices)
         return devices + self.speeds.runtime_bytes
@@ -87,7 +87,7 @@ class Emulation:
         """Returns a node's limits.
 
         Raises:
-            ClusterError: There is no such node.
+            ClusterError: If there is no such node.
         """
         for node in self.speeds.nodes:
             if node.name == name:
@@ -101,12 +101,12 @@ def read_emulation(path: Path, processors: frozenset[int]) -> Emulation:
     """Reads a file of speeds and the cluster file it names.
 
     Args:
-        path: Of the speeds.
-        processors: That this process may use.
+        path: Path of the file of speeds.
+        processors: Numbers of the processors that this process may use.
 
     Raises:
-        ClusterError: A file is not what it should be, they name different nodes, or a
-            processor is not here.
+        ClusterError: If a file is invalid, they name different nodes, or a processor is
+            not available.
     """
     speeds = read_record(Speeds, path, what="speeds", error=ClusterError)
     cluster_path = path.parent / speeds.cluster

@@ -1,9 +1,9 @@
-"""Works as hard as it may, and says how much it got done: one node's part of `achieved`.
+"""Computes at full speed and prints the work done: one node's part of `achieved`.
 
     python -m tools.emulation.spin SECONDS [PROCESSOR]
 
-Before each phase it says that it is ready and waits for a line, so that all nodes begin
-together. The last line is a JSON object.
+Before each phase it prints that it is ready and waits for a line, so that all nodes
+start together. The last line is a JSON object.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from statistics import mean
 import numpy as np
 
 _BLOCK = bytes(16 << 10)
-# More than the caches of a processor hold.
+# Larger than the caches of a processor.
 _NUM_READ = 16 << 20
 # A short piece of work: as many rounds as take this long without limits.
 _SHORT_ROUNDS = 400

@@ -1,6 +1,6 @@
 """Plans of all methods, run by one engine on emulated clusters.
 
-`python -m tools.experiments sensitivity|profile|plan|run|table`, in this order; what is
-measured is fixed in experiment.toml. Between steps files lie in build/experiments, where an
-interrupted run goes on.
+`python -m tools.experiments sensitivity|profile|plan|run|quality|table`, in this order;
+experiment.toml defines the measurements. Each step writes to build/experiments, from where
+an interrupted run continues.
 """

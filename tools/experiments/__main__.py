@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from llmpq_jax.files import write_text
-from llmpq_jax.report.console import print_table, log
+from llmpq_jax.report.console import log, print_table
 from llmpq_jax.schema.cluster_file import read_cluster, write_cluster
 from tools.emulate_cluster import achieved_table
 from tools.emulation.achieved import (
@@ -36,11 +36,11 @@ from tools.provenance import provenance
 # Read by Ray as it is imported, in this process too.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-# Others' work may pass.
+# Other programs' load may be temporary.
 _ATTEMPTS = 4
 
 
-# A polite end takes the nodes along, as Ctrl-C does.
+# SIGTERM ends the nodes too, as Ctrl-C does.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
@@ -54,7 +54,7 @@ def _nodes(experiment: Experiment, name: str) -> Iterator[EmulatedNodes]:
         for _ in range(_ATTEMPTS - 1):
             if is_achieved(achieved):
                 break
-            log("others are at work on this machine: measuring again")
+            log("other programs use this machine: measuring again")
             achieved = measure_achieved(nodes, alone)
         check_achieved(achieved)
         print_table(achieved_table(achieved))
@@ -71,12 +71,12 @@ _CLUSTERS = click.argument("clusters", nargs=-1)
 
 @main.command()
 def sensitivity() -> None:
-    """Judge the model's layers, once for all clusters."""
+    """Estimate the sensitivity of the model's layers, once for all clusters."""
     experiment = read_experiment()
     command = [sys.executable, "-m", "llmpq_jax", "indicate"]
     command += ["--model", str(experiment.model_path)]
     command += ["--text", str(ROOT / "examples" / "tiny-code-lm" / "calibration.txt")]
-    command += ["--window", "64", "--most-tokens", "1024", "--assignments", "4"]
+    command += ["--window", "64", "--max-tokens", "1024", "--assignments", "4"]
     command += ["--out", str(BUILD / "sensitivity.toml")]
     BUILD.mkdir(parents=True, exist_ok=True)
     sys.exit(subprocess.run(command, check=False).returncode)
@@ -123,7 +123,7 @@ def plan(clusters: tuple[str, ...]) -> None:
 
 @main.command()
 @_CLUSTERS
-@click.option("--seconds", default=1e9, help="Start no further plan after so long.")
+@click.option("--seconds", default=1e9, help="Start no further plan after this time.")
 def run(clusters: tuple[str, ...], seconds: float) -> None:
     """Run all plans that have no runs yet."""
     from tools.experiments.measure import run_plans
@@ -140,14 +140,14 @@ def run(clusters: tuple[str, ...], seconds: float) -> None:
                 on_note=log,
             )
         log(f"{name}: {'done' if done else 'not done yet'}")
-    said = provenance("tools.experiments")
-    write_text(BUILD / "provenance.json", json.dumps(said, indent=1) + "\n")
+    origin = provenance("tools.experiments")
+    write_text(BUILD / "provenance.json", json.dumps(origin, indent=1) + "\n")
 
 
 @main.command()
 @_CLUSTERS
 def quality(clusters: tuple[str, ...]) -> None:
-    """Measure what the plans' bits cost, on the prompts and for a trained model."""
+    """Measure the quality loss of the plans' bits, on the prompts and for a trained model."""
     from tools.experiments.quality import measure_kl, measure_perplexity
 
     experiment = read_experiment()
@@ -161,10 +161,10 @@ def quality(clusters: tuple[str, ...]) -> None:
 @main.command()
 @click.option(
     "--results", type=click.Path(path_type=Path, exists=True), default=BUILD,
-    help="Folder of what was measured.",
+    help="Folder of the measurements.",
 )  # fmt: skip
 def table(results: Path) -> None:
-    """Print what was measured, as Markdown."""
+    """Print the measurements, as Markdown."""
     from tools.experiments.page import all_tables
 
     click.echo(all_tables(read_experiment(), results))

@@ -1,4 +1,4 @@
-"""What is measured, read from the committed file."""
+"""Definition of the experiment, read from the committed file."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Experiment:
     """Clusters, seeds and lengths.
 
     Attributes:
-        model: Of `tools.benchmarks.models`, with random weights.
-        prompt_seed: Prompts are random tokens.
-        batch: Prompts served together.
-        prompt_length: Tokens of each.
-        new_tokens: Generated for each, whatever they are.
-        runs: That count, of which the median is taken.
-        warm_ups: That do not.
-        clusters: Folders of `clusters/`.
-        ablated: Those where lesser planners are measured too.
-        gap: Of joint plans.
-        time_limit_s: Of each joint plan.
+        model: Name of a model of `tools.benchmarks.models`, with random weights.
+        prompt_seed: Seed of the prompts, which are random tokens.
+        batch: Number of prompts served together.
+        prompt_length: Number of tokens of each prompt.
+        new_tokens: Number of tokens generated for each prompt, whatever they are.
+        runs: Number of runs that count, of which the median is taken.
+        warm_ups: Number of runs before these, which do not count.
+        clusters: Names of the folders in `clusters/`.
+        ablated: Names of the clusters on which ablations are measured too.
+        gap: Relative gap at which the search for a joint plan stops.
+        time_limit_s: Time limit of the search for each joint plan.
     """
 
     model: str
@@ -48,7 +48,7 @@ class Experiment:
 
     @property
     def workload(self) -> Workload:
-        """What is planned for."""
+        """Workload that is planned for."""
         return Workload(
             batch=self.batch,
             prompt_length=self.prompt_length,
@@ -57,7 +57,7 @@ class Experiment:
 
     @property
     def model_path(self) -> Path:
-        """The checkpoint's folder, made on first use."""
+        """Folder of the checkpoint, made on first use."""
         return random_model(self.model, ROOT / "build" / "models")
 
     def prompts(self) -> np.ndarray:
@@ -67,7 +67,7 @@ class Experiment:
         return generator.integers(3, vocabulary, (self.batch, self.prompt_length))
 
     def cluster_folder(self, name: str) -> Path:
-        """Where a cluster's committed files are."""
+        """Returns the folder of a cluster's committed files."""
         return HERE / "clusters" / name
 
 

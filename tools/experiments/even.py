@@ -1,4 +1,4 @@
-"""An even plan at 8 bits, made by hand: to time hops before anything is planned."""
+"""An even plan at 8 bits, with which hops are timed before anything is planned."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tools.experiments.definition import Experiment
 
 
 def even_plan(experiment: Experiment, cluster: Cluster) -> Strategy:
-    """Cuts the model evenly over all devices of a cluster."""
+    """Returns a plan that cuts the model evenly over all devices of a cluster."""
     names = [node_devices.name for node_devices in cluster.node_devices]
-    # A power of two, which half of it divides.
+    # A power of two, so that half of it divides it.
     rows = 1 << (max(1, experiment.batch // len(names)).bit_length() - 1)
     strategy = even_strategy(
         experiment.model_path,

@@ -1,4 +1,4 @@
-"""Runs strategies on an emulated cluster, and the hops between its nodes."""
+"""Runs strategies on an emulated cluster, and times the hops between its nodes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tools.emulation.nodes import EmulatedNodes
 from tools.experiments.definition import BUILD, Experiment
 from tools.experiments.even import even_plan
 
-_SILENCE_S = 300.0
+_HEARTBEAT_TIMEOUT_S = 300.0
 
 
 def run_plans(
@@ -35,12 +35,12 @@ def run_plans(
     seconds: float,
     on_note: Callable[[str], None],
 ) -> bool:
-    """Runs the strategies of a folder that have no runs yet, as long as there is time.
+    """Runs the strategies of a folder that have no runs yet, within a time limit.
 
     Returns:
         Whether all have been run.
     """
-    began_s = time.monotonic()
+    start_s = time.monotonic()
     plans = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
     names = list(dict.fromkeys(p["strategy"] for p in plans if p["strategy"]))
     results = folder / "runs.json"
@@ -48,7 +48,7 @@ def run_plans(
     for name in names:
         if name in runs:
             continue
-        if time.monotonic() - began_s > seconds:
+        if time.monotonic() - start_s > seconds:
             return False
         records = run_strategy(read_strategy(folder / name), experiment, nodes, address)
         runs[name] = {
@@ -63,7 +63,7 @@ def run_plans(
 def run_strategy(
     strategy: Strategy, experiment: Experiment, nodes: EmulatedNodes, address: str
 ) -> Sequence[BatchRecord]:
-    """Loads without limits of speed, then runs within them; returns what counts."""
+    """Loads without limits of speed, runs within them, and returns the runs that count."""
     requests = [
         Request(
             token_ids=tuple(row),
@@ -75,7 +75,7 @@ def run_strategy(
     start = partial(
         start_ray,
         address=address,
-        heartbeat_timeout_s=_SILENCE_S,
+        heartbeat_timeout_s=_HEARTBEAT_TIMEOUT_S,
         set_up=partial(_set_up, str(BUILD)),
     )
     with nodes.at_full_speed():
@@ -91,10 +91,10 @@ def run_strategy(
 def measured_links(
     experiment: Experiment, cluster: Cluster, nodes: EmulatedNodes, address: str
 ) -> tuple[Link, ...]:
-    """Times hops of an even plan's run at two sizes; alike for every pair of nodes.
+    """Times hops of an even plan's run at two sizes; the links of all nodes are equal.
 
-    Seconds are those from one stage's end to the next one's having the message, while
-    the pipeline is at work: sending takes its share of a node's processor.
+    A hop lasts from the end of a stage until the next stage has received the message,
+    while the pipeline runs: sending uses a part of a node's processor.
     """
     strategy = even_plan(experiment, cluster)
     (record, *_) = run_strategy(strategy, replace(experiment, runs=1), nodes, address)
@@ -136,7 +136,7 @@ def strategy_width(experiment: Experiment) -> int:
 
 
 def _set_up(folder: str) -> None:
-    """Has a worker keep what it compiles."""
+    """Makes a worker use the compile cache."""
     from llmpq_jax.tasks.compile_cache import keep_compiled
 
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")

@@ -1,9 +1,10 @@
-"""Tables of what was measured, for docs/results.md."""
+"""Tables of the measurements, for docs/results.md."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -27,15 +28,15 @@ _COLUMNS = (
 
 
 def all_tables(experiment: Experiment, results: Path) -> str:
-    """Writes all of docs/results.md that is measured.
+    """Returns all tables of docs/results.md.
 
     Args:
-        experiment: What was measured.
-        results: Folder of the clusters' folders, and of the tiny model's.
+        experiment: Definition of the experiment.
+        results: Folder with a folder of each cluster and of the tiny model.
     """
     folders = [results / name for name in experiment.clusters]
     sections = {
-        "How many times as fast the joint plan is": summary_table(folders),
+        "Speedup of the joint plan over each baseline": summary_table(folders),
         **{folder.name: cluster_tables(experiment, folder) for folder in folders},
         "The trained tiny model": perplexity_table(results / "tiny"),
     }
@@ -47,16 +48,16 @@ def all_tables(experiment: Experiment, results: Path) -> str:
 
 
 def cluster_tables(experiment: Experiment, folder: Path) -> list[str]:
-    """Writes a cluster's tables: baselines beside joint plans, then lesser planners.
+    """Returns a cluster's tables: baselines with their joint plans, then ablations.
 
-    Rates are new tokens per second of the whole batch; medians, with the least and the
-    most of all runs that count. KL is in nats per token, from 16 bits.
+    Rates are new tokens per second of the whole batch: medians, with the minimum and the
+    maximum of all runs that count. KL is in nats per token, from 16 bits.
     """
     plans = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
     runs = json.loads((folder / "runs.json").read_text(encoding="utf-8"))
     kl = json.loads((folder / "kl.json").read_text(encoding="utf-8"))
     tokens = experiment.batch * experiment.new_tokens
-    joint = {plan["beside"]: plan for plan in plans if plan["method"] == JOINT}
+    joint = _joint_plans(plans)
     lines = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
     for own in _baselines(plans):
         if own["strategy"] is None:
@@ -76,12 +77,12 @@ def cluster_tables(experiment: Experiment, folder: Path) -> list[str]:
         for plan in _baselines(plans)
         if plan["strategy"] is None
     ]
-    lesser = _lesser(plans)
-    if lesser:
-        full = lesser[0]
+    ablations = _ablations(plans)
+    if ablations:
+        full = ablations[0]
         lines += ["", "| planner | Σω | KL | predicted | measured | ratio measured |"]
         lines.append("|---|---|---|---|---|---|")
-        for plan in lesser:
+        for plan in ablations:
             cells = [plan["method"], *_cells(plan, runs, kl, tokens)]
             cells.append(_ratio(plan, full, runs))
             lines.append(f"| {' | '.join(cells)} |")
@@ -89,18 +90,19 @@ def cluster_tables(experiment: Experiment, folder: Path) -> list[str]:
 
 
 def summary_table(folders: Sequence[Path]) -> list[str]:
-    """Writes how many times as fast joint plans ran as each baseline, by cluster.
+    """Returns the speedup of joint plans over each baseline, by cluster.
 
-    Of medians; the mean is over the clusters where the baseline finds a plan.
+    Speedups are ratios of medians; the mean is over the clusters where the baseline
+    finds a plan.
     """
     ratios: dict[str, list[float | None]] = {}
     for folder in folders:
         plans = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
         runs = json.loads((folder / "runs.json").read_text(encoding="utf-8"))
-        joint = {plan["beside"]: plan for plan in plans if plan["method"] == JOINT}
+        joint = _joint_plans(plans)
         for plan in _baselines(plans):
             best = joint.get(plan["method"])
-            found = None if best is None else _times_as_fast(plan, best, runs)
+            found = None if best is None else _speedup(plan, best, runs)
             ratios.setdefault(plan["method"], []).append(found)
     names = [folder.name for folder in folders]
     lines = [
@@ -116,7 +118,7 @@ def summary_table(folders: Sequence[Path]) -> list[str]:
 
 
 def perplexity_table(folder: Path) -> list[str]:
-    """Writes the table of the trained tiny model."""
+    """Returns the table of the trained tiny model."""
     rows = json.loads((folder / "perplexity.json").read_text(encoding="utf-8"))
     found = [row for row in rows if row["perplexity"] is not None]
     lines = [
@@ -125,26 +127,40 @@ def perplexity_table(folder: Path) -> list[str]:
         "| method | Σω | KL, nats per token | perplexity | predicted, ms |",
         "|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {row['method']} | {row['omega']:.3g} | {row['kl']:.3g} | {row['perplexity']:.4f} | {1e3 * row['predicted_s']:.0f} |"
-        if row in found
-        else f"| {row['method']} | nothing fits | – | – | – |"
-        for row in rows
-    ]
+    baseline = ""
+    for row in rows:
+        method = row["method"]
+        if method.startswith(JOINT):
+            method = f"{JOINT} for {baseline}"
+        else:
+            baseline = method
+        cells = "nothing fits | – | – | –"
+        if row in found:
+            cells = f"{row['omega']:.3g} | {row['kl']:.3g} | {row['perplexity']:.4f} | {1e3 * row['predicted_s']:.0f}"
+        lines.append(f"| {method} | {cells} |")
     return lines
 
 
+def _joint_plans(plans: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns joint plans by their baseline's name; each follows its baseline."""
+    return {
+        baseline["method"]: plan
+        for baseline, plan in pairwise(plans)
+        if plan["method"] == JOINT
+    }
+
+
 def _baselines(plans: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    first = plans[: _first_lesser(plans)]
+    first = plans[: _first_ablation(plans)]
     return [plan for plan in first if plan["method"] != JOINT]
 
 
-def _lesser(plans: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [plan for plan in plans[_first_lesser(plans) :] if plan["strategy"]]
+def _ablations(plans: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [plan for plan in plans[_first_ablation(plans) :] if plan["strategy"]]
 
 
-def _first_lesser(plans: Sequence[dict[str, Any]]) -> int:
-    """Returns where lesser planners begin, after the full one they are held against."""
+def _first_ablation(plans: Sequence[dict[str, Any]]) -> int:
+    """Returns the index of the full planner, which the ablations follow."""
     names = [plan["method"] for plan in plans]
     return names.index("full planner") if "full planner" in names else len(names)
 
@@ -168,16 +184,16 @@ def _rates(plan: dict[str, Any], runs: dict[str, Any], tokens: int) -> str:
 
 
 def _ratio(own: dict[str, Any], best: dict[str, Any], runs: dict[str, Any]) -> str:
-    ratio = _times_as_fast(own, best, runs)
+    ratio = _speedup(own, best, runs)
     return "–" if ratio is None else f"{ratio:.2f}×"
 
 
-def _times_as_fast(
+def _speedup(
     own: dict[str, Any], best: dict[str, Any], runs: dict[str, Any]
 ) -> float | None:
     if own["strategy"] not in runs or best["strategy"] not in runs:
         return None
-    seconds, least = (
+    own_s, best_s = (
         median(runs[plan["strategy"]]["latency_s"]) for plan in (own, best)
     )
-    return seconds / least
+    return own_s / best_s

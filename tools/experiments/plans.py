@@ -1,4 +1,4 @@
-"""All plans that are measured: baselines, joint plans beside them, lesser planners."""
+"""All plans that are measured: baselines, each with its joint plan, and ablations."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from llmpq_jax.planner.instance.subproblems import all_subproblems, uniform_int8
 from llmpq_jax.planner.result.to_strategy import make_strategy
 from llmpq_jax.planner.search.branch_and_bound import search
 from llmpq_jax.planner.search.search_result import Incumbent, SearchResult
+from llmpq_jax.schema.solve_request import SolveRequest, Sources
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.schema.strategy_file import write_strategy
 from llmpq_jax.tasks.planning_request import planning_request
-from tools.ablations import Ablation, lesser_plan
+from tools.ablations import Ablation, ablated_plan
 from tools.experiments.definition import BUILD, Experiment
 
 JOINT = "joint plan"
@@ -30,17 +31,18 @@ class Planned:
     """One plan of one method.
 
     Attributes:
-        method: "uniform", "joint plan beside uniform", …
-        beside: The baseline whose quality a joint plan keeps; absent for others.
-        strategy: Name of the strategy's file; equal plans share one. Absent where the
+        method: Name of the method: "uniform", "joint plan", "full planner", …
+        baseline: Name of the baseline whose quality a joint plan keeps; None for other
+            plans.
+        strategy: Name of the strategy's file, which equal plans share; None if the
             method finds no plan.
-        omega: Σω.
-        predicted_s: Of the whole batch.
-        gap: Proven, of joint plans.
+        omega: Quality loss Σω.
+        predicted_s: Predicted seconds of the whole batch.
+        gap: Proven relative gap of a joint plan; None for other plans.
     """
 
     method: str
-    beside: str | None = None
+    baseline: str | None = None
     strategy: str | None = None
     omega: float | None = None
     predicted_s: float | None = None
@@ -50,14 +52,18 @@ class Planned:
 def make_plans(
     experiment: Experiment, name: str, *, on_note: Callable[[str], None]
 ) -> list[Planned]:
-    """Plans for one cluster and writes each different strategy once."""
+    """Makes all plans of one cluster and writes each different strategy once."""
     folder = BUILD / name
     request = planning_request(
         experiment.model_path,
-        folder / "cluster.toml",
         experiment.workload,
-        measurements=folder / "measurements.toml",
-        sensitivity=BUILD / "sensitivity.toml",
+        SolveRequest(
+            sources=Sources(
+                cluster=str(folder / "cluster.toml"),
+                measurements=str(folder / "measurements.toml"),
+                sensitivity=str(BUILD / "sensitivity.toml"),
+            )
+        ),
     )
     problem = make_problem(request)
     planned = list(_compared(problem, experiment, folder, on_note))
@@ -89,7 +95,7 @@ def _compared(
         assert joint.found is not None, "the baseline's own plan is known"
         yield replace(
             written(problem, joint.found, folder, JOINT),
-            beside=method,
+            baseline=method,
             gap=joint.gap,
         )
 
@@ -97,10 +103,10 @@ def _compared(
 def _ablated(
     problem: Problem, experiment: Experiment, folder: Path
 ) -> Iterator[Planned]:
-    """The full planner and lesser ones, all at the quality of uniform int8."""
-    cases = all_subproblems(problem, omega_budget=uniform_int8_omega(problem))
+    """Yields the full planner and ablations, all at the quality of uniform int8."""
+    subproblems = all_subproblems(problem, omega_budget=uniform_int8_omega(problem))
     limit_s, gap = experiment.time_limit_s, experiment.gap
-    full = search(cases, time_limit_s=limit_s, relative_gap=gap)
+    full = search(subproblems, time_limit_s=limit_s, relative_gap=gap)
     found = full.found
     yield (
         Planned(method="full planner")
@@ -109,16 +115,18 @@ def _ablated(
     )
     methods: tuple[Ablation, ...] = ("phase-blind cut", "one bit width", "m_p = m_d")
     for method in methods:
-        lesser = lesser_plan(method, cases, time_limit_s=limit_s, relative_gap=gap)
+        ablated = ablated_plan(
+            method, subproblems, time_limit_s=limit_s, relative_gap=gap
+        )
         yield (
             Planned(method=method)
-            if lesser is None
-            else written(problem, lesser, folder, method)
+            if ablated is None
+            else written(problem, ablated, folder, method)
         )
 
 
 def written(problem: Problem, found: Incumbent, folder: Path, method: str) -> Planned:
-    """Writes a plan's strategy, unless an equal one is there, and says what it promises."""
+    """Writes a plan's strategy, unless an equal one exists, and returns its predictions."""
     evaluation = evaluate(found.instance, found.candidate)
     result = SearchResult(
         found=found,
@@ -148,7 +156,7 @@ def written(problem: Problem, found: Incumbent, folder: Path, method: str) -> Pl
 
 
 def _digest(strategy: Strategy) -> str:
-    """Names what is run, whatever is predicted of it."""
+    """Returns a name of what is run, independent of predictions."""
     stages = [(stage.devices, stage.layers, stage.bits) for stage in strategy.stages]
     what = repr((strategy.micro_batch, strategy.precision, stages))
     return hashlib.sha256(what.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""What the plans' bits cost: KL on the prompts they serve, perplexity of a trained model."""
+"""Quality loss of the plans' bits: KL on the prompts, perplexity of a trained model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from llmpq_jax.files import write_text
 from llmpq_jax.planner.baselines.compare import baselines, joint_plan
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.runtime import Pipeline
+from llmpq_jax.schema.solve_request import SolveRequest, Sources
 from llmpq_jax.schema.strategy import Stage, Strategy
 from llmpq_jax.schema.strategy_file import read_strategy
 from llmpq_jax.schema.workload import Workload
@@ -35,7 +36,7 @@ def measure_kl(
 ) -> None:
     """Writes KL divergence from 16 bits, nats per token, of each plan of a cluster.
 
-    It depends on the bits alone, so plans that share them are judged once, on one
+    It depends only on the bits, so plans with equal bits are evaluated once, on one
     device.
     """
     folder = BUILD / name
@@ -67,7 +68,7 @@ def measure_kl(
 
 
 def on_one_device(strategy: Strategy) -> Strategy:
-    """Returns a strategy of the same bits whose only stage is here."""
+    """Returns a strategy of the same bits with one stage, on this machine."""
     stage = Stage(
         device="here/cpu:0", layers=(0, len(strategy.bits)), bits=strategy.bits
     )
@@ -77,16 +78,19 @@ def on_one_device(strategy: Strategy) -> Strategy:
 def measure_perplexity(
     experiment: Experiment, *, on_note: Callable[[str], None]
 ) -> None:
-    """Plans the trained tiny model by each method, and writes what its text says."""
+    """Plans the trained tiny model by each method, and writes its perplexity."""
     folder = BUILD / "tiny"
     folder.mkdir(parents=True, exist_ok=True)
     workload = Workload(batch=16, prompt_length=64, new_tokens=64)
     request = planning_request(
         TINY,
-        _TINY_CLUSTER / "cluster.toml",
         workload,
-        measurements=_TINY_CLUSTER / "measurements.toml",
-        sensitivity=None,
+        SolveRequest(
+            sources=Sources(
+                cluster=str(_TINY_CLUSTER / "cluster.toml"),
+                measurements=str(_TINY_CLUSTER / "measurements.toml"),
+            )
+        ),
     )
     problem = make_problem(request)
     rows = []
@@ -101,7 +105,7 @@ def measure_perplexity(
             relative_gap=experiment.gap,
         )
         assert joint.found is not None, "the baseline's own plan is known"
-        for each, plan in ((method, found), (f"{JOINT} beside {method}", joint.found)):
+        for each, plan in ((method, found), (f"{JOINT} for {method}", joint.found)):
             planned = written(problem, plan, folder, each)
             assert planned.strategy is not None
             strategy = on_one_device(read_strategy(folder / planned.strategy))

@@ -74,7 +74,7 @@ def test_version_1_has_a_quota_of_each_period(version_1):
     assert group.path.parts[-3:] == ("cpu", "llmpq-jax-nodes-17", "slow")
 
 
-def test_version_2_hands_controllers_down_to_the_node(version_2, tmp_path):
+def test_version_2_enables_controllers_down_to_the_node(version_2, tmp_path):
     hierarchies = version_2.find()
     assert hierarchies["cpu"] == hierarchies["memory"]
     assert hierarchies["cpu"].version == 2
@@ -110,23 +110,25 @@ def version_1_group(tmp_path):
     return make_group(machine.find()["memory"], 17, "slow")
 
 
-def test_ended_groups_are_gone_with_the_one_above_them(version_1, tmp_path):
+def test_ended_groups_are_removed_with_their_parent(version_1, tmp_path):
     groups = [make_group(version_1.find()["cpu"], 17, name) for name in ("a", "b")]
     end_groups(groups)
     assert list((tmp_path / "cpu").iterdir()) == []
 
 
-def test_groups_left_over_go_and_those_of_the_living_stay(version_1, tmp_path):
+def test_groups_left_over_are_removed_and_those_of_living_owners_stay(
+    version_1, tmp_path
+):
     hierarchy = version_1.find()["cpu"]
-    gone = 1 << 30  # more than any process id
-    for owner in (gone, os.getpid()):
+    ended = 1 << 30  # more than any process id
+    for owner in (ended, os.getpid()):
         make_group(hierarchy, owner, "a")
-    assert end_left_over([hierarchy]) == [gone]
+    assert end_left_over([hierarchy]) == [ended]
     (left,) = (tmp_path / "cpu").iterdir()
     assert left.name == f"llmpq-jax-nodes-{os.getpid()}"
 
 
-def test_a_group_that_is_gone_has_no_processes(version_1):
+def test_a_removed_group_has_no_processes(version_1):
     group = make_group(version_1.find()["cpu"], 17, "a")
     (group.path / "cgroup.procs").write_text("12\n7\n")
     assert group.processes() == [12, 7]

@@ -55,9 +55,7 @@ def test_what_a_node_runs_is_on_its_processor_and_ends_with_it(speeds, read, lim
 
 
 @pytest.mark.parametrize("limiter", LIMITERS)
-def test_a_process_that_ignores_a_polite_end_is_ended(
-    speeds, read, limiter, monkeypatch
-):
+def test_a_process_that_ignores_sigterm_is_killed(speeds, read, limiter, monkeypatch):
     monkeypatch.setattr("tools.emulation.ending.PATIENCE_S", 0.2)
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(600)"
     with EmulatedNodes(read(speeds), limiter=limiter) as nodes:
@@ -69,7 +67,7 @@ def test_a_process_that_ignores_a_polite_end_is_ended(
     process.communicate()
 
 
-def test_without_groups_each_process_is_bound_in_memory(speeds, read):
+def test_without_groups_the_memory_of_each_process_is_limited(speeds, read):
     with EmulatedNodes(read(speeds), limiter="duty cycle") as nodes:
         hungry = "import numpy; numpy.ones(320 << 20, numpy.uint8)"
         process = nodes.start(
@@ -81,7 +79,7 @@ def test_without_groups_each_process_is_bound_in_memory(speeds, read):
 
 
 @pytest.mark.parametrize("limiter", LIMITERS)
-def test_every_node_is_measured_beside_its_processor_alone(speeds, read, limiter):
+def test_every_node_is_compared_with_its_processor_alone(speeds, read, limiter):
     emulation = read(speeds)
     alone = measure_alone(emulation.speeds, seconds=0.1)
     assert set(alone) == {HERE}

@@ -12,7 +12,7 @@ EXPERIMENT = read_experiment()
 
 
 @pytest.mark.parametrize("name", EXPERIMENT.clusters)
-def test_a_cluster_leaves_the_driver_a_part_of_both_processors(name):
+def test_a_cluster_leaves_the_scheduler_a_part_of_both_processors(name):
     path = EXPERIMENT.cluster_folder(name) / "speeds.toml"
     emulation = read_emulation(path, frozenset({0, 1}))
     for processor in (0, 1):
@@ -36,7 +36,7 @@ def test_prompts_are_the_same_each_time_and_within_the_vocabulary():
     assert 3 <= first.min() <= first.max() < 8192
 
 
-def test_lesser_planners_are_measured_on_two_clusters():
+def test_ablations_are_measured_on_two_clusters():
     assert set(EXPERIMENT.ablated) < set(EXPERIMENT.clusters)
     assert len(EXPERIMENT.ablated) == 2
 

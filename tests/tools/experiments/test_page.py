@@ -7,10 +7,10 @@ EXPERIMENT = read_experiment()
 TOKENS = EXPERIMENT.batch * EXPERIMENT.new_tokens
 
 
-def plan(method, strategy, predicted_s, *, beside=None):
+def plan(method, strategy, predicted_s, *, baseline=None):
     return {
         "method": method,
-        "beside": beside,
+        "baseline": baseline,
         "strategy": strategy,
         "omega": 0.5,
         "predicted_s": predicted_s,
@@ -26,10 +26,10 @@ def tables(tmp_path, plans, runs):
     return cluster_tables(EXPERIMENT, tmp_path)
 
 
-def test_a_row_has_medians_beside_predictions_and_both_ratios(tmp_path):
+def test_a_row_has_predictions_medians_and_both_ratios(tmp_path):
     plans = [
         plan("uniform", "a.toml", 4.0),
-        plan("joint plan", "b.toml", 2.0, beside="uniform"),
+        plan("joint plan", "b.toml", 2.0, baseline="uniform"),
     ]
     runs = {
         "a.toml": {"latency_s": [TOKENS / 10, TOKENS / 20, TOKENS / 16]},
@@ -40,11 +40,11 @@ def test_a_row_has_medians_beside_predictions_and_both_ratios(tmp_path):
     assert row.endswith("| 32.0 (32.0–32.0) | 2.00× | 2.00× |")
 
 
-def test_what_finds_no_plan_and_what_was_not_run_are_told(tmp_path):
+def test_what_finds_no_plan_and_what_was_not_run_are_shown(tmp_path):
     plans = [
         plan("uniform", None, None) | {"omega": None},
         plan("adabits", "a.toml", 4.0),
-        plan("joint plan", "b.toml", 2.0, beside="adabits"),
+        plan("joint plan", "b.toml", 2.0, baseline="adabits"),
     ]
     lines = tables(tmp_path, plans, {})
     assert "not run yet" in lines[2]
@@ -52,7 +52,7 @@ def test_what_finds_no_plan_and_what_was_not_run_are_told(tmp_path):
     assert lines[3].startswith("| uniform | nothing fits |")
 
 
-def test_lesser_planners_stand_beside_the_full_one(tmp_path):
+def test_ablations_are_compared_with_the_full_planner(tmp_path):
     plans = [
         plan("full planner", "a.toml", 2.0),
         plan("m_p = m_d", "b.toml", 3.0),
@@ -68,7 +68,7 @@ def test_lesser_planners_stand_beside_the_full_one(tmp_path):
 def test_means_are_over_clusters_where_a_baseline_has_a_plan(tmp_path):
     plans = [
         plan("uniform", "a.toml", 4.0),
-        plan("joint plan", "b.toml", 2.0, beside="uniform"),
+        plan("joint plan", "b.toml", 2.0, baseline="uniform"),
     ]
     none = [plan("uniform", None, None)]
     for name, made, slow_s in (("x", plans, 3.0), ("y", plans, 6.0), ("z", none, 0)):
