@@ -48,7 +48,9 @@ def check_command(strategy_path: Path, loads: bool, as_json: bool) -> None:
         print_line(json.dumps({"stages": stages}, indent=2))
     else:
         programs = [fit.programs for fit in fits]
-        print_table(compiled_memory_table(strategy, programs, [fit.loaded for fit in fits]))
+        print_table(
+            compiled_memory_table(strategy, programs, [fit.loaded for fit in fits])
+        )
     for stage, fit in zip(strategy.stages, fits, strict=True):
         if not fit.fits and fit.allowed is not None:
             msg = f"the stage on {', '.join(stage.devices)} needs {format_bytes(fit.compiled)} as compiled, it may use {format_bytes(fit.allowed)}: solve again with a smaller batch or fewer bits"

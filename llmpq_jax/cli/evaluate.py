@@ -1,4 +1,4 @@
-"""`llmpq-jax evaluate`: how good a strategy is beside the model at 16 bits."""
+"""`llmpq-jax evaluate`: the quality of a strategy, compared with the model at 16 bits."""
 
 from __future__ import annotations
 
@@ -6,41 +6,39 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.shared_options import (
-    FILE,
-    POSITIVE,
-    cache_home,
-    json_option,
-    strategy_option,
-)
+from llmpq_jax.cli.options.option_group import command
+from llmpq_jax.cli.options.shared import FILE, JSON, POSITIVE, STRATEGY, cache_home
 
 
-@click.command("evaluate")
-@strategy_option
-@click.option(
-    "--text",
-    type=FILE,
-    metavar="FILE",
-    help="UTF-8 text to take perplexity and KL divergence on.",
+@command(
+    "evaluate",
+    STRATEGY,
+    click.Option(
+        ["--text"],
+        type=FILE,
+        metavar="FILE",
+        help="UTF-8 text on which to measure perplexity and KL divergence.",
+    ),
+    click.Option(
+        ["--questions"],
+        type=FILE,
+        metavar="FILE",
+        help='Multiple-choice questions as JSON lines {"question": "…", "choices": '
+        '["…"], "answer": 0}, answered by the likelihood of each choice.',
+    ),
+    click.Option(
+        ["--window"],
+        type=click.IntRange(min=2),
+        help="Tokens of each window of text (default: 512, or the context that the "
+        "strategy plans for if that is shorter).",
+    ),
+    click.Option(
+        ["--max-tokens"],
+        type=POSITIVE,
+        help="Number of tokens to read of the text, spread over it (default: all).",
+    ),
+    JSON,
 )
-@click.option(
-    "--questions",
-    type=FILE,
-    metavar="FILE",
-    help='JSON lines {"question": "…", "choices": ["…"], "answer": 0}, answered by '
-    "likelihood.",
-)
-@click.option(
-    "--window",
-    type=click.IntRange(min=2),
-    help="Tokens of each piece of text; by default 512, or what the strategy plans for.",
-)
-@click.option(
-    "--most-tokens",
-    type=POSITIVE,
-    help="Read of the text, spread over it; by default all.",
-)
-@json_option
 def evaluate_command(
     strategy_path: Path,
     text: Path | None,
@@ -49,14 +47,14 @@ def evaluate_command(
     max_tokens: int | None,
     as_json: bool,
 ) -> None:
-    """Judge a strategy by its own pipeline, beside 16 bits."""
+    """Evaluate a strategy in its own pipeline, compared with 16 bits."""
     if text is None and questions is None:
         msg = "expected --text, --questions, or both"
         raise click.UsageError(msg)
     import json
     from dataclasses import asdict
 
-    from llmpq_jax.report.console import say, show
+    from llmpq_jax.report.console import print_line, print_table
     from llmpq_jax.report.quality import choices_table, evaluation_table
     from llmpq_jax.schema.strategy_file import read_strategy
     from llmpq_jax.tasks.compile_cache import keep_compiled
@@ -74,11 +72,11 @@ def evaluate_command(
         max_tokens=max_tokens,
     )
     if as_json:
-        values = {"text": evaluation, "questions": choices}
-        told = {name: each and asdict(each) for name, each in values.items()}
-        say(json.dumps(told, indent=2))
+        found = {"text": evaluation, "questions": choices}
+        values = {name: each and asdict(each) for name, each in found.items()}
+        print_line(json.dumps(values, indent=2))
         return
     if evaluation is not None:
-        show(evaluation_table(evaluation))
+        print_table(evaluation_table(evaluation))
     if choices is not None:
-        show(choices_table(choices))
+        print_table(choices_table(choices))

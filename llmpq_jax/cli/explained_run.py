@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from llmpq_jax.report.console import say, show, tell
+from llmpq_jax.report.console import log, print_line, print_table
 from llmpq_jax.report.deviation import deviation_line, deviation_table
 from llmpq_jax.report.lines import run_lines
 from llmpq_jax.report.peaks import peaks_line, peaks_table
@@ -47,7 +47,7 @@ def explain_run(
     if trace is not None:
         write_trace(trace, strategy, batches, told)
     if not told:
-        tell("the strategy predicts nothing of its stages: the run is shown alone")
+        log("the strategy predicts nothing of its stages: the run is shown alone")
     if as_json:
         values = {
             "run": str(path),
@@ -78,19 +78,19 @@ def explain_run(
                 for batch, ahead, own in zip(batches, foretold, phases, strict=True)
             ],
         }
-        say(json.dumps(values, indent=2))
+        print_line(json.dumps(values, indent=2))
         return
-    show(run_table(strategy, batches))
-    show(deviation_table(strategy, phases))
-    show(peaks_table(strategy, batches))
+    print_table(run_table(strategy, batches))
+    print_table(deviation_table(strategy, phases))
+    print_table(peaks_table(strategy, batches))
     for line in run_lines(strategy, batches):
-        say(line)
+        print_line(line)
     for deviation in (deviation_line(strategy, phases), peaks_line(strategy, batches)):
         if deviation is not None:
-            say(deviation)
+            print_line(deviation)
     for what, written in (("picture", picture), ("trace", trace)):
         if written is not None:
-            say(f"{what:<12} {written}")
+            print_line(f"{what:<12} {written}")
 
 
 def _memory(predicted: StagePrediction) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`llmpq-jax export`: a plan in the words of another engine."""
+"""`llmpq-jax export`: a plan as a command line of another engine."""
 
 from __future__ import annotations
 
@@ -6,36 +6,41 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.shared_options import (
-    json_option,
-    strategy_option,
-)
+from llmpq_jax.cli.options.option_group import command
+from llmpq_jax.cli.options.shared import JSON, STRATEGY
 
 
-@click.command("export")
-@strategy_option
-@click.option(
-    "--to", "engine", type=click.Choice(["vllm"]), required=True, help="Which engine."
+@command(
+    "export",
+    STRATEGY,
+    click.Option(
+        ["--to", "engine"],
+        type=click.Choice(["vllm"]),
+        required=True,
+        help="Engine to export to.",
+    ),
+    JSON,
 )
-@json_option
 def export_command(strategy_path: Path, engine: str, as_json: bool) -> None:
-    """Write what another engine can take of a plan.
+    """Print a plan as the command line of another engine.
 
-    The command line goes to stdout, what the engine cannot take to stderr.
+    What the engine cannot do is listed on stderr.
     """
     del engine  # one so far
     import json
     from dataclasses import asdict
 
-    from llmpq_jax.report.console import say, tell
+    from llmpq_jax.report.console import log, print_line
     from llmpq_jax.report.vllm import vllm_export
     from llmpq_jax.schema.strategy_file import read_strategy
 
     exported = vllm_export(read_strategy(strategy_path))
     if as_json:
-        say(json.dumps(asdict(exported) | {"command": exported.command}, indent=2))
+        print_line(
+            json.dumps(asdict(exported) | {"command": exported.command}, indent=2)
+        )
         return
-    say(f"# devices by rank: {', '.join(exported.devices)}")
-    say(exported.command)
+    print_line(f"# devices by rank: {', '.join(exported.devices)}")
+    print_line(exported.command)
     for sentence in exported.left_out:
-        tell(f"left out: {sentence}")
+        log(f"left out: {sentence}")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from llmpq_jax.batch.prompt import Prompt
-from llmpq_jax.batch.results import Result, result_values
-from llmpq_jax.report.console import say, show
+from llmpq_jax.batch.result_line import Result, result_values
+from llmpq_jax.report.console import print_line, print_table
 from llmpq_jax.report.deviation import deviation_line
 from llmpq_jax.report.lines import run_lines
 from llmpq_jax.report.peaks import peaks_line
@@ -23,31 +23,31 @@ def print_texts(results: Sequence[Result]) -> None:
     for result in results:
         line = result.line
         if not isinstance(line, Prompt):
-            say(f"── {line.custom_id}: {line}")
-            say()
+            print_line(f"── {line.custom_id}: {line}")
+            print_line()
             continue
         for completion in result.completions:
-            say(
+            print_line(
                 f"── {line.custom_id}: {len(completion.token_ids)} new tokens, "
                 f"ended by {completion.finish_reason}"
             )
-            say(continued_text(line.text, completion.text))
-            say()
+            print_line(continued_text(line.text, completion.text))
+            print_line()
 
 
 def print_run(served: Served) -> None:
     """Prints what was measured beside what was predicted."""
     strategy = served.strategy
-    show(run_table(strategy, served.batches))
+    print_table(run_table(strategy, served.batches))
     for line in run_lines(strategy, served.batches):
-        say(line)
+        print_line(line)
     phases = [phase_times(strategy, batch) for batch in served.batches]
     for deviation in (
         deviation_line(strategy, phases),
         peaks_line(strategy, served.batches),
     ):
         if deviation is not None:
-            say(deviation)
+            print_line(deviation)
 
 
 def print_json(results: Sequence[Result], served: Served, *, model: str) -> None:
@@ -61,4 +61,4 @@ def print_json(results: Sequence[Result], served: Served, *, model: str) -> None
         "predicted": predicted and asdict(predicted),
         "batches": batches,
     }
-    say(json.dumps(values, indent=2))
+    print_line(json.dumps(values, indent=2))

@@ -6,40 +6,40 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.shared_options import (
-    FILE,
-    cache_home,
-    json_option,
-    strategy_option,
-)
+from llmpq_jax.cli.options.option_group import command
+from llmpq_jax.cli.options.shared import FILE, JSON, STRATEGY, cache_home
 
 
-@click.command("quantize")
-@strategy_option
-@click.option(
-    "--out",
-    type=FILE,
-    required=True,
-    metavar="DIR",
-    help="Folder to be made: weights in compressed-tensors, config.json, tokenizer, and "
-    "a strategy.toml that serves it.",
+@command(
+    "quantize",
+    STRATEGY,
+    click.Option(
+        ["--out"],
+        type=FILE,
+        required=True,
+        metavar="DIR",
+        help="Folder to write: weights in the compressed-tensors format, config.json, "
+        "tokenizer, and a strategy.toml that serves them.",
+    ),
+    click.Option(
+        ["--overwrite"],
+        is_flag=True,
+        help="Replace a folder that this command wrote.",
+    ),
+    JSON,
 )
-@click.option(
-    "--overwrite", is_flag=True, help="Replace a folder that this command wrote."
-)
-@json_option
 def quantize_command(
     strategy_path: Path, out: Path, overwrite: bool, as_json: bool
 ) -> None:
-    """Write a strategy's weights as a checkpoint, as they would be served.
+    """Write the weights that a strategy serves as a checkpoint.
 
-    The model passes through one layer at a time, so it may be larger than memory.
+    The model passes through memory one layer at a time, so it may be larger than memory.
     """
     import json
     from dataclasses import asdict
 
     from llmpq_jax.report.checkpoints import written_table
-    from llmpq_jax.report.console import say, show
+    from llmpq_jax.report.console import print_line, print_table
     from llmpq_jax.tasks.compile_cache import keep_compiled
     from llmpq_jax.tasks.quantize import STRATEGY, write_checkpoint
 
@@ -54,8 +54,8 @@ def quantize_command(
             "bytes_after": written.bytes_after,
             "parts": [asdict(part) for part in written.parts],
         }
-        say(json.dumps(values, indent=2))
+        print_line(json.dumps(values, indent=2))
         return
-    show(written_table(written.parts))
-    say(f"written      {out}")
-    say(f"strategy     {out / STRATEGY}")
+    print_table(written_table(written.parts))
+    print_line(f"written      {out}")
+    print_line(f"strategy     {out / STRATEGY}")

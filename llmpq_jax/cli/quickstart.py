@@ -1,4 +1,4 @@
-"""`llmpq-jax quickstart`: the whole way once, on a model that ships with the project."""
+"""`llmpq-jax quickstart`: measure, plan and run once, on the example model."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ from pathlib import Path
 import click
 
 from llmpq_jax.cli.group import command_as_typed
-from llmpq_jax.cli.shared_options import FILE, cache_home
+from llmpq_jax.cli.options.option_group import command
+from llmpq_jax.cli.options.shared import FILE, cache_home
 
 
-@click.command("quickstart")
-@click.option(
-    "--model",
-    type=FILE,
-    metavar="DIR",
-    help="Checkpoint folder; by default the example model of a source checkout.",
-)
-@click.option(
-    "--work-dir",
-    type=FILE,
-    default=Path("llmpq-quickstart"),
-    show_default=True,
-    metavar="DIR",
-    help="Where all files go; an earlier run's are replaced.",
+@command(
+    "quickstart",
+    click.Option(
+        ["--model"],
+        type=FILE,
+        metavar="DIR",
+        help="Checkpoint folder (default: the example model of a source checkout).",
+    ),
+    click.Option(
+        ["--work-dir"],
+        type=FILE,
+        default=Path("llmpq-quickstart"),
+        show_default=True,
+        metavar="DIR",
+        help="Folder for all files; those of an earlier run are replaced.",
+    ),
 )
 def quickstart_command(model: Path | None, work_dir: Path) -> None:
-    """Do all three on a tiny model, and explain it."""
+    """Profile, solve and generate with a tiny model, and explain each step."""
     from llmpq_jax.tasks.compile_cache import keep_compiled
     from llmpq_jax.tasks.quickstart import quickstart
 

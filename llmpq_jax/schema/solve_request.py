@@ -5,6 +5,8 @@ The model and the workload are not repeated here: the strategy has them.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits, KvBits, WireBits
 from llmpq_jax.schema.record import record
 
@@ -148,6 +150,21 @@ class QualityLimits:
             msg = "expected --validation-text with --max-ppl-increase or --max-kl, and only there"
             raise ValueError(msg)
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether the limit is measured on a validation text."""
+        return self.validation_text is not None
+
+    def with_budget(self, omega_budget: float | None) -> QualityLimits:
+        """Returns the limits with a budget for Σω in place of any other limit."""
+        return replace(
+            self,
+            omega_budget=omega_budget,
+            max_ppl_increase=None,
+            max_kl=None,
+            validation_text=None,
+        )
+
 
 @record
 class SearchLimits:
@@ -180,6 +197,6 @@ class SolveRequest:
 
     def __post_init__(self) -> None:
         wire_bits = self.choices.wire_bits
-        if self.quality.validation_text is not None and wire_bits != (16,):
+        if self.quality.is_measured and wire_bits != (16,):
             msg = f"--wire-bits {' or '.join(map(str, wire_bits))} with --validation-text, which measures weights and cache alone: expected --wire-bits 16 there, or --omega-budget instead of a measured limit"
             raise ValueError(msg)

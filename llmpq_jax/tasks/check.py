@@ -1,4 +1,4 @@
-"""Does a strategy fit here: its stages compiled without weights, or loaded as well."""
+"""Checks whether a strategy fits here: compiles its stages, and loads them if asked to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmpq_jax.runtime.claimed_devices import find_devices
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.abstract import ProgramMemory, describe_stage, program_memories
 from llmpq_jax.stage.emulated_devices import emulate_cpu_devices
-from llmpq_jax.stage.sharding import Placement
+from llmpq_jax.stage.sharding import StageSharding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,25 +22,25 @@ class StageFit:
     """Bytes of one stage on each of its devices.
 
     Attributes:
-        accounts: What the compiler says of its programs.
-        predicted: By the plan; absent where a person wrote it.
-        allowed: By the plan, likewise.
-        loaded: Weights as they lie there; absent where none were loaded.
+        programs: Memory of each compiled program, from the compiler.
+        predicted: Bytes that the plan predicts; None if it was written by hand.
+        allowed: Bytes that the plan allows; None if it was written by hand.
+        loaded: Bytes of the loaded weights; None if none were loaded.
     """
 
-    accounts: tuple[ProgramMemory, ...]
+    programs: tuple[ProgramMemory, ...]
     predicted: int | None
     allowed: int | None
     loaded: int | None = None
 
     @property
     def compiled(self) -> int:
-        """What the hungriest program needs."""
-        return max(account.peak for account in self.accounts)
+        """Bytes that the largest program needs."""
+        return max(program.peak for program in self.programs)
 
     @property
     def fits(self) -> bool:
-        """Whether what the compiler says is within what the plan allows."""
+        """Whether the compiled programs keep what the plan allows."""
         return self.allowed is None or self.compiled <= self.allowed
 
 
@@ -50,16 +50,17 @@ def fit_stages(
     loads: bool = False,
     on_stage: Callable[[], None] = lambda: None,
 ) -> list[StageFit]:
-    """Compiles every stage on the devices it names, stages side by side.
+    """Compiles every stage on the devices it names, stages in parallel.
 
     Args:
-        strategy: Its model path as seen from here; unless `loads`, its config.json is
-            enough.
-        loads: Load the weights too, and run each program once.
-        on_stage: Called as each stage is compiled.
+        strategy: Strategy whose model path is as seen from here; its config.json is
+            enough unless `loads` is true.
+        loads: True to load the weights too, and run each program once.
+        on_stage: Called after each stage is compiled.
 
     Raises:
-        StrategyError: It is for another model, or names devices that are not here.
+        StrategyError: The strategy is for another model, or names devices that are not
+            here.
     """
     folder = Path(strategy.model.path)
     architecture = read_architecture(folder)
@@ -76,12 +77,12 @@ def fit_stages(
             layers=stage.layers,
             bits=stage.bits,
             precision=strategy.precision,
-            placement=Placement(
+            sharding=StageSharding(
                 devices[number], group_size=strategy.precision.group_size
             ),
             wire_bits=stage.wire_bits,
         )
-        accounts = tuple(
+        memories = tuple(
             program_memories(
                 program,
                 workload=strategy.workload,
@@ -91,22 +92,22 @@ def fit_stages(
             )
         )
         on_stage()
-        return accounts
+        return memories
 
     with ThreadPoolExecutor() as pool:
-        accounts = list(pool.map(compile_stage, range(len(strategy.stages))))
-    loaded: list[int] | list[None] = [None] * len(accounts)
+        programs = list(pool.map(compile_stage, range(len(strategy.stages))))
+    loaded: list[int] | list[None] = [None] * len(programs)
     if loads:
         loaded = _loaded_bytes(strategy)
     return [
         StageFit(
-            accounts=programs,
+            programs=of_stage,
             predicted=stage.predicted and stage.predicted.memory_bytes,
             allowed=stage.predicted and stage.predicted.allowed_bytes,
             loaded=weights,
         )
-        for stage, programs, weights in zip(
-            strategy.stages, accounts, loaded, strict=True
+        for stage, of_stage, weights in zip(
+            strategy.stages, programs, loaded, strict=True
         )
     ]
 

@@ -13,7 +13,11 @@ from llmpq_jax.report.console import progress_bar
 from llmpq_jax.runtime.pipeline import Pipeline
 from llmpq_jax.schema.buckets import bucket_length
 from llmpq_jax.schema.strategy import Strategy
-from llmpq_jax.sensitivity.evaluation_figures import Choices, Evaluation, Figures
+from llmpq_jax.sensitivity.evaluation import (
+    ChoiceEvaluation,
+    TextEvaluation,
+    TextScores,
+)
 from llmpq_jax.sensitivity.intervals import resampled_interval
 from llmpq_jax.sensitivity.losses import compare_logits
 from llmpq_jax.sensitivity.streamed_model import StreamedModel
@@ -31,7 +35,7 @@ def evaluate(
     questions: tuple[str, list[Scenario]] | None = None,
     window: int | None = None,
     max_tokens: int | None = None,
-) -> tuple[Evaluation | None, Choices | None]:
+) -> tuple[TextEvaluation | None, ChoiceEvaluation | None]:
     """Loads a strategy's pipeline and judges it by a text, by questions, or both.
 
     The model at 16 bits passes through the default device layer by layer: it need not
@@ -76,7 +80,7 @@ def _checked_window(strategy: Strategy, window: int | None) -> int:
     return window
 
 
-def _judge_text(pipeline: Pipeline, model: StreamedModel, text: Text) -> Evaluation:
+def _judge_text(pipeline: Pipeline, model: StreamedModel, text: Text) -> TextEvaluation:
     with progress_bar("16 bits", model.num_layers, unit="layers") as advance:
         hidden = model.forward(text.tokens, on_layer=lambda: advance(1))
     head = model.head()
@@ -93,7 +97,7 @@ def _judge_text(pipeline: Pipeline, model: StreamedModel, text: Text) -> Evaluat
             parts.append([np.asarray(figure) for figure in figures])
             advance(each.stop - each.start)
     exact, nll, kl, agrees = map(np.concatenate, zip(*parts, strict=True))
-    return Evaluation(
+    return TextEvaluation(
         text=text.name,
         num_windows=len(text.tokens),
         num_tokens=text.num_predicted,
@@ -111,9 +115,9 @@ def _judge_text(pipeline: Pipeline, model: StreamedModel, text: Text) -> Evaluat
     )
 
 
-def _figures(nll: np.ndarray, text: Text) -> Figures:
+def _figures(nll: np.ndarray, text: Text) -> TextScores:
     total = float(nll.sum(dtype=np.float64))
-    return Figures(
+    return TextScores(
         perplexity=float(np.exp(total / nll.size)),
         bits_per_byte=total / np.log(2) / max(1, text.num_bytes),
     )
@@ -126,7 +130,7 @@ def _judge_choices(
     questions: list[Scenario],
     *,
     longest: int,
-) -> Choices:
+) -> ChoiceEvaluation:
     head = model.head()
 
     def exactly(tokens: np.ndarray) -> np.ndarray:
@@ -145,7 +149,7 @@ def _judge_choices(
     for score in (exactly, as_served):
         chosen = choose(questions, pipeline.tokenizer, score, longest=longest)
         shares += [fraction_right(questions, choice) for choice in chosen]
-    return Choices(
+    return ChoiceEvaluation(
         name=name,
         num_questions=len(questions),
         exact=shares[0],

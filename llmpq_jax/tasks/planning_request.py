@@ -1,29 +1,36 @@
-"""From the files a person names to a planning problem."""
+"""From a request, which names files, to the planning problem, which holds their contents."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import has_weights, model_fingerprint
-from llmpq_jax.arch.measurement_checks import check_kinds, check_measurements, doubts
+from llmpq_jax.arch.measurement_checks import (
+    check_kinds,
+    check_measurements,
+    staleness_warnings,
+)
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.validate import plannable_bits
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.planner import PlanRequest
 from llmpq_jax.planner.constraints import Use, with_use
 from llmpq_jax.report.corrections import factor_lines
+from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.cluster_file import read_cluster
 from llmpq_jax.schema.measurements import Measurements
 from llmpq_jax.schema.measurements_file import read_measurements
-from llmpq_jax.schema.precision import ALL_BITS, HeadBits
+from llmpq_jax.schema.precision import ALL_BITS, Bits
 from llmpq_jax.schema.sensitivity_file import read_sensitivity
+from llmpq_jax.schema.solve_request import PlannerChoices, SolveRequest, Sources
 from llmpq_jax.schema.strategy import ModelReference
 from llmpq_jax.schema.workload import Workload
 from llmpq_jax.tasks.unmeasured import (
@@ -37,119 +44,145 @@ _GroupSize = Literal[32, 64, 128]
 
 def planning_request(
     model: Path,
-    cluster: Path,
     workload: Workload,
+    request: SolveRequest,
     *,
-    measurements: Path | None,
-    sensitivity: Path | None,
-    head_bits: tuple[HeadBits, ...] = (16,),
-    prefill: int | None = None,
-    decode: int | None = None,
-    tensor: tuple[int, ...] = (1,),
-    uses: Mapping[str, Use] | None = None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> PlanRequest:
-    """Reads what a plan is made of; without measurements, makers' figures stand in.
+    """Reads the files that a request names and returns the planning problem.
 
-    Without a sensitivity file the weights' variance is taken, or, where there are no
-    weights either, all layers count alike. Layers may have the bits that the checkpoint
-    allows all of them.
+    Without measurements, seconds are predicted from data-sheet figures. Without
+    sensitivities, the variance of the weights is used, or, if there are no weights
+    either, all layers count as equally sensitive.
 
     Args:
-        model: Folder of the checkpoint, or of its config alone.
-        cluster: Its file.
-        workload: What is served.
-        measurements: Their file.
-        sensitivity: Its file.
-        head_bits: The head may have.
-        prefill: Pins the rows of a prefill micro-batch.
-        decode: Pins the rows of a decode micro-batch.
-        tensor: Devices of a node that a stage may be spread over.
-        uses: Devices, by full name, that the cluster file says otherwise of.
-        on_note: Hears of what stands in for something.
+        model: Folder of the checkpoint, or of its config.json alone.
+        workload: Prompts that are to be served.
+        request: Sources, choices and limits of the plan.
+        on_note: Called with a remark on each assumption that stands in for a file.
 
     Raises:
         CheckpointError: Weights are damaged, or quantised so that no plan is left.
         SpecError: A file cannot be read, or is of another model.
-        ValueError: A pin is outside the batch, or of a device that is not there.
+        ValueError: A choice does not suit the cluster, the model or the workload.
     """
+    sources, choices = request.sources, request.choices
     architecture = read_architecture(model)
-    devices = with_use(read_cluster(cluster), uses or {})
-    if measurements is None:
-        measured = roofline_measurements(
+    uses: dict[str, Use] = dict.fromkeys(choices.use, "always")
+    uses |= dict.fromkeys(choices.leave_idle, "never")
+    cluster = with_use(read_cluster(Path(sources.cluster)), uses)
+    if sources.measurements is None:
+        on_note(
+            "--roofline: seconds are predicted from data-sheet figures, not measured"
+        )
+        measurements = roofline_measurements(
             model,
             architecture,
-            devices,
+            cluster,
             workload,
-            prefill=prefill,
-            decode=decode,
-            tensor=tensor,
+            prefill=choices.prefill_micro_batch,
+            decode=choices.decode_micro_batch,
+            tensor=choices.tensor,
         )
-        on_note("--roofline: seconds are foretold from makers' figures, not measured")
     else:
-        measured = read_measurements(measurements)
-        check_measurements(measured, architecture)
-        check_kinds(measured, devices)
-        today = datetime.now(UTC).date()
-        for doubt in doubts(measured, jax_version=version("jax"), today=today):
-            on_note(doubt)
-        kinds = dict.fromkeys(
-            node_device.device.kind for node_device in devices.node_devices
+        measurements = _read_measurements(
+            Path(sources.measurements), architecture, cluster, on_note
         )
-        for line in factor_lines(measured, kinds):
-            on_note(line)
-    judged, allowed = None, ALL_BITS
-    if measurements is None and not has_weights(model):
-        reference, judged = config_alone(
-            model, architecture, group_size=measured.group_size
-        )
+    group_size = _group_size(measurements)
+    sensitivity, allowed, tensor = None, ALL_BITS, choices.tensor
+    if sources.roofline and not has_weights(model):
         on_note(f"no weights in {model}: all layers count as equally sensitive")
+        reference, sensitivity = config_alone(
+            model, architecture, group_size=group_size
+        )
     else:
-        reader = CheckpointReader(model)
-        allowed = plannable_bits(reader, architecture, head=head_bits[0])
-        if max(tensor) > 1 and any(name.endswith("g_idx") for name in reader):
-            on_note(
-                "the checkpoint's groups may be in act-order, which no mesh serves: "
-                "each stage has one device"
-            )
-            tensor = (1,)
+        allowed, tensor = _what_the_checkpoint_allows(
+            model, architecture, choices, on_note
+        )
         reference = ModelReference(
             path=str(model),
             architecture=architecture.family,
             num_layers=architecture.num_layers,
             fingerprint=model_fingerprint(model),
         )
-    if sensitivity is not None:
-        judged = read_sensitivity(sensitivity)
-    elif judged is None:
+    if sources.sensitivity is not None:
+        sensitivity = read_sensitivity(Path(sources.sensitivity))
+    elif sensitivity is None:
         from llmpq_jax.sensitivity.weight_variance import weight_variance
 
         on_note(
-            "no --sensitivity: judging layers by the variance of their weights alone"
+            "no --sensitivity: estimating it from the variance of the weights alone"
         )
-        judged = weight_variance(model, group_size=measured.group_size)
+        sensitivity = weight_variance(model, group_size=group_size)
     return PlanRequest(
         architecture=architecture,
-        model=replace(reference, rounded=judged.rounded),
-        cluster=devices,
-        measurements=measured,
-        sensitivity=judged,
+        model=replace(reference, rounded=sensitivity.rounded),
+        cluster=cluster,
+        measurements=measurements,
+        sensitivity=sensitivity,
         workload=workload,
-        activations=measured.activations,
-        group_size=_group_size(measured),
-        bits=allowed,
-        head_bits=head_bits,
-        prefill=prefill,
-        decode=decode,
+        activations=measurements.activations,
+        group_size=group_size,
+        bits=tuple(bits for bits in allowed if bits in choices.bits),
+        head_bits=choices.head_bits,
+        kv_bits=choices.kv_bits,
+        wire_bits=choices.wire_bits,
         tensor=tensor,
+        omega_budget=request.quality.omega_budget,
+        theta=request.quality.theta,
+        pins=(*choices.pin_layers, *choices.pin_bits),
+        prefill=choices.prefill_micro_batch,
+        decode=choices.decode_micro_batch,
     )
 
 
-def measurements_digest(measurements: Path | None) -> str:
-    """Says by which measurements, or which catalogue, a plan was made."""
-    if measurements is None:
+def _read_measurements(
+    path: Path,
+    architecture: Architecture,
+    cluster: Cluster,
+    on_note: Callable[[str], None],
+) -> Measurements:
+    """Reads measurements, checks them, and notes what is doubtful or corrected."""
+    measurements = read_measurements(path)
+    check_measurements(measurements, architecture)
+    check_kinds(measurements, cluster)
+    today = datetime.now(UTC).date()
+    for doubt in staleness_warnings(
+        measurements, jax_version=version("jax"), today=today
+    ):
+        on_note(doubt)
+    kinds = dict.fromkeys(
+        node_device.device.kind for node_device in cluster.node_devices
+    )
+    for line in factor_lines(measurements, kinds):
+        on_note(line)
+    return measurements
+
+
+def _what_the_checkpoint_allows(
+    model: Path,
+    architecture: Architecture,
+    choices: PlannerChoices,
+    on_note: Callable[[str], None],
+) -> tuple[tuple[Bits, ...], tuple[int, ...]]:
+    """Returns the precisions of layers, and the widths of stages, that it can serve."""
+    reader = CheckpointReader(model)
+    allowed = plannable_bits(reader, architecture, head=choices.head_bits[0])
+    if max(choices.tensor) > 1 and any(name.endswith("g_idx") for name in reader):
+        on_note(
+            "the checkpoint's groups may be in act-order, which no mesh serves: "
+            "each stage has one device"
+        )
+        return allowed, (1,)
+    return allowed, choices.tensor
+
+
+def measurements_digest(sources: Sources) -> str:
+    """Returns a digest of the measurements, or of the catalogue used instead of them."""
+    if sources.measurements is None:
         return catalogue_digest()
-    return f"sha256:{hashlib.sha256(measurements.read_bytes()).hexdigest()}"
+    content = Path(sources.measurements).read_bytes()
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _group_size(measured: Measurements) -> _GroupSize:

@@ -15,7 +15,7 @@ from llmpq_jax.profiler.journal import Journal
 from llmpq_jax.profiler.links import token_counts
 from llmpq_jax.profiler.stopwatch import STAGE_PAUSE_S
 from llmpq_jax.report.console import progress_bar
-from llmpq_jax.runtime.engines.ray.link_probe import LinkProbe, time_ways
+from llmpq_jax.runtime.engines.ray.link_probe import LinkProbe, time_links
 from llmpq_jax.runtime.engines.transport.config import TransportName
 from llmpq_jax.schema.cluster import Cluster, NodeDevice
 from llmpq_jax.schema.measurements import LinkTime
@@ -70,7 +70,7 @@ def measure_between_nodes(
         node_devices.name: node_devices for pair in pairs for node_devices in pair
     }
     token_bytes = architecture.hidden_size * ACTIVATION_BYTES[table.activations]
-    ways = [
+    probes = [
         LinkProbe(source=source.name, target=target.name, num_tokens=num_tokens)
         for source, target in pairs
         for num_tokens in token_counts(grid.max_tokens, token_bytes)
@@ -83,10 +83,10 @@ def measure_between_nodes(
             num_bytes=num_tokens * token_bytes,
         )
     ]
-    if not ways:
+    if not probes:
         return ()
-    timing_ways = time_ways(
-        ways,
+    timings = time_links(
+        probes,
         hidden_size=architecture.hidden_size,
         dtype=table.activations,
         pause_s=STAGE_PAUSE_S,
@@ -96,14 +96,14 @@ def measure_between_nodes(
     )
     rows = []
     with (
-        progress_bar("measuring", len(ways), unit="rows") as advance,
-        closing(timing_ways) as timed,
+        progress_bar("measuring", len(probes), unit="rows") as advance,
+        closing(timings) as timed,
     ):
-        for way, samples in timed:
+        for probe, samples in timed:
             row = link_time(
-                node_devices[way.source],
-                node_devices[way.target],
-                way.num_tokens * token_bytes,
+                node_devices[probe.source],
+                node_devices[probe.target],
+                probe.num_tokens * token_bytes,
                 samples,
             )
             journal.add(row)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmpq_jax.arch.fingerprint import model_fingerprint
-from llmpq_jax.checkpoint.source import open_source
-from llmpq_jax.checkpoint.writer import WrittenPart, write_served_weights
+from llmpq_jax.checkpoint.open_store import open_store
+from llmpq_jax.checkpoint.writer import WrittenModule, write_served_weights
 from llmpq_jax.files import new_folder
 from llmpq_jax.report.console import progress_bar
 from llmpq_jax.schema.strategy import Strategy
@@ -41,7 +41,7 @@ class WrittenCheckpoint:
     """
 
     strategy: Strategy
-    parts: tuple[WrittenPart, ...]
+    parts: tuple[WrittenModule, ...]
 
     @property
     def bytes_before(self) -> int:
@@ -77,11 +77,11 @@ def write_checkpoint(
     with new_folder(
         out, what="checkpoint", replaces=overwrite, marks=marks, kept=kept
     ) as folder:
-        source = open_source(strategy)
+        store = open_store(strategy)
         num_parts = strategy.model.num_layers + 2
         with progress_bar("quantising", num_parts, unit="parts") as advance:
             parts = write_served_weights(
-                source, strategy, folder, on_part=lambda: advance(1)
+                store, strategy, folder, on_module=lambda: advance(1)
             )
         for pattern in _COPIED:
             for path in before.glob(pattern):
@@ -90,7 +90,7 @@ def write_checkpoint(
         served = _strategy_of(strategy, folder)
         write_strategy(folder / STRATEGY, served)
         # Headers alone: that the folder is the model the strategy asks for.
-        open_source(served)
+        open_store(served)
     moved = replace(served.model, path=str(out))
     return WrittenCheckpoint(strategy=replace(served, model=moved), parts=parts)
 

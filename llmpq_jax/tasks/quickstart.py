@@ -1,4 +1,4 @@
-"""The whole way once, explained as it goes: measure, plan, run, compare."""
+"""Measures, plans and runs once on a small scale, and explains each step."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 from llmpq_jax.arch.families import read_architecture
-from llmpq_jax.batch.prompt import PromptDefaults, Prompt
+from llmpq_jax.batch.prompt import Prompt, PromptDefaults
 from llmpq_jax.batch.prompt_file import make_prompts, read_prompts
-from llmpq_jax.batch.results import Result, result_values
+from llmpq_jax.batch.result_line import Result, result_values
 from llmpq_jax.batch.results_file import ResultsFile
 from llmpq_jax.errors import LlmpqError
-from llmpq_jax.profiler.grid import QUICK_GRID
-from llmpq_jax.report.console import say, show, tell
+from llmpq_jax.profiler import ProfileOptions
+from llmpq_jax.report.console import log, print_line, print_table
 from llmpq_jax.report.lines import plan_lines, run_lines
 from llmpq_jax.report.tables import measurements_table, plan_table, run_table
 from llmpq_jax.report.texts import continued_text
@@ -30,59 +30,36 @@ from llmpq_jax.tasks.example import (
     find_model,
     four_cpu_devices,
 )
-from llmpq_jax.tasks.generate import serve_prompts, write_records
+from llmpq_jax.tasks.generate import ServeSettings, serve_prompts, write_records
 from llmpq_jax.tasks.profile import measure
 
 _NUM_SHOWN = 3
-# The likeliest words of a tiny model soon go round in circles.
+# The most likely words of a tiny model soon repeat.
 _SAMPLING = Sampling(temperature=0.6, top_p=0.9, seed=1)
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
-    """Runs the main job on a small scale and prints what happens and why.
+    """Profiles, solves and generates on a small scale, and explains each step.
 
     Args:
-        work_dir: For all files it writes; what an earlier run left is replaced.
-        model: A checkpoint; the example model if absent.
-        command: As typed, for the run record.
+        work_dir: Folder for all files; those of an earlier run are replaced.
+        model: Checkpoint folder; None for the example model.
+        command: Command line, for the run record.
 
     Raises:
         LlmpqError: A step failed; the message is that step's.
     """
-    is_example = model is None
     folder = find_model(_CHECKOUT) if model is None else model
     architecture = read_architecture(folder)
     work_dir.mkdir(parents=True, exist_ok=True)
-    say(f"llmpq-jax quickstart: {folder}, {architecture.num_layers} layers")
-    say()
-    cluster = _cluster_file(folder, work_dir, is_example=is_example)
+    print_line(f"llmpq-jax quickstart: {folder}, {architecture.num_layers} layers")
+    print_line()
+    cluster = _cluster_file(folder, work_dir, is_example=model is None)
     measurements = work_dir / "measurements.toml"
-    say("1 profile    how long a layer takes here at 16, 8 and 4 bits, in both phases:")
-    say("             prefill reads a prompt at once, decode writes token by token")
-    measured = measure(
-        folder,
-        read_cluster(cluster),
-        measurements,
-        grid=QUICK_GRID,
-        activations=ACTIVATIONS,
-        overwrites=True,
-    )
-    show(measurements_table(measured))
-    say()
-    say(
-        "2 solve      where to cut the model, bits for each layer, micro-batches: all at"
-    )
-    say("             once, losing no more quality than int8 where memory allows that")
+    _profile(folder, cluster, measurements)
     strategy_path = work_dir / "strategy.toml"
-    _solve(folder, cluster, measurements, strategy_path)
-    strategy = read_strategy(strategy_path)
-    show(plan_table(strategy))
-    for line in plan_lines(strategy):
-        say(line)
-    say()
-    say(f"3 generate   the plan run as a pipeline of {len(strategy.stages)} stages")
-    prompts = _prompts(folder)
+    _plan(folder, cluster, measurements, strategy_path)
     files = {
         "cluster": cluster,
         "measurements": measurements,
@@ -92,15 +69,65 @@ def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
         "trace": work_dir / "trace.json",
         "timeline": work_dir / "timeline.png",
     }
+    _generate(folder, files, command)
+    for name, path in files.items():
+        print_line(f"{name:<12} {path}")
+    print_line()
+    print_line("Open the trace at https://ui.perfetto.dev, or look at the timeline.")
+
+
+def _profile(folder: Path, cluster: Path, measurements: Path) -> None:
+    print_line(
+        "1 profile    how long a layer takes here at 16, 8 and 4 bits, in both phases:"
+    )
+    print_line(
+        "             prefill reads a prompt at once, decode writes token by token"
+    )
+    measured = measure(
+        folder,
+        read_cluster(cluster),
+        measurements,
+        ProfileOptions(activations=ACTIVATIONS),
+        overwrites=True,
+    )
+    print_table(measurements_table(measured))
+    print_line()
+
+
+def _plan(folder: Path, cluster: Path, measurements: Path, out: Path) -> None:
+    print_line(
+        "2 solve      where to cut the model, bits for each layer, micro-batches: all at"
+    )
+    print_line(
+        "             once, losing no more quality than int8 where memory allows that"
+    )
+    _solve(folder, cluster, measurements, out)
+    strategy = read_strategy(out)
+    print_table(plan_table(strategy))
+    for line in plan_lines(strategy):
+        print_line(line)
+    print_line()
+
+
+def _generate(folder: Path, files: dict[str, Path], command: str) -> None:
+    """Serves the prompts, writes the records, and prints some of the results."""
+    strategy = read_strategy(files["strategy"])
+    num_stages = len(strategy.stages)
+    print_line(f"3 generate   the plan run as a pipeline of {num_stages} stages")
     results: list[Result] = []
-    with ResultsFile(files["results"], if_there="replace") as file:
+    with ResultsFile(files["results"], if_exists="replace") as file:
 
         def on_result(result: Result) -> None:
             file.add(result_values(result, model=folder.name))
             results.append(result)
 
-        # Whole lengths, so that what is measured is what was predicted.
-        served = serve_prompts(strategy, prompts, ignores_eos=True, on_result=on_result)
+        served = serve_prompts(
+            strategy,
+            _prompts(folder),
+            # Whole lengths, so that what is measured is what was predicted.
+            ServeSettings(ignores_eos=True),
+            on_result=on_result,
+        )
     served.check(files["results"])
     write_records(
         served,
@@ -109,26 +136,24 @@ def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
         trace=files["trace"],
         timeline=files["timeline"],
     )
-    say()
+    print_line()
     results.sort(key=lambda result: result.line.number)
     for result in results[:_NUM_SHOWN]:
         assert isinstance(result.line, Prompt)
-        say(f"── {result.line.custom_id}")
-        say(continued_text(result.line.text, result.completions[0].text))
-        say()
-    show(run_table(strategy, served.batches))
+        print_line(f"── {result.line.custom_id}")
+        print_line(continued_text(result.line.text, result.completions[0].text))
+        print_line()
+    print_table(run_table(strategy, served.batches))
     for line in run_lines(strategy, served.batches):
-        say(line)
-    say()
-    for name, path in files.items():
-        say(f"{name:<12} {path}")
-    say()
-    say("Open the trace at https://ui.perfetto.dev, or look at the timeline.")
+        print_line(line)
+    print_line()
 
 
 def _cluster_file(folder: Path, work_dir: Path, *, is_example: bool) -> Path:
-    """Returns the file of the cluster; the committed one belongs to the example."""
-    say("0 devices    four emulated CPU devices whose memory is unequal and scarce")
+    """Returns the cluster file: the committed one for the example model."""
+    print_line(
+        "0 devices    four emulated CPU devices whose memory is unequal and scarce"
+    )
     if is_example:
         for path in (CLUSTER, _CHECKOUT / CLUSTER):
             if path.is_file():
@@ -139,7 +164,7 @@ def _cluster_file(folder: Path, work_dir: Path, *, is_example: bool) -> Path:
 
 
 def _solve(folder: Path, cluster: Path, measurements: Path, out: Path) -> None:
-    """Solves in a child, so that what runs never imports what plans."""
+    """Solves in a child process, so that running never imports planning."""
     arguments = {
         "--model": folder,
         "--cluster": cluster,
@@ -159,13 +184,13 @@ def _solve(folder: Path, cluster: Path, measurements: Path, out: Path) -> None:
     if done.returncode != 0:
         *progress, last = done.stderr.strip().splitlines() or ["it says nothing"]
         for line in progress:
-            tell(line)
+            log(line)
         msg = f"solving failed: {last.removeprefix('error: ')}"
         raise LlmpqError(msg)
 
 
 def _prompts(folder: Path) -> tuple[Prompt, ...]:
-    """Returns a batch of prompts: those beside the model, else plain ones."""
+    """Returns a batch of prompts: those that come with the model, or plain ones."""
     choices = PromptDefaults(sampling=_SAMPLING)
     path = folder.parent / PROMPTS
     if folder.name == MODEL.name and path.is_file():

@@ -1,111 +1,168 @@
-"""Plans anew, on what is left, when a device is gone for good while a job runs."""
+"""Solves again on the remaining devices when one has failed for good while a job runs."""
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from llmpq_jax import __version__
-from llmpq_jax.errors import InfeasibleError
-from llmpq_jax.planner import PlanRequest, plan
+from llmpq_jax.arch.fingerprint import plan_name, strategy_fingerprint
+from llmpq_jax.batch.manifest import plan_path
+from llmpq_jax.batch.results_file import ResultsFile
+from llmpq_jax.errors import InfeasibleError, MeasurementError
+from llmpq_jax.planner import PlanRequest
 from llmpq_jax.planner.constraints import with_use
-from llmpq_jax.report.console import progress_bar, tell
-from llmpq_jax.report.search_progress import note_teller, search_progress
+from llmpq_jax.report.console import log
 from llmpq_jax.runtime.engines.engine import DeviceFailedError
-from llmpq_jax.schema.strategy import Provenance, Strategy
+from llmpq_jax.schema.solve_request import SolveRequest
+from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.schema.strategy_file import write_strategy
+from llmpq_jax.tasks.planning_request import measurements_digest
+from llmpq_jax.tasks.recorded_request import recorded_request
+from llmpq_jax.tasks.solve import search, with_origin
 
-_THEN = "bring a device back, then go on with --resume"
+_THEN = "bring a device back, then continue with --resume"
 
 
-class Resolver:
-    """Solves a problem again, each time without the devices that are gone by then."""
+class Replanner:
+    """Solves a problem again, each time without the devices that have failed so far."""
 
     def __init__(
         self,
-        request: PlanRequest,
+        problem: PlanRequest,
+        request: SolveRequest,
         *,
         command: str,
-        measurements: str,
-        time_limit_s: float,
-        relative_gap: float,
         on_plan: Callable[[Strategy], None],
     ) -> None:
-        """Takes the problem that the running plan solves.
+        """Starts with all devices of the problem.
 
         Args:
-            request: With all devices.
-            command: As typed, for the new plans' provenance.
-            measurements: Their digest, likewise.
-            time_limit_s: Of each search.
-            relative_gap: At which a plan counts as the best.
-            on_plan: Takes each new plan before it runs.
+            problem: Problem that the running plan solves.
+            request: Request that the problem was read from.
+            command: Command line, for the provenance of new plans.
+            on_plan: Called with each new plan before it runs.
         """
+        self._problem = problem
         self._request = request
         self._command = command
-        self._measurements = measurements
-        self._time_limit_s = time_limit_s
-        self._relative_gap = relative_gap
+        # Read now: a job of hours must not end because a file has been removed.
+        self._digest = measurements_digest(request.sources)
         self._on_plan = on_plan
-        self._gone: frozenset[str] = frozenset()
+        self._failed: frozenset[str] = frozenset()
 
-    def __call__(self, gone: DeviceFailedError) -> Strategy:
-        """Returns the best plan on what is left.
+    def __call__(self, failure: DeviceFailedError) -> Strategy:
+        """Returns the best plan on the remaining devices.
 
         Raises:
-            InfeasibleError: There is none.
+            InfeasibleError: There is no such plan.
         """
-        # A node that left may come back; a device that failed on a node that is there
-        # is not tried again.
-        self._gone |= set(gone.devices)
-        tell(f"{gone.what}: solving again without it")
-        request = without(self._request, devices=self._gone, nodes=gone.nodes)
-        with progress_bar("solving", None, unit="cases") as advance:
-            strategy = plan(
-                request,
-                time_limit_s=self._time_limit_s,
-                relative_gap=self._relative_gap,
-                progress=search_progress(advance),
-                on_note=note_teller(advance),
-            )
-        strategy = replace(
-            strategy,
-            provenance=Provenance(
-                program=f"llmpq-jax {__version__}",
-                command=self._command,
-                date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-                cluster=request.cluster.name,
-                measurements=self._measurements,
-            ),
+        # A node that left may come back; a device that failed on a node that is
+        # there is not tried again.
+        self._failed |= set(failure.devices)
+        log(f"{failure.what}: solving again without it")
+        problem = without(self._problem, devices=self._failed, nodes=failure.nodes)
+        strategy = with_origin(
+            search(problem, self._request.search),
+            _without_idle(self._request, problem),
+            command=self._command,
+            cluster=problem.cluster.name,
+            measurements=self._digest,
         )
         self._on_plan(strategy)
         return strategy
 
 
-def without(
-    request: PlanRequest, *, devices: frozenset[str], nodes: tuple[str, ...]
-) -> PlanRequest:
-    """Returns the same problem on what is left.
+def make_replanner(
+    path: Path,
+    strategy: Strategy,
+    *,
+    sources: Mapping[str, Any],
+    read_problem: Callable[[SolveRequest], PlanRequest],
+    command: str,
+    out: Path,
+    results: ResultsFile,
+) -> Replanner:
+    """Returns what solves again as a strategy was solved, its choices and limits kept.
+
+    All files are read now: a job of hours must not end because one is missing.
 
     Args:
-        request: With all devices.
-        devices: Full names of those that are gone.
-        nodes: That are there; the devices of others are gone too.
+        path: File of the strategy.
+        strategy: Strategy that runs.
+        sources: Sources to use instead of those of the strategy's request, by name.
+        read_problem: Reads the files of a request.
+        command: Command line, for the provenance of new plans.
+        out: File of the results, next to which new plans are written.
+        results: The same file, open, whose job notes new plans.
 
     Raises:
-        InfeasibleError: Nothing is left, or not what is pinned.
+        LlmpqError: The strategy does not say how it was solved, or a file cannot be
+            read, has changed, or is of another model.
     """
-    cluster = request.cluster
-    gone = [
+    request = recorded_request(path, strategy, sources=sources)
+    measurements = request.sources.measurements
+    if (
+        measurements is not None
+        and "measurements" not in sources
+        and strategy.provenance is not None
+        and measurements_digest(request.sources) != strategy.provenance.measurements
+    ):
+        msg = f"measurements {measurements}: are not those that the strategy was solved with: expected them unchanged; name these or others by --measurements"
+        raise MeasurementError(msg)
+    if strategy.request is not None and strategy.request.quality.is_measured:
+        # The budget that kept the limit when it was measured; it is not measured again.
+        budget = strategy.quality.budget if strategy.quality is not None else None
+        request = replace(request, quality=request.quality.with_budget(budget))
+
+    def on_plan(found: Strategy) -> None:
+        fingerprint = strategy_fingerprint(found)
+        path = plan_path(out, fingerprint)
+        write_strategy(path, found)
+        results.add_strategy(fingerprint)
+        log(f"continuing with the plan {plan_name(fingerprint)}, written to {path}")
+
+    return Replanner(read_problem(request), request, command=command, on_plan=on_plan)
+
+
+def without(
+    problem: PlanRequest, *, devices: frozenset[str], nodes: tuple[str, ...]
+) -> PlanRequest:
+    """Returns the same problem on the remaining devices.
+
+    Args:
+        problem: Problem with all devices.
+        devices: Full names of failed devices.
+        nodes: Names of the nodes that answer; devices of other nodes have failed too.
+
+    Raises:
+        InfeasibleError: No device remains, or a pinned one does not.
+    """
+    cluster = problem.cluster
+    failed = [
         node_device.name
         for node_device in cluster.node_devices
         if node_device.name in devices or node_device.node.name not in nodes
     ]
-    if all(node_device.name in gone for node_device in cluster.node_devices):
+    if len(failed) == len(cluster.node_devices):
         msg = f"no device of the cluster {cluster.name!r} is left (nodes that answer: {', '.join(nodes) or 'none'}): {_THEN}"
         raise InfeasibleError(msg)
     try:
-        return replace(request, cluster=with_use(cluster, dict.fromkeys(gone, "never")))
+        never = with_use(cluster, dict.fromkeys(failed, "never"))
+        return replace(problem, cluster=never)
     except ValueError as reason:
-        msg = f"no plan is left without {', '.join(gone)}: {reason}; {_THEN}"
+        msg = f"no plan is left without {', '.join(failed)}: {reason}; {_THEN}"
         raise InfeasibleError(msg) from reason
+
+
+def _without_idle(request: SolveRequest, problem: PlanRequest) -> SolveRequest:
+    """Returns a request that leaves the devices idle that a problem leaves idle."""
+    idle = tuple(
+        node_device.name
+        for node_device in problem.cluster.node_devices
+        if node_device.device.use == "never"
+    )
+    choices = request.choices
+    use = tuple(name for name in choices.use if name not in idle)
+    return replace(request, choices=replace(choices, use=use, leave_idle=idle))

@@ -18,7 +18,7 @@ from llmpq_jax.schema.toml import decode_record, to_toml
 from llmpq_jax.sensitivity.losses import Losses, losses_of
 from llmpq_jax.sensitivity.streamed_model import StreamedModel
 from llmpq_jax.sensitivity.text import Text
-from llmpq_jax.sensitivity.variant import Variant, whole
+from llmpq_jax.sensitivity.variant import Variant, unrounded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +84,7 @@ class PlanEvaluator:
 
     def perplexity(self) -> float:
         """Returns the perplexity at 16 bits."""
-        (exact,) = self._losses([whole(self._model.num_layers)])
+        (exact,) = self._losses([unrounded(self._model.num_layers)])
         return math.exp(float(exact.nll.mean(dtype=np.float64)))
 
     def __call__(self, strategy: Strategy) -> ValidationFigures:
@@ -93,7 +93,7 @@ class PlanEvaluator:
         variant = Variant(
             bits=strategy.bits, head_bits=precision.head_bits, kv_bits=precision.kv_bits
         )
-        exact, found = self._losses([whole(self._model.num_layers), variant])
+        exact, found = self._losses([unrounded(self._model.num_layers), variant])
         before = math.exp(float(exact.nll.mean(dtype=np.float64)))
         after = math.exp(float(found.nll.mean(dtype=np.float64)))
         return ValidationFigures(

@@ -12,9 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llmpq_jax.cli import main
-from llmpq_jax.profiler import contention as shared
-from llmpq_jax.profiler import dispatch_overhead as calls
-from llmpq_jax.profiler import stopwatch
+from llmpq_jax.profiler import contention, dispatch_overhead, stopwatch
 from llmpq_jax.schema.cluster import Cluster, Device, Node
 from llmpq_jax.schema.cluster_file import write_cluster
 from llmpq_jax.schema.strategy_file import write_strategy
@@ -32,15 +30,15 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @contextmanager
 def few_samples() -> Iterator[None]:
     """Has profiles take few: here it matters which rows they have, not how good."""
-    few = {"visits": 2, "max_s": 0.02, "warm_up_s": 0.0}
+    few = {"rounds": 2, "max_s": 0.02, "warm_up_s": 0.0}
     with pytest.MonkeyPatch.context() as patched:
         for name in ("QUICK_STOPWATCH", "FULL_STOPWATCH"):
             patched.setattr(stopwatch, name, replace(getattr(stopwatch, name), **few))
         usual = partial(stopwatch.Stopwatch, **few)
         patched.setattr(stopwatch, "Stopwatch", usual)
-        patched.setattr(calls, "_ROUNDS", 3)
-        patched.setattr(calls, "_MIN_ROUNDS", 3)
-        patched.setattr(shared, "_REPEATS", 2)
+        patched.setattr(dispatch_overhead, "MAX_REPEATS", 3)
+        patched.setattr(dispatch_overhead, "MIN_REPEATS", 3)
+        patched.setattr(contention, "NUM_REPEATS", 2)
         yield
 
 

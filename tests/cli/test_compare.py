@@ -17,7 +17,7 @@ def test_baselines_are_listed_with_their_ratios(run):
     assert result.exit_code == 0, result.output
     assert "PipeEdge, micro-batches searched" in result.stdout
     assert "×" in result.stdout
-    assert "foretold from makers' figures; nothing was run" in result.stdout
+    assert "predicted from data-sheet figures; nothing was run" in result.stdout
     assert "comparing with transfer" in result.stderr
 
 

@@ -13,7 +13,7 @@ from tests.cli.conftest import SIZES
 
 @pytest.fixture(scope="module")
 def plan(model, tmp_path_factory, cluster, measurements):
-    """A plan as `solve` writes it, with the command that it records."""
+    """A plan as `solve` writes it, with its request."""
     from click.testing import CliRunner
 
     from llmpq_jax.cli import main
@@ -31,13 +31,13 @@ def edited(path, tmp_path, **changes):
     return tmp_path / "edited.toml"
 
 
-def test_a_plan_is_explained_from_what_it_records(run, plan):
+def test_a_plan_is_explained_by_its_request(run, plan):
     result = run("explain", "--strategy", plan)
     assert result.exit_code == 0, result.output
     for text in (
         "Memory of each stage, on each of its devices",
         "Seconds of one micro-batch",
-        "Solved anew: what binds",
+        "Solved with one change each",
         "10 % more speed of node0/cpu:",
         "memory without limit on node0/cpu:",
         "layers below 8 bits allowed",
@@ -72,8 +72,8 @@ def test_a_program_may_read_it(run, plan):
 def test_without_solving_nothing_is_asked(run, plan):
     result = run("explain", "--strategy", plan, "--without-solving")
     assert "Seconds of one micro-batch" in result.stdout
-    assert "Solved anew" not in result.stdout
-    assert "solving anew" not in result.stderr
+    assert "Solved with one change" not in result.stdout
+    assert "solving again" not in result.stderr
 
 
 def test_no_more_of_anything_brings_nothing(run, plan):
@@ -85,7 +85,7 @@ def test_no_more_of_anything_brings_nothing(run, plan):
 
 
 def test_ctrl_c_keeps_the_answers(run, plan, monkeypatch):
-    from llmpq_jax.planner import whatif as explain
+    from llmpq_jax.tasks import explain
 
     own_ask = explain.answer_scenarios
 
@@ -100,29 +100,31 @@ def test_ctrl_c_keeps_the_answers(run, plan, monkeypatch):
     assert len(json.loads(result.stdout)["answers"]) == 1
 
 
-def test_a_strategy_without_its_command_needs_its_sources(
+def test_a_strategy_without_its_request_needs_its_sources(
     fails, run, plan, cluster, measurements, tmp_path
 ):
-    path = edited(plan, tmp_path, provenance=None)
+    path = edited(plan, tmp_path, request=None)
     words = ["explain", "--strategy", path, "--without-solving"]
-    assert "records no cluster it was made for: name it with" in fails(*words)
+    missing = (
+        "has no [request], which says what it was solved with: give --cluster FILE"
+    )
+    assert missing in fails(*words)
     words += ["--cluster", cluster]
-    assert "records no measurements it was made with: name" in fails(*words)
+    assert missing in fails(*words)
     assert run(*words, "--measurements", measurements).exit_code == 0
 
 
-def test_a_source_that_is_no_longer_there_is_named(fails, plan, tmp_path):
-    strategy = read_strategy(plan)
-    assert strategy.provenance is not None
-    command = "llmpq-jax solve --cluster gone.toml --roofline"
-    gone = replace(strategy.provenance, command=command)
-    path = edited(plan, tmp_path, provenance=gone)
-    assert "was made with --cluster gone.toml, which is not there" in fails(
-        "explain", "--strategy", path
-    )
+def test_a_source_that_no_longer_exists_is_named(fails, plan, tmp_path):
+    asked = read_strategy(plan).request
+    assert asked is not None
+    sources = replace(asked.sources, cluster="gone.toml")
+    path = edited(plan, tmp_path, request=replace(asked, sources=sources))
+    line = fails("explain", "--strategy", path)
+    assert "was solved with --cluster " in line
+    assert "gone.toml, which does not exist: name the file with --cluster FILE" in line
 
 
-def test_other_measurements_are_told(run, plan, measurements, tmp_path):
+def test_other_measurements_are_reported(run, plan, measurements, tmp_path):
     table = read_measurements(measurements)
     rows = (*table.kinds, *table.layers, *table.vocabulary_layers, *table.links)
     other = tmp_path / "other.toml"
@@ -193,7 +195,7 @@ def run_record(plan, tmp_path_factory):
     return path, result.stdout
 
 
-def test_a_run_is_put_beside_its_prediction(run, run_record, tmp_path):
+def test_a_run_is_compared_with_its_prediction(run, run_record, tmp_path):
     path, printed = run_record
     (deviation,) = [x for x in printed.splitlines() if x.startswith("deviation ")]
     picture, trace = tmp_path / "run.png", tmp_path / "run.json"
@@ -202,7 +204,7 @@ def test_a_run_is_put_beside_its_prediction(run, run_record, tmp_path):
     assert "Predicted and actual, one row per stage and phase" in result.stdout
     assert deviation in result.stdout
     (memory,) = [x for x in printed.splitlines() if x.startswith("memory    ")]
-    assert "by the compiler's account" in memory
+    assert "by the compiler's analysis" in memory
     assert memory in result.stdout
     assert "Memory on each device: predicted → at its peak" in result.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -226,7 +228,7 @@ def test_a_run_is_put_beside_its_prediction(run, run_record, tmp_path):
     [
         ((), "expected either --strategy FILE or --run FILE"),
         (("--strategy", "s.toml", "--run", "r.jsonl"), "expected either --strategy"),
-        (("--strategy", "s.toml", "--picture", "p.png"), "expected --run FILE beside"),
+        (("--strategy", "s.toml", "--picture", "p.png"), "expected --run FILE with"),
         (("--run", "r.jsonl", "--picture", "p.pdf"), "ends in .png or .svg"),
     ],
 )

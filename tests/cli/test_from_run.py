@@ -1,4 +1,4 @@
-"""A run folded back: the next plan starts from what happened."""
+"""A run that calibrates measurements: the next plan predicts what happened."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def solved(run, model, cluster, measurements, tmp_path):
     return table, solve
 
 
-def told(run, plan, table):
+def predicted(run, plan, table):
     """Seconds of the plan's stages by the planner, by phase."""
     words = ("--measurements", table, "--without-solving", "--json")
     values = json.loads(run("explain", "--strategy", plan, *words).stdout)
@@ -42,7 +42,9 @@ def told(run, plan, table):
     }
 
 
-def test_a_run_folded_in_is_foretold(run, fails, model, cluster, solved, tmp_path):
+def test_a_run_that_calibrates_is_predicted(
+    run, fails, model, cluster, solved, tmp_path
+):
     table, solve = solved
     plan, _ = solve("plan.toml")
     record = tmp_path / "run.jsonl"
@@ -52,36 +54,36 @@ def test_a_run_folded_in_is_foretold(run, fails, model, cluster, solved, tmp_pat
         *("--record", record),
     )
     assert done.exit_code == 0, done.output
-    before = told(run, plan, table)
-    fold = ("profile", "--model", model, "--cluster", cluster, "--out", table)
-    result = run(*fold, "--from-run", record)
+    before = predicted(run, plan, table)
+    words = ("profile", "--model", model, "--cluster", cluster, "--out", table)
+    result = run(*words, "--from-run", record)
     assert result.exit_code == 0, result.output
-    assert "Runs folded in: one row per run, kind and phase" in result.stdout
+    assert "Runs used for calibration: one row per run, kind and phase" in result.stdout
     rows = {row.phase: row for row in read_measurements(table).observed}
-    after = told(run, plan, table)
+    after = predicted(run, plan, table)
     for phase, num_passes in (("prefill", 8), ("decode", 8 * 7)):
         row = rows[phase]
         assert row.run == "run.jsonl"
-        # What is planned is what was run, so the table foretold what it says of the plan.
+        # What is planned is what was run, so the table predicts what it says of the plan.
         assert num_passes * before[phase] == pytest.approx(row.predicted_s, rel=1e-4)
         assert num_passes * after[phase] == pytest.approx(row.measured_s, rel=1e-4)
-    again = run(*fold, "--from-run", record)
+    again = run(*words, "--from-run", record)
     assert again.exit_code == 0, again.output
-    assert "was folded in before" in again.stdout
+    assert "it was calibrated by" in again.stdout
     _, second = solve("second.toml")
     assert "cpu: seconds are multiplied by" in second.stderr
-    assert "as a run folded into the measurements told" in second.stderr
+    assert "calibrated from 1 run" in second.stderr
 
 
-def test_folding_takes_no_option_of_measuring(run, model, cluster, tmp_path):
+def test_calibrating_takes_no_option_of_measuring(run, model, cluster, tmp_path):
     result = run(
         *("profile", "--model", model, "--cluster", cluster, "--out", tmp_path / "m"),
         *("--from-run", tmp_path / "run.jsonl", "--quick", "--batch", 4),
     )
     assert result.exit_code == 2
-    told = " ".join(result.stderr.split())
-    assert "--from-run measures no layers: expected --model, --cluster, --out" in told
-    assert "no --batch, --quick" in told
+    line = " ".join(result.stderr.split())
+    assert "--from-run measures no layers: expected --model, --cluster, --out" in line
+    assert "no --batch, --quick" in line
 
 
 def test_what_is_no_record_is_named(fails, model, cluster, measurements, tmp_path):

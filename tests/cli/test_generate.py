@@ -169,7 +169,7 @@ def test_bad_lines_become_errors_and_stop_nothing(run, strategy, tmp_path):
     for name, line, reason in (
         ("line-1", 1, "stopp: unknown key"),
         ("line-3", 3, "the prompt has 17 tokens"),
-        ("line-4", 4, "400 new ones are asked"),
+        ("line-4", 4, "400 new ones are requested"),
         ("chat", 5, "has no chat template"),
     ):
         assert reason in rows[name]["error"]["message"]

@@ -48,7 +48,7 @@ def test_predictions_are_judged_at_sizes_that_were_left_out(
     assert {(row.phase, row.bits) for row in measured.accuracy} == {
         (phase, bits) for phase in ("prefill", "decode") for bits in (4, 8, 16)
     }
-    assert "One layer foretold at sizes that were left out" in result.stdout
+    assert "One layer, predicted at sizes that were left out" in result.stdout
 
 
 def test_quick_measures_less_and_full_both_caches(run, model, cluster, tmp_path):

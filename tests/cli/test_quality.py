@@ -16,7 +16,7 @@ from llmpq_jax.schema.strategy_file import read_strategy
 from tests.cli.conftest import SIZES
 from tests.sensitivity.small import write_text_file
 
-_JUDGING = ("--window", 16, "--assignments", 3)
+_ESTIMATE = ("--window", 16, "--assignments", 3)
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,10 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def sensitivity(model, texts) -> Path:
     path = texts[0].with_name("sensitivity.toml")
     words = ("indicate", "--model", model, "--text", texts[0], "--out", path)
-    words += (*_JUDGING, "--rounding", "gptq")
+    words += (*_ESTIMATE, "--rounding", "gptq")
     result = CliRunner().invoke(main, [str(word) for word in words])
     assert result.exit_code == 0, result.output
-    assert "What each layer loses, by hessian" in result.stdout
+    assert "Quality loss of each layer, by hessian" in result.stdout
     return path
 
 
@@ -67,18 +67,18 @@ def test_a_promise_is_planned_measured_and_served(
         "evaluate", "--strategy", out, "--text", texts[2], "--window", 16, "--json"
     )
     assert evaluated.exit_code == 0, evaluated.output
-    told = json.loads(evaluated.stdout)["text"]
+    found = json.loads(evaluated.stdout)["text"]
     with Pipeline.load(strategy) as pipeline:
         tokens = np.array(pipeline.tokenizer.encode(texts[2].read_text()))
         rows = tokens[: len(tokens) // 16 * 16].reshape(-1, 16)
         logits = pipeline.score(rows).astype(np.float64)
     logits -= np.logaddexp.reduce(logits, axis=-1, keepdims=True)
     nll = -np.take_along_axis(logits[:, :-1], rows[:, 1:, None], axis=-1)
-    assert told["found"]["perplexity"] == pytest.approx(np.exp(nll.mean()), rel=1e-4)
-    assert told["num_tokens"] == nll.size
+    assert found["found"]["perplexity"] == pytest.approx(np.exp(nll.mean()), rel=1e-4)
+    assert found["num_tokens"] == nll.size
 
 
-def test_questions_are_answered_beside_16_bits(run, strategy, tmp_path):
+def test_questions_are_answered_as_at_16_bits(run, strategy, tmp_path):
     path = tmp_path / "questions.jsonl"
     row = {"question": "ab", "choices": ["c", "dd"], "answer": 0}
     path.write_text(json.dumps(row) + "\n")
@@ -129,7 +129,7 @@ def test_limits_that_contradict_each_other_are_wrong_use(
     assert complaint in result.stderr
 
 
-def test_evaluate_needs_something_to_judge_by(run, strategy):
+def test_evaluate_needs_a_text_or_questions(run, strategy):
     result = run("evaluate", "--strategy", strategy)
     assert result.exit_code == 2
     assert "expected --text, --questions, or both" in result.stderr
@@ -156,4 +156,4 @@ def test_sensitivities_that_were_not_measured_promise_nothing(
         *("--out", tmp_path / "s.toml", "--measurements", measurements),
         *("--max-kl", 1.0, "--validation-text", texts[1], "--window", 16),
     )
-    assert "by 'weight-variance' are no losses that were measured" in line
+    assert "by 'weight-variance' were not fitted to measured losses" in line

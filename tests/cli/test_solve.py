@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -12,6 +13,15 @@ from llmpq_jax import __version__
 from llmpq_jax.schema.cluster_file import read_cluster, write_cluster
 from llmpq_jax.schema.measurements_file import header_text, read_measurements, row_text
 from llmpq_jax.schema.sensitivity_file import write_sensitivity
+from llmpq_jax.schema.solve_request import (
+    BitsPin,
+    LayerPin,
+    PlannerChoices,
+    QualityLimits,
+    SearchLimits,
+    SolveRequest,
+    Sources,
+)
 from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
 from llmpq_jax.sensitivity.weight_variance import weight_variance
 from tests.cli.conftest import SIZES
@@ -37,7 +47,7 @@ def _without(words, option):
 def test_a_plan_is_written_explained_and_served(run, words, measurements, tmp_path):
     result = run(*words)
     assert result.exit_code == 0, result.output
-    assert "judging layers by the variance of their weights" in result.stderr
+    assert "estimating it from the variance of the weights" in result.stderr
     assert "The plan: one row per stage" in result.stdout
     assert "% of uniform int8's" in result.stdout
     assert "certificate  proven" in result.stdout
@@ -200,7 +210,7 @@ def test_groups_that_no_kernel_has_are_refused(fails, words, measurements, tmp_p
         (("--batch", "two"), "'two' is not a valid integer"),
         (
             ("--wire-bits", 8, "--validation-text", "text", "--max-kl", 0.1),
-            "--wire-bits 8 with --validation-text, which judges weights and cache alone",
+            "--wire-bits 8 with --validation-text, which measures weights and cache alone",
         ),
         (("--pin-layers", "0-2=x"), "'0-2=x': expected FIRST:END=DEVICE, such as"),
         (("--pin-layers", "0:2=x"), "expected one of node0/cpu:0, node0/cpu:1"),
@@ -398,7 +408,7 @@ def test_prompts_say_what_to_plan_for(run, words, tmp_path):
 def test_prompts_and_a_length_do_not_go_together(run, words):
     result = run(*words, "--prompts", "prompts.jsonl")
     assert result.exit_code == 2
-    assert "expected no --prompt-length beside it" in result.stderr
+    assert "expected no --prompt-length with it" in result.stderr
 
 
 def test_a_missing_size_is_named(run, words):
@@ -407,3 +417,35 @@ def test_a_missing_size_is_named(run, words):
     assert result.exit_code == 2
     expected = "Missing options '--prompt-length', '--new-tokens': expected --batch"
     assert expected in " ".join(result.stderr.split())
+
+
+def test_a_strategy_keeps_what_was_asked_for(run, words, tmp_path):
+    result = run(
+        *words,
+        *("--min-bits", 8, "--head-bits", "any", "--wire-bits", "8", "--theta", 0.5),
+        *("--pin-layers", "1:3=node0/cpu:1", "--pin-bits", "0:1=16"),
+        *("--pin-bits", "3:4=8", "--decode-micro-batch", 1, "--use", "node0/cpu:0"),
+        *("--omega-budget", 9, "--time-limit", 30, "--gap", 0.01),
+    )
+    assert result.exit_code == 0, result.output
+    named = dict(itertools.pairwise(words))
+    request = read_strategy(tmp_path / "plan.toml").request
+    assert request == SolveRequest(
+        sources=Sources(
+            cluster=str(named["--cluster"]), measurements=str(named["--measurements"])
+        ),
+        choices=PlannerChoices(
+            bits=(16, 8),
+            head_bits=(16, 8),
+            wire_bits=(8,),
+            decode_micro_batch=1,
+            pin_layers=(LayerPin(first=1, end=3, device="node0/cpu:1"),),
+            pin_bits=(
+                BitsPin(first=0, end=1, bits=16),
+                BitsPin(first=3, end=4, bits=8),
+            ),
+            use=("node0/cpu:0",),
+        ),
+        quality=QualityLimits(omega_budget=9.0, theta=0.5),
+        search=SearchLimits(time_limit_s=30.0, gap=0.01),
+    )

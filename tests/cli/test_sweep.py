@@ -48,7 +48,7 @@ def test_ctrl_c_keeps_what_was_found(run, words, tmp_path, monkeypatch):
     monkeypatch.setattr(Sweep, "batch", interrupted)
     result = run("sweep", "--over", "batch", *words)
     assert result.exit_code == 0, result.output
-    assert "interrupted: what was found is kept" in result.stderr
+    assert "interrupted: the points so far are kept" in result.stderr
     assert "1 of 1 points are on the front" in result.stdout
     assert (tmp_path / "front.csv").exists()
     assert (tmp_path / "front.png").exists()

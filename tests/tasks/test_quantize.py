@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from llmpq_jax.checkpoint.load import load_layer
+from llmpq_jax.checkpoint.load import load_weights
+from llmpq_jax.checkpoint.open_store import open_store
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
-from llmpq_jax.checkpoint.source import open_source
 from llmpq_jax.errors import UnsupportedModelError
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.schema.strategy import Strategy
@@ -132,11 +132,10 @@ def test_integers_of_other_formats_are_kept(tmp_path: Path, name: str) -> None:
     out = _write(tmp_path, strategy)
     config = json.loads((out / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == "compressed-tensors"
-    sources = open_source(strategy), open_source(read_strategy(out / STRATEGY))
+    stores = open_store(strategy), open_store(read_strategy(out / STRATEGY))
     for layer, layer_bits in enumerate(strategy.bits):
         before, after = (
-            load_layer(each.reader, each.architecture, layer, bits=layer_bits)
-            for each in sources
+            load_weights(store.layer(layer, bits=layer_bits)) for store in stores
         )
         # Zero points are leaves where there are any.
         assert jax.tree.structure(after) == jax.tree.structure(before)

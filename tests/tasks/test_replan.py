@@ -1,4 +1,4 @@
-"""The same problem, solved again on what is left."""
+"""The same problem, solved again on the remaining devices."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 from llmpq_jax.errors import InfeasibleError
 from llmpq_jax.planner.constraints import LayerPin, with_use
 from llmpq_jax.runtime.engines.engine import DeviceFailedError
+from llmpq_jax.schema.solve_request import SolveRequest, Sources
 from llmpq_jax.schema.strategy import Strategy
-from llmpq_jax.tasks.replan import Resolver, without
+from llmpq_jax.tasks.replan import Replanner, without
 from tests.planner.requests import request
 
 
@@ -28,21 +29,21 @@ def test_a_device_that_failed_once_is_not_tried_again():
         node_device.name for node_device in asked.cluster.node_devices
     )
     used = with_use(asked.cluster, {first: "always", second: "always"})
-    told: list[Strategy] = []
-    resolve = Resolver(
+    plans: list[Strategy] = []
+    resolve = Replanner(
         replace(asked, cluster=used),
+        SolveRequest(sources=Sources(cluster="cluster.toml", roofline=True)),
         command="llmpq-jax generate",
-        measurements="sha256:0",
-        time_limit_s=60,
-        relative_gap=1e-4,
-        on_plan=told.append,
+        on_plan=plans.append,
     )
     assert first not in names_of(resolve(gone(first)))
     last = resolve(gone(second))
     assert names_of(last) == {third}
-    assert told[-1] == last
+    assert plans[-1] == last
     assert last.provenance is not None
     assert last.provenance.command == "llmpq-jax generate"
+    assert last.request is not None
+    assert last.request.choices.leave_idle == (first, second)
     with pytest.raises(InfeasibleError, match="no device of the cluster 'room' is le"):
         resolve(gone(third))
 
@@ -50,7 +51,7 @@ def test_a_device_that_failed_once_is_not_tried_again():
 def test_the_devices_of_a_node_that_is_not_there_are_gone():
     with pytest.raises(
         InfeasibleError,
-        match=r"is left \(nodes that answer: attic\): bring a device back, then go on",
+        match=r"is left \(nodes that answer: attic\): bring a device back, then continue",
     ):
         without(request("fast"), devices=frozenset(), nodes=("attic",))
 

@@ -1,4 +1,4 @@
-"""A device that goes while prompts are served, and the plan that follows."""
+"""A device that fails while prompts are served, and the plan that follows."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 
 from llmpq_jax.arch.fingerprint import plan_name, strategy_fingerprint
 from llmpq_jax.batch.prompt import BadLine, Prompt
-from llmpq_jax.batch.results import Result
+from llmpq_jax.batch.result_line import Result
 from llmpq_jax.runtime.engines.engine import DeviceFailedError, StageFailedError
 from llmpq_jax.runtime.engines.local import LocalEngine, start_local
 from llmpq_jax.runtime.request import Sampling
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.message import Message
-from llmpq_jax.tasks.generate import Served, serve_prompts
+from llmpq_jax.tasks.generate import Served, ServeSettings, serve_prompts
 from tests.tiny_models import make_strategy, write_tiny_model
 
 LINES: list[Prompt | BadLine] = [
@@ -51,7 +51,7 @@ def plans(folder: Path) -> list[Strategy]:
 
 
 class Failing(LocalEngine):
-    """Loses a device for good once so many messages have come out."""
+    """Fails for good after a number of messages."""
 
     num_left: int
 
@@ -77,7 +77,7 @@ def failing_after(loaded: LocalEngine, num_left: int) -> Failing:
 def serve(
     plans: list[Strategy], failures: list[int], *, restarts: bool = False
 ) -> tuple[list[Result], Served]:
-    """Serves the lines; the first plans fail after so many messages each."""
+    """Serves the lines; the first plans fail after these numbers of messages."""
     left = iter(failures)
     others = iter(plans[1:])
 
@@ -90,11 +90,9 @@ def serve(
     served = serve_prompts(
         plans[0],
         LINES,
-        start=start,
-        ignores_eos=True,
+        ServeSettings(start=start, ignores_eos=True, restarts_unfinished=restarts),
         on_result=results.append,
         solve_again=lambda _: next(others),
-        restarts_unfinished=restarts,
     )
     return results, served
 
@@ -150,11 +148,11 @@ def test_every_line_has_one_result_that_names_its_plans(
     assert any(len(each) > 1 for each in told) == (max(failures) > 0)
 
 
-def test_without_another_plan_the_loss_ends_the_run(plans):
+def test_without_another_plan_the_failure_ends_the_run(plans):
     def start(strategy: Strategy, *, on_layer: Callable[[], None]) -> LocalEngine:
         return failing_after(start_local(strategy, on_layer=on_layer), 2)
 
     with pytest.raises(
-        DeviceFailedError, match=r"^a device is gone: results so far are whole; see"
+        DeviceFailedError, match=r"^a device is gone: results so far are complete; see"
     ):
-        serve_prompts(plans[0], LINES, start=start, ignores_eos=True)
+        serve_prompts(plans[0], LINES, ServeSettings(start=start, ignores_eos=True))

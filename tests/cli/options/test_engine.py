@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llmpq_jax.cli.options.engine import EngineOptions
 from llmpq_jax.runtime.engines.transport.config import TransportName
 
 
@@ -15,8 +16,8 @@ from llmpq_jax.runtime.engines.transport.config import TransportName
     ("option", "value"),
     [
         ("--address", "5"),
-        ("--lost-after", "5"),
-        ("--gone-after", "5"),
+        ("--heartbeat-timeout", "5"),
+        ("--restart-timeout", "5"),
         ("--transport", "calls"),
     ],
 )
@@ -48,18 +49,9 @@ def test_nothing_travels_in_the_clear_where_ray_is_to_encrypt(
 
 
 def test_ray_is_to_encrypt_what_it_carries(monkeypatch):
-    from llmpq_jax.cli.engine_options import chosen_engine
-
     def chosen(typed: TransportName | None = None) -> TransportName:
-        start: Any = chosen_engine(
-            "ray",
-            address=None,
-            heartbeat_timeout_s=None,
-            restart_timeout_s=None,
-            restarts=True,
-            transport=typed,
-            weights_cache=None,
-        )
+        options = EngineOptions(engine="ray", transport=typed)
+        start: Any = options.starter(restarts=True)
         return start.keywords["transport"]
 
     assert chosen() == "sockets"

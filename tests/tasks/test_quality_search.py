@@ -20,7 +20,7 @@ from llmpq_jax.schema.strategy import (
     Strategy,
 )
 from llmpq_jax.schema.workload import MicroBatch, Workload
-from llmpq_jax.tasks.solve import first_budget, plan_within
+from llmpq_jax.tasks.quality_search import first_budget, plan_within
 from llmpq_jax.tasks.validation import (
     Limit,
     Round,
@@ -67,8 +67,8 @@ def _plan(budget: float) -> Strategy:
     return _strategy(tuple(bits))
 
 
-def _judge(truth: list[float]):
-    def judge(strategy: Strategy) -> ValidationFigures:
+def _evaluation(truth: list[float]):
+    def evaluate(strategy: Strategy) -> ValidationFigures:
         loss = sum(
             omega * factor
             for omega, factor, bits in zip(OMEGAS, truth, strategy.bits, strict=True)
@@ -78,7 +78,7 @@ def _judge(truth: list[float]):
             perplexity=10.0, perplexity_increase=10 * math.expm1(loss), kl=loss
         )
 
-    return judge
+    return evaluate
 
 
 _TRUTHS = st.lists(st.floats(0.3, 3.0), min_size=LAYERS, max_size=LAYERS)
@@ -100,7 +100,7 @@ def test_every_promise_is_kept_and_a_looser_one_is_never_slower(truth, limits):
             limit,
             omega_budget=math.log1p(value / 10.0),
             plan=_plan,
-            judge=_judge(truth),
+            evaluate=_evaluation(truth),
             known=known,
         )
         assert found.validation.perplexity_increase <= value
@@ -109,29 +109,29 @@ def test_every_promise_is_kept_and_a_looser_one_is_never_slower(truth, limits):
 
 
 def test_a_plan_over_its_limit_is_solved_again_more_strictly():
-    told: list[Round] = []
+    rounds: list[Round] = []
     limit = Limit(kind="kl", value=0.05)
     found = plan_within(
         limit,
         omega_budget=0.05,
         plan=_plan,
-        judge=_judge([2.0] * LAYERS),
+        evaluate=_evaluation([2.0] * LAYERS),
         known=[],
-        on_round=told.append,
+        on_round=rounds.append,
     )
-    assert [each.keeps for each in told] == [False, True]
-    assert told[1].omega_budget < told[0].omega_budget / 1.9
-    assert found.strategy == told[1].strategy
+    assert [each.keeps for each in rounds] == [False, True]
+    assert rounds[1].omega_budget < rounds[0].omega_budget / 1.9
+    assert found.strategy == rounds[1].strategy
 
 
-def test_a_limit_nobody_keeps_is_told_with_the_least_there_was():
-    def judge(_: Strategy) -> ValidationFigures:
+def test_a_limit_nobody_keeps_is_reported_with_the_lowest_loss_found():
+    def evaluate(_: Strategy) -> ValidationFigures:
         return ValidationFigures(perplexity=10.0, perplexity_increase=0.4, kl=0.2)
 
     limit = Limit(kind="perplexity", value=0.1)
-    complaint = "no plan of 5 rounds keeps the perplexity limit of 0.1 on the validation text: the least was 0.4"
+    complaint = "no plan of 5 rounds keeps the perplexity limit of 0.1 on the validation text: the lowest was 0.4"
     with pytest.raises(InfeasibleError, match=complaint):
-        plan_within(limit, omega_budget=0.1, plan=_plan, judge=judge, known=[])
+        plan_within(limit, omega_budget=0.1, plan=_plan, evaluate=evaluate, known=[])
 
 
 def test_where_nothing_fits_more_strictly_a_known_plan_serves():
@@ -148,11 +148,13 @@ def test_where_nothing_fits_more_strictly_a_known_plan_serves():
         raise InfeasibleError("too strict")  # noqa: EM101
 
     limit = Limit(kind="perplexity", value=0.1)
-    judge = _judge([1.0] * LAYERS)
-    found = plan_within(limit, omega_budget=0.1, plan=plan, judge=judge, known=[good])
+    evaluate = _evaluation([1.0] * LAYERS)
+    found = plan_within(
+        limit, omega_budget=0.1, plan=plan, evaluate=evaluate, known=[good]
+    )
     assert found is good
     with pytest.raises(InfeasibleError, match="too strict"):
-        plan_within(limit, omega_budget=0.1, plan=plan, judge=judge, known=[])
+        plan_within(limit, omega_budget=0.1, plan=plan, evaluate=evaluate, known=[])
 
 
 def test_a_first_budget_is_the_limit_in_the_sensitivities_unit():
@@ -180,12 +182,12 @@ def test_a_first_budget_is_the_limit_in_the_sensitivities_unit():
     assert kl == pytest.approx(0.08)
     unfitted = replace(sensitivity, calibration=None, method="weight-variance")
     with pytest.raises(
-        RequestError, match="by 'weight-variance' are no losses that were"
+        RequestError, match="by 'weight-variance' were not fitted to measured"
     ):
         first_budget(perplexity, unfitted, perplexity=20.0)
 
 
-def test_a_record_gives_back_what_was_judged_for_the_same_work(tmp_path):
+def test_a_record_returns_what_was_evaluated_for_the_same_problem(tmp_path):
     path = tmp_path / "validation.jsonl"
     validation = ValidationFigures(perplexity=10.0, perplexity_increase=0.05, kl=0.01)
     rounds = [

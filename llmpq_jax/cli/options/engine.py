@@ -1,0 +1,197 @@
+"""Options that say where stages run, and the engine they choose."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from llmpq_jax.cli.options.option_group import OptionGroup
+from llmpq_jax.cli.options.shared import cache_home
+
+if TYPE_CHECKING:
+    from llmpq_jax.checkpoint.weights_cache import WeightsCache
+    from llmpq_jax.runtime.engines.engine import StartEngine
+    from llmpq_jax.runtime.engines.transport.config import TransportName
+
+ADDRESS = click.Option(
+    ["--address"],
+    metavar="HOST:PORT",
+    help="Address of the Ray cluster (default: this machine's). "
+    '"local" starts a cluster of this machine alone.',
+)
+TRANSPORT = click.Option(
+    ["--transport"],
+    type=click.Choice(["sockets", "calls", "transfer"]),
+    help="How messages get from stage to stage under Ray. sockets, the default: over "
+    "connections of their own. calls: over Ray's, which is slower and needs only Ray's "
+    "ports. transfer: over sockets, and hidden states by JAX's transfer server "
+    "(experimental).",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineOptions:
+    """Options that choose an engine, as typed; their help says what each means."""
+
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
+    heartbeat_timeout_s: float | None = None
+    restart_timeout_s: float | None = None
+    transport: TransportName | None = None
+    weights_cache: str | None = None
+
+    def starter(self, *, restarts: bool) -> StartEngine | None:
+        """Returns the function that starts the engine; None for the local one.
+
+        Args:
+            restarts: True to start failed workers again.
+
+        Raises:
+            click.UsageError: The options contradict each other, or Ray is not installed.
+        """
+        if self.engine == "local":
+            typed = {
+                "--address": self.address,
+                "--heartbeat-timeout": self.heartbeat_timeout_s,
+                "--restart-timeout": self.restart_timeout_s,
+                "--transport": self.transport,
+            }
+            refuse_without("--engine ray", typed)
+            return None
+        with needs_ray("--engine ray"):
+            from llmpq_jax.runtime.engines.ray.ray_engine import (
+                DEFAULT_HEARTBEAT_TIMEOUT_S,
+                DEFAULT_RESTART_TIMEOUT_S,
+                start_ray,
+            )
+        return partial(
+            start_ray,
+            address=self.address or "auto",
+            heartbeat_timeout_s=self.heartbeat_timeout_s or DEFAULT_HEARTBEAT_TIMEOUT_S,
+            restart_timeout_s=self.restart_timeout_s or DEFAULT_RESTART_TIMEOUT_S,
+            restarts=restarts,
+            transport=chosen_transport(self.transport),
+            set_up=partial(set_worker_up, _absolute(self.weights_cache)),
+        )
+
+
+ENGINE = OptionGroup(
+    title="Engine",
+    record=EngineOptions,
+    parameter="engine",
+    options=(
+        click.Option(
+            ["--engine"],
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="local: all stages in this process. ray: each stage in a process of "
+            "its own, on the machine that the strategy names (docs/many-machines.md).",
+        ),
+        ADDRESS,
+        click.Option(
+            ["--heartbeat-timeout", "heartbeat_timeout_s"],
+            type=click.FloatRange(min=1),
+            metavar="SECONDS",
+            help="Under Ray, how long a worker may stay silent before it counts as "
+            "failed (default: 30).",
+        ),
+        click.Option(
+            ["--restart-timeout", "restart_timeout_s"],
+            type=click.FloatRange(min=1),
+            metavar="SECONDS",
+            help="Under Ray, how long a failed worker may take to start again before "
+            "its machine counts as failed (default: 60).",
+        ),
+        TRANSPORT,
+        click.Option(
+            ["--weights-cache"],
+            metavar="DIR",
+            help="Folder on each machine that keeps layers at 4 and 8 bits as they are "
+            "served, for quick restarts (default: ~/.cache/llmpq-jax/weights). "
+            '"none" keeps none.',
+        ),
+    ),
+)
+
+
+def refuse_without(option: str, typed: Mapping[str, object]) -> None:
+    """Refuses options that were typed without the one that they belong to.
+
+    Args:
+        option: Name of the option that is missing.
+        typed: Values of the options that need it, by name; None if not typed.
+
+    Raises:
+        click.UsageError: One of them was typed.
+    """
+    for name, value in typed.items():
+        if value is not None:
+            msg = f"{name} is for {option}: expected both or neither"
+            raise click.UsageError(msg)
+
+
+@contextmanager
+def needs_ray(option: str) -> Iterator[None]:
+    """Wraps imports of modules that import Ray.
+
+    Args:
+        option: Name of the option that needs Ray.
+
+    Raises:
+        click.UsageError: Ray is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as reason:
+        if reason.name != "ray":
+            raise
+        msg = f"{option} needs Ray, which is not installed: expected it from `pip install 'llmpq-jax[ray]'`, here and on every machine"
+        raise click.UsageError(msg) from reason
+
+
+def chosen_transport(typed: TransportName | None) -> TransportName:
+    """Returns the transport: Ray's calls if Ray is configured to encrypt.
+
+    Raises:
+        click.UsageError: A transport was typed that does not encrypt.
+    """
+    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
+        return typed or "sockets"
+    if typed in ("sockets", "transfer"):
+        msg = f"--transport {typed} does not encrypt, and RAY_USE_TLS asks for it: expected --transport calls, or neither"
+        raise click.UsageError(msg)
+    return "calls"
+
+
+def open_weights_cache(chosen: str | None) -> WeightsCache | None:
+    """Returns this machine's cache of quantised weights, as --weights-cache says."""
+    from llmpq_jax.checkpoint.weights_cache import WeightsCache
+    from llmpq_jax.report.console import log
+
+    if chosen == "none":
+        return None
+    default = cache_home() / "llmpq-jax" / "weights"
+    return WeightsCache(default if chosen is None else Path(chosen), log=log)
+
+
+def _absolute(weights_cache: str | None) -> str | None:
+    """Returns an absolute path, since workers run in folders of their own."""
+    if weights_cache in (None, "none"):
+        return weights_cache
+    return str(Path(weights_cache).absolute())
+
+
+def set_worker_up(weights_cache: str | None) -> WeightsCache | None:
+    """Sets up a worker's caches of compiled programs and quantised weights."""
+    from llmpq_jax.tasks.compile_cache import keep_compiled
+
+    keep_compiled(cache_home())
+    return open_weights_cache(weights_cache)

@@ -1,0 +1,86 @@
+"""Options that say what happens to a run when a worker or a device fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from llmpq_jax.cli.options.option_group import OptionGroup
+
+OnLoss = Literal["restart", "resolve", "stop"]
+_SOURCES = ("cluster", "measurements", "sensitivity")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailureOptions:
+    """Options about failures, as typed; their help says what each means."""
+
+    on_loss: OnLoss = "restart"
+    restart_unfinished: bool = False
+    cluster: str | None = None
+    measurements: str | None = None
+    sensitivity: str | None = None
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """Sources that replace those of the strategy's request, by name."""
+        named = {name: getattr(self, name) for name in _SOURCES}
+        return {name: path for name, path in named.items() if path is not None}
+
+    def check(self, *, engine: str, out: Path | None) -> None:
+        """Refuses options that have no effect.
+
+        Raises:
+            UsageError: There are such options.
+        """
+        if self.on_loss != "restart" and engine != "ray":
+            msg = f"--on-loss {self.on_loss} is for --engine ray: expected both or neither"
+            raise click.UsageError(msg)
+        if self.on_loss == "resolve":
+            if out is None:
+                msg = "--on-loss resolve writes the new plan next to the results: expected --out"
+                raise click.UsageError(msg)
+            return
+        needless = [f"--{name}" for name in self.sources]
+        if self.restart_unfinished:
+            needless.insert(0, "--restart-unfinished")
+        if needless:
+            msg = f"{needless[0]} is for --on-loss resolve: expected both or neither"
+            raise click.UsageError(msg)
+
+
+FAILURES = OptionGroup(
+    title="Failures under Ray",
+    record=FailureOptions,
+    parameter="failures",
+    options=(
+        click.Option(
+            ["--on-loss"],
+            type=click.Choice(["restart", "resolve", "stop"]),
+            default="restart",
+            show_default=True,
+            help="What to do when a worker fails. restart: start it again, and end the "
+            "run if that is not possible. resolve: if it is not possible, solve again "
+            "without the failed devices, as the strategy's [request] says. stop: end "
+            "the run at once.",
+        ),
+        click.Option(
+            ["--restart-unfinished"],
+            is_flag=True,
+            help="After --on-loss resolve, start unfinished requests again from their "
+            "prompts. Without it they continue with the tokens that they have.",
+        ),
+        *(
+            click.Option(
+                [f"--{name}"],
+                metavar="FILE",
+                help=f"For --on-loss resolve: {name} file to use instead of the one in "
+                "the strategy's [request].",
+            )
+            for name in _SOURCES
+        ),
+    ),
+)
