@@ -51,6 +51,10 @@ def test_a_strategy_says_where_it_comes_from(folder: Path) -> None:
     assert strategy.provenance.cluster == read_cluster(folder / "cluster.toml").name
     assert strategy.certificate is not None
     assert strategy.certificate.gap <= 1e-4
+    assert strategy.request is not None
+    sources = strategy.request.sources
+    assert Path(sources.cluster) == folder / "cluster.toml"
+    assert sources.roofline == _is_foretold(folder)
 
 
 @pytest.mark.parametrize("folder", _FOLDERS, ids=lambda folder: folder.name)

@@ -26,11 +26,14 @@ PLAN = read_strategy(ROOT / "strategies/tiny-two-cpu/strategy.toml")
 @pytest.fixture
 def asked(tmp_path):
     """A request whose files exist."""
-    names = ("cluster", "measurements", "sensitivity")
-    for name in names:
+    for name in ("cluster", "measurements", "sensitivity"):
         (tmp_path / name).touch()
     return SolveRequest(
-        sources=Sources(**{name: str(tmp_path / name) for name in names}),
+        sources=Sources(
+            cluster=str(tmp_path / "cluster"),
+            measurements=str(tmp_path / "measurements"),
+            sensitivity=str(tmp_path / "sensitivity"),
+        ),
         choices=PlannerChoices(bits=(16, 8), tensor=(1, 2, 4, 8)),
         quality=QualityLimits(omega_budget=0.5, theta=2.0),
         search=SearchLimits(gap=0.01),
@@ -81,7 +84,8 @@ def test_a_measured_limit_is_left_to_the_strategys_budget(asked):
 
 def test_a_strategy_without_a_request_takes_sources_alone():
     sources = {"cluster": "c", "measurements": "m"}
-    assert changed(None, sources=sources).sources == Sources(**sources)
+    found = changed(None, sources=sources)
+    assert found == SolveRequest(sources=Sources(cluster="c", measurements="m"))
     for given in ({}, {"cluster": "c"}, {"measurements": "m"}):
         with pytest.raises(StrategyError, match=r"^plan.toml: has no \[request\]"):
             changed(None, sources=given)
