@@ -17,7 +17,6 @@ from transformers import CONFIG_MAPPING
 
 from llmpq_jax.arch.architecture import Architecture, Rope
 from llmpq_jax.arch.families import FAMILIES, read_architecture
-from llmpq_jax.arch.families._family import COMMON_FIXED_VALUES, COMMON_IGNORED_KEYS
 from llmpq_jax.errors import SpecError, UnsupportedModelError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "models"
@@ -33,7 +32,7 @@ LLAMA3 = {
 
 
 def read(config: object) -> Architecture:
-    """Reads a config by way of a file."""
+    """Reads a config through a file."""
     with tempfile.TemporaryDirectory() as folder:
         text = config if isinstance(config, str) else json.dumps(config)
         (Path(folder) / "config.json").write_text(text, encoding="utf-8")
@@ -48,7 +47,7 @@ def test_defaults_are_those_of_transformers(family: str) -> None:
     config_class: Any = CONFIG_MAPPING[family]
     theirs = {field.name: field.default for field in fields(config_class)}
     theirs |= {"rope_theta": config_class.default_theta, "rope_scaling": None}
-    # A plain attribute of any config; qwen2 reads it where it is there.
+    # An attribute of any config, which qwen2 reads if it is there.
     theirs.setdefault("head_dim", None)
     ours = dict(FAMILIES[family].defaults)
     ours.pop("seq_length", None)  # BLOOM's context, which transformers does not bound
@@ -59,13 +58,7 @@ def test_defaults_are_those_of_transformers(family: str) -> None:
 def test_every_key_that_transformers_writes_is_in_a_table(family: str) -> None:
     config_class: Any = CONFIG_MAPPING[family]
     table = FAMILIES[family]
-    known = {
-        *table.defaults,
-        *table.ignored_keys,
-        *table.fixed_values,
-        *COMMON_IGNORED_KEYS,
-        *COMMON_FIXED_VALUES,
-    }
+    known = {*table.known_keys, *table.all_fixed_values}
     assert {field.name for field in fields(config_class)} <= known
     assert read(config_class().to_dict()) == read({"model_type": family})
 

@@ -18,8 +18,9 @@ class Family:
         defaults: Keys that are used, with Hugging Face's defaults.
         build: Function that makes the architecture from a config.
         aliases: Other spellings of the keys that are used.
-        ignored_keys: Keys that do not change what is computed at inference.
-        fixed_values: Keys for which only one value is implemented, with this value.
+        ignored_keys: Keys of this family that do not change what is computed at inference.
+        fixed_values: Keys of this family for which only one value is implemented, with
+            this value.
     """
 
     model_type: str
@@ -29,10 +30,20 @@ class Family:
     ignored_keys: frozenset[str] = frozenset()
     fixed_values: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def known_keys(self) -> frozenset[str]:
+        """Keys that may have any value, those of all families included."""
+        return _COMMON_IGNORED_KEYS | self.ignored_keys | frozenset(self.defaults)
+
+    @property
+    def all_fixed_values(self) -> Mapping[str, object]:
+        """Keys for which only one value is implemented, those of all families included."""
+        return {**_COMMON_FIXED_VALUES, **self.fixed_values}
+
 
 # Training, bookkeeping, special tokens, and generation defaults, which newer files have in
 # generation_config.json.
-COMMON_IGNORED_KEYS = frozenset(
+_COMMON_IGNORED_KEYS = frozenset(
     [
         # Describes weights, not what is computed; `checkpoint.formats` reads it.
         "quantization_config",
@@ -109,7 +120,7 @@ COMMON_IGNORED_KEYS = frozenset(
     ]
 )
 
-COMMON_FIXED_VALUES: Mapping[str, object] = {
+_COMMON_FIXED_VALUES: Mapping[str, object] = {
     "is_encoder_decoder": False,
     "add_cross_attention": False,
     "tie_encoder_decoder": False,

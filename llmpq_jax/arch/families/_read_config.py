@@ -11,8 +11,6 @@ from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families._bloom import BLOOM
 from llmpq_jax.arch.families._config import Config
 from llmpq_jax.arch.families._family import (
-    COMMON_FIXED_VALUES,
-    COMMON_IGNORED_KEYS,
     Family,
 )
 from llmpq_jax.arch.families._gated import LLAMA, MISTRAL, QWEN2, QWEN3
@@ -47,9 +45,7 @@ def read_architecture(path: Path) -> Architecture:
         defaults=family.defaults,
     )
     config.refuse_unknown_keys(
-        COMMON_IGNORED_KEYS | family.ignored_keys | frozenset(family.defaults),
-        {**COMMON_FIXED_VALUES, **family.fixed_values},
-        what=model_type,
+        family.known_keys, family.all_fixed_values, what=model_type
     )
     try:
         return family.build(config)
