@@ -2,7 +2,7 @@
 
     python -m tools.train_tiny_lm --work-dir build/tiny-lm --out examples/tiny-code-lm
 
-Interrupted, it goes on where it stopped. About an hour on 2 idle cores.
+An interrupted run continues where it stopped. About an hour on 2 idle cores.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from tools.tiny_lm.training import Recipe, restore_params, train
 )
 @click.option("--steps", type=int, default=Recipe().num_steps, show_default=True)
 def main(work_dir: Path, out: Path, steps: int) -> None:
-    """Trains (or goes on training), exports and judges the tiny model."""
+    """Trains (or continues training), exports and evaluates the tiny model."""
     if jax.config.values["jax_platforms"] in (None, "", "cpu"):
         # One emulated device per core: elementwise work then runs on all of them.
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
@@ -85,9 +85,9 @@ def main(work_dir: Path, out: Path, steps: int) -> None:
         text = DOCUMENT_SEPARATOR.join(modules.values())
         (out / f"{split}.txt").write_text(text, encoding="utf-8")
     write_licence(out)
-    judged = list(corpus.held_out["evaluation"].values())
-    figures = {"this model": bits_per_byte(params, tokenizer, judged)}
-    figures |= baseline_bits_per_byte(judged, list(corpus.training.values()))
+    evaluated = list(corpus.held_out["evaluation"].values())
+    figures = {"this model": bits_per_byte(params, tokenizer, evaluated)}
+    figures |= baseline_bits_per_byte(evaluated, list(corpus.training.values()))
     write_model_card(out, recipe, corpus, curve, figures)
     for name, bits in figures.items():
         click.echo(f"{name:35s} {bits:.3f} bits per byte")

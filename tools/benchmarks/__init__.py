@@ -1,1 +1,1 @@
-"""What is timed: kernels, throughput, and both beside what people use today."""
+"""Benchmarks of kernels, pipelines and the planner, and of other programs."""

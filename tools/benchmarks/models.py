@@ -1,4 +1,4 @@
-"""Random checkpoints of real shapes, made on the spot."""
+"""Random checkpoints of real shapes, made on first use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def llama(
     vocabulary: int,
     positions: int = 4096,
 ) -> dict[str, Any]:
-    """Returns the config.json of a Llama of these sizes."""
+    """Returns the config.json of a Llama model of these sizes."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -64,7 +64,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def random_model(name: str, folder: Path) -> Path:
-    """Writes a model of `CONFIGS` below a folder, unless it is there already."""
+    """Writes a model of `CONFIGS` into a folder, unless it exists there."""
     path = folder / name
     done = path / "tokenizer_config.json"
     if done.exists():
@@ -86,7 +86,7 @@ def random_model(name: str, folder: Path) -> Path:
 def random_requests(
     model: Path, *, num_requests: int, prompt_length: int, new_tokens: int
 ) -> list[Request]:
-    """Draws prompts of one length that are continued to the last token."""
+    """Returns random prompts of one length, completed to the maximum of new tokens."""
     vocabulary = read_architecture(model).vocabulary_size
     tokens = np.random.default_rng(0).integers(
         3, vocabulary, (num_requests, prompt_length)
@@ -111,7 +111,7 @@ def even_strategy(
     activations: Activations = "float32",
     platform: str = "cpu",
 ) -> Strategy:
-    """Makes a strategy by hand: equal stages of one precision on devices 0 and up."""
+    """Returns a strategy of equal stages of one precision on devices 0 and up."""
     architecture = read_architecture(folder)
     cuts = [
         round(stage * architecture.num_layers / num_stages)

@@ -1,10 +1,10 @@
-"""Seconds from a typed command to its second token, with and without what was kept.
+"""Seconds from a command to its second token, with and without caches.
 
     python -m tools.benchmarks.startup --bits 8
 
 Prints a table row and a JSON line with versions, command and date. The whole process is
-timed, Python's own start and the tokenizer's imports included; the checkpoint's files are
-in the system's cache. Two tokens, so that prefill and decode are both compiled.
+timed, including Python's start and imports; the checkpoint's files are in the system's
+cache. Two tokens are generated, so that prefill and decode are both compiled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from llmpq_jax.schema.strategy_file import write_strategy
 from tools.benchmarks.models import CONFIGS, even_strategy, random_model
 from tools.provenance import provenance
 
-# JAX leaves small programs out of its cache unless told otherwise.
+# By default JAX does not cache small programs.
 _KEEP_ALL = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
@@ -42,7 +42,7 @@ _KEEP_NONE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 @click.option("--activations", default="bfloat16")
 @click.option("--repeats", type=int, default=3)
 def main(model: str, models: Path, bits: str, activations: str, repeats: int) -> None:
-    """Times `llmpq-jax generate` from start to end."""
+    """Time `llmpq-jax generate` from start to end."""
     strategy = even_strategy(
         random_model(model, models).resolve(),
         bits=cast("Bits", int(bits)),
@@ -67,7 +67,7 @@ def main(model: str, models: Path, bits: str, activations: str, repeats: int) ->
             spans["warm"].append(_seconds(path, cache, "none"))
             spans["weights"].append(_seconds(path, cache, weights))
     middle = {name: median(values) for name, values in spans.items()}
-    print("| model | bits | cold s | warm compile cache s | and weights cache s |")
+    print("| model | bits | cold s | warm compile cache s | with weights cache too s |")
     print("|---|---|---|---|---|")
     print(
         f"| {model} | {bits} | "

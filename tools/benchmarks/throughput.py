@@ -1,4 +1,4 @@
-"""Prefill and decode in tokens per second of one model, beside what the machine can do.
+"""Prefill and decode of one model in tokens per second, compared with the memory's rate.
 
     python -m tools.benchmarks.throughput --bits 8 --batch 8
 
@@ -39,8 +39,12 @@ from tools.provenance import provenance
 @click.option("--prompt", type=int, default=128)
 @click.option("--new-tokens", type=int, default=128)
 @click.option("--stages", type=int, default=1)
-@click.option("--prefill", type=int, default=None, help="Rows; by default the batch.")
-@click.option("--decode", type=int, default=None, help="Rows; by default the batch.")
+@click.option(
+    "--prefill", type=int, default=None, help="Sequences; by default the batch."
+)
+@click.option(
+    "--decode", type=int, default=None, help="Sequences; by default the batch."
+)
 @click.option("--repeats", type=int, default=3)
 @click.option("--platform", default="cpu")
 def main(
@@ -58,7 +62,7 @@ def main(
     repeats: int,
     platform: str,
 ) -> None:
-    """Times a random checkpoint of a real shape."""
+    """Time a random checkpoint of a real shape."""
     folder = random_model(model, models)
     strategy = even_strategy(
         folder,
@@ -123,7 +127,7 @@ def main(
 
 
 def read_bandwidth(num_bytes: int = 256 << 20) -> float:
-    """Returns bytes per second of reading memory once, by a sum on the default device."""
+    """Returns bytes per second of reading memory, by a sum on the default device."""
     values = jnp.zeros(num_bytes // 4, jnp.float32)
     total = jax.jit(jnp.sum)
     total(values).block_until_ready()

@@ -1,8 +1,8 @@
-"""Requests of unequal lengths: places refilled at once, beside fixed batches.
+"""Requests of unequal lengths: slots refilled at once, compared with fixed batches.
 
     python -m tools.benchmarks.unequal --batch 8 --requests 32
 
-Both ways serve the same requests under the same plan, in turns.
+Both serve the same requests under the same plan, in turns.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ from tools.provenance import provenance
 )
 @click.option("--batch", type=int, default=8)
 @click.option("--stages", type=int, default=1)
-@click.option("--decode", type=int, default=None, help="Rows; by default the batch.")
+@click.option(
+    "--decode", type=int, default=None, help="Sequences; by default the batch."
+)
 @click.option("--requests", "num_requests", type=int, default=32)
 @click.option("--prompt", type=int, default=64)
-@click.option("--least", type=int, default=16, help="New tokens of a request.")
-@click.option("--most", type=int, default=512, help="New tokens of a request.")
+@click.option("--min-new-tokens", type=int, default=16, show_default=True)
+@click.option("--max-new-tokens", type=int, default=512, show_default=True)
 @click.option("--repeats", type=int, default=2)
 def main(
     model: str,
@@ -49,11 +51,11 @@ def main(
     decode: int | None,
     num_requests: int,
     prompt: int,
-    least: int,
-    most: int,
+    min_new_tokens: int,
+    max_new_tokens: int,
     repeats: int,
 ) -> None:
-    """Times requests whose new tokens are drawn evenly between two lengths."""
+    """Time requests whose new tokens are drawn uniformly between two lengths."""
     strategy = even_strategy(
         random_model(model, models),
         bits=cast("Bits", int(bits)),
@@ -63,7 +65,7 @@ def main(
         prefill=1,
         decode=decode or batch,
         prompt_length=prompt,
-        new_tokens=most,
+        new_tokens=max_new_tokens,
         activations=activations,
     )
     generator = np.random.default_rng(0)
@@ -73,7 +75,9 @@ def main(
         requests = [
             Request(
                 token_ids=tuple(generator.integers(3, vocabulary, prompt).tolist()),
-                max_new_tokens=int(generator.integers(least, most + 1)),
+                max_new_tokens=int(
+                    generator.integers(min_new_tokens, max_new_tokens + 1)
+                ),
                 ignores_eos=True,
             )
             for _ in range(num_requests)
@@ -85,18 +89,18 @@ def main(
         for part in (requests, *batches):
             pipeline.prepare(part)
         for _ in range(repeats):
-            for way, parts in (("refilled", [requests]), ("fixed", batches)):
+            for method, parts in (("refilled", [requests]), ("fixed", batches)):
                 started_s = time.perf_counter()
                 for part in parts:
                     list(pipeline.serve(part))
-                seconds[way].append(time.perf_counter() - started_s)
-    rates = {way: num_tokens / median(spans) for way, spans in seconds.items()}
+                seconds[method].append(time.perf_counter() - started_s)
+    rates = {name: num_tokens / median(spans) for name, spans in seconds.items()}
     ratios = [
         fixed / refilled
         for refilled, fixed in zip(seconds["refilled"], seconds["fixed"], strict=True)
     ]
     click.echo(
-        f"| {model} | {bits} | {batch} | {num_requests} × {least}–{most} "
+        f"| {model} | {bits} | {batch} | {num_requests} × {min_new_tokens}–{max_new_tokens} "
         f"| {rates['refilled']:.1f} | {rates['fixed']:.1f} | {median(ratios):.2f} |"
     )
     figures = {
@@ -105,7 +109,7 @@ def main(
         "batch": batch,
         "stages": stages,
         "requests": num_requests,
-        "new_tokens": [least, most],
+        "new_tokens": [min_new_tokens, max_new_tokens],
         "refilled_tokens_per_s": rates["refilled"],
         "fixed_tokens_per_s": rates["fixed"],
         "ratios": ratios,

@@ -1,8 +1,8 @@
-"""The texts of the tiny model: which standard-library file goes where.
+"""The texts of the tiny model: modules of the standard library, split into four sets.
 
 Whole modules are held out in three disjoint splits. A training file that shares too
-many shingles with a held-out module is dropped, so that nothing is judged on text
-that was learned.
+many shingles with a held-out module is dropped, so that the model is not evaluated on
+text that it was trained on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 HELD_OUT = ("calibration", "validation", "evaluation")
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 
-# Tables and generated text teach a language model nothing and flatter its figures.
+# Tables and generated text do not train a language model, and are too easy to predict.
 _LEFT_OUT_FOLDERS = {"encodings", "pydoc_data", "site-packages", "__pycache__", "data"}
 _SPLIT_BYTES = 170_000
 _SHINGLE_LINES = 3
@@ -24,7 +24,7 @@ _LARGEST_SHARED = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Which module is in which split.
+    """Texts of the modules in each split.
 
     Attributes:
         held_out: Text of each held-out module by path, for each split.
@@ -42,16 +42,18 @@ def split_standard_library() -> Corpus:
     modules = _read_modules(Path(sysconfig.get_paths()["stdlib"]))
     shingles = {path: _shingles(text) for path, text in modules.items()}
     held_out = _choose_held_out(modules, shingles)
-    judged = [shingles[path] for split in held_out.values() for path in split]
-    all_judged = set[int]().union(*judged)
+    held_out_shingles = [
+        shingles[path] for split in held_out.values() for path in split
+    ]
+    all_held_out = set[int]().union(*held_out_shingles)
     dropped = []
     training = {}
     for path, text in modules.items():
         if any(path in split for split in held_out.values()):
             continue
         own = shingles[path]
-        is_copy = _share(own, all_judged) > _LARGEST_SHARED or any(
-            _share(one, own) > _LARGEST_SHARED for one in judged
+        is_copy = _share(own, all_held_out) > _LARGEST_SHARED or any(
+            _share(one, own) > _LARGEST_SHARED for one in held_out_shingles
         )
         if is_copy:
             dropped.append(path)
@@ -61,7 +63,7 @@ def split_standard_library() -> Corpus:
 
 
 def is_library(path: str) -> bool:
-    """Says whether a module is library code rather than a test."""
+    """Returns whether a module is library code rather than a test."""
     return not any(part in {"test", "tests", "idle_test"} for part in Path(path).parts)
 
 
@@ -81,7 +83,7 @@ def _read_modules(root: Path) -> dict[str, str]:
 
 
 def _is_table(text: str) -> bool:
-    """Says whether a module is mostly digits and punctuation, as generated tables are."""
+    """Returns whether a module is mostly digits and punctuation, as generated tables are."""
     letters = sum(character.isalpha() for character in text)
     return letters < 0.35 * len(text)
 

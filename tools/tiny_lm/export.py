@@ -1,4 +1,4 @@
-"""Writes the trained model as a Hugging Face checkpoint folder and judges it."""
+"""Writes the trained model as a Hugging Face checkpoint folder and evaluates it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tools.tiny_lm.network import CONFIG, Params, token_losses
 
 
 def export_checkpoint(params: Params, tokenizer: Tokenizer, folder: Path) -> None:
-    """Writes config, bfloat16 weights and tokenizer; the text files are the caller's."""
+    """Writes config, bfloat16 weights and tokenizer; the caller writes the text files."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
         _hugging_face_tensors(params), folder / "model.safetensors", {"format": "pt"}
     )
-    # safetensors writes for its owner alone; the folder is shipped.
+    # safetensors writes a file that only its owner may read; the folder is shipped.
     (folder / "model.safetensors").chmod(0o644)
     _write_json(folder / "config.json", CONFIG)
     _write_json(
@@ -47,11 +47,11 @@ def export_checkpoint(params: Params, tokenizer: Tokenizer, folder: Path) -> Non
 
 
 def bits_per_byte(params: Params, tokenizer: Tokenizer, texts: list[str]) -> float:
-    """Returns −log2 p per byte over whole documents, each begun by the separator.
+    """Returns −log2 p per byte over whole documents, each after the separator.
 
     Weights are rounded to bfloat16 first, as they are exported. Windows overlap by
     half, so that every token is predicted from at least half a window of context,
-    save at a document's start.
+    except at a document's start.
     """
     rounded = jax.tree.map(
         lambda leaf: jnp.asarray(leaf).astype(jnp.bfloat16).astype(jnp.float32), params
@@ -74,28 +74,28 @@ def bits_per_byte(params: Params, tokenizer: Tokenizer, texts: list[str]) -> flo
 
 
 def baseline_bits_per_byte(texts: list[str], training: list[str]) -> dict[str, float]:
-    """Returns what models without a network need: unigram bytes, gzip, primed xz.
+    """Returns the bits per byte of unigram bytes, gzip, bzip2 and primed xz.
 
-    xz is primed by compressing training text and judged text together and subtracting
-    the training text alone; its window holds all of it.
+    xz is primed by compressing training text and evaluated text together and subtracting
+    the size of the training text alone; its window holds both.
     """
-    judged = "".join(texts).encode()
+    evaluated = "".join(texts).encode()
     learned = "".join(training).encode()
     counts = Counter(learned)
     total = sum(counts.values()) + 256
-    unigram = -sum(math.log2((counts[byte] + 1) / total) for byte in judged)
+    unigram = -sum(math.log2((counts[byte] + 1) / total) for byte in evaluated)
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 26}]
 
     def xz(data: bytes) -> int:
         return len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=filters))
 
-    size = len(judged)
+    size = len(evaluated)
     return {
         "unigram bytes": unigram / size,
-        "gzip": 8 * len(gzip.compress(judged, 9)) / size,
-        "bzip2": 8 * len(bz2.compress(judged, 9)) / size,
+        "gzip": 8 * len(gzip.compress(evaluated, 9)) / size,
+        "bzip2": 8 * len(bz2.compress(evaluated, 9)) / size,
         "xz primed with the training text": 8
-        * (xz(learned + judged) - xz(learned))
+        * (xz(learned + evaluated) - xz(learned))
         / size,
     }
 

@@ -1,4 +1,4 @@
-"""The card beside the tiny model: what it is, how it was made, what it is worth."""
+"""The tiny model's card: what it is, how it was trained, and its evaluation."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def write_model_card(
 
 
 def write_licence(folder: Path) -> None:
-    """Puts Python's licence beside the texts that are parts of Python."""
+    """Copies Python's licence next to the texts that are parts of Python."""
     stdlib = Path(sysconfig.get_paths()["stdlib"])
     shutil.copyfile(stdlib / "LICENSE.txt", folder / "LICENSE.PSF")
 
@@ -75,7 +75,7 @@ use it for anything but tests, examples and measurements.
 
 The source files of the standard library of Python {python} ({modules} modules, tests
 included at a quarter of the windows; `encodings`, `pydoc_data` and tables left out).
-Three sets of whole modules were held out before training and ship beside the weights:
+Three sets of whole modules were held out before training and ship with the weights:
 `calibration.txt`, `validation.txt`, `evaluation.txt`; documents are separated by
 `<|endoftext|>`, `splits.json` names them. Training files that shared more than a fifth
 of their shingles with a held-out module were dropped: {dropped}.

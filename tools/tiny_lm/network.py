@@ -1,7 +1,7 @@
 """The tiny model as a training graph: float32, dense, one causal pass.
 
 The served model is `llmpq_jax.model`; this one exists to be differentiated. The two
-are compared on the exported checkpoint, so each referees the other.
+are compared on the exported checkpoint, so that each tests the other.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Params = dict[str, Any]
 
 
 def init_params(key: jax.Array) -> Params:
-    """Draws the start of training; matrices are stored [in, out]."""
+    """Returns random initial weights; matrices are [in, out]."""
     width, inner = CONFIG["hidden_size"], CONFIG["intermediate_size"]
     heads, kv_heads = CONFIG["num_attention_heads"], CONFIG["num_key_value_heads"]
     head, layers = CONFIG["head_dim"], CONFIG["num_hidden_layers"]
@@ -122,10 +122,10 @@ def _attention(
     def heads(name: str) -> jax.Array:
         return (x @ layer[name]).reshape(batch, length, -1, head)
 
-    # Query heads that share a key head are laid one behind the other in time, so that
-    # XLA sees few large matrix products instead of many small ones.
-    folded = (batch, kv_heads, -1, head)
-    query = _rotate(heads("q_proj"), cos, sin).transpose(0, 2, 1, 3).reshape(folded)
+    # Query heads that share a key head are concatenated along time, so that XLA sees few
+    # large matrix products instead of many small ones.
+    grouped = (batch, kv_heads, -1, head)
+    query = _rotate(heads("q_proj"), cos, sin).transpose(0, 2, 1, 3).reshape(grouped)
     key = _rotate(heads("k_proj"), cos, sin).transpose(0, 2, 1, 3)
     value = heads("v_proj").transpose(0, 2, 1, 3)
     scores = jnp.einsum("bkth,bksh->bkts", query, key) / math.sqrt(head)

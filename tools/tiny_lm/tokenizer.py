@@ -1,4 +1,4 @@
-"""Byte-level BPE for the tiny model, trained on its training text alone."""
+"""Byte-level BPE for the tiny model, trained on its training text only."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tools.tiny_lm.corpus import DOCUMENT_SEPARATOR
 
 VOCABULARY_SIZE = 4096
 
-# A line end takes the next line's indentation with it: one token for both is what
-# makes Python short.
+# A line end and the next line's indentation are one piece: one token for both keeps
+# Python short.
 _PIECES = (
     r"(?:\r?\n)+[ \t]*| ?[\p{L}_]+|\p{N}{1,3}| ?[^\s\p{L}\p{N}_]+|[^\S\r\n]+(?!\S)|\s+"
 )
 
 
 def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """Learns the merges; token 0 separates documents and ends a text."""
+    """Trains the merges; token 0 separates documents and ends a text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -21,19 +21,19 @@ from tools.tiny_lm.network import Params, init_params, token_losses
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What fixes the result, together with the corpus.
+    """Parameters of the training, which determine its result together with the corpus.
 
     Attributes:
         step_tokens: Tokens per step, whatever the length of a window.
-        short_tokens: Length of a window for most of training: attention is cheap.
+        short_tokens: Length of a window for most of training, for cheap attention.
         long_tokens: Length of a window at the end, so that the model can use it.
-        long_from: Share of the steps after which windows are long.
-        library_share: Share of the windows from library modules; the rest are tests.
-        num_steps: Steps in all; the learning rate falls linearly to zero over them.
-        warmup_steps: Steps over which the learning rate first rises.
+        long_from: Fraction of the steps after which windows are long.
+        library_share: Fraction of the windows from library modules; the rest are tests.
+        num_steps: Number of steps; the learning rate falls linearly to zero over them.
+        warmup_steps: Number of steps over which the learning rate first rises.
         matrix_rate: Peak learning rate of Muon.
         other_rate: Peak learning rate of Adam (embedding, head, norms).
-        seed: Of the initial weights and of the order of windows.
+        seed: Seed of the initial weights and of the order of windows.
     """
 
     step_tokens: int = 2048
@@ -71,8 +71,17 @@ def train(
 ) -> Iterator[tuple[Progress, Params]]:
     """Trains to the end of the recipe, continuing from `work_dir` if it can.
 
-    Yields the smoothed loss and the parameters every 20 steps. State is written aside
-    and renamed, so an interruption at any moment costs at most `save_every` steps.
+    State is written to a temporary file and renamed, so that an interruption at any time
+    costs at most `save_every` steps.
+
+    Args:
+        texts: Tokens of the library modules and of the tests, by "library" and "tests".
+        recipe: Parameters of the training.
+        work_dir: Folder of the saved state.
+        save_every: Number of steps after which the state is saved.
+
+    Yields:
+        A row of the training curve and the parameters, every 20 steps.
     """
     params = init_params(jax.random.key(recipe.seed))
     optimizer = _optimizer(recipe, params)
@@ -116,7 +125,7 @@ def train(
 
 
 def restore_params(recipe: Recipe, work_dir: Path) -> Params:
-    """Reads the parameters that training last wrote."""
+    """Reads the parameters that training saved last."""
     saved: Any = serialization.msgpack_restore(
         (work_dir / "state.msgpack").read_bytes()
     )
@@ -125,7 +134,7 @@ def restore_params(recipe: Recipe, work_dir: Path) -> Params:
 
 
 def _windows(texts: dict[str, np.ndarray], recipe: Recipe, step: int) -> np.ndarray:
-    """Draws the windows of one step; a function of recipe, seed and step alone."""
+    """Returns the windows of one step, which depend only on recipe, seed and step."""
     generator = np.random.default_rng((recipe.seed, step))
     length = recipe.window_tokens(step)
     rows = []
@@ -163,7 +172,7 @@ def _optimizer(recipe: Recipe, params: Params) -> optax.GradientTransformation:
 
 
 def _muon_matrices(params: Params) -> Any:
-    """Marks the layers' matrices for Muon; embedding, head and norms take Adam."""
+    """Marks the layers' matrices for Muon; embedding, head and norms use Adam."""
     unmarked = jax.tree.map(lambda _: None, params)
     marked = [
         {

@@ -1,1 +1,1 @@
-"""The same weights, prompts and machine: llmpq-jax beside llama.cpp and transformers."""
+"""Benchmarks of llmpq-jax, llama.cpp and transformers with equal weights and prompts."""

@@ -55,7 +55,7 @@ def main(
     repeats: int,
     has_transformers: bool,
 ) -> None:
-    """Compares on a random checkpoint of a real shape."""
+    """Compare on a random checkpoint of a real shape."""
     folder = random_model(model, models)
     width = cast("Bits", int(bits))
     vocabulary = CONFIGS[model]["vocab_size"]
@@ -69,7 +69,7 @@ def main(
     arguments = {
         _OURS: (str(folder), bits, activations),
         _LLAMA_CPP: (str(gguf_path), str(vocabulary)),
-        # Float32 takes as long whatever its values are: these are what ours stand for.
+        # The values of our integers; float32 takes equally long for any values.
         _TRANSFORMERS: (str(rounded),),
     }
     if not has_transformers:
@@ -96,9 +96,9 @@ def main(
                 for name, peer in peers.items():
                     runs[name].append(peer.ask("run"))
             row = _row(batch, prompt, new_tokens, runs)
-            row["settings"] = {name: said["settings"] for name, said in ready.items()}
+            row["settings"] = {name: each["settings"] for name, each in ready.items()}
             figures["versions"] = {
-                name: said["version"] for name, said in ready.items()
+                name: each["version"] for name, each in ready.items()
             }
             figures["llama.cpp system"] = ready[_LLAMA_CPP]["system"]
             figures["batches"].append(row)
@@ -108,7 +108,7 @@ def main(
         for peer in peers.values():
             peer.__exit__(None, None, None)
     for name, error in figures["logits"].items():
-        click.echo(f"logits of {name}: {error:.2g} of their size apart")
+        click.echo(f"logits of {name}: relative error {error:.2g}")
     figures["command"] = shlex.join(
         ["python", "-m", "tools.benchmarks.peers", *sys.argv[1:]]
     )
@@ -132,13 +132,13 @@ def _row(
         row[phase] = {
             name: {
                 "tokens_per_s": median(each),
-                "least": min(each),
-                "most": max(each),
+                "min": min(each),
+                "max": max(each),
             }
             for name, each in rates.items()
         }
         for name in rates.keys() - {_OURS}:
-            # Of runs that followed one another: the machine drifts.
+            # Ratios of successive runs, because the machine drifts.
             pairs = zip(rates[_OURS], rates[name], strict=True)
             row[phase][name]["ours_over_it"] = median(a / b for a, b in pairs)
     return row
@@ -158,10 +158,10 @@ def _line(bits: int, row: dict[str, Any]) -> str:
 def _compare_logits(
     peers: dict[str, Peer], folder: Path, models: Path, prompt: int
 ) -> dict[str, float]:
-    """Returns norms of differences over the reference's norm.
+    """Returns norms of differences, relative to the reference's norm.
 
-    The references are transformers in float32 with the weights that our integers stand
-    for, and with those of the checkpoint.
+    The references are transformers in float32 with the dequantised weights, and with
+    those of the checkpoint.
     """
 
     def logits(name: str, peer: Peer) -> np.ndarray:

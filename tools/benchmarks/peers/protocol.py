@@ -1,4 +1,4 @@
-"""One process for each peer, asked in lines of JSON: idle while others are timed."""
+"""One process for each peer, with requests in lines of JSON: idle while others are timed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 
 class Peer:
-    """A worker process; it works only while it is asked.
+    """A worker process, which is idle between requests.
 
     with Peer("tools.benchmarks.peers.with_transformers", folder) as peer:
         peer.ask("prepare", batch=8, prompt=128, new_tokens=128)
@@ -31,10 +31,10 @@ class Peer:
         )
 
     def ask(self, what: str, **details: Any) -> dict[str, Any]:
-        """Waits for the worker's answer.
+        """Sends a request and returns the worker's answer.
 
         Raises:
-            RuntimeError: The worker ended; what it said is on stderr.
+            RuntimeError: If the worker ended; its output is on stderr.
         """
         process = self._process
         assert process.stdin is not None
@@ -62,7 +62,7 @@ class Peer:
 
 
 def answer(actions: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
-    """Answers questions on stdin until it ends; what libraries print goes to stderr."""
+    """Answers requests on stdin until it ends; the output of libraries goes to stderr."""
     with os.fdopen(os.dup(1), "w") as replies:
         os.dup2(2, 1)
         for line in sys.stdin:
@@ -73,5 +73,5 @@ def answer(actions: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
 
 
 def prompts(batch: int, prompt: int, vocabulary: int) -> np.ndarray:
-    """Returns the token ids [batch, prompt] that every peer is given."""
+    """Returns the token ids of every peer's prompts, [batch, prompt]."""
     return np.random.default_rng(0).integers(3, vocabulary, (batch, prompt))

@@ -1,7 +1,7 @@
-"""A Llama checkpoint's weights, as the peers want them.
+"""A Llama checkpoint's weights in the formats of the peers.
 
-GGUF at Q8_0 or Q4_0 for llama.cpp; and our own rounding undone, a float32 checkpoint
-whose logits in transformers are what our quantised model should give.
+GGUF at Q8_0 or Q4_0 for llama.cpp; and our quantised weights dequantised, a float32
+checkpoint whose logits in transformers are the reference of our quantised model.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ HEAD_TYPE = gguf.GGMLQuantizationType.Q8_0
 
 
 def write_gguf(folder: Path, bits: Bits, out: Path) -> None:
-    """Writes a GGUF file; embedding and head are Q8_0 at either precision."""
+    """Writes a GGUF file; embedding and head are Q8_0 at both precisions."""
     config = json.loads((folder / "config.json").read_text())
     writer = gguf.GGUFWriter(out, "llama")
     writer.add_name(folder.name)
@@ -56,7 +56,7 @@ def write_gguf(folder: Path, bits: Bits, out: Path) -> None:
     writer.add_vocab_size(config["vocab_size"])
     writer.add_tokenizer_model("none")
     for name, tensor in _tensors(folder):
-        new_name, kind = _gguf_place(name, _GGUF_TYPES[bits])
+        new_name, kind = _gguf_tensor(name, _GGUF_TYPES[bits])
         values = tensor
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             values = _interleaved(tensor, config["head_dim"])
@@ -71,7 +71,7 @@ def write_gguf(folder: Path, bits: Bits, out: Path) -> None:
 
 
 def write_dequantized(folder: Path, bits: Bits, out: Path) -> None:
-    """Writes a float32 checkpoint of the values that our integers stand for."""
+    """Writes a float32 checkpoint of the dequantised weights."""
     out.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / "config.json", out)
     tensors = {}
@@ -93,7 +93,7 @@ def _tensors(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
                 yield name, np.asarray(file.get_tensor(name), np.float32)
 
 
-def _gguf_place(
+def _gguf_tensor(
     name: str, layer_kind: gguf.GGMLQuantizationType
 ) -> tuple[str, gguf.GGMLQuantizationType | None]:
     whole = {
@@ -109,6 +109,6 @@ def _gguf_place(
 
 
 def _interleaved(weight: np.ndarray, head_dim: int) -> np.ndarray:
-    """Pairs the rows that rotate together, as llama.cpp wants them."""
+    """Pairs the rows that rotate together, as llama.cpp has them."""
     branch = weight.reshape(-1, 2, head_dim // 2, weight.shape[1])
     return np.ascontiguousarray(branch.swapaxes(1, 2)).reshape(weight.shape)

@@ -2,7 +2,7 @@
 
 python -m tools.benchmarks.peers.with_llama_cpp FILE.gguf VOCABULARY
 
-Answers questions on stdin; see `protocol`.
+Answers requests on stdin; see `protocol`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STEPS_TO_SEARCH_BY = 12
 
 @api.llama_log_callback
 def _quiet(level: int, text: bytes, data: object) -> None:
-    """Drops what llama.cpp says of every context; kept alive by the module."""
+    """Drops llama.cpp's log; the module keeps the callback alive."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,10 @@ class _LlamaCpp:
         api.llama_memory_clear(api.llama_get_memory(self._context), True)
         batch, prompt = self._ids.shape
         rows = np.repeat(np.arange(batch), prompt)
-        node_devices = np.tile(np.arange(prompt), batch)
+        positions = np.tile(np.arange(prompt), batch)
         started_s = time.perf_counter()
         logits = self._decode(
-            self._ids.ravel(), node_devices, rows, node_devices == prompt - 1
+            self._ids.ravel(), positions, rows, positions == prompt - 1
         )
         tokens = logits.argmax(axis=-1)
         prefilled_s = time.perf_counter()
@@ -143,7 +143,7 @@ class _LlamaCpp:
         }
 
     def _decode(
-        self, tokens: Any, node_devices: Any, rows: Any, wanted: Any
+        self, tokens: Any, positions: Any, rows: Any, wanted: Any
     ) -> np.ndarray:
         """Returns the logits [wanted, vocabulary], in llama.cpp's own memory."""
         count = len(tokens)
@@ -151,7 +151,7 @@ class _LlamaCpp:
         batch.n_tokens = count
         for index in range(count):
             batch.token[index] = int(tokens[index])
-            batch.pos[index] = int(node_devices[index])
+            batch.pos[index] = int(positions[index])
             batch.n_seq_id[index] = 1
             batch.seq_id[index][0] = int(rows[index])
             batch.logits[index] = bool(wanted[index])

@@ -2,7 +2,7 @@
 
 python -m tools.benchmarks.peers.with_llmpq_jax FOLDER BITS ACTIVATIONS
 
-Answers questions on stdin; see `protocol`.
+Answers requests on stdin; see `protocol`.
 """
 
 from __future__ import annotations

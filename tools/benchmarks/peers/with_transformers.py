@@ -2,7 +2,7 @@
 
 python -m tools.benchmarks.peers.with_transformers FOLDER
 
-Answers questions on stdin; see `protocol`.
+Answers requests on stdin; see `protocol`.
 """
 
 from __future__ import annotations
