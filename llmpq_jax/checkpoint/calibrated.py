@@ -1,8 +1,8 @@
-"""Weights that were rounded with care, kept to be served as they were judged.
+"""Calibrated weights: rounded for the inputs of a text, and served as they were evaluated.
 
-A folder holds for each layer and width a file of integers and scales, `rounded.json`
-says whose they are. That is written last, with the checksum of every file, so a folder
-whose making was stopped is no such folder yet.
+A folder has a file of integers and scales for each layer and bit width, and a manifest,
+`rounded.json`, that says how they were made. The manifest is written last, with the
+checksum of every file: a folder without one is incomplete and is not read.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from llmpq_jax.quant import QArray
 from llmpq_jax.schema.precision import LowBits, Rounding
 
 MANIFEST = "rounded.json"
-Part = int | Literal["head"]
+LayerOrHead = int | Literal["head"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RoundedFor:
-    """Whose weights a folder holds.
+class Calibration:
+    """How a folder's weights were made.
 
     Attributes:
-        fingerprint: Of the model.
-        rounding: How they were rounded.
-        group_size: Of int4, at most.
-        text: SHA-256 of the text whose inputs were known.
+        fingerprint: Fingerprint of the model.
+        rounding: Rounding method.
+        group_size: Number of rows of an int4 group, at most.
+        text: SHA-256 of the calibration text.
     """
 
     fingerprint: str
@@ -45,49 +45,54 @@ class RoundedFor:
 
 
 def begin(folder: Path) -> None:
-    """Makes a folder that cannot be read before it is finished anew."""
+    """Makes a folder incomplete until `finish` is called; creates it if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
 
 
-def write_part(
-    folder: Path, part: Part, bits: LowBits, weights: Mapping[str, QArray]
+def write_matrices(
+    folder: Path, which: LayerOrHead, bits: LowBits, weights: Mapping[str, QArray]
 ) -> None:
-    """Writes one layer, or the head, at one width."""
+    """Writes the matrices of one layer, or of the head, at one bit width."""
     arrays: dict[str, np.ndarray] = {}
     for name, weight in weights.items():
         arrays[f"{name}.values"] = np.asarray(weight.values)
         arrays[f"{name}.scale"] = np.asarray(weight.scale)
-    write_bytes(folder / _file_name(part, bits), save(arrays))
+    write_bytes(folder / _file_name(which, bits), save(arrays))
 
 
-def finish(folder: Path, made_for: RoundedFor) -> None:
-    """Says whose the files of a folder are; from then on it can be read."""
+def finish(folder: Path, calibration: Calibration) -> None:
+    """Writes the manifest, from which on the folder can be read."""
     files = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.glob("*.safetensors"))
     }
-    content = {"schema": 1, **asdict(made_for), "files": files}
+    content = {"schema": 1, **asdict(calibration), "files": files}
     write_text(folder / MANIFEST, json.dumps(content, indent=2) + "\n")
 
 
-class RoundedWeights:
-    """A folder of rounded weights, checked when it is opened and as it is read."""
+class CalibratedWeights:
+    """A folder of calibrated weights, checked when it is opened and as it is read.
+
+    Attributes:
+        folder: Path of the folder.
+        calibration: How its weights were made.
+    """
 
     def __init__(self, folder: Path, *, fingerprint: str) -> None:
         """Opens a folder.
 
         Args:
-            folder: That `llmpq-jax indicate` filled.
-            fingerprint: Of the model they must be of.
+            folder: Folder that `llmpq-jax indicate --rounding` wrote.
+            fingerprint: Fingerprint of the model that the weights are expected to be of.
 
         Raises:
-            CheckpointError: It holds no finished weights, or another model's.
+            CheckpointError: The folder is incomplete or damaged, or is another model's.
         """
         self.folder = folder
         try:
             content: Any = json.loads((folder / MANIFEST).read_bytes())
-            self.made_for = RoundedFor(
+            self.calibration = Calibration(
                 **{
                     name: content[name]
                     for name in ("fingerprint", "rounding", "group_size", "text")
@@ -97,17 +102,17 @@ class RoundedWeights:
         except (OSError, ValueError, KeyError, TypeError) as reason:
             msg = f"rounded weights {folder}: {MANIFEST} is missing or damaged ({reason}): expected what `llmpq-jax indicate --rounding` writes; run it again"
             raise CheckpointError(msg) from reason
-        if self.made_for.fingerprint != fingerprint:
-            msg = f"rounded weights {folder}: are of the model {self.made_for.fingerprint}, expected {fingerprint}: run `llmpq-jax indicate --rounding` for this model"
+        if self.calibration.fingerprint != fingerprint:
+            msg = f"rounded weights {folder}: are of the model {self.calibration.fingerprint}, expected {fingerprint}: run `llmpq-jax indicate --rounding` for this model"
             raise CheckpointError(msg)
 
-    def read(self, part: Part, bits: LowBits) -> dict[str, QArray]:
-        """Reads one layer's matrices, or the head's, as they lie on the host.
+    def read(self, which: LayerOrHead, bits: LowBits) -> dict[str, QArray]:
+        """Reads one layer's matrices, or the head's, into host memory.
 
         Raises:
-            CheckpointError: They are missing, or not those that were written.
+            CheckpointError: They are missing, or their file has changed.
         """
-        name = _file_name(part, bits)
+        name = _file_name(which, bits)
         path = self.folder / name
         if name not in self._digests or not path.is_file():
             msg = f"rounded weights {self.folder}: {name} is missing: expected it there; run `llmpq-jax indicate --rounding` again"
@@ -127,6 +132,6 @@ class RoundedWeights:
         }
 
 
-def _file_name(part: Part, bits: LowBits) -> str:
-    where = part if part == "head" else f"layer-{part:03}"
+def _file_name(which: LayerOrHead, bits: LowBits) -> str:
+    where = which if which == "head" else f"layer-{which:03}"
     return f"{where}-int{bits}.safetensors"

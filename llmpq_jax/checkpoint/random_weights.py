@@ -1,13 +1,13 @@
-"""Random weights of any supported model: whole checkpoint folders, or one layer.
+"""Checkpoint folders of any supported model with random weights.
 
-For tests, benchmarks and profiling, where a model's shapes matter and its words do not.
-Matrices have variance 1 / contracted axis, so that hidden states neither grow nor die.
+For tests and benchmarks, where a model's shapes matter and its words do not. Matrices
+have variance 1 / contracted axis, so that hidden states keep their magnitude.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -15,13 +15,9 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families import read_architecture
-from llmpq_jax.arch.tensors import TensorSpec, layer_tensors
-from llmpq_jax.checkpoint.load import Place, Weights, place_tensors
 from llmpq_jax.checkpoint.names import CheckpointNames, FileTensor, all_files
 from llmpq_jax.checkpoint.reader import INDEX, WHOLE
-from llmpq_jax.schema.precision import Bits
 from llmpq_jax.units import MIB
 
 StoredDtype = Literal["bfloat16", "float32"]
@@ -74,26 +70,6 @@ def write_random_checkpoint(
     if len(shards) > 1:
         index = {"metadata": {}, "weight_map": file_of}
         (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
-
-
-def random_layer(
-    architecture: Architecture,
-    *,
-    bits: Bits,
-    group_size: int = 128,
-    seed: int = 0,
-    place: Place | None = None,
-) -> Weights:
-    """Returns one layer with random weights, placed as `load.load_layer` places them."""
-    tensors = _draw_layer(architecture, np.random.default_rng(seed))
-    return place_tensors(tensors, bits=bits, group_size=group_size, place=place)
-
-
-def _draw_layer(
-    architecture: Architecture, generator: np.random.Generator
-) -> Iterator[tuple[TensorSpec, np.ndarray]]:
-    for tensor in layer_tensors(architecture):
-        yield tensor, _draw(tensor.shape, False, generator, _DTYPES["bfloat16"])
 
 
 def _draw(

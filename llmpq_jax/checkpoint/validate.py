@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors, describe
 from llmpq_jax.checkpoint.names import Sources, all_sources
 from llmpq_jax.checkpoint.reader import CheckpointReader
-from llmpq_jax.checkpoint.store import StoredWeights, describe
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits
 
@@ -22,7 +22,7 @@ def check_checkpoint(reader: CheckpointReader, architecture: Architecture) -> No
             belongs to nothing in the model.
         UnsupportedModelError: Weights are quantised in a way that is not implemented.
     """
-    stored = StoredWeights(reader, architecture)
+    stored = CheckpointTensors(reader, architecture)
     claimed: set[str] = set()
     for _, file in all_sources(stored.names):
         claimed |= stored.check(file)
@@ -53,7 +53,7 @@ def check_bits(
     Raises:
         CheckpointError: A matrix is stored at fewer bits than 16, and others are asked.
     """
-    stored = StoredWeights(reader, architecture)
+    stored = CheckpointTensors(reader, architecture)
     for layer, bits in enumerate(layers):
         for tensor, file in stored.names.layer(layer):
             if tensor.is_matrix:
@@ -71,7 +71,7 @@ def layer_bits(
     A layer that the checkpoint keeps at 4 or 8 bits can have those or 16, one that it
     mixes both in 16 alone, any other all.
     """
-    stored = StoredWeights(reader, architecture)
+    stored = CheckpointTensors(reader, architecture)
     return tuple(
         _shared_bits(stored, stored.names.layer(layer))
         for layer in range(architecture.num_layers)
@@ -120,7 +120,7 @@ def _ranges(layers: Sequence[int]) -> str:
     )
 
 
-def _shared_bits(stored: StoredWeights, sources: Sources) -> tuple[Bits, ...]:
+def _shared_bits(stored: CheckpointTensors, sources: Sources) -> tuple[Bits, ...]:
     allowed = set(ALL_BITS)
     for tensor, file in sources:
         if tensor.is_matrix:

@@ -1,8 +1,8 @@
-"""Keeps a layer's rounded weights as a device serves them, so that a restart is quick.
+"""A cache of rounded weights in the layout that a device serves, for quick restarts.
 
-A file holds one layer, or the head, and is named by everything that decides its bytes.
-It appears under its name when it is whole, and each tensor is compared with its digest
-as it is read: what is not exactly what was written is made from the checkpoint again.
+A file holds one layer, or the head. Its name is a hash of everything that decides its
+bytes. It gets that name once it is complete, and each array is compared with its digest
+as it is read: a file that is not exactly what was written counts as not cached.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ from safetensors.numpy import save_file
 
 from llmpq_jax import __version__
 from llmpq_jax.arch.fingerprint import model_fingerprint
+from llmpq_jax.checkpoint.calibrated import LayerOrHead
 from llmpq_jax.checkpoint.formats import read_format
 from llmpq_jax.checkpoint.load import Weights
 from llmpq_jax.checkpoint.reader import CheckpointReader
@@ -34,24 +35,26 @@ from llmpq_jax.errors import CheckpointError
 from llmpq_jax.kernels import GroupArray, PanelArray, Weight, device_kernel_path
 from llmpq_jax.quant import QArray
 
-# To be raised with every change to a layout or to rounding to the nearest.
+# Increase it with every change to a layout or to rounding to the nearest.
 _FORMAT = 1
-# Of a disk, kept free for others.
-_MIN_FREE = 0.1
-_ASIDE = ".writing."
+_MIN_FREE = 0.1  # share of the disk that is left to others
+_UNFINISHED = ".writing."
 _ABANDONED_S = 24 * 3600
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind for kind in (QArray, PanelArray, GroupArray)
 }
-PartKey = Mapping[str, object]
-Put = Callable[[str, np.ndarray, bool], jax.Array]
+CacheKey = Mapping[str, object]
 
 
-def source_key(reader: CheckpointReader) -> PartKey | None:
-    """Says which files weights are made of; None if they hold integers already.
+class NotCachedError(LookupError):
+    """Weights are not in the cache, or their file is damaged."""
 
-    The fingerprint samples weights, so the files' times and sizes stand beside it: one
-    that was written to since, wherever, is another.
+
+def source_key(reader: CheckpointReader) -> CacheKey | None:
+    """Identifies the files that weights are made of; None if they already hold integers.
+
+    The fingerprint only samples weights, so times and sizes of the files are part of
+    the key as well: a file that was written to since is another file.
     """
     if read_format(reader.folder) is not None:
         return None
@@ -63,20 +66,20 @@ def source_key(reader: CheckpointReader) -> PartKey | None:
     return {"model": model_fingerprint(reader.folder), "files": files}
 
 
-def part_key(
-    source: PartKey,
-    part: int | Literal["head"],
+def weights_key(
+    source: CacheKey,
+    which: LayerOrHead,
     *,
     bits: int,
     group_size: int,
     devices: tuple[Any, ...],
-) -> PartKey:
-    """Says all that decides the bytes of a layer, or of the head, as it is served."""
+) -> CacheKey:
+    """Returns everything that decides the bytes of a layer, or of the head, as served."""
     return {
         **source,
         "format": _FORMAT,
         "program": [__version__, jax.__version__],
-        "part": part,
+        "part": which,
         "bits": bits,
         "rounding": "nearest",
         "group_size": group_size,
@@ -86,83 +89,78 @@ def part_key(
 
 
 class WeightsCache:
-    """A folder of rounded weights, for any models, that several processes may share."""
+    """A folder of rounded weights of any models, which several processes may share."""
 
-    def __init__(self, folder: Path, *, tell: Callable[[str], None]) -> None:
-        """Takes a folder, which is made when it is needed.
+    def __init__(self, folder: Path, *, log: Callable[[str], None]) -> None:
+        """Opens a cache; its folder is created when the first file is written.
 
         Args:
-            folder: Where the files are kept.
-            tell: Hears in one line of a file that is damaged, or cannot be written.
+            folder: Folder of the files.
+            log: Function that is called with one line if a file is damaged, and if
+                files cannot be written.
         """
         self.folder = folder
-        self._tell = tell
+        self._log = log
         self._is_written = True
         self._used: set[Path] = set()
 
-    def weights(
-        self,
-        key: PartKey,
-        *,
-        make: Callable[[], Weights],
-        put: Put,
-    ) -> Weights:
-        """Returns a part's weights, read if they are kept, else made and kept.
+    def read(self, key: CacheKey) -> Iterator[tuple[str, Weight]]:
+        """Reads the weights of a key one by one, their arrays in host memory.
 
         Args:
-            key: As `part_key` makes it.
-            make: Reads and rounds them.
-            put: Brings an array of a weight to where it is served: takes the weight's
-                name, the array, and whether it is of a `PanelArray`.
+            key: Key from `weights_key`.
+
+        Raises:
+            NotCachedError: They are not there, or from here on damaged.
         """
-        name = hashlib.sha256(_text(key).encode()).hexdigest()[:32]
-        path = self.folder / f"{name}.safetensors"
+        path = self._path(key)
         self._used.add(path)
         try:
-            weights = _read(path, key, put)
+            yield from _read(path, key)
             # Those used longest ago are deleted first.
             with suppress(OSError):
                 os.utime(path)
         except (FileNotFoundError, NotADirectoryError):
-            pass
+            raise NotCachedError(str(path)) from None
         except (CheckpointError, SafetensorError, OSError, ValueError, KeyError):
-            self._tell(
+            self._log(
                 f"weights cache {path}: is not what was written there: its weights are read from the checkpoint and rounded again"
             )
-        else:
-            return weights
-        weights = make()
-        if self._is_written:
-            self._keep(path, key, weights)
-        return weights
+            raise NotCachedError(str(path)) from None
 
-    def _keep(self, path: Path, key: PartKey, weights: Weights) -> None:
-        """Writes a file, or says once why none is written any more."""
+    def write(self, key: CacheKey, weights: Weights) -> None:
+        """Writes weights, or logs once why none are written any more."""
+        if not self._is_written:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # What a run that was killed left half-written.
-            for left in self.folder.glob(f"{_ASIDE}*"):
+            # Files that a killed run left incomplete.
+            for left in self.folder.glob(f"{_UNFINISHED}*"):
                 if time.time() - _last_use(left) > _ABANDONED_S:
                     shutil.rmtree(left, ignore_errors=True)
             self._make_room(sum(weight.nbytes for weight in weights.values()))
-            _write(path, key, weights)
-        except (OSError, SafetensorError) as reason:
+            _write(self._path(key), key, weights)
+        except (OSError, SafetensorError) as error:
             self._is_written = False
-            told = getattr(reason, "strerror", None) or reason
-            self._tell(
-                f"weights cache {self.folder}: cannot be written ({told}): the run goes on without; name another folder, or none, by --weights-cache"
+            reason = getattr(error, "strerror", None) or error
+            self._log(
+                f"weights cache {self.folder}: cannot be written ({reason}): the run goes on without; name another folder, or none, by --weights-cache"
             )
 
+    def _path(self, key: CacheKey) -> Path:
+        name = hashlib.sha256(_text(key).encode()).hexdigest()[:32]
+        return self.folder / f"{name}.safetensors"
+
     def _make_room(self, num_bytes: int) -> None:
-        """Deletes what was used longest ago, so that a tenth of the disk stays free.
+        """Deletes the files used longest ago until a tenth of the disk stays free.
 
         Raises:
-            OSError: That was not enough.
+            OSError: If deleting them was not enough.
         """
         disk = shutil.disk_usage(self.folder)
         short_bytes = num_bytes + int(_MIN_FREE * disk.total) - disk.free
-        kept = list(self.folder.glob("*.safetensors"))
-        for path in sorted(kept, key=_last_use):
+        files = self.folder.glob("*.safetensors")
+        for path in sorted(files, key=_last_use):
             if short_bytes <= 0:
                 return
             if path not in self._used:
@@ -181,12 +179,12 @@ def _last_use(path: Path) -> float:
         return 0.0
 
 
-def _read(path: Path, key: PartKey, put: Put) -> Weights:
-    """Reads a file tensor by tensor, each checked before it is placed.
+def _read(path: Path, key: CacheKey) -> Iterator[tuple[str, Weight]]:
+    """Reads a file weight by weight, checking each array against its digest.
 
     Raises:
         FileNotFoundError: There is none.
-        Exception: One of those that `WeightsCache.weights` catches.
+        Exception: One of those that `WeightsCache.read` catches.
     """
     path.stat()
     with safe_open(path, framework="np") as file:
@@ -196,54 +194,52 @@ def _read(path: Path, key: PartKey, put: Put) -> Weights:
     if metadata["digest"] != _digest(text.encode()) or content["key"] != json.loads(
         _text(key)
     ):
-        msg = "it holds something else"
+        msg = "the file was written for another key"
         raise ValueError(msg)
     tensors = read_header(path)
-    weights: Weights = {}
-    for name, (kind, static, leaves) in content["weights"].items():
-        placed: dict[str, jax.Array] = {}
-        for leaf, digest in leaves.items():
-            array = read_stored(tensors[f"{name}.{leaf}"])
-            if _array_digest(array) != digest:
+    for name, (kind, static, digests) in content["weights"].items():
+        arrays: dict[str, Any] = {}
+        for leaf, digest in digests.items():
+            arrays[leaf] = read_stored(tensors[f"{name}.{leaf}"])
+            if _array_digest(arrays[leaf]) != digest:
                 msg = f"tensor {name}.{leaf} has changed"
                 raise ValueError(msg)
-            in_panels = kind == PanelArray.__name__
-            placed[leaf] = jax.block_until_ready(put(name, array, in_panels))
-            del array
-        is_plain = kind == _PLAIN
-        weights[name] = placed[_PLAIN] if is_plain else _KINDS[kind](**static, **placed)
-    return weights
+        if kind == _PLAIN:
+            yield name, arrays.pop(_PLAIN)
+        else:
+            yield name, _KINDS[kind](**static, **arrays)
+        del arrays
 
 
-def _write(path: Path, key: PartKey, weights: Weights) -> None:
-    """Writes a file aside and renames it once it is on the disk."""
+def _write(path: Path, key: CacheKey, weights: Weights) -> None:
+    """Writes a file in a temporary folder and moves it once it is on the disk."""
     arrays: dict[str, np.ndarray] = {}
     described: dict[str, list[Any]] = {}
     for name, weight in weights.items():
-        kind, static, leaves = _taken_apart(weight)
+        kind, static, leaves = _leaves(weight)
         digests = {leaf: _array_digest(array) for leaf, array in leaves.items()}
         described[name] = [kind, static, digests]
         arrays |= {f"{name}.{leaf}": array for leaf, array in leaves.items()}
     text = _text({"key": key, "weights": described})
     metadata = {"content": text, "digest": _digest(text.encode())}
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_ASIDE) as folder:
-        aside = Path(folder, path.name)
-        save_file(arrays, aside, metadata=metadata)
-        with aside.open("rb+") as file:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_UNFINISHED) as folder:
+        unfinished = Path(folder, path.name)
+        save_file(arrays, unfinished, metadata=metadata)
+        with unfinished.open("rb+") as file:
             os.fsync(file.fileno())
-        aside.replace(path)
+        unfinished.replace(path)
 
 
 _PLAIN = "array"
 
 
-def _taken_apart(
+def _leaves(
     weight: Weight,
 ) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
-    """Returns a weight's class, what is no array of it, and its arrays on the host."""
+    """Returns a weight's class, its fields that are no arrays, and its arrays."""
     if isinstance(weight, jax.Array):
         return _PLAIN, {}, {_PLAIN: np.asarray(weight)}
-    assert isinstance(weight, QArray | PanelArray | GroupArray), "no run is watched"
+    assert isinstance(weight, QArray | PanelArray | GroupArray), type(weight)
     static: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     for field in fields(weight):

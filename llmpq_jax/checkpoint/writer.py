@@ -1,7 +1,7 @@
-"""Writes the weights a strategy serves as a checkpoint of their own, layer by layer.
+"""Writes the weights that a strategy serves as a checkpoint, layer by layer.
 
-The integers and scales are those that loading the strategy would place on devices, so a
-model of the new folder is the model that was served. Its names are the usual ones of its
+The integers and scales are those that loading the strategy would put on devices, so the
+new folder's model is the model that was served. Its names are the usual ones of its
 family, its format is compressed-tensors.
 """
 
@@ -24,11 +24,10 @@ from llmpq_jax.checkpoint.formats.compressed_writer import (
     packed_tensors,
     scheme_of,
 )
-from llmpq_jax.checkpoint.load import Weights, load_embedding, load_head, load_layer
+from llmpq_jax.checkpoint.load import Weights, load_weights
 from llmpq_jax.checkpoint.names import HEAD, CheckpointNames, Sources
 from llmpq_jax.checkpoint.shard_writer import ShardWriter
-from llmpq_jax.checkpoint.source import Source
-from llmpq_jax.checkpoint.store import StoredWeights
+from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.errors import UnsupportedModelError
 from llmpq_jax.files import write_text
 from llmpq_jax.quant import QArray
@@ -40,14 +39,15 @@ Kind = Literal["embedding", "layer", "head"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WrittenPart:
-    """The embedding, one layer, or the head.
+class WrittenModule:
+    """The embedding, one layer, or the head as it was written.
 
     Attributes:
-        kind: Which of them.
-        bits: Of its matrices.
-        bytes_before: In the checkpoint it was read from; a tied head has none.
-        bytes_after: In the new one.
+        kind: Kind of the module.
+        bits: Bits of its matrices.
+        bytes_before: Bytes of its tensors in the checkpoint that was read; a tensor
+            that modules share counts for the first of them.
+        bytes_after: Bytes of its tensors in the new checkpoint.
     """
 
     kind: Kind
@@ -57,30 +57,30 @@ class WrittenPart:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Part:
+class _Module:
     kind: Kind
     bits: Bits
-    found: Sources
-    written: Sources
+    sources: Sources
+    targets: Sources
     weights: Weights
 
 
 def write_served_weights(
-    source: Source,
+    store: WeightStore,
     strategy: Strategy,
     folder: Path,
     *,
     shard_bytes: int = 256 * MIB,
-    on_part: Callable[[], None] = lambda: None,
-) -> tuple[WrittenPart, ...]:
+    on_module: Callable[[], None] = lambda: None,
+) -> tuple[WrittenModule, ...]:
     """Writes weights and config.json into a folder.
 
     Args:
-        source: Of the strategy.
-        strategy: Says the bits.
-        folder: That is there, and empty.
-        shard_bytes: As in `ShardWriter`.
-        on_part: Called after the embedding, each layer, and the head.
+        store: Weights of the strategy's model.
+        strategy: Strategy whose bits the weights get.
+        folder: Existing empty folder.
+        shard_bytes: Largest size of a file, as in `ShardWriter`.
+        on_module: Function that is called after the embedding, each layer, and the head.
 
     Raises:
         CheckpointError: The checkpoint is damaged, or the disk is full.
@@ -90,110 +90,100 @@ def write_served_weights(
     shards = ShardWriter(folder, shard_bytes=shard_bytes)
     schemes: dict[str, Scheme] = {}
     plain: list[str] = []
-    parts: list[WrittenPart] = []
-    stored = StoredWeights(source.reader, source.architecture)
+    results: list[WrittenModule] = []
     read: set[str] = set()
     written: set[str] = set()
-    for part in _parts(source, strategy, stored.names):
-        tensors = _file_tensors(source.reader.folder, part, written, schemes, plain)
+    for module in _modules(store, strategy):
+        tensors = _file_tensors(store.reader.folder, module, written, schemes, plain)
         shards.add(tensors)
         written |= tensors.keys()
-        names = {name for _, file in part.found for name in stored.check(file)} - read
-        read |= names
-        parts.append(
-            WrittenPart(
-                kind=part.kind,
-                bits=part.bits,
-                bytes_before=sum(map(stored.reader.num_bytes, names)),
+        names = {
+            name for _, file in module.sources for name in store.tensors.check(file)
+        }
+        results.append(
+            WrittenModule(
+                kind=module.kind,
+                bits=module.bits,
+                bytes_before=sum(map(store.reader.num_bytes, names - read)),
                 bytes_after=sum(array.nbytes for array in tensors.values()),
             )
         )
-        # Or they would be held while the next part is loaded.
-        del part, tensors
-        on_part()
+        read |= names
+        # Or they would be held while the next module is loaded.
+        del module, tensors
+        on_module()
     shards.finish()
-    _write_config(source.reader.folder, folder, schemes, plain)
-    return tuple(parts)
+    _write_config(store.reader.folder, folder, schemes, plain)
+    return tuple(results)
 
 
-def _parts(
-    source: Source, strategy: Strategy, found: CheckpointNames
-) -> Iterator[_Part]:
-    """Loads a part as it would be served, when it is asked for."""
-    reader, architecture = source.reader, source.architecture
-    precision = strategy.precision
+def _modules(store: WeightStore, strategy: Strategy) -> Iterator[_Module]:
+    """Loads the modules one by one, as they would be served."""
+    architecture, precision = store.architecture, strategy.precision
     ties_head = architecture.ties_head and precision.head_bits == 16
-    target = CheckpointNames(replace(architecture, ties_head=ties_head))
-    if any(file.fused_part is not None for _, file in target.layer(0)):
-        msg = f"checkpoint {reader.folder}: {architecture.family} keeps query, key and value in one matrix: implemented are families that keep them apart; serve the strategy from this checkpoint"
+    sources = store.tensors.names
+    targets = CheckpointNames(replace(architecture, ties_head=ties_head))
+    if any(file.fused_part is not None for _, file in targets.layer(0)):
+        msg = f"checkpoint {store.reader.folder}: {architecture.family} keeps query, key and value in one matrix: implemented are families that keep them apart; serve the strategy from this checkpoint"
         raise UnsupportedModelError(msg)
-    yield _Part(
+    yield _Module(
         kind="embedding",
         bits=16,
-        found=found.embedding(),
-        written=target.embedding(),
-        weights=load_embedding(reader, architecture),
+        sources=sources.embedding(),
+        targets=targets.embedding(),
+        weights=load_weights(store.embedding()),
     )
     for layer, bits in enumerate(strategy.bits):
-        weights = load_layer(
-            reader,
-            architecture,
-            layer,
-            bits=bits,
-            group_size=precision.group_size,
-            rounded=source.rounded,
-        )
-        yield _Part(
+        yield _Module(
             kind="layer",
             bits=bits,
-            found=found.layer(layer),
-            written=target.layer(layer),
-            weights=weights,
+            sources=sources.layer(layer),
+            targets=targets.layer(layer),
+            weights=load_weights(
+                store.layer(layer, bits=bits), group_size=precision.group_size
+            ),
         )
-        del weights
-    yield _Part(
+    yield _Module(
         kind="head",
         bits=precision.head_bits,
-        found=found.head(),
-        written=target.head(),
-        weights=load_head(
-            reader, architecture, bits=precision.head_bits, rounded=source.rounded
-        ),
+        sources=sources.head(),
+        targets=targets.head(),
+        weights=load_weights(store.head(bits=precision.head_bits)),
     )
 
 
 def _file_tensors(
     folder: Path,
-    part: _Part,
+    module: _Module,
     written: set[str],
     schemes: dict[str, Scheme],
     plain: list[str],
 ) -> dict[str, np.ndarray]:
-    """Returns a part's tensors as they are written, and notes how its matrices are.
+    """Returns a module's tensors as they are written, and records its matrices' formats.
 
     Args:
-        folder: That it is from.
-        part: As it would be served.
+        folder: Folder of the checkpoint that was read, for messages.
+        module: Module as it would be served.
         written: Names that are written already.
-        schemes: Takes the modules of few bits.
-        plain: Takes the modules at 16 bits.
+        schemes: Formats of quantised matrices by module name; extended.
+        plain: Names of matrices at 16 bits; extended.
     """
     tensors: dict[str, np.ndarray] = {}
-    for tensor, file in part.written:
-        weight = part.weights[tensor.name]
+    for tensor, file in module.targets:
+        weight = module.weights[tensor.name]
         is_head = tensor.name == "vocabulary.weight"
-        module = HEAD.removesuffix(".weight") if is_head else file.module
+        name = HEAD.removesuffix(".weight") if is_head else file.module
         if isinstance(weight, QArray):
             if weight.permutation is not None:
                 msg = f"checkpoint {folder}: {file.module} has act-order, which newer compressed-tensors do not know: implemented is writing groups in order; serve the strategy from this checkpoint"
                 raise UnsupportedModelError(msg)
             matrix = _on_host(weight)
-            schemes[module] = scheme_of(matrix)
+            schemes[name] = scheme_of(matrix)
             for suffix, array in packed_tensors(matrix).items():
-                tensors[f"{module}.{suffix}"] = array
+                tensors[f"{name}.{suffix}"] = array
             continue
         if tensor.is_matrix:
-            plain.append(module)
+            plain.append(name)
         if file.name not in written:  # a tied head is the embedding
             array = np.asarray(weight)
             array = array.T if file.is_transposed else array

@@ -2,17 +2,21 @@
 
 from llmpq_jax.kernels.groups import GroupArray
 from llmpq_jax.kernels.layout import serve_matrix, serving_layout
-from llmpq_jax.kernels.native import attend_to_cache, serves_attention
+from llmpq_jax.kernels.native_attention import attend_to_cache, serves_attention
 from llmpq_jax.kernels.panels import PanelArray
 from llmpq_jax.kernels.path import device_kernel_path, kernel_path
-from llmpq_jax.kernels.product import Weight, multiply, multiply_together
-from llmpq_jax.kernels.watched import WatchedArray, watched
+from llmpq_jax.kernels.product import (
+    Weight,
+    WeightMatrix,
+    multiply,
+    multiply_together,
+)
 
 __all__ = [
     "GroupArray",
     "PanelArray",
-    "WatchedArray",
     "Weight",
+    "WeightMatrix",
     "attend_to_cache",
     "device_kernel_path",
     "kernel_path",
@@ -21,5 +25,4 @@ __all__ = [
     "serve_matrix",
     "serves_attention",
     "serving_layout",
-    "watched",
 ]

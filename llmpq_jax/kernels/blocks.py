@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmpq_jax.kernels.groups import MIN_ROWS
-
+MIN_ROWS = 16  # contracted at once by a tensor core's product of 16-bit numbers
 # Two for each of an H100's 132 multiprocessors, or an A100's 108.
 _WANTED_PROGRAMS = 256
 # A block of the least rows is bound by memory and wants many loads on their way.

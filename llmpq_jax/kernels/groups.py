@@ -1,8 +1,6 @@
 """Weights in the layout of the GPU's products: whole groups of contracted rows.
 
-Two integers of four bits that share a byte stand half a group apart: a kernel that has
-unpacked a block of bytes holds two blocks of consecutive rows, and multiplies each with
-consecutive hidden states. Nothing is ever interleaved. What the integers mean is unchanged.
+Integers are packed as `nibbles` describes; what they mean is unchanged.
 """
 
 from __future__ import annotations
@@ -12,13 +10,15 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Shaped
 
-from llmpq_jax.quant import QArray, unpacked_values
+from llmpq_jax.kernels.blocks import MIN_ROWS
+from llmpq_jax.kernels.nibbles import pack_groups
+from llmpq_jax.kernels.pallas_product import multiply_with_pallas
+from llmpq_jax.kernels.reduced_product import multiply_without_triton
+from llmpq_jax.quant import Leaf, QArray, permuted, unpacked_values
 
 GroupKernel = Literal["pallas", "xla"]
-_NIBBLE_OFFSET = 8
-MIN_ROWS = 16  # contracted at once by a tensor core's product of 16-bit numbers
 _MAX_ELEMENTS = 2**31 - 1  # Triton's offsets are 32 bits wide
 
 
@@ -33,66 +33,88 @@ class GroupArray:
         * `scale`, `zero_point` and `permutation` are those of `QArray`.
 
     Attributes:
-        values: The integers.
-        scale: Their steps.
+        values: Integers of the weight, packed two to a byte at 4 bits.
+        scale: Step between two consecutive integers, for each group and feature.
         bits: 4 or 8; part of the type, not of the data.
-        kernel: Which product reads it: Pallas's, or XLA's for GPUs without Triton.
-        zero_point: What integer stands for zero.
-        permutation: Which input meets which row.
+        kernel: Product that reads it: Pallas's, or XLA's for GPUs without Triton.
+        zero_point: Integer that represents zero; None if that is 0.
+        permutation: Index of the input that each row is multiplied by; None if rows are
+            in the order of the inputs.
     """
 
-    values: jax.Array
-    scale: jax.Array
+    values: Leaf
+    scale: Leaf
     bits: Literal[4, 8] = struct.field(pytree_node=False)
     kernel: GroupKernel = struct.field(pytree_node=False)
-    zero_point: jax.Array | None = None
-    permutation: jax.Array | None = None
+    zero_point: Leaf | None = None
+    permutation: Leaf | None = None
 
     @property
     def num_groups(self) -> int:
-        """G."""
+        """Number of groups along the rows, G."""
         return self.scale.shape[0]
 
     @property
     def group_size(self) -> int:
-        """Rows that share a scale."""
+        """Number of rows that share a scale."""
         return self.values.shape[1] * self.rows_per_value
 
     @property
     def num_contracted(self) -> int:
-        """C."""
+        """Number of rows, C."""
         return self.num_groups * self.group_size
 
     @property
     def num_features(self) -> int:
-        """F."""
+        """Number of columns, F."""
         return self.scale.shape[1]
 
     @property
     def rows_per_value(self) -> int:
-        """Rows that share a byte."""
+        """Number of rows that share a byte."""
         return 8 // self.bits
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, scales included."""
+        """Bytes of integers, scales, zero points and permutation."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
+
+    def matmul(self, hidden: Float[Array, "*rows C"]) -> Float[Array, "*rows F"]:
+        """Returns hidden @ weight in `hidden`'s type, summed in float32.
+
+        Raises:
+            ValueError: Hidden states and weight do not match; a kernel would read beyond
+                the weight's end.
+        """
+        *batch, num_contracted = hidden.shape
+        if num_contracted != self.num_contracted:
+            msg = f"hidden states of width {num_contracted} and a weight of {self.num_contracted} rows: expected the same number"
+            raise ValueError(msg)
+        rows = permuted(hidden, self.permutation).reshape(-1, num_contracted)
+        multiply = (
+            multiply_with_pallas if self.kernel == "pallas" else multiply_without_triton
+        )
+        values, scale, zero_point = jax.tree.map(
+            jnp.asarray, (self.values, self.scale, self.zero_point)
+        )
+        product = multiply(rows, values, scale, zero_point, bits=self.bits)
+        return product.reshape(*batch, self.num_features)
 
 
 def group_kernel(
     weight: QArray, *, has_triton: bool, num_row_cuts: int = 1
 ) -> GroupKernel | None:
-    """Returns which product a weight had better be laid out for, or None to leave it.
+    """Returns the product that a weight is laid out for, or None to leave its layout.
 
     With Triton, Pallas's takes int4 and grouped int8, while XLA itself fuses int8 with one
     scale per feature into its product. int4 with one scale per feature must not be left to
-    XLA as `QArray` packs it: the compiler of JAX 0.10.2 ends the process over it. Without
-    Triton everything is better off in groups. An odd group cannot be halved, and stays.
+    XLA as `QArray` packs it: the compiler of JAX 0.10.2 crashes. Without Triton all
+    products are faster in groups. An odd group cannot be halved, and stays.
 
     Args:
-        weight: Its groups are cut already.
-        has_triton: Whether the GPU's compute capability is at least 8.0.
-        num_row_cuts: How many devices its rows are cut over.
+        weight: Weight whose groups are cut already.
+        has_triton: True if the GPU's compute capability is at least 8.0.
+        num_row_cuts: Number of devices that its rows are cut over.
     """
     rows_per_value = 8 // weight.bits
     if weight.group_size % rows_per_value:
@@ -109,7 +131,7 @@ def group_kernel(
 
 
 def to_groups(weight: QArray, *, kernel: GroupKernel) -> GroupArray:
-    """Brings a weight into groups, where it lies, for the product `group_kernel` names."""
+    """Returns a weight in groups, on its device, for the product of `group_kernel`."""
     zero_point, permutation = weight.zero_point, weight.permutation
     return GroupArray(
         values=_in_groups(weight),
@@ -125,36 +147,4 @@ def to_groups(weight: QArray, *, kernel: GroupKernel) -> GroupArray:
 def _in_groups(weight: QArray) -> Shaped[Array, "G _stored F"]:
     shape = (weight.num_groups, weight.group_size, weight.num_features)
     values = unpacked_values(weight).astype(jnp.int8).reshape(shape)
-    if weight.bits == 8:
-        return values
-    low, high = jnp.split((values + _NIBBLE_OFFSET).astype(jnp.uint8), 2, axis=1)
-    return low | (high << 4)
-
-
-def unpacked_groups(weight: GroupArray) -> tuple[Int[Array, "G _rows F"], ...]:
-    """Returns the values less their zero points, as int32.
-
-    Each array holds an equal run of rows of every group, in order: the whole group at 8
-    bits, its first and its second half at 4.
-    """
-    parts = unpacked_parts(weight.values.astype(jnp.int32), bits=weight.bits)
-    if weight.zero_point is not None:
-        offset = weight.zero_point[:, None, :].astype(jnp.int32)
-        parts = [part - offset for part in parts]
-    return tuple(parts)
-
-
-def unpacked_parts(stored: Int[Array, "*axes"], *, bits: int) -> list[Array]:
-    """Returns the integers in `GroupArray.values`, widened: first halves, then second."""
-    if bits == 8:
-        return [stored]
-    return [(stored & 15) - _NIBBLE_OFFSET, (stored >> 4) - _NIBBLE_OFFSET]
-
-
-def permuted(
-    hidden: Float[Array, "*rows C"], weight: QArray | GroupArray
-) -> Float[Array, "*rows C"]:
-    """Returns the inputs in the order of a weight's rows."""
-    if weight.permutation is None:
-        return hidden
-    return jnp.take(hidden, weight.permutation, axis=-1)
+    return pack_groups(values, bits=weight.bits)

@@ -1,4 +1,4 @@
-"""Brings a matrix to a device, in the precision and layout that its kernels read."""
+"""Puts a matrix on a device, in the precision and layout that its kernels read."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from llmpq_jax.kernels.groups import group_kernel, to_groups
-from llmpq_jax.kernels.native import round_to_panels
 from llmpq_jax.kernels.panels import (
     ROWS_PER_WORD,
     fits_panels,
+    round_to_panels,
     to_panels,
 )
 from llmpq_jax.kernels.path import device_kernel_path
@@ -27,19 +27,19 @@ def serve_matrix(
 ) -> Weight:
     """Returns a matrix as one device serves it.
 
-    A checkpoint's matrix, the transpose of one whose features lie one after another, is
-    rounded straight into panels where native kernels serve; else it is placed, rounded
-    and laid out in turn. The integers and scales are the same.
+    A checkpoint's matrix, the transpose of a C-contiguous [F, C], is rounded straight into
+    panels where native kernels serve; else it is put on the device, rounded, and given
+    its layout in turn. The integers and scales are the same.
 
     Args:
-        matrix_CF: On the host; what is quantised already keeps its integers and scales.
-        bits: Of the result; 16 keeps the type.
-        group_size: Of int4, at most.
-        device: Of JAX, where to.
+        matrix_CF: Matrix on the host; one that is quantised keeps its integers and
+            scales.
+        bits: Bits of the result; 16 keeps the type.
+        group_size: Number of rows of an int4 group, at most.
+        device: JAX device that serves it.
     """
     if isinstance(matrix_CF, QArray):
-        placed = jax.device_put(matrix_CF, device)
-        return serving_layout(placed, device=device)
+        return serving_layout(jax.device_put(matrix_CF, device), device=device)
     group = matrix_CF.shape[0]
     if bits == 4:
         group = group_size_for(group, group_size)
@@ -66,13 +66,13 @@ def serving_layout(
     num_cuts: int = 1,
     num_row_cuts: int = 1,
 ) -> Weight:
-    """Returns a weight as it is served, or as it was given if that is how.
+    """Returns a weight in the layout of a device's kernels, or as it is if they have none.
 
     Args:
-        weight: A matrix; where its rows are to be cut, its groups are cut already.
-        device: Of JAX, one of those that serve it.
-        num_cuts: How many devices its features are cut over.
-        num_row_cuts: How many devices its rows are cut over.
+        weight: Whole matrix; if its rows are to be cut, its groups are cut already.
+        device: JAX device, one of those that serve it.
+        num_cuts: Number of devices that its features are cut over.
+        num_row_cuts: Number of devices that its rows are cut over.
     """
     path = device_kernel_path(device)
     if path.startswith("native"):

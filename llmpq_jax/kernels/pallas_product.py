@@ -9,46 +9,49 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int8, Shaped
 
 from llmpq_jax.kernels.blocks import Blocks, choose_blocks
-from llmpq_jax.kernels.groups import GroupArray, permuted, unpacked_parts
+from llmpq_jax.kernels.nibbles import unpack_groups
 
 
-def multiply_groups(
-    hidden: Float[Array, "*rows C"], weight: GroupArray
-) -> Float[Array, "*rows _F"]:
-    """Returns hidden @ weight in `hidden`'s type, summed in float32.
+def multiply_with_pallas(
+    rows: Float[Array, "M C"],
+    values: Shaped[Array, "G _stored F"],
+    scale: Float[Array, "G F"],
+    zero_point: Int8[Array, "G F"] | None,
+    *,
+    bits: int,
+) -> Float[Array, "M F"]:
+    """Returns rows @ weight in the rows' type, summed in float32.
 
     Integers less their zero point are exact in each type of hidden states, so no weight is
-    rounded: a group's scale multiplies its float32 sum. Where there is no CUDA the kernel
-    is interpreted: slow, and as exact.
+    rounded: a group's scale multiplies its float32 sum. Without CUDA the kernel is
+    interpreted, slowly but as exactly.
 
-    Raises:
-        ValueError: Hidden states and weight do not match; the kernel would read beyond.
+    Args:
+        rows: Hidden states in the order of the weight's rows.
+        values: Integers of the weight, packed as `nibbles` describes.
+        scale: Step between two consecutive integers, for each group and feature.
+        zero_point: Integer that represents zero; None if that is 0.
+        bits: Bits of an integer, 4 or 8.
     """
-    *batch, num_contracted = hidden.shape
-    if num_contracted != weight.num_contracted:
-        msg = f"hidden states of width {num_contracted} and a weight of {weight.num_contracted} rows: expected the same number"
-        raise ValueError(msg)
-    rows = permuted(hidden, weight).reshape(-1, num_contracted)
-    stored_per_group = weight.values.shape[1]
+    num_groups, stored_per_group, num_features = values.shape
     blocks = choose_blocks(
         num_rows=rows.shape[0],
-        num_stored=weight.num_groups * stored_per_group,
-        num_features=weight.num_features,
+        num_stored=num_groups * stored_per_group,
+        num_features=num_features,
         stored_per_group=stored_per_group,
         itemsize=rows.dtype.itemsize,
     )
-    operands = [rows, weight.values, weight.scale]
-    if weight.zero_point is not None:
-        operands.append(weight.zero_point)
-    product = jax.lax.platform_dependent(
+    operands = [rows, values, scale]
+    if zero_point is not None:
+        operands.append(zero_point)
+    return jax.lax.platform_dependent(
         *operands,
-        cuda=partial(_call, blocks=blocks, bits=weight.bits, interpret=False),
-        default=partial(_call, blocks=blocks, bits=weight.bits, interpret=True),
+        cuda=partial(_call, blocks=blocks, bits=bits, interpret=False),
+        default=partial(_call, blocks=blocks, bits=bits, interpret=True),
     )
-    return product.reshape(*batch, weight.num_features)
 
 
 def _call(
@@ -132,7 +135,7 @@ def _multiply_block(
             ],
             is_feature,
         ).astype(jnp.int32)
-        parts = unpacked_parts(stored, bits=bits)
+        parts = unpack_groups(stored, bits=bits)
         at_group = pl.ds(group, 1)
         if has_zero_point:
             offset = load(zero_point_refs[0].at[at_group, at_features], is_feature)

@@ -12,11 +12,11 @@ _MIN_FOR_TRITON = (8, 0)
 
 
 def kernel_path(platform: str, capability: str = "") -> str:
-    """Returns which kernels serve a backend.
+    """Returns the name of the kernels that serve a backend.
 
     Args:
-        platform: JAX's name of it, or the one plans use.
-        capability: Compute capability of an NVIDIA GPU, as in "8.6".
+        platform: JAX's name of the backend, or the one plans use.
+        capability: Compute capability of an NVIDIA GPU, such as "8.6".
 
     Returns:
         On a CPU "native-" and one of `native.KERNELS`, if there is a library. On an
@@ -38,7 +38,7 @@ def kernel_path(platform: str, capability: str = "") -> str:
 
 
 def device_kernel_path(device: Any) -> str:
-    """Returns which kernels serve a device of JAX, see `kernel_path`."""
+    """Returns the name of the kernels that serve a JAX device, see `kernel_path`."""
     # Only GPUs have the attribute; AMD's is a name such as "gfx90a".
     capability = getattr(device, "compute_capability", "")
     return kernel_path(device.platform, str(capability))

@@ -109,19 +109,16 @@ def attend_and_store(
     def in_native_code(
         query_BTNH: Array, new: LayerCache, cache: LayerCache
     ) -> tuple[Array, LayerCache]:
-        mixed, keys, values, key_scale, value_scale = attend_to_cache(
+        mixed, arrays = attend_to_cache(
             query_BTNH[:, 0],
             new.key[:, 0],
             new.value[:, 0],
-            cache.key,
-            cache.value,
+            (cache.key, cache.value, cache.key_scale, cache.value_scale),
             position_B,
-            key_scales_BSK1=cache.key_scale,
-            value_scales_BSK1=cache.value_scale,
             window=window,
             slopes_N=slopes_N,
         )
-        return mixed[:, None], LayerCache(keys, values, key_scale, value_scale)
+        return mixed[:, None], LayerCache(*arrays)
 
     if query_BTNH.shape[1] == 1 and serves_attention(query_BTNH.dtype):
         return jax.lax.platform_dependent(

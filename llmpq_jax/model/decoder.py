@@ -1,4 +1,8 @@
-"""The decoder: an embedding, layers and a head, each usable alone on a stage."""
+"""The decoder: an embedding, layers and a head, each usable alone on a stage.
+
+Named scopes mark what profiles and compiled programs show of it: "embedding", "norm",
+"qkv", "rope", "attention", "attention_output", "mlp" and "head".
+"""
 
 from __future__ import annotations
 
@@ -36,10 +40,11 @@ class Embedding(nnx.Module):
         self.norm = Norm(weights, "norm", architecture) if has_norm else None
         self.dtype = dtype
 
+    @jax.named_scope("embedding")
     def __call__(
         self, token_BT: Int[Array, "B T"], position_BT: Int[Array, "B T"]
     ) -> Float[Array, "B T D"]:
-        """Looks tokens up and adds what depends on their places."""
+        """Returns the tokens' embeddings, learned positions included."""
         hidden = jnp.take(self.tokens.get_value(), token_BT, axis=0).astype(self.dtype)
         if self.project_in is not None:
             hidden = self.project_in(hidden)
@@ -89,15 +94,18 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B T N H"], LayerCache]:
         """Returns the tokens' queries, and their keys and values."""
         heads = (*hidden_BTD.shape[:2], -1, self.head_dim)
-        query, key, value = (
-            image.reshape(heads)
-            for image in images(hidden_BTD, (self.query, self.key, self.value))
-        )
+        with jax.named_scope("qkv"):
+            query, key, value = (
+                image.reshape(heads)
+                for image in images(hidden_BTD, (self.query, self.key, self.value))
+            )
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
-        new = LayerCache(key=rotate(key, context), value=value)
-        return rotate(query, context), new
+        with jax.named_scope("rope"):
+            new = LayerCache(key=rotate(key, context), value=value)
+            return rotate(query, context), new
 
+    @jax.named_scope("attention")
     def mix(
         self,
         query_BTNH: Float[Array, "B T N H"],
@@ -119,6 +127,7 @@ class Attention(nnx.Module):
             query_BTNH, new, cache, context, window=self.window, slopes_N=slopes
         )
 
+    @jax.named_scope("attention")
     def mix_prompts(
         self,
         query_BTNH: Float[Array, "B T N H"],
@@ -132,6 +141,7 @@ class Attention(nnx.Module):
             query_BTNH, new, cache, context, window=self.window, slopes_N=slopes
         )
 
+    @jax.named_scope("attention_output")
     def finish(self, mixed_BTNH: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
         """Returns the block's contribution, given the mixed values."""
         return self.output(mixed_BTNH.reshape(*mixed_BTNH.shape[:2], -1))
@@ -158,6 +168,7 @@ class Mlp(nnx.Module):
         self.down = Linear(weights, "mlp.down", sum_over=tensor_axis)
         self.activation: Activation = architecture.activation
 
+    @jax.named_scope("mlp")
     def __call__(self, hidden_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Returns the block's contribution."""
         if self.gate is None:
@@ -279,6 +290,7 @@ class Head(nnx.Module):
         self.vocabulary = Linear(weights, "vocabulary")
         self.gather_over = gather_over
 
+    @jax.named_scope("head")
     def __call__(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
         """Returns float32 logits."""
         if self.norm is not None:

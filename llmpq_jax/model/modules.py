@@ -67,6 +67,7 @@ class Norm(nnx.Module):
         self.epsilon = architecture.norm_eps
         self.is_centred = architecture.norm == "layer"
 
+    @jax.named_scope("norm")
     def __call__(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         """Returns the normed hidden states in their own type."""
         wide = hidden.astype(jnp.float32)

@@ -1,14 +1,18 @@
-"""The record of a quantised weight."""
+"""The record of a quantised weight, and what its integers mean."""
 
 from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jaxtyping import Array, Float
 
-# A checkpoint's integers are NumPy's until they are placed.
+from llmpq_jax.quant.product import matmul, matmul_in_float32
+
+# Arrays are NumPy's on the host and JAX's on a device.
 Leaf: TypeAlias = jax.Array | np.ndarray
 
 
@@ -30,11 +34,12 @@ class QArray:
           g = c // (C / G), multiplied by input permutation[c].
 
     Attributes:
-        values: The integers.
-        scale: Their steps.
+        values: Integers of the weight, packed two to a byte at 4 bits.
+        scale: Step between two consecutive integers, for each group and feature.
         bits: 4 or 8; part of the type, not of the data.
-        zero_point: What integer stands for zero.
-        permutation: Which input meets which row.
+        zero_point: Integer that represents zero; None if that is 0.
+        permutation: Index of the input that each row is multiplied by; None if rows are
+            in the order of the inputs.
     """
 
     values: Leaf
@@ -45,25 +50,67 @@ class QArray:
 
     @property
     def num_contracted(self) -> int:
-        """C."""
+        """Number of rows, C."""
         return self.values.shape[0]
 
     @property
     def num_features(self) -> int:
-        """F."""
+        """Number of columns, F."""
         return self.scale.shape[1]
 
     @property
     def num_groups(self) -> int:
-        """G."""
+        """Number of groups along the rows, G."""
         return self.scale.shape[0]
 
     @property
     def group_size(self) -> int:
-        """Rows that share a scale."""
+        """Number of rows that share a scale."""
         return self.num_contracted // self.num_groups
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, scales included."""
+        """Bytes of integers, scales, zero points and permutation."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
+
+    def matmul(self, hidden: Float[Array, "*rows C"]) -> Float[Array, "*rows F"]:
+        """Returns hidden @ weight in `hidden`'s type, summed in float32.
+
+        Integers are converted straight to the type they are multiplied in: by way of a
+        third type XLA would keep a whole stage's converted copies alive.
+        """
+        hidden = permuted(hidden, self.permutation)
+        if self.num_groups == 1 and self.zero_point is None:
+            integers = unpacked_values(self).astype(hidden.dtype)
+            product = matmul_in_float32(hidden, integers)
+            scale = self.scale[0].reshape((1,) * (product.ndim - 1) + (-1,))
+            return (product * scale).astype(hidden.dtype)
+        return matmul(hidden, dequantize(self).astype(hidden.dtype))
+
+
+def dequantize(weight: QArray) -> Float[Array, "C F"]:
+    """Returns the float32 matrix that a weight represents, rows in their stored order."""
+    values = unpacked_values(weight).astype(jnp.float32)
+    grouped = values.reshape(weight.num_groups, weight.group_size, weight.num_features)
+    if weight.zero_point is not None:
+        grouped = grouped - weight.zero_point[:, None, :].astype(jnp.float32)
+    scaled = grouped * weight.scale[:, None, :]
+    return scaled.reshape(weight.num_contracted, weight.num_features)
+
+
+def unpacked_values(weight: QArray) -> Array:
+    """Returns the integers [C, F]: int8, or int4 as a view of the packed bytes."""
+    if weight.bits == 8:
+        return jnp.asarray(weight.values)
+    # A bitcast splits each byte into a last axis of two nibbles, low half first.
+    nibbles = jax.lax.bitcast_convert_type(weight.values, jnp.int4)
+    return nibbles.reshape(weight.num_contracted, weight.num_features)
+
+
+def permuted(
+    hidden: Float[Array, "*rows C"], permutation: Leaf | None
+) -> Float[Array, "*rows C"]:
+    """Returns the inputs in the order of a weight's rows; as they are if None."""
+    if permutation is None:
+        return hidden
+    return jnp.take(hidden, permutation, axis=-1)

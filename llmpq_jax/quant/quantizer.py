@@ -1,4 +1,4 @@
-"""Rounds weights to integers and back, on the device the weight is on."""
+"""Rounds weights to integers, on the device that the weight is on."""
 
 from __future__ import annotations
 
@@ -48,25 +48,6 @@ def round_rows(
     """
     wide = array.astype(jnp.float32)
     return _rounded(wide, LARGEST_INTEGER[8], axis=-1)
-
-
-def dequantize(weight: QArray) -> Float[Array, "C F"]:
-    """Returns the float32 matrix the integers stand for, rows in their stored order."""
-    values = unpacked_values(weight).astype(jnp.float32)
-    grouped = values.reshape(weight.num_groups, weight.group_size, weight.num_features)
-    if weight.zero_point is not None:
-        grouped = grouped - weight.zero_point[:, None, :].astype(jnp.float32)
-    scaled = grouped * weight.scale[:, None, :]
-    return scaled.reshape(weight.num_contracted, weight.num_features)
-
-
-def unpacked_values(weight: QArray) -> Array:
-    """Returns the integers [C, F]: int8, or int4 seen through the packed bytes."""
-    if weight.bits == 8:
-        return jnp.asarray(weight.values)
-    # A bitcast splits each byte into a last axis of two nibbles, low half first.
-    nibbles = jax.lax.bitcast_convert_type(weight.values, jnp.int4)
-    return nibbles.reshape(weight.num_contracted, weight.num_features)
 
 
 @partial(jax.jit, static_argnames=("bits", "group"))

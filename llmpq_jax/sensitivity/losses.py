@@ -1,7 +1,7 @@
 """Losses of several variants of a model on a text, in one pass over the layers.
 
 At every layer, variants with an equal prefix share one stream of hidden states. All variants
-with one low-bit layer are so measured with each layer loaded once at each bit width.
+with one low-bit layer are thus measured with each layer loaded once at each bit width.
 """
 
 from __future__ import annotations

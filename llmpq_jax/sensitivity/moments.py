@@ -24,8 +24,8 @@ from jaxtyping import Array, Float
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.tensors import TensorSpec, head_tensors, layer_tensors
 from llmpq_jax.checkpoint.load import Weights, load_weights
-from llmpq_jax.kernels import watched
 from llmpq_jax.model import DecoderLayer, Head, fresh_context
+from llmpq_jax.sensitivity.moment_array import with_moment_slots
 from llmpq_jax.sensitivity.streamed_model import StreamedModel, batches
 from llmpq_jax.sensitivity.text import Text
 from llmpq_jax.sensitivity.work_folder import WorkFolder
@@ -49,7 +49,7 @@ class Moments:
 
 LayerMoments = dict[str, Moments]
 Plain = dict[str, jax.Array]
-# Gradients of watched matrices; those of all other tensors are not used.
+# Gradients of matrices with slots; those of all other tensors are not used.
 Slots = dict[str, Any]
 
 
@@ -112,7 +112,7 @@ def _head_moments(
     model: StreamedModel, hidden_WTD: np.ndarray, seed: int
 ) -> tuple[np.ndarray, LayerMoments]:
     weights = _plain(load_weights(model.store.head(bits=16)))
-    own = tuple(
+    names = tuple(
         tensor.name for tensor in head_tensors(model.architecture) if tensor.is_matrix
     )
 
@@ -120,7 +120,7 @@ def _head_moments(
         key = jax.random.fold_in(jax.random.key(seed), index)
         return _pull_head(model.architecture, weights, jnp.asarray(batch), key)
 
-    return _pull_all(pull, hidden_WTD, None, weights, own)
+    return _pull_all(pull, hidden_WTD, None, weights, names)
 
 
 def layer_moments(
@@ -136,7 +136,7 @@ def layer_moments(
     """
     # Plain arrays: native kernels have no derivative.
     weights = _plain(load_weights(model.store.layer(layer, bits=16)))
-    own = tuple(
+    names = tuple(
         tensor.name for tensor in layer_tensors(model.architecture) if tensor.is_matrix
     )
     # Layers differ in their attention windows alone, so one is compiled for each window.
@@ -152,7 +152,7 @@ def layer_moments(
             jnp.asarray(gradient),
         )
 
-    return _pull_all(pull, hidden_WTD, gradient_WTD, weights, own)
+    return _pull_all(pull, hidden_WTD, gradient_WTD, weights, names)
 
 
 def _pull_all(
@@ -160,7 +160,7 @@ def _pull_all(
     hidden_WTD: np.ndarray,
     gradient_WTD: np.ndarray | None,
     weights: Plain,
-    own: tuple[str, ...],
+    names: tuple[str, ...],
 ) -> tuple[np.ndarray, LayerMoments]:
     """Pulls gradients back through a part, batch by batch, and sums its moments."""
     gradients, sums = [], None
@@ -168,7 +168,7 @@ def _pull_all(
         after = None if gradient_WTD is None else gradient_WTD[each]
         gradient, slots = pull(index, hidden_WTD[each], after)
         gradients.append(np.asarray(gradient))
-        slots = {name: slots[name] for name in own}
+        slots = {name: slots[name] for name in names}
         sums = slots if sums is None else jax.tree.map(jnp.add, sums, slots)
     assert sums is not None, "a text has at least one window"
     num_tokens = hidden_WTD.shape[0] * hidden_WTD.shape[1]
@@ -178,7 +178,7 @@ def _pull_all(
             inputs=sums[name].input_slot / num_tokens,
             outputs=sums[name].output_slot / num_tokens,
         )
-        for name in own
+        for name in names
     }
 
 
@@ -187,9 +187,9 @@ def _plain(weights: Weights) -> Plain:
     return cast("Plain", weights)
 
 
-def _watched(weights: Plain, tensors: tuple[TensorSpec, ...]) -> dict[str, Any]:
+def _with_slots(weights: Plain, tensors: tuple[TensorSpec, ...]) -> dict[str, Any]:
     return {
-        tensor.name: watched(weights[tensor.name])
+        tensor.name: with_moment_slots(weights[tensor.name])
         if tensor.is_matrix
         else weights[tensor.name]
         for tensor in tensors
@@ -209,8 +209,8 @@ def _pull_layer(
     def run(hidden: jax.Array, weights: dict[str, Any]) -> jax.Array:
         return DecoderLayer(architecture, layer, weights)(hidden, None, context)[0]
 
-    watching = _watched(weights, layer_tensors(architecture))
-    _, pull_back = jax.vjp(run, hidden_BTD, watching)
+    slotted = _with_slots(weights, layer_tensors(architecture))
+    _, pull_back = jax.vjp(run, hidden_BTD, slotted)
     return pull_back(gradient_BTD)
 
 
@@ -224,5 +224,5 @@ def _pull_head(
         logprobs = jax.nn.log_softmax(logits, axis=-1)
         return -jnp.sum(jnp.take_along_axis(logprobs, drawn[..., None], axis=-1))
 
-    watching = _watched(weights, head_tensors(architecture))
-    return jax.grad(loss, argnums=(0, 1))(hidden_BTD, watching)
+    slotted = _with_slots(weights, head_tensors(architecture))
+    return jax.grad(loss, argnums=(0, 1))(hidden_BTD, slotted)

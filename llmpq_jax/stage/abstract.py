@@ -1,4 +1,4 @@
-"""A stage without its weights: to be compiled, and asked what memory it takes."""
+"""Compiles a stage from descriptions of its weights, and reports the memory it takes."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ from llmpq_jax.arch.tensors import (
     layer_tensors,
 )
 from llmpq_jax.checkpoint.load import Weights
-from llmpq_jax.costmodel.memory import NUM_RECEIVED, cache_rows
+from llmpq_jax.costmodel.memory import NUM_RECEIVE_BUFFERS, cache_rows
 from llmpq_jax.schema.buckets import bucket_length, num_prefill_chunks
-from llmpq_jax.schema.precision import SCALE_BYTES, Bits, WireBits, kv_token_bytes
+from llmpq_jax.schema.precision import SCALE_BYTES, Bits, HeadBits, WireBits
 from llmpq_jax.schema.strategy import PrecisionChoice
 from llmpq_jax.schema.workload import MicroBatch, Workload
-from llmpq_jax.stage.build import DTYPES, assemble
+from llmpq_jax.stage.build import DTYPES, build_module
 from llmpq_jax.stage.compiled import Function, StageProgram
 from llmpq_jax.stage.sampling import greedy_rows
-from llmpq_jax.stage.sharding import Placement
+from llmpq_jax.stage.sharding import StageSharding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProgramMemory:
-    """What the compiler says of one program, in bytes on each device.
+    """Memory of a stage while one of its programs runs, in bytes on each device.
 
     Attributes:
-        function: Which one.
-        arguments: Weights, the caches it is given, and its inputs.
-        outputs: Among them the caches again.
-        aliased: Outputs that lie where an argument lay.
-        temporary: Needed while it runs.
-        waiting: Caches of the micro-batches that wait meanwhile; no program knows them.
-        arriving: Hidden states that arrive meanwhile, which none knows either.
+        function: Function that was compiled.
+        arguments: Bytes of weights, the program's caches and its inputs.
+        outputs: Bytes of its outputs, the caches included.
+        aliased: Bytes of outputs that reuse an argument's buffer.
+        temporary: Bytes of temporary memory.
+        waiting: Bytes of the caches of other micro-batches, which the program does not
+            use.
+        received: Bytes of hidden states that are received meanwhile.
     """
 
     function: Function
@@ -50,13 +51,13 @@ class ProgramMemory:
     aliased: int
     temporary: int
     waiting: int
-    arriving: int
+    received: int
 
     @property
     def peak(self) -> int:
-        """All that the stage holds while it runs."""
+        """Bytes of the stage in all while the program runs."""
         program = self.arguments + self.outputs + self.temporary - self.aliased
-        return program + self.waiting + self.arriving
+        return program + self.waiting + self.received
 
 
 def describe_stage(
@@ -65,53 +66,79 @@ def describe_stage(
     layers: tuple[int, int],
     bits: tuple[Bits, ...],
     precision: PrecisionChoice,
-    placement: Placement,
+    sharding: StageSharding,
     wire_bits: WireBits = 16,
 ) -> StageProgram:
-    """Makes a stage's program of descriptions of weights, as `build.build_worker` would.
+    """Makes a stage's program from descriptions of the weights that it would load.
 
-    Weights are taken to be rounded here; those of a quantised checkpoint may lie in
-    memory another way.
+    The weights are described as rounded here; those of a quantised checkpoint may have
+    another layout.
+
+    Args:
+        architecture: Architecture of the model.
+        layers: First layer and the layer after the last.
+        bits: Bit width of each layer.
+        precision: Precisions of the whole model.
+        sharding: Devices of the stage.
+        wire_bits: Bits of the hidden states that the stage sends.
     """
+    weights = _TracedWeights(architecture, sharding)
     made: list[StageProgram] = []
-    shardings: dict[int, NamedSharding] = {}
-
-    def weights(tensors: tuple[TensorSpec, ...], bits: Bits) -> Weights:
-        traced: Weights = {}
-        for tensor in tensors:
-            kept_bits: Bits = bits if tensor.is_matrix else 16
-            drawn = jnp.zeros(tensor.shape, jnp.bfloat16)
-            weight, lie = placement.trace_weight(tensor, drawn, kept_bits)
-            traced[tensor.name] = weight
-            leaves = jax.tree.leaves(weight)
-            shardings.update(zip(map(id, leaves), lie, strict=True))
-        return traced
 
     def make() -> list[jax.Array]:
-        """Builds the stage of arrays that JAX only traces."""
-        module = assemble(
+        """Builds the stage from traced arrays."""
+        module = build_module(
             architecture,
+            weights,
+            sharding,
             layers=layers,
             bits=bits,
             precision=precision,
-            placement=placement,
             wire_bits=wire_bits,
-            embedding=lambda: weights(embedding_tensors(architecture), 16),
-            layer=lambda _, bits: weights(layer_tensors(architecture), bits),
-            head=lambda: weights(head_tensors(architecture), precision.head_bits),
         )
-        made.append(StageProgram(module, placement))
+        made.append(StageProgram(module, sharding))
         return made[0].leaves
 
     described = jax.eval_shape(make)
     (program,) = made
-    program.hold(
-        [
-            leaf.update(sharding=shardings[id(traced)])
-            for leaf, traced in zip(described, program.leaves, strict=True)
-        ]
-    )
+    program.leaves = [
+        leaf.update(sharding=weights.shardings[id(traced)])
+        for leaf, traced in zip(described, program.leaves, strict=True)
+    ]
     return program
+
+
+class _TracedWeights:
+    """Weights of a stage as arrays that JAX only traces.
+
+    Attributes:
+        shardings: Sharding of each array, by the array's id.
+    """
+
+    def __init__(self, architecture: Architecture, sharding: StageSharding) -> None:
+        self._architecture = architecture
+        self._sharding = sharding
+        self.shardings: dict[int, NamedSharding] = {}
+
+    def embedding(self) -> Weights:
+        return self._trace(embedding_tensors(self._architecture), 16)
+
+    def layer(self, layer: int, bits: Bits) -> Weights:
+        del layer  # All layers of a model have the same shapes.
+        return self._trace(layer_tensors(self._architecture), bits)
+
+    def head(self, bits: HeadBits) -> Weights:
+        return self._trace(head_tensors(self._architecture), bits)
+
+    def _trace(self, specs: tuple[TensorSpec, ...], bits: Bits) -> Weights:
+        weights: Weights = {}
+        for spec in specs:
+            drawn = jnp.zeros(spec.shape, jnp.bfloat16)
+            weight, shardings = self._sharding.trace_weight(spec, drawn, bits)
+            weights[spec.name] = weight
+            leaves = jax.tree.leaves(weight)
+            self.shardings.update(zip(map(id, leaves), shardings, strict=True))
+        return weights
 
 
 def program_memories(
@@ -122,86 +149,103 @@ def program_memories(
     precision: PrecisionChoice,
     received_bits: WireBits = 16,
 ) -> Iterator[ProgramMemory]:
-    """Compiles the programs that serve a workload, and asks what memory they take.
+    """Compiles the programs that serve a workload, and yields the memory of each.
 
-    Hidden states arrive at `received_bits`, as the stage before hands them on.
+    Args:
+        program: Stage, loaded or described (`describe_stage`).
+        workload: Workload to serve.
+        micro_batch: Sizes of the micro-batches.
+        precision: Precisions of the whole model.
+        received_bits: Bits of the hidden states that the stage before sends.
     """
-    dtype = DTYPES[precision.activations]
-    describe = program.placement.describe
     num_tokens = bucket_length(workload.prompt_length)
     num_slots = max(bucket_length(workload.context_length), num_tokens)
     num_chunks = num_prefill_chunks(num_tokens, micro_batch.chunk_tokens)
     prefill, decode = micro_batch.prefill, micro_batch.decode
-    cache = tuple(
-        program.placement.describe_cache(
-            program.architecture,
-            num_rows=decode,
-            num_slots=num_slots,
-            dtype=dtype,
-            kv_bits=precision.kv_bits,
-        )
-        for _ in range(program.num_layers)
+    num_groups = max(1, prefill // decode)
+    arguments = _Arguments(program, precision, received_bits)
+    describe = program.sharding.describe
+    cache = arguments.cache(decode, num_slots)
+    dtype = DTYPES[precision.activations]
+    row_bytes = num_slots * program.slot_bytes(dtype, precision.kv_bits)
+
+    def memory(function: Function, arguments: Any, num_groups: int) -> ProgramMemory:
+        waiting_rows = cache_rows(workload, micro_batch) - num_groups * decode
+        return _memory(program, function, arguments, waiting_rows * row_bytes)
+
+    yield memory(
+        "prefill" if num_chunks == 1 else "extend",
+        (
+            arguments.inputs(prefill, num_tokens // num_chunks),
+            (cache,) * num_groups,
+            describe((), jnp.int32) if num_chunks == 1 else describe((2,), jnp.int32),
+            arguments.rows(prefill),
+        ),
+        num_groups,
     )
-
-    def packed(rows: int) -> jax.ShapeDtypeStruct:
-        told = program.pack(np.zeros(rows, np.int32), greedy_rows(rows))
-        return describe(told.shape, told.dtype)
-
-    def inputs(rows: int, length: int) -> jax.ShapeDtypeStruct:
-        if program.has_embedding:
-            return describe((rows, length), jnp.int32)
-        width = program.architecture.hidden_size
-        if received_bits == 8:
-            return describe((rows, length, width + SCALE_BYTES), jnp.int8)
-        return describe((rows, length, width), dtype)
-
-    def waiting(num_groups: int) -> int:
-        rows = cache_rows(workload, micro_batch) - num_groups * decode
-        row_bytes = kv_token_bytes(
-            program.architecture.num_kv_heads // program.placement.width,
-            program.architecture.head_dim,
-            dtype.itemsize,
-            kv_bits=precision.kv_bits,
-        )
-        return rows * num_slots * program.num_layers * row_bytes
-
-    caches = (cache,) * max(1, prefill // decode)
-    start = describe((), jnp.int32) if num_chunks == 1 else describe((2,), jnp.int32)
-    arguments = (
-        inputs(prefill, num_tokens // num_chunks),
-        caches,
-        start,
-        packed(prefill),
-    )
-    function: Function = "prefill" if num_chunks == 1 else "extend"
-    yield _account(program, function, arguments, waiting(len(caches)))
     if workload.new_tokens == 1:
         return
-    tokens = inputs(decode, 1)
+    inputs = arguments.inputs(decode, 1)
     if program.has_embedding:
-        tokens = describe((decode,), jnp.int32)
-    if program.takes_steps:
-        steps = (tokens, cache, packed(decode), describe((), jnp.int32))
-        yield _account(program, "steps", steps, waiting(1))
+        inputs = describe((decode,), jnp.int32)
+    decoded = (inputs, cache, arguments.rows(decode))
+    if program.is_whole_model:
+        yield memory("steps", (*decoded, describe((), jnp.int32)), 1)
     else:
-        yield _account(program, "decode", (tokens, cache, packed(decode)), waiting(1))
+        yield memory("decode", decoded, 1)
 
 
-def _account(
+@dataclass(frozen=True, slots=True)
+class _Arguments:
+    """Descriptions of a program's arguments."""
+
+    program: StageProgram
+    precision: PrecisionChoice
+    received_bits: WireBits
+
+    def inputs(self, num_rows: int, num_tokens: int) -> jax.ShapeDtypeStruct:
+        describe = self.program.sharding.describe
+        if self.program.has_embedding:
+            return describe((num_rows, num_tokens), jnp.int32)
+        width = self.program.architecture.hidden_size
+        if self.received_bits == 8:
+            return describe((num_rows, num_tokens, width + SCALE_BYTES), jnp.int8)
+        dtype = DTYPES[self.precision.activations]
+        return describe((num_rows, num_tokens, width), dtype)
+
+    def rows(self, num_rows: int) -> jax.ShapeDtypeStruct:
+        packed = self.program.pack(np.zeros(num_rows, np.int32), greedy_rows(num_rows))
+        return self.program.sharding.describe(packed.shape, packed.dtype)
+
+    def cache(self, num_rows: int, num_slots: int) -> tuple[Any, ...]:
+        return tuple(
+            self.program.sharding.describe_cache(
+                self.program.architecture,
+                num_rows=num_rows,
+                num_slots=num_slots,
+                dtype=DTYPES[self.precision.activations],
+                kv_bits=self.precision.kv_bits,
+            )
+            for _ in range(self.program.num_layers)
+        )
+
+
+def _memory(
     program: StageProgram,
     function: Function,
     arguments: tuple[Any, ...],
     waiting: int,
 ) -> ProgramMemory:
-    said = program.compile(function, "tokens", arguments).memory_analysis()
-    given = arguments[0]
-    arriving = (NUM_RECEIVED - 1) * given.size * given.dtype.itemsize
+    compiled = program.compile(function, "tokens", arguments).memory_analysis()
+    inputs = arguments[0]
+    input_bytes = inputs.size * inputs.dtype.itemsize
+    num_others = 0 if program.has_embedding else NUM_RECEIVE_BUFFERS - 1
     return ProgramMemory(
         function=function,
-        arguments=said.argument_size_in_bytes,
-        outputs=said.output_size_in_bytes,
-        aliased=said.alias_size_in_bytes,
-        temporary=said.temp_size_in_bytes,
+        arguments=compiled.argument_size_in_bytes,
+        outputs=compiled.output_size_in_bytes,
+        aliased=compiled.alias_size_in_bytes,
+        temporary=compiled.temp_size_in_bytes,
         waiting=waiting,
-        arriving=0 if program.has_embedding else arriving,
+        received=num_others * input_bytes,
     )

@@ -1,7 +1,8 @@
-"""Where a stage's arrays live: one device, or a mesh that cuts them."""
+"""How a stage's arrays are placed on its devices: whole on one, or cut over a mesh."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.tensors import TensorSpec, shard_for
+from llmpq_jax.checkpoint.host_tensor import HostTensor
+from llmpq_jax.checkpoint.load import Weights
 from llmpq_jax.errors import StrategyError
 from llmpq_jax.kernels import PanelArray, Weight, serve_matrix, serving_layout
 from llmpq_jax.model import LayerCache, make_cache
@@ -23,13 +26,19 @@ from llmpq_jax.stage.emulated_devices import JaxDevice
 TENSOR_AXIS = "tensor"
 
 
-class Placement:
-    """A stage's devices, and how weights, caches and activations lie on them."""
+class StageSharding:
+    """A stage's devices, and how weights, caches and activations are placed on them.
+
+    Attributes:
+        devices: JAX devices of the stage.
+        group_size: Number of rows of an int4 group, at most.
+        mesh: Mesh of the devices, with one axis.
+    """
 
     def __init__(
         self, devices: tuple[JaxDevice, ...], *, group_size: int = 128
     ) -> None:
-        """Takes the stage's devices; int4 groups hold at most `group_size` rows."""
+        """Makes a mesh of the stage's devices."""
         self.devices = devices
         self.group_size = group_size
         self.mesh = Mesh(
@@ -38,7 +47,7 @@ class Placement:
 
     @property
     def width(self) -> int:
-        """Devices that hold the stage together."""
+        """Number of devices, which hold the stage together."""
         return len(self.devices)
 
     @property
@@ -48,69 +57,77 @@ class Placement:
 
     @property
     def replicated(self) -> NamedSharding:
-        """The whole array on each device."""
+        """Sharding of an array that is whole on each device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def cache_sharding(self) -> NamedSharding:
-        """Heads cut over the mesh."""
+        """Sharding of a cache's arrays, their heads cut over the mesh."""
         return NamedSharding(self.mesh, CACHE_PARTITION)
 
     def put(self, array: Any) -> Any:
-        """Brings an array or a tree of them here, whole, from the host or a stage."""
+        """Puts an array, or a tree of them, on each device whole."""
         return jax.device_put(array, self.replicated)
 
     def describe(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         """Describes an array that is whole on each device, to compile for."""
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self.replicated)
 
-    def place_weight(
-        self, tensor: TensorSpec, array: np.ndarray | QArray, bits: Bits
-    ) -> Weight:
-        """Brings a weight here; a matrix quantised on its way, and laid out to be read.
+    def put_weights(self, tensors: Iterable[HostTensor]) -> Weights:
+        """Puts tensors on the devices one at a time, see `put_weight`."""
+        weights: Weights = {}
+        for tensor in tensors:
+            # JAX returns before the work is done; unawaited tensors would pile up.
+            weights[tensor.name] = jax.block_until_ready(self.put_weight(tensor))
+            del tensor
+        return weights
 
-        The whole tensor is quantised before it is cut, so that the integers do not
-        depend on how many devices hold it. What is quantised already is kept.
+    def put_weight(self, tensor: HostTensor) -> Weight:
+        """Puts a weight on the devices, quantised and in the layout kernels serve.
+
+        The whole matrix is quantised before it is cut, so that the integers do not
+        depend on the number of devices. Integers that a checkpoint has are kept.
 
         Raises:
             StrategyError: A matrix whose rows are permuted would have to be cut.
         """
-        shard = shard_for(tensor, self.width)
-        if not tensor.is_matrix:
-            assert not isinstance(array, QArray), "only matrices are quantised"
-            spec = _partition(shard, array.ndim)
-            return jax.device_put(array, NamedSharding(self.mesh, spec))
-        served = (
-            self._cut_matrix(array, bits, shard)
-            if self.width > 1
-            else serve_matrix(
-                array, bits=bits, group_size=self.group_size, device=self.devices[0]
+        spec, values = tensor.spec, tensor.values
+        if not spec.is_matrix:
+            assert not isinstance(values, QArray), "only matrices are quantised"
+            return self.put_served(spec, values)
+        if self.width > 1:
+            whole = jax.device_put(values, self.devices[0])
+            served = self._serve(whole, tensor.bits, shard_for(spec, self.width))
+        else:
+            served = serve_matrix(
+                values,
+                bits=tensor.bits,
+                group_size=self.group_size,
+                device=self.devices[0],
             )
-        )
-        in_panels = isinstance(served, PanelArray)
-        return jax.tree.map(
-            lambda leaf: self.put_leaf(tensor, leaf, in_panels=in_panels), served
-        )
+        return self.put_served(spec, served)
 
-    def put_leaf(
-        self, tensor: TensorSpec, leaf: jax.Array | np.ndarray, *, in_panels: bool
-    ) -> jax.Array:
-        """Brings one array of a weight here that is laid out to be read already."""
-        shard = shard_for(tensor, self.width)
-        return jax.device_put(leaf, self._leaf_sharding(leaf.ndim, shard, in_panels))
+    def put_served(self, spec: TensorSpec, weight: Weight | np.ndarray) -> Weight:
+        """Puts a weight on the devices that already has the layout kernels serve."""
+        shard = shard_for(spec, self.width)
+        in_panels = isinstance(weight, PanelArray)
+        return jax.tree.map(
+            lambda leaf: jax.device_put(
+                leaf, self._leaf_sharding(leaf.ndim, shard, in_panels)
+            ),
+            weight,
+        )
 
     def trace_weight(
-        self, tensor: TensorSpec, array: jax.Array, bits: Bits
+        self, spec: TensorSpec, array: jax.Array, bits: Bits
     ) -> tuple[Weight, list[NamedSharding]]:
-        """Lays a whole weight out as `place_weight` would, while JAX only traces.
+        """Gives a weight its served layout while JAX only traces, see `put_weight`.
 
         Returns:
-            The weight as it is served, and how each of its arrays lies on the mesh.
+            The weight as it is served, and the sharding of each of its arrays.
         """
-        shard = shard_for(tensor, self.width)
-        if not tensor.is_matrix:
-            return array, [NamedSharding(self.mesh, _partition(shard, array.ndim))]
-        served = self._serve(array, bits, shard)
+        shard = shard_for(spec, self.width)
+        served = self._serve(array, bits, shard) if spec.is_matrix else array
         return served, [
             self._leaf_sharding(leaf.ndim, shard, isinstance(served, PanelArray))
             for leaf in jax.tree.leaves(served)
@@ -123,9 +140,6 @@ class Placement:
             _panel_partition(shard) if in_panels else _partition(shard, num_axes)
         )
         return NamedSharding(self.mesh, partition)
-
-    def _cut_matrix(self, array: np.ndarray | QArray, bits: Bits, shard: str) -> Weight:
-        return self._serve(jax.device_put(array, self.devices[0]), bits, shard)
 
     def _serve(self, weight: jax.Array | QArray, bits: Bits, shard: str) -> Weight:
         if bits != 16 and not isinstance(weight, QArray):
@@ -171,7 +185,7 @@ class Placement:
         dtype: jnp.dtype,
         kv_bits: KvBits,
     ) -> LayerCache:
-        """Describes what `empty_cache` allocates, to compile for."""
+        """Describes a cache that `empty_cache` would allocate, to compile for."""
         return make_cache(
             partial(jax.ShapeDtypeStruct, sharding=self.cache_sharding),
             architecture,
@@ -186,7 +200,7 @@ CACHE_PARTITION = PartitionSpec(None, None, TENSOR_AXIS, None)
 
 
 def _partition(shard: str, num_axes: int) -> PartitionSpec:
-    """Features lie along the last axis; groups, or rows, along the first."""
+    """Cuts features along the last axis; groups, or rows, along the first."""
     if shard == "columns":
         return PartitionSpec(*([None] * (num_axes - 1)), TENSOR_AXIS)
     if shard == "rows":
@@ -195,7 +209,7 @@ def _partition(shard: str, num_axes: int) -> PartitionSpec:
 
 
 def _panel_partition(shard: str) -> PartitionSpec:
-    """Panels run along the features, the axis after them along the rows."""
+    """Cuts panels, which are runs of features, and rows along the axis after them."""
     if shard == "columns":
         return PartitionSpec(TENSOR_AXIS, None, None)
     if shard == "rows":

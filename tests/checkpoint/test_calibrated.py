@@ -10,20 +10,20 @@ import pytest
 
 from llmpq_jax.checkpoint.calibrated import (
     MANIFEST,
+    CalibratedWeights,
+    Calibration,
+    LayerOrHead,
     LowBits,
-    Part,
-    RoundedFor,
-    RoundedWeights,
     begin,
     finish,
-    write_part,
+    write_matrices,
 )
 from llmpq_jax.errors import CheckpointError, StrategyError
 from llmpq_jax.quant import QArray, quantize
 from llmpq_jax.runtime import Pipeline
 from tests.tiny_models import make_strategy, write_tiny_model
 
-MADE_FOR = RoundedFor(fingerprint="sha256:1", rounding="gptq", group_size=32, text="t")
+MADE_FOR = Calibration(fingerprint="sha256:1", rounding="gptq", group_size=32, text="t")
 
 
 def _weight(seed: int, bits) -> QArray:
@@ -34,16 +34,16 @@ def _weight(seed: int, bits) -> QArray:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     begin(tmp_path)
-    write_part(tmp_path, 3, 4, {"mlp.up.weight": _weight(0, 4)})
-    write_part(tmp_path, "head", 8, {"vocabulary.weight": _weight(1, 8)})
+    write_matrices(tmp_path, 3, 4, {"mlp.up.weight": _weight(0, 4)})
+    write_matrices(tmp_path, "head", 8, {"vocabulary.weight": _weight(1, 8)})
     finish(tmp_path, MADE_FOR)
     return tmp_path
 
 
 def test_what_was_written_is_read_bit_for_bit(folder):
-    rounded = RoundedWeights(folder, fingerprint="sha256:1")
-    assert rounded.made_for == MADE_FOR
-    written: tuple[tuple[Part, LowBits, str, int], ...] = (
+    rounded = CalibratedWeights(folder, fingerprint="sha256:1")
+    assert rounded.calibration == MADE_FOR
+    written: tuple[tuple[LayerOrHead, LowBits, str, int], ...] = (
         (3, 4, "mlp.up.weight", 0),
         ("head", 8, "vocabulary.weight", 1),
     )
@@ -59,17 +59,17 @@ def test_what_was_written_is_read_bit_for_bit(folder):
 def test_a_folder_that_was_not_finished_is_refused(folder):
     (folder / MANIFEST).unlink()
     with pytest.raises(CheckpointError, match=r"rounded\.json is missing or damaged"):
-        RoundedWeights(folder, fingerprint="sha256:1")
+        CalibratedWeights(folder, fingerprint="sha256:1")
     (folder / MANIFEST).write_text('{"schema": 1}')
     with pytest.raises(CheckpointError, match=r"rounded\.json is missing or damaged"):
-        RoundedWeights(folder, fingerprint="sha256:1")
+        CalibratedWeights(folder, fingerprint="sha256:1")
 
 
 def test_another_model_s_weights_are_refused(folder):
     with pytest.raises(
         CheckpointError, match="are of the model sha256:1, expected sha2"
     ):
-        RoundedWeights(folder, fingerprint="sha256:2")
+        CalibratedWeights(folder, fingerprint="sha256:2")
 
 
 def test_a_file_that_changed_is_refused(folder):
@@ -77,7 +77,7 @@ def test_a_file_that_changed_is_refused(folder):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
-    rounded = RoundedWeights(folder, fingerprint="sha256:1")
+    rounded = CalibratedWeights(folder, fingerprint="sha256:1")
     with pytest.raises(
         CheckpointError, match=r"has another checksum than rounded\.json"
     ):
@@ -85,7 +85,7 @@ def test_a_file_that_changed_is_refused(folder):
 
 
 def test_a_file_that_is_not_there_is_missed(folder):
-    rounded = RoundedWeights(folder, fingerprint="sha256:1")
+    rounded = CalibratedWeights(folder, fingerprint="sha256:1")
     with pytest.raises(
         CheckpointError, match=r"layer-002-int8\.safetensors is missing"
     ):
@@ -123,6 +123,6 @@ def test_a_strategy_names_the_weights_it_was_planned_with(tmp_path):
 def test_a_folder_that_is_begun_anew_cannot_be_read_until_it_is_finished(folder):
     begin(folder)
     with pytest.raises(CheckpointError, match=r"rounded\.json is missing or damaged"):
-        RoundedWeights(folder, fingerprint="sha256:1")
+        CalibratedWeights(folder, fingerprint="sha256:1")
     finish(folder, MADE_FOR)
-    RoundedWeights(folder, fingerprint="sha256:1").read(3, 4)
+    CalibratedWeights(folder, fingerprint="sha256:1").read(3, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Literal
 
@@ -15,32 +16,28 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.tensors import (
-    TensorSpec,
     embedding_tensors,
     head_tensors,
     layer_tensors,
 )
-from llmpq_jax.checkpoint.load import Stored, load_embedding, load_head, load_layer
+from llmpq_jax.checkpoint.load import load_weights
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
+from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.kernels import Weight
 from llmpq_jax.quant import QArray, quantize
-from llmpq_jax.schema.precision import Bits
 from tests.checkpoint.configs import CONFIGS
 
 
-def _open(
-    folder: Path, name: str = "llama", dtype: type | None = None
-) -> tuple[CheckpointReader, Architecture]:
+def _open(folder: Path, name: str = "llama", dtype: type | None = None) -> WeightStore:
     write_random_checkpoint(folder, CONFIGS[name], seed=3, dtype="float32")
     if dtype is not None:
         tensors = load_file(folder / WHOLE)
         save_file({key: a.astype(dtype) for key, a in tensors.items()}, folder / WHOLE)
-    return CheckpointReader(folder), read_architecture(folder)
+    return WeightStore(CheckpointReader(folder), read_architecture(folder))
 
 
 def _array(weight: Weight) -> jax.Array:
@@ -50,11 +47,11 @@ def _array(weight: Weight) -> jax.Array:
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_all_tensors_of_the_spec_are_loaded(tmp_path: Path, name: str) -> None:
-    reader, architecture = _open(tmp_path, name)
+    store = _open(tmp_path, name)
     loaded = (
-        (layer_tensors(architecture), load_layer(reader, architecture, 1, bits=16)),
-        (embedding_tensors(architecture), load_embedding(reader, architecture)),
-        (head_tensors(architecture), load_head(reader, architecture, bits=16)),
+        (layer_tensors(store.architecture), load_weights(store.layer(1, bits=16))),
+        (embedding_tensors(store.architecture), load_weights(store.embedding())),
+        (head_tensors(store.architecture), load_weights(store.head(bits=16))),
     )
     for tensors, weights in loaded:
         shapes = {tensor.name: tensor.shape for tensor in tensors}
@@ -73,11 +70,11 @@ def test_all_tensors_of_the_spec_are_loaded(tmp_path: Path, name: str) -> None:
 def test_at_16_bits_the_file_s_own_16_bits_are_served(
     tmp_path: Path, dtype: type, served: type
 ) -> None:
-    reader, architecture = _open(tmp_path, "llama-biases", dtype)
-    layer = load_layer(reader, architecture, 0, bits=16)
+    store = _open(tmp_path, "llama-biases", dtype)
+    layer = load_weights(store.layer(0, bits=16))
     dtypes = {_array(weight).dtype for weight in layer.values()}
     assert dtypes == {jnp.dtype(served)}
-    stored = reader.read("model.layers.0.mlp.up_proj.weight").T.astype(served)
+    stored = store.reader.read("model.layers.0.mlp.up_proj.weight").T.astype(served)
     assert np.array_equal(np.asarray(layer["mlp.up.weight"]), stored)
 
 
@@ -85,13 +82,13 @@ def test_at_16_bits_the_file_s_own_16_bits_are_served(
 def test_matrices_alone_are_quantised_from_the_file_s_values(
     tmp_path: Path, bits: Literal[4, 8]
 ) -> None:
-    reader, architecture = _open(tmp_path, "llama-biases")
-    layer = load_layer(reader, architecture, 1, bits=bits, group_size=32)
+    store = _open(tmp_path, "llama-biases")
+    layer = load_weights(store.layer(1, bits=bits), group_size=32)
     matrices = {
-        tensor.name for tensor in layer_tensors(architecture) if tensor.is_matrix
+        tensor.name for tensor in layer_tensors(store.architecture) if tensor.is_matrix
     }
     assert {key for key, w in layer.items() if isinstance(w, QArray)} == matrices
-    stored = reader.read("model.layers.1.self_attn.o_proj.weight").T
+    stored = store.reader.read("model.layers.1.self_attn.o_proj.weight").T
     expected = quantize(jnp.asarray(stored), bits=bits, group_size=32)
     found = layer["attention.output.weight"]
     found_leaves, found_kind = jax.tree.flatten(found)
@@ -101,77 +98,93 @@ def test_matrices_alone_are_quantised_from_the_file_s_values(
 
 
 def test_a_head_of_8_bits_is_quantised_and_its_norm_is_not(tmp_path: Path) -> None:
-    reader, architecture = _open(tmp_path, "mistral")
-    head = load_head(reader, architecture, bits=8)
+    store = _open(tmp_path, "mistral")
+    head = load_weights(store.head(bits=8))
     assert isinstance(head["vocabulary.weight"], QArray)
     assert not isinstance(head["norm.weight"], QArray)
 
 
 def test_float64_is_quantised_too(tmp_path: Path) -> None:
-    reader, architecture = _open(tmp_path, "llama", np.float64)
-    layer = load_layer(reader, architecture, 0, bits=8)
+    store = _open(tmp_path, "llama", np.float64)
+    layer = load_weights(store.layer(0, bits=8))
     assert isinstance(layer["mlp.up.weight"], QArray)
 
 
 def test_bloom_s_fused_tensor_is_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader, architecture = _open(tmp_path, "bloom")
+    store = _open(tmp_path, "bloom")
     read: list[str] = []
-    plain = reader.read
+    plain = store.reader.read
     monkeypatch.setattr(
-        reader, "read", lambda name: (read.append(name), plain(name))[1]
+        store.reader, "read", lambda name: (read.append(name), plain(name))[1]
     )
-    load_layer(reader, architecture, 0, bits=16)
+    load_weights(store.layer(0, bits=16))
     assert len(read) == len(set(read))
     assert "transformer.h.0.self_attention.query_key_value.weight" in read
 
 
-def test_a_place_of_the_caller_s_gets_every_tensor_with_its_bits(
-    tmp_path: Path,
-) -> None:
-    reader, architecture = _open(tmp_path)
-    seen: dict[str, tuple[tuple[int, ...], Bits]] = {}
-
-    def place(tensor: TensorSpec, array: Stored, bits: Bits) -> jax.Array:
-        assert isinstance(array, np.ndarray)
-        seen[tensor.name] = (array.shape, bits)
-        return jnp.zeros(())
-
-    load_layer(reader, architecture, 0, bits=4, place=place)
+def test_a_store_yields_every_tensor_with_its_bits(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    seen = {
+        tensor.name: (np.shape(tensor.values), tensor.bits)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        for tensor in store.layer(0, bits=4)
+    }
     assert seen == {
         tensor.name: (tensor.shape, 4 if tensor.is_matrix else 16)
-        for tensor in layer_tensors(architecture)
+        for tensor in layer_tensors(store.architecture)
     }
 
 
+@pytest.mark.parametrize("name", ["llama", "bloom"])
+def test_a_store_holds_no_tensor_that_its_reader_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    store = _open(tmp_path, name)
+    plain = store.reader.read
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    def read(name: str) -> np.ndarray:
+        assert all(each() is None for each in alive)
+        array = plain(name)
+        alive.append(weakref.ref(array))
+        return array
+
+    monkeypatch.setattr(store.reader, "read", read)
+    for tensors in (store.embedding(), store.layer(1, bits=8), store.head(bits=16)):
+        for tensor in tensors:
+            del tensor
+    assert len(alive) > 10
+
+
 def test_a_missing_tensor_is_noticed_where_it_is_needed(tmp_path: Path) -> None:
-    _, architecture = _open(tmp_path)
+    _open(tmp_path)
     tensors = load_file(tmp_path / WHOLE)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, tmp_path / WHOLE)
-    reader = CheckpointReader(tmp_path)
-    load_layer(reader, architecture, 0, bits=16)
+    store = WeightStore(CheckpointReader(tmp_path), read_architecture(tmp_path))
+    load_weights(store.layer(0, bits=16))
     with pytest.raises(
         CheckpointError, match=r"layers\.1\.mlp\.up_proj\.weight' is missing"
     ):
-        load_layer(reader, architecture, 1, bits=16)
+        load_weights(store.layer(1, bits=16))
 
 
 _LOADING = """
 import re, sys
 from pathlib import Path
 import jax, psutil
-from llmpq_jax.checkpoint.load import load_layer
+from llmpq_jax.checkpoint.load import load_weights
 from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.arch.families import read_architecture
 
 folder = Path(sys.argv[1])
-reader, architecture = CheckpointReader(folder), read_architecture(folder)
-load_layer(reader, architecture, 0, bits=4)  # compiles
+store = WeightStore(CheckpointReader(folder), read_architecture(folder))
+load_weights(store.layer(0, bits=4))  # compiles
 before = psutil.Process().memory_info().rss
 Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
-layers = [load_layer(reader, architecture, layer, bits=4) for layer in range(5)]
+layers = [load_weights(store.layer(layer, bits=4)) for layer in range(5)]
 status = Path("/proc/self/status").read_text()
 peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
 print(peak - before, sum(leaf.nbytes for leaf in jax.tree.leaves(layers)))

@@ -15,9 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import model_fingerprint
-from llmpq_jax.checkpoint.load import load_layer
+from llmpq_jax.checkpoint.load import load_weights
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
+from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.checkpoint.validate import check_bits, check_checkpoint, layer_bits
 from llmpq_jax.errors import CheckpointError, StrategyError, UnsupportedModelError
 from llmpq_jax.quant import QArray
@@ -116,6 +117,10 @@ def foreign(
     return write_foreign(tmp_path_factory.mktemp("foreign"), write, description), bits
 
 
+def _open(model: Path) -> WeightStore:
+    return WeightStore(CheckpointReader(model), read_architecture(model))
+
+
 def _logits(model: Path, bits: Any, devices: tuple[int, ...] = (0,)) -> np.ndarray:
     strategy = make_strategy(model, [(devices, [bits] * 4)])
     with Pipeline.load(strategy) as pipeline:
@@ -137,7 +142,7 @@ def test_at_16_bits_the_dequantised_matrices_are_served(
 ) -> None:
     model, _ = foreign
     loaded, twin = (
-        load_layer(CheckpointReader(path), read_architecture(path), 1, bits=16)
+        load_weights(_open(path).layer(1, bits=16))
         for path in (model, model.parent / "dense")
     )
     assert jax.tree.map(jnp.array_equal, loaded, twin) == dict.fromkeys(twin, True)
@@ -157,7 +162,7 @@ def test_its_own_bits_and_16_are_allowed_and_others_refused(
     with pytest.raises(CheckpointError, match=message):
         check_bits(reader, architecture, layers=layers, head=16)
     with pytest.raises(CheckpointError, match=rf"the plan asks for {other}"):
-        load_layer(reader, architecture, 0, bits=layers[2])
+        load_weights(_open(model).layer(0, bits=layers[2]))
 
 
 @pytest.mark.parametrize("name", ["gptq-asymmetric", "compressed-8"])
@@ -203,10 +208,8 @@ def test_a_plain_matrix_beside_quantised_ones_is_rounded_as_planned(gptq: Path) 
     }
     save_file(tensors | {f"{DOWN}.weight": twin[f"{DOWN}.weight"]}, gptq / WHOLE)
     _check(gptq)
-    reader, architecture = CheckpointReader(gptq), read_architecture(gptq)
-    assert isinstance(
-        load_layer(reader, architecture, 1, bits=4)["mlp.down.weight"], QArray
-    )
+    layer = load_weights(_open(gptq).layer(1, bits=4))
+    assert isinstance(layer["mlp.down.weight"], QArray)
 
 
 @pytest.mark.parametrize(

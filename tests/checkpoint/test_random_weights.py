@@ -9,16 +9,13 @@ import numpy as np
 import pytest
 
 from llmpq_jax.arch.families import read_architecture
-from llmpq_jax.arch.tensors import layer_tensors
 from llmpq_jax.checkpoint.random_weights import (
     StoredDtype,
-    random_layer,
     write_random_checkpoint,
 )
 from llmpq_jax.checkpoint.reader import INDEX, CheckpointReader
 from llmpq_jax.checkpoint.validate import check_checkpoint
 from llmpq_jax.errors import UnsupportedModelError
-from llmpq_jax.quant import QArray
 from tests.checkpoint.configs import CONFIGS
 
 
@@ -66,16 +63,3 @@ def test_matrices_keep_the_size_of_hidden_states(tmp_path: Path) -> None:
 def test_an_unsupported_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"model_type is 'gpt2'"):
         write_random_checkpoint(tmp_path, {"model_type": "gpt2"})
-
-
-@pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_a_random_layer_needs_no_weights(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(CONFIGS[name]), encoding="utf-8")
-    architecture = read_architecture(path)
-    tensors = layer_tensors(architecture)
-    whole = random_layer(architecture, bits=16)
-    shapes = {name: np.shape(weight) for name, weight in whole.items()}  # pyright: ignore[reportArgumentType, reportCallIssue]
-    assert shapes == {tensor.name: tensor.shape for tensor in tensors}
-    quantised = random_layer(architecture, bits=8)
-    assert all(isinstance(quantised[t.name], QArray) == t.is_matrix for t in tensors)

@@ -12,9 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.checkpoint.open_store import open_store
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
-from llmpq_jax.checkpoint.source import open_source
 from llmpq_jax.checkpoint.validate import check_checkpoint, plannable_bits
 from llmpq_jax.checkpoint.writer import write_served_weights
 from llmpq_jax.errors import CheckpointError
@@ -132,7 +132,7 @@ def _mixed(folder: Path, layers: list[Bits], head: HeadBits = 16) -> CheckpointR
     write_random_checkpoint(folder / "model", config)
     strategy = make_strategy(folder / "model", [((0,), layers)], head_bits=head)
     (folder / "out").mkdir()
-    write_served_weights(open_source(strategy), strategy, folder / "out")
+    write_served_weights(open_store(strategy), strategy, folder / "out")
     return CheckpointReader(folder / "out")
 
 

@@ -29,7 +29,7 @@ def model(tmp_path_factory) -> Path:
 def _serve(model: Path, folder: Path | None, stages=STAGES):
     """Returns the logits of a few tokens, and what the cache had to tell."""
     told: list[str] = []
-    cache = None if folder is None else WeightsCache(folder, tell=told.append)
+    cache = None if folder is None else WeightsCache(folder, log=told.append)
     start = partial(start_local, weights_cache=cache)
     with Pipeline.load(make_strategy(model, stages), start=start) as pipeline:
         return pipeline.score([[3, 4, 5, 6]]).tobytes(), told

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from llmpq_jax.arch.families import read_architecture
-from llmpq_jax.checkpoint.calibrated import RoundedFor, finish, write_part
-from llmpq_jax.checkpoint.load import Weights, load_embedding, load_head, load_layer
+from llmpq_jax.checkpoint.calibrated import Calibration, finish, write_matrices
+from llmpq_jax.checkpoint.load import Weights, load_weights
 from llmpq_jax.checkpoint.names import CheckpointNames
+from llmpq_jax.checkpoint.open_store import open_store
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
-from llmpq_jax.checkpoint.source import Source, open_source
+from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.checkpoint.validate import check_bits, check_checkpoint
 from llmpq_jax.checkpoint.writer import write_served_weights
 from llmpq_jax.errors import UnsupportedModelError
@@ -74,7 +75,7 @@ cases = st.builds(
 
 
 @contextmanager
-def _written(case: Case) -> Iterator[tuple[Source, Strategy, Path]]:
+def _written(case: Case) -> Iterator[tuple[WeightStore, Strategy, Path]]:
     with tempfile.TemporaryDirectory() as name:
         model, out = Path(name) / "model", Path(name) / "out"
         out.mkdir()
@@ -92,15 +93,15 @@ def _written(case: Case) -> Iterator[tuple[Source, Strategy, Path]]:
             _round(strategy, folder, case)
             reference = replace(strategy.model, rounded=str(folder))
             strategy = replace(strategy, model=reference)
-        source = open_source(strategy)
-        write_served_weights(source, strategy, out, shard_bytes=1 << 15)
-        yield source, strategy, out
+        store = open_store(strategy)
+        write_served_weights(store, strategy, out, shard_bytes=1 << 15)
+        yield store, strategy, out
 
 
 def _round(strategy: Strategy, folder: Path, case: Case) -> None:
     """Fills a folder with weights compensated for inputs that are made up."""
     model = Path(strategy.model.path)
-    reader, architecture = CheckpointReader(model), read_architecture(model)
+    store = WeightStore(CheckpointReader(model), read_architecture(model))
     generator = np.random.default_rng(case.seed)
 
     def rounded(weights: Weights, bits: Literal[4, 8]) -> dict[str, QArray]:
@@ -119,53 +120,43 @@ def _round(strategy: Strategy, folder: Path, case: Case) -> None:
 
     for layer, bits in enumerate(case.bits):
         if bits != 16:
-            weights = load_layer(reader, architecture, layer, bits=16)
-            write_part(folder, layer, bits, rounded(weights, bits))
+            weights = load_weights(store.layer(layer, bits=16))
+            write_matrices(folder, layer, bits, rounded(weights, bits))
     if case.head_bits == 8:
-        weights = load_head(reader, architecture, bits=16)
-        write_part(folder, "head", 8, rounded(weights, 8))
+        weights = load_weights(store.head(bits=16))
+        write_matrices(folder, "head", 8, rounded(weights, 8))
     folder.mkdir(exist_ok=True)
-    made_for = RoundedFor(
+    calibration = Calibration(
         fingerprint=strategy.model.fingerprint,
         rounding="gptq",
         group_size=case.group_size,
         text="made up",
     )
-    finish(folder, made_for)
+    finish(folder, calibration)
 
 
-def _load(source: Source, strategy: Strategy) -> list[Weights]:
+def _load(store: WeightStore, strategy: Strategy) -> list[Weights]:
     """Everything that serving would load."""
     precision = strategy.precision
-    reader, architecture = source.reader, source.architecture
     layers = [
-        load_layer(
-            reader,
-            architecture,
-            layer,
-            bits=bits,
-            group_size=precision.group_size,
-            rounded=source.rounded,
-        )
+        load_weights(store.layer(layer, bits=bits), group_size=precision.group_size)
         for layer, bits in enumerate(strategy.bits)
     ]
-    head = load_head(
-        reader, architecture, bits=precision.head_bits, rounded=source.rounded
-    )
-    return [load_embedding(reader, architecture), *layers, head]
+    head = load_weights(store.head(bits=precision.head_bits))
+    return [load_weights(store.embedding()), *layers, head]
 
 
 @given(cases)
 def test_what_is_loaded_back_is_what_was_served_to_the_bit(case: Case) -> None:
-    with _written(case) as (source, strategy, out):
+    with _written(case) as (store, strategy, out):
         reader, architecture = CheckpointReader(out), read_architecture(out)
         ties_head = case.ties_head and case.head_bits == 16
-        assert architecture == replace(source.architecture, ties_head=ties_head)
+        assert architecture == replace(store.architecture, ties_head=ties_head)
         check_checkpoint(reader, architecture)
         check_bits(reader, architecture, layers=case.bits, head=case.head_bits)
-        new = Source(reader=reader, architecture=architecture, rounded=None)
+        new = WeightStore(reader, architecture)
         for served, loaded in zip(
-            _load(source, strategy), _load(new, strategy), strict=True
+            _load(store, strategy), _load(new, strategy), strict=True
         ):
             assert loaded.keys() == served.keys()
             for name, weight in served.items():
@@ -180,10 +171,10 @@ def test_what_is_loaded_back_is_what_was_served_to_the_bit(case: Case) -> None:
 
 @given(cases.map(lambda case: replace(case, rounding="nearest")))
 def test_an_independent_reader_finds_the_matrices_of_the_reference(case: Case) -> None:
-    with _written(case) as (source, strategy, out):
+    with _written(case) as (store, strategy, out):
         found = read_folder(out)
         names = CheckpointNames(read_architecture(out))
-        embedding, *layers, head = _load(source, strategy)
+        embedding, *layers, head = _load(store, strategy)
         few = set()
         for weights, sources in [
             (embedding, names.embedding()),
@@ -220,7 +211,7 @@ def _small(tmp_path: Path, family: str, **config: Any) -> Path:
 def test_bytes_are_those_of_the_files(tmp_path: Path) -> None:
     model = _small(tmp_path, "llama", tie_word_embeddings=True)
     strategy = make_strategy(model, [((0,), [4, 16])], head_bits=8)
-    parts = write_served_weights(open_source(strategy), strategy, tmp_path / "out")
+    parts = write_served_weights(open_store(strategy), strategy, tmp_path / "out")
     kinds = [(part.kind, part.bits) for part in parts]
     assert kinds == [("embedding", 16), ("layer", 4), ("layer", 16), ("head", 8)]
 
@@ -237,7 +228,7 @@ def test_bytes_are_those_of_the_files(tmp_path: Path) -> None:
 def test_a_model_wholly_at_16_bits_is_a_plain_checkpoint(tmp_path: Path) -> None:
     model = _small(tmp_path, "qwen2")
     strategy = make_strategy(model, [((0,), [16, 16])])
-    write_served_weights(open_source(strategy), strategy, tmp_path / "out")
+    write_served_weights(open_store(strategy), strategy, tmp_path / "out")
     found, expected = (load_file(each / WHOLE) for each in (tmp_path / "out", model))
     assert found.keys() == expected.keys()
     for name, array in expected.items():
@@ -253,7 +244,7 @@ def test_older_prefixes_are_written_as_the_family_s_usual_ones(tmp_path: Path) -
     }
     save_file(old, model / WHOLE)
     strategy = make_strategy(model, [((0,), [8, 8])])
-    write_served_weights(open_source(strategy), strategy, tmp_path / "out")
+    write_served_weights(open_store(strategy), strategy, tmp_path / "out")
     found = read_folder(tmp_path / "out")
     assert "model.decoder.layers.1.fc2" in found.dense_FC
     assert "model.decoder.embed_tokens.weight" in found.plain
@@ -266,4 +257,4 @@ def test_a_family_that_keeps_three_matrices_in_one_is_refused(tmp_path: Path) ->
         UnsupportedModelError,
         match=r"bloom keeps query, key and value in one matrix: implemented are",
     ):
-        write_served_weights(open_source(strategy), strategy, tmp_path / "out")
+        write_served_weights(open_store(strategy), strategy, tmp_path / "out")

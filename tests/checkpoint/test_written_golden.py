@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from llmpq_jax.arch.families import read_architecture
-from llmpq_jax.checkpoint.source import open_source
+from llmpq_jax.checkpoint.open_store import open_store
 from llmpq_jax.checkpoint.writer import write_served_weights
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.schema.precision import Bits
@@ -30,7 +30,7 @@ def _strategy(folder: Path) -> Strategy:
 def write_golden(folder: Path) -> None:
     """Writes what tests/golden/quantized holds."""
     strategy = _strategy(GOLDEN / "models" / "llama-tied-grouped")
-    write_served_weights(open_source(strategy), strategy, folder)
+    write_served_weights(open_store(strategy), strategy, folder)
 
 
 def test_what_is_written_is_the_golden_folder_byte_for_byte(tmp_path: Path) -> None:

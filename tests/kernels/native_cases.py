@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmpq_jax.kernels.native import attend_to_cache, multiply_panels
-from llmpq_jax.kernels.panels import to_panels
+from llmpq_jax.kernels.native_attention import attend_to_cache
+from llmpq_jax.kernels.panels import multiply_panels, to_panels
 from llmpq_jax.model import LayerCache
 from llmpq_jax.quant import QArray, quantize
 from llmpq_jax.quant.reference import reference_weight
@@ -80,10 +80,8 @@ def check_attention(
     cache = LayerCache(key=keys, value=values).at(kv_bits)
     position = generator.integers(0, num_slots, num_rows).astype(np.int32)
     slopes = generator.random(num_heads, np.float32) if has_slopes else None
-    mixed, *blocks = jax.jit(attend_to_cache, static_argnames="window")(
-        *(query, key, value, cache.key, cache.value, jnp.asarray(position)),
-        key_scales_BSK1=cache.key_scale,
-        value_scales_BSK1=cache.value_scale,
+    mixed, blocks = jax.jit(attend_to_cache, static_argnames="window")(
+        *(query, key, value, tuple(cache), jnp.asarray(position)),
         window=window,
         slopes_N=None if slopes is None else jnp.asarray(slopes),
     )

@@ -19,7 +19,8 @@ from llmpq_jax.kernels import (
     serve_matrix,
     serving_layout,
 )
-from llmpq_jax.kernels.groups import to_groups, unpacked_groups
+from llmpq_jax.kernels.groups import to_groups
+from llmpq_jax.kernels.nibbles import unpack_groups
 from llmpq_jax.quant import quantize
 from llmpq_jax.quant.reference import reference_weight
 from llmpq_jax.schema.precision import group_size_for, matrix_bytes
@@ -54,8 +55,10 @@ def test_groups_hold_the_very_integers(
         num_groups * group_size,
         num_features,
     )
-    parts = [np.asarray(part, np.float64) for part in unpacked_groups(groups)]
-    values = np.concatenate(parts, axis=1)
+    parts = unpack_groups(jnp.asarray(groups.values, jnp.int32), bits=bits)
+    values = np.concatenate([np.asarray(part, np.float64) for part in parts], axis=1)
+    if groups.zero_point is not None:
+        values -= np.asarray(groups.zero_point, np.float64)[:, None]
     found = values * np.asarray(groups.scale, np.float64)[:, None]
     assert (found.reshape(-1, num_features) == reference_weight(weight)).all()
 

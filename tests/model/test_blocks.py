@@ -15,13 +15,14 @@ import llmpq_jax.model.attention
 import llmpq_jax.model.blocks
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.tensors import layer_tensors
+from llmpq_jax.checkpoint.host_tensor import HostTensor
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.model import Context, LayerCache, PromptCache, fresh_context
 from llmpq_jax.model.attention import attend, store_and_attend
-from llmpq_jax.profiler.stage_bench import _draw
+from llmpq_jax.profiler.stage_bench import random_weight
 from llmpq_jax.schema.prefill_blocks import token_block
 from llmpq_jax.stage.build import build_layer
-from llmpq_jax.stage.sharding import Placement
+from llmpq_jax.stage.sharding import StageSharding
 from tests.tiny_models import CONFIG
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 8
@@ -109,14 +110,14 @@ def patch():
 def test_a_layer_in_blocks_of_tokens_is_the_layer(monkeypatch, tmp_path, norm, bits):
     write_random_checkpoint(tmp_path, CONFIG, seed=0)
     architecture = replace(read_architecture(tmp_path), norm_position=norm)
-    placement = Placement(tuple(jax.devices()[:1]))
+    sharding = StageSharding(tuple(jax.devices()[:1]))
     weights = {
-        tensor.name: placement.place_weight(
-            tensor, _draw(tensor), bits if tensor.is_matrix else 16
+        tensor.name: sharding.put_weight(
+            HostTensor.of(tensor, random_weight(tensor), bits=bits)
         )
         for tensor in layer_tensors(architecture)
     }
-    layer = build_layer(architecture, 0, weights, placement)
+    layer = build_layer(architecture, 0, weights, sharding)
     hidden = draw(np.random.default_rng(0), 3, 16, architecture.hidden_size)
     context = fresh_context(architecture, 3, 16)
     shape = (3, 32, architecture.num_kv_heads, architecture.head_dim)

@@ -11,8 +11,9 @@ import pytest
 
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families import read_architecture
-from llmpq_jax.checkpoint.load import load_embedding, load_head, load_layer
+from llmpq_jax.checkpoint.load import load_weights
 from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.model import (
     DecoderLayer,
     Embedding,
@@ -36,15 +37,15 @@ class Decoder:
 
     def __init__(self, folder: Path) -> None:
         self.architecture = a = read_architecture(folder)
-        reader = CheckpointReader(folder)
+        store = WeightStore(CheckpointReader(folder), a)
         self.embedding = Embedding(
-            a, load_embedding(reader, a, place=_place), dtype=jnp.dtype(jnp.float32)
+            a, load_weights(store.embedding()), dtype=jnp.dtype(jnp.float32)
         )
         self.layers = [
-            DecoderLayer(a, layer, load_layer(reader, a, layer, bits=16, place=_place))
+            DecoderLayer(a, layer, load_weights(store.layer(layer, bits=16)))
             for layer in range(a.num_layers)
         ]
-        self.head = Head(a, load_head(reader, a, bits=16, place=_place))
+        self.head = Head(a, load_weights(store.head(bits=16)))
 
     def whole(self, token_BT: np.ndarray) -> np.ndarray:
         """Returns the logits of rows from position 0, in one pass."""
@@ -131,11 +132,6 @@ def test_steps_through_the_cache_give_the_references_logits(
         np.testing.assert_allclose(
             found[index, : len(logits)], logits, atol=TOLERANCE, rtol=0
         )
-
-
-def _place(tensor, array, bits):
-    del tensor, bits
-    return jnp.asarray(array)
 
 
 def _padded(rows: list[np.ndarray]) -> np.ndarray:

@@ -116,9 +116,7 @@ def test_a_layer_is_the_sum_over_its_matrices(tmp_path, overrides):
     assert (found.group_size, found.rounding) == (32, "nearest")
     assert len(found.layers) == 2 * architecture.num_layers
     for row in found.layers:
-        weights = load_weights(
-            store.layer(row.layer, bits=row.bits), group_size=32
-        )
+        weights = load_weights(store.layer(row.layer, bits=row.bits), group_size=32)
         exact = load_weights(store.layer(row.layer, bits=16))
         assert row.omega == pytest.approx(_sum(weights, exact), rel=1e-4)
     head = load_weights(store.head(bits=8))

@@ -1,4 +1,4 @@
-"""A stage described without weights is the stage that is loaded, to the byte."""
+"""A stage that is only described has the arrays and memory of the loaded stage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmpq_jax.schema.strategy import PrecisionChoice, Strategy
 from llmpq_jax.schema.workload import MicroBatch, Workload
 from llmpq_jax.stage.abstract import describe_stage, program_memories
 from llmpq_jax.stage.compiled import StageProgram
-from llmpq_jax.stage.sharding import Placement
+from llmpq_jax.stage.sharding import StageSharding
 from tests.local_workers import local_workers
 from tests.tiny_models import make_strategy, write_tiny_model
 
@@ -34,12 +34,12 @@ def described(strategy: Strategy, pipeline: Pipeline, number: int) -> StageProgr
         layers=stage.layers,
         bits=stage.bits,
         precision=strategy.precision,
-        placement=Placement(local_workers(pipeline)[number].placement.devices),
+        sharding=StageSharding(local_workers(pipeline)[number].sharding.devices),
     )
 
 
 @pytest.mark.parametrize("widths", [((0,), (1,)), ((0, 1), (2, 3))])
-def test_descriptions_are_of_the_arrays_that_are_loaded(folder, widths):
+def test_descriptions_are_those_of_the_loaded_arrays(folder, widths):
     strategy = make_strategy(
         folder,
         [(widths[0], [16, 8]), (widths[1], [4, 8])],
@@ -50,7 +50,7 @@ def test_descriptions_are_of_the_arrays_that_are_loaded(folder, widths):
     with Pipeline.load(strategy) as pipeline:
         for number, worker in enumerate(local_workers(pipeline)):
             program = described(strategy, pipeline, number)
-            for leaf, real in zip(program._leaves, worker.program._leaves, strict=True):
+            for leaf, real in zip(program.leaves, worker.program.leaves, strict=True):
                 assert (leaf.shape, leaf.dtype) == (real.shape, real.dtype)
                 assert leaf.sharding.is_equivalent_to(real.sharding, real.ndim)
 
@@ -63,7 +63,7 @@ def test_descriptions_are_of_the_arrays_that_are_loaded(folder, widths):
         pytest.param(16, 512, [1, 3], marks=pytest.mark.full),
     ],
 )
-def test_accounts_are_those_of_the_programs_that_run(
+def test_program_memories_are_those_of_the_programs_that_run(
     folder, prompt_length, chunk_tokens, cuts
 ):
     strategy = make_strategy(
@@ -79,39 +79,39 @@ def test_accounts_are_those_of_the_programs_that_run(
         requests = [_request(strategy)] * strategy.workload.batch
         pipeline.prepare(requests)
         for number, worker in enumerate(local_workers(pipeline)):
-            accounts = {
-                account.function: account
-                for account in program_memories(
+            memories = {
+                memory.function: memory
+                for memory in program_memories(
                     described(strategy, pipeline, number),
                     workload=strategy.workload,
                     micro_batch=strategy.micro_batch,
                     precision=strategy.precision,
                 )
             }
-            real = worker.program._executables
-            assert {key[0] for key in real} == set(accounts)
+            real = worker.program.executables
+            assert {key[0] for key in real} == set(memories)
             for (function, *_), executable in real.items():
-                said = executable.memory_analysis()
-                assert said is not None
-                found = accounts[function]
-                assert said.temp_size_in_bytes == found.temporary
-                assert said.argument_size_in_bytes == found.arguments
-                assert said.alias_size_in_bytes == found.aliased
-            # Four groups of two rows; prefill fills two of them at a time. Behind the
-            # first stage the next hidden states arrive meanwhile.
+                compiled = executable.memory_analysis()
+                assert compiled is not None
+                found = memories[function]
+                assert compiled.temp_size_in_bytes == found.temporary
+                assert compiled.argument_size_in_bytes == found.arguments
+                assert compiled.alias_size_in_bytes == found.aliased
+            # Four groups of two rows; prefill fills two of them at a time. Stages after
+            # the first receive the next hidden states meanwhile.
             token_bytes = 4 * pipeline.architecture.hidden_size if number else 0
             num_slots = {16: 32, 64: 96}[prompt_length]
             group = 2 * num_slots * worker.facts.slot_bytes
-            waiting = {name: account.waiting for name, account in accounts.items()}
+            waiting = {name: memory.waiting for name, memory in memories.items()}
             first = "prefill" if chunk_tokens == 512 else "extend"
             assert waiting.pop(first) == 2 * group
             assert list(waiting.values()) == [3 * group]
-            arriving = {name: account.arriving for name, account in accounts.items()}
-            assert arriving.pop(first) == 4 * 16 * token_bytes
-            assert list(arriving.values()) == [2 * token_bytes]
+            received = {name: memory.received for name, memory in memories.items()}
+            assert received.pop(first) == 4 * 16 * token_bytes
+            assert list(received.values()) == [2 * token_bytes]
 
 
-def test_describing_a_stage_takes_no_memory(folder):
+def test_describing_a_stage_allocates_no_array(folder):
     strategy = make_strategy(folder, [((0,), [4, 8, 16, 8])])
     with Pipeline.load(strategy) as pipeline:
         before = len(jax.live_arrays())
@@ -149,9 +149,9 @@ def test_a_prefill_keeps_keys_of_earlier_layers_in_the_cache_alone(
             layers=(1, 1 + num_layers),
             bits=(16,) * num_layers,
             precision=precision,
-            placement=Placement(tuple(jax.devices()[:1])),
+            sharding=StageSharding(tuple(jax.devices()[:1])),
         )
-        accounts = program_memories(
+        memories = program_memories(
             program,
             workload=Workload(batch=8, prompt_length=128, new_tokens=1),
             micro_batch=MicroBatch(
@@ -159,22 +159,22 @@ def test_a_prefill_keeps_keys_of_earlier_layers_in_the_cache_alone(
             ),
             precision=precision,
         )
-        temporary.append(next(accounts).temporary)
+        temporary.append(next(memories).temporary)
     tokens = prefill * min(128, chunk_tokens)
     keys = tokens * 4 * 16 * 4
     assert temporary[1] - temporary[0] < keys
 
 
-def test_on_a_mesh_hidden_states_of_a_cache_s_size_do_not_take_its_place(tmp_path):
+def test_on_a_mesh_hidden_states_of_a_cache_s_size_do_not_reuse_its_buffer(tmp_path):
     """Chunks of 32 tokens, 64 wide; on each device caches of 64 slots, 32 wide."""
     program = describe_stage(
         read_architecture(write_tiny_model(tmp_path)),
         layers=(1, 3),
         bits=(16, 16),
         precision=PrecisionChoice(activations="float32"),
-        placement=Placement(tuple(jax.devices()[:2])),
+        sharding=StageSharding(tuple(jax.devices()[:2])),
     )
-    account = next(
+    memory = next(
         program_memories(
             program,
             workload=Workload(batch=4, prompt_length=60, new_tokens=1),
@@ -182,13 +182,13 @@ def test_on_a_mesh_hidden_states_of_a_cache_s_size_do_not_take_its_place(tmp_pat
             precision=PrecisionChoice(activations="float32"),
         )
     )
-    assert account.function == "extend"
-    (executable,) = program._executables.values()
+    assert memory.function == "extend"
+    (executable,) = program.executables.values()
     text = executable.as_text()
     assert text is not None
     header = text.partition("\n")[0]
     replaced = re.search(r"input_output_alias={ (.*?) }, ", header)
     assert replaced is not None
-    # Output 0 is what is handed on, the others are the keys and values of both layers.
+    # Output 0 is the hidden states, the others are the keys and values of both layers.
     outputs = re.findall(r"{(\d+)}: \(", replaced[1])
     assert outputs == ["1", "2", "3", "4"]

@@ -39,7 +39,7 @@ def _programs(pipeline: Pipeline) -> list[StageProgram]:
 
 
 def _weights(program: StageProgram) -> list[GroupArray]:
-    state = jax.tree.unflatten(program._tree, program._leaves)
+    state = jax.tree.unflatten(program.tree, program.leaves)
     nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, GroupArray))
     return [node for node in nodes if isinstance(node, GroupArray)]
 
@@ -86,11 +86,11 @@ def test_a_stages_decode_lowers_for_cuda(
     strategy = replace(strategy, precision=precision)
     with Pipeline.load(strategy) as pipeline:
         (program,) = _programs(pipeline)
-        describe = program.placement.describe
+        describe = program.sharding.describe
         dtype = jnp.dtype(activations)
         cache = tuple(
             make_cache(
-                partial(jax.ShapeDtypeStruct, sharding=program.placement.replicated),
+                partial(jax.ShapeDtypeStruct, sharding=program.sharding.replicated),
                 pipeline.architecture,
                 num_rows=num_rows,
                 num_slots=64,
@@ -105,8 +105,8 @@ def test_a_stages_decode_lowers_for_cuda(
             cache,
             describe(packed.shape, packed.dtype),
         )
-        jitted = program._jitted("decode", "tokens", arguments)
-        lowered = jitted.trace(program._leaves, *arguments).lower(
+        jitted = program.jitted("decode", "tokens", arguments)
+        lowered = jitted.trace(program.leaves, *arguments).lower(
             lowering_platforms=("cuda",)
         )
     text = lowered.as_text()

@@ -1,4 +1,4 @@
-"""What a stage says it held at most is what was there, counted otherwise."""
+"""The peak memory of a stage is what the compiler and the devices count."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.request import Request
 from llmpq_jax.stage.abstract import describe_stage, program_memories
 from llmpq_jax.stage.memory_peak import HighWaterMark, stage_peak
-from llmpq_jax.stage.sharding import Placement
+from llmpq_jax.stage.sharding import StageSharding
 from tests.tiny_models import make_strategy, write_tiny_model
 
 PARTS = {"weights": 5, "kv_cache": 3, "programs": 2, "waiting": 1}
@@ -21,25 +21,25 @@ def device(**stats):
     return SimpleNamespace(memory_stats=lambda: stats or None)
 
 
-def test_a_device_that_counts_is_believed():
+def test_the_peak_of_devices_that_count_is_theirs():
     peak = stage_peak([device(peak_bytes_in_use=40), device()], **PARTS)
     assert (peak.peak_bytes, peak.source) == (40, "device")
     fullest = [device(peak_bytes_in_use=size) for size in (40, 60)]
     assert stage_peak(fullest, **PARTS).peak_bytes == 60
 
 
-def test_where_no_device_counts_the_parts_are_added_up():
+def test_without_a_count_the_peak_is_the_sum_of_the_parts():
     peak = stage_peak([device(), device(bytes_in_use=9)], **PARTS)
     assert (peak.peak_bytes, peak.source) == (11, "compiler")
 
 
-def test_a_tide_remembers_its_highest():
-    tide = HighWaterMark()
+def test_a_high_water_mark_is_the_maximum_since_the_reset():
+    mark = HighWaterMark()
     for change in (3, 4, -5, 2):
-        tide.add(change)
-    assert tide.highest == 7
-    tide.reset()
-    assert tide.highest == 0
+        mark.add(change)
+    assert mark.highest == 7
+    mark.reset()
+    assert mark.highest == 0
 
 
 @pytest.mark.parametrize(
@@ -51,10 +51,8 @@ def test_a_tide_remembers_its_highest():
         pytest.param(8, ((0, 1), (2, 3)), marks=pytest.mark.full),
     ],
 )
-def test_a_peak_is_what_the_compiler_says_of_the_programs_that_ran(
-    tmp_path, widths, kv_bits
-):
-    """A stage described without weights needs as much, but for what is in its inbox."""
+def test_a_peak_is_that_of_the_programs_that_ran(tmp_path, widths, kv_bits):
+    """A described stage has the same peak, except for its inbox."""
     folder = write_tiny_model(tmp_path)
     strategy = make_strategy(
         folder,
@@ -82,9 +80,9 @@ def test_a_peak_is_what_the_compiler_says_of_the_programs_that_ran(
             layers=stage.layers,
             bits=stage.bits,
             precision=strategy.precision,
-            placement=Placement(tuple(devices[each] for each in widths[number])),
+            sharding=StageSharding(tuple(devices[each] for each in widths[number])),
         )
-        accounts = program_memories(
+        memories = program_memories(
             program,
             workload=strategy.workload,
             micro_batch=strategy.micro_batch,
@@ -94,8 +92,8 @@ def test_a_peak_is_what_the_compiler_says_of_the_programs_that_ran(
         assert peak is not None
         assert peak.source == "compiler"
         assert peak.weights + peak.kv_cache == times.memory_bytes
-        compiled = max(account.peak - account.arriving for account in accounts)
+        compiled = max(memory.peak - memory.received for memory in memories)
         assert peak.peak_bytes - peak.waiting == compiled
-        # Four micro-batches of prompts arrive before the first is done, at most.
+        # At most four micro-batches of prompts wait in an inbox.
         width = 4 if number == 0 else 4 * 64
         assert 0 < peak.waiting <= 4 * 2 * 16 * width

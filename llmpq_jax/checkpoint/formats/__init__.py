@@ -6,14 +6,14 @@ understood is refused by name. docs/checkpoints.md has the formulas.
 """
 
 from llmpq_jax.checkpoint.formats._find_format import read_format
-from llmpq_jax.checkpoint.formats._format import Format, Linear, LowBits, Part
+from llmpq_jax.checkpoint.formats._format import Format, FormatTensor, Linear, LowBits
 from llmpq_jax.checkpoint.formats._matrix import QuantizedMatrix
 
 __all__ = [
     "Format",
+    "FormatTensor",
     "Linear",
     "LowBits",
-    "Part",
     "QuantizedMatrix",
     "read_format",
 ]

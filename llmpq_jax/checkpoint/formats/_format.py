@@ -56,7 +56,7 @@ class Linear:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class FormatTensor:
     """One of the tensors that make a quantised matrix.
 
     Attributes:
@@ -81,7 +81,7 @@ class Format(ABC):
         """Returns the bits of a quantised matrix."""
 
     @abstractmethod
-    def parts(self, linear: Linear, found: Container[str]) -> tuple[Part, ...]:
+    def parts(self, linear: Linear, found: Container[str]) -> tuple[FormatTensor, ...]:
         """Lists a quantised matrix's tensors.
 
         Args:

@@ -23,8 +23,8 @@ from llmpq_jax.arch.families._config import Config
 from llmpq_jax.checkpoint.formats._format import (
     FLOATS,
     Format,
+    FormatTensor,
     Linear,
-    Part,
     our_layout,
 )
 from llmpq_jax.checkpoint.formats._matrix import LowBits, QuantizedMatrix
@@ -68,7 +68,7 @@ class Awq(Format):
         del linear
         return 4
 
-    def parts(self, linear: Linear, found: Container[str]) -> tuple[Part, ...]:
+    def parts(self, linear: Linear, found: Container[str]) -> tuple[FormatTensor, ...]:
         """As in `Format`."""
         del found
         c, f = linear.num_contracted, linear.num_features
@@ -79,9 +79,11 @@ class Awq(Format):
             )
         g = linear.groups_of(self.group_size)
         return (
-            Part(suffix="qweight", shape=(c, f // _PER_WORD), dtypes=("int32",)),
-            Part(suffix="qzeros", shape=(g, f // _PER_WORD), dtypes=("int32",)),
-            Part(suffix="scales", shape=(g, f), dtypes=FLOATS),
+            FormatTensor(
+                suffix="qweight", shape=(c, f // _PER_WORD), dtypes=("int32",)
+            ),
+            FormatTensor(suffix="qzeros", shape=(g, f // _PER_WORD), dtypes=("int32",)),
+            FormatTensor(suffix="scales", shape=(g, f), dtypes=FLOATS),
         )
 
     def matrix(
@@ -103,7 +105,7 @@ def read_awq(config: Config) -> Awq:
     values = {_ALIASES.get(key, key): value for key, value in config.values.items()}
     config = replace(config, values=values, defaults=_DEFAULTS)
     known = _HARMLESS | {"bits", "group_size", *_DEFAULTS}
-    config.refuse_strangers(known, {}, what="awq")
+    config.refuse_unknown_keys(known, {}, what="awq")
     if config.integer("bits") != 4:
         config.not_implemented("bits", config.get("bits"), "4")
     config.choice("version", {"gemm": None, "GEMM": None})

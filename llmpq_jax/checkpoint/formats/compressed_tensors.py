@@ -33,8 +33,8 @@ from llmpq_jax.arch.families._config import Config
 from llmpq_jax.checkpoint.formats._format import (
     FLOATS,
     Format,
+    FormatTensor,
     Linear,
-    Part,
     our_layout,
 )
 from llmpq_jax.checkpoint.formats._matrix import LowBits, QuantizedMatrix
@@ -108,7 +108,7 @@ class CompressedTensors(Format):
         """As in `Format`."""
         return self._scheme_of(linear).bits
 
-    def parts(self, linear: Linear, found: Container[str]) -> tuple[Part, ...]:
+    def parts(self, linear: Linear, found: Container[str]) -> tuple[FormatTensor, ...]:
         """As in `Format`."""
         del found
         scheme = self._scheme_of(linear)
@@ -116,22 +116,30 @@ class CompressedTensors(Format):
         g = linear.groups_of(scheme.group_size)
         per_word = 32 // scheme.bits
         scale_shape = (1,) if scheme.has_one_scale else (f, g)
-        zeros = Part(suffix="weight_zero_point", shape=scale_shape, dtypes=("int8",))
+        zeros = FormatTensor(
+            suffix="weight_zero_point", shape=scale_shape, dtypes=("int8",)
+        )
         if scheme.storage == PACKED:
             words = (f, -(-c // per_word))
             parts = [
-                Part(suffix="weight_packed", shape=words, dtypes=("int32",)),
-                Part(suffix="weight_shape", shape=(2,), dtypes=("int64", "int32")),
+                FormatTensor(suffix="weight_packed", shape=words, dtypes=("int32",)),
+                FormatTensor(
+                    suffix="weight_shape", shape=(2,), dtypes=("int64", "int32")
+                ),
             ]
             if not scheme.has_one_scale:
                 zeros = replace(zeros, shape=(-(-f // per_word), g), dtypes=("int32",))
         else:
-            parts = [Part(suffix="weight", shape=(f, c), dtypes=("int8",))]
-        parts.append(Part(suffix="weight_scale", shape=scale_shape, dtypes=FLOATS))
+            parts = [FormatTensor(suffix="weight", shape=(f, c), dtypes=("int8",))]
+        parts.append(
+            FormatTensor(suffix="weight_scale", shape=scale_shape, dtypes=FLOATS)
+        )
         if not scheme.is_symmetric:
             parts.append(zeros)
         if scheme.has_order:
-            parts.append(Part(suffix="weight_g_idx", shape=(c,), dtypes=("int32",)))
+            parts.append(
+                FormatTensor(suffix="weight_g_idx", shape=(c,), dtypes=("int32",))
+            )
         return tuple(parts)
 
     def matrix(
@@ -216,7 +224,7 @@ def _is_class(target: str, module: str) -> bool:
 def read_compressed_tensors(config: Config) -> CompressedTensors:
     """Reads the description, refusing by name what is not implemented."""
     config = replace(config, defaults={"format": None, "sparsity_config": None})
-    config.refuse_strangers(_HARMLESS, {}, what=NAME)
+    config.refuse_unknown_keys(_HARMLESS, {}, what=NAME)
     status = config.values.get("quantization_status")
     if status not in (None, "compressed"):
         config.not_implemented("quantization_status", status, "'compressed'")
@@ -238,7 +246,9 @@ def read_compressed_tensors(config: Config) -> CompressedTensors:
 
 def _read_group(group: Config, config: Config) -> Scheme:
     # Activations in few bits are what the products would have to be computed with.
-    group.refuse_strangers(frozenset(["targets", "weights", "format"]), {}, what=NAME)
+    group.refuse_unknown_keys(
+        frozenset(["targets", "weights", "format"]), {}, what=NAME
+    )
     storage = group if group.values.get("format") is not None else config
     targets = group.get("targets")
     if not isinstance(targets, list) or not all(isinstance(t, str) for t in targets):
@@ -252,7 +262,7 @@ def _read_group(group: Config, config: Config) -> Scheme:
         _inner(group, "weights", group.get("weights")),
         defaults={"type": "int", "symmetric": True, "strategy": None, "actorder": None},
     )
-    weights.refuse_strangers(
+    weights.refuse_unknown_keys(
         _HARMLESS_OF_WEIGHTS | frozenset(weights.defaults) | {"num_bits"},
         {"dynamic": False},
         what=NAME,

@@ -26,8 +26,8 @@ from llmpq_jax.arch.families._config import Config
 from llmpq_jax.checkpoint.formats._format import (
     FLOATS,
     Format,
+    FormatTensor,
     Linear,
-    Part,
     our_layout,
 )
 from llmpq_jax.checkpoint.formats._matrix import LowBits, QuantizedMatrix
@@ -104,7 +104,7 @@ class Gptq(Format):
         """As in `Format`."""
         return self._scheme_of(linear).bits
 
-    def parts(self, linear: Linear, found: Container[str]) -> tuple[Part, ...]:
+    def parts(self, linear: Linear, found: Container[str]) -> tuple[FormatTensor, ...]:
         """As in `Format`; g_idx may be missing."""
         scheme = self._scheme_of(linear)
         per_word = 32 // scheme.bits
@@ -116,12 +116,12 @@ class Gptq(Format):
             )
         g = linear.groups_of(scheme.group_size)
         parts = (
-            Part(suffix="qweight", shape=(c // per_word, f), dtypes=("int32",)),
-            Part(suffix="qzeros", shape=(g, f // per_word), dtypes=("int32",)),
-            Part(suffix="scales", shape=(g, f), dtypes=FLOATS),
+            FormatTensor(suffix="qweight", shape=(c // per_word, f), dtypes=("int32",)),
+            FormatTensor(suffix="qzeros", shape=(g, f // per_word), dtypes=("int32",)),
+            FormatTensor(suffix="scales", shape=(g, f), dtypes=FLOATS),
         )
         if f"{linear.module}.g_idx" in found:
-            parts += (Part(suffix="g_idx", shape=(c,), dtypes=("int32",)),)
+            parts += (FormatTensor(suffix="g_idx", shape=(c,), dtypes=("int32",)),)
         return parts
 
     def matrix(
@@ -156,7 +156,7 @@ def read_gptq(config: Config) -> Gptq:
     """Reads the description, refusing by name what is not implemented."""
     config = replace(config, defaults=_DEFAULTS, values=_renamed(config.values))
     known = _HARMLESS | {"bits", "group_size", *_DEFAULTS}
-    config.refuse_strangers(known, _NEUTRAL, what="gptq")
+    config.refuse_unknown_keys(known, _NEUTRAL, what="gptq")
     scheme = _Scheme(bits=bits_in(config), group_size=group_size_in(config))
     return Gptq(
         scheme=scheme,
@@ -213,7 +213,7 @@ def _rules(
             defaults={"bits": scheme.bits, "group_size": scheme.group_size},
             inside=f"{config.inside}{key}.",
         )
-        inner.refuse_strangers(
+        inner.refuse_unknown_keys(
             _HARMLESS | {"bits", "group_size"}, _NEUTRAL, what="gptq"
         )
         rules.append(

@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.kernels import multiply, watched
+from llmpq_jax.kernels import WeightMatrix, multiply
+from llmpq_jax.sensitivity.moment_array import with_moment_slots
 
 _SEEDS = st.integers(0, 2**32 - 1)
 
@@ -21,14 +22,16 @@ def _drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(_SEEDS)
-def test_a_watched_matrix_multiplies_and_passes_gradients_on_like_any_other(seed):
+def test_a_matrix_with_slots_multiplies_and_has_gradients_like_any_other(seed):
     hidden, matrix = _drawn(seed)
+    assert isinstance(with_moment_slots(jnp.asarray(matrix)), WeightMatrix)
 
     def loss(hidden, weight):
         return jnp.sum(jnp.sin(multiply(hidden, weight)))
 
     bare = jax.value_and_grad(loss)(jnp.asarray(hidden), jnp.asarray(matrix))
-    seen = jax.value_and_grad(loss)(jnp.asarray(hidden), watched(jnp.asarray(matrix)))
+    slotted = with_moment_slots(jnp.asarray(matrix))
+    seen = jax.value_and_grad(loss)(jnp.asarray(hidden), slotted)
     np.testing.assert_allclose(seen[0], bare[0], rtol=1e-5)
     np.testing.assert_allclose(seen[1], bare[1], rtol=1e-5, atol=1e-6)
 
@@ -40,7 +43,7 @@ def test_the_slots_gradients_are_sums_over_tokens(seed):
     def loss(weight):
         return jnp.sum(jnp.sin(multiply(jnp.asarray(hidden), weight)))
 
-    slots = jax.grad(loss)(watched(jnp.asarray(matrix)))
+    slots = jax.grad(loss)(with_moment_slots(jnp.asarray(matrix)))
     inputs = np.zeros((hidden.shape[-1],) * 2)
     outputs = np.zeros(matrix.shape[1])
     for token in hidden.reshape(-1, hidden.shape[-1]).astype(np.float64):

@@ -1,40 +1,26 @@
-"""What a strategy is made from: its checkpoint, checked against it."""
+"""Opens the weights that a strategy serves, checked against the strategy."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import model_fingerprint
-from llmpq_jax.checkpoint.calibrated import RoundedWeights
+from llmpq_jax.checkpoint.calibrated import CalibratedWeights
 from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.checkpoint.validate import check_bits, check_checkpoint
 from llmpq_jax.errors import StrategyError
 from llmpq_jax.schema.strategy import Strategy
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Source:
-    """Where the weights of a strategy come from.
-
-    Attributes:
-        reader: Of the checkpoint.
-        architecture: Of the model.
-        rounded: Where weights of few bits come from, if not from the checkpoint.
-    """
-
-    reader: CheckpointReader
-    architecture: Architecture
-    rounded: RoundedWeights | None
-
-
-def open_source(strategy: Strategy) -> Source:
-    """Opens a strategy's checkpoint, and its rounded weights where it serves such.
+def open_store(strategy: Strategy) -> WeightStore:
+    """Opens a strategy's checkpoint, and its calibrated weights if it serves any.
 
     Raises:
-        StrategyError: The strategy is for another model, or names other rounded weights.
+        StrategyError: The strategy is for another model, or its calibrated weights were
+            made another way than it says.
         CheckpointError: Weights are missing or damaged, or quantised to other bits than
             the strategy's.
     """
@@ -45,8 +31,8 @@ def open_source(strategy: Strategy) -> Source:
     check_checkpoint(reader, architecture)
     head_bits = strategy.precision.head_bits
     check_bits(reader, architecture, layers=strategy.bits, head=head_bits)
-    rounded = _rounded_weights(strategy)
-    return Source(reader=reader, architecture=architecture, rounded=rounded)
+    calibrated = _calibrated_weights(strategy)
+    return WeightStore(reader, architecture, calibrated=calibrated)
 
 
 def _check_model(strategy: Strategy, architecture: Architecture, folder: Path) -> None:
@@ -59,17 +45,17 @@ def _check_model(strategy: Strategy, architecture: Architecture, folder: Path) -
         raise StrategyError(msg)
 
 
-def _rounded_weights(strategy: Strategy) -> RoundedWeights | None:
-    """Opens the weights that a strategy serves instead of rounding to the nearest."""
+def _calibrated_weights(strategy: Strategy) -> CalibratedWeights | None:
+    """Opens the calibrated weights; None where weights are rounded to the nearest."""
     precision, model = strategy.precision, strategy.model
     if precision.rounding == "nearest":
         return None
     if model.rounded is None:
         msg = f"the strategy serves weights rounded by {precision.rounding!r} and names no folder of them: expected model.rounded, which `llmpq-jax indicate --rounding` fills"
         raise StrategyError(msg)
-    rounded = RoundedWeights(Path(model.rounded), fingerprint=model.fingerprint)
-    found = (rounded.made_for.rounding, rounded.made_for.group_size)
+    weights = CalibratedWeights(Path(model.rounded), fingerprint=model.fingerprint)
+    found = (weights.calibration.rounding, weights.calibration.group_size)
     if found != (precision.rounding, precision.group_size):
         msg = f"rounded weights {model.rounded}: are rounded by {found[0]!r} in groups of {found[1]}, expected {precision.rounding!r} in groups of {precision.group_size} as the strategy says: name the folder it was planned with"
         raise StrategyError(msg)
-    return rounded
+    return weights

@@ -1,0 +1,173 @@
+"""A checkpoint's tensors by our names, whether it holds them plain or quantised.
+
+All of it works from headers but `read`; JAX is not needed.
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.checkpoint.formats import (
+    Format,
+    FormatTensor,
+    Linear,
+    QuantizedMatrix,
+    read_format,
+)
+from llmpq_jax.checkpoint.names import HEAD, CheckpointNames, FileTensor
+from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.errors import CheckpointError
+from llmpq_jax.schema.precision import ALL_BITS, Bits
+
+WEIGHT_DTYPES = tuple(
+    np.dtype(kind) for kind in (ml_dtypes.bfloat16, np.float16, np.float32, np.float64)
+)
+
+
+class CheckpointTensors:
+    """Checks and reads the tensors of one model in one checkpoint."""
+
+    def __init__(self, reader: CheckpointReader, architecture: Architecture) -> None:
+        """Reads how the checkpoint is quantised, if it is.
+
+        Raises:
+            UnsupportedModelError: In a way that is not implemented.
+        """
+        self.reader = reader
+        self.architecture = architecture
+        self.format: Format | None = read_format(reader.folder)
+        self.names = CheckpointNames(architecture, reader)
+
+    def is_quantized(self, file: FileTensor) -> bool:
+        """Says whether a tensor is a matrix that the checkpoint holds in few bits."""
+        return (
+            self.format is not None
+            and file.is_transposed
+            and f"{file.module}.{self.format.marker}" in self.reader
+        )
+
+    def allowed_bits(self, file: FileTensor) -> tuple[Bits, ...]:
+        """Returns the bits a matrix can be served at: its own and 16, or any."""
+        if self.format is None or not self.is_quantized(file):
+            return ALL_BITS
+        return (16, self.format.bits(self._linear(file)))
+
+    def require_bits(self, file: FileTensor, bits: Bits) -> None:
+        """Refuses bits that the checkpoint has no integers of.
+
+        Raises:
+            CheckpointError: With what to do.
+        """
+        allowed = self.allowed_bits(file)
+        if bits in allowed:
+            return
+        assert self.format is not None
+        msg = f"checkpoint {self.reader.folder}: {file.module} holds integers of {allowed[-1]} bits ({self.format.name}), the plan asks for {bits}: expected {allowed[-1]} or 16; change the plan's bits there, or plan for the unquantised checkpoint"
+        raise CheckpointError(msg)
+
+    def check(self, file: FileTensor) -> set[str]:
+        """Checks by headers that a tensor is there, as it should be.
+
+        Returns:
+            The names of the file's tensors that make it.
+
+        Raises:
+            CheckpointError: It is missing, or has another shape or type.
+        """
+        if not self.is_quantized(file):
+            self._check_plain(file)
+            return {file.name}
+        parts = self._parts(file)
+        for part in parts:
+            self._check_part(file, part)
+        return {f"{file.module}.{part.suffix}" for part in parts}
+
+    def read(self, file: FileTensor) -> np.ndarray | QuantizedMatrix:
+        """Checks and reads a tensor.
+
+        Returns:
+            As the file has it where it is plain; in our layout where it is quantised.
+
+        Raises:
+            CheckpointError: As `check`, or the file is damaged.
+        """
+        self.check(file)
+        if self.format is None or not self.is_quantized(file):
+            return self.reader.read(file.name)
+        tensors = {
+            part.suffix: self.reader.read(f"{file.module}.{part.suffix}")
+            for part in self._parts(file)
+        }
+        return self.format.matrix(self._linear(file), tensors)
+
+    def is_zero_bias(self, name: str) -> bool:
+        """Says whether a tensor is a bias of zeros, which AutoGPTQ gave every matrix."""
+        module, _, kind = name.rpartition(".")
+        return (
+            kind == "bias"
+            and self.format is not None
+            and f"{module}.{self.format.marker}" in self.reader
+            and not self.reader.read(name).any()
+        )
+
+    def _linear(self, file: FileTensor) -> Linear:
+        num_features, num_contracted = file.shape
+        assert self.format is not None
+        if file.fused_part is not None:
+            num_features //= 3
+        return Linear(
+            folder=self.reader.folder,
+            module=file.module,
+            num_contracted=num_contracted,
+            num_features=num_features,
+        )
+
+    def _parts(self, file: FileTensor) -> tuple[FormatTensor, ...]:
+        assert self.format is not None
+        return self.format.parts(self._linear(file), self.reader)
+
+    def _check_part(self, file: FileTensor, part: FormatTensor) -> None:
+        assert self.format is not None
+        name = f"{file.module}.{part.suffix}"
+        shown = [length if length >= 0 else "any" for length in part.shape]
+        expected = f"expected {' or '.join(part.dtypes)} {shown} for a {self.format.name} matrix [{file.shape[1]}, {file.shape[0]}]"
+        if name not in self.reader:
+            msg = f"checkpoint {self.reader.folder}: tensor {name!r} is missing: {expected}; fetch the checkpoint again"
+            raise CheckpointError(msg)
+        shape, dtype = self.reader.shape(name), self.reader.dtype(name)
+        is_shape = len(shape) == len(part.shape) and all(
+            want in (-1, have) for want, have in zip(part.shape, shape, strict=True)
+        )
+        if not is_shape or dtype.name not in part.dtypes:
+            msg = f"checkpoint {self.reader.folder}: tensor {name!r}: found {dtype.name} {list(shape)}, {expected}; check that config.json is of these weights"
+            raise CheckpointError(msg)
+
+    def _check_plain(self, file: FileTensor) -> None:
+        reader, model = self.reader, describe(self.architecture)
+        if file.fused_part is not None and self.format is not None:
+            fused = file.name.removesuffix(".weight")
+            if f"{fused}.{self.format.marker}" in reader:
+                msg = f"checkpoint {reader.folder}: {fused} holds query, key and value quantised in one matrix ({self.format.name}): implemented are plain ones; choose the unquantised checkpoint"
+                raise CheckpointError(msg)
+        if file.name not in reader:
+            hint = ""
+            if file.name == HEAD:
+                hint = ", whose config.json does not tie the head to the embedding"
+            msg = f"checkpoint {reader.folder}: tensor {file.name!r} is missing: expected it with shape {list(file.shape)} for {model}{hint}"
+            raise CheckpointError(msg)
+        shape = reader.shape(file.name)
+        if shape != file.shape:
+            msg = f"checkpoint {reader.folder}: tensor {file.name!r}: found shape {list(shape)}, expected {list(file.shape)} for {model}; check that config.json is of these weights"
+            raise CheckpointError(msg)
+        dtype = reader.dtype(file.name)
+        if dtype not in WEIGHT_DTYPES:
+            kinds = ", ".join(kind.name for kind in WEIGHT_DTYPES)
+            msg = f"checkpoint {reader.folder}: tensor {file.name!r}: found {dtype.name}, expected one of {kinds}; choose a checkpoint whose config.json says how it is quantised"
+            raise CheckpointError(msg)
+
+
+def describe(architecture: Architecture) -> str:
+    """Says what model it is, for messages."""
+    return f"a {architecture.family} model of {architecture.num_layers} layers"
