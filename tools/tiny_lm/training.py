@@ -54,7 +54,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class CurvePoint:
     """One row of the training curve; losses in nats per token."""
 
     step: int
@@ -68,7 +68,7 @@ def train(
     work_dir: Path,
     *,
     save_every: int = 100,
-) -> Iterator[tuple[Progress, Params]]:
+) -> Iterator[tuple[CurvePoint, Params]]:
     """Trains to the end of the recipe, continuing from `work_dir` if it can.
 
     State is written to a temporary file and renamed, so that an interruption at any time
@@ -121,7 +121,7 @@ def train(
             }
             _save(path, params, optimizer_state, meta)
         if done % 20 == 0 or done == recipe.num_steps:
-            yield Progress(step=done, loss=loss, seconds=seconds), params
+            yield CurvePoint(step=done, loss=loss, seconds=seconds), params
 
 
 def restore_params(recipe: Recipe, work_dir: Path) -> Params:
