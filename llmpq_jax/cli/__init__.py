@@ -1,6 +1,6 @@
-"""The command `llmpq-jax`: parse, call one function, print.
+"""The command `llmpq-jax`: parses options, calls one function, prints.
 
-Errors of ours are one line on stderr and exit 1; wrong use exits 2; Ctrl-C 130.
+Our errors are one line on stderr with exit code 1; wrong use exits with 2, Ctrl-C with 130.
 """
 
 from llmpq_jax.cli.check import check_command

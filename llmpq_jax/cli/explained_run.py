@@ -1,8 +1,9 @@
-"""What `explain --run` does: a run beside its prediction."""
+"""What `explain --run` does: compares a run with its prediction."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,20 @@ from llmpq_jax.report.peaks import peaks_line, peaks_table
 from llmpq_jax.report.tables import run_table
 from llmpq_jax.report.timeline import write_comparison, write_timeline
 from llmpq_jax.report.trace import write_trace
-from llmpq_jax.runtime.analysis.phase_times import phase_times
+from llmpq_jax.runtime.analysis.phase_times import StagePhase, phase_times
 from llmpq_jax.runtime.analysis.predicted_timeline import predicted_batch
 from llmpq_jax.runtime.analysis.run_file import read_run
-from llmpq_jax.schema.strategy import StagePrediction
+from llmpq_jax.runtime.analysis.run_record import BatchRecord
+from llmpq_jax.schema.strategy import StagePrediction, Strategy
 
 
 def explain_run(
     path: Path, *, picture: Path | None, trace: Path | None, as_json: bool
 ) -> None:
-    """Puts a run beside its prediction, as tables, and as picture and trace if asked.
+    """Compares a run with its prediction, as tables, picture and trace.
 
     Raises:
-        UsageError: The picture's name ends in no format.
+        UsageError: The picture's name ends in no known format.
         SpecError: The record cannot be read.
     """
     if picture is not None and picture.suffix not in {".png", ".svg"}:
@@ -36,46 +38,26 @@ def explain_run(
         raise click.UsageError(msg)
     run = read_run(path)
     strategy, batches = run.strategy, run.batches
-    phases = [phase_times(strategy, batch) for batch in batches]
-    foretold = [predicted_batch(strategy, batch) for batch in batches]
-    told = [batch for batch in foretold if batch is not None]
+    predicted = [predicted_batch(strategy, batch) for batch in batches]
+    known = [batch for batch in predicted if batch is not None]
     if picture is not None:
-        if foretold[-1] is None:
+        if predicted[-1] is None:
             write_timeline(picture, strategy, batches[-1])
         else:
-            write_comparison(picture, strategy, foretold[-1], batches[-1])
+            write_comparison(picture, strategy, predicted[-1], batches[-1])
     if trace is not None:
-        write_trace(trace, strategy, batches, told)
-    if not told:
+        write_trace(trace, strategy, batches, known)
+    if not known:
         log("the strategy predicts nothing of its stages: the run is shown alone")
+    phases = [phase_times(strategy, batch) for batch in batches]
     if as_json:
         values = {
             "run": str(path),
             "command": run.command,
             "date": run.date,
             "batches": [
-                {
-                    "num_requests": batch.num_requests,
-                    "num_new_tokens": batch.num_new_tokens,
-                    "prefill_s": batch.prefill_s,
-                    "decode_s": batch.decode_s,
-                    "replayed_prefill_s": ahead and ahead.prefill_s,
-                    "replayed_decode_s": ahead and ahead.decode_s,
-                    "phases": [
-                        {**asdict(phase), "ratio": phase.ratio} for phase in own
-                    ],
-                    "memory": [
-                        {
-                            "stage": times.stage,
-                            "predicted": stage.predicted and _memory(stage.predicted),
-                            "peak": times.peak and asdict(times.peak),
-                        }
-                        for stage, times in zip(
-                            strategy.stages, batch.stages, strict=True
-                        )
-                    ],
-                }
-                for batch, ahead, own in zip(batches, foretold, phases, strict=True)
+                _batch_values(strategy, batch, ahead, own)
+                for batch, ahead, own in zip(batches, predicted, phases, strict=True)
             ],
         }
         print_line(json.dumps(values, indent=2))
@@ -93,8 +75,34 @@ def explain_run(
             print_line(f"{what:<12} {written}")
 
 
+def _batch_values(
+    strategy: Strategy,
+    batch: BatchRecord,
+    predicted: BatchRecord | None,
+    phases: Sequence[StagePhase],
+) -> dict[str, Any]:
+    """Returns a batch and its prediction as plain values."""
+    return {
+        "num_requests": batch.num_requests,
+        "num_new_tokens": batch.num_new_tokens,
+        "prefill_s": batch.prefill_s,
+        "decode_s": batch.decode_s,
+        "replayed_prefill_s": predicted and predicted.prefill_s,
+        "replayed_decode_s": predicted and predicted.decode_s,
+        "phases": [{**asdict(phase), "ratio": phase.ratio} for phase in phases],
+        "memory": [
+            {
+                "stage": times.stage,
+                "predicted": stage.predicted and _memory(stage.predicted),
+                "peak": times.peak and asdict(times.peak),
+            }
+            for stage, times in zip(strategy.stages, batch.stages, strict=True)
+        ],
+    }
+
+
 def _memory(predicted: StagePrediction) -> dict[str, Any]:
-    """Returns the predicted bytes alone."""
+    """Returns the bytes of a prediction as plain values."""
     return {
         "memory_bytes": predicted.memory_bytes,
         "allowed_bytes": predicted.allowed_bytes,

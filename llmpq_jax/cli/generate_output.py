@@ -1,4 +1,4 @@
-"""What `generate` prints once it is done."""
+"""What `generate` prints when it is done."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmpq_jax.tasks.generate import Served
 
 
 def print_texts(results: Sequence[Result]) -> None:
-    """Prints each prompt with its continuation, or what is wrong with it."""
+    """Prints each prompt with its continuation, or why it has none."""
     for result in results:
         line = result.line
         if not isinstance(line, Prompt):
@@ -36,7 +36,7 @@ def print_texts(results: Sequence[Result]) -> None:
 
 
 def print_run(served: Served) -> None:
-    """Prints what was measured beside what was predicted."""
+    """Prints what was measured, compared with what was predicted."""
     strategy = served.strategy
     print_table(run_table(strategy, served.batches))
     for line in run_lines(strategy, served.batches):
@@ -51,7 +51,7 @@ def print_run(served: Served) -> None:
 
 
 def print_json(results: Sequence[Result], served: Served, *, model: str) -> None:
-    """Prints all of it for programs."""
+    """Prints results, prediction and batches as JSON."""
     batches = [asdict(batch) for batch in served.batches]
     for batch in batches:
         del batch["events"]

@@ -1,4 +1,4 @@
-"""The group of all commands: its options, and what becomes of errors."""
+"""The group of all commands: its options, and how errors are shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COMMAND_KEY = "llmpq_jax.command"
 
 
 class Failure(click.ClickException):
-    """An error that a person can act on, shown in one line."""
+    """An error that the user can act on, shown in one line."""
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Writes the line to stderr."""
@@ -27,7 +27,7 @@ class _Interrupted(Failure):
 
 
 class _Commands(click.Group):
-    """Lists commands in the order they are used in, and turns errors into lines."""
+    """Lists commands in the order in which they are used, and shows errors as one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Keeps the order in which they were added."""
@@ -56,7 +56,7 @@ class _Commands(click.Group):
             msg = "interrupted"
             raise _Interrupted(msg) from None
         except (LlmpqError, OSError) as error:
-            # A closed pipe is for click to handle: it ends without a word.
+            # click handles a closed pipe: the command ends without a message.
             if ctx.params["debug"] or getattr(error, "errno", None) == errno.EPIPE:
                 raise
             raise Failure(_one_line(error)) from error
@@ -76,7 +76,7 @@ def main(debug: bool) -> None:
 
 
 def command_as_typed() -> str:
-    """Returns the command that is running, as its user typed it."""
+    """Returns the running command line, as the user typed it."""
     return click.get_current_context().meta[_COMMAND_KEY]
 
 

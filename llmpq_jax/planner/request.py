@@ -1,4 +1,4 @@
-"""What a plan is asked for."""
+"""The planning problem: what a plan is made from, and what it may choose."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from llmpq_jax.schema.workload import Workload
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanRequest:
-    """A planning problem, as records.
+    """A planning problem: the contents of the files that a request names, and its choices.
 
     Attributes:
-        architecture: Of the model.
-        model: What the strategy will name.
-        cluster: Devices in the order in which a pipeline may use them.
-        measurements: Of this model's layers on these kinds of device.
-        sensitivity: Of this model.
-        workload: What is served.
+        architecture: Architecture of the model.
+        model: Name of the model for the strategy.
+        cluster: Devices, in the order in which a pipeline may use them.
+        measurements: Seconds of this model's layers on the cluster's kinds of device.
+        sensitivity: Quality loss ω of each layer at each precision.
+        workload: Prompts that are to be served.
         activations: Type of hidden states and of the cache.
-        group_size: Of int4 groups, at most.
-        bits: Precisions a layer may have.
-        head_bits: Precisions the head may have; of several the best is taken.
-        kv_bits: Precisions the cache may have, of which the measured ones are tried; 16
-            keeps it in the activations' type.
-        wire_bits: Precisions that hidden states may have on each hop.
-        tensor: Devices that a stage may be spread over; widths above 1 are tried where
+        group_size: Maximum number of weights that share an int4 scale.
+        bits: Precisions that a layer may have.
+        head_bits: Precisions that the head may have; the planner chooses one.
+        kv_bits: Precisions that the cache may have, as far as they were measured; 16 keeps
+            it in the type of the activations.
+        wire_bits: Precisions that hidden states may have on each hop between stages.
+        tensor: Numbers of devices that may hold one stage; those above 1 are tried where
             they were measured, divide the model's heads, and fit a node.
-        omega_budget: Σω may not exceed it. Absent with `theta` 0, it is that of a model
-            wholly at 8 bits, or as little more as the memory forces.
-        theta: Seconds a unit of ω is worth; added to the latency that is minimised.
-        pins: Layers that lie on a device, or have a precision.
-        prefill: Pins the rows of a prefill micro-batch.
-        decode: Pins the rows of a decode micro-batch.
+        omega_budget: Maximum Σω. None with `theta` 0 means that of a model wholly at 8
+            bits, or as little more as memory requires.
+        theta: Seconds that a unit of ω is worth, added to the latency that is minimised.
+        pins: Layers that are placed on a given device, or have a given precision.
+        prefill: Sequences of a prefill micro-batch; None to let the planner choose.
+        decode: Sequences of a decode micro-batch; None to let the planner choose.
     """
 
     architecture: Architecture

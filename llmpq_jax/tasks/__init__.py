@@ -1,1 +1,1 @@
-"""Whole errands, some of which join planning and running."""
+"""Tasks of the commands, one file each; some of them join planning and running."""

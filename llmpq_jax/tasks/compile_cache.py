@@ -1,4 +1,4 @@
-"""Keeps what XLA compiles, so that the next start of the same stages is quick."""
+"""Cache of what XLA compiles, so that the next start of the same stages is quick."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ _MAX_BYTES = 2 << 30
 
 
 def keep_compiled(cache_home: Path) -> Path | None:
-    """Has JAX keep executables under a folder, unless its user chose where to.
+    """Makes JAX keep executables under a folder, unless the user configured another.
 
-    They lie apart for each processor and version of JAX: code for one may not run on
-    another. Those used longest ago are deleted beyond 2 GiB.
+    Each processor and version of JAX has a subfolder, since code for one may not run on
+    another. Beyond 2 GiB, the executables that were used longest ago are deleted.
 
     Args:
-        cache_home: Folder for caches of all programs.
+        cache_home: Folder for the caches of all programs.
 
     Returns:
-        Where they are kept; None where JAX was told otherwise, or nothing can be
-        written there.
+        The subfolder; None if JAX is configured otherwise, or the folder is not writable.
     """
-    is_told = jax.config.values["jax_compilation_cache_dir"] is not None
-    if is_told or not jax.config.values["jax_enable_compilation_cache"]:
+    is_configured = jax.config.values["jax_compilation_cache_dir"] is not None
+    if is_configured or not jax.config.values["jax_enable_compilation_cache"]:
         return None
     folder = cache_home / "llmpq-jax" / "compiled" / _machine()
     try:
@@ -44,11 +43,11 @@ def keep_compiled(cache_home: Path) -> Path | None:
 
 
 def _machine() -> str:
-    """Names the processor's abilities and JAX's version in a few letters."""
-    told = [platform.machine(), platform.processor(), kernel_path("cpu")]
-    told.append(jax.__version__)
+    """Returns a short hash of the processor's abilities and JAX's version."""
+    parts = [platform.machine(), platform.processor(), kernel_path("cpu")]
+    parts.append(jax.__version__)
     processor = Path("/proc/cpuinfo")
     if processor.is_file():
         lines = processor.read_text(errors="replace").splitlines()
-        told += [line for line in lines if line.startswith(("flags", "Features"))][:1]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+        parts += [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""How good a strategy is: its own pipeline beside the model at 16 bits."""
+"""Evaluates a strategy in its own pipeline, compared with the model at 16 bits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from llmpq_jax.sensitivity.losses import compare_logits
 from llmpq_jax.sensitivity.streamed_model import StreamedModel
 from llmpq_jax.sensitivity.text import Text, read_text
 from llmpq_jax.tasks.kernel_notice import note_missing_kernels
-from llmpq_jax.tasks.questions import Scenario, choose, fraction_right
+from llmpq_jax.tasks.questions import Question, choose, fraction_right
 
 _USUAL_WINDOW = 512
 
@@ -32,24 +32,31 @@ def evaluate(
     strategy: Strategy,
     *,
     text_path: Path | None = None,
-    questions: tuple[str, list[Scenario]] | None = None,
+    questions: tuple[str, list[Question]] | None = None,
     window: int | None = None,
     max_tokens: int | None = None,
 ) -> tuple[TextEvaluation | None, ChoiceEvaluation | None]:
-    """Loads a strategy's pipeline and judges it by a text, by questions, or both.
+    """Loads a strategy's pipeline and evaluates it on a text, on questions, or both.
 
-    The model at 16 bits passes through the default device layer by layer: it need not
-    fit.
+    The model at 16 bits passes through the default device layer by layer, so it need not
+    fit there.
 
     Args:
-        strategy: To be judged, its paths as seen from here.
-        text_path: UTF-8 text.
-        questions: The file's name, and what it holds.
-        window: Tokens of each window; by default 512, or as many as the strategy plans.
-        max_tokens: Read of the text; all of it where absent.
+        strategy: Strategy to evaluate, its paths as seen from here.
+        text_path: Path of a UTF-8 text; None for no text.
+        questions: Name of a file and the questions in it; None for no questions.
+        window: Tokens of each window; by default 512, or the strategy's context if that
+            is shorter.
+        max_tokens: Number of tokens to read of the text; None for all.
+
+    Returns:
+        The evaluations on the text and on the questions, each None if not asked for.
 
     Raises:
-        CheckpointError, RequestError, StrategyError: Something does not fit.
+        CheckpointError: A tensor is missing, damaged, or of another shape.
+        RequestError: The text cannot be read, or windows are too long.
+        StrategyError: The strategy is for another model, or for devices that are not
+            here.
     """
     window = _checked_window(strategy, window)
     text = None
@@ -64,9 +71,9 @@ def evaluate(
         model = StreamedModel(Path(strategy.model.path))
         evaluation = choices = None
         if text is not None:
-            evaluation = _judge_text(pipeline, model, text)
+            evaluation = _evaluate_text(pipeline, model, text)
         if questions is not None:
-            choices = _judge_choices(pipeline, model, *questions, longest=window)
+            choices = _evaluate_choices(pipeline, model, *questions, longest=window)
     return evaluation, choices
 
 
@@ -80,7 +87,9 @@ def _checked_window(strategy: Strategy, window: int | None) -> int:
     return window
 
 
-def _judge_text(pipeline: Pipeline, model: StreamedModel, text: Text) -> TextEvaluation:
+def _evaluate_text(
+    pipeline: Pipeline, model: StreamedModel, text: Text
+) -> TextEvaluation:
     with progress_bar("16 bits", model.num_layers, unit="layers") as advance:
         hidden = model.forward(text.tokens, on_layer=lambda: advance(1))
     head = model.head()
@@ -101,8 +110,8 @@ def _judge_text(pipeline: Pipeline, model: StreamedModel, text: Text) -> TextEva
         text=text.name,
         num_windows=len(text.tokens),
         num_tokens=text.num_predicted,
-        exact=_figures(exact, text),
-        found=_figures(nll, text),
+        exact=_scores(exact, text),
+        found=_scores(nll, text),
         increase_interval=resampled_interval(
             lambda found, exact: np.exp(found) - np.exp(exact),
             nll.mean(axis=1),
@@ -115,7 +124,7 @@ def _judge_text(pipeline: Pipeline, model: StreamedModel, text: Text) -> TextEva
     )
 
 
-def _figures(nll: np.ndarray, text: Text) -> TextScores:
+def _scores(nll: np.ndarray, text: Text) -> TextScores:
     total = float(nll.sum(dtype=np.float64))
     return TextScores(
         perplexity=float(np.exp(total / nll.size)),
@@ -123,11 +132,11 @@ def _figures(nll: np.ndarray, text: Text) -> TextScores:
     )
 
 
-def _judge_choices(
+def _evaluate_choices(
     pipeline: Pipeline,
     model: StreamedModel,
     name: str,
-    questions: list[Scenario],
+    questions: list[Question],
     *,
     longest: int,
 ) -> ChoiceEvaluation:
@@ -160,6 +169,6 @@ def _judge_choices(
 
 
 def _rows_at_once(pipeline: Pipeline) -> int:
-    """Returns how many rows keep every stage busy and yet need little memory."""
+    """Returns a number of sequences that keeps every stage busy with little memory."""
     strategy = pipeline.strategy
     return strategy.micro_batch.prefill * len(strategy.stages)

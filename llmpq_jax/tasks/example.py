@@ -1,4 +1,4 @@
-"""The example that ships with the project: where it is, and devices to run it on."""
+"""The example that ships with the project: its model, and devices to run it on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROMPTS = "prompts.jsonl"
 WORKLOAD = Workload(batch=16, prompt_length=64, new_tokens=64)
 ACTIVATIONS: Activations = "float32"
 
-# Where no file of prompts lies beside a model; any language model goes on from these.
+# For models without a file of prompts; any language model can continue these.
 PLAIN_PROMPTS = (
     "Once upon a time",
     "The first thing to know is",
@@ -32,19 +32,19 @@ PLAIN_PROMPTS = (
     "In the beginning,",
 )
 
-# Of the layers at 16 bits with their caches, so much fits on each device: not all of
-# them together, so that they must be quantised, and unequal, so that the cut matters.
+# Share of the layers at 16 bits, with their caches, that fits on each device. Less than 1
+# together, so that layers must be quantised, and unequal, so that the cut matters.
 _SHARES = (0.2, 0.19, 0.235, 0.15)
 
 
 def find_model(root: Path) -> Path:
-    """Returns the example model, seen from here or from the package's own checkout.
+    """Returns the example model's folder, from here or from the package's own checkout.
 
     Args:
-        root: Of the checkout that the package would lie in.
+        root: Root of the checkout that would contain the package.
 
     Raises:
-        CheckpointError: This is no checkout.
+        CheckpointError: The package is not in a checkout.
     """
     for folder in (MODEL, root / MODEL):
         if (folder / "config.json").is_file():
@@ -56,7 +56,7 @@ def find_model(root: Path) -> Path:
 def four_cpu_devices(architecture: Architecture) -> Cluster:
     """Describes four emulated CPU devices whose memory is unequal and scarce.
 
-    All of them are to be used, so that a pipeline of four stages is seen at work.
+    All of them must be used, so that the plan is a pipeline of four stages.
     """
     precision = PrecisionChoice(activations=ACTIVATIONS)
     layer = layer_bytes(

@@ -1,4 +1,4 @@
-"""What a run says of the links between nodes, which no profile of one machine measures."""
+"""Transfer times between nodes, from a recorded run."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ def hop_times(
     node_devices: Sequence[NodeDevice],
     hidden_size: int,
     *,
-    least: int,
+    min_samples: int,
 ) -> list[LinkTime]:
-    """Returns the median seconds of hidden states from one node to another, by size.
+    """Returns the median seconds of sending hidden states between nodes, by size.
 
-    From when a stage has made them until they lie on the next one's device. Hops within a
-    node are left out, and hops to a mesh, which are several transfers.
+    A hop lasts from when a stage has computed them until they are on the next stage's
+    device. Hops within a node are left out, and hops to a mesh, which are several
+    transfers.
 
     Args:
-        run: As recorded.
-        node_devices: The first device of each stage.
-        hidden_size: Of the model.
-        least: Sizes that were sent less often are left out.
+        run: Run as it was recorded.
+        node_devices: First device of each stage.
+        hidden_size: Hidden size of the model.
+        min_samples: Minimum number of transfers of a size; rarer ones are left out.
     """
     stages, precision = run.strategy.stages, run.strategy.precision
     apart = {
@@ -55,7 +56,7 @@ def hop_times(
             samples[size].append(event.received_s - made_s)
     rows = []
     for (number, num_bytes), seconds in sorted(samples.items()):
-        if len(seconds) < least:
+        if len(seconds) < min_samples:
             continue
         source, target = node_devices[number - 1], node_devices[number]
         rows.append(link_time(source, target, num_bytes, seconds))
@@ -65,13 +66,13 @@ def hop_times(
 def link_time(
     source: NodeDevice, target: NodeDevice, num_bytes: int, seconds: list[float]
 ) -> LinkTime:
-    """Returns the row of a transfer between devices of two nodes.
+    """Returns the measurements row of transfers between devices of two nodes.
 
     Args:
-        source: That it left.
-        target: That it reached.
-        num_bytes: Sent.
-        seconds: Samples.
+        source: Device that sends.
+        target: Device that receives.
+        num_bytes: Size of each transfer in bytes.
+        seconds: Measured seconds of the transfers.
     """
     timing = summary(seconds)
     return LinkTime(
@@ -86,19 +87,19 @@ def link_time(
 
 
 def notes_on_links(cluster: Cluster, links: Iterable[LinkTime]) -> list[str]:
-    """Says which of the links measured the cluster file speaks of itself.
+    """Returns a note on each measured link that the cluster file sets as well.
 
     Args:
-        cluster: Whose file says them.
-        links: As measured between nodes.
+        cluster: Cluster as its file describes it.
+        links: Links that were measured between nodes.
     """
-    said = {frozenset(link.between) for link in cluster.links}
+    in_file = {frozenset(link.between) for link in cluster.links}
     pairs = dict.fromkeys((row.source_node, row.target_node) for row in links)
     return [
-        f"from {source} to {target}: the cluster file says a [[link]] itself, which "
-        "plans believe; remove it there to plan with what was measured"
+        f"from {source} to {target}: the cluster file has a [[link]] itself, which "
+        "plans use; remove it there to plan with what was measured"
         for source, target in pairs
-        if {source, target} in said
+        if {source, target} in in_file
     ]
 
 

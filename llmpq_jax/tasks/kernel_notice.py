@@ -1,4 +1,4 @@
-"""Says once, before the work, that a CPU will be slow at few bits."""
+"""Warns before a run that a CPU without native kernels is slow at low precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmpq_jax.stage.emulated_devices import PLACED_NAME
 _NOTE = (
     "note: llmpq-jax was installed without a C++ compiler and so without its native CPU "
     "kernels: on a CPU int8 and int4 are slower than 16 bits; install a compiler, then "
-    "llmpq-jax anew"
+    "llmpq-jax again"
 )
 
 

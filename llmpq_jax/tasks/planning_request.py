@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,8 +29,9 @@ from llmpq_jax.schema.cluster_file import read_cluster
 from llmpq_jax.schema.measurements import Measurements
 from llmpq_jax.schema.measurements_file import read_measurements
 from llmpq_jax.schema.precision import ALL_BITS, Bits
+from llmpq_jax.schema.sensitivity import Sensitivity
 from llmpq_jax.schema.sensitivity_file import read_sensitivity
-from llmpq_jax.schema.solve_request import PlannerChoices, SolveRequest, Sources
+from llmpq_jax.schema.solve_request import SolveRequest, Sources
 from llmpq_jax.schema.strategy import ModelReference
 from llmpq_jax.schema.workload import Workload
 from llmpq_jax.tasks.unmeasured import (
@@ -59,19 +60,19 @@ def planning_request(
         model: Folder of the checkpoint, or of its config.json alone.
         workload: Prompts that are to be served.
         request: Sources, choices and limits of the plan.
-        on_note: Called with a remark on each assumption that stands in for a file.
+        on_note: Called with a remark on each assumption that replaces a file.
 
     Raises:
         CheckpointError: Weights are damaged, or quantised so that no plan is left.
         SpecError: A file cannot be read, or is of another model.
         ValueError: A choice does not suit the cluster, the model or the workload.
     """
-    sources, choices = request.sources, request.choices
+    choices = request.choices
     architecture = read_architecture(model)
     uses: dict[str, Use] = dict.fromkeys(choices.use, "always")
     uses |= dict.fromkeys(choices.leave_idle, "never")
-    cluster = with_use(read_cluster(Path(sources.cluster)), uses)
-    if sources.measurements is None:
+    cluster = with_use(read_cluster(Path(request.sources.cluster)), uses)
+    if request.sources.measurements is None:
         on_note(
             "--roofline: seconds are predicted from data-sheet figures, not measured"
         )
@@ -86,48 +87,24 @@ def planning_request(
         )
     else:
         measurements = _read_measurements(
-            Path(sources.measurements), architecture, cluster, on_note
+            Path(request.sources.measurements), architecture, cluster, on_note
         )
     group_size = _group_size(measurements)
-    sensitivity, allowed, tensor = None, ALL_BITS, choices.tensor
-    if sources.roofline and not has_weights(model):
-        on_note(f"no weights in {model}: all layers count as equally sensitive")
-        reference, sensitivity = config_alone(
-            model, architecture, group_size=group_size
-        )
-    else:
-        allowed, tensor = _what_the_checkpoint_allows(
-            model, architecture, choices, on_note
-        )
-        reference = ModelReference(
-            path=str(model),
-            architecture=architecture.family,
-            num_layers=architecture.num_layers,
-            fingerprint=model_fingerprint(model),
-        )
-    if sources.sensitivity is not None:
-        sensitivity = read_sensitivity(Path(sources.sensitivity))
-    elif sensitivity is None:
-        from llmpq_jax.sensitivity.weight_variance import weight_variance
-
-        on_note(
-            "no --sensitivity: estimating it from the variance of the weights alone"
-        )
-        sensitivity = weight_variance(model, group_size=group_size)
+    weights = _examine_weights(model, architecture, request, group_size, on_note)
     return PlanRequest(
         architecture=architecture,
-        model=replace(reference, rounded=sensitivity.rounded),
+        model=replace(weights.reference, rounded=weights.sensitivity.rounded),
         cluster=cluster,
         measurements=measurements,
-        sensitivity=sensitivity,
+        sensitivity=weights.sensitivity,
         workload=workload,
         activations=measurements.activations,
         group_size=group_size,
-        bits=tuple(bits for bits in allowed if bits in choices.bits),
+        bits=tuple(bits for bits in weights.bits if bits in choices.bits),
         head_bits=choices.head_bits,
         kv_bits=choices.kv_bits,
         wire_bits=choices.wire_bits,
-        tensor=tensor,
+        tensor=weights.tensor,
         omega_budget=request.quality.omega_budget,
         theta=request.quality.theta,
         pins=(*choices.pin_layers, *choices.pin_bits),
@@ -159,22 +136,68 @@ def _read_measurements(
     return measurements
 
 
-def _what_the_checkpoint_allows(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Weights:
+    """What a plan needs to know of a model's weights.
+
+    Attributes:
+        reference: Name of the model for the strategy.
+        sensitivity: Quality loss of each layer.
+        bits: Precisions that every layer can be served at.
+        tensor: Numbers of devices that may hold one stage.
+    """
+
+    reference: ModelReference
+    sensitivity: Sensitivity
+    bits: tuple[Bits, ...] = ALL_BITS
+    tensor: tuple[int, ...]
+
+
+def _examine_weights(
     model: Path,
     architecture: Architecture,
-    choices: PlannerChoices,
+    request: SolveRequest,
+    group_size: int,
     on_note: Callable[[str], None],
-) -> tuple[tuple[Bits, ...], tuple[int, ...]]:
-    """Returns the precisions of layers, and the widths of stages, that it can serve."""
+) -> _Weights:
+    """Reads what the checkpoint allows, or assumes it if there are no weights to read."""
+    sources, choices = request.sources, request.choices
+    sensitivity = None
+    if sources.sensitivity is not None:
+        sensitivity = read_sensitivity(Path(sources.sensitivity))
+    if sources.roofline and not has_weights(model):
+        on_note(f"no weights in {model}: all layers count as equally sensitive")
+        reference, assumed = config_alone(model, architecture, group_size=group_size)
+        return _Weights(
+            reference=reference,
+            sensitivity=sensitivity or assumed,
+            tensor=choices.tensor,
+        )
     reader = CheckpointReader(model)
     allowed = plannable_bits(reader, architecture, head=choices.head_bits[0])
-    if max(choices.tensor) > 1 and any(name.endswith("g_idx") for name in reader):
+    tensor = choices.tensor
+    if max(tensor) > 1 and any(name.endswith("g_idx") for name in reader):
         on_note(
             "the checkpoint's groups may be in act-order, which no mesh serves: "
             "each stage has one device"
         )
-        return allowed, (1,)
-    return allowed, choices.tensor
+        tensor = (1,)
+    if sensitivity is None:
+        from llmpq_jax.sensitivity.weight_variance import weight_variance
+
+        on_note(
+            "no --sensitivity: estimating it from the variance of the weights alone"
+        )
+        sensitivity = weight_variance(model, group_size=group_size)
+    reference = ModelReference(
+        path=str(model),
+        architecture=architecture.family,
+        num_layers=architecture.num_layers,
+        fingerprint=model_fingerprint(model),
+    )
+    return _Weights(
+        reference=reference, sensitivity=sensitivity, bits=allowed, tensor=tensor
+    )
 
 
 def measurements_digest(sources: Sources) -> str:

@@ -25,7 +25,7 @@ def measure(
     """Measures with a progress bar, and warns of devices whose speed drifted.
 
     Args:
-        model: Checkpoint folder.
+        model: Folder of the checkpoint.
         cluster: Cluster whose devices are measured.
         out: Measurements file, written row by row.
         options: Sizes, precisions and widths to measure.

@@ -1,8 +1,8 @@
-"""Measures what lies between the machines of a cluster, which none can measure alone."""
+"""Measures the links between a cluster's machines, which none can measure alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import permutations
 from pathlib import Path
@@ -18,7 +18,7 @@ from llmpq_jax.report.console import progress_bar
 from llmpq_jax.runtime.engines.ray.link_probe import LinkProbe, time_links
 from llmpq_jax.runtime.engines.transport.config import TransportName
 from llmpq_jax.schema.cluster import Cluster, NodeDevice
-from llmpq_jax.schema.measurements import LinkTime
+from llmpq_jax.schema.measurements import LinkTime, Measurements
 from llmpq_jax.schema.measurements_file import read_measurements
 from llmpq_jax.schema.precision import ACTIVATION_BYTES
 from llmpq_jax.tasks.hop_times import link_time
@@ -34,29 +34,29 @@ def measure_between_nodes(
     transport: TransportName,
     set_up: Callable[[], object],
 ) -> tuple[LinkTime, ...]:
-    """Times hidden states between every two nodes, both ways, as runs under Ray send them.
+    """Times hidden states between every two nodes in both directions, as under Ray.
 
-    Each pair of kinds is timed by the first device of the kind on its node. What the file
-    holds already is not measured again.
+    Each pair of kinds is timed on the first device of the kind on its node. What the file
+    has already is not measured again.
 
     Args:
-        model: The checkpoint's folder, or that of its config alone.
-        cluster: Whose devices; those it never uses are left out.
-        out: Measurements of the model on the nodes' devices, appended to row by row.
-        grid: Whose largest prefill is the largest size.
-        address: Of the Ray cluster; "auto" for the one this machine is part of.
-        transport: What brings messages.
+        model: Folder of the checkpoint, or of its config.json alone.
+        cluster: Cluster of the devices; those that are never used are left out.
+        out: Measurements of the model on the nodes' devices, added to row by row.
+        grid: Grid whose largest prefill is the largest size.
+        address: Address of the Ray cluster; "auto" for this machine's.
+        transport: Transport of the messages.
         set_up: Called in each process before JAX starts.
 
     Returns:
-        The rows that are new.
+        The new rows.
 
     Raises:
         SpecError: A file cannot be read.
-        MeasurementError: The measurements are of another model, or the cluster has but
+        MeasurementError: The measurements are of another model, or the cluster has only
             one node.
         StrategyError: A machine serves something else, or lacks a device.
-        WorkerFailedError: There is no Ray cluster, a machine is not in it, or was lost.
+        WorkerFailedError: There is no Ray cluster, or a machine is not in it or failed.
     """
     table = read_measurements(out)
     architecture = read_architecture(model)
@@ -66,23 +66,9 @@ def measure_between_nodes(
         msg = f"cluster {cluster.name!r} has one node with devices to use: expected two or more, with links between them to measure"
         raise MeasurementError(msg)
     journal = Journal(table, out)
-    node_devices = {
-        node_devices.name: node_devices for pair in pairs for node_devices in pair
-    }
     token_bytes = architecture.hidden_size * ACTIVATION_BYTES[table.activations]
-    probes = [
-        LinkProbe(source=source.name, target=target.name, num_tokens=num_tokens)
-        for source, target in pairs
-        for num_tokens in token_counts(grid.max_tokens, token_bytes)
-        if not journal.holds(
-            table.links,
-            source_kind=source.device.kind,
-            target_kind=target.device.kind,
-            source_node=source.node.name,
-            target_node=target.node.name,
-            num_bytes=num_tokens * token_bytes,
-        )
-    ]
+    sizes = token_counts(grid.max_tokens, token_bytes)
+    probes = _missing_probes(pairs, sizes, token_bytes, table, journal)
     if not probes:
         return ()
     timings = time_links(
@@ -100,31 +86,48 @@ def measure_between_nodes(
         closing(timings) as timed,
     ):
         for probe, samples in timed:
-            row = link_time(
-                node_devices[probe.source],
-                node_devices[probe.target],
-                probe.num_tokens * token_bytes,
-                samples,
-            )
+            source, target = cluster.find(probe.source), cluster.find(probe.target)
+            num_bytes = probe.num_tokens * token_bytes
+            row = link_time(source, target, num_bytes, samples)
             journal.add(row)
             rows.append(row)
             advance(1, None)
     return tuple(rows)
 
 
+def _missing_probes(
+    pairs: list[tuple[NodeDevice, NodeDevice]],
+    sizes: Sequence[int],
+    token_bytes: int,
+    table: Measurements,
+    journal: Journal,
+) -> list[LinkProbe]:
+    """Returns the transfers of these numbers of tokens that the file does not have."""
+    return [
+        LinkProbe(source=source.name, target=target.name, num_tokens=num_tokens)
+        for source, target in pairs
+        for num_tokens in sizes
+        if not journal.holds(
+            table.links,
+            source_kind=source.device.kind,
+            target_kind=target.device.kind,
+            source_node=source.node.name,
+            target_node=target.node.name,
+            num_bytes=num_tokens * token_bytes,
+        )
+    ]
+
+
 def _pairs(cluster: Cluster) -> list[tuple[NodeDevice, NodeDevice]]:
-    """Returns a device of each kind on a node, with each on another; both ways together."""
-    ends: dict[tuple[str, str], NodeDevice] = {}
-    for node_devices in cluster.node_devices:
-        if node_devices.device.use != "never":
-            ends.setdefault(
-                (node_devices.node.name, node_devices.device.kind), node_devices
-            )
+    """Pairs one device per node and kind with those of other nodes, both directions."""
+    first: dict[tuple[str, str], NodeDevice] = {}
+    for node_device in cluster.node_devices:
+        if node_device.device.use != "never":
+            key = node_device.node.name, node_device.device.kind
+            first.setdefault(key, node_device)
     pairs = [
         (source, target)
-        for source, target in permutations(ends.values(), 2)
+        for source, target in permutations(first.values(), 2)
         if source.node.name != target.node.name
     ]
-    return sorted(
-        pairs, key=lambda pair: sorted(node_devices.name for node_devices in pair)
-    )
+    return sorted(pairs, key=lambda pair: sorted(device.name for device in pair))

@@ -1,4 +1,4 @@
-"""Makes a checkpoint of what a strategy serves, with progress shown."""
+"""Writes the weights that a strategy serves as a checkpoint, with progress on stderr."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
 
 STRATEGY = "strategy.toml"
-# Beside weights and config.json; a licence goes with what it permits.
+# Files that are copied, besides weights and config.json.
 _COPIED = (
     "generation_config.json",
     "tokenizer*",
@@ -33,11 +33,11 @@ _COPIED = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WrittenCheckpoint:
-    """What was written.
+    """A checkpoint that was written.
 
     Attributes:
-        strategy: That serves the new folder, its path as seen from here.
-        parts: Embedding, layers and head, in their order.
+        strategy: Strategy that serves the new folder, its path as seen from here.
+        parts: Embedding, layers and head, in model order.
     """
 
     strategy: Strategy
@@ -45,27 +45,27 @@ class WrittenCheckpoint:
 
     @property
     def bytes_before(self) -> int:
-        """Of all tensors it was made from."""
+        """Bytes of all tensors that it was made from."""
         return sum(part.bytes_before for part in self.parts)
 
     @property
     def bytes_after(self) -> int:
-        """Of all its tensors."""
+        """Bytes of all its tensors."""
         return sum(part.bytes_after for part in self.parts)
 
 
 def write_checkpoint(
     strategy_path: Path, out: Path, *, overwrite: bool = False
 ) -> WrittenCheckpoint:
-    """Writes a checkpoint that holds what a strategy would load, and its strategy.
+    """Writes a checkpoint of the weights that a strategy would load, and its strategy.
 
     Args:
         strategy_path: File of the strategy.
-        out: Folder to be made.
-        overwrite: Replace a checkpoint that was so written.
+        out: Folder to write.
+        overwrite: True to replace a checkpoint that was written by this function.
 
     Raises:
-        RequestError: The folder is there already, or is a file.
+        RequestError: The folder exists already, or is a file.
         CheckpointError, StrategyError, UnsupportedModelError: The strategy cannot be
             served from its checkpoint, or that cannot be written.
     """
@@ -96,7 +96,7 @@ def write_checkpoint(
 
 
 def _strategy_of(strategy: Strategy, folder: Path) -> Strategy:
-    """Returns the strategy that serves a folder as it was written."""
+    """Returns the strategy that serves the written folder."""
     model = replace(
         strategy.model,
         # Relative, so that the file names it relative to itself.

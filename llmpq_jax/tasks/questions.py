@@ -15,14 +15,14 @@ from llmpq_jax.schema.buckets import bucket_length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scenario:
-    """One question.
+class Question:
+    """One multiple-choice question.
 
     Attributes:
-        where: In which file and line, for messages.
-        question: What comes before the choice.
-        choices: Continuations, at least two.
-        answer: Which one is right, counted from 0.
+        where: File and line of the question, for messages.
+        question: Text before the choice.
+        choices: Possible continuations, at least two.
+        answer: Index of the right choice.
     """
 
     where: str
@@ -31,11 +31,11 @@ class Scenario:
     answer: int
 
 
-def read_questions(path: Path) -> list[Scenario]:
+def read_questions(path: Path) -> list[Question]:
     """Reads JSON lines with question, choices and answer.
 
     Raises:
-        RequestError: The file cannot be read, or a line is no question.
+        RequestError: The file cannot be read, or a line is not a question.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -48,12 +48,12 @@ def read_questions(path: Path) -> list[Scenario]:
         if line.strip()
     ]
     if not questions:
-        msg = f"questions {path}: holds none: expected a JSON line for each question"
+        msg = f"questions {path}: has no questions: expected a JSON line for each question"
         raise RequestError(msg)
     return questions
 
 
-def _question(line: str, where: str) -> Scenario:
+def _question(line: str, where: str) -> Question:
     try:
         found = json.loads(line)
     except ValueError as reason:
@@ -63,7 +63,7 @@ def _question(line: str, where: str) -> Scenario:
         case {"question": str(question), "choices": [*choices], "answer": int(answer)}:
             are_texts = all(isinstance(each, str) and each for each in choices)
             if are_texts and len(choices) >= 2 and 0 <= answer < len(choices):
-                return Scenario(
+                return Question(
                     where=where,
                     question=question,
                     choices=tuple(choices),
@@ -77,19 +77,19 @@ _EXPECTED = 'expected {"question": text, "choices": [two or more texts], "answer
 
 
 def choose(
-    questions: Sequence[Scenario],
+    questions: Sequence[Question],
     tokenizer: Tokenizer,
     score: Callable[[np.ndarray], np.ndarray],
     *,
     longest: int,
 ) -> tuple[list[int], list[int]]:
-    """Returns for each question its likeliest choice, in all and per byte.
+    """Returns the index of each question's most likely choice, in total and per byte.
 
     Args:
-        questions: To be answered.
-        tokenizer: Of the model.
-        score: Takes tokens [B, T] to float32 logits [B, T, V].
-        longest: Tokens that a question and a choice may have together.
+        questions: Questions to answer.
+        tokenizer: Tokenizer of the model.
+        score: Function from tokens [B, T] to float32 logits [B, T, V].
+        longest: Maximum number of tokens of a question with a choice.
 
     Raises:
         RequestError: A question is longer.
@@ -103,8 +103,8 @@ def choose(
     return plain, per_byte
 
 
-def fraction_right(questions: Sequence[Scenario], chosen: Sequence[int]) -> float:
-    """Returns the share of questions whose answer was chosen."""
+def fraction_right(questions: Sequence[Question], chosen: Sequence[int]) -> float:
+    """Returns the share of questions whose right choice was chosen."""
     right = [
         question.answer == choice
         for question, choice in zip(questions, chosen, strict=True)
@@ -113,7 +113,7 @@ def fraction_right(questions: Sequence[Scenario], chosen: Sequence[int]) -> floa
 
 
 def _likelihoods(
-    question: Scenario,
+    question: Question,
     tokenizer: Tokenizer,
     score: Callable[[np.ndarray], np.ndarray],
     longest: int,
@@ -129,19 +129,19 @@ def _likelihoods(
     for index, row in enumerate(rows):
         tokens[index, : len(row)] = row
     logits = score(tokens).astype(np.float64)
-    told = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    log_p = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
     sums = []
-    for index, row in enumerate(rows):
-        # Where the last token of the question joins the first of the choice, they part
-        # at the last token that both have.
+    for number, row in enumerate(rows):
+        # Tokens of the choice start where those of question and choice together differ
+        # from those of the question alone: its last token may merge with the choice.
         shared = next(
             (
-                place
-                for place, (one, other) in enumerate(zip(before, row, strict=False))
+                index
+                for index, (one, other) in enumerate(zip(before, row, strict=False))
                 if one != other
             ),
             min(len(before), len(row) - 1),
         )
-        places = range(max(1, shared), len(row))
-        sums.append(sum(told[index, place - 1, row[place]] for place in places))
+        own = range(max(1, shared), len(row))
+        sums.append(sum(log_p[number, index - 1, row[index]] for index in own))
     return np.array(sums)

@@ -1,4 +1,4 @@
-"""What a plan is made of where nothing can be measured: figures and a config.json."""
+"""What replaces measurements and weights: data-sheet figures and a config.json."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def roofline_measurements(
     decode: int | None = None,
     tensor: Collection[int] = (1,),
 ) -> Measurements:
-    """Foretells what a plan may ask of every kind of device in a cluster.
+    """Predicts measurements of every kind of device that a cluster uses.
 
     Args:
-        model: Its folder.
-        architecture: Of it.
-        cluster: Whose kinds.
-        workload: What is served.
-        prefill: Pins the rows of a prefill micro-batch.
-        decode: Pins the rows of a decode micro-batch.
-        tensor: Devices of a node that a layer may be spread over.
+        model: Folder of the model.
+        architecture: Architecture of the model.
+        cluster: Cluster whose kinds of device are predicted.
+        workload: Prompts that are to be served.
+        prefill: Sequences of a prefill micro-batch; None for all that are tried.
+        decode: Sequences of a decode micro-batch; None for all that are tried.
+        tensor: Numbers of devices of a node that may hold one layer.
 
     Raises:
-        ClusterError: The catalogue lacks one of them.
+        ClusterError: The catalogue lacks a kind of device.
     """
     catalogue = read_catalogue()
     used = dict.fromkeys(
@@ -57,19 +57,19 @@ def roofline_measurements(
         architecture,
         [catalogue.find(kind) for kind in used],
         workload=workload,
-        # Prompts that take the places of others are prefilled one by one.
+        # Prompts that follow others into their slots are prefilled one by one.
         rows={1, *(rows for pair in pairs for rows in (pair.prefill, pair.decode))},
         name=model.name,
         interconnects={
-            kind: _inside(cluster, kind, architecture, tensor) for kind in used
+            kind: _interconnect(cluster, kind, architecture, tensor) for kind in used
         },
     )
 
 
-def _inside(
+def _interconnect(
     cluster: Cluster, kind: str, architecture: Architecture, tensor: Collection[int]
 ) -> NodeInterconnect:
-    """How a kind's devices reduce: by the slowest link of all nodes with several."""
+    """Returns how devices of a kind are joined: the slowest of all nodes with several."""
     groups: dict[str, list[NodeDevice]] = {}
     for node_device in cluster.node_devices:
         if node_device.device.kind == kind and node_device.device.use != "never":
@@ -77,18 +77,18 @@ def _inside(
     several = [group for group in groups.values() if len(group) > 1]
     if not several:
         return NodeInterconnect()
-    most = max(len(group) for group in several)
+    num_devices = max(len(group) for group in several)
     found = [cluster.link_between(group[0], group[1]) for group in several]
-    usual = NodeInterconnect()
+    default = NodeInterconnect()
     bandwidths = [link.bandwidth_bytes_per_s for link in found if link]
     latencies = [link.latency_s for link in found if link]
     if None in found:
-        bandwidths.append(usual.bandwidth_bytes_per_s)
-        latencies.append(usual.latency_s)
+        bandwidths.append(default.bandwidth_bytes_per_s)
+        latencies.append(default.latency_s)
     return NodeInterconnect(
         widths=tuple(
             width
-            for width in tensor_widths(architecture, most)
+            for width in tensor_widths(architecture, num_devices)
             if width > 1 and width in tensor
         ),
         bandwidth_bytes_per_s=min(bandwidths),
@@ -99,7 +99,7 @@ def _inside(
 def config_alone(
     model: Path, architecture: Architecture, *, group_size: int
 ) -> tuple[ModelReference, Sensitivity]:
-    """Names and judges a model whose weights are not there."""
+    """Returns the name and the assumed sensitivities of a model without weights."""
     fingerprint = config_fingerprint(architecture)
     reference = ModelReference(
         path=str(model),
@@ -114,6 +114,6 @@ def config_alone(
 
 
 def catalogue_digest() -> str:
-    """Names the catalogue a plan was made with."""
+    """Returns a digest of the catalogue of devices, as provenance has it."""
     content = (resources.files("llmpq_jax.arch") / "catalogue.toml").read_bytes()
     return f"roofline of catalogue sha256:{hashlib.sha256(content).hexdigest()}"

@@ -1,4 +1,4 @@
-"""Plans judged on a validation text, and the record of them."""
+"""Evaluates plans on a validation text, and keeps a record of them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from llmpq_jax.sensitivity.variant import Variant, unrounded
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limit:
-    """What a user allows.
+    """Limit on the loss of quality, measured on a validation text.
 
     Attributes:
-        kind: "perplexity": its increase; "kl": the mean divergence from 16 bits, in nats
-            per token.
-        value: At most so much.
+        kind: "perplexity" for its increase, or "kl" for the mean KL divergence from 16
+            bits, in nats per token.
+        value: Maximum of the increase or the divergence.
     """
 
     kind: Literal["perplexity", "kl"]
@@ -37,12 +37,12 @@ class Limit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationFigures:
-    """A plan's figures on the validation text.
+    """Quality of a plan on the validation text.
 
     Attributes:
-        perplexity: Of the model at 16 bits.
-        perplexity_increase: Of the plan.
-        kl: Of the plan from 16 bits, nats per token.
+        perplexity: Perplexity of the model at 16 bits.
+        perplexity_increase: Perplexity of the plan minus that at 16 bits.
+        kl: Mean KL divergence of the plan from 16 bits, in nats per token.
     """
 
     perplexity: float
@@ -50,20 +50,20 @@ class ValidationFigures:
     kl: float
 
     def value(self, limit: Limit) -> float:
-        """Returns what a limit speaks of."""
+        """Returns the figure that a limit is set on."""
         return self.perplexity_increase if limit.kind == "perplexity" else self.kl
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Round:
-    """One plan and what it is worth.
+    """One round of the search: a plan, and its quality on the validation text.
 
     Attributes:
-        omega_budget: It was solved under.
-        strategy: Found.
-        validation: Its figures.
-        keeps: Whether it keeps the limit.
-        is_known: It is in the record of plans already.
+        omega_budget: Budget for Σω that it was solved under.
+        strategy: Plan that was found.
+        validation: Quality of the plan.
+        keeps: True if the plan keeps the limit.
+        is_known: True if the plan was in the record already.
     """
 
     omega_budget: float
@@ -74,10 +74,10 @@ class Round:
 
 
 class PlanEvaluator:
-    """Judges plans on a validation text, layer by layer on the default device."""
+    """Evaluates plans on a validation text, layer by layer on the default device."""
 
     def __init__(self, model: StreamedModel, text: Text, *, folder: Path) -> None:
-        """Takes the model, with its rounded weights if it has any, and the text."""
+        """Takes the model, with its calibrated weights if it has any, and the text."""
         self._model = model
         self._text = text
         self._folder = folder
@@ -88,7 +88,7 @@ class PlanEvaluator:
         return math.exp(float(exact.nll.mean(dtype=np.float64)))
 
     def __call__(self, strategy: Strategy) -> ValidationFigures:
-        """Judges the weights and the cache that a strategy serves."""
+        """Evaluates the weights and the cache that a strategy serves."""
         precision = strategy.precision
         variant = Variant(
             bits=strategy.bits, head_bits=precision.head_bits, kv_bits=precision.kv_bits
@@ -107,14 +107,14 @@ class PlanEvaluator:
 
 
 def read_evaluated(path: Path, key: str) -> list[Round]:
-    """Reads the plans of a record that were judged for the same work.
+    """Reads the plans of a record that were evaluated for the same problem.
 
     Args:
-        path: Of JSON lines; a file that is not there holds none.
-        key: Of the work: model, cluster, measurements, sensitivities, workload, validation.
+        path: File of JSON lines; a missing file has no plans.
+        key: Hash of the problem and of the validation text.
 
     Raises:
-        RequestError: A line is not one of a record.
+        RequestError: A line cannot be read.
     """
     if not path.exists():
         return []
@@ -145,7 +145,7 @@ def read_evaluated(path: Path, key: str) -> list[Round]:
 
 
 def write_evaluated(path: Path, key: str, rounds: list[Round]) -> None:
-    """Adds new rounds to a record; what it held stays."""
+    """Adds the new rounds to a record."""
     held = path.read_text(encoding="utf-8") if path.exists() else ""
     lines = [
         json.dumps(

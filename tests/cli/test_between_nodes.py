@@ -45,8 +45,8 @@ def test_links_between_nodes_are_measured_and_planned_with(
     solve = ("solve", "--model", model, "--cluster", apart, "--measurements", copied)
     pins = ("--pin-layers", "0:2=node0/cpu:0", "--pin-layers", "2:4=node1/cpu:0")
     out = tmp_path / "strategy.toml"
-    told = fails(*solve, *SIZES, *pins, "--out", out)
-    assert "measure with `llmpq-jax profile` --between-nodes" in told
+    line = fails(*solve, *SIZES, *pins, "--out", out)
+    assert "measure with `llmpq-jax profile` --between-nodes" in line
 
     words = ("profile", "--model", model, "--cluster", apart, "--out", copied)
     words += (*SIZES, "--between-nodes", "--address", machines.address)
@@ -92,8 +92,8 @@ def test_a_link_of_the_cluster_file_is_said_to_come_first(
 def test_what_cannot_be_measured_is_said(fails, run, model, cluster, copied, tmp_path):
     words = ("profile", "--model", model, "--cluster", cluster, "--between-nodes")
     assert "has one node with devices to use" in fails(*words, "--out", copied)
-    told = fails(*words, "--out", tmp_path / "none.toml")
-    assert "none.toml" in told
+    line = fails(*words, "--out", tmp_path / "none.toml")
+    assert "none.toml" in line
     usage = run(*words, "--out", copied, "--quick", "--kind", "cpu")
     assert usage.exit_code == 2
     assert "--between-nodes measures no layers" in " ".join(usage.stderr.split())

@@ -15,7 +15,7 @@ from tests.tiny_models import write_tiny_model
 
 @pytest.fixture
 def planned(strategy, tmp_path, model):
-    """Writes the strategy with predictions of so many bytes for each stage."""
+    """Writes the strategy with a prediction of these bytes for each stage."""
 
     def write(allowed_bytes, folder=model):
         given = read_strategy(strategy)
@@ -34,7 +34,7 @@ def planned(strategy, tmp_path, model):
     return write
 
 
-def test_compiled_memory_stands_beside_the_prediction(run, planned):
+def test_compiled_memory_is_shown_with_the_prediction(run, planned):
     result = run("check", "--strategy", planned(1 << 30))
     assert result.exit_code == 0, result.output
     for text in ("node0/cpu:0", "node0/cpu:1", "compiled", "1 GiB"):

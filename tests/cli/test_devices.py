@@ -33,7 +33,7 @@ def test_a_file_that_is_there_is_kept(fails, run, tmp_path):
     out = tmp_path / "cluster.toml"
     out.write_text("mine")
     line = fails("devices", "--out", out)
-    assert line == f"{out}: is there already: choose another file, or --overwrite it"
+    assert line == f"{out}: exists already: choose another file, or --overwrite it"
     assert out.read_text() == "mine"
     assert run("devices", "--out", out, "--overwrite").exit_code == 0
     assert len(read_cluster(out).node_devices) == 1

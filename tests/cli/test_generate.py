@@ -213,16 +213,16 @@ def test_each_choice_is_drawn_with_a_seed_of_its_own(run, strategy, tmp_path):
         assert (choice["index"], one["index"]) == (number, 0)
         assert choice["text"] == one["text"]
         assert choice["finish_reason"] == one["finish_reason"]
-        told, expected = choice["logprobs"], one["logprobs"]
-        assert told.keys() == expected.keys()
-        assert told["tokens"] == expected["tokens"]
-        assert told["text_offset"] == expected["text_offset"]
+        found, expected = choice["logprobs"], one["logprobs"]
+        assert found.keys() == expected.keys()
+        assert found["tokens"] == expected["tokens"]
+        assert found["text_offset"] == expected["text_offset"]
         # Beside other rows float32 may be summed in another order: the last digit differs.
-        assert told["token_logprobs"] == pytest.approx(
+        assert found["token_logprobs"] == pytest.approx(
             expected["token_logprobs"], abs=1e-5
         )
         for top_tokens, others in zip(
-            told["top_logprobs"], expected["top_logprobs"], strict=True
+            found["top_logprobs"], expected["top_logprobs"], strict=True
         ):
             assert top_tokens == pytest.approx(others, abs=1e-5)
     assert len({choice["text"] for choice in together}) > 1
@@ -347,7 +347,7 @@ def test_rounded_weights_are_kept_where_they_are_asked_to_be(
     damaged.write_bytes(content)
     found, stderr = texts("--weights-cache", named)
     assert found == expected
-    told = [line for line in stderr.splitlines() if line.startswith("weights cache")]
-    assert told == [
+    found = [line for line in stderr.splitlines() if line.startswith("weights cache")]
+    assert found == [
         f"weights cache {damaged}: is not what was written there: its weights are read from the checkpoint and rounded again"
     ]

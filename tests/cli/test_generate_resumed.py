@@ -154,7 +154,7 @@ def test_what_is_done_is_not_done_again(run, strategy, tmp_path):
     with prompts.open("a") as file:
         file.write('{"custom_id": "b", "prompt": "class A", "max_tokens": 1}\n')
     result = run(*words, "--resume")
-    assert f"going on with {out}: 1 results are there" in result.stderr
+    assert f"continuing {out}, which has 1 results" in result.stderr
     assert "1 new tokens in" in result.stdout
     assert out.read_bytes().startswith(first)
     result = run(*words, "--resume")
@@ -194,4 +194,4 @@ def test_another_job_is_refused(run, fails, strategy, tmp_path):
 def test_to_resume_takes_a_file_of_results(run, strategy, words):
     result = run("generate", "--strategy", strategy, *words)
     assert result.exit_code == 2
-    assert "expected --prompts and --out beside it, and no --overwrite" in result.stderr
+    assert "expected --prompts and --out with it, and no --overwrite" in result.stderr

@@ -25,8 +25,8 @@ def test_widths_are_numbers(run, model, cluster, tmp_path):
     for wrong in ("0", "1,x", ""):
         result = run("profile", *files, "--tensor-widths", wrong)
         assert result.exit_code == 2
-        told = " ".join(result.stderr.split())
-        assert f"found {wrong!r}, expected numbers from 1 up" in told
+        line = " ".join(result.stderr.split())
+        assert f"found {wrong!r}, expected numbers from 1 up" in line
 
 
 def test_a_width_that_no_node_has_is_refused(fails, model, cluster, tmp_path):
@@ -35,7 +35,7 @@ def test_a_width_that_no_node_has_is_refused(fails, model, cluster, tmp_path):
     assert "tensor width 4: no kind to be measured has more than 2" in line
 
 
-def test_predictions_are_judged_at_sizes_that_were_left_out(
+def test_predictions_are_compared_at_sizes_that_were_left_out(
     run, model, cluster, tmp_path
 ):
     path = tmp_path / "measurements.toml"

@@ -29,7 +29,7 @@ def test_the_whole_way_works_and_works_again(run, model, tmp_path, monkeypatch):
     words = ("quickstart", "--model", model, "--work-dir", work_dir)
     for result in (run(*words), run(*words)):
         assert result.exit_code == 0, result.output
-    # What the model wrote stands above, and may look like anything.
+    # The model's text is above, and may look like anything.
     end = result.stdout.rpartition("\nmeasured ")[2]
     files = {
         match[1]: match[2]

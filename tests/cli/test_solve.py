@@ -101,8 +101,8 @@ def test_options_bound_the_plan(run, words, tmp_path):
 
 
 def test_a_budget_is_kept(run, words, model, tmp_path):
-    judged = weight_variance(model)
-    budget = 0.5 * sum(judged.omega(layer, 8) for layer in range(4))
+    sensitivity = weight_variance(model)
+    budget = 0.5 * sum(sensitivity.omega(layer, 8) for layer in range(4))
     assert run(*words, "--omega-budget", budget).exit_code == 0
     plan = read_strategy(tmp_path / "plan.toml")
     assert plan.quality is not None
@@ -114,7 +114,7 @@ def test_sensitivities_of_a_file_are_taken(run, words, model, tmp_path):
     path = tmp_path / "sensitivity.toml"
     write_sensitivity(path, replace(weight_variance(model), method="by hand"))
     result = run(*words, "--sensitivity", path)
-    assert "judging layers" not in result.stderr
+    assert "variance of the weights" not in result.stderr
     plan = read_strategy(tmp_path / "plan.toml")
     assert plan.quality is not None
     assert plan.quality.method == "by hand"
@@ -152,8 +152,8 @@ def test_measurements_of_another_model_are_refused(fails, words, tmp_path):
 
 def test_sensitivities_of_another_model_are_refused(fails, words, model, tmp_path):
     path = tmp_path / "sensitivity.toml"
-    judged = replace(weight_variance(model), fingerprint="sha256:other")
-    write_sensitivity(path, judged)
+    sensitivity = replace(weight_variance(model), fingerprint="sha256:other")
+    write_sensitivity(path, sensitivity)
     assert "fingerprint sha256:other, expected sha256:" in fails(
         *words, "--sensitivity", path
     )

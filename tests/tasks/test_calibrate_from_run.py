@@ -1,4 +1,4 @@
-"""A run folded in is what the next plan of the same strategy foretells."""
+"""After calibrating by a run, the same strategy is predicted to take what it took."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ CLUSTER = Cluster(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("folded") / "model")
+    return write_tiny_model(tmp_path_factory.mktemp("calibrated") / "model")
 
 
 @pytest.fixture
@@ -210,25 +210,25 @@ def evaluated(strategy, model, path):
 
 
 @pytest.fixture
-def folds(model, table, tmp_path):
-    def fold(record, **changes):
+def calibrates(model, table, tmp_path):
+    def calibrate(record, **changes):
         given = {"model": model, "cluster": CLUSTER} | changes
         return calibrate_from_run(record, table, **given)
 
-    return fold
+    return calibrate
 
 
-def test_what_was_taken_is_foretold_of_the_same_strategy(
-    strategy, model, table, folds, tmp_path
+def test_what_was_taken_is_predicted_of_the_same_strategy(
+    strategy, model, table, calibrates, tmp_path
 ):
     before = evaluated(strategy, model, table)
     assert before.decode_s != pytest.approx(tuple(TAKEN["decode"].values()), rel=0.1)
-    folded = folds(written(tmp_path / "run.jsonl", strategy, events_of(strategy)))
-    assert [(row.kind, row.phase, row.num_passes) for row in folded.rows] == [
+    found = calibrates(written(tmp_path / "run.jsonl", strategy, events_of(strategy)))
+    assert [(row.kind, row.phase, row.num_passes) for row in found.rows] == [
         ("quick", "decode", 30),
         ("slow", "decode", 30),
     ]
-    assert [note.partition(":")[0] for note in folded.notes] == [
+    assert [note.partition(":")[0] for note in found.notes] == [
         "quick in prefill",
         "slow in prefill",
     ]
@@ -239,20 +239,20 @@ def test_what_was_taken_is_foretold_of_the_same_strategy(
 
 
 def test_prefill_is_corrected_where_enough_of_it_was_run(
-    strategy, model, table, folds, tmp_path
+    strategy, model, table, calibrates, tmp_path
 ):
     twice = [
         replace(event, micro_batch=event.micro_batch + 4 * again)
         for again in (0, 1)
         for event in events_of(strategy)
     ]
-    assert folds(written(tmp_path / "run.jsonl", strategy, twice)).notes == ()
+    assert calibrates(written(tmp_path / "run.jsonl", strategy, twice)).notes == ()
     after = evaluated(strategy, model, table)
     assert after.prefill_s == pytest.approx(tuple(TAKEN["prefill"].values()))
     assert after.decode_s == pytest.approx(tuple(TAKEN["decode"].values()))
 
 
-def test_chunks_of_a_prompt_are_one_micro_batch(strategy, folds, tmp_path, table):
+def test_chunks_of_a_prompt_are_one_micro_batch(strategy, calibrates, tmp_path, table):
     events = [
         replace(event, tokens=8.0, step=step, ended_s=event.started_s + took / 2)
         if event.phase == "prefill"
@@ -266,14 +266,16 @@ def test_chunks_of_a_prompt_are_one_micro_batch(strategy, folds, tmp_path, table
         for again in (0, 1)
         for event in events
     ]
-    chunked = folds(written(tmp_path / "run.jsonl", strategy, many))
+    chunked = calibrates(written(tmp_path / "run.jsonl", strategy, many))
     prefills = [row for row in chunked.rows if row.phase == "prefill"]
     assert [row.num_passes for row in prefills] == [8, 8]
     for row, taken_s in zip(prefills, TAKEN["prefill"].values(), strict=True):
         assert row.measured_s == pytest.approx(8 * taken_s)
 
 
-def test_a_shared_machine_is_not_counted_twice(strategy, model, table, folds, tmp_path):
+def test_a_shared_machine_is_not_counted_twice(
+    strategy, model, table, calibrates, tmp_path
+):
     """Stages that each have half of a machine would be twice as quick alone."""
     table.write_text(
         table.read_text() + row_text(SharedCapacity(node="node0", capacity=1.0))
@@ -283,34 +285,34 @@ def test_a_shared_machine_is_not_counted_twice(strategy, model, table, folds, tm
         "decode": {0: 1e-3, 1: 1e-3},
     }
     events = events_of(strategy, overlap=2, taken=interchangeable_groups)
-    folds(written(tmp_path / "run.jsonl", strategy, events))
+    calibrates(written(tmp_path / "run.jsonl", strategy, events))
     after = evaluated(strategy, model, table)
     assert after.decode_s == pytest.approx((1e-3, 1e-3))
     rounds = strategy.workload.new_tokens - 1
     assert after.seconds.decode_s == pytest.approx(rounds * 2 * (1e-3 + 1e-3))
 
 
-def test_the_same_run_counts_once(strategy, table, folds, tmp_path):
+def test_the_same_run_counts_once(strategy, table, calibrates, tmp_path):
     record = written(tmp_path / "run.jsonl", strategy, events_of(strategy))
-    first = folds(record)
+    first = calibrates(record)
     text = table.read_text()
-    again = folds(record.rename(tmp_path / "renamed.jsonl"))
+    again = calibrates(record.rename(tmp_path / "renamed.jsonl"))
     assert again.rows == ()
     assert again.measurements == first.measurements == read_measurements(table)
     assert table.read_text() == text
 
 
 def test_runs_count_together_and_no_correction_is_corrected(
-    strategy, model, table, folds, tmp_path
+    strategy, model, table, calibrates, tmp_path
 ):
-    """A second run is put beside what the table foretells without the first."""
-    folds(written(tmp_path / "one.jsonl", strategy, events_of(strategy)))
+    """A second run is compared with what the table predicts without the first."""
+    calibrates(written(tmp_path / "one.jsonl", strategy, events_of(strategy)))
     slower = {
         phase: {stage: 3 * s for stage, s in by_stage.items()}
         for phase, by_stage in TAKEN.items()
     }
     events = events_of(strategy, taken=slower)
-    folds(written(tmp_path / "two.jsonl", strategy, events))
+    calibrates(written(tmp_path / "two.jsonl", strategy, events))
     after = evaluated(strategy, model, table)
     mean = tuple(2 * taken_s for taken_s in TAKEN["decode"].values())
     assert after.decode_s == pytest.approx(mean)
@@ -331,8 +333,8 @@ def sent_s(num_bytes):
     return 2e-4 + num_bytes / 1e9
 
 
-def test_links_between_nodes_are_told_by_what_went_over_them(
-    strategy, table, folds, tmp_path
+def test_links_between_nodes_are_measured_by_what_was_sent_over_them(
+    strategy, table, calibrates, tmp_path
 ):
     first, second = strategy.stages
     second = replace(second, device="node1/cpu:0")
@@ -352,11 +354,11 @@ def test_links_between_nodes_are_told_by_what_went_over_them(
         for event in events
     ]
     record = written(tmp_path / "run.jsonl", apart, twice)
-    folded = folds(record, cluster=APART)
-    assert [(row.source_node, row.target_node) for row in folded.links] == (
+    found = calibrates(record, cluster=APART)
+    assert [(row.source_node, row.target_node) for row in found.links] == (
         [("node0", "node1")] * 2
     )
-    assert {row.num_bytes for row in folded.links} == {4 * 256, 2 * 16 * 256}
+    assert {row.num_bytes for row in found.links} == {4 * 256, 2 * 16 * 256}
     known = read_measurements(table)
     for num_bytes in (4 * 256, 2 * 16 * 256):
         for source, target in (("node0", "node1"), ("node1", "node0")):
@@ -368,11 +370,11 @@ def test_links_between_nodes_are_told_by_what_went_over_them(
                 num_bytes=num_bytes,
             )
             assert found_s == pytest.approx(sent_s(num_bytes))
-    assert folds(record, cluster=APART).links == ()
+    assert calibrates(record, cluster=APART).links == ()
 
 
-def test_a_link_that_the_cluster_file_says_is_told_to_come_first(
-    strategy, folds, tmp_path
+def test_a_link_of_the_cluster_file_is_reported_to_come_first(
+    strategy, calibrates, tmp_path
 ):
     first, second = strategy.stages
     apart = replace(strategy, stages=(first, replace(second, device="node1/cpu:0")))
@@ -382,23 +384,23 @@ def test_a_link_that_the_cluster_file_says_is_told_to_come_first(
     ]
     link = Link(between=("node1", "node0"), bandwidth_bytes_per_s=1e9)
     cluster = replace(APART, links=(link,))
-    folded = folds(written(tmp_path / "run.jsonl", apart, late), cluster=cluster)
-    assert folded.links
-    (note,) = [note for note in folded.notes if "[[link]]" in note]
+    found = calibrates(written(tmp_path / "run.jsonl", apart, late), cluster=cluster)
+    assert found.links
+    (note,) = [note for note in found.notes if "[[link]]" in note]
     assert note.startswith("from node0 to node1: the cluster file says a [[link]]")
 
 
-def test_within_a_node_a_run_says_nothing_of_links(strategy, folds, tmp_path):
+def test_within_a_node_a_run_says_nothing_of_links(strategy, calibrates, tmp_path):
     record = written(tmp_path / "run.jsonl", strategy, events_of(strategy))
-    assert folds(record).links == ()
+    assert calibrates(record).links == ()
 
 
 @pytest.fixture
-def refused(folds, table):
+def refused(calibrates, table):
     def refuse(record, **changes):
         text = table.read_text()
         with pytest.raises(LlmpqError) as caught:
-            folds(record, **changes)
+            calibrates(record, **changes)
         message = str(caught.value)
         assert "\n" not in message
         assert "expected" in message
@@ -461,19 +463,19 @@ def test_what_does_not_belong_together_is_refused(strategy, refused, tmp_path, t
     half = replace(strategy.precision, activations="bfloat16")
     other = written(tmp_path / "b.jsonl", replace(strategy, precision=half), events)
     assert "activations is bfloat16, the measurements have float32" in refused(other)
-    untold = [replace(event, rows=0) for event in events]
-    assert "does not tell the size" in refused(
-        written(tmp_path / "old.jsonl", strategy, untold)
+    sizeless = [replace(event, rows=0) for event in events]
+    assert "does not say the size" in refused(
+        written(tmp_path / "old.jsonl", strategy, sizeless)
     )
-    assert "does not tell the size" in refused(
+    assert "does not say the size" in refused(
         written(tmp_path / "none.jsonl", strategy, [])
     )
-    assert "does not tell what node0/cpu:0 is" in refused(
+    assert "does not say what node0/cpu:0 is" in refused(
         written(tmp_path / "unnamed.jsonl", strategy, events, machine=None)
     )
-    foretold = table.read_text().replace('"measured"', '"roofline"')
-    table.write_text(foretold)
-    assert "is foretold by makers' figures" in refused(record)
+    roofline = table.read_text().replace('"measured"', '"roofline"')
+    table.write_text(roofline)
+    assert "is predicted from data-sheet figures" in refused(record)
 
 
 def test_a_stage_on_a_mesh_is_left_out(model, refused, tmp_path):

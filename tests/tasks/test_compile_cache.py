@@ -1,4 +1,4 @@
-"""The cache of executables, tried in processes of their own: JAX is told once."""
+"""The cache of executables, tried in separate processes: JAX is configured once."""
 
 from __future__ import annotations
 

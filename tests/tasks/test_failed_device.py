@@ -132,8 +132,8 @@ def test_every_line_has_one_result_that_names_its_plans(
     assert served.strategy == plans[len(failures)]
     assert served.bad_lines == (LINES[3], 1)
     names = [plan_name(strategy_fingerprint(plan)) for plan in plans]
-    told = [each.plans for each in results if isinstance(each.line, Prompt)]
-    for each in told:
+    plan_names = [each.plans for each in results if isinstance(each.line, Prompt)]
+    for each in plan_names:
         assert list(each) == [name for name in names if name in each]
     if restarts:
         assert all(
@@ -144,8 +144,8 @@ def test_every_line_has_one_result_that_names_its_plans(
         return
     # A plan that failed at once has made nothing.
     made = [name for name, count in zip(names, [*failures, 1], strict=False) if count]
-    assert set(made) == {name for each in told for name in each}
-    assert any(len(each) > 1 for each in told) == (max(failures) > 0)
+    assert set(made) == {name for each in plan_names for name in each}
+    assert any(len(each) > 1 for each in plan_names) == (max(failures) > 0)
 
 
 def test_without_another_plan_the_failure_ends_the_run(plans):

@@ -23,12 +23,12 @@ def cache_home() -> Path:
 def choice(
     *names: str, values: Mapping[str, Any], default: str, help: str
 ) -> click.Option:
-    """Makes an option whose words stand for values.
+    """Makes an option that takes one of several words, each of which means a value.
 
     Args:
         *names: Name of the option, and of its parameter if it is another.
-        values: Value that each word stands for.
-        default: Word that is taken if none is typed.
+        values: Values by the word that is typed.
+        default: Word whose value is the default.
         help: Text for `--help`.
     """
     return click.Option(

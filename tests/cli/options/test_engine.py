@@ -27,7 +27,7 @@ def test_options_of_ray_are_for_ray(run, strategy, option, value):
     assert f"{option} is for --engine ray: expected both or neither" in result.stderr
 
 
-def test_ray_that_is_not_installed_is_told_how_to_be(run, strategy, monkeypatch):
+def test_the_error_without_ray_says_how_to_install_it(run, strategy, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     for name in list(sys.modules):
         if name.startswith("llmpq_jax.runtime.engines.ray."):
