@@ -8,6 +8,6 @@ from llmpq_jax.stage.worker import StageWorker
 
 
 def local_workers(pipeline: Pipeline) -> tuple[StageWorker, ...]:
-    """Returns them in pipeline order, to be looked into."""
-    assert isinstance(pipeline._engine, LocalEngine)
-    return pipeline._engine.workers
+    """Returns the workers in pipeline order, to inspect them."""
+    assert isinstance(pipeline.engine, LocalEngine)
+    return pipeline.engine.workers

@@ -1,10 +1,10 @@
-"""Machines of a Ray cluster on loopback: `Machines`, and the process that holds them.
+"""Machines of a Ray cluster on loopback: `Machines`, and the process that runs them.
 
     python -m tests.ray_machines node0 node1
 
-They are started from a process of their own: Ray forks, which a process that has JAX's
-threads must not do. The process prints the cluster's address, then obeys lines of stdin:
-"start NAME" and "kill NAME", each answered by a line; it ends with its stdin.
+They are started in a process of their own because Ray forks, which a process with JAX's
+threads must not do. The process prints the cluster's address, then executes lines of stdin,
+"start NAME" and "kill NAME", and answers each with a line. It ends with its stdin.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 from llmpq_jax.runtime import Request, Sampling
 from llmpq_jax.schema.strategy import Mesh, Strategy
 
-# Ray turns 127.0.0.1 into this machine's own address, unless it is told that it does not
-# run on several machines; read as it is imported.
+# Ray replaces 127.0.0.1 by this machine's own address unless clusters of several machines
+# are disabled; it reads the variable when it is imported.
 ON_LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -52,7 +52,7 @@ class Machines:
         self._ask(f"start {name}")
 
     def kill(self, name: str) -> None:
-        """Ends a machine without a word, as a power cut would."""
+        """Kills a machine without a shutdown, as a power cut would."""
         self._ask(f"kill {name}")
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ def on_nodes(strategy: Strategy, *nodes: str) -> Strategy:
 
 
 def some_requests(count: int, *, new_tokens: int = 8) -> list[Request]:
-    """Requests of unequal prompts and lengths, every other one drawn."""
+    """Makes requests of unequal prompts and lengths, every other one sampled."""
     return [
         Request(
             token_ids=tuple(range(index, 3 * index + 2)),
@@ -102,17 +102,17 @@ def some_requests(count: int, *, new_tokens: int = 8) -> list[Request]:
     ]
 
 
-def set_worker_up(compiled: str, told: str | None = None) -> None:
-    """Makes a worker's JAX as strict as a test's, and has it keep what it compiles.
+def set_worker_up(compiled: str, started: str | None = None) -> None:
+    """Makes a worker's JAX as strict as a test's, with a cache of compiled programs.
 
     Args:
-        compiled: Folder for it.
-        told: Folder where the worker leaves a file named by its process's number.
+        compiled: Folder of the cache.
+        started: Folder where the worker makes a file named by its process id.
     """
     import jax
 
-    if told is not None:
-        (Path(told) / str(os.getpid())).touch()
+    if started is not None:
+        (Path(started) / str(os.getpid())).touch()
 
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -140,7 +140,7 @@ def _serve(names: list[str]) -> None:
             "num_cpus": 0,
             "object_store_memory": 100 << 20,
             "include_dashboard": False,
-            # A lost machine is noticed sooner than after Ray's half minute.
+            # A failed machine is noticed sooner than after Ray's half minute.
             "_system_config": {
                 "health_check_initial_delay_ms": 1000,
                 "health_check_period_ms": 500,

@@ -1,4 +1,4 @@
-"""What "the same tokens" means: equal wherever rounding cannot decide."""
+"""Defines "the same tokens": equal wherever rounding errors cannot decide."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from llmpq_jax.stage.sampling import perturbed_logits, sampling_rows
 
 
 def logit_tolerance(architecture: Architecture, logits: np.ndarray) -> float:
-    """Bounds how far two float32 evaluations of the same weights may lie apart.
+    """Bounds how far two float32 evaluations of the same weights may differ.
 
     A sum of n products errs by about λ·√n units of roundoff with overwhelming
     probability, if roundings are independent and without bias (Higham and Mary, A New
     Approach to Probabilistic Rounding Error Analysis, 2019); λ = 8. Under the same
     assumption the errors of the nine products of each layer and of the head add up in
-    squares. All are taken relative to the largest logit.
+    squares. All errors are relative to the largest logit.
     """
     longest = max(architecture.hidden_size, architecture.intermediate_size)
     num_products = 9 * architecture.num_layers + 1
@@ -32,37 +32,38 @@ def logit_tolerance(architecture: Architecture, logits: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """How the chosen tokens compare with a reference's logits along them.
+class TokenComparison:
+    """Chosen tokens compared with a reference's logits.
 
     Attributes:
-        num_positions: Tokens compared.
-        num_excused: Those whose two best candidates lie within twice the tolerance.
-        num_wrong: Those that are not the best although it stands out.
+        num_positions: Number of tokens compared.
+        num_excused: Tokens whose two best candidates differ by at most twice the
+            tolerance.
+        num_wrong: Tokens that are not the best one although it differs by more.
     """
 
     num_positions: int
     num_excused: int
     num_wrong: int
 
-    def __add__(self, other: Verdict) -> Verdict:
-        return Verdict(
+    def __add__(self, other: TokenComparison) -> TokenComparison:
+        return TokenComparison(
             self.num_positions + other.num_positions,
             self.num_excused + other.num_excused,
             self.num_wrong + other.num_wrong,
         )
 
 
-def judge(
+def compare(
     request: Request, completion: Completion, logits_LV: np.ndarray, tolerance: float
-) -> Verdict:
+) -> TokenComparison:
     """Compares a completion with reference logits teacher-forced along its own tokens.
 
     Args:
-        request: What was asked.
-        completion: What came.
-        logits_LV: The reference's, after each token of prompt and completion.
-        tolerance: Of a logit.
+        request: Request of the completion.
+        completion: Completion to compare.
+        logits_LV: Reference's logits after each token of prompt and completion.
+        tolerance: Largest error of a logit.
     """
     first = len(request.token_ids) - 1
     tokens = np.asarray(completion.token_ids)
@@ -88,19 +89,19 @@ def judge(
     best, second = -np.sort(-logits, axis=-1)[:, :2].T
     is_excused = best - second <= 2 * tolerance
     is_wrong = (logits.argmax(axis=-1) != tokens) & ~is_excused
-    return Verdict(len(tokens), int(is_excused.sum()), int(is_wrong.sum()))
+    return TokenComparison(len(tokens), int(is_excused.sum()), int(is_wrong.sum()))
 
 
-def judge_all(
+def compare_all(
     requests: Sequence[Request],
     completions: Sequence[Completion],
     reference_logits: Sequence[np.ndarray],
     tolerance: float,
-) -> Verdict:
-    """Adds the verdicts of a whole batch up."""
-    total = Verdict(0, 0, 0)
+) -> TokenComparison:
+    """Compares the completions of a whole batch."""
+    total = TokenComparison(0, 0, 0)
     for request, completion, logits in zip(
         requests, completions, reference_logits, strict=True
     ):
-        total = total + judge(request, completion, logits, tolerance)
+        total = total + compare(request, completion, logits, tolerance)
     return total

@@ -24,7 +24,8 @@ from llmpq_jax.arch.tensors import (
     head_tensors,
     layer_tensors,
 )
-from llmpq_jax.checkpoint.load import Weights, place_tensors
+from llmpq_jax.checkpoint.host_tensor import HostTensor
+from llmpq_jax.checkpoint.load import Weights
 from llmpq_jax.model import Embedding
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.schema.measurements import Phase
@@ -35,7 +36,7 @@ from llmpq_jax.stage.emulated_devices import JaxDevice
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.module import StageModule
 from llmpq_jax.stage.sampling import greedy_rows
-from llmpq_jax.stage.sharding import Placement
+from llmpq_jax.stage.sharding import StageSharding
 from llmpq_jax.stage.worker import StageWorker
 
 _DRAWN_ELEMENTS = 1 << 20
@@ -114,12 +115,12 @@ class StageBench:
         """
         self.architecture = architecture
         self.dtype = DTYPES[activations]
-        placement = Placement(tuple(devices), group_size=group_size)
+        sharding = StageSharding(tuple(devices), group_size=group_size)
         program = _RotatingProgram(
             _random_module(
-                architecture, contents, placement, dtype=self.dtype, kv_bits=kv_bits
+                architecture, contents, sharding, dtype=self.dtype, kv_bits=kv_bits
             ),
-            placement,
+            sharding,
         )
         if contents.num_layers:
             # As many as the model has of such a stage, or fill the largest caches.
@@ -161,7 +162,7 @@ class StageBench:
         worker.allocate(num_groups=1, num_rows=shape.rows, num_slots=shape.num_slots)
         length = shape.num_tokens if phase == "prefill" else shape.num_slots - 1
         num_chunks = shape.num_chunks if phase == "prefill" else 1
-        payload = worker.placement.put(self._payload(phase, shape))
+        payload = worker.sharding.put(self._payload(phase, shape))
         return [
             Message(
                 phase=phase,
@@ -202,7 +203,7 @@ class StageBench:
     def _executable(self, phase: Phase, shape: Shape) -> Any:
         """Compiles one phase for one shape, once."""
         worker = self.worker
-        describe = worker.placement.describe
+        describe = worker.sharding.describe
         payload = self._payload(phase, shape)
         inputs = describe(payload.shape, payload.dtype)
         packed = worker.program.pack(
@@ -210,7 +211,7 @@ class StageBench:
         )
         rows = describe(packed.shape, packed.dtype)
         cache = tuple(
-            worker.placement.describe_cache(
+            worker.sharding.describe_cache(
                 self.architecture,
                 num_rows=shape.rows,
                 num_slots=shape.num_slots,
@@ -232,14 +233,16 @@ class StageBench:
 def _random_module(
     architecture: Architecture,
     contents: StageContents,
-    placement: Placement,
+    sharding: StageSharding,
     *,
     dtype: jnp.dtype,
     kv_bits: KvBits,
 ) -> StageModule:
     def draw(tensors: Iterable[TensorSpec], bits: Bits) -> Weights:
-        drawn = ((tensor, random_weight(tensor)) for tensor in tensors)
-        return place_tensors(drawn, bits=bits, place=placement.place_weight)
+        return sharding.put_weights(
+            HostTensor.of(tensor, random_weight(tensor), bits=bits)
+            for tensor in tensors
+        )
 
     embedding = head = None
     if contents.has_embedding:
@@ -250,14 +253,14 @@ def _random_module(
             architecture,
             layer,
             draw(layer_tensors(architecture), contents.bits),
-            placement,
+            sharding,
             kv_bits=kv_bits,
         )
         for layer in range(contents.num_layers)
     ]
     if contents.has_head:
         weights = draw(head_tensors(architecture), contents.bits)
-        head = build_head(architecture, weights, placement)
+        head = build_head(architecture, weights, sharding)
     return StageModule(
         architecture, embedding=embedding, layers=layers, head=head, dtype=dtype
     )

@@ -49,7 +49,7 @@ class Ring:
         self._results = results
         # Each call allocates its stage's cache.
         self._messages, *_ = [bench.messages(phase, shape) for bench in benches]
-        self._sent = benches[0].worker.placement.put(self._messages[0].payload)
+        self._sent = benches[0].worker.sharding.put(self._messages[0].payload)
         downstream: Connection = results
         loops: list[StageLoop] = []
         for bench in reversed(benches):
@@ -80,7 +80,7 @@ class Ring:
 
     def hop(self) -> None:
         """Transfers what the first stage sends to the second one's devices, and waits."""
-        self._benches[1].worker.placement.put(self._sent).block_until_ready()
+        self._benches[1].worker.sharding.put(self._sent).block_until_ready()
 
     def close(self) -> None:
         """Ends the threads."""

@@ -1,4 +1,4 @@
-"""Which requests a strategy can serve; known before anything is loaded."""
+"""Checks whether a strategy can serve a request, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def check_request(
     """Refuses a request that a strategy cannot serve.
 
     Raises:
-        RequestError: Its prompt or its context is too long, or a token is none.
+        RequestError: If its prompt or its context is too long, or a token is not in the
+            vocabulary.
     """
     workload = strategy.workload
     length = len(request.token_ids)
@@ -25,13 +26,13 @@ def check_request(
         msg = f"the prompt has {length} tokens: expected at most {max_prompt}, which the strategy plans for; shorten it or solve with a larger --prompt-length"
         raise RequestError(msg)
     if length + request.max_new_tokens > max_context:
-        msg = f"the prompt has {length} tokens and {request.max_new_tokens} new ones are asked: expected at most {max_context} together, which the strategy plans for; ask fewer or solve with a larger --new-tokens"
+        msg = f"the prompt has {length} tokens and {request.max_new_tokens} new ones are requested: expected at most {max_context} together, which the strategy plans for; request fewer or solve with a larger --new-tokens"
         raise RequestError(msg)
-    strange = [
+    unknown = [
         token
         for token in request.token_ids
         if not 0 <= token < architecture.vocabulary_size
     ]
-    if strange:
-        msg = f"token {strange[0]} is outside the model's vocabulary of {architecture.vocabulary_size}: expected 0 up to but without it; use the model's own tokenizer"
+    if unknown:
+        msg = f"token {unknown[0]} is outside the model's vocabulary of {architecture.vocabulary_size}: expected 0 to {architecture.vocabulary_size - 1}; use the model's own tokenizer"
         raise RequestError(msg)

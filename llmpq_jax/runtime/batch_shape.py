@@ -1,4 +1,4 @@
-"""The shapes in which a batch of requests is served."""
+"""The shape in which a batch of requests is served."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from llmpq_jax.schema.workload import MicroBatch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchShape:
-    """The shapes a batch is served in.
+    """Sizes of the micro-batches and caches of a batch.
 
     Attributes:
-        num_groups: Decode groups, counting those that only fill a prefill up.
+        num_groups: Number of decode groups, including those that only pad a prefill
+            micro-batch.
         prefill_rows: Rows of a prefill micro-batch.
         decode_rows: Rows of a decode group.
-        num_tokens: Slots of a prompt, padding included.
-        num_slots: Slots of the cache.
-        chunk_tokens: Longer prompts come in chunks of at most so many.
+        num_tokens: Tokens of each of the first prompts, padding included.
+        num_slots: Slots of a row's cache.
+        chunk_tokens: Largest chunk that longer prompts are cut into, in tokens.
     """
 
     num_groups: int
@@ -37,23 +38,23 @@ class BatchShape:
         prompt_lengths: Sequence[int],
         context_lengths: Sequence[int],
     ) -> BatchShape:
-        """Rounds up to whole micro-batches and length buckets.
+        """Returns a batch's shape, rounded up to whole micro-batches and length buckets.
 
         Args:
-            micro_batch: Of the plan.
-            batch: Rows served at a time, at least; fewer where there are fewer.
-            prompt_lengths: Tokens of each prompt, in the order they are served.
-            context_lengths: Tokens of each prompt and what may follow it.
+            micro_batch: Sizes of the plan's micro-batches.
+            batch: Rows that are served at a time, if there are as many prompts.
+            prompt_lengths: Tokens of each prompt, in the order of service.
+            context_lengths: Tokens of each prompt and its longest completion together.
         """
         num_rows = min(batch, len(prompt_lengths))
         decode_rows = micro_batch.decode
-        together = max(1, micro_batch.prefill // decode_rows)
-        groups = -(-num_rows // (decode_rows * together)) * together
-        num_first = groups * decode_rows
+        per_prefill = max(1, micro_batch.prefill // decode_rows)
+        num_groups = -(-num_rows // (decode_rows * per_prefill)) * per_prefill
+        num_first = num_groups * decode_rows
         num_tokens = bucket_length(max(prompt_lengths[:num_first]))
         longest = max(*context_lengths, *prompt_lengths)
         return cls(
-            num_groups=groups,
+            num_groups=num_groups,
             prefill_rows=micro_batch.prefill,
             decode_rows=decode_rows,
             num_tokens=num_tokens,
@@ -62,15 +63,15 @@ class BatchShape:
         )
 
     def num_chunks(self, num_tokens: int) -> int:
-        """Into how many chunks prompts of a bucket's length are cut."""
+        """Returns the number of chunks that prompts of a bucket's length are cut into."""
         return num_prefill_chunks(num_tokens, self.chunk_tokens)
 
     @property
     def num_prefills(self) -> int:
-        """Prefill micro-batches of the rows that are served first, at most."""
+        """Largest number of prefill micro-batches of the first prompts."""
         return -(-self.num_rows // self.prefill_rows)
 
     @property
     def num_rows(self) -> int:
-        """Rows in all, padding included."""
+        """Number of rows in all groups, padding included."""
         return self.num_groups * self.decode_rows

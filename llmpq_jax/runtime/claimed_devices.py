@@ -1,4 +1,4 @@
-"""Finds the devices a strategy names among those of this machine."""
+"""Finds the devices that a strategy names on this machine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from llmpq_jax.stage.emulated_devices import PLACED_NAME, JaxDevice
 
 
 def find_devices(strategy: Strategy) -> list[tuple[JaxDevice, ...]]:
-    """Returns each stage's devices, as JAX knows them.
+    """Returns each stage's JAX devices.
 
     Raises:
-        StrategyError: The strategy spans several machines, or names a device that is
-            not there.
+        StrategyError: If the strategy spans several machines, or a device is missing.
     """
     names = [name for stage in strategy.stages for name in stage.devices]
     nodes = sorted({name.split("/")[0] for name in names})
@@ -27,36 +26,36 @@ def find_devices(strategy: Strategy) -> list[tuple[JaxDevice, ...]]:
 
 
 def claim_devices(names: Sequence[str]) -> tuple[JaxDevice, ...]:
-    """Starts JAX on a stage's devices alone, in a process that has no other stage.
+    """Starts JAX on one stage's devices alone, in a process without other stages.
 
-    A GPU that is another stage's is not touched, and the CPU's devices are emulated.
+    GPUs of other stages stay invisible to the process; CPU devices are emulated.
 
     Args:
-        names: Full names, all of one platform.
+        names: Full names of the devices, all of one platform.
 
     Raises:
-        StrategyError: A device is not there.
+        StrategyError: If a device is missing.
     """
-    places = [_parse(name) for name in names]
-    platform = places[0][0]
-    # JAX numbers what it is shown from 0 up, in the order of their numbers.
-    shown = sorted(index for _, index in places)
+    parsed = [_parse(name) for name in names]
+    platform = parsed[0][0]
+    # JAX numbers its visible devices from 0, in the order of their own numbers.
+    visible = sorted(index for _, index in parsed)
     jax.config.update(
         "jax_platforms", "cpu" if platform == "cpu" else f"{platform},cpu"
     )
     if platform == "cpu":
-        jax.config.update("jax_num_cpu_devices", len(shown))
+        jax.config.update("jax_num_cpu_devices", len(visible))
     elif platform == "cuda":
-        jax.config.update("jax_cuda_visible_devices", ",".join(map(str, shown)))
+        jax.config.update("jax_cuda_visible_devices", ",".join(map(str, visible)))
     try:
         devices = jax.devices(platform)
     except RuntimeError as reason:
         msg = f"device {names[0]!r}: JAX finds no such {platform} there ({reason}): solve for the devices that `jax.devices()` lists on that machine"
         raise StrategyError(msg) from reason
-    if len(devices) < len(shown):
-        msg = f"devices {', '.join(names)}: JAX finds {len(devices)} {platform} devices there: expected {len(shown)}; solve for the devices that `jax.devices()` lists on that machine"
+    if len(devices) < len(visible):
+        msg = f"devices {', '.join(names)}: JAX finds {len(devices)} {platform} devices there: expected {len(visible)}; solve for the devices that `jax.devices()` lists on that machine"
         raise StrategyError(msg)
-    return tuple(devices[shown.index(index)] for _, index in places)
+    return tuple(devices[visible.index(index)] for _, index in parsed)
 
 
 def _find(name: str) -> JaxDevice:

@@ -1,9 +1,8 @@
-"""A strategy loaded and ready to serve: the package's face for running."""
+"""A strategy, loaded and ready to serve: the public API for running."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -31,14 +30,13 @@ from llmpq_jax.runtime.stream import Stream
 from llmpq_jax.runtime.workload_summary import WorkloadSummary, summarize_workload
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.schema.strategy_file import read_strategy
-from llmpq_jax.stage.worker import BatchNeeds
 from llmpq_jax.units import format_bytes
 
 Key = TypeVar("Key")
 
 
 class Pipeline:
-    """All stages of a strategy, loaded by an engine.
+    """All stages of a strategy, loaded by an engine and ready to serve.
 
     Example:
         with Pipeline.load("strategy.toml") as pipeline:
@@ -46,11 +44,13 @@ class Pipeline:
                 print(completion.text)
 
     Attributes:
-        strategy: What is served.
-        architecture: Of the model.
-        batches: A record of each run of requests served so far.
-        unfinished: What requests had, each with its key, that a device took with it when
-            it went for good (`DeviceFailedError`).
+        strategy: Strategy of the stages.
+        architecture: Architecture of the model.
+        tokenizer: Tokenizer of the model.
+        engine: Engine that runs the stages.
+        batches: Records of the runs of requests so far.
+        unfinished: Partial completions, with their requests' keys, of the run that a
+            device's failure ended (`DeviceFailedError`).
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class Pipeline:
         tokenizer: Tokenizer,
         engine: Engine,
     ) -> None:
-        """Joins loaded stages to a tokenizer; `Pipeline.load` is the usual way."""
+        """Takes an engine with loaded stages; `Pipeline.load` makes one."""
         self.strategy = strategy
         self.architecture = architecture
         self.tokenizer = tokenizer
         self.batches: list[BatchRecord] = []
         self.unfinished: list[tuple[Any, PartialCompletion]] = []
-        self._engine = engine
+        self.engine = engine
 
     @classmethod
     def load(
@@ -79,15 +79,16 @@ class Pipeline:
         """Loads every stage onto its devices.
 
         Args:
-            strategy: A strategy, or the path of its file; a relative model path is
-                looked up from the file's folder.
-            start: Starts the engine; by default all stages run in this process.
-            on_layer: Called as each layer is there.
+            strategy: Strategy, or the path of its file; a relative model path is relative
+                to the file's folder.
+            start: Function that starts the engine; by default all stages run in this
+                process.
+            on_layer: Called after each layer is loaded.
 
         Raises:
-            StrategyError: The strategy is for another model, for devices that are not
-                here, or does not fit the memory it says it may use.
-            CheckpointError: The weights are missing or damaged, or quantised to other
+            StrategyError: If the strategy is for another model or for missing devices, or
+                does not fit the memory that it may use.
+            CheckpointError: If the weights are missing, damaged, or quantised to other
                 bits than the strategy's.
         """
         if not isinstance(strategy, Strategy):
@@ -106,22 +107,23 @@ class Pipeline:
         ignores_eos: bool = False,
         on_tokens: Callable[[int], None] = lambda _: None,
     ) -> list[Completion]:
-        """Continues prompts, as many at a time as the strategy's batch has rows.
+        """Completes prompts, as many at a time as the strategy's batch has rows.
 
         Args:
-            prompts: Texts, or token ids.
-            max_new_tokens: For each; by default as many as the strategy plans for.
-            sampling: One choice for all, or one for each prompt; by default the
-                likeliest token is taken.
-            stop: A continuation ends before the first of these texts.
-            ignores_eos: Go on to `max_new_tokens` whatever the model says.
-            on_tokens: Hears how many new tokens have come, as they come.
+            prompts: Texts, or token ids of each.
+            max_new_tokens: Largest number of tokens for each prompt; by default as many
+                as the strategy plans for.
+            sampling: Sampling parameters for all prompts, or for each; by default the
+                likeliest token.
+            stop: Texts before the first of which a completion ends.
+            ignores_eos: Whether generation continues after an end-of-text token.
+            on_tokens: Called with the number of new tokens of each result.
 
         Returns:
             One completion for each prompt, in their order.
 
         Raises:
-            RequestError: A prompt is empty or does not fit the strategy's context.
+            RequestError: If a prompt is empty or does not fit the strategy's context.
         """
         sampling = sampling or Sampling()
         choices = (
@@ -152,26 +154,26 @@ class Pipeline:
     ) -> Iterator[Completion]:
         """Serves requests and yields their completions in order.
 
-        As many are served at a time as the strategy's batch has rows; as one ends, the
-        next takes its place. Those that may become longest come first, so that no few
-        long ones are left at the end, with most rows empty.
+        As many are served at a time as the strategy's batch has rows; a request that
+        finishes makes room for the next. Those with the most new tokens are served first,
+        because a few long ones at the end would leave most rows empty.
 
         Raises:
-            RequestError: One of them does not fit; none has been served then.
+            RequestError: If one of them does not fit; then none is served.
         """
         for request in requests:
             check_request(request, self.strategy, self.architecture)
         summary = self._summary(requests)
         if summary is None:
             return
-        ended: dict[int, Completion] = {}
-        num_told = 0
+        finished: dict[int, Completion] = {}
+        next_index = 0
         stream = self.stream(enumerate(requests), summary, on_tokens=on_tokens)
-        for number, completion in stream:
-            ended[number] = completion
-            while num_told in ended:
-                yield ended.pop(num_told)
-                num_told += 1
+        for index, completion in stream:
+            finished[index] = completion
+            while next_index in finished:
+                yield finished.pop(next_index)
+                next_index += 1
 
     def stream(
         self,
@@ -181,22 +183,25 @@ class Pipeline:
         keeps_events: bool = True,
         on_tokens: Callable[[int], None] = lambda _: None,
     ) -> Iterator[tuple[Key, Completion]]:
-        """Serves requests that may be more than memory holds, and yields as each ends.
+        """Serves a stream of requests and yields each completion as it finishes.
+
+        There may be more requests than fit into memory.
 
         Args:
-            requests: Each with a key that its completion comes back with; they fit the
-                strategy (`check_request`).
-            summary: Of these requests (`summarize_workload`).
-            keeps_events: In the record of the run, which grows with them.
-            on_tokens: Hears how many new tokens have come, as they come.
+            requests: Requests that fit the strategy (`check_request`), each with a key
+                that is returned with its completion.
+            summary: Summary of these requests (`summarize_workload`).
+            keeps_events: Whether the record of the run keeps all events; it then grows
+                with the number of requests.
+            on_tokens: Called with the number of new tokens of each result.
 
         Raises:
-            RequestError: The demand was that of others.
-            DeviceFailedError: A device is; see `unfinished`.
+            RequestError: If the summary is of other requests.
+            DeviceFailedError: If a device has failed for good; see `unfinished`.
         """
         self.prepare(summary)
         stream = Stream(
-            self._engine,
+            self.engine,
             self.strategy,
             self.tokenizer,
             summary,
@@ -217,12 +222,12 @@ class Pipeline:
         """Returns the float32 logits after each token of rows of equal length.
 
         Args:
-            token_ids: [batch, length].
-            stepwise: Go token by token through the cache, as generating does, instead
-                of through whole rows at once.
+            token_ids: Tokens of each row, [batch, length].
+            stepwise: Whether to go token by token through the cache, as generation does,
+                instead of through whole rows at once.
 
         Raises:
-            RequestError: The rows are not of equal length, or hold no tokens.
+            RequestError: If rows have unequal lengths or no tokens.
         """
         try:
             tokens = np.asarray(token_ids, np.int32)
@@ -235,9 +240,9 @@ class Pipeline:
         score = score_stepwise if stepwise else score_whole
         while True:
             try:
-                return score(self._engine, self.strategy.micro_batch, tokens)
+                return score(self.engine, self.strategy.micro_batch, tokens)
             except StageFailedError:
-                self._engine.recover()
+                self.engine.recover()
 
     def prepare(
         self,
@@ -245,16 +250,16 @@ class Pipeline:
         *,
         on_stage: Callable[[], None] = lambda: None,
     ) -> None:
-        """Compiles every stage for these requests, stages side by side.
+        """Compiles every stage for requests, all stages at the same time.
 
-        Serving does it too; done before, no compiling falls into what is timed.
+        Serving does it too; calling it before keeps compilation out of timed runs.
 
         Args:
-            requests: To be served, or what they ask for together.
-            on_stage: Called as each stage is ready.
+            requests: Requests to serve, or their summary.
+            on_stage: Called after each stage is compiled.
 
         Raises:
-            StrategyError: A stage overfills its device.
+            StrategyError: If a stage does not fit the memory that it may use.
         """
         summary = (
             requests
@@ -263,40 +268,17 @@ class Pipeline:
         )
         if summary is None:
             return
-        shape = summary.shape(self.strategy)
-        self._check_memory(shape)
-        first = BatchNeeds(
-            prefill_rows=shape.prefill_rows,
-            num_tokens=shape.num_tokens,
-            num_chunks=shape.num_chunks(shape.num_tokens),
-            decode_rows=shape.decode_rows,
-            num_slots=shape.num_slots,
-            has_decode=summary.has_decode,
-        )
-        later = [
-            replace(
-                first,
-                prefill_rows=1,
-                num_tokens=num_tokens,
-                num_chunks=shape.num_chunks(num_tokens),
-                has_decode=False,
-            )
-            for num_tokens in sorted(summary.later_buckets)
-        ]
-        needs = [first, *later]
-        if summary.wants_logprobs:
-            # Micro-batches without a row that wants them are served as ever.
-            needs += [replace(need, wanted="logprobs") for need in needs]
-        self._engine.prepare(needs, on_stage=on_stage)
+        self._check_memory(summary.shape(self.strategy))
+        self.engine.prepare(summary.stage_shapes(self.strategy), on_stage=on_stage)
 
     @property
     def weight_bytes(self) -> list[int]:
-        """Bytes of each stage's weights on the device that holds most of them."""
-        return [facts.weight_bytes for facts in self._engine.facts]
+        """Bytes of each stage's weights on the fullest of its devices."""
+        return [facts.weight_bytes for facts in self.engine.facts]
 
     def close(self) -> None:
         """Ends the stages."""
-        self._engine.close()
+        self.engine.close()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -310,14 +292,14 @@ class Pipeline:
         self.close()
 
     def _summary(self, requests: Sequence[Request]) -> WorkloadSummary | None:
-        """Returns what requests ask for that are all there to choose the next among."""
+        """Summarises requests that are all in memory, so that the window holds them all."""
         return summarize_workload(
             requests, self.strategy, look_ahead=max(1, len(requests))
         )
 
     def _check_memory(self, shape: BatchShape) -> None:
-        """Refuses a plan, perhaps edited by hand, whose stages overfill their devices."""
-        for stage, facts in zip(self.strategy.stages, self._engine.facts, strict=True):
+        """Refuses a plan, perhaps edited by hand, with a stage that does not fit."""
+        for stage, facts in zip(self.strategy.stages, self.engine.facts, strict=True):
             if stage.predicted is None:
                 continue
             needed = facts.memory_bytes(

@@ -1,4 +1,4 @@
-"""What is asked for and what comes back."""
+"""Requests and their completions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LARGEST_SEED = 2**32 - 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How a request's tokens are chosen.
+    """Sampling parameters of a request.
 
     Attributes:
-        temperature: 0 takes the likeliest token; higher draws more evenly.
-        top_k: Draws among so many likeliest tokens; 0 among all.
-        top_p: Draws among the fewest tokens whose probabilities reach it.
-        seed: Of the request's own random numbers; the same seed gives the same text,
-            whatever else is in the batch.
+        temperature: Divisor of the logits; 0 takes the likeliest token.
+        top_k: Number of likeliest tokens to draw from; 0 for all.
+        top_p: Probability mass of the likeliest tokens to draw from; 1 for all.
+        seed: Seed of the request's random numbers; the same seed gives the same text in
+            every batch.
     """
 
     temperature: float = 0.0
@@ -48,12 +48,11 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenLogprobs:
-    """How likely a token was, by the logits before temperature.
+    """Log-probabilities of one token, from the logits before temperature.
 
     Attributes:
-        logprob: Natural logarithm of its probability.
-        top_tokens: As many of the likeliest tokens as were asked for, in order, each with
-            its own.
+        logprob: Natural logarithm of the token's probability.
+        top_tokens: Likeliest tokens in descending order, each with its log-probability.
     """
 
     logprob: float
@@ -62,11 +61,11 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartialCompletion:
-    """What a request has already, of stages that were lost since.
+    """Tokens that were generated before a device failed.
 
     Attributes:
-        token_ids: Its new tokens so far.
-        logprobs: Of each, where they are asked for.
+        token_ids: Tokens generated so far.
+        logprobs: Log-probabilities of each token, empty unless the request asks for them.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -75,17 +74,17 @@ class PartialCompletion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One prompt to be continued.
+    """One prompt to complete.
 
     Attributes:
-        token_ids: The prompt, tokenised.
-        max_new_tokens: Tokens generated at most.
-        sampling: How they are chosen.
-        stop: The continuation ends before the first of these texts.
-        ignores_eos: Goes on to `max_new_tokens` whatever the model says.
-        top_logprobs: For each token its log-probability is told, and so many of the
-            likeliest ones; absent for none of it.
-        begun: What it has already: it goes on from there.
+        token_ids: Tokens of the prompt.
+        max_new_tokens: Largest number of tokens to generate.
+        sampling: Sampling parameters, by default the likeliest token.
+        stop: Texts before the first of which the completion ends.
+        ignores_eos: Whether generation continues after an end-of-text token.
+        top_logprobs: Number of likeliest tokens whose log-probabilities are returned with
+            each token's own; None for no log-probabilities.
+        partial: Tokens generated before this run, which continues after them.
     """
 
     token_ids: tuple[int, ...]
@@ -94,7 +93,7 @@ class Request:
     stop: tuple[str, ...] = ()
     ignores_eos: bool = False
     top_logprobs: int | None = None
-    begun: PartialCompletion = PartialCompletion()
+    partial: PartialCompletion = PartialCompletion()
 
     def __post_init__(self) -> None:
         if not self.token_ids:
@@ -111,30 +110,30 @@ class Request:
                 f"top_logprobs is {self.top_logprobs}, expected 0 to {MAX_TOP_LOGPROBS}"
             )
             raise RequestError(msg)
-        assert len(self.begun.token_ids) < self.max_new_tokens, "it is finished"
+        assert len(self.partial.token_ids) < self.max_new_tokens, "already finished"
 
     @property
     def history(self) -> tuple[int, ...]:
-        """Its prompt and what it has already: what is prefilled first."""
-        return (*self.token_ids, *self.begun.token_ids)
+        """Prompt and partial completion, which are prefilled first."""
+        return (*self.token_ids, *self.partial.token_ids)
 
     @property
     def num_left(self) -> int:
-        """New tokens it may still take."""
-        return self.max_new_tokens - len(self.begun.token_ids)
+        """Largest number of tokens still to generate."""
+        return self.max_new_tokens - len(self.partial.token_ids)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """What became of a request.
+    """The result of a request.
 
     Attributes:
-        token_ids: The tokens generated, an end-of-text token included.
-        text: What they say, without special tokens and without the stop text.
-        finish_reason: "eos": the model ended it; "stop": a stop text came up;
-            "length": `max_new_tokens` were generated.
-        num_prompt_tokens: Of its prompt.
-        logprobs: Of each token, where they were asked for.
+        token_ids: Generated tokens, an end-of-text token included.
+        text: Text of the tokens, without special tokens and without the stop text.
+        finish_reason: "eos" after an end-of-text token, "stop" at a stop text, "length"
+            after `max_new_tokens` tokens.
+        num_prompt_tokens: Number of tokens of the prompt.
+        logprobs: Log-probabilities of each token, None unless the request asks for them.
     """
 
     token_ids: tuple[int, ...]

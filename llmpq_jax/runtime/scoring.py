@@ -1,4 +1,4 @@
-"""Logits of given tokens, through the very stages that generate."""
+"""Scores given tokens with the stages that also generate."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from llmpq_jax.stage.sampling import greedy_rows
 def score_whole(
     engine: Engine, micro_batch: MicroBatch, token_BL: Int[np.ndarray, "B L"]
 ) -> Float[np.ndarray, "B L V"]:
-    """Returns the logits after each token, as prompts are prefilled.
+    """Returns the logits after each token, by prefilling whole rows.
 
-    All tokens of a row go in one pass, or in the plan's chunks where they are many.
+    Args:
+        engine: Engine whose stages score.
+        micro_batch: Micro-batches of the plan; long rows are cut into its chunks.
+        token_BL: Tokens of rows of equal length.
     """
     num_rows, length = token_BL.shape
     rows = micro_batch.prefill
@@ -40,10 +43,15 @@ def score_whole(
 def score_stepwise(
     engine: Engine, micro_batch: MicroBatch, token_BL: Int[np.ndarray, "B L"]
 ) -> Float[np.ndarray, "B L V"]:
-    """Returns the same logits, token by token through the cache.
+    """Returns the logits after each token, token by token through the cache.
 
-    The first token is prefilled and each later one decoded, whatever the model would
-    have chosen: this is how decoding is compared with a reference.
+    The first token of a row is prefilled and each later one decoded, so that decoding can
+    be compared with a reference.
+
+    Args:
+        engine: Engine whose stages score.
+        micro_batch: Micro-batches of the plan.
+        token_BL: Tokens of rows of equal length.
     """
     num_rows, length = token_BL.shape
     rows = micro_batch.decode
@@ -67,7 +75,7 @@ def score_stepwise(
                 payload=np.ascontiguousarray(tokens[:, position]),
                 slot_B=ones * position,
                 sampling=greedy_rows(rows),
-                wanted="logits",
+                output="logits",
             )
             engine.submit(message)
         columns.append(_collect(engine, num_groups))
@@ -92,7 +100,7 @@ def _prefill(
         payload=np.ascontiguousarray(chunk),
         slot_B=lengths,
         sampling=greedy_rows(len(tokens)),
-        wanted="logits",
+        output="logits",
         num_chunks=num_chunks,
         chunk_tokens=chunk_tokens,
     )
@@ -106,7 +114,7 @@ def _padded(token_BL: np.ndarray, rows: int, num_tokens: int) -> np.ndarray:
 
 
 def _collect(engine: Engine, count: int) -> np.ndarray:
-    """Waits for `count` micro-batches and puts their results in order."""
+    """Waits for `count` results, and returns their logits in the order of micro-batches."""
     results = [engine.next_result() for _ in range(count)]
     results.sort(key=lambda message: (message.micro_batch, message.step))
     return np.concatenate([np.asarray(result.payload) for result in results])

@@ -1,9 +1,9 @@
-"""A request while it is served: its tokens so far, its text, whether it has ended."""
+"""A request while it is served: its tokens and text so far, and whether it is finished."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from llmpq_jax.runtime.request import (
     Completion,
@@ -12,28 +12,46 @@ from llmpq_jax.runtime.request import (
     TokenLogprobs,
 )
 
+if TYPE_CHECKING:
+    from llmpq_jax.stage.sampling import Logprobs
+
 
 class TextDecoder(Protocol):
-    """Turns the tokens of one continuation into text, one by one."""
+    """Decodes the tokens of one completion into text, token by token."""
 
     def add(self, token_id: int) -> str:
-        """Takes a token; returns the text it completed, perhaps none."""
+        """Takes a token; returns the text that it completes, which may be empty."""
         ...
 
     def rest(self) -> str:
-        """Returns what is left at the end, such as half a character."""
+        """Returns the remaining text at the end, such as half a character."""
         ...
 
 
 class Sequence:
-    """One request in a batch."""
+    """The state of one request in a batch.
+
+    Attributes:
+        request: Request that is served.
+        token_ids: Tokens generated so far.
+        logprobs: Log-probabilities of these tokens, empty unless the request asks for
+            them.
+        finish_reason: Reason why generation ended, None before.
+    """
 
     def __init__(
         self, request: Request, *, eos_ids: Collection[int], decoder: TextDecoder
     ) -> None:
+        """Starts from the request's partial completion.
+
+        Args:
+            request: Request to serve.
+            eos_ids: Tokens that end a text.
+            decoder: Text decoder that has decoded nothing yet.
+        """
         self.request = request
-        self.token_ids = list(request.begun.token_ids)
-        self.logprobs: list[TokenLogprobs] = list(request.begun.logprobs)
+        self.token_ids = list(request.partial.token_ids)
+        self.logprobs: list[TokenLogprobs] = list(request.partial.logprobs)
         self.finish_reason: FinishReason | None = None
         self._eos_ids = () if request.ignores_eos else eos_ids
         self._decoder = decoder
@@ -42,44 +60,63 @@ class Sequence:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it needs no more tokens."""
+        """Whether generation has ended."""
         return self.finish_reason is not None
 
-    def add(self, token_id: int) -> None:
-        """Takes the next token; does nothing once it is finished."""
+    def append(self, token_id: int) -> None:
+        """Appends the next token; does nothing if generation has ended."""
         if self.is_finished:
             return
         self.token_ids.append(token_id)
         if token_id in self._eos_ids:
-            self._end("eos")
+            self._finish("eos")
             return
-        # Only stop texts need the text at once: what is not decoded here does not keep
-        # the stages waiting.
+        # Stop texts need the text at once. Otherwise it is decoded at the end, so that the
+        # stages do not wait for it.
         if self.request.stop:
             self._decode_text()
             if self._cut_at_stop():
                 self.finish_reason = "stop"
                 return
         if not self.num_left:
-            self._end("length")
+            self._finish("length")
+
+    def append_logprobs(self, logprobs: Logprobs, row: int) -> None:
+        """Appends the log-probabilities of the next token, if the request asks for them."""
+        count = self.request.top_logprobs
+        if count is None:
+            return
+        top_tokens = zip(
+            logprobs.top_token_BK[row, :count],
+            logprobs.top_logprob_BK[row, :count],
+            strict=True,
+        )
+        self.logprobs.append(
+            TokenLogprobs(
+                logprob=float(logprobs.logprob_B[row]),
+                top_tokens=tuple(
+                    (int(token), float(logprob)) for token, logprob in top_tokens
+                ),
+            )
+        )
 
     @property
     def history(self) -> tuple[int, ...]:
-        """Its prompt and the tokens so far: what is prefilled to go on with it."""
+        """Prompt and generated tokens, which are prefilled to continue the sequence."""
         return (*self.request.token_ids, *self.token_ids)
 
     @property
-    def num_taken(self) -> int:
-        """New tokens that came here, beyond what it had already."""
-        return len(self.token_ids) - len(self.request.begun.token_ids)
+    def num_generated(self) -> int:
+        """Tokens generated in this run, without those of the partial completion."""
+        return len(self.token_ids) - len(self.request.partial.token_ids)
 
     @property
     def num_left(self) -> int:
-        """New tokens it may still take."""
+        """Largest number of tokens still to generate."""
         return self.request.max_new_tokens - len(self.token_ids)
 
     def completion(self) -> Completion:
-        """Returns what became of it; to be called once it is finished."""
+        """Returns the completion of a finished sequence; to be called once."""
         assert self.finish_reason is not None
         if not self.request.stop:
             self._decode_text()
@@ -94,7 +131,7 @@ class Sequence:
             else tuple(self.logprobs),
         )
 
-    def _end(self, reason: FinishReason) -> None:
+    def _finish(self, reason: FinishReason) -> None:
         self.finish_reason = reason
         if self.request.stop:
             self._text += self._decoder.rest()
@@ -102,16 +139,17 @@ class Sequence:
                 self.finish_reason = "stop"
 
     def _decode_text(self) -> None:
-        """Decodes the tokens that have not been; an end token has no text."""
+        """Decodes the tokens that are not decoded yet; end-of-text tokens have no text."""
         for token_id in self.token_ids[self._num_decoded :]:
             if token_id not in self._eos_ids:
                 self._text += self._decoder.add(token_id)
         self._num_decoded = len(self.token_ids)
 
     def _cut_at_stop(self) -> bool:
-        places = [
-            place for stop in self.request.stop if (place := self._text.find(stop)) >= 0
+        """Cuts the text at the first stop text; returns whether there is one."""
+        starts = [
+            start for stop in self.request.stop if (start := self._text.find(stop)) >= 0
         ]
-        if places:
-            self._text = self._text[: min(places)]
-        return bool(places)
+        if starts:
+            self._text = self._text[: min(starts)]
+        return bool(starts)

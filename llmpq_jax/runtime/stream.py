@@ -1,4 +1,4 @@
-"""Requests in, completions out, each as it ends: one run of an engine from its caches on."""
+"""Serves a stream of requests in one run, and yields each completion as it finishes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
-from llmpq_jax.runtime.analysis.batch_summary import BatchSummary
+from llmpq_jax.runtime.analysis.batch_recorder import BatchRecorder
 from llmpq_jax.runtime.analysis.run_record import BatchRecord
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.engines.engine import Engine
@@ -21,15 +21,15 @@ from llmpq_jax.schema.strategy import Strategy
 
 Key = TypeVar("Key")
 
-# Between two looks at what the stages did so many requests end.
-_ENDS_BETWEEN_EVENTS = 64
+# Events are collected from the stages after this many requests.
+_REQUESTS_PER_COLLECTION = 64
 
 
 class Stream:
-    """Serves requests that may be more than memory holds.
+    """One run of requests, of which there may be more than fit into memory.
 
     Attributes:
-        record: Of the run, once it has ended.
+        record: Record of the run, None before it has ended.
     """
 
     def __init__(
@@ -42,15 +42,15 @@ class Stream:
         keeps_events: bool,
         on_tokens: Callable[[int], None],
     ) -> None:
-        """Takes stages that are prepared for the demand.
+        """Takes an engine whose stages are prepared for the requests.
 
         Args:
-            engine: With the stages.
-            strategy: Of the stages.
-            tokenizer: Of the model.
-            summary: What the requests ask for together.
-            keeps_events: In the record.
-            on_tokens: Hears how many new tokens have come, as they come.
+            engine: Engine that runs the stages.
+            strategy: Strategy of the stages.
+            tokenizer: Tokenizer of the model.
+            summary: Summary of the requests.
+            keeps_events: Whether the record keeps all events.
+            on_tokens: Called with the number of new tokens of each result.
         """
         self.record: BatchRecord | None = None
         self._engine = engine
@@ -65,9 +65,9 @@ class Stream:
         self._keys: dict[Sequence, Any] = {}
 
     def unfinished(self) -> Iterator[tuple[Any, PartialCompletion]]:
-        """Yields of each request that was begun and has not ended what it has."""
+        """Yields the key and the tokens so far of each request that did not finish."""
         for sequence, key in self._keys.items():
-            if sequence.num_taken and not sequence.is_finished:
+            if sequence.num_generated and not sequence.is_finished:
                 yield (
                     key,
                     PartialCompletion(
@@ -79,10 +79,10 @@ class Stream:
     def serve(
         self, requests: Iterable[tuple[Key, Request]]
     ) -> Iterator[tuple[Key, Completion]]:
-        """Yields completions as they end, each with the key of its request.
+        """Yields completions as they finish, each with the key of its request.
 
         Raises:
-            RequestError: A request asks for more than was counted.
+            RequestError: If a request does not fit the summary.
         """
         shape = self._shape
         self._engine.allocate(
@@ -90,7 +90,7 @@ class Stream:
             num_rows=shape.decode_rows,
             num_slots=shape.num_slots,
         )
-        # Of what came before.
+        # Events of earlier runs are dropped.
         self._engine.take_events()
         self._keys = keys = dict[Sequence, Any]()
         scheduler = Scheduler(
@@ -99,10 +99,10 @@ class Stream:
             sequences=self._sequences(requests, keys),
             on_tokens=self._on_tokens,
         )
-        # What is here already is spared the garbage collector, which would look through
-        # all of JAX's objects again and again while stages wait for the interpreter.
+        # Objects that exist already are hidden from the garbage collector, which would
+        # traverse all of JAX's again and again while stages wait for the interpreter.
         gc.freeze()
-        summary = BatchSummary(
+        recorder = BatchRecorder(
             self._strategy,
             started_s=time.perf_counter(),
             num_first_prefills=shape.num_prefills,
@@ -111,12 +111,12 @@ class Stream:
         try:
             for sequence in scheduler.run():
                 self._num_requests += 1
-                self._num_new_tokens += sequence.num_taken
-                if self._num_requests % _ENDS_BETWEEN_EVENTS == 0:
-                    summary.add(self._engine.take_events())
+                self._num_new_tokens += sequence.num_generated
+                if self._num_requests % _REQUESTS_PER_COLLECTION == 0:
+                    recorder.add(self._engine.take_events())
                 yield keys.pop(sequence), sequence.completion()
-            summary.add(self._engine.take_events())
-            self.record = self._record_of(summary)
+            recorder.add(self._engine.take_events())
+            self.record = self._record(recorder)
         finally:
             gc.unfreeze()
             self._engine.free()
@@ -124,13 +124,13 @@ class Stream:
     def _sequences(
         self, requests: Iterable[tuple[Key, Request]], keys: dict[Sequence, Key]
     ) -> Iterator[Sequence]:
-        turns = longest_first(
+        ordered = longest_first(
             requests,
             lambda each: each[1].num_left,
             look_ahead=self._summary.look_ahead,
         )
         eos_ids = self._tokenizer.eos_ids
-        for number, (key, request) in enumerate(turns):
+        for number, (key, request) in enumerate(ordered):
             _check_counted(request, number, self._summary, self._shape)
             sequence = Sequence(
                 request, eos_ids=eos_ids, decoder=self._tokenizer.text_decoder()
@@ -138,9 +138,9 @@ class Stream:
             keys[sequence] = key
             yield sequence
 
-    def _record_of(self, summary: BatchSummary) -> BatchRecord:
+    def _record(self, recorder: BatchRecorder) -> BatchRecord:
         shape = self._shape
-        return summary.record(
+        return recorder.record(
             ended_s=time.perf_counter(),
             num_requests=self._num_requests,
             num_new_tokens=self._num_new_tokens,
@@ -156,7 +156,7 @@ class Stream:
 def _check_counted(
     request: Request, number: int, summary: WorkloadSummary, shape: BatchShape
 ) -> None:
-    """Refuses what the caches have no room for: it was not there to be counted."""
+    """Refuses a request that was not counted, for which caches may be too small."""
     length = len(request.history)
     is_first = number < len(summary.first_prompts)
     if (

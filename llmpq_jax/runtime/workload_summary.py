@@ -1,42 +1,43 @@
-"""What requests ask for together, and in which order they are served.
+"""Summarises requests before they are served, and puts them in the order of service.
 
-Requests may be more than memory holds: they are read twice, once to know the shapes that
-all of them fit, and again to be served, each time through the same window.
+There may be more requests than fit into memory. They are read twice, first to find shapes
+that all of them fit, then to be served, both times through the same window.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.request import Request
 from llmpq_jax.schema.buckets import bucket_length
 from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.stage.worker import StageShapes
 
 T = TypeVar("T")
 
-# Of requests that are read one by one, so many batches are looked at ahead: within them
-# the longest come first. More hold more memory and tell the driver little.
+# Window in which the longest requests are served first, in batches. A larger one takes
+# more memory and gains little.
 _BATCHES_AHEAD = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkloadSummary:
-    """What requests ask for together; all that must be known before one is served.
+    """What must be known of all requests before the first is served.
 
     Attributes:
-        num_requests: How many there are, at least one.
-        num_new_tokens: At most, of all together.
-        longest_context: Tokens of the longest prompt and continuation together.
-        first_prompts: Tokens of each prompt that is there when serving begins, with what
-            its request has already, in the order of service.
-        later_buckets: Lengths that the others are padded to.
-        has_decode: Some want more than one new token.
-        wants_logprobs: Some want log-probabilities with their tokens.
-        look_ahead: How many requests are held to choose the next among.
+        num_requests: Number of requests, at least one.
+        num_new_tokens: Largest number of new tokens of all requests together.
+        longest_context: Tokens of the longest prompt and completion together.
+        first_prompts: Tokens of each prompt in the first batch, partial completions
+            included, in the order of service.
+        later_buckets: Length buckets of all other prompts.
+        has_decode: Whether a request asks for more than one new token.
+        wants_logprobs: Whether a request asks for log-probabilities.
+        look_ahead: Number of requests in the window from which the next is taken.
     """
 
     num_requests: int
@@ -49,7 +50,7 @@ class WorkloadSummary:
     look_ahead: int
 
     def shape(self, strategy: Strategy) -> BatchShape:
-        """Returns the shapes that all requests fit."""
+        """Returns the shape of the batch, which all requests fit."""
         return BatchShape.of(
             strategy.micro_batch,
             min(strategy.workload.batch, self.num_requests),
@@ -57,17 +58,44 @@ class WorkloadSummary:
             [self.longest_context],
         )
 
+    def stage_shapes(self, strategy: Strategy) -> list[StageShapes]:
+        """Returns the input shapes that stages compile for, those of the first batch first."""
+        shape = self.shape(strategy)
+        first = StageShapes(
+            prefill_rows=shape.prefill_rows,
+            num_tokens=shape.num_tokens,
+            num_chunks=shape.num_chunks(shape.num_tokens),
+            decode_rows=shape.decode_rows,
+            num_slots=shape.num_slots,
+            has_decode=self.has_decode,
+        )
+        later = [
+            replace(
+                first,
+                prefill_rows=1,
+                num_tokens=num_tokens,
+                num_chunks=shape.num_chunks(num_tokens),
+                has_decode=False,
+            )
+            for num_tokens in sorted(self.later_buckets)
+        ]
+        shapes = [first, *later]
+        if self.wants_logprobs:
+            # Micro-batches without such a row return tokens alone.
+            shapes += [replace(each, output="logprobs") for each in shapes]
+        return shapes
+
 
 def summarize_workload(
     requests: Iterable[Request], strategy: Strategy, *, look_ahead: int | None = None
 ) -> WorkloadSummary | None:
-    """Reads requests; returns what they ask for, or None where there are none.
+    """Reads requests and summarises them; returns None if there are none.
 
     Args:
-        requests: Each of them is dropped once it is counted.
-        strategy: That is to serve them.
-        look_ahead: Requests that are held to choose the next among; by default a few
-            batches.
+        requests: Requests, each of which is dropped once it is counted.
+        strategy: Strategy that will serve them.
+        look_ahead: Number of requests in the window from which the next is taken; by
+            default a few batches.
     """
     if look_ahead is None:
         look_ahead = _BATCHES_AHEAD * strategy.workload.batch
@@ -106,16 +134,20 @@ def summarize_workload(
 def longest_first(
     items: Iterable[T], new_tokens: Callable[[T], int], *, look_ahead: int
 ) -> Iterator[T]:
-    """Yields of so many items at a time the one that may become longest.
+    """Yields the items with the most new tokens first, within a moving window.
 
-    So no few long ones are left at the end, with most rows empty. Those that are alike
-    come as they came; no more than `look_ahead` items are held.
+    Otherwise a few long items may remain at the end, with most rows empty. Items with as
+    many new tokens keep their order.
+
+    Args:
+        items: Items in any order.
+        new_tokens: Largest number of new tokens of an item.
+        look_ahead: Number of items in the window.
     """
-    arriving = enumerate(items)
     window: list[tuple[int, int, T]] = []
-    for turn, item in arriving:
-        # No two have the same turn, so items are never compared.
-        heapq.heappush(window, (-new_tokens(item), turn, item))
+    for index, item in enumerate(items):
+        # Indices differ, so items are never compared.
+        heapq.heappush(window, (-new_tokens(item), index, item))
         if len(window) == look_ahead:
             yield heapq.heappop(window)[2]
     while window:
@@ -123,7 +155,7 @@ def longest_first(
 
 
 def _num_rows(strategy: Strategy) -> int:
-    """Rows of a full batch, padding included."""
+    """Returns the rows of a full batch, padding included."""
     full = [1] * strategy.workload.batch
     return BatchShape.of(
         strategy.micro_batch, strategy.workload.batch, full, full

@@ -1,8 +1,8 @@
-"""Hidden states on their way to the next stage, in int8 where the plan says so.
+"""Packs hidden states between stages as int8, where the plan says so.
 
-They travel as one array: of each token its values, then its float32 scale as four more
-bytes. An array of another type is hidden states as they are, so a stage knows from what
-arrives how to read it.
+They are sent as one array: each token's values, then its float32 scale as four more bytes.
+Hidden states that are not packed have another type, so a stage knows from an array's type
+how to read it.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ from llmpq_jax.schema.precision import SCALE_BYTES
 
 
 def pack_hidden(hidden: Float[Array, "*tokens D"]) -> Int8[Array, "*tokens D_and_4"]:
-    """Rounds each token's hidden state to int8, the largest magnitude to 127."""
+    """Rounds each token's hidden state to int8, its largest magnitude to ±127."""
     values, scale = round_rows(hidden)
     in_bytes = jax.lax.bitcast_convert_type(scale[..., 0], jnp.int8)
     return jnp.concatenate([values, in_bytes], axis=-1)
 
 
 def unpack_hidden(
-    arrived: Array, width: int, dtype: jnp.dtype
+    received: Array, width: int, dtype: jnp.dtype
 ) -> Float[Array, "*tokens D"]:
-    """Returns the hidden states of what arrived, packed or not.
+    """Returns received hidden states, unpacked if they are packed.
 
     Args:
-        arrived: [.., width] of any float type, or [.., width + 4] int8.
-        width: Of the model's hidden states.
-        dtype: Of the stage's activations.
+        received: Floats [.., width], or packed int8 [.., width + 4].
+        width: Width of the model's hidden states.
+        dtype: Type of the stage's activations.
     """
-    if arrived.dtype != jnp.int8:
-        return arrived
-    scale = jax.lax.bitcast_convert_type(arrived[..., width:], jnp.float32)
-    assert arrived.shape[-1] == width + SCALE_BYTES
-    return (arrived[..., :width].astype(jnp.float32) * scale[..., None]).astype(dtype)
+    if received.dtype != jnp.int8:
+        return received
+    scale = jax.lax.bitcast_convert_type(received[..., width:], jnp.float32)
+    assert received.shape[-1] == width + SCALE_BYTES
+    values = received[..., :width].astype(jnp.float32)
+    return (values * scale[..., None]).astype(dtype)

@@ -1,7 +1,8 @@
-"""A stage compiled: one executable per phase and shape, caches donated."""
+"""Compiles a stage: one executable per function and shape, with donated caches."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -12,7 +13,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from llmpq_jax.schema.buckets import STEPS_AT_ONCE
+from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL
+from llmpq_jax.schema.precision import KvBits, kv_token_bytes
 from llmpq_jax.stage.module import GroupCache, StageModule, last_hidden
 from llmpq_jax.stage.sampling import (
     SamplingRows,
@@ -21,13 +23,13 @@ from llmpq_jax.stage.sampling import (
     unpack_rows,
     with_logprobs,
 )
-from llmpq_jax.stage.sharding import CACHE_PARTITION, TENSOR_AXIS, Placement
+from llmpq_jax.stage.sharding import CACHE_PARTITION, TENSOR_AXIS, StageSharding
 
 Phase = Literal["prefill", "decode"]
-# "extend" is prefill of one chunk of long prompts, "steps" is decode many times over, on
-# a stage that is the whole model.
+# "extend" prefills one chunk of long prompts; "steps" runs several decode steps on a stage
+# that is the whole model.
 Function = Literal["prefill", "extend", "decode", "steps"]
-Wanted = Literal["tokens", "logprobs", "logits"]
+OutputKind = Literal["tokens", "logprobs", "logits"]
 
 # The default scheduler of XLA:CPU hoists every conversion of a stage's weights to its
 # start and so keeps a float32 copy of the whole stage alive.
@@ -37,56 +39,64 @@ _CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 class StageProgram:
     """The compiled functions of one stage.
 
-    The module's leaves are flattened once: merging them inside `jax.jit` costs a
-    traced call nothing, while `nnx.jit` would walk the module on every step.
+    The module is flattened once: merging it inside `jax.jit` adds nothing to a compiled
+    call, while `nnx.jit` would walk the module on every step.
+
+    Attributes:
+        leaves: Arrays of the stage's weights; may be replaced by others of the same
+            shapes, or by descriptions to compile for.
+        tree: Structure of the module's state, of which these are the leaves.
+        executables: Compiled functions by function, output, types and shapes.
     """
 
-    def __init__(self, module: StageModule, placement: Placement) -> None:
+    def __init__(self, module: StageModule, sharding: StageSharding) -> None:
         self.architecture = module.architecture
-        self.placement = placement
+        self.sharding = sharding
         self.has_embedding = module.embedding is not None
         self.has_head = module.head is not None
         self.num_layers = len(module.layers)
         self._graph, state = nnx.split(module)
-        self._leaves, self._tree = jax.tree.flatten(state)
-        self._executables: dict[Any, jax.stages.Compiled] = {}
-        # Of the caches that each of them is given, on a device.
+        self.leaves: list[Any]
+        self.leaves, self.tree = jax.tree.flatten(state)
+        self.executables: dict[Any, jax.stages.Compiled] = {}
+        # Bytes on a device of the caches that each executable takes.
         self._cache_bytes: dict[Any, int] = {}
 
     @property
-    def leaves(self) -> list[jax.Array]:
-        """All arrays of its weights."""
-        return list(self._leaves)
-
-    def hold(self, leaves: list[Any]) -> None:
-        """Takes other arrays for its weights, or descriptions to be compiled for."""
-        self._leaves = leaves
-
-    @property
     def weight_bytes(self) -> int:
-        """Bytes of weights on the device that holds most of them."""
-        held: dict[Any, int] = {}
-        for leaf in self._leaves:
+        """Bytes of weights on the device that holds the largest share."""
+        held: Counter[Any] = Counter()
+        for leaf in self.leaves:
             for shard in leaf.addressable_shards:
-                held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
+                held[shard.device] += shard.data.nbytes
         return max(held.values())
+
+    def slot_bytes(self, dtype: jnp.dtype, kv_bits: KvBits) -> int:
+        """Returns the bytes of the cache of one token of one row, on each device."""
+        return self.num_layers * kv_token_bytes(
+            self.architecture.num_kv_heads // self.sharding.width,
+            self.architecture.head_dim,
+            dtype.itemsize,
+            kv_bits=kv_bits,
+        )
 
     @property
     def working_bytes(self) -> int:
-        """Bytes that the hungriest executable takes beside weights and caches.
+        """Largest working memory of an executable, on each device.
 
-        Its inputs, outputs and temporary memory on each device; 0 before any is there.
+        These are its inputs, outputs and temporary memory, without weights and caches; 0
+        before anything is compiled.
         """
         weight_bytes = self.weight_bytes
-        needs = [0]
-        for key, executable in self._executables.items():
-            said = executable.memory_analysis()
-            assert said is not None, "CPUs and GPUs tell it"
-            arguments, outputs = said.argument_size_in_bytes, said.output_size_in_bytes
-            whole = arguments + outputs + said.temp_size_in_bytes
-            whole -= said.alias_size_in_bytes
-            needs.append(whole - weight_bytes - self._cache_bytes[key])
-        return max(needs)
+        working_bytes = 0
+        for key, executable in self.executables.items():
+            memory = executable.memory_analysis()
+            assert memory is not None, "CPUs and GPUs report it"
+            total = memory.argument_size_in_bytes + memory.output_size_in_bytes
+            total += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+            own = total - weight_bytes - self._cache_bytes[key]
+            working_bytes = max(working_bytes, own)
+        return working_bytes
 
     def prefill(
         self,
@@ -97,27 +107,27 @@ class StageProgram:
         sampling: SamplingRows,
         *,
         first_position: int | None = None,
-        wanted: Wanted = "tokens",
+        output: OutputKind = "tokens",
     ) -> tuple[jax.Array, tuple[GroupCache, ...]]:
-        """Runs prompts, or a chunk of long ones; the caches given are consumed.
+        """Runs prompts, or a chunk of long ones; the given caches are donated.
 
-        See `StageModule.prefill` and, where there is a `first_position`,
+        See `StageModule.prefill` and, for a chunk that has a `first_position`,
         `StageModule.extend`.
 
         Returns:
-            Hidden states, or from the last stage each row's next token [B], packed with
-            log-probabilities [B, N], or all logits [B, T, V]; and the caches. The next token of a row whose prompt does
-            not end in the chunk means nothing.
+            Hidden states, or from the last stage each row's next token [B], its packed
+            log-probabilities [B, N], or all logits [B, T, V]; and the caches. The next
+            token of a row whose prompt does not end in the chunk has no meaning.
         """
         packed = self.pack(length_B, sampling)
         if first_position is None:
-            inputs, row, rows = self.placement.put(
+            inputs, row, rows = self.sharding.put(
                 (inputs, np.int32(first_row), packed)
             )
-            return self._run("prefill", wanted, (inputs, caches, row, rows))
+            return self.run("prefill", output, (inputs, caches, row, rows))
         start = np.array([first_row, first_position], np.int32)
-        inputs, start, rows = self.placement.put((inputs, start, packed))
-        return self._run("extend", wanted, (inputs, caches, start, rows))
+        inputs, start, rows = self.sharding.put((inputs, start, packed))
+        return self.run("extend", output, (inputs, caches, start, rows))
 
     def decode(
         self,
@@ -126,23 +136,23 @@ class StageProgram:
         position_B: np.ndarray,
         sampling: SamplingRows,
         *,
-        wanted: Wanted = "tokens",
+        output: OutputKind = "tokens",
     ) -> tuple[jax.Array, GroupCache]:
-        """Runs one token of each row; see `StageModule.decode`. The cache is consumed.
+        """Runs one token of each row (`StageModule.decode`); the given cache is donated.
 
         Returns:
-            Hidden states, or from the last stage each row's next token [B], packed with
+            Hidden states, or from the last stage each row's next token [B], its packed
             log-probabilities [B, N], or logits [B, V]; and the cache.
         """
-        inputs, rows = self.placement.put((inputs, self.pack(position_B, sampling)))
-        return self._run("decode", wanted, (inputs, cache, rows))
+        inputs, rows = self.sharding.put((inputs, self.pack(position_B, sampling)))
+        return self.run("decode", output, (inputs, cache, rows))
 
     @property
-    def takes_steps(self) -> bool:
-        """Whether the stage is the whole model, and so can feed its tokens back."""
+    def is_whole_model(self) -> bool:
+        """Whether the stage has the embedding and the head: its tokens can be fed back."""
         return self.has_embedding and self.has_head
 
-    def take_steps(
+    def decode_steps(
         self,
         inputs: jax.Array | np.ndarray,
         cache: GroupCache,
@@ -151,74 +161,72 @@ class StageProgram:
         *,
         num_steps: int,
     ) -> tuple[jax.Array, jax.Array, GroupCache]:
-        """Decodes several tokens of each row without a stop; the cache is consumed.
+        """Decodes several tokens of each row in one call; the given cache is donated.
 
         Args:
-            inputs: [B] tokens.
-            cache: Of the group.
-            position_B: Of the tokens given.
-            sampling: Of the rows.
-            num_steps: At most `STEPS_AT_ONCE`.
+            inputs: Last token of each row, [B].
+            cache: Cache of the group.
+            position_B: Position of each of these tokens.
+            sampling: Sampling parameters of each row.
+            num_steps: Number of tokens to decode, at most `MAX_STEPS_PER_CALL`.
 
         Returns:
-            Tokens [STEPS_AT_ONCE, B], the first `num_steps` of them valid; the last
+            Tokens [MAX_STEPS_PER_CALL, B], the first `num_steps` of them valid; the last
             ones [B]; and the cache.
         """
-        inputs, rows, steps = self.placement.put(
+        inputs, rows, steps = self.sharding.put(
             (inputs, self.pack(position_B, sampling), np.int32(num_steps))
         )
-        return self._run("steps", "tokens", (inputs, cache, rows, steps))
+        return self.run("steps", "tokens", (inputs, cache, rows, steps))
 
     def pack(self, slot_B: np.ndarray, sampling: SamplingRows) -> np.ndarray:
-        """Packs what is told of rows; only a stage with the head samples."""
+        """Packs the numbers of each row; only a stage with the head needs sampling."""
         return pack_rows(slot_B, sampling if self.has_head else None)
 
     def compile(
-        self, function: Function, wanted: Wanted, arguments: tuple[Any, ...]
+        self, function: Function, output: OutputKind, arguments: tuple[Any, ...]
     ) -> Any:
-        """Compiles for arguments of these shapes, or finds the executable again.
+        """Returns the executable for arguments of these shapes, compiled at the first call.
 
         Args:
-            function: Which one.
-            wanted: What the last stage returns.
-            arguments: On this stage's mesh, or described so (`describe`).
+            function: Function of the stage.
+            output: Kind of output that the last stage returns.
+            arguments: Arrays on this stage's mesh, or their descriptions
+                (`StageSharding.describe`).
 
         Returns:
             The executable, called as `executable(leaves, *arguments)`.
         """
         inputs, caches = arguments[:2]
         if not self.has_head:
-            # It hands on the same whatever the last one is to make of it.
-            wanted = "tokens"
-        # All caches of a stage are alike.
+            # Hidden states are the same whatever the last stage returns.
+            output = "tokens"
+        # All caches of a stage have the same shape and type.
         blocks = jax.tree.leaves(caches)
         shapes = (inputs.shape, len(blocks), blocks[0].shape if blocks else None)
         types = (str(inputs.dtype), str(blocks[0].dtype) if blocks else "")
-        key = (function, wanted, types, shapes)
-        if key not in self._executables:
-            jitted = self._jitted(function, wanted, arguments)
-            self._executables[key] = jitted.lower(self._leaves, *arguments).compile()
+        key = (function, output, types, shapes)
+        if key not in self.executables:
+            jitted = self.jitted(function, output, arguments)
+            self.executables[key] = jitted.lower(self.leaves, *arguments).compile()
             sizes = [block.size * block.dtype.itemsize for block in blocks]
-            self._cache_bytes[key] = sum(sizes) // self.placement.width
-        return self._executables[key]
+            self._cache_bytes[key] = sum(sizes) // self.sharding.width
+        return self.executables[key]
 
-    def _run(
-        self, function: Function, wanted: Wanted, arguments: tuple[Any, ...]
+    def run(
+        self, function: Function, output: OutputKind, arguments: tuple[Any, ...]
     ) -> Any:
-        return self.compile(function, wanted, arguments)(self._leaves, *arguments)
+        """Runs a function on arguments on this stage's mesh; see `compile`."""
+        return self.compile(function, output, arguments)(self.leaves, *arguments)
 
-    def _jitted(
-        self, function: Function, wanted: Wanted, arguments: tuple[Any, ...]
+    def jitted(
+        self, function: Function, output: OutputKind, arguments: tuple[Any, ...]
     ) -> Any:
-        body = partial(
-            _BODIES[function],
-            self._graph,
-            self._tree,
-            wanted,
-        )
-        lie: dict[str, Any] = {}
-        if self.placement.width > 1:
-            mesh = self.placement.mesh
+        """Returns a function under `jax.jit`, for arguments such as `compile` takes."""
+        body = partial(_BODIES[function], self._graph, self.tree, output)
+        shardings: dict[str, Any] = {}
+        if self.sharding.width > 1:
+            mesh = self.sharding.mesh
             caches = jax.tree.map(lambda _: CACHE_PARTITION, arguments[1])
             whole = [
                 jax.tree.map(lambda _: PartitionSpec(), item) for item in arguments
@@ -227,17 +235,17 @@ class StageProgram:
                 *[PartitionSpec()] * (2 if function == "steps" else 1),
                 caches,
             )
-            # Only where JAX knows how outputs lie does it say itself which cache takes
-            # whose place. XLA goes by bytes and may give a cache's to hidden states of
-            # the same size, and then copies every cache.
-            lie = {
+            # JAX pairs each donated cache with its output only if it knows the outputs'
+            # shardings. Otherwise XLA pairs buffers by size: it may give a cache's buffer
+            # to hidden states of the same size, and then copies every cache.
+            shardings = {
                 "out_shardings": jax.tree.map(partial(NamedSharding, mesh), returned)
             }
             body = jax.shard_map(
                 body,
                 mesh=mesh,
                 in_specs=(
-                    [leaf.sharding.spec for leaf in self._leaves],
+                    [leaf.sharding.spec for leaf in self.leaves],
                     whole[0],
                     caches,
                     *whole[2:],
@@ -246,19 +254,19 @@ class StageProgram:
                 axis_names={TENSOR_AXIS},
                 check_vma=False,
             )
-        is_cpu = self.placement.platform == "cpu"
+        is_cpu = self.sharding.platform == "cpu"
         return jax.jit(
             body,
             donate_argnums=(2,),
             compiler_options=_CPU_OPTIONS if is_cpu else None,
-            **lie,
+            **shardings,
         )
 
 
 def _prefill_body(
     graph: Any,
     tree: Any,
-    wanted: Wanted,
+    output: OutputKind,
     leaves: list[jax.Array],
     inputs: jax.Array,
     caches: tuple[GroupCache, ...],
@@ -268,13 +276,13 @@ def _prefill_body(
     module = nnx.merge(graph, jax.tree.unflatten(tree, leaves))
     with jax.named_scope("prefill"):
         hidden, caches = module.prefill(inputs, caches, first_row)
-        return _after_prompts(module, wanted, hidden, 0, rows), caches
+        return _after_prompts(module, output, hidden, 0, rows), caches
 
 
 def _extend_body(
     graph: Any,
     tree: Any,
-    wanted: Wanted,
+    output: OutputKind,
     leaves: list[jax.Array],
     inputs: jax.Array,
     caches: tuple[GroupCache, ...],
@@ -285,34 +293,42 @@ def _extend_body(
     module = nnx.merge(graph, jax.tree.unflatten(tree, leaves))
     with jax.named_scope("extend"):
         hidden, caches = module.extend(inputs, caches, first_row, first_position)
-        return _after_prompts(module, wanted, hidden, first_position, rows), caches
+        return _after_prompts(module, output, hidden, first_position, rows), caches
 
 
 def _after_prompts(
     module: StageModule,
-    wanted: Wanted,
+    output: OutputKind,
     hidden: jax.Array,
     first_position: jax.Array | int,
     rows: jax.Array,
 ) -> jax.Array:
-    """Returns what a stage hands on of prompts that begin at a position."""
+    """Returns a stage's result for prompts, or for a chunk of them.
+
+    Args:
+        module: Module of the stage.
+        output: Kind of output that the last stage returns.
+        hidden: Hidden states after the stage's layers, [B, T, D].
+        first_position: Position of the first of these tokens.
+        rows: Packed numbers of each row, see `pack_rows`.
+    """
     if module.head is None:
-        return module.handed_on(hidden)
-    if wanted == "logits":
+        return module.to_wire(hidden)
+    if output == "logits":
         return module.head(hidden)
     length_B, sampling = unpack_rows(rows)
     assert sampling is not None
     logits = module.head(last_hidden(hidden, length_B - first_position))
-    return _chosen(wanted, logits, sampling, length_B)
+    return _chosen(output, logits, sampling, length_B)
 
 
 def _chosen(
-    wanted: Wanted, logits: jax.Array, sampling: SamplingRows, position_B: jax.Array
+    output: OutputKind, logits: jax.Array, sampling: SamplingRows, position_B: jax.Array
 ) -> jax.Array:
-    """Returns each row's token, with log-probabilities where they are wanted."""
-    if wanted == "tokens":
+    """Returns each row's next token, packed with log-probabilities if these are asked."""
+    if output == "tokens":
         return choose_tokens(logits, sampling, position_B)
-    # Computed once, as for tokens alone: what else is told of them moves no bit.
+    # The barrier keeps the logits bit-equal to those that tokens alone are chosen from.
     logits = jax.lax.optimization_barrier(logits)
     return with_logprobs(logits, choose_tokens(logits, sampling, position_B))
 
@@ -320,7 +336,7 @@ def _chosen(
 def _decode_body(
     graph: Any,
     tree: Any,
-    wanted: Wanted,
+    output: OutputKind,
     leaves: list[jax.Array],
     inputs: jax.Array,
     cache: GroupCache,
@@ -331,18 +347,18 @@ def _decode_body(
     with jax.named_scope("decode"):
         hidden, cache = module.decode(inputs, cache, position_B)
         if module.head is None:
-            return module.handed_on(hidden), cache
+            return module.to_wire(hidden), cache
         logits = module.head(hidden[:, 0])
-        if wanted == "logits":
+        if output == "logits":
             return logits, cache
         assert sampling is not None
-        return _chosen(wanted, logits, sampling, position_B + 1), cache
+        return _chosen(output, logits, sampling, position_B + 1), cache
 
 
 def _steps_body(
     graph: Any,
     tree: Any,
-    wanted: Wanted,
+    output: OutputKind,
     leaves: list[jax.Array],
     inputs: jax.Array,
     cache: GroupCache,
@@ -353,15 +369,15 @@ def _steps_body(
 
     def step(number: jax.Array, state: Any) -> Any:
         tokens_TB, last_B, cache = state
-        # Bound to the step's number the weights cannot be converted before the loop,
-        # which would keep a float32 copy of all that is not float32.
+        # The barrier ties the weights to the step: otherwise XLA converts them before the
+        # loop, and keeps a float32 copy of all weights of other types.
         held, number = jax.lax.optimization_barrier((leaves, number))
-        # A row that has ended goes on in its last slot, which nobody reads.
+        # A finished row writes to its last slot again, which is never read.
         here = rows.at[0].set(jnp.minimum(rows[0] + number, last_slot))
-        next_B, cache = _decode_body(graph, tree, wanted, held, last_B, cache, here)
+        next_B, cache = _decode_body(graph, tree, output, held, last_B, cache, here)
         return tokens_TB.at[number].set(next_B), next_B, cache
 
-    tokens_TB = jnp.zeros((STEPS_AT_ONCE, inputs.shape[0]), jnp.int32)
+    tokens_TB = jnp.zeros((MAX_STEPS_PER_CALL, inputs.shape[0]), jnp.int32)
     return jax.lax.fori_loop(0, num_steps, step, (tokens_TB, inputs, cache))
 
 

@@ -1,4 +1,4 @@
-"""Names of devices as plans write them, and CPU devices that are only emulated."""
+"""Device names as plans write them, and emulation of several CPU devices."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PLACED_NAME = re.compile(r"(?P<node>[^/]+)/(?P<platform>[a-z]+):(?P<index>[0-9]+
 
 
 def emulate_cpu_devices(names: Iterable[str]) -> None:
-    """Asks JAX for as many CPU devices as a list of full device names needs.
+    """Makes JAX emulate as many CPU devices as full device names ask for.
 
-    Must come before JAX first looks at its devices; later it has no effect, and
-    whoever looks a device up says what is missing.
+    It must be called before JAX first lists its devices. Later it has no effect, and
+    looking up a missing device raises the error.
     """
     indices = [
         int(match["index"])
@@ -26,8 +26,8 @@ def emulate_cpu_devices(names: Iterable[str]) -> None:
         if (match := PLACED_NAME.fullmatch(name)) and match["platform"] == "cpu"
     ]
     needed = max(indices, default=-1) + 1
-    asked = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
-    if needed <= max(1, asked):
+    configured = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
+    if needed <= max(1, configured):
         return
     try:
         jax.config.update("jax_num_cpu_devices", needed)

@@ -1,4 +1,4 @@
-"""What a stage runs on, by the names that measurements carry."""
+"""Names of the hardware that a stage runs on, as measurements record them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _NVIDIA_DRIVER = re.compile(r"Kernel Module[^0-9]*([0-9.]+)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """A device and what serves it; fields as in `schema.measurements.MeasuredKind`.
+    """A device with its software; fields as in `schema.measurements.MeasuredKind`.
 
     Attributes:
-        device: What JAX calls it; of a CPU its maker's name and cores.
-        driver: Of the device and its compiler, as JAX has it.
-        jax_version: Of the process.
-        kernel_path: Which kernels serve.
+        device: JAX's name of the device; for a CPU its model and number of cores.
+        driver: Version of the driver and the compiler, as JAX reports it.
+        jax_version: JAX version of the process.
+        kernel_path: Kernels that multiply by weights on the device.
     """
 
     device: str
@@ -35,7 +35,7 @@ class Machine:
 
 
 def machine_of(device: JaxDevice) -> Machine:
-    """Names a device and what serves it in this process."""
+    """Returns a device with the software that serves it in this process."""
     return Machine(
         device=processor_name() if device.platform == "cpu" else device.device_kind,
         driver=driver_version(device),
@@ -45,27 +45,29 @@ def machine_of(device: JaxDevice) -> Machine:
 
 
 def processor_name() -> str:
-    """Returns the maker's name of the processor, and how many cores serve here."""
+    """Returns the processor's model, and the number of cores of this process."""
     return f"{processor_model()}, {num_cores()} cores"
 
 
 def processor_model() -> str:
-    """Returns the maker's name of the processor alone."""
+    """Returns the processor's model."""
     match = _CPU_MODEL.search(_text("/proc/cpuinfo"))
     return match[1].split("@")[0].strip() if match else platform.machine()
 
 
 def num_cores() -> int:
-    """Returns how many cores serve this process."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def driver_version(device: JaxDevice) -> str:
-    """Returns what serves a device below JAX, on one line."""
-    served = " ".join(str(device.client.platform_version).split())
+    """Returns the versions of a device's compiler and driver, on one line."""
+    version = " ".join(str(device.client.platform_version).split())
     match = _NVIDIA_DRIVER.search(_text("/proc/driver/nvidia/version"))
     return (
-        f"{served}, driver {match[1]}" if device.platform == "gpu" and match else served
+        f"{version}, driver {match[1]}"
+        if device.platform == "gpu" and match
+        else version
     )
 
 

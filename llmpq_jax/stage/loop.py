@@ -1,4 +1,4 @@
-"""One stage at work on what is sent to it: an inbox, and a thread that empties it."""
+"""Runs one stage in a thread of its own, which empties an inbox of messages."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from llmpq_jax.stage.worker import StageWorker
 
 
 @runtime_checkable
-class Transport(Protocol):
-    """The way from one stage to whoever takes what it made."""
+class Connection(Protocol):
+    """A one-way connection from a stage to the receiver of its results."""
 
     def send(self, message: Message) -> None:
-        """Sends a message; returns without waiting for what becomes of it."""
+        """Sends a message; returns without waiting until it is processed."""
         ...
 
 
 class StageLoop:
     """Runs a worker in a thread of its own.
 
-    It is itself the transport between two stages of one process: what is sent to it goes
-    from mesh to mesh by `jax.device_put`, started by the stage that made it, so that it
-    travels while both stages work on other micro-batches.
+    It is itself the connection between two stages of one process: a message moves from
+    mesh to mesh by `jax.device_put`, which the sending stage starts, so that the transfer
+    overlaps with both stages' work on other micro-batches.
     """
 
     def __init__(
         self,
         worker: StageWorker,
         *,
-        onward: Transport,
+        downstream: Connection,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """Starts the thread; `close` ends it.
 
         Args:
-            worker: Of the stage.
-            onward: Where what it made goes.
-            on_failure: Hears what the stage raised; called in its thread.
+            worker: Worker of the stage.
+            downstream: Connection that the stage's results are sent to.
+            on_failure: Called in the stage's thread with an exception that it raised.
         """
         self.worker = worker
-        self._onward = onward
+        self._onward = downstream
         self._on_failure = on_failure
         self._inbox: queue.SimpleQueue[tuple[Message, float] | None] = (
             queue.SimpleQueue()
@@ -56,11 +56,11 @@ class StageLoop:
         self._thread.start()
 
     def send(self, message: Message) -> None:
-        """Brings a message to the stage's devices, and queues it."""
-        payload = self.worker.placement.put(message.payload)
-        here = replace(message, payload=payload)
-        self.worker.note_arrival(here)
-        self._inbox.put((here, time.perf_counter()))
+        """Moves a message to the stage's devices, and queues it."""
+        payload = self.worker.sharding.put(message.payload)
+        received = replace(message, payload=payload)
+        self.worker.count_received(received)
+        self._inbox.put((received, time.perf_counter()))
 
     def close(self) -> None:
         """Ends the thread once the inbox is empty."""
@@ -68,7 +68,7 @@ class StageLoop:
         self._thread.join()
 
     def abandon(self) -> None:
-        """Forgets what waits in the inbox, and ends once what is at work is done."""
+        """Drops the messages in the inbox, and ends after the one in progress."""
         while not self._inbox.empty():
             self._inbox.get()
         self.close()

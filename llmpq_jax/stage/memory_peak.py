@@ -1,4 +1,4 @@
-"""The most bytes that a stage held on one of its devices, and who says so."""
+"""Peak memory of a stage, as its devices or the compiler report it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ PeakSource = Literal["device", "compiler"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StagePeak:
-    """Bytes of a stage at its peak, on the fullest of its devices.
+    """Peak memory of a stage, in bytes on the fullest of its devices.
 
     Attributes:
-        peak_bytes: All together.
-        source: "device" where the device counts what is allocated on it: its peak since
-            the process began, loading and what else runs on it included. "compiler" where
-            it does not, as CPUs: the parts below, as if each were at its most at once.
-        weights: Of the arrays that are held.
-        kv_cache: Of the caches as they were allocated.
-        programs: What the hungriest program that ran takes beside weights and caches:
-            its inputs, outputs and temporary memory, as the compiler says.
-        waiting: Of the micro-batches in the stage's inbox, at most.
+        peak_bytes: Bytes at the peak.
+        source: "device" if the device counts its allocations: its peak since the start of
+            the process, including loading and other programs. "compiler" if it does not,
+            as CPUs: the sum of the parts below, each at its own peak.
+        weights: Bytes of the weights.
+        kv_cache: Bytes of the allocated caches.
+        programs: Working memory of the largest program that ran: its inputs, outputs and
+            temporary memory, as the compiler reports them.
+        waiting: Peak bytes of the micro-batches in the stage's inbox.
     """
 
     peak_bytes: int
@@ -44,48 +44,47 @@ def stage_peak(
     programs: int,
     waiting: int,
 ) -> StagePeak:
-    """Asks the devices, and falls back on the parts where they do not count."""
-    counted = [_counted_bytes(device) for device in devices]
-    told = [size for size in counted if size is not None]
+    """Returns the peak that the devices count, or the sum of the parts if they do not."""
+    counted = [
+        size for device in devices if (size := _counted_bytes(device)) is not None
+    ]
     parts = {
         "weights": weights,
         "kv_cache": kv_cache,
         "programs": programs,
         "waiting": waiting,
     }
-    if told:
-        return StagePeak(peak_bytes=max(told), source="device", **parts)
+    if counted:
+        return StagePeak(peak_bytes=max(counted), source="device", **parts)
     return StagePeak(peak_bytes=sum(parts.values()), source="compiler", **parts)
 
 
 class HighWaterMark:
-    """A number of bytes that rises and falls, and how high it was at most.
-
-    What sends to a stage and the stage itself are threads of their own.
-    """
+    """A byte counter that records its maximum; any thread may add to it."""
 
     def __init__(self) -> None:
-        """Starts at nothing."""
+        """Starts at 0."""
         self._lock = threading.Lock()
         self._now = self._highest = 0
 
     def add(self, num_bytes: int) -> None:
-        """Counts bytes that have come, or have gone where there are fewer than 0."""
+        """Adds bytes; a negative number removes them."""
         with self._lock:
             self._now += num_bytes
             self._highest = max(self._highest, self._now)
 
     def reset(self) -> None:
-        """Forgets all that was."""
+        """Sets the counter and its maximum to 0."""
         with self._lock:
             self._now = self._highest = 0
 
     @property
     def highest(self) -> int:
-        """The most bytes since the last reset."""
+        """Maximum since the last reset, in bytes."""
         return self._highest
 
 
 def _counted_bytes(device: JaxDevice) -> int | None:
+    """Returns a device's own count of its peak, or None if it has none."""
     stats = device.memory_stats()
     return stats.get("peak_bytes_in_use") if stats else None

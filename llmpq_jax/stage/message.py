@@ -1,4 +1,4 @@
-"""What travels from stage to stage."""
+"""Messages that stages exchange, and events that record their work."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from llmpq_jax.stage.compiled import Phase, Wanted
+from llmpq_jax.stage.compiled import OutputKind, Phase
 from llmpq_jax.stage.sampling import SamplingRows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Message:
-    """One micro-batch on its way through the pipeline.
+    """One micro-batch in the pipeline.
 
     Attributes:
-        phase: What is to be done with it.
-        micro_batch: Its number within the phase.
-        step: Number of the prompts' chunk in prefill, from 0; n for the n-th decode
-            step.
-        groups: Cache groups its rows belong to.
-        first_row: Where its rows begin, if they are part of one group.
+        phase: Phase that the stages run.
+        micro_batch: Number of the micro-batch within the phase; in decode the number of
+            its group.
+        step: Index of the prompts' chunk in prefill; n for the n-th decode step.
+        groups: Numbers of the decode groups that its rows belong to.
+        first_row: First of its rows in the group, if they are part of one group.
         payload: Tokens before the first stage and after the last, hidden states
             between stages.
         slot_B: Lengths of the prompts in prefill, positions of the tokens in decode.
-        sampling: How its rows are sampled.
-        wanted: What the last stage returns.
-        num_chunks: How many chunks the prompts come in.
-        chunk_tokens: Tokens of each prompt in a chunk, where there are several.
-        num_steps: Decode steps to be taken in one go; more than one only where one
-            stage is the whole pipeline.
-        tokens: What came of those steps, [steps, B], the first `num_steps` of them
-            valid; absent otherwise.
-        steps_left: Decode steps that follow this one without the driver: where stages
-            are processes, the last one sends its tokens straight to the first.
-        epoch: Of the pipeline; after a loss a new one begins, and nothing of an older
-            one is believed.
+        sampling: Sampling parameters of each row.
+        output: Kind of output that the last stage returns.
+        num_chunks: Number of chunks that the prompts are cut into.
+        chunk_tokens: Tokens of each prompt in a chunk, if there are several chunks.
+        num_steps: Decode steps that a stage runs at a time; more than one only if the
+            stage is the whole model.
+        tokens: Tokens of those steps, [steps, B], the first `num_steps` of them valid;
+            None before and where a stage runs one step at a time.
+        steps_left: Decode steps that follow this one without the scheduler: where
+            stages are processes, the last one sends its tokens straight to the first.
+        epoch: Number of the pipeline's epoch; each recovery starts a new one, and
+            messages of older ones are dropped.
     """
 
     phase: Phase
@@ -47,7 +47,7 @@ class Message:
     payload: jax.Array | np.ndarray
     slot_B: np.ndarray
     sampling: SamplingRows
-    wanted: Wanted = "tokens"
+    output: OutputKind = "tokens"
     num_chunks: int = 1
     chunk_tokens: int = 0
     num_steps: int = 1
@@ -57,8 +57,13 @@ class Message:
 
     @property
     def first_position(self) -> int | None:
-        """Where a chunk of prompts begins; None where they come whole."""
+        """Position of the chunk's first token; None if the prompts are not cut."""
         return None if self.num_chunks == 1 else self.step * self.chunk_tokens
+
+    @property
+    def is_last_chunk(self) -> bool:
+        """Whether no chunk of the same prompts follows; true of decode steps."""
+        return self.step + 1 >= self.num_chunks
 
     def ends_prompt(self, index: int) -> bool:
         """Whether the prompt of one of its rows ends in this chunk."""
@@ -69,21 +74,21 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageEvent:
-    """One micro-batch worked on by one stage.
+    """One stage's work on one message.
 
     Attributes:
         stage: Number of the stage.
-        phase: Of the message.
-        micro_batch: Of the message.
-        step: Of the message.
-        num_steps: Of the message.
-        received_s: When it was there, on the clock `time.perf_counter`.
-        started_s: When its turn came.
-        ended_s: When its result was ready.
-        rows: Of the micro-batch; 0 in records that do not tell.
-        tokens: In prefill those of each row, padding included; in decode those that a
-            row's cache holds, the new one among them, mean over rows and steps.
-        slots: Of a row's cache.
+        phase: Phase of the message.
+        micro_batch: Micro-batch of the message.
+        step: Step of the message.
+        num_steps: Decode steps of the message.
+        received_s: Time when the stage received it, on the clock `time.perf_counter`.
+        started_s: Time when the stage started to work on it.
+        ended_s: Time when its result was ready.
+        rows: Rows of the micro-batch; 0 in older records, which do not have them.
+        tokens: In prefill the tokens of each row, padding included; in decode the tokens
+            in a row's cache, the new one included, mean over rows and steps.
+        slots: Slots of a row's cache.
     """
 
     stage: int

@@ -1,4 +1,4 @@
-"""A stage as a module: perhaps the embedding, some layers, perhaps the head."""
+"""A stage as a module: layers, and the embedding or head on the first or last stage."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ GroupCache = tuple[LayerCache, ...]
 
 
 class StageModule(nnx.Module):
-    """Consecutive layers with what stands before the first and after the last.
+    """Consecutive layers of a decoder, with the embedding and the head if they are here.
 
-    Inputs are tokens where the stage has the embedding, hidden states elsewhere;
-    outputs are logits where it has the head, hidden states elsewhere. Hidden states
-    arrive and leave as `wire` has them.
+    Inputs are tokens on a stage with the embedding, otherwise hidden states as the stage
+    before sends them (`activation_codec`). Outputs are hidden states after the last layer;
+    `StageProgram` applies the head.
     """
 
     def __init__(
@@ -43,7 +43,16 @@ class StageModule(nnx.Module):
         dtype: jnp.dtype,
         wire_bits: WireBits = 16,
     ) -> None:
-        """Joins the parts; `dtype` is that of the activations, `wire_bits` of what leaves."""
+        """Joins the parts of a stage.
+
+        Args:
+            architecture: Architecture of the model.
+            embedding: Embedding, None on all but the first stage.
+            layers: Consecutive layers of the decoder.
+            head: Head, None on all but the last stage.
+            dtype: Type of activations.
+            wire_bits: Bits of the hidden states that the stage sends.
+        """
         self.architecture = architecture
         self.dtype = dtype
         self.wire_bits = wire_bits
@@ -60,14 +69,14 @@ class StageModule(nnx.Module):
         """Runs whole prompts, padded right, and stores their keys and values.
 
         Args:
-            inputs: [B, T] tokens or [B, T, D] hidden states.
-            caches: Of the groups that the rows belong to, in order: one group that
-                the rows are part of, or several that they fill.
-            first_row: Where in the group the rows begin, if they are part of one.
+            inputs: Tokens [B, T] or received hidden states [B, T, D].
+            caches: Caches of the groups that the rows belong to, in order: one group
+                that the rows are part of, or several that they fill.
+            first_row: First of the rows in the group, if they are part of one.
 
         Returns:
-            Hidden states [B, T, D], not yet `handed_on`, and the caches with the rows
-            in them.
+            Hidden states [B, T, D], before `to_wire`, and the caches with the prompts in
+            them.
         """
         context = fresh_context(self.architecture, *inputs.shape[:2])
         hidden = self._embed(inputs, context)
@@ -83,10 +92,10 @@ class StageModule(nnx.Module):
         """Runs one chunk of long prompts, whose earlier chunks the caches hold.
 
         Args:
-            inputs: [B, T] tokens or [B, T, D] hidden states of the chunk.
-            caches: As in `prefill`.
-            first_row: As in `prefill`.
-            first_position: Where in the prompts the chunk begins, for all rows alike.
+            inputs: Tokens [B, T] or received hidden states [B, T, D] of the chunk.
+            caches: Caches of the groups, see `prefill`.
+            first_row: First of the rows, see `prefill`.
+            first_position: Position of the chunk's first token, the same in all rows.
 
         Returns:
             Hidden states [B, T, D], and the caches with the chunk in them.
@@ -106,9 +115,9 @@ class StageModule(nnx.Module):
         """Runs one token of each row of a group against its cache.
 
         Args:
-            inputs: [B] tokens or [B, 1, D] hidden states.
-            cache: Of the group.
-            position_B: Of the tokens.
+            inputs: Tokens [B] or received hidden states [B, 1, D].
+            cache: Cache of the group.
+            position_B: Position of each token.
 
         Returns:
             Hidden states [B, 1, D], and the cache with the tokens in it.
@@ -118,14 +127,14 @@ class StageModule(nnx.Module):
         num_slots = cache[0].num_slots
         context = cached_context(self.architecture, position_B[:, None], num_slots)
         hidden = self._embed(inputs, context)
-        grown = []
-        for layer, memory in zip(self.layers, cache, strict=True):
-            hidden, new_memory = layer(hidden, memory, context)
-            grown.append(new_memory)
-        return hidden, tuple(grown)
+        updated = []
+        for layer, layer_cache in zip(self.layers, cache, strict=True):
+            hidden, new_cache = layer(hidden, layer_cache, context)
+            updated.append(new_cache)
+        return hidden, tuple(updated)
 
-    def handed_on(self, hidden: Array) -> Array:
-        """Returns hidden states as the next stage gets them."""
+    def to_wire(self, hidden: Array) -> Array:
+        """Returns hidden states as they are sent to the next stage."""
         return pack_hidden(hidden) if self.wire_bits == 8 else hidden
 
     def _through_layers(
@@ -139,9 +148,9 @@ class StageModule(nnx.Module):
         """Runs prompts, or a chunk of them, through the layers; see `PromptCache`."""
         by_layer: list[tuple[LayerCache, ...]] = []
         for layer, groups in zip(self.layers, zip(*caches, strict=True), strict=True):
-            memory = PromptCache(groups, first_row, first_slot, len(context.slot_S))
-            hidden, memory = layer.prefill(hidden, memory, context)
-            by_layer.append(memory.groups)
+            cache = PromptCache(groups, first_row, first_slot, len(context.slot_S))
+            hidden, cache = layer.prefill(hidden, cache, context)
+            by_layer.append(cache.groups)
         if not by_layer:
             return hidden, caches
         return hidden, tuple(zip(*by_layer, strict=True))
@@ -153,9 +162,9 @@ class StageModule(nnx.Module):
 
 
 def last_hidden(hidden_BTD: Array, length_B: Array) -> Array:
-    """Picks each row's hidden state at its last token: [B, D].
+    """Returns each row's hidden state at its last token, [B, D].
 
-    A row whose last token lies outside [1, T] gives some other one.
+    For a row whose length is not in [1, T] it returns another token's hidden state.
     """
     index = jnp.clip(length_B - 1, 0, hidden_BTD.shape[1] - 1)[:, None, None]
     return jnp.take_along_axis(hidden_BTD, index, axis=1)[:, 0]

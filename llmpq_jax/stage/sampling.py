@@ -1,7 +1,7 @@
-"""Chooses next tokens on the device that has the logits.
+"""Samples next tokens on the device that has the logits.
 
-A row's randomness is a function of its own seed and of the position it draws for, so
-that a request gets the same tokens whatever batch it shares.
+A row's random numbers are a function of its own seed and of the position they are drawn
+for, so that a request gets the same tokens in every batch.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-# As many of the likeliest tokens as OpenAI's tell of.
+# Largest number of likeliest tokens, as in OpenAI's API.
 MAX_TOP_LOGPROBS = 20
 
 
 class SamplingRows(NamedTuple):
-    """How each row of a micro-batch is sampled.
+    """Sampling parameters of each row of a micro-batch.
 
     Attributes:
-        temperature_B: 0 takes the likeliest token.
-        top_k_B: Draws among so many likeliest tokens; 0 among all.
-        top_p_B: Draws among the fewest tokens whose probabilities reach it; 1 among all.
-        seed_B: Of the row's own random numbers.
+        temperature_B: Divisor of the logits; 0 takes the likeliest token.
+        top_k_B: Number of likeliest tokens to draw from; 0 for all.
+        top_p_B: Probability mass of the likeliest tokens to draw from; 1 for all.
+        seed_B: Seed of the row's random numbers.
     """
 
     temperature_B: Float[Array | np.ndarray, " B"]
@@ -37,7 +37,7 @@ class SamplingRows(NamedTuple):
 def sampling_rows(
     temperature: list[float], top_k: list[int], top_p: list[float], seed: list[int]
 ) -> SamplingRows:
-    """Packs choices, one entry per row, in the types the compiled stage expects."""
+    """Returns parameters, one entry per row, in the types that a compiled stage takes."""
     return SamplingRows(
         temperature_B=np.asarray(temperature, np.float32),
         top_k_B=np.asarray(top_k, np.int32),
@@ -47,15 +47,15 @@ def sampling_rows(
 
 
 def greedy_rows(count: int) -> SamplingRows:
-    """Packs rows that take the likeliest token."""
+    """Returns parameters of rows that take the likeliest token."""
     return sampling_rows([0.0] * count, [0] * count, [1.0] * count, [0] * count)
 
 
 def pack_rows(slot_B: np.ndarray, sampling: SamplingRows | None) -> np.ndarray:
-    """Packs what the host says of each row into one array: int32 [1 or 5, B].
+    """Packs the host's numbers of each row into one int32 array, [1 or 5, B].
 
-    Every array that is sent to a device costs a call of its own. The bits of other types
-    are kept as they are; `unpack_rows` reads them again.
+    One array is one transfer to the device. Values of other types keep their bits;
+    `unpack_rows` restores them.
     """
     rows = (slot_B, *(sampling or ()))
     return np.stack([np.ascontiguousarray(row).view(np.int32) for row in rows])
@@ -64,7 +64,7 @@ def pack_rows(slot_B: np.ndarray, sampling: SamplingRows | None) -> np.ndarray:
 def unpack_rows(
     rows: Int[Array, "N B"],
 ) -> tuple[Int[Array, " B"], SamplingRows | None]:
-    """Returns what was packed; traced on the device."""
+    """Restores what `pack_rows` packed; traced on the device."""
     slot_B = rows[0]
     if rows.shape[0] == 1:
         return slot_B, None
@@ -82,9 +82,9 @@ def unpack_rows(
 def choose_tokens(
     logits_BV: Float[Array, "B V"], rows: SamplingRows, position_B: Int[Array, " B"]
 ) -> Int[Array, " B"]:
-    """Returns one token per row, drawn for `position_B`.
+    """Returns one token per row, sampled for `position_B`.
 
-    Drawing is by the Gumbel trick: the argmax of logits / temperature + noise.
+    Uses the Gumbel-max trick: the argmax of logits / temperature + Gumbel noise.
     """
     greedy = _top(logits_BV)
     is_drawn = rows.temperature_B > 0
@@ -98,13 +98,13 @@ def choose_tokens(
 def with_logprobs(
     logits_BV: Float[Array, "B V"], token_B: Int[Array, " B"]
 ) -> Int[Array, "B N"]:
-    """Packs tokens with their log-probabilities and the likeliest ones of each row.
+    """Packs tokens with their log-probabilities and the likeliest tokens of each row.
 
-    The logits are those before temperature, as OpenAI's are.
+    Log-probabilities are of the logits before temperature, as in OpenAI's API.
 
     Returns:
-        For each row the token, its log-probability, the likeliest tokens, and theirs;
-        the bits of float32 numbers as int32. `unpack_logprobs` reads them.
+        For each row the token, its log-probability, the likeliest tokens, and their
+        log-probabilities; float32 bits as int32. `unpack_logprobs` restores them.
     """
     logprob_BV = jax.nn.log_softmax(logits_BV, axis=-1)
     count = min(MAX_TOP_LOGPROBS, logits_BV.shape[-1])
@@ -115,13 +115,13 @@ def with_logprobs(
 
 
 class Logprobs(NamedTuple):
-    """What came of a step where log-probabilities were asked for.
+    """Result of a step with log-probabilities.
 
     Attributes:
-        token_B: Of each row.
-        logprob_B: Of that token.
-        top_token_BK: The likeliest tokens, in order.
-        top_logprob_BK: Theirs.
+        token_B: Chosen token of each row.
+        logprob_B: Log-probability of the chosen token.
+        top_token_BK: Likeliest tokens of each row, in descending order.
+        top_logprob_BK: Log-probabilities of the likeliest tokens.
     """
 
     token_B: Int[np.ndarray, " B"]
@@ -131,22 +131,22 @@ class Logprobs(NamedTuple):
 
 
 def unpack_logprobs(packed: Int[np.ndarray, "B N"]) -> Logprobs:
-    """Returns what `with_logprobs` packed."""
+    """Restores what `with_logprobs` packed."""
     count = (packed.shape[1] - 2) // 2
     top_token_BK = packed[:, 2 : 2 + count]
-    theirs = np.ascontiguousarray(packed[:, 2 + count :]).view(np.float32)
-    chosen = np.ascontiguousarray(packed[:, 1]).view(np.float32)
-    return Logprobs(packed[:, 0], chosen, top_token_BK, theirs)
+    top_logprob_BK = np.ascontiguousarray(packed[:, 2 + count :]).view(np.float32)
+    logprob_B = np.ascontiguousarray(packed[:, 1]).view(np.float32)
+    return Logprobs(packed[:, 0], logprob_B, top_token_BK, top_logprob_BK)
 
 
 def perturbed_logits(
     logits_BV: Float[Array, "B V"], rows: SamplingRows, position_B: Int[Array, " B"]
 ) -> Float[Array, "B V"]:
-    """Returns what the argmax is taken of where a row is drawn; −∞ where cut off."""
+    """Returns logits / temperature + Gumbel noise; −∞ for tokens cut off by top-k or top-p."""
     temperature = jnp.where(rows.temperature_B > 0, rows.temperature_B, 1.0)
     scaled = logits_BV / temperature[:, None]
-    likely = _only_where(jnp.any(rows.top_k_B > 0), _top_k, scaled, rows.top_k_B)
-    kept = _only_where(jnp.any(rows.top_p_B < 1), _nucleus, likely, rows.top_p_B)
+    likely = _cut_off_if(jnp.any(rows.top_k_B > 0), _top_k, scaled, rows.top_k_B)
+    kept = _cut_off_if(jnp.any(rows.top_p_B < 1), _nucleus, likely, rows.top_p_B)
     draw = jax.vmap(_gumbel, (0, 0, None))
     noise = draw(jnp.asarray(rows.seed_B), position_B, logits_BV.shape[1])
     return kept + noise
@@ -157,7 +157,7 @@ def _bits(numbers: Float[Array, "B K"]) -> Int[Array, "B K"]:
 
 
 def _draw(logits_BV: Array, rows: SamplingRows, position_B: Array) -> Array:
-    # As an array of its own: fused into what follows, each number is drawn twice.
+    # Without the barrier XLA fuses this into both passes of `_top`, and draws twice.
     perturbed = jax.lax.optimization_barrier(
         perturbed_logits(logits_BV, rows, position_B)
     )
@@ -165,15 +165,15 @@ def _draw(logits_BV: Array, rows: SamplingRows, position_B: Array) -> Array:
 
 
 def _top(score_BV: Array) -> Array:
-    """Returns the first of the largest scores.
+    """Returns the index of the first of each row's largest scores.
 
-    In two passes that XLA turns into vector code; its argmax on a CPU is four times as
-    slow. Should a row be of NaN, its last token is as good as any.
+    XLA vectorises its two passes; XLA's own argmax is four times as slow on a CPU. In a
+    row of NaN it returns the last index.
     """
     largest_B1 = jnp.max(score_BV, axis=-1, keepdims=True)
     size = score_BV.shape[-1]
-    places = jnp.where(score_BV == largest_B1, jnp.arange(size, dtype=jnp.int32), size)
-    return jnp.minimum(jnp.min(places, axis=-1), size - 1)
+    index = jnp.where(score_BV == largest_B1, jnp.arange(size, dtype=jnp.int32), size)
+    return jnp.minimum(jnp.min(index, axis=-1), size - 1)
 
 
 def _gumbel(seed: Array, position: Array, size: int) -> Array:
@@ -181,26 +181,26 @@ def _gumbel(seed: Array, position: Array, size: int) -> Array:
     return jax.random.gumbel(key, (size,), jnp.float32)
 
 
-def _only_where(
-    is_asked: Array,
+def _cut_off_if(
+    is_needed: Array,
     cut_off: Callable[[Array, Array], Array],
     scaled_BV: Array,
     choice_B: Float[Array | np.ndarray, " B"] | Int[Array | np.ndarray, " B"],
 ) -> Array:
-    """Cuts tokens off if any row asks for it, which costs as much as the head."""
+    """Cuts tokens off only if a row needs it, because it takes as long as the head."""
 
     def keep(scaled_BV: Array, _: Array) -> Array:
         return scaled_BV
 
-    return jax.lax.cond(is_asked, cut_off, keep, scaled_BV, jnp.asarray(choice_B))
+    return jax.lax.cond(is_needed, cut_off, keep, scaled_BV, jnp.asarray(choice_B))
 
 
-# Nothing is sorted below, which is slow on every backend: the least logit that stays is
-# found bit by bit. Equal logits stay or go together.
+# Sorting is slow on every backend. Instead the smallest logit that is kept is found bit by
+# bit; equal logits are kept or cut off together.
 
 
 def _top_k(scaled_BV: Array, top_k_B: Array) -> Array:
-    """Removes tokens outside the k likeliest; none where k is 0."""
+    """Cuts off all but the k likeliest tokens; none where k is 0."""
     size = scaled_BV.shape[1]
     num_kept = jnp.where(top_k_B > 0, jnp.minimum(top_k_B, size), size)
     order_BV = _as_ordered_integers(scaled_BV)
@@ -213,7 +213,7 @@ def _top_k(scaled_BV: Array, top_k_B: Array) -> Array:
 
 
 def _nucleus(scaled_BV: Array, top_p_B: Array) -> Array:
-    """Removes tokens outside the fewest whose probabilities reach p."""
+    """Cuts off all but the fewest likeliest tokens whose probabilities sum to p or more."""
     order_BV = _as_ordered_integers(scaled_BV)
     probability_BV = jax.nn.softmax(scaled_BV, axis=-1)
     all_B = jnp.sum(probability_BV, axis=-1)
@@ -221,7 +221,7 @@ def _nucleus(scaled_BV: Array, top_p_B: Array) -> Array:
     def is_nucleus(threshold_B: Array) -> Array:
         is_in = order_BV >= threshold_B[:, None]
         mass = jnp.sum(jnp.where(is_in, probability_BV, 0.0), axis=-1)
-        # The likeliest token alone may do; that all together do not is rounding.
+        # By rounding all probabilities together may sum to less than p.
         return mass >= jnp.minimum(top_p_B, all_B)
 
     is_in_nucleus = order_BV >= _largest_where(is_nucleus, top_p_B)[:, None]
@@ -229,14 +229,14 @@ def _nucleus(scaled_BV: Array, top_p_B: Array) -> Array:
 
 
 def _as_ordered_integers(numbers: Array) -> Array:
-    """Maps float32 to uint32 such that larger numbers get larger integers."""
+    """Maps float32 to uint32 so that larger numbers get larger integers."""
     bits = jax.lax.bitcast_convert_type(numbers, jnp.uint32)
     is_negative = bits >> 31 == 1
     return jnp.where(is_negative, ~bits, bits | jnp.uint32(1 << 31))
 
 
 def _largest_where(holds: Callable[[Array], Array], like_B: Array) -> Array:
-    """Returns the largest integer at which a condition holds that fails above it."""
+    """Returns the largest integer at which a condition holds, which fails above it."""
 
     def add_bit(step: Array, threshold_B: Array) -> Array:
         bit = jnp.uint32(1) << (31 - step).astype(jnp.uint32)

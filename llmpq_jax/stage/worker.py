@@ -1,6 +1,6 @@
-"""A stage at work: its program, its caches, and a record of what it did when.
+"""One stage: its compiled program, its caches and the events of its work.
 
-A plain class, whatever engine drives it; one thread at a time calls it.
+Every engine uses the same class; one thread at a time calls it.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmpq_jax.schema.precision import SCALE_BYTES, KvBits, WireBits, kv_token_bytes
-from llmpq_jax.stage.compiled import StageProgram, Wanted
+from llmpq_jax.schema.precision import SCALE_BYTES, KvBits, WireBits
+from llmpq_jax.stage.compiled import OutputKind, StageProgram
 from llmpq_jax.stage.hardware import Machine, machine_of
 from llmpq_jax.stage.memory_peak import HighWaterMark, StagePeak, stage_peak
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.module import GroupCache
 from llmpq_jax.stage.sampling import greedy_rows
-from llmpq_jax.stage.sharding import Placement
+from llmpq_jax.stage.sharding import StageSharding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BatchNeeds:
-    """Shapes that a stage must be ready for.
+class StageShapes:
+    """Input shapes that a stage compiles its phases for.
 
     Attributes:
         prefill_rows: Prompts of a prefill micro-batch.
-        num_tokens: Slots of each of them.
-        num_chunks: In which they come.
-        decode_rows: Rows of a group.
-        num_slots: Of a row's cache.
-        has_decode: Whether any row wants a second token.
-        wanted: What the last stage returns.
+        num_tokens: Tokens of each prompt, padding included.
+        num_chunks: Number of chunks that the prompts are cut into.
+        decode_rows: Rows of a decode group.
+        num_slots: Slots of a row's cache.
+        has_decode: Whether decode is compiled too.
+        output: Kind of output that the last stage returns.
     """
 
     prefill_rows: int
@@ -43,17 +43,18 @@ class BatchNeeds:
     decode_rows: int
     num_slots: int
     has_decode: bool = True
-    wanted: Wanted = "tokens"
+    output: OutputKind = "tokens"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageFacts:
-    """What holds of a stage as long as it is loaded.
+    """Properties of a stage that do not change while it is loaded.
 
     Attributes:
-        weight_bytes: Of its weights on each of its devices, the fullest if they differ.
-        slot_bytes: Of the cache of one token of one row on each of them.
-        machine: The first of its devices, and what serves it.
+        weight_bytes: Bytes of its weights on each of its devices, on the fullest if they
+            differ.
+        slot_bytes: Bytes of the cache of one token of one row on each device.
+        machine: First of its devices, with its driver and kernels.
     """
 
     weight_bytes: int
@@ -61,7 +62,7 @@ class StageFacts:
     machine: Machine
 
     def memory_bytes(self, *, num_rows: int, num_slots: int) -> int:
-        """Returns what weights and the caches of so many rows take on each device."""
+        """Returns the bytes of weights and of the caches of all rows, on each device."""
         return self.weight_bytes + num_rows * num_slots * self.slot_bytes
 
 
@@ -77,14 +78,14 @@ class StageWorker:
         kv_bits: KvBits = 16,
         received_bits: WireBits = 16,
     ) -> None:
-        """Takes a program with the types of what it works on.
+        """Takes a program, and the types of its inputs and caches.
 
         Args:
-            program: Of the stage.
-            stage: Its number in the pipeline.
-            dtype: Of activations.
-            kv_bits: Of the cache.
-            received_bits: Of hidden states that the stage before hands on.
+            program: Compiled functions of the stage.
+            stage: Number of the stage in the pipeline.
+            dtype: Type of activations.
+            kv_bits: Bits of a value in the cache.
+            received_bits: Bits of the hidden states that the stage before sends.
         """
         self.program = program
         self.stage = stage
@@ -92,126 +93,117 @@ class StageWorker:
         self.kv_bits: KvBits = kv_bits
         self.received_bits: WireBits = received_bits
         self._events: deque[StageEvent] = deque()
-        self._caches: dict[int, GroupCache] = {}
+        self.caches: dict[int, GroupCache] = {}
         self._num_slots = 0
-        self._prepared: set[BatchNeeds] = set()
-        self._waiting = HighWaterMark()
+        self._prepared: set[StageShapes] = set()
+        self._inbox_bytes = HighWaterMark()
 
     @property
-    def placement(self) -> Placement:
-        """Where the stage lives."""
-        return self.program.placement
+    def sharding(self) -> StageSharding:
+        """Devices of the stage, and how arrays are sharded over them."""
+        return self.program.sharding
 
     def allocate(self, *, num_groups: int, num_rows: int, num_slots: int) -> None:
-        """Makes empty caches for so many groups of rows; the old ones are freed."""
-        self._caches.clear()
-        self._waiting.reset()
+        """Makes the empty caches of all groups; older ones are freed first."""
+        self.caches.clear()
+        self._inbox_bytes.reset()
         self._num_slots = num_slots
         for group in range(num_groups):
-            self._caches[group] = self._empty_group(num_rows, num_slots)
+            self.caches[group] = self._empty_group(num_rows, num_slots)
 
     def free(self) -> None:
-        """Gives the caches' memory back."""
-        self._caches.clear()
+        """Frees the caches."""
+        self.caches.clear()
 
     @property
     def cache_bytes(self) -> int:
         """Bytes of all caches on each device of the stage."""
-        leaves = jax.tree.leaves(self._caches)
-        return sum(leaf.nbytes for leaf in leaves) // self.placement.width
+        leaves = jax.tree.leaves(self.caches)
+        return sum(leaf.nbytes for leaf in leaves) // self.sharding.width
 
     @property
     def facts(self) -> StageFacts:
-        """What holds of the stage as long as it is loaded."""
-        architecture = self.program.architecture
-        token_bytes = kv_token_bytes(
-            architecture.num_kv_heads // self.placement.width,
-            architecture.head_dim,
-            self.dtype.itemsize,
-            kv_bits=self.kv_bits,
-        )
+        """Properties of the stage that do not change while it is loaded."""
         return StageFacts(
             weight_bytes=self.program.weight_bytes,
-            slot_bytes=self.program.num_layers * token_bytes,
-            machine=machine_of(self.placement.devices[0]),
+            slot_bytes=self.program.slot_bytes(self.dtype, self.kv_bits),
+            machine=machine_of(self.sharding.devices[0]),
         )
 
     @property
     def peak(self) -> StagePeak:
-        """The most that the stage held; its caches count while they are allocated."""
+        """Peak memory of the stage; caches count while they are allocated."""
         return stage_peak(
-            self.placement.devices,
+            self.sharding.devices,
             weights=self.program.weight_bytes,
             kv_cache=self.cache_bytes,
             programs=self.program.working_bytes,
-            waiting=self._waiting.highest,
+            waiting=self._inbox_bytes.highest,
         )
 
-    def note_arrival(self, message: Message) -> None:
-        """Counts what lies on the stage's devices until `process` is called with it."""
-        self._waiting.add(message.payload.nbytes)
+    def count_received(self, message: Message) -> None:
+        """Counts the bytes of a message that waits on the devices to be processed."""
+        self._inbox_bytes.add(message.payload.nbytes)
 
     def take_events(self) -> list[StageEvent]:
-        """Returns what was worked on since the last call."""
-        # One by one: the stage's thread may add another one meanwhile.
+        """Returns and forgets the events since the last call."""
+        # One by one, because the stage's thread may add another event meanwhile.
         return [self._events.popleft() for _ in range(len(self._events))]
 
-    def prepare(self, needs: BatchNeeds) -> None:
-        """Compiles both phases for the shapes of a batch, and runs each of them once.
+    def prepare(self, shapes: StageShapes) -> None:
+        """Compiles the phases for the shapes of a batch, and runs each once.
 
-        A first run costs more than those that follow: memory is touched for the first
-        time, and XLA starts what it needs. Shapes that were prepared before cost nothing.
+        The first run of a program takes longer than later ones: memory is touched for the
+        first time, and XLA starts its threads. Preparing the same shapes again is free.
         """
-        if needs in self._prepared:
+        if shapes in self._prepared:
             return
-        prefill_rows, decode_rows = needs.prefill_rows, needs.decode_rows
-        num_slots, num_chunks = needs.num_slots, needs.num_chunks
-        group = self._empty_group(decode_rows, num_slots)
-        more = max(1, prefill_rows // decode_rows) - 1
-        caches = (
-            group,
-            *(self._empty_group(decode_rows, num_slots) for _ in range(more)),
+        decode_rows, num_slots = shapes.decode_rows, shapes.num_slots
+        num_groups = max(1, shapes.prefill_rows // decode_rows)
+        caches = tuple(
+            self._empty_group(decode_rows, num_slots) for _ in range(num_groups)
         )
         _, caches = self.program.prefill(
-            self._blank_inputs(prefill_rows, needs.num_tokens // num_chunks),
+            self._blank_inputs(
+                shapes.prefill_rows, shapes.num_tokens // shapes.num_chunks
+            ),
             caches,
             0,
-            np.ones(prefill_rows, np.int32),
-            greedy_rows(prefill_rows),
-            first_position=None if num_chunks == 1 else 0,
-            wanted=needs.wanted,
+            np.ones(shapes.prefill_rows, np.int32),
+            greedy_rows(shapes.prefill_rows),
+            first_position=None if shapes.num_chunks == 1 else 0,
+            output=shapes.output,
         )
-        if needs.has_decode:
-            inputs = self._blank_inputs(decode_rows, 1)
-            position, sampling = (
-                np.ones(decode_rows, np.int32),
-                greedy_rows(decode_rows),
-            )
-            if self.program.takes_steps and needs.wanted == "tokens":
-                last, *_ = self.program.take_steps(
-                    inputs[:, 0], caches[0], position, sampling, num_steps=1
-                )
-            else:
-                last, _ = self.program.decode(
-                    inputs[:, 0] if self.program.has_embedding else inputs,
-                    caches[0],
-                    position,
-                    sampling,
-                    wanted=needs.wanted,
-                )
-            last.block_until_ready()
+        if shapes.has_decode:
+            self._prepare_decode(caches[0], shapes)
         jax.block_until_ready(caches[1:])
-        self._prepared.add(needs)
+        self._prepared.add(shapes)
+
+    def _prepare_decode(self, cache: GroupCache, shapes: StageShapes) -> None:
+        num_rows = shapes.decode_rows
+        inputs = self._blank_inputs(num_rows, 1)
+        if self.program.has_embedding:
+            inputs = inputs[:, 0]
+        position_B, sampling = np.ones(num_rows, np.int32), greedy_rows(num_rows)
+        if self.program.is_whole_model and shapes.output == "tokens":
+            result, *_ = self.program.decode_steps(
+                inputs, cache, position_B, sampling, num_steps=1
+            )
+        else:
+            result, _ = self.program.decode(
+                inputs, cache, position_B, sampling, output=shapes.output
+            )
+        result.block_until_ready()
 
     def process(self, message: Message, received_s: float) -> Message:
-        """Does what a message asks and returns it with the result as payload.
+        """Runs a micro-batch, and returns its message with the result as payload.
 
-        Waits until the result is ready, so that the record of events is true; the
-        engine gives each worker a thread of its own.
+        Waits until the result is ready, so that the times of events are true; the engine
+        gives each worker a thread of its own.
         """
         started_s = time.perf_counter()
-        self._waiting.add(-message.payload.nbytes)
-        caches = tuple(self._caches.pop(group) for group in message.groups)
+        self._inbox_bytes.add(-message.payload.nbytes)
+        caches = tuple(self.caches.pop(group) for group in message.groups)
         tokens = None
         if message.phase == "prefill":
             payload, caches = self.program.prefill(
@@ -221,10 +213,10 @@ class StageWorker:
                 message.slot_B,
                 message.sampling,
                 first_position=message.first_position,
-                wanted=message.wanted,
+                output=message.output,
             )
-        elif self.program.takes_steps and message.wanted == "tokens":
-            tokens, payload, cache = self.program.take_steps(
+        elif self.program.is_whole_model and message.output == "tokens":
+            tokens, payload, cache = self.program.decode_steps(
                 message.payload,
                 caches[0],
                 message.slot_B,
@@ -238,10 +230,10 @@ class StageWorker:
                 caches[0],
                 message.slot_B,
                 message.sampling,
-                wanted=message.wanted,
+                output=message.output,
             )
             caches = (cache,)
-        self._caches.update(zip(message.groups, caches, strict=True))
+        self.caches.update(zip(message.groups, caches, strict=True))
         payload.block_until_ready()
         self._events.append(
             StageEvent(
@@ -260,16 +252,19 @@ class StageWorker:
         )
         return replace(message, payload=payload, tokens=tokens)
 
-    def following(self, done: Message) -> Message:
-        """Returns the message that asks for the decode step after one that is done."""
-        # A row that has ended goes on in its last slot, which nobody reads.
-        slot_B = np.minimum(done.slot_B + 1, self._num_slots - 1)
+    def next_step(self, result: Message) -> Message:
+        """Returns the message of the decode step after one that is done."""
+        # A finished row writes to its last slot again, which is never read.
+        slot_B = np.minimum(result.slot_B + 1, self._num_slots - 1)
         return replace(
-            done, step=done.step + 1, slot_B=slot_B, steps_left=done.steps_left - 1
+            result,
+            step=result.step + 1,
+            slot_B=slot_B,
+            steps_left=result.steps_left - 1,
         )
 
     def _tokens(self, message: Message) -> float:
-        """Returns what `StageEvent.tokens` says of a message."""
+        """Returns the value of `StageEvent.tokens` for a message."""
         if message.phase == "prefill":
             return float(message.payload.shape[1])
         held = message.slot_B + 1 + (message.num_steps - 1) / 2
@@ -286,7 +281,7 @@ class StageWorker:
     def _empty_group(self, num_rows: int, num_slots: int) -> GroupCache:
         architecture = self.program.architecture
         return tuple(
-            self.placement.empty_cache(
+            self.sharding.empty_cache(
                 architecture,
                 num_rows=num_rows,
                 num_slots=num_slots,

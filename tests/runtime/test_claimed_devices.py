@@ -1,4 +1,4 @@
-"""Devices that a stage's own process claims: each case starts JAX anew."""
+"""A process claims the devices of its stage; each case starts JAX in a new process."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def claim(*names: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_process_has_its_stage_s_devices_alone_in_the_plan_s_order():
+def test_a_process_sees_only_its_stage_s_devices_in_the_plan_s_order():
     assert claim("box/cpu:5", "box/cpu:3") == "[1, 0] 2"
 
 
 @pytest.mark.parametrize("name", ["box/tpu:0", "box/rocm:1"])
-def test_a_device_that_is_not_there_is_named(name):
+def test_a_missing_device_is_named(name):
     platform = name[4:].split(":")[0]
     found = claim(name)
     assert found.startswith(f"device {name!r}: JAX finds no such {platform} there")

@@ -1,4 +1,4 @@
-"""A strategy's cache of 8 bits is the one that runs."""
+"""A strategy with a cache of 8 bits runs with one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def at(folder: Path, kv_bits: KvBits) -> Strategy:
     return replace(strategy, precision=replace(strategy.precision, kv_bits=kv_bits))
 
 
-def test_8_bits_change_logits_a_little_and_alike_in_one_pass_and_step_by_step(folder):
+def test_8_bits_change_logits_a_little_and_equally_in_one_pass_and_step_by_step(folder):
     with Pipeline.load(at(folder, 16)) as pipeline:
         exact = pipeline.score(TOKENS)
     with Pipeline.load(at(folder, 8)) as pipeline:
@@ -39,7 +39,7 @@ def test_8_bits_change_logits_a_little_and_alike_in_one_pass_and_step_by_step(fo
     assert np.abs(stepwise - whole).max() < 0.3 * moved
 
 
-def test_8_bits_take_the_memory_that_is_foretold(folder):
+def test_8_bits_take_the_predicted_memory(folder):
     held = {}
     for kv_bits in (8, 16):
         with Pipeline.load(at(folder, kv_bits)) as pipeline:
@@ -58,12 +58,12 @@ def test_8_bits_serve_requests(folder):
         tokens = [*TOKENS[0], *completion.token_ids]
         logits = pipeline.score([tokens], stepwise=True)[0]
     start = len(TOKENS[0]) - 1
-    for place, token in enumerate(completion.token_ids, start):
-        best = logits[place].max()
-        assert logits[place, token] >= best - 1e-3 * np.abs(logits[place]).max()
+    for position, token in enumerate(completion.token_ids, start):
+        best = logits[position].max()
+        assert logits[position, token] >= best - 1e-3 * np.abs(logits[position]).max()
 
 
-def test_8_bits_are_seen_alike_by_prompts_in_chunks_and_whole(folder):
+def test_8_bits_change_prompts_in_chunks_and_whole_prompts_equally(folder):
     tokens = [[(7 * index + 3) % 256 for index in range(48)]]
     whole = at(folder, 8)
     micro_batch = replace(whole.micro_batch, chunk_tokens=16)

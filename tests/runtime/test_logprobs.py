@@ -1,4 +1,4 @@
-"""Log-probabilities are those of the scores, and asking for them changes no token."""
+"""Log-probabilities are those of the scores, and requesting them changes no token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def model(tmp_path_factory):
 
 
 def requests_of(count: int) -> list[Request]:
-    """Makes requests of which some ask, beside each other in each batch."""
+    """Makes requests some of which ask for log-probabilities, mixed in each batch."""
     return [
         Request(
             token_ids=tuple(range(1 + number, 3 + number + number * 7 % 14)),
@@ -39,7 +39,7 @@ def requests_of(count: int) -> list[Request]:
         pytest.param([((0, 1), [16, 8, 16, 8])], id="a mesh", marks=pytest.mark.full),
     ],
 )
-def test_they_are_those_of_the_scores_and_change_no_token(model, stages):
+def test_logprobs_are_those_of_the_scores_and_change_no_token(model, stages):
     strategy = make_strategy(model, stages, chunk_tokens=16)
     requests = requests_of(11)
     silent = [replace(request, top_logprobs=None) for request in requests]
@@ -52,17 +52,17 @@ def test_they_are_those_of_the_scores_and_change_no_token(model, stages):
                 assert completion.logprobs is None
                 continue
             assert completion.logprobs is not None
-            told = completion.token_ids
-            text = (*request.token_ids, *told)
+            token_ids = completion.token_ids
+            text = (*request.token_ids, *token_ids)
             logits = pipeline.score([text[:-1]])[0].astype(np.float64)
             logits = logits[len(request.token_ids) - 1 :]
             expected = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-            assert len(completion.logprobs) == len(told) == len(expected)
+            assert len(completion.logprobs) == len(token_ids) == len(expected)
             for token, each, row in zip(
-                told, completion.logprobs, expected, strict=True
+                token_ids, completion.logprobs, expected, strict=True
             ):
-                # Scores come of whole rows at once, tokens of a cache: the sums of
-                # float32 are taken in another order.
+                # Scores are computed in whole rows, tokens through the cache, so float32
+                # sums are taken in another order.
                 assert each.logprob == pytest.approx(row[token], abs=1e-4)
                 assert len(each.top_tokens) == request.top_logprobs
                 values = [logprob for _, logprob in each.top_tokens]
@@ -74,6 +74,6 @@ def test_they_are_those_of_the_scores_and_change_no_token(model, stages):
                     assert logprob == pytest.approx(row[likely], abs=1e-4)
 
 
-def test_more_than_are_told_are_refused():
+def test_too_many_top_logprobs_are_refused():
     with pytest.raises(RequestError, match="top_logprobs is 21, expected 0 to 20"):
         Request(token_ids=(1,), max_new_tokens=1, top_logprobs=21)

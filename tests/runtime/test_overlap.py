@@ -1,4 +1,4 @@
-"""Stages overlap: shown by the order of events, never by a clock."""
+"""Stages overlap, which the order of events shows, not a clock."""
 
 from __future__ import annotations
 
@@ -22,39 +22,41 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("model"), num_hidden_layers=2)
 
 
-class ValidationText:
-    """Lets the last stage finish a micro-batch only once the first began another."""
+class Barrier:
+    """Lets the last stage finish a micro-batch only once the first has started another."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
-        self.began = threading.Condition()
+        self.condition = threading.Condition()
         self.first_stage: set[tuple[str, int, int]] = set()
         self.num_waited = 0
         self.phase = phase
         process = StageWorker.process
 
-        def gated(worker: StageWorker, message: Message, received_s: float) -> Message:
+        def wait_first(
+            worker: StageWorker, message: Message, received_s: float
+        ) -> Message:
             key = (message.phase, message.micro_batch, message.step)
             if worker.stage == 0:
-                with self.began:
+                with self.condition:
                     self.first_stage.add(key)
-                    self.began.notify_all()
+                    self.condition.notify_all()
             elif message.phase == phase and message.micro_batch == 0:
-                wanted = (message.phase, 1, message.step)
-                with self.began:
-                    assert self.began.wait_for(
-                        lambda: wanted in self.first_stage, _PATIENCE_S
-                    ), f"the first stage never began {wanted}"
+                other = (message.phase, 1, message.step)
+                with self.condition:
+                    assert self.condition.wait_for(
+                        lambda: other in self.first_stage, _PATIENCE_S
+                    ), f"the first stage never started {other}"
                 self.num_waited += 1
             return process(worker, message, received_s)
 
-        monkeypatch.setattr(StageWorker, "process", gated)
+        monkeypatch.setattr(StageWorker, "process", wait_first)
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
-def test_the_first_stage_begins_a_micro_batch_before_the_last_ends_the_one_before(
+def test_the_first_stage_starts_a_micro_batch_before_the_last_ends_the_one_before(
     folder: Path, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
-    gate = ValidationText(monkeypatch, phase)
+    barrier = Barrier(monkeypatch, phase)
     strategy = make_strategy(folder, [((0,), [16]), ((1,), [16])], prefill=1, decode=1)
     requests = [
         Request(token_ids=(65 + index,), max_new_tokens=4, ignores_eos=True)
@@ -63,11 +65,11 @@ def test_the_first_stage_begins_a_micro_batch_before_the_last_ends_the_one_befor
     with Pipeline.load(strategy) as pipeline:
         list(pipeline.serve(requests))
         events = pipeline.batches[0].events
-    assert gate.num_waited == (1 if phase == "prefill" else 3)
-    began = {(e.phase, e.micro_batch, e.step, e.stage): e.started_s for e in events}
+    assert barrier.num_waited == (1 if phase == "prefill" else 3)
+    started = {(e.phase, e.micro_batch, e.step, e.stage): e.started_s for e in events}
     ended = {(e.phase, e.micro_batch, e.step, e.stage): e.ended_s for e in events}
     step = 0 if phase == "prefill" else 1
-    assert began[phase, 1, step, 0] < ended[phase, 0, step, 1]
+    assert started[phase, 1, step, 0] < ended[phase, 0, step, 1]
 
 
 def test_events_of_a_stage_never_overlap_and_follow_the_one_before(

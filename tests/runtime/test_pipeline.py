@@ -1,4 +1,4 @@
-"""Pipelines: what they refuse, where they stop, and what they give back."""
+"""Pipelines: what they refuse, where they stop, and what they return."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def test_more_prompts_than_a_batch_keep_their_order(pipeline: Pipeline) -> None:
     assert [c.token_ids for c in together] == [c.token_ids for c in alone]
 
 
-def test_what_may_become_longest_is_served_first_and_told_in_order(
+def test_the_longest_requests_are_served_first_and_yielded_in_order(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served: list[int] = []
 
     def spy(**fields: Any) -> Scheduler:
-        rows = list(fields.pop("sequences"))
-        served.extend(row.request.max_new_tokens for row in rows)
-        return Scheduler(sequences=rows, **fields)
+        sequences = list(fields.pop("sequences"))
+        served.extend(each.request.max_new_tokens for each in sequences)
+        return Scheduler(sequences=sequences, **fields)
 
     monkeypatch.setattr("llmpq_jax.runtime.stream.Scheduler", spy)
     lengths = [2, 5, 1, 5, 3, 4, 1, 6, 2]
@@ -113,22 +113,22 @@ def _first_token(model: Path) -> int:
 
 
 def test_new_tokens_are_reported_as_they_come(pipeline: Pipeline) -> None:
-    heard: list[int] = []
+    reported: list[int] = []
     completions = pipeline.generate(
-        ["a", "bc"], ignores_eos=True, on_tokens=heard.append
+        ["a", "bc"], ignores_eos=True, on_tokens=reported.append
     )
-    assert sum(heard) == sum(len(c.token_ids) for c in completions) == 16
-    assert len(heard) > 4
+    assert sum(reported) == sum(len(c.token_ids) for c in completions) == 16
+    assert len(reported) > 4
 
 
-def test_caches_are_donated_and_given_back(pipeline: Pipeline) -> None:
+def test_caches_are_donated_and_freed(pipeline: Pipeline) -> None:
     pipeline.generate(["warm up"])
     before = sum(array.nbytes for array in jax.live_arrays())
     pipeline.generate(["again"])
     assert sum(array.nbytes for array in jax.live_arrays()) <= before
 
 
-def test_a_batch_is_recorded_with_predictions_beside_it(pipeline: Pipeline) -> None:
+def test_a_batch_is_recorded(pipeline: Pipeline) -> None:
     pipeline.generate(["a", "b"], ignores_eos=True)
     record = pipeline.batches[-1]
     assert record.num_requests == 2
@@ -148,7 +148,7 @@ def test_a_batch_is_recorded_with_predictions_beside_it(pipeline: Pipeline) -> N
         ),
         (
             Request(token_ids=(1,) * 16, max_new_tokens=17),
-            "16 tokens and 17 new ones are asked: expected at most 32 together",
+            "16 tokens and 17 new ones are requested: expected at most 32 together",
         ),
         (
             Request(token_ids=(1, 258), max_new_tokens=1),
@@ -169,17 +169,17 @@ def test_one_choice_for_all_or_one_for_each(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("tokens", [[], [[]], [1, 2]])
-def test_scores_want_rows_of_tokens(pipeline: Pipeline, tokens: list) -> None:
+def test_scoring_no_tokens_is_refused(pipeline: Pipeline, tokens: list) -> None:
     with pytest.raises(RequestError, match=r"expected \[batch, length\], not empty"):
         pipeline.score(tokens)
 
 
-def test_scores_want_rows_of_equal_length(pipeline: Pipeline) -> None:
+def test_scoring_rows_of_unequal_length_is_refused(pipeline: Pipeline) -> None:
     with pytest.raises(RequestError, match="rows of unequal length"):
         pipeline.score([[1, 2], [3]])
 
 
-def test_scores_are_the_same_in_whatever_batch(pipeline: Pipeline) -> None:
+def test_scores_are_the_same_in_every_batch(pipeline: Pipeline) -> None:
     rows = np.arange(15).reshape(5, 3)
     together = pipeline.score(rows)
     assert together.shape == (5, 3, 258)
@@ -220,7 +220,7 @@ def test_a_stage_that_overfills_its_device_is_refused(strategy: Strategy) -> Non
         ("node1/cpu:0", "spans the nodes node0, node1: expected one"),
     ],
 )
-def test_devices_that_are_not_here_are_refused(
+def test_missing_devices_are_refused(
     strategy: Strategy, device: str, message: str
 ) -> None:
     stages = (replace(strategy.stages[0], device=device), strategy.stages[1])

@@ -1,4 +1,4 @@
-"""The law of the pipeline: cuts, micro-batches, meshes and padding change nothing."""
+"""The law of the pipeline: cuts, micro-batches, meshes and padding change no token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.runtime import Pipeline, Request, Sampling
 from llmpq_jax.schema.precision import Bits, KvBits
-from tests.same_tokens import judge_all, logit_tolerance
+from tests.same_tokens import compare_all, logit_tolerance
 from tests.tiny_models import make_strategy, write_tiny_model
 
 # An example compiles every stage of two pipelines, so each law is a group of its own: at
@@ -97,8 +97,8 @@ def test_any_cut_serves_the_tokens_of_one_device(
     tolerance = logit_tolerance(architecture, np.concatenate(logits))
     np.testing.assert_allclose(whole[0], logits[0], atol=tolerance, rtol=0)
     np.testing.assert_allclose(stepwise[0], logits[0], atol=tolerance, rtol=0)
-    verdict = judge_all(requests, completions, logits, tolerance)
-    assert verdict.num_wrong == 0
+    comparison = compare_all(requests, completions, logits, tolerance)
+    assert comparison.num_wrong == 0
     for request, completion in zip(requests, completions, strict=True):
         ended = completion.finish_reason == "eos"
         assert ended or len(completion.token_ids) == request.max_new_tokens
@@ -147,7 +147,7 @@ _LONG_REQUESTS = st.lists(
     st.sampled_from([16, 32]),
     st.sampled_from([1, 2]),
 )
-def test_prompts_in_chunks_get_the_tokens_of_prompts_seen_whole(
+def test_prompts_in_chunks_get_the_tokens_of_whole_prompts(
     folder: Path,
     micro_batch: tuple[int, int],
     requests: list[Request],
@@ -182,4 +182,4 @@ def test_prompts_in_chunks_get_the_tokens_of_prompts_seen_whole(
     tolerance = logit_tolerance(architecture, np.concatenate(logits))
     for scored, expected in zip(found, logits, strict=True):
         np.testing.assert_allclose(scored, expected, atol=tolerance, rtol=0)
-    assert judge_all(requests, completions, logits, tolerance).num_wrong == 0
+    assert compare_all(requests, completions, logits, tolerance).num_wrong == 0

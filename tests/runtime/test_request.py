@@ -1,4 +1,4 @@
-"""Requests refuse what cannot be served, in words."""
+"""Requests check their fields, and sequences end where requests say."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ class Letters:
     st.integers(1, 12),
 )
 def test_text_ends_before_the_first_stop_text_or_at_the_limit(
-    tokens: list[int], stops: list[str], most: int
+    tokens: list[int], stops: list[str], max_new_tokens: int
 ) -> None:
-    request = Request(token_ids=(1,), max_new_tokens=most, stop=tuple(stops))
-    row = Sequence(request, eos_ids=(25,), decoder=Letters())
+    request = Request(token_ids=(1,), max_new_tokens=max_new_tokens, stop=tuple(stops))
+    sequence = Sequence(request, eos_ids=(25,), decoder=Letters())
     for token in [*tokens, 25]:
-        row.add(token)
-    row.finish_reason = row.finish_reason or "length"
-    text = "".join(chr(97 + token) for token in tokens)[:most]
-    # The referee looks at every prefix: the first that holds a stop text is cut there.
+        sequence.append(token)
+    sequence.finish_reason = sequence.finish_reason or "length"
+    text = "".join(chr(97 + token) for token in tokens)[:max_new_tokens]
+    # The referee looks at every prefix, and cuts the first that has a stop text.
     for end in range(1, len(text) + 1):
-        places = [text[:end].find(stop) for stop in stops if stop in text[:end]]
-        if places:
-            text = text[: min(places)]
+        starts = [text[:end].find(stop) for stop in stops if stop in text[:end]]
+        if starts:
+            text = text[: min(starts)]
             break
-    assert row.completion().text == text
+    assert sequence.completion().text == text

@@ -1,7 +1,7 @@
-"""The driver against an engine that remembers every token it was shown.
+"""The scheduler against an engine that remembers all tokens of each row.
 
-The engine's model is a hash of a row's whole history, so any token that goes to a wrong
-place, position or step changes every later one.
+The engine's model is a hash of a row's whole history, so any token in a wrong row, position
+or step changes every later one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llmpq_jax.runtime.engines.engine import StageFailedError
 from llmpq_jax.runtime.request import Request, Sampling
 from llmpq_jax.runtime.scheduler import Scheduler
 from llmpq_jax.runtime.sequence import Sequence
-from llmpq_jax.schema.buckets import STEPS_AT_ONCE
+from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL
 from llmpq_jax.schema.workload import MicroBatch
 from llmpq_jax.stage.message import Message
 
@@ -42,8 +42,8 @@ def served_alone(request: Request) -> list[int]:
     return made
 
 
-class Silent:
-    """A text decoder that says nothing."""
+class NoText:
+    """A text decoder that returns no text."""
 
     def add(self, token_id: int) -> str:
         return ""
@@ -54,13 +54,13 @@ class Silent:
 
 @dataclass
 class HashEngine:
-    """Answers messages in any order, those of a group in their own."""
+    """Returns results in any order, but those of a group in their own order."""
 
     random: Random
     shape: BatchShape
-    takes_steps: bool
+    supports_multi_step: bool
     fails_at: int = -1
-    is_lost_at: tuple[int, ...] = ()
+    fails_stage_at: tuple[int, ...] = ()
     num_recovered: int = 0
     num_answered: int = 0
     num_steps: int = 0
@@ -68,7 +68,7 @@ class HashEngine:
     caches: dict[int, list[list[int]]] = field(default_factory=dict)
 
     def recover(self) -> None:
-        assert not self.waiting, "a lost engine takes nothing"
+        assert not self.waiting, "a failed engine has nothing in flight"
         self.num_recovered += 1
         self.caches.clear()
 
@@ -83,24 +83,24 @@ class HashEngine:
         self.waiting.append(message)
 
     def _next(self) -> Message:
-        """Takes any message, but the chunks of a micro-batch in their order."""
+        """Removes any message, but the chunks of a micro-batch in their order."""
         message = self.random.choice(self.waiting)
         if message.phase == "prefill":
-            of_it = [
+            same_prompts = [
                 other
                 for other in self.waiting
                 if other.phase == "prefill" and other.micro_batch == message.micro_batch
             ]
-            message = min(of_it, key=lambda other: other.step)
+            message = min(same_prompts, key=lambda other: other.step)
         self.waiting.remove(message)
         return message
 
     def next_result(self) -> Message:
         message = self._next()
         self.num_answered += 1
-        if self.num_answered in self.is_lost_at:
+        if self.num_answered in self.fails_stage_at:
             self.waiting.clear()
-            msg = "stage 1 is lost"
+            msg = "stage 1 failed"
             raise StageFailedError(msg)
         if self.num_answered == self.fails_at:
             msg = "stage broke"
@@ -133,9 +133,9 @@ class HashEngine:
                 )
             steps.append(np.array(tokens, np.int32))
         self.num_steps += message.num_steps
-        if not self.takes_steps:
+        if not self.supports_multi_step:
             return replace(message, payload=steps[-1])
-        filler = [steps[-1]] * (STEPS_AT_ONCE - len(steps))
+        filler = [steps[-1]] * (MAX_STEPS_PER_CALL - len(steps))
         is_decode = message.phase == "decode"
         tokens = np.array(steps + filler) if is_decode else None
         return replace(message, payload=steps[-1], tokens=tokens)
@@ -143,7 +143,7 @@ class HashEngine:
 
 @st.composite
 def services(draw: st.DrawFn) -> tuple[HashEngine, list[Request]]:
-    """An engine, and requests of unequal lengths, more than fit or fewer."""
+    """An engine, and requests of unequal lengths, more or fewer than there are slots."""
     decode = draw(st.sampled_from([1, 2, 4]))
     prefill = draw(st.sampled_from([1, 2, 4]))
     batch = draw(st.integers(1, 9))
@@ -167,13 +167,13 @@ def services(draw: st.DrawFn) -> tuple[HashEngine, list[Request]]:
         [len(request.token_ids) + request.max_new_tokens for request in requests],
     )
     random = Random(draw(st.integers(0, 2**32)))
-    engine = HashEngine(random, shape, takes_steps=draw(st.booleans()))
+    engine = HashEngine(random, shape, supports_multi_step=draw(st.booleans()))
     return engine, requests
 
 
-def _drive(engine: HashEngine, requests: list[Request], **options) -> Scheduler:
+def _scheduler(engine: HashEngine, requests: list[Request], **options) -> Scheduler:
     sequences = [
-        Sequence(request, eos_ids={EOS}, decoder=Silent()) for request in requests
+        Sequence(request, eos_ids={EOS}, decoder=NoText()) for request in requests
     ]
     return Scheduler(engine=engine, shape=engine.shape, sequences=sequences, **options)  # pyright: ignore[reportArgumentType]
 
@@ -181,77 +181,85 @@ def _drive(engine: HashEngine, requests: list[Request], **options) -> Scheduler:
 @given(services())
 def test_every_request_gets_the_tokens_it_would_get_alone(service):
     engine, requests = service
-    told: list[int] = []
-    driver = _drive(engine, requests, on_tokens=told.append)
-    ended = list(driver.run())
-    assert {id(sequence) for sequence in ended} == {
-        id(sequence) for sequence in driver.sequences
+    reported: list[int] = []
+    scheduler = _scheduler(engine, requests, on_tokens=reported.append)
+    finished = list(scheduler.run())
+    assert {id(sequence) for sequence in finished} == {
+        id(sequence) for sequence in scheduler.sequences
     }
-    assert len(ended) == len(requests)
-    for sequence, request in zip(driver.sequences, requests, strict=True):
+    assert len(finished) == len(requests)
+    for sequence, request in zip(scheduler.sequences, requests, strict=True):
         assert sequence.token_ids == served_alone(request)
-    assert sum(told) == sum(len(sequence.token_ids) for sequence in driver.sequences)
+    assert sum(reported) == sum(
+        len(sequence.token_ids) for sequence in scheduler.sequences
+    )
     assert not engine.waiting
 
 
 @given(services(), st.integers(1, 30))
-def test_what_a_stage_raises_comes_out_and_nothing_stays_in_flight(service, fails_at):
+def test_an_exception_of_a_stage_is_raised_and_nothing_stays_in_flight(
+    service, fails_at
+):
     engine, requests = service
     engine.fails_at = fails_at
-    driver = _drive(engine, requests)
+    scheduler = _scheduler(engine, requests)
     with suppress(RuntimeError):
-        list(driver.run())
-        assert engine.num_answered < fails_at, "what was raised came out"
+        list(scheduler.run())
+        assert engine.num_answered < fails_at, "the exception was raised"
     assert not engine.waiting
 
 
 @given(services(), st.sets(st.integers(1, 40), min_size=1, max_size=3))
-def test_tokens_are_the_same_whenever_stages_are_lost(service, is_lost_at):
+def test_tokens_are_the_same_whenever_stages_fail(service, fails_stage_at):
     engine, requests = service
-    engine.is_lost_at = tuple(is_lost_at)
-    told: list[int] = []
-    driver = _drive(engine, requests, on_tokens=told.append)
-    ended = list(driver.run())
-    assert engine.num_recovered == sum(at <= engine.num_answered for at in is_lost_at)
-    assert sorted(map(id, ended)) == sorted(map(id, driver.sequences))
-    for sequence, request in zip(driver.sequences, requests, strict=True):
+    engine.fails_stage_at = tuple(fails_stage_at)
+    reported: list[int] = []
+    scheduler = _scheduler(engine, requests, on_tokens=reported.append)
+    finished = list(scheduler.run())
+    assert engine.num_recovered == sum(
+        at <= engine.num_answered for at in fails_stage_at
+    )
+    assert sorted(map(id, finished)) == sorted(map(id, scheduler.sequences))
+    for sequence, request in zip(scheduler.sequences, requests, strict=True):
         assert sequence.token_ids == served_alone(request)
-    assert sum(told) == sum(len(sequence.token_ids) for sequence in driver.sequences)
+    assert sum(reported) == sum(
+        len(sequence.token_ids) for sequence in scheduler.sequences
+    )
 
 
 @given(services())
-def test_a_run_that_is_abandoned_leaves_nothing_in_flight(service):
+def test_a_run_that_is_stopped_early_leaves_nothing_in_flight(service):
     engine, requests = service
-    run = _drive(engine, requests).run()
+    run = _scheduler(engine, requests).run()
     next(run)
     run.close()
     assert not engine.waiting
 
 
-@pytest.mark.parametrize("takes_steps", [False, True])
-def test_a_place_that_falls_free_is_taken_at_once(takes_steps):
-    """One long row and eight short ones in two places take as long as the long one."""
+@pytest.mark.parametrize("supports_multi_step", [False, True])
+def test_a_free_slot_is_filled_at_once(supports_multi_step):
+    """One long request and eight short ones in two slots take as long as the long one."""
     requests = [
         Request(token_ids=(index,), max_new_tokens=count, ignores_eos=True)
         for index, count in enumerate([40, *[5] * 8])
     ]
     shape = BatchShape.of(MicroBatch(prefill=2, decode=2), 2, [1] * 9, [41, *[6] * 8])
-    engine = HashEngine(Random(0), shape, takes_steps=takes_steps)
-    list(_drive(engine, requests).run())
+    engine = HashEngine(Random(0), shape, supports_multi_step=supports_multi_step)
+    list(_scheduler(engine, requests).run())
     prefills = 1 + 7
     assert engine.num_steps == prefills + 39
 
 
-def test_a_long_prompt_that_comes_later_lets_others_decode_between_its_chunks():
-    """Two places; the short row ends first, and a prompt of four chunks takes its place."""
+def test_other_groups_decode_between_the_chunks_of_a_later_prompt():
+    """Two slots; the short request ends first, and a prompt of four chunks gets its slot."""
     requests = [
         Request(token_ids=(index,) * length, max_new_tokens=count, ignores_eos=True)
         for index, (length, count) in enumerate([(3, 30), (3, 2), (60, 1)])
     ]
     micro_batch = MicroBatch(prefill=1, decode=1, chunk_tokens=16)
     shape = BatchShape.of(micro_batch, 2, [3, 3, 60], [33, 5, 61])
-    engine = FirstComeEngine(Random(0), shape, takes_steps=False)
-    list(_drive(engine, requests).run())
+    engine = FirstComeEngine(Random(0), shape, supports_multi_step=False)
+    list(_scheduler(engine, requests).run())
     kinds = [
         (message.phase, message.groups[0], message.num_chunks)
         for message in engine.answered
@@ -264,7 +272,7 @@ def test_a_long_prompt_that_comes_later_lets_others_decode_between_its_chunks():
 
 @dataclass
 class FirstComeEngine(HashEngine):
-    """Answers messages in the order they came, as a pipeline does, and keeps them."""
+    """Returns results in the order of their messages, as a pipeline does, and keeps them."""
 
     answered: list[Message] = field(default_factory=list)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llmpq_jax.runtime import Pipeline, Request, Sampling
-from tests.same_tokens import judge_all, logit_tolerance
+from tests.same_tokens import compare_all, logit_tolerance
 from tests.tiny_models import make_strategy
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -62,15 +62,15 @@ def test_less_than_one_percent_of_tokens_are_excused(
         row[0, : len(tokens)] = tokens
         logits.append(alone.score(row)[0, : len(tokens)])
     tolerance = logit_tolerance(alone.architecture, np.concatenate(logits))
-    verdict = judge_all(requests, completions, logits, tolerance)
+    comparison = compare_all(requests, completions, logits, tolerance)
     with capsys.disabled():
         print(  # noqa: T201 - the share is part of what the law promises to say
-            f"\n{verdict.num_excused} of {verdict.num_positions} tokens excused "
+            f"\n{comparison.num_excused} of {comparison.num_positions} tokens excused "
             f"(logits within {tolerance:.1e})"
         )
-    assert verdict.num_positions == 32 * len(requests)
-    assert verdict.num_wrong == 0
-    assert verdict.num_excused < 0.01 * verdict.num_positions
+    assert comparison.num_positions == 32 * len(requests)
+    assert comparison.num_wrong == 0
+    assert comparison.num_excused < 0.01 * comparison.num_positions
 
 
 def test_the_shipped_weights_are_the_learned_ones(alone: Pipeline) -> None:

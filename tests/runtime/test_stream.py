@@ -26,7 +26,7 @@ def pipeline(strategy) -> Iterator[Pipeline]:
 
 
 def requests_of(count: int) -> Iterator[Request]:
-    """Makes requests that differ in all that a request may."""
+    """Makes requests that differ in all fields."""
     for number in range(count):
         yield Request(
             token_ids=tuple(range(1 + number, 2 + number + number * 7 % 15)),
@@ -36,22 +36,22 @@ def requests_of(count: int) -> Iterator[Request]:
         )
 
 
-def test_each_comes_once_and_as_it_would_alone(pipeline, strategy):
+def test_each_request_is_completed_once_and_as_if_it_were_alone(pipeline, strategy):
     requests = list(requests_of(50))
-    demand = summarize_workload(requests, strategy)
-    assert demand is not None
-    assert demand.look_ahead < len(requests)
-    ended = list(pipeline.stream(enumerate(requests), demand))
-    found = dict(ended)
-    assert len(ended) == len(found) == len(requests)
+    summary = summarize_workload(requests, strategy)
+    assert summary is not None
+    assert summary.look_ahead < len(requests)
+    completed = list(pipeline.stream(enumerate(requests), summary))
+    found = dict(completed)
+    assert len(completed) == len(found) == len(requests)
     assert [found[number] for number in range(50)] == list(pipeline.serve(requests))
     assert found[49] == next(pipeline.serve([requests[49]]))
 
 
-def test_what_is_alive_does_not_grow_with_the_requests(pipeline, strategy):
+def test_live_objects_do_not_grow_with_the_number_of_requests(pipeline, strategy):
     def max_alive(count: int) -> int:
-        demand = summarize_workload(requests_of(count), strategy)
-        assert demand is not None
+        summary = summarize_workload(requests_of(count), strategy)
+        assert summary is not None
         num_read = 0
 
         def read() -> Iterator[tuple[int, Request]]:
@@ -60,30 +60,30 @@ def test_what_is_alive_does_not_grow_with_the_requests(pipeline, strategy):
                 num_read += 1
                 yield num_read, request
 
-        most = 0
-        stream = pipeline.stream(read(), demand, keeps_events=False)
+        max_found = 0
+        stream = pipeline.stream(read(), summary, keeps_events=False)
         for num_ended, _ in enumerate(stream):
-            assert num_read - num_ended <= demand.look_ahead + 2 * batch
+            assert num_read - num_ended <= summary.look_ahead + 2 * batch
             alive = sum(
                 isinstance(each, Sequence | StageEvent) for each in gc.get_objects()
             )
-            most = max(most, alive)
+            max_found = max(max_found, alive)
         record = pipeline.batches[-1]
         assert record.num_requests == count
         assert record.events == ()
         assert record.stages[0].busy_s > 0
-        return most
+        return max_found
 
     batch = strategy.workload.batch
-    # Events are taken when 64 requests have ended, each of at most 8 tokens.
+    # Events are collected after every 64 requests, each of at most 8 tokens.
     assert max_alive(400) <= max_alive(130) + 64
 
 
-def test_requests_that_were_not_counted_are_refused(pipeline, strategy):
+def test_requests_that_the_summary_does_not_count_are_refused(pipeline, strategy):
     few, more = list(requests_of(3)), list(requests_of(12))
-    demand = summarize_workload(few, strategy)
-    assert demand is not None
-    stream = pipeline.stream(enumerate(more), demand)
+    summary = summarize_workload(few, strategy)
+    assert summary is not None
+    stream = pipeline.stream(enumerate(more), summary)
     with pytest.raises(RequestError, match="are not those that were counted"):
         list(stream)
     # The stages are free for others.

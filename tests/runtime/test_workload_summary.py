@@ -12,11 +12,11 @@ from tests.tiny_models import make_strategy, write_tiny_model
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("demand") / "model")
+    return write_tiny_model(tmp_path_factory.mktemp("summary") / "model")
 
 
 def served_in_turn(lengths, look_ahead):
-    """Does it as slowly as it is said: by index, with a list for a window."""
+    """The slow, obvious order: by index, with a list for a window."""
     waiting, window, turns = list(range(len(lengths))), [], []
     while waiting or window:
         while waiting and len(window) < look_ahead:
@@ -28,7 +28,7 @@ def served_in_turn(lengths, look_ahead):
 
 
 @given(lengths=st.lists(st.integers(1, 5)), look_ahead=st.integers(1, 8))
-def test_the_longest_in_sight_comes_next_and_no_more_are_held(lengths, look_ahead):
+def test_the_longest_in_the_window_comes_next_and_no_more_are_read(lengths, look_ahead):
     num_read = 0
 
     def read():
@@ -52,7 +52,7 @@ def test_the_longest_in_sight_comes_next_and_no_more_are_held(lengths, look_ahea
     prefill=st.sampled_from([1, 2, 4]),
     decode=st.sampled_from([1, 2, 4]),
 )
-def test_requests_need_the_shape_of_all_of_them_in_their_order(
+def test_the_shape_fits_all_requests_in_their_order(
     model, each, batch, prefill, decode
 ):
     strategy = make_strategy(
@@ -65,25 +65,25 @@ def test_requests_need_the_shape_of_all_of_them_in_their_order(
     requests = [
         Request(token_ids=(1,) * prompt, max_new_tokens=new) for prompt, new in each
     ]
-    demand = summarize_workload(iter(requests), strategy)
-    assert demand is not None
-    turns = served_in_turn([new for _, new in each], demand.look_ahead)
-    ordered = [each[turn] for turn in turns]
+    summary = summarize_workload(iter(requests), strategy)
+    assert summary is not None
+    order = served_in_turn([new for _, new in each], summary.look_ahead)
+    ordered = [each[turn] for turn in order]
     shape = BatchShape.of(
         strategy.micro_batch,
         batch,
         [prompt for prompt, _ in ordered],
         [prompt + new for prompt, new in ordered],
     )
-    assert demand.shape(strategy) == shape
-    assert demand.num_requests == len(each)
-    assert demand.num_new_tokens == sum(new for _, new in each)
+    assert summary.shape(strategy) == shape
+    assert summary.num_requests == len(each)
+    assert summary.num_new_tokens == sum(new for _, new in each)
     later = ordered[shape.num_rows :]
     assert all(
-        any(prompt <= bucket for bucket in demand.later_buckets) for prompt, _ in later
+        any(prompt <= bucket for bucket in summary.later_buckets) for prompt, _ in later
     )
-    assert bool(demand.later_buckets) == bool(later)
+    assert bool(summary.later_buckets) == bool(later)
 
 
-def test_no_requests_ask_for_nothing(model):
+def test_no_requests_have_no_summary(model):
     assert summarize_workload([], make_strategy(model, [((0,), [16] * 4)])) is None

@@ -16,9 +16,9 @@ from llmpq_jax.stage.activation_codec import pack_hidden, unpack_hidden
 def slow_rounding(hidden: np.ndarray) -> np.ndarray:
     """Each token by itself, in float64."""
     rounded = np.empty(hidden.shape)
-    for place in np.ndindex(hidden.shape[:-1]):
-        scale = float(np.abs(hidden[place]).max()) / 127 or 1.0
-        rounded[place] = np.round(hidden[place].astype(np.float64) / scale) * scale
+    for index in np.ndindex(hidden.shape[:-1]):
+        scale = float(np.abs(hidden[index]).max()) / 127 or 1.0
+        rounded[index] = np.round(hidden[index].astype(np.float64) / scale) * scale
     return rounded
 
 
@@ -33,7 +33,7 @@ def test_each_token_is_rounded_by_its_own_largest_value(shape, seed, exponent):
     found = unpack_hidden(
         pack_hidden(jnp.asarray(hidden)), shape[-1], jnp.dtype(jnp.float32)
     )
-    # A quotient near the middle may be rounded to either side: then by one step.
+    # A quotient near one half may be rounded to either side, a difference of one step.
     step = np.abs(hidden).max(axis=-1, keepdims=True) / 127
     expected = slow_rounding(hidden)
     differs = np.abs(np.asarray(found) - expected) > 1e-6 * np.abs(expected)
@@ -48,7 +48,7 @@ def test_a_token_of_zeros_stays_so():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-def test_what_travels_has_the_bytes_that_plans_count(dtype):
+def test_sent_hidden_states_have_the_bytes_that_plans_count(dtype):
     hidden = jnp.ones((2, 3, 64), dtype)
     packed = jax.jit(pack_hidden)(hidden)
     assert packed.nbytes == 6 * wire_token_bytes(64, hidden.dtype.itemsize, wire_bits=8)
@@ -58,6 +58,6 @@ def test_what_travels_has_the_bytes_that_plans_count(dtype):
     assert unpack_hidden(packed, 64, hidden.dtype).dtype == hidden.dtype
 
 
-def test_hidden_states_as_they_are_pass_untouched():
+def test_hidden_states_that_are_not_packed_are_returned_unchanged():
     hidden = jnp.ones((2, 3, 64), jnp.bfloat16)
     assert unpack_hidden(hidden, 64, hidden.dtype) is hidden

@@ -1,4 +1,4 @@
-"""What a compiled stage costs in memory, and what its functions agree on."""
+"""The memory of a compiled stage, and what its functions agree on."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.schema.buckets import STEPS_AT_ONCE
+from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL
 from llmpq_jax.schema.precision import Bits
 from llmpq_jax.schema.prefill_blocks import SCORE_BLOCK_BYTES
 from llmpq_jax.stage.sampling import greedy_rows, sampling_rows
-from llmpq_jax.stage.worker import BatchNeeds, StageWorker
+from llmpq_jax.stage.worker import StageShapes, StageWorker
 from tests.local_workers import local_workers
 from tests.tiny_models import make_strategy, write_tiny_model
 
@@ -21,7 +21,7 @@ SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 16
 
 @pytest.fixture(scope="module", params=[4, pytest.param(8, marks=pytest.mark.full), 16])
 def worker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    """A stage that is a whole model of one precision, whose layers outweigh all else."""
+    """A stage that is a whole model of one precision, most of whose bytes are layers."""
     folder = write_tiny_model(tmp_path_factory.mktemp("model"), **SIZES)
     bits: list[Bits] = [request.param] * 4
     strategy = make_strategy(folder, [((0,), bits)], prefill=ROWS, decode=ROWS)
@@ -35,36 +35,36 @@ def _allocated(worker: StageWorker) -> None:
 
 def test_no_function_keeps_a_converted_copy_of_the_stage(worker: StageWorker) -> None:
     worker.prepare(
-        BatchNeeds(prefill_rows=ROWS, num_tokens=16, decode_rows=ROWS, num_slots=32)
+        StageShapes(prefill_rows=ROWS, num_tokens=16, decode_rows=ROWS, num_slots=32)
     )
     _allocated(worker)
     inputs = np.zeros(ROWS, np.int32)
     worker.program.decode(
         inputs,
-        worker._caches[0],
+        worker.caches[0],
         inputs,
         greedy_rows(ROWS),
     )
-    executables = worker.program._executables
+    executables = worker.program.executables
     assert {key[0] for key in executables} == {"prefill", "decode", "steps"}
     hidden, inner = SIZES["hidden_size"], SIZES["intermediate_size"]
     layer_values = 2 * hidden * hidden + 3 * hidden * inner
     for key, executable in executables.items():
-        account = executable.memory_analysis()
-        assert account is not None
-        temporary = account.temp_size_in_bytes
+        memory = executable.memory_analysis()
+        assert memory is not None
+        temporary = memory.temp_size_in_bytes
         # One layer in float32 at most; a copy of the stage would be four.
         assert temporary < 4 * layer_values * 1.5, key
 
 
-def test_prompts_are_never_in_memory_with_all_of_their_scores(
+def test_a_prefill_never_holds_all_attention_scores(
     worker: StageWorker,
 ) -> None:
     scores = 4 * ROWS * SIZES["num_attention_heads"] * 1024 * 1024
     assert scores > 4 * SCORE_BLOCK_BYTES
     for num_chunks in (1, 4):
-        worker.program._executables.clear()
-        needs = BatchNeeds(
+        worker.program.executables.clear()
+        needs = StageShapes(
             prefill_rows=ROWS,
             num_tokens=1024,
             decode_rows=ROWS,
@@ -73,28 +73,27 @@ def test_prompts_are_never_in_memory_with_all_of_their_scores(
             has_decode=False,
         )
         worker.prepare(needs)
-        (executable,) = worker.program._executables.values()
-        account = executable.memory_analysis()
-        assert account is not None
-        assert account.temp_size_in_bytes < 4 * SCORE_BLOCK_BYTES
-    worker.program._executables.clear()
-    worker._prepared.clear()
+        (executable,) = worker.program.executables.values()
+        memory = executable.memory_analysis()
+        assert memory is not None
+        assert memory.temp_size_in_bytes < 4 * SCORE_BLOCK_BYTES
+    worker.program.executables.clear()
 
 
-def test_steps_at_once_are_steps_one_by_one(worker: StageWorker) -> None:
+def test_several_steps_in_one_call_are_single_steps(worker: StageWorker) -> None:
     program = worker.program
     inputs = np.array([3, 70], np.int32)
     position = np.zeros(ROWS, np.int32)
     sampling = sampling_rows([0.0, 0.9], [0, 0], [1.0, 0.9], [0, 7])
     _allocated(worker)
-    tokens, last, cache = program.take_steps(
-        inputs, worker._caches[0], position, sampling, num_steps=5
+    tokens, last, cache = program.decode_steps(
+        inputs, worker.caches[0], position, sampling, num_steps=5
     )
-    assert tokens.shape == (STEPS_AT_ONCE, ROWS)
+    assert tokens.shape == (MAX_STEPS_PER_CALL, ROWS)
     assert (np.asarray(last) == np.asarray(tokens)[4]).all()
     assert (np.asarray(tokens)[5:] == 0).all()
     _allocated(worker)
-    step_cache, fed = worker._caches[0], inputs
+    step_cache, fed = worker.caches[0], inputs
     for step in range(5):
         fed, step_cache = program.decode(fed, step_cache, position + step, sampling)
         assert (np.asarray(fed) == np.asarray(tokens)[step]).all()

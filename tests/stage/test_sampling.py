@@ -1,4 +1,4 @@
-"""Sampling: who may be drawn, how often, and what a draw depends on."""
+"""Sampling: which tokens may be drawn, how often, and what a draw depends on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmpq_jax.stage.sampling import (
 )
 
 _SIZE = 12
-# As stages have them: each shape is compiled once.
+# Jitted, so that each shape is compiled once.
 _choose_tokens = jax.jit(choose_tokens)
 _perturbed_logits = jax.jit(perturbed_logits)
 _with_logprobs = jax.jit(with_logprobs)
@@ -80,9 +80,7 @@ def test_draws_follow_the_softmax() -> None:
 
 
 @given(st.integers(0, 2**31), st.permutations(range(5)))
-def test_a_row_draws_the_same_whoever_shares_its_batch(
-    seed: int, order: list[int]
-) -> None:
+def test_a_row_draws_the_same_token_in_every_batch(seed: int, order: list[int]) -> None:
     logits = _logits(seed, 5)
     settings: tuple[list, ...] = (
         [0.9, 0.0, 1.5, 0.7, 1.0],
@@ -110,7 +108,7 @@ def test_a_row_draws_the_same_whoever_shares_its_batch(
     np.testing.assert_array_equal(draw([2]), together[[2]])
 
 
-def test_temperature_zero_takes_the_likeliest_beside_rows_that_draw() -> None:
+def test_temperature_zero_takes_the_likeliest_next_to_rows_that_draw() -> None:
     logits = _logits(1, 2)
     rows = sampling_rows([0.0, 1.0], [0, 0], [1.0, 1.0], [1, 2])
     tokens = _choose_tokens(jnp.asarray(logits), _on_device(rows), jnp.asarray([0, 0]))
@@ -139,14 +137,14 @@ def _on_device(rows):
 def test_log_probabilities_are_those_of_float64_and_in_order(seed, token):
     logits = _logits(seed, 3)
     tokens = np.asarray([token, 0, _SIZE - 1], np.int32)
-    told = unpack_logprobs(np.asarray(_with_logprobs(logits, tokens)))
+    unpacked = unpack_logprobs(np.asarray(_with_logprobs(logits, tokens)))
     exact = logits.astype(np.float64)
     exact -= np.log(np.exp(exact).sum(axis=-1, keepdims=True))
-    np.testing.assert_array_equal(told.token_B, tokens)
+    np.testing.assert_array_equal(unpacked.token_B, tokens)
     # Logits are below 16: a float32 sum of twelve terms is off by a few units of 2^-20.
-    np.testing.assert_allclose(told.logprob_B, exact[range(3), tokens], atol=1e-5)
-    assert told.top_token_BK.shape == (3, _SIZE)
+    np.testing.assert_allclose(unpacked.logprob_B, exact[range(3), tokens], atol=1e-5)
+    assert unpacked.top_token_BK.shape == (3, _SIZE)
     order = np.argsort(-logits, axis=-1, kind="stable")
-    np.testing.assert_array_equal(told.top_token_BK, order)
+    np.testing.assert_array_equal(unpacked.top_token_BK, order)
     sorted_exact = np.take_along_axis(exact, order, axis=-1)
-    np.testing.assert_allclose(told.top_logprob_BK, sorted_exact, atol=1e-5)
+    np.testing.assert_allclose(unpacked.top_logprob_BK, sorted_exact, atol=1e-5)

@@ -1,1 +1,1 @@
-"""A run that is over: its record, and what it says beside the prediction."""
+"""Records of finished runs, and comparisons of them with their predictions."""

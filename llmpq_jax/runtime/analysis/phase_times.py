@@ -1,4 +1,4 @@
-"""What each stage did in each phase of a batch, beside what was predicted of it."""
+"""Compares each stage's seconds in each phase of a batch with the prediction."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from llmpq_jax.stage.message import StageEvent
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StagePhase:
-    """One stage in one phase of a batch.
+    """One stage's times in one phase of a batch.
 
     Attributes:
-        stage: Its number.
-        phase: Prefill until every row of the batch has its first token, then decode.
-        predicted_s: Of one micro-batch, for the sizes that were planned; absent where
-            nobody predicted it.
-        measured_s: Likewise, the mean.
-        busy_s: Seconds of the phase it worked, whatever on.
-        idle_s: Seconds of the phase it did not.
-        queued_s: Mean seconds a micro-batch of the phase lay in its inbox.
-        link_s: Mean seconds a micro-batch was under way from the stage before.
+        stage: Number of the stage.
+        phase: Prefill until each of the first prompts has its first token, then decode.
+        predicted_s: Seconds of one micro-batch as planned; None without a prediction.
+        measured_s: Mean seconds of one micro-batch.
+        busy_s: Seconds of the phase that the stage worked, on either phase's messages.
+        idle_s: Seconds of the phase that the stage did not work.
+        queued_s: Mean seconds that the phase's messages waited in the stage's inbox.
+        link_s: Mean seconds from a message's end on the stage before to its receipt here.
     """
 
     stage: int
@@ -38,52 +37,47 @@ class StagePhase:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as long as predicted it took; absent where it cannot be said."""
+        """Measured over predicted seconds; None unless both are known."""
         if not self.predicted_s or not self.measured_s:
             return None
         return self.measured_s / self.predicted_s
 
 
 def phase_times(strategy: Strategy, batch: BatchRecord) -> tuple[StagePhase, ...]:
-    """Adds a batch's events up, by stage and then by phase."""
+    """Returns the times of each stage, and within it of each phase.
+
+    Args:
+        strategy: Strategy of the run, with its predictions.
+        batch: Record of the run, with its events.
+    """
     ended_s: dict[tuple[int, Phase, int, int], float] = {
         (event.stage, event.phase, event.micro_batch, event.step): event.ended_s
         for event in batch.events
     }
+    windows: dict[Phase, tuple[float, float]] = {
+        "prefill": (0.0, batch.prefill_s),
+        "decode": (batch.prefill_s, batch.latency_s),
+    }
     found = []
     for number, stage in enumerate(strategy.stages):
-        own = [event for event in batch.events if event.stage == number]
+        events = [event for event in batch.events if event.stage == number]
         predicted, times = stage.predicted, batch.stages[number]
-        windows: tuple[tuple[Phase, float, float, float | None, float], ...] = (
-            (
-                "prefill",
-                0.0,
-                batch.prefill_s,
-                predicted and predicted.prefill_s,
-                times.prefill_s,
-            ),
-            (
-                "decode",
-                batch.prefill_s,
-                batch.latency_s,
-                predicted and predicted.decode_s,
-                times.decode_s,
-            ),
-        )
-        for phase, begin_s, end_s, predicted_s, measured_s in windows:
+        for phase, (start_s, end_s) in windows.items():
             busy_s = sum(
-                max(0.0, min(event.ended_s, end_s) - max(event.started_s, begin_s))
-                for event in own
+                max(0.0, min(event.ended_s, end_s) - max(event.started_s, start_s))
+                for event in events
             )
-            of_phase = [event for event in own if event.phase == phase]
+            of_phase = [event for event in events if event.phase == phase]
+            is_prefill = phase == "prefill"
             found.append(
                 StagePhase(
                     stage=number,
                     phase=phase,
-                    predicted_s=predicted_s,
-                    measured_s=measured_s,
+                    predicted_s=predicted
+                    and (predicted.prefill_s if is_prefill else predicted.decode_s),
+                    measured_s=times.prefill_s if is_prefill else times.decode_s,
                     busy_s=busy_s,
-                    idle_s=max(0.0, end_s - begin_s - busy_s),
+                    idle_s=max(0.0, end_s - start_s - busy_s),
                     queued_s=_mean([e.started_s - e.received_s for e in of_phase]),
                     link_s=_mean(_links_s(of_phase, ended_s)),
                 )
@@ -94,7 +88,7 @@ def phase_times(strategy: Strategy, batch: BatchRecord) -> tuple[StagePhase, ...
 def _links_s(
     events: Sequence[StageEvent], ended_s: dict[tuple[int, Phase, int, int], float]
 ) -> list[float]:
-    """From the end on the stage before to the arrival here; none before the first."""
+    """Returns the seconds that each event's message was on the link to its stage."""
     found = []
     for event in events:
         key = (event.stage - 1, event.phase, event.micro_batch, event.step)

@@ -1,15 +1,16 @@
-"""A batch as it was predicted: the same micro-batches, each as long as the plan says.
+"""Replays a batch as it was predicted: the same micro-batches, with the plan's seconds.
 
-A stage takes micro-batches one after the other as they come; a group's next step follows
-when its last one has left the pipeline; decode begins when prefill has ended, as the
-planner's formula has it. Links and shared machines are left out, of which a strategy says
-nothing, and so are prompts that took the places of others.
+A stage runs micro-batches in the order they arrive. A group's next step follows when its
+last one has left the pipeline, and decode starts when prefill has ended, as in the planner's
+formula (`costmodel.pipeline_schedule`). Links and shared machines are left out because a
+strategy does not record them, and so are prompts that waited for a slot.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 
 from llmpq_jax.runtime.analysis.run_record import BatchRecord, StageTimes
 from llmpq_jax.schema.strategy import Strategy
@@ -18,33 +19,81 @@ from llmpq_jax.stage.message import StageEvent
 
 
 def predicted_batch(strategy: Strategy, batch: BatchRecord) -> BatchRecord | None:
-    """Replays a batch with predicted seconds; nothing where a stage has none."""
-    predicted = [stage.predicted for stage in strategy.stages]
-    if any(each is None for each in predicted):
+    """Replays a batch with predicted seconds; returns None if a stage has no prediction."""
+    predicted = [stage.predicted for stage in strategy.stages if stage.predicted]
+    if len(predicted) < len(strategy.stages):
         return None
-    seconds: dict[Phase, list[float]] = {
-        "prefill": [each.prefill_s for each in predicted if each is not None],
-        "decode": [each.decode_s for each in predicted if each is not None],
-    }
-    first = [event for event in batch.events if event.stage == 0]
+    first_stage = [event for event in batch.events if event.stage == 0]
     prefills = [
         event
-        for event in first
+        for event in first_stage
         if event.phase == "prefill" and event.ended_s <= batch.prefill_s
     ]
-    chunks: dict[int, int] = defaultdict(int)
-    for event in prefills:
-        chunks[event.micro_batch] += 1
-    free_s = [0.0] * len(predicted)
-    replayed: list[StageEvent] = []
+    groups: dict[int, list[StageEvent]] = defaultdict(list)
+    for event in first_stage:
+        if event.phase == "decode":
+            groups[event.micro_batch].append(event)
+    replay = _Replay(
+        {
+            "prefill": [each.prefill_s for each in predicted],
+            "decode": [each.decode_s for each in predicted],
+        },
+        num_chunks=Counter(event.micro_batch for event in prefills),
+    )
+    prefill_s = max((replay.run(event, 0.0) for event in prefills), default=0.0)
+    ended_s = prefill_s
+    # The next group to run is the one that has waited longest.
+    ready = [(prefill_s, group, 0) for group in sorted(groups)]
+    heapq.heapify(ready)
+    while ready:
+        ready_s, group, index = heapq.heappop(ready)
+        left_s = replay.run(groups[group][index], ready_s)
+        ended_s = max(ended_s, left_s)
+        if index + 1 < len(groups[group]):
+            heapq.heappush(ready, (left_s, group, index + 1))
+    return BatchRecord(
+        num_requests=batch.num_requests,
+        num_new_tokens=batch.num_new_tokens,
+        prefill_s=prefill_s,
+        decode_s=ended_s - prefill_s,
+        stages=tuple(
+            _times(times, [e for e in replay.events if e.stage == number], ended_s)
+            for number, times in enumerate(batch.stages)
+        ),
+        events=tuple(sorted(replay.events, key=lambda e: (e.started_s, e.stage))),
+    )
 
-    def run(event: StageEvent, ready_s: float) -> float:
-        """Sends a micro-batch through all stages; returns when it has left them."""
-        share = 1 / chunks[event.micro_batch] if event.phase == "prefill" else 1.0
-        for number, each_s in enumerate(seconds[event.phase]):
-            started_s = max(ready_s, free_s[number])
-            ended_s = started_s + each_s * share * event.num_steps
-            replayed.append(
+
+class _Replay:
+    """Stages that run micro-batches for their predicted seconds.
+
+    Attributes:
+        events: Events so far.
+    """
+
+    def __init__(
+        self, seconds: Mapping[Phase, Sequence[float]], *, num_chunks: Mapping[int, int]
+    ) -> None:
+        """Starts with idle stages.
+
+        Args:
+            seconds: Predicted seconds of a micro-batch on each stage, by phase.
+            num_chunks: Number of chunks of each prefill micro-batch, by its number.
+        """
+        self.events: list[StageEvent] = []
+        self._seconds = seconds
+        self._num_chunks = num_chunks
+        self._free_s = [0.0] * len(seconds["decode"])
+
+    def run(self, event: StageEvent, ready_s: float) -> float:
+        """Runs a micro-batch on all stages; returns the time when it leaves the last."""
+        fraction = 1.0
+        if event.phase == "prefill":
+            fraction = 1 / self._num_chunks[event.micro_batch]
+        for number, seconds in enumerate(self._seconds[event.phase]):
+            started_s = max(ready_s, self._free_s[number])
+            ended_s = started_s + seconds * fraction * event.num_steps
+            self.events.append(
                 StageEvent(
                     stage=number,
                     phase=event.phase,
@@ -56,43 +105,12 @@ def predicted_batch(strategy: Strategy, batch: BatchRecord) -> BatchRecord | Non
                     ended_s=ended_s,
                 )
             )
-            free_s[number] = ready_s = ended_s
+            self._free_s[number] = ready_s = ended_s
         return ready_s
-
-    prefill_s = max((run(event, 0.0) for event in prefills), default=0.0)
-    groups: dict[int, list[StageEvent]] = defaultdict(list)
-    for event in first:
-        if event.phase == "decode":
-            groups[event.micro_batch].append(event)
-    ended_s = prefill_s
-    # Whose turn is next: the group that has waited longest.
-    ready = [(prefill_s, group, 0) for group in sorted(groups)]
-    heapq.heapify(ready)
-    while ready:
-        ready_s, group, index = heapq.heappop(ready)
-        left_s = run(groups[group][index], ready_s)
-        ended_s = max(ended_s, left_s)
-        if index + 1 < len(groups[group]):
-            heapq.heappush(ready, (left_s, group, index + 1))
-    return BatchRecord(
-        num_requests=batch.num_requests,
-        num_new_tokens=batch.num_new_tokens,
-        prefill_s=prefill_s,
-        decode_s=ended_s - prefill_s,
-        stages=tuple(
-            _times(
-                times, [event for event in replayed if event.stage == number], ended_s
-            )
-            for number, times in enumerate(batch.stages)
-        ),
-        events=tuple(
-            sorted(replayed, key=lambda event: (event.started_s, event.stage))
-        ),
-    )
 
 
 def _times(times: StageTimes, events: list[StageEvent], total_s: float) -> StageTimes:
-    """One stage's share of what was replayed."""
+    """Returns the times of one stage in the replay."""
 
     def mean_s(phase: Phase) -> float:
         own = [event for event in events if event.phase == phase]

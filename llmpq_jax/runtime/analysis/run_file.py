@@ -1,4 +1,4 @@
-"""Reads a run record back."""
+"""Reads the record of a run from its file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _BATCH = TypeAdapter(BatchRecord)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordedRun:
-    """A run as its record has it.
+    """A run as its record describes it.
 
     Attributes:
-        strategy: That was run, its paths as the run saw them.
-        command: As typed.
-        date: When, in ISO's form.
-        batches: In the order they were served.
+        strategy: Strategy that was run, with the run's own paths.
+        command: Command line as typed.
+        date: Date and time of the run, in ISO format.
+        batches: Records of its batches, in the order of service.
     """
 
     strategy: Strategy
@@ -36,17 +36,17 @@ class RecordedRun:
 
 
 def read_run(path: Path) -> RecordedRun:
-    """Reads what `llmpq-jax generate --record` wrote.
+    """Reads a file that `llmpq-jax generate --record` wrote.
 
     Raises:
-        SpecError: The file is missing or is no run record.
+        SpecError: If the file is missing or is no run record.
     """
     where = f"run record {path}"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as reason:
-        told = reason.strerror if isinstance(reason, OSError) else "not UTF-8 text"
-        msg = f"{where}: cannot be read ({told}): expected JSON lines; make it with `llmpq-jax generate --record FILE`"
+        cause = reason.strerror if isinstance(reason, OSError) else "not UTF-8 text"
+        msg = f"{where}: cannot be read ({cause}): expected JSON lines; make it with `llmpq-jax generate --record FILE`"
         raise SpecError(msg) from reason
     header: dict[str, Any] | None = None
     batches: dict[int, dict[str, Any]] = {}
@@ -61,7 +61,7 @@ def read_run(path: Path) -> RecordedRun:
                     batches[values.pop("batch")] = values
                 case "event":
                     events[values.pop("batch")].append(values)
-                case "phase":  # comes of the events, written for other programs
+                case "phase":  # derived from the events, for other programs
                     pass
                 case other:
                     raise ValueError(other)
@@ -99,6 +99,6 @@ def _batch(
     if len(batch.stages) != num_stages or any(
         not 0 <= event.stage < num_stages for event in batch.events
     ):
-        msg = f"{where}: a batch of {len(batch.stages)} stages, or an event of another: expected {num_stages}, as the strategy has"
+        msg = f"{where}: a batch of {len(batch.stages)} stages, or an event of another: expected {num_stages}, as in the strategy"
         raise SpecError(msg)
     return batch

@@ -1,4 +1,4 @@
-"""What a run did when, beside what was predicted; written as JSON lines."""
+"""Records of a run's batches, and the file of JSON lines that they are written to."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageTimes:
-    """One stage's share of a batch.
+    """One stage's times and memory in a batch.
 
     Attributes:
-        stage: Its number.
-        devices: Their full names.
+        stage: Number of the stage.
+        devices: Full names of its devices.
         prefill_s: Mean seconds of one prefill micro-batch of the plan; 0 if there was
             none.
         decode_s: Mean seconds of one decode step of one group; 0 if there was none.
-        busy_s: Seconds it worked.
-        idle_s: Seconds of the batch it did not.
-        waiting_s: Seconds its messages lay in its inbox, summed over them.
-        memory_bytes: Weights and caches it held on each device.
-        peak: The most it held; absent in older records, and where it was lost at the end.
-        machine: What it ran on; absent in older records.
+        busy_s: Seconds that the stage worked.
+        idle_s: Seconds of the batch that the stage did not work.
+        waiting_s: Seconds that messages waited in its inbox, summed over them.
+        memory_bytes: Bytes of its weights and caches, on each device.
+        peak: Peak memory; None in older records, and if the stage had failed at the end.
+        machine: Hardware of the stage; None in older records.
     """
 
     stage: int
@@ -49,16 +49,16 @@ class StageTimes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchRecord:
-    """One run of requests.
+    """Record of one run of requests.
 
     Attributes:
-        num_requests: Served in it.
-        num_new_tokens: Generated in it.
-        prefill_s: From its first prompt sent until every row of the batch has its first
-            token; prompts that take a place later count as decode.
-        decode_s: From there to its last token.
-        stages: Each stage's share.
-        events: All of it, in order of time, from the start of the batch; none where
+        num_requests: Number of requests served.
+        num_new_tokens: Number of tokens generated.
+        prefill_s: Seconds until each of the first prompts has its first token; prompts
+            that waited for a slot count as decode.
+        decode_s: Seconds from then to the last token.
+        stages: Times and memory of each stage.
+        events: Events in order of time, in seconds from the start of the run; empty if
             they were not kept.
     """
 
@@ -71,7 +71,7 @@ class BatchRecord:
 
     @property
     def latency_s(self) -> float:
-        """Seconds of the whole batch."""
+        """Seconds of the whole run."""
         return self.prefill_s + self.decode_s
 
 
@@ -81,13 +81,13 @@ def write_run_record(
     header: dict[str, Any],
     phases: Sequence[Sequence[StagePhase]],
 ) -> None:
-    """Writes a header line, then for each batch a summary, its stages' phases, its events.
+    """Writes a header, then for each batch its summary, its stages' phases and its events.
 
     Args:
-        path: Of the record.
-        batches: What each did when.
-        header: Of the whole run.
-        phases: Of each batch, what its stages did in each phase: `phase_times`.
+        path: Path of the file.
+        batches: Records of the batches.
+        header: Fields of the first line, such as the command and the strategy.
+        phases: Times of each batch by stage and phase (`phase_times`).
     """
     lines = [json.dumps({"record": "run", **header})]
     for number, (batch, own) in enumerate(zip(batches, phases, strict=True)):

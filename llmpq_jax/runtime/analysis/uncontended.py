@@ -1,9 +1,9 @@
-"""What stages would have taken had they not shared a processor.
+"""Estimates how long stages would have taken if their devices shared no processor.
 
-Where devices of a node share its processor, a share s of their work goes one after the
-other (`costmodel.pipeline_schedule`). While k of them are at work, each so gets the share
-1 / (1 + s·(k − 1)) of a device, and what a stage did in a while dt is dt times that share:
-the work that the planner's bound of a shared machine counts.
+If the devices of a node share its processor, a fraction s of their work is serialised
+(`costmodel.pipeline_schedule`). While k devices are busy, each works at the rate
+1 / (1 + s·(k − 1)), as in Amdahl's law, so in a time dt a stage does the work of dt times
+that rate alone. The planner's bound of a shared machine counts the same work.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ SerialFraction = Callable[[str, Phase], float | None]
 def uncontended_seconds(
     strategy: Strategy, events: Sequence[StageEvent], serial_fraction: SerialFraction
 ) -> list[float]:
-    """Returns of each event the seconds it would have taken alone.
+    """Returns the seconds that each event would have taken without other devices.
 
     Args:
-        strategy: Whose stages they are of.
-        events: Of one run, in any order.
-        serial_fraction: Of the work on a node, by name, in a phase; nothing where its
-            devices share nothing.
+        strategy: Strategy of the run.
+        events: Events of the run, in any order.
+        serial_fraction: Function of a node's name and a phase that returns the fraction
+            of work that its devices serialise, or None if they share nothing.
     """
     stages = [
         (stage.devices[0].partition("/")[0], len(stage.devices))
@@ -39,7 +39,7 @@ def uncontended_seconds(
             by_node[stages[event.stage][0]].append(index)
     own = [0.0] * len(events)
     for node, indices in by_node.items():
-        # What ends at an instant goes before what starts then.
+        # At the same instant, ends come before starts.
         changes = sorted(
             change
             for index in indices
@@ -53,12 +53,12 @@ def uncontended_seconds(
         for at_s, starts, index in changes:
             num_busy = sum(stages[events[each].stage][1] for each in active)
             for each in active:
-                share = _share(
+                rate = _rate(
                     serial_fraction(node, events[each].phase),
                     num_busy,
                     is_alone=len(active) == 1,
                 )
-                own[each] += share * (at_s - since_s)
+                own[each] += rate * (at_s - since_s)
             since_s = at_s
             if starts:
                 active.add(index)
@@ -67,8 +67,8 @@ def uncontended_seconds(
     return own
 
 
-def _share(serial: float | None, num_busy: int, *, is_alone: bool) -> float:
-    """Of a device that each of the busy ones gets."""
+def _rate(serial: float | None, num_busy: int, *, is_alone: bool) -> float:
+    """Returns the rate at which each busy device works, as a fraction of its rate alone."""
     if serial is None or is_alone:
         return 1.0
     return 1.0 / (1.0 + serial * (num_busy - 1))

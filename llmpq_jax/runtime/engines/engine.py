@@ -1,4 +1,4 @@
-"""What the driver needs of an engine, whichever it is."""
+"""The interface of an engine, which runs the stages for the scheduler."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from llmpq_jax.errors import WorkerFailedError
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.memory_peak import StagePeak
 from llmpq_jax.stage.message import Message, StageEvent
-from llmpq_jax.stage.worker import BatchNeeds, StageFacts
+from llmpq_jax.stage.worker import StageFacts, StageShapes
 
-AFTER_A_FAILURE = (
-    "results so far are whole; see Ray's logs on that machine, then run again"
+FAILURE_ADVICE = (
+    "results so far are complete; see Ray's logs on that machine, then run again"
 )
 
 
 class StageFailedError(WorkerFailedError):
-    """A stage is lost that may be had back: see `Engine.recover`."""
+    """A stage failed and may be recovered; see `Engine.recover`."""
 
 
 class DeviceFailedError(WorkerFailedError):
-    """What a stage runs on is gone, or is not there to begin with.
+    """A device of a stage has failed for good, or is missing from the start.
 
     Attributes:
-        what: Is gone, without the advice that ends the message.
-        devices: Full names of those that are gone, though their node may be there.
-        nodes: That are still there; the devices of all others are gone too.
+        what: Message without the advice at its end.
+        devices: Full names of failed devices whose nodes may be present.
+        nodes: Names of the present nodes; the devices of all others have failed too.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class DeviceFailedError(WorkerFailedError):
         *,
         devices: Sequence[str],
         nodes: Sequence[str],
-        advice: str = AFTER_A_FAILURE,
+        advice: str = FAILURE_ADVICE,
     ) -> None:
-        """Takes the attributes, and what a person may do about it."""
+        """Takes the attributes, and advice for the user that ends the message."""
         super().__init__(f"{what}: {advice}")
         self.what = what
         self.devices = tuple(devices)
@@ -45,67 +45,73 @@ class DeviceFailedError(WorkerFailedError):
 
 
 class Engine(Protocol):
-    """Stages that are loaded, wherever they are, and the way into and out of them."""
+    """Loaded stages in pipeline order, in this process or in others."""
 
     @property
     def facts(self) -> Sequence[StageFacts]:
-        """What is known of each stage, in pipeline order."""
+        """Properties of each stage, in pipeline order."""
         ...
 
     @property
-    def takes_steps(self) -> bool:
-        """Whether a message may ask for several decode steps in one go."""
+    def supports_multi_step(self) -> bool:
+        """Whether one message may ask for several decode steps."""
         ...
 
     def prepare(
-        self, needs: Sequence[BatchNeeds], *, on_stage: Callable[[], None]
+        self, shapes: Sequence[StageShapes], *, on_stage: Callable[[], None]
     ) -> None:
-        """Compiles all stages side by side for all that is needed.
+        """Compiles all stages at the same time.
 
         Args:
-            needs: One after the other.
-            on_stage: Called as each stage is ready.
+            shapes: Input shapes that each stage compiles for.
+            on_stage: Called after each stage is compiled.
         """
         ...
 
     def allocate(self, *, num_groups: int, num_rows: int, num_slots: int) -> None:
-        """Makes every stage's empty caches for so many groups of rows."""
+        """Makes every stage's empty caches.
+
+        Args:
+            num_groups: Number of decode groups.
+            num_rows: Rows of each group.
+            num_slots: Slots of a row's cache.
+        """
         ...
 
     def free(self) -> None:
-        """Gives the caches' memory back."""
+        """Frees the caches."""
         ...
 
     def submit(self, message: Message) -> None:
-        """Sends a micro-batch into the first stage; returns at once."""
+        """Sends a micro-batch to the first stage, without waiting for it."""
         ...
 
     def next_result(self) -> Message:
-        """Waits for a micro-batch to leave the last stage.
+        """Waits for the next result of the last stage.
 
         Raises:
-            StageFailedError: A stage is lost; nothing that was submitted comes any more.
-            BaseException: What a stage raised, as it was raised there.
+            StageFailedError: If a stage failed; all micro-batches in flight are lost.
+            BaseException: If a stage raised it.
         """
         ...
 
     def recover(self) -> None:
-        """Has lost stages started and loaded anew; all caches are to be made again.
+        """Starts and loads failed stages again; caches must be allocated again.
 
         Raises:
-            DeviceFailedError: They cannot be had back.
-            WorkerFailedError: They are not to be.
+            DeviceFailedError: If a stage cannot be recovered.
+            WorkerFailedError: If stages are not to be recovered.
         """
         ...
 
     def take_events(self) -> list[StageEvent]:
-        """Returns what stages did since the last call, on this process's clock."""
+        """Returns the stages' events since the last call, on this process's clock."""
         ...
 
     def peaks(self) -> dict[int, StagePeak]:
-        """Returns the most that each stage held, while its caches are allocated.
+        """Returns each stage's peak memory, by stage; failed stages are left out.
 
-        A stage that is lost is left out.
+        It must be called while the caches are allocated.
         """
         ...
 
@@ -115,8 +121,8 @@ class Engine(Protocol):
 
 
 class StartEngine(Protocol):
-    """Loads every stage of a strategy and starts what drives them."""
+    """Starts an engine, which loads every stage of a strategy."""
 
     def __call__(self, strategy: Strategy, *, on_layer: Callable[[], None]) -> Engine:
-        """Takes a strategy, and what is to be called as each layer is there."""
+        """Takes a strategy, and a function that is called after each layer is loaded."""
         ...

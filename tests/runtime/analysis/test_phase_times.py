@@ -1,4 +1,4 @@
-"""Phases of stages add up to the batch they are of."""
+"""The phases of stages add up to their batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.report import samples
 def test_busy_and_idle_make_the_whole_batch():
     batch = samples.batch()
     found = phase_times(samples.strategy(), batch)
-    assert [(row.stage, row.phase) for row in found] == [
+    assert [(each.stage, each.phase) for each in found] == [
         (stage, phase) for stage in range(3) for phase in ("prefill", "decode")
     ]
     for times in batch.stages:
@@ -47,7 +47,7 @@ def test_links_are_the_time_between_two_stages():
         assert row.link_s == pytest.approx(0.25 if row.stage else 0.0)
 
 
-def test_what_was_not_predicted_has_no_ratio():
+def test_without_predictions_there_is_no_ratio():
     strategy = samples.strategy()
     stages = tuple(replace(stage, predicted=None) for stage in strategy.stages)
     found = phase_times(replace(strategy, stages=stages), samples.batch())

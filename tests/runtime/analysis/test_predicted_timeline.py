@@ -20,7 +20,7 @@ SECONDS = st.lists(st.floats(0.001, 1.0), min_size=3, max_size=3)
 
 
 def run_of(num_prefill, num_decode, new_tokens):
-    """A run in which nothing took any time, message by message."""
+    """A run in which no message took any time."""
     prefills: list[tuple[Phase, int, int]] = [
         ("prefill", number, 0) for number in range(num_prefill)
     ]
@@ -91,8 +91,8 @@ def test_it_takes_as_long_as_the_formula_says(
         assert times.prefill_s == pytest.approx(p)
 
 
-def test_a_run_that_went_as_predicted_is_foretold_as_it_was():
-    """But that in the sample decode starts before all prompts are through."""
+def test_the_replay_of_a_run_as_predicted_is_that_run():
+    """Except that in the sample decode starts before all prompts are prefilled."""
     batch = samples.batch()
     found = predicted_batch(samples.strategy(), batch)
     assert found is not None
@@ -102,7 +102,7 @@ def test_a_run_that_went_as_predicted_is_foretold_as_it_was():
         assert own.busy_s == pytest.approx(other.busy_s)
 
 
-def test_without_predictions_nothing_is_foretold():
+def test_without_predictions_there_is_no_replay():
     strategy = samples.strategy()
     stages = tuple(replace(stage, predicted=None) for stage in strategy.stages)
     assert predicted_batch(replace(strategy, stages=stages), samples.batch()) is None

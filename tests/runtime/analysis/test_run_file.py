@@ -1,4 +1,4 @@
-"""A run record comes back as it was written, and what is none is refused in a line."""
+"""A run record is read as it was written; other files are refused in one line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def path(tmp_path):
     return tmp_path / "run.jsonl"
 
 
-def test_a_record_comes_back(path):
+def test_a_record_is_read_as_it_was_written(path):
     run = read_run(path)
     assert run.strategy == samples.strategy()
     assert run.batches == (samples.batch(), samples.batch(num_steps=3))
@@ -42,7 +42,7 @@ def refused(path):
     return message
 
 
-def test_what_is_no_record_is_refused(path, tmp_path):
+def test_files_that_are_no_record_are_refused(path, tmp_path):
     assert "cannot be read" in refused(tmp_path / "none.jsonl")
     assert "cannot be read" in refused(tmp_path)
     lines = path.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Own seconds, against a count of small equal whiles."""
+"""Uncontended seconds, compared with a count of whole seconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTHS = (1, 1, 2)
 
 @st.composite
 def runs(draw: st.DrawFn) -> list[StageEvent]:
-    """Each stage does one thing after the other, in whole seconds."""
+    """Events of each stage one after the other, in whole seconds."""
     events = []
     for stage in range(3):
         now = float(draw(st.integers(0, 4)))
@@ -50,10 +50,10 @@ def referee(events, serial):
             for number, event in enumerate(events)
             if event.started_s <= second < event.ended_s
         ]
-        wanted = sum(WIDTHS[events[number].stage] for number in busy)
+        num_busy = sum(WIDTHS[events[number].stage] for number in busy)
         for number in busy:
             fraction = serial[events[number].phase]
-            takes = (1 - fraction) + fraction * wanted
+            takes = (1 - fraction) + fraction * num_busy
             own[number] += 1.0 if len(busy) == 1 else 1.0 / takes
     return own
 
@@ -62,7 +62,7 @@ FRACTIONS = st.floats(0.0, 1.0)
 
 
 @given(runs(), FRACTIONS, FRACTIONS)
-def test_each_gets_its_share_of_what_the_machine_does(events, prefill, decode):
+def test_busy_devices_share_a_machine_by_its_serial_fraction(events, prefill, decode):
     serial = {"prefill": prefill, "decode": decode}
     found = uncontended_seconds(
         samples.strategy(), events, lambda _, phase: serial[phase]
@@ -73,13 +73,13 @@ def test_each_gets_its_share_of_what_the_machine_does(events, prefill, decode):
 
 
 @given(runs())
-def test_where_nothing_is_shared_all_seconds_are_a_stage_s_own(events):
+def test_without_a_shared_processor_seconds_stay_as_they_are(events):
     found = uncontended_seconds(samples.strategy(), events, lambda _, __: None)
     assert found == pytest.approx([e.ended_s - e.started_s for e in events])
 
 
 @given(runs())
-def test_machines_do_not_share_with_each_other(events):
+def test_different_machines_share_nothing(events):
     plan = samples.strategy()
     apart = tuple(
         replace(stage, device=f"node{number}/cpu:0", mesh=None)

@@ -1,4 +1,4 @@
-"""One stage in a process of its own, as Ray runs it."""
+"""The actor of one stage, which Ray runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -7,59 +7,41 @@ import queue
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import ray
 
-from llmpq_jax import __version__
-from llmpq_jax.checkpoint.source import open_source
+from llmpq_jax.checkpoint.open_store import open_store
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
-from llmpq_jax.errors import StrategyError
 from llmpq_jax.runtime.claimed_devices import claim_devices
+from llmpq_jax.runtime.engines.ray.process_checks import Heartbeat, check_version
 from llmpq_jax.runtime.engines.transport.config import TransportConfig
 from llmpq_jax.runtime.engines.transport.endpoint import Endpoint, open_endpoint
 from llmpq_jax.runtime.engines.transport.serialized import (
     SerializedMessage,
-    pack,
-    unpack,
+    deserialize,
+    serialize,
 )
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.build import build_worker
-from llmpq_jax.stage.loop import StageLoop, Transport
+from llmpq_jax.stage.loop import Connection, StageLoop
 from llmpq_jax.stage.memory_peak import StagePeak
 from llmpq_jax.stage.message import Message, StageEvent
-from llmpq_jax.stage.worker import BatchNeeds, StageFacts, StageWorker
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Heartbeat:
-    """A sign of life.
-
-    Attributes:
-        process: Names the process among all that ever were.
-        pid: Its number on its machine.
-        clock_s: Its `time.perf_counter`.
-        num_layers: Layers that are loaded.
-    """
-
-    process: str
-    pid: int
-    clock_s: float
-    num_layers: int
+from llmpq_jax.stage.worker import StageFacts, StageShapes, StageWorker
 
 
 class StageActor:
-    """Drives one stage's worker; the driver and the neighbouring stages call it.
+    """Runs one stage's worker for the engine and the neighbouring stages.
 
-    What its worker made goes straight to the process of the stage after it. The last
-    stage keeps results until they are collected, and while a message has decode steps
-    left it sends its tokens straight to the first stage.
+    Results are sent straight to the process of the next stage. The last stage keeps them
+    until the engine collects them; while a message has decode steps left, it sends its
+    tokens straight to the first stage.
     """
 
     def __init__(self) -> None:
-        """Does nothing that may fail: Ray would tell of it less well than of `load`."""
+        """Does nothing that may fail, because Ray reports failures of `load` better."""
         self._process = uuid.uuid4().hex
         self._num_layers = 0
         self._epoch = 0
@@ -69,9 +51,9 @@ class StageActor:
             queue.SimpleQueue()
         )
         self._steps: dict[int, list[np.ndarray]] = {}
-        self._terminal: Endpoint | None = None
-        self._first: Transport | None = None
-        self._next: Transport | None = None
+        self._endpoint: Endpoint | None = None
+        self._first_stage: Connection | None = None
+        self._next_stage: Connection | None = None
 
     def load(
         self,
@@ -79,104 +61,115 @@ class StageActor:
         number: int,
         version: str,
         set_up: Callable[[], WeightsCache | None],
-        carrier: TransportConfig,
+        transport: TransportConfig,
     ) -> StageFacts:
-        """Loads a stage from this machine's own disk onto its devices.
+        """Loads a stage from this machine's disk onto its devices.
 
         Args:
-            strategy: Its model path as this machine sees it.
-            number: Of the stage.
-            version: Of the driver's llmpq-jax.
-            set_up: Called before JAX starts; says where rounded weights are kept.
-            carrier: What brings messages to the other stages.
+            strategy: Strategy with the model's path on this machine.
+            number: Number of the stage.
+            version: Version of llmpq-jax in the engine's process.
+            set_up: Called before JAX starts; returns the cache of rounded weights.
+            transport: Transport of the run.
 
         Raises:
-            StrategyError: The strategy is for another model, or for devices that are not
-                here; or this machine has another version of llmpq-jax.
-            CheckpointError: The weights are missing or damaged.
+            StrategyError: If the strategy is for another model or for missing devices, or
+                this machine has another version of llmpq-jax.
+            CheckpointError: If the weights are missing or damaged.
         """
         check_version(version)
         weights_cache = set_up()
         self._num_layers = 0
         stage = strategy.stages[number]
         devices = claim_devices(stage.devices)
-        source = open_source(strategy)
-        self._worker = build_worker(
-            source.reader,
-            source.architecture,
+        store = open_store(strategy)
+        worker = build_worker(
+            store,
             stage,
             strategy.precision,
             number=number,
             devices=devices,
             received_bits=strategy.received_bits(number),
-            rounded=source.rounded,
             weights_cache=weights_cache,
             on_layer=self._count_layer,
         )
-        self._terminal = open_endpoint(
-            carrier,
-            self._worker.placement,
-            handle=ray.get_runtime_context().current_actor,
+        endpoint = open_endpoint(
+            transport,
+            worker.sharding,
+            actor=ray.get_runtime_context().current_actor,
             host=ray.util.get_node_ip_address(),
-            take=self._take_in,
-            on_break=self._break,
+            on_message=self._receive,
+            on_disconnect=self._on_disconnect,
         )
-        return self._worker.facts
+        self.attach(worker, endpoint)
+        return worker.facts
+
+    def attach(self, worker: StageWorker, endpoint: Endpoint) -> None:
+        """Takes a loaded worker, and the endpoint of this process."""
+        self._worker = worker
+        self._endpoint = endpoint
 
     def address(self) -> Any:
-        """Returns where other stages reach this one."""
-        assert self._terminal is not None, "load comes first"
-        return self._terminal.address
+        """Returns the address by which other stages connect to this one."""
+        assert self._endpoint is not None, "load comes first"
+        return self._endpoint.address
 
-    def begin(self, epoch: int, first: Any, after: Any) -> None:
-        """Starts an epoch with an empty inbox; what is left of the one before is dropped.
+    def disconnect(self) -> int:
+        """Ends the connections to other stages; returns how many there were."""
+        assert self._endpoint is not None, "load comes first"
+        return self._endpoint.disconnect()
+
+    def start_epoch(self, epoch: int, first_stage: Any, next_stage: Any) -> None:
+        """Drops the messages of the epoch before, and starts one with an empty inbox.
 
         Args:
-            epoch: Its number.
-            first: Address of the first stage.
-            after: That of the stage after this one; None after the last.
+            epoch: Number of the epoch.
+            first_stage: Address of the first stage.
+            next_stage: Address of the stage after this one; None after the last.
         """
-        assert self._terminal is not None, "load comes first"
-        # From here on nothing of the epoch before is taken in or handed on.
+        assert self._endpoint is not None, "load comes first"
+        # From here on no message of the epoch before is received or sent.
         self._epoch = epoch
-        # First of all: what is sent to a machine that is gone may take for ever.
-        self._terminal.break_off()
+        # This comes first, because a send to a failed machine may never end.
+        self._endpoint.disconnect()
         if self._loop is not None:
             self._loop.abandon()
-        self._first = self._terminal.toward(first, epoch)
-        self._next = None if after is None else self._terminal.toward(after, epoch)
+        self._first_stage = self._endpoint.connect(first_stage, epoch)
+        self._next_stage = (
+            None if next_stage is None else self._endpoint.connect(next_stage, epoch)
+        )
         self._steps = {}
         waiting, self._outbox = self._outbox, queue.SimpleQueue()
         waiting.put(None)
-        self._loop = StageLoop(self._loaded, onward=self, on_failure=self._fail)
+        self._loop = StageLoop(self._loaded, downstream=self, on_failure=self._fail)
 
-    def prepare(self, needs: Sequence[BatchNeeds]) -> None:
-        """Compiles for all that is needed."""
-        for need in needs:
-            self._loaded.prepare(need)
+    def prepare(self, shapes: Sequence[StageShapes]) -> None:
+        """Compiles the stage for input shapes."""
+        for each in shapes:
+            self._loaded.prepare(each)
 
     def allocate(self, num_groups: int, num_rows: int, num_slots: int) -> None:
-        """Makes empty caches for so many groups of rows."""
+        """Makes the empty caches of all groups."""
         self._loaded.allocate(
             num_groups=num_groups, num_rows=num_rows, num_slots=num_slots
         )
 
     def free(self) -> None:
-        """Gives the caches' memory back; a process that has loaded nothing has none."""
+        """Frees the caches; a process that has loaded nothing has none."""
         if self._worker is not None:
             self._worker.free()
 
     def take_events(self) -> list[StageEvent]:
-        """Returns what was worked on since the last call, on this process's clock."""
+        """Returns the stage's events since the last call, on this process's clock."""
         return self._loaded.take_events()
 
     def peak(self) -> StagePeak:
-        """Returns the most that the stage held, while its caches are allocated."""
+        """Returns the stage's peak memory, while its caches are allocated."""
         return self._loaded.peak
 
     @ray.method(concurrency_group="health", enable_task_events=False)
-    def pulse(self) -> Heartbeat:
-        """Says that the process lives."""
+    def heartbeat(self) -> Heartbeat:
+        """Answers a health check."""
         return Heartbeat(
             process=self._process,
             pid=os.getpid(),
@@ -184,57 +177,57 @@ class StageActor:
             num_layers=self._num_layers,
         )
 
-    # Nobody asks for its answer or looks up when it was called: both cost time.
+    # Returning nothing and leaving no task events saves time in each call.
     @ray.method(concurrency_group="inbox", num_returns=0, enable_task_events=False)
-    def receive(self, parcel: SerializedMessage) -> None:
-        """Takes a message from the driver, or from a stage that calls."""
+    def receive(self, serialized: SerializedMessage) -> None:
+        """Receives a message by a call of the engine or of another stage."""
         try:
-            message = unpack(parcel)
+            message = deserialize(serialized)
         except BaseException as error:
             self._fail(error)
         else:
-            self._take_in(message)
+            self._receive(message)
 
     @ray.method(concurrency_group="results", enable_task_events=False)
     def collect(self) -> list[SerializedMessage]:
-        """Waits for results and returns all there are; none once an epoch has ended.
+        """Waits for results, and returns all that are ready; none when the epoch ends.
 
         Raises:
-            BaseException: What the stage raised.
+            BaseException: If the stage raised it.
         """
         outbox = self._outbox
-        taken = [outbox.get()]
+        items = [outbox.get()]
         while not outbox.empty():
-            taken.append(outbox.get())
-        for item in taken:
+            items.append(outbox.get())
+        for item in items:
             if isinstance(item, BaseException):
                 raise item
-        return [item for item in taken if isinstance(item, SerializedMessage)]
+        return [item for item in items if isinstance(item, SerializedMessage)]
 
     def send(self, message: Message) -> None:
-        """Hands on what the worker made; called in the loop's thread."""
+        """Sends a result of the worker; called in the loop's thread."""
         if message.epoch != self._epoch:
             return
-        if self._next is not None:
-            self._next.send(message)
+        if self._next_stage is not None:
+            self._next_stage.send(message)
             return
         if message.phase == "decode" and message.tokens is None:
             steps = self._steps.setdefault(message.micro_batch, [])
             steps.append(np.asarray(message.payload))
             if message.steps_left:
-                assert self._first is not None
-                self._first.send(self._loaded.following(message))
+                assert self._first_stage is not None
+                self._first_stage.send(self._loaded.next_step(message))
                 return
             message = replace(message, tokens=np.stack(steps), num_steps=len(steps))
             del self._steps[message.micro_batch]
-        self._outbox.put(pack(message))
+        self._outbox.put(serialize(message))
 
     @property
     def _loaded(self) -> StageWorker:
         assert self._worker is not None, "load comes first"
         return self._worker
 
-    def _take_in(self, message: Message) -> None:
+    def _receive(self, message: Message) -> None:
         if message.epoch != self._epoch:
             return
         assert self._loop is not None
@@ -243,7 +236,7 @@ class StageActor:
         except BaseException as error:
             self._fail(error)
 
-    def _break(self, epoch: int, reason: BaseException) -> None:
+    def _on_disconnect(self, epoch: int, reason: BaseException) -> None:
         if epoch == self._epoch:
             msg = f"a connection from another stage broke ({reason})"
             self._fail(ConnectionError(msg))
@@ -253,17 +246,3 @@ class StageActor:
 
     def _fail(self, error: BaseException) -> None:
         self._outbox.put(error)
-
-
-def check_version(version: str) -> None:
-    """Refuses to work for a driver of another version.
-
-    Args:
-        version: The driver's.
-
-    Raises:
-        StrategyError: This machine has another one.
-    """
-    if version != __version__:
-        msg = f"llmpq-jax is {__version__} here and {version} where the run was started: expected the same; install it anew"
-        raise StrategyError(msg)

@@ -1,4 +1,4 @@
-"""Notices actors that end or fall silent, and how far they have loaded."""
+"""Monitors the health of actors: which have failed, and how far they have loaded."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from llmpq_jax.runtime.engines.ray.actor import Heartbeat
+from llmpq_jax.runtime.engines.ray.process_checks import Heartbeat
 
 _PERIOD_S = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Loss:
-    """How an actor was lost.
+class WorkerFailure:
+    """How a worker failed.
 
     Attributes:
-        how: In words that follow its name.
-        is_silent: Whether its process may still be there.
+        how: Text that follows the worker's name in a message.
+        is_unresponsive: Whether its process may still run.
     """
 
     how: str
-    is_silent: bool = False
+    is_unresponsive: bool = False
 
 
-_ENDED = Loss(how="has ended")
+_ENDED = WorkerFailure(how="has ended")
 
 
 class HealthMonitor:
-    """Asks every actor for a sign of life, in a thread of its own.
+    """Asks every actor for heartbeats, in a thread of its own.
 
-    Ray tells of a process that ends, within a second; of a machine that no longer
-    answers only after half a minute, of a process that is stopped never.
+    Ray itself reports a process that has ended within a second, a machine that does not
+    answer after half a minute, and a process that is stopped never.
     """
 
     def __init__(
@@ -46,119 +46,122 @@ class HealthMonitor:
         heartbeat_timeout_s: float,
         on_layer: Callable[[], None],
     ) -> None:
-        """Starts to watch.
+        """Starts the thread; `close` ends it.
 
         Args:
-            actors: In pipeline order.
-            heartbeat_timeout_s: An actor that has not answered for so long is lost.
-            on_layer: Called as each layer is loaded for the first time.
+            actors: Actors of the stages, in pipeline order.
+            heartbeat_timeout_s: Seconds without an answer after which a worker has failed.
+            on_layer: Called after each layer is loaded for the first time.
         """
         self._actors = actors
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._on_layer = on_layer
         self._lock = threading.Lock()
-        self._lost: dict[int, Loss] = {}
-        self._pulses: dict[int, Heartbeat] = {}
+        self._failed: dict[int, WorkerFailure] = {}
+        self._heartbeats: dict[int, Heartbeat] = {}
         self._num_layers = [0] * len(actors)
-        self._asked: dict[int, tuple[Any, float]] = {}
+        # Unanswered calls by stage, each with the time when it was made.
+        self._pending: dict[int, tuple[Any, float]] = {}
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
         self._thread.start()
 
     @property
-    def lost(self) -> dict[int, Loss]:
-        """Stages that are lost, and how."""
+    def failed(self) -> dict[int, WorkerFailure]:
+        """Failed stages, with their failures."""
         with self._lock:
-            return dict(self._lost)
+            return dict(self._failed)
 
-    def note_ended(self, number: int) -> Loss:
-        """Takes it from whoever met an actor that has ended."""
+    def mark_ended(self, number: int) -> WorkerFailure:
+        """Marks a stage as failed, after a call found that its process has ended."""
         with self._lock:
-            return self._lost.setdefault(number, _ENDED)
+            return self._failed.setdefault(number, _ENDED)
 
-    def is_known(self, number: int, pulse: Heartbeat) -> bool:
-        """Whether an answer is from the process that was watched before."""
+    def is_same_process(self, number: int, heartbeat: Heartbeat) -> bool:
+        """Whether a heartbeat is from the process that was monitored before."""
         with self._lock:
-            last = self._pulses.get(number)
-        return last is not None and last.process == pulse.process
+            last = self._heartbeats.get(number)
+        return last is not None and last.process == heartbeat.process
 
-    def note_back(self, number: int, pulse: Heartbeat) -> None:
-        """Watches a lost stage again, in the process that answered."""
+    def mark_recovered(self, number: int, heartbeat: Heartbeat) -> None:
+        """Monitors a failed stage again, in the process that sent a heartbeat."""
         with self._lock:
-            self._pulses[number] = pulse
-            self._asked.pop(number, None)
-            self._lost.pop(number, None)
+            self._heartbeats[number] = heartbeat
+            self._pending.pop(number, None)
+            self._failed.pop(number, None)
 
-    def note_layers(self, number: int, num_layers: int) -> None:
-        """Tells of the layers of a stage that have not been told of."""
+    def report_layers(self, number: int, num_layers: int) -> None:
+        """Calls `on_layer` for each layer of a stage that it was not called for yet."""
         with self._lock:
-            told = self._num_layers[number]
-            self._num_layers[number] = max(told, num_layers)
-        for _ in range(told, num_layers):
+            num_reported = self._num_layers[number]
+            self._num_layers[number] = max(num_reported, num_layers)
+        for _ in range(num_reported, num_layers):
             self._on_layer()
 
-    def process(self, number: int) -> str:
-        """Names a stage's process as far as it is known."""
+    def process_text(self, number: int) -> str:
+        """Returns a stage's process for messages, an empty text if it is not known."""
         with self._lock:
-            pulse = self._pulses.get(number)
-        return "" if pulse is None else f" (process {pulse.pid})"
+            heartbeat = self._heartbeats.get(number)
+        return "" if heartbeat is None else f" (process {heartbeat.pid})"
 
     def close(self) -> None:
-        """Ends watching."""
+        """Ends the thread."""
         self._ended.set()
         self._thread.join()
 
     def _run(self) -> None:
         while not self._ended.wait(_PERIOD_S):
-            calls = self._ask()
+            calls = self._call_all()
             if calls:
-                # An answer takes milliseconds, a call that fails some more: both are
-                # heard of when they come.
+                # Answers take milliseconds, failing calls a little more; this returns as
+                # soon as all are there.
                 ray.wait(calls, num_returns=len(calls), timeout=_PERIOD_S)
             for number in range(len(self._actors)):
-                self._look(number)
+                self._check(number)
 
-    def _ask(self) -> list[Any]:
-        """Asks whoever owes no answer; returns the calls that have none yet."""
+    def _call_all(self) -> list[Any]:
+        """Calls each actor without a pending call; returns the pending calls."""
         with self._lock:
             for number, actor in enumerate(self._actors):
-                if number not in self._lost and number not in self._asked:
-                    call = actor.pulse.remote()
-                    self._asked[number] = (call, time.perf_counter())
+                if number not in self._failed and number not in self._pending:
+                    call = actor.heartbeat.remote()
+                    self._pending[number] = (call, time.perf_counter())
             return [
                 call
-                for number, (call, _) in self._asked.items()
-                if number not in self._lost
+                for number, (call, _) in self._pending.items()
+                if number not in self._failed
             ]
 
-    def _look(self, number: int) -> None:
+    def _check(self, number: int) -> None:
+        """Handles the answer of a stage, or the lack of one."""
         with self._lock:
-            if number in self._lost or number not in self._asked:
+            if number in self._failed or number not in self._pending:
                 return
-            call, asked_s = self._asked[number]
+            call, called_s = self._pending[number]
         if not ray.wait([call], timeout=0)[0]:
-            if time.perf_counter() - asked_s > self._heartbeat_timeout_s:
+            if time.perf_counter() - called_s > self._heartbeat_timeout_s:
                 how = f"has not answered for {self._heartbeat_timeout_s:g} s"
-                self._lose(number, call, Loss(how=how, is_silent=True))
+                failure = WorkerFailure(how=how, is_unresponsive=True)
+                self._mark_failed(number, call, failure)
             return
         try:
-            pulse: Any = ray.get(call)
+            heartbeat: Any = ray.get(call)
         except RayError:
-            self._lose(number, call, _ENDED)
+            self._mark_failed(number, call, _ENDED)
             return
         with self._lock:
-            if self._asked.get(number, (None,))[0] is not call:
+            if self._pending.get(number, (None,))[0] is not call:
                 return
-            del self._asked[number]
-            known = self._pulses.setdefault(number, pulse)
-        if known.process != pulse.process:
-            # It ended, and Ray had started it anew before it was missed.
-            self.note_ended(number)
+            del self._pending[number]
+            last = self._heartbeats.setdefault(number, heartbeat)
+        if last.process != heartbeat.process:
+            # The process ended and Ray restarted it between two heartbeats.
+            self.mark_ended(number)
         else:
-            self.note_layers(number, pulse.num_layers)
+            self.report_layers(number, heartbeat.num_layers)
 
-    def _lose(self, number: int, call: Any, loss: Loss) -> None:
-        """Takes a stage for lost, unless it came back while its call was looked at."""
+    def _mark_failed(self, number: int, call: Any, failure: WorkerFailure) -> None:
+        """Marks a stage as failed, unless it recovered while its call was checked."""
         with self._lock:
-            if self._asked.get(number, (None,))[0] is call:
-                self._lost.setdefault(number, loss)
+            if self._pending.get(number, (None,))[0] is call:
+                self._failed.setdefault(number, failure)

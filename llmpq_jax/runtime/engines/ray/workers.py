@@ -1,55 +1,50 @@
-"""The actors of a strategy: loaded, asked all at once, and had back when one is lost."""
+"""The workers of all stages under Ray: loads them, and recovers those that fail."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from llmpq_jax import __version__
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
-from llmpq_jax.errors import (
-    CheckpointError,
-    LlmpqError,
-    StrategyError,
-    WorkerFailedError,
-)
+from llmpq_jax.errors import CheckpointError, StrategyError, WorkerFailedError
 from llmpq_jax.runtime.engines.engine import (
-    AFTER_A_FAILURE,
+    FAILURE_ADVICE,
     DeviceFailedError,
     StageFailedError,
 )
-from llmpq_jax.runtime.engines.ray.cluster_nodes import ReservedNodes
-from llmpq_jax.runtime.engines.ray.health import HealthMonitor, Loss
+from llmpq_jax.runtime.engines.ray.cluster_nodes import PlacedActors
+from llmpq_jax.runtime.engines.ray.health import HealthMonitor, WorkerFailure
+from llmpq_jax.runtime.engines.ray.stage_calls import POLL_S, StageCalls
 from llmpq_jax.runtime.engines.transport.config import TransportConfig
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.worker import StageFacts
 
-# How often a wait looks whether a worker was lost meanwhile.
-_GLANCE_S = 0.25
-# In which Ray tells of a process that has ended, as a rule.
-_NOTICE_S = 2.0
-# In a row: then it is no accident.
-_MAX_LOSSES = 3
+# More failures than these in a row, without a token in between, are no accident.
+_MAX_FAILURES = 3
 
 
 class Workers:
     """One actor for each stage.
 
     Attributes:
-        actors: In pipeline order.
-        epoch: Counts from 1; each loss begins another one.
+        strategy: Strategy of the stages.
+        transport: Transport between the stages.
+        monitor: Monitor of the actors' health.
+        calls: Calls to all actors.
+        epoch: Number of the current epoch, from 1; each recovery starts another.
     """
 
     def __init__(
         self,
         strategy: Strategy,
-        places: ReservedNodes,
+        placed: PlacedActors,
         *,
-        carrier: TransportConfig,
+        transport: TransportConfig,
         heartbeat_timeout_s: float,
         restart_timeout_s: float,
         restarts: bool,
@@ -59,253 +54,201 @@ class Workers:
         """Takes actors that have loaded nothing yet; `close` ends them.
 
         Args:
-            strategy: Every machine has the model at the same absolute path.
-            places: Of the strategy.
-            carrier: What brings messages from stage to stage.
-            heartbeat_timeout_s: A worker that has not answered for so long is lost.
-            restart_timeout_s: One that is lost and not back after so long is gone.
-            restarts: Whether one that is lost is to be had back.
-            on_layer: Called as each layer is there for the first time.
-            set_up: As in `start_ray`.
+            strategy: Strategy with the model's absolute path, the same on all machines.
+            placed: Actors of the stages.
+            transport: Transport between the stages.
+            heartbeat_timeout_s: Seconds without an answer after which a worker has failed.
+            restart_timeout_s: Seconds after which a failed worker has failed for good.
+            restarts: Whether failed workers are recovered.
+            on_layer: Called after each layer is loaded for the first time.
+            set_up: Function that each process calls before JAX starts, see `start_ray`.
         """
-        self.actors = places.actors
+        self.strategy = strategy
+        self.transport = transport
         self.epoch = 0
-        self._strategy = strategy
-        self._places = places
-        self._carrier = carrier
+        self._placed = placed
         self._set_up = set_up
         self._restart_timeout_s = restart_timeout_s
         self._restarts = restarts
         self._facts: dict[int, StageFacts] = {}
-        self._unloaded = set(range(len(self.actors)))
-        # Calls that are not answered: what loads while another stage is lost loads on.
+        self._unloaded = set(range(len(placed.actors)))
+        # Unanswered calls: a stage goes on loading while another one is recovered.
         self._loading: dict[Any, int] = {}
-        self._num_losses = 0
-        self._watch = HealthMonitor(
-            self.actors, heartbeat_timeout_s=heartbeat_timeout_s, on_layer=on_layer
+        self._num_failures = 0
+        self.monitor = HealthMonitor(
+            placed.actors, heartbeat_timeout_s=heartbeat_timeout_s, on_layer=on_layer
+        )
+        self.calls = StageCalls(
+            placed.actors,
+            strategy.stages,
+            self.monitor,
+            may_recover=lambda: restarts and self._num_failures < _MAX_FAILURES,
         )
 
     @property
+    def actors(self) -> tuple[Any, ...]:
+        """Actors of the stages, in pipeline order."""
+        return self._placed.actors
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Name of each stage's node in the cluster file, in pipeline order."""
+        return self._placed.nodes
+
+    @property
     def facts(self) -> tuple[StageFacts, ...]:
-        """What is known of each stage, in pipeline order."""
+        """Properties of each stage, in pipeline order."""
         return tuple(self._facts[number] for number in range(len(self.actors)))
 
     def load(self) -> None:
-        """Has stages load that have not, side by side, and begins an epoch.
+        """Loads all stages that are not loaded, at the same time, and starts an epoch.
 
         Raises:
-            DeviceFailedError: A machine is gone, or a worker is lost again and again.
-            WorkerFailedError: A worker is lost, and not to be had back.
+            DeviceFailedError: If a machine has failed, or a worker fails repeatedly.
+            WorkerFailedError: If a worker has failed, and is not to be recovered.
         """
         while True:
             try:
                 self._load_rest()
-                self._begin()
+                self._start_epoch()
             except StageFailedError:
                 self._await_restart()
             else:
                 return
 
     def recover(self) -> None:
-        """Has Ray start lost workers anew, and loads them.
+        """Waits until Ray has restarted failed workers, and loads them.
 
         Raises:
-            DeviceFailedError: A machine or a device is gone, or a worker is lost again and
-                again.
-            WorkerFailedError: A worker is lost, and not to be had back.
+            DeviceFailedError: If a machine or a device has failed, or a worker fails
+                repeatedly.
+            WorkerFailedError: If a worker has failed, and is not to be recovered.
         """
         self._await_restart()
         try:
             self.load()
         except (StrategyError, CheckpointError) as reason:
-            # It loaded before: a device has left its machine, or a disk has.
-            lacking = [
+            # It was loaded before, so a device or a disk is missing now.
+            devices = [
                 device
                 for number in self._unloaded
-                for device in self._strategy.stages[number].devices
+                for device in self.strategy.stages[number].devices
             ]
-            raise self._gone(str(reason), devices=lacking) from reason
+            raise self._device_error(str(reason), devices=devices) from reason
 
-    def note_progress(self) -> None:
-        """Tells that work was done: what is lost from here on is another accident."""
-        self._num_losses = 0
+    def reset_failures(self) -> None:
+        """Counts failures from 0 again, because work was done."""
+        self._num_failures = 0
 
-    def ask_surely(
+    def call_all_recovering(
         self,
         method: str,
         *arguments: Any,
         on_answer: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Calls all actors, over again where one is lost meanwhile."""
+        """Calls a method of all actors; repeats it after recovery if a worker fails.
+
+        Args:
+            method: Name of the method.
+            *arguments: Arguments of the method.
+            on_answer: Called with the number of each stage that answers.
+        """
         while True:
             try:
-                for number, _ in self.ask_all(method, *arguments):
+                for number, _ in self.calls.call_all(method, *arguments):
                     on_answer(number)
             except StageFailedError:
                 self.recover()
             else:
                 return
 
-    def ask_all(self, method: str, *arguments: Any) -> Iterator[tuple[int, Any]]:
-        """Calls all actors, and yields each stage's answer as it comes.
-
-        Raises:
-            StageFailedError: A worker is lost.
-        """
-        calls = {
-            getattr(actor, method).remote(*arguments): number
-            for number, actor in enumerate(self.actors)
-        }
-        yield from self._wait_all(calls)
-
-    def wait_some(self, calls: dict[Any, int]) -> list[tuple[Any, Any]]:
-        """Waits until any of some calls has an answer; returns those that have.
-
-        Args:
-            calls: Each with the number of its stage.
-
-        Raises:
-            StageFailedError: A worker is lost.
-            BaseException: What an actor raised.
-        """
-        while True:
-            for number, loss in self._watch.lost.items():
-                raise StageFailedError(self._tell_lost(number, loss.how))
-            ready, _ = ray.wait(list(calls), num_returns=1, timeout=_GLANCE_S)
-            if ready:
-                return [(call, self._answer(call, calls[call])) for call in ready]
-
     def close(self) -> None:
-        """Ends the actors, and the connection to Ray if it was made for them."""
-        self._watch.close()
-        self._places.give_back()
+        """Ends the actors, and the connection to Ray if this run made it."""
+        self.monitor.close()
+        self._placed.release()
 
     def _load_rest(self) -> None:
         for number in self._unloaded - set(self._loading.values()):
             call = self.actors[number].load.remote(
-                self._strategy, number, __version__, self._set_up, self._carrier
+                self.strategy, number, __version__, self._set_up, self.transport
             )
             self._loading[call] = number
         while self._loading:
-            for call, facts in self.wait_some(self._loading):
+            for call, facts in self.calls.wait_any(self._loading):
                 number = self._loading.pop(call)
                 self._facts[number] = facts
                 self._unloaded.discard(number)
-                num_layers = self._strategy.stages[number].num_layers
-                self._watch.note_layers(number, num_layers)
+                num_layers = self.strategy.stages[number].num_layers
+                self.monitor.report_layers(number, num_layers)
 
-    def _begin(self) -> None:
-        """Starts an epoch on all actors."""
+    def _start_epoch(self) -> None:
         self.epoch += 1
-        found = dict(self.ask_all("address"))
+        found = dict(self.calls.call_all("address"))
         addresses = [found[number] for number in range(len(self.actors))]
         calls = {
-            actor.begin.remote(self.epoch, addresses[0], after): number
-            for number, (actor, after) in enumerate(
+            actor.start_epoch.remote(self.epoch, addresses[0], next_address): number
+            for number, (actor, next_address) in enumerate(
                 zip(self.actors, (*addresses[1:], None), strict=True)
             )
         }
-        for _ in self._wait_all(calls):
+        for _ in self.calls.wait_all(calls):
             pass
 
     def _await_restart(self) -> None:
-        """Waits until Ray has started all lost workers anew."""
-        self._num_losses += 1
-        lost = self._watch.lost
-        for number, loss in lost.items():
+        """Waits until Ray has restarted all failed workers."""
+        self._num_failures += 1
+        failed = self.monitor.failed
+        for number, failure in failed.items():
             if not self._restarts:
-                msg = f"{self._tell_lost(number, loss.how)}: {AFTER_A_FAILURE}"
+                what = self.calls.failure_text(number, failure.how)
+                msg = f"{what}: {FAILURE_ADVICE}"
                 raise WorkerFailedError(msg)
-            if self._num_losses > _MAX_LOSSES:
-                again = (
-                    f"{loss.how}, after {_MAX_LOSSES} losses without a token between"
+            if self._num_failures > _MAX_FAILURES:
+                how = f"{failure.how}, after {_MAX_FAILURES} failures without a token in between"
+                raise self._device_error(
+                    self.calls.failure_text(number, how),
+                    devices=self.strategy.stages[number].devices,
                 )
-                raise self._gone(
-                    self._tell_lost(number, again),
-                    devices=self._strategy.stages[number].devices,
-                )
-            if loss.is_silent:
+            if failure.is_unresponsive:
                 ray.kill(self.actors[number], no_restart=False)
         deadline_s = time.perf_counter() + self._restart_timeout_s
-        for number, loss in lost.items():
-            while not self._is_back(number, loss):
+        for number, failure in failed.items():
+            while not self._has_recovered(number, failure):
                 if time.perf_counter() > deadline_s:
-                    raise self._gone_with_node(number, loss)
-                time.sleep(_GLANCE_S)
+                    raise self._node_error(number, failure)
+                time.sleep(POLL_S)
 
-    def _gone_with_node(self, number: int, loss: Loss) -> DeviceFailedError:
-        """Tells that a stage is not had back, and so nothing on its machine."""
-        node = self._places.nodes[number]
-        how = f"{loss.how}, and Ray did not start it again in {self._restart_timeout_s:g} s"
-        if node not in self._places.present_nodes():
-            how = f"{loss.how}, and its node {node} has left the cluster"
-        return self._gone(self._tell_lost(number, how), without=node)
+    def _has_recovered(self, number: int, failure: WorkerFailure) -> bool:
+        """Whether a failed stage answers; from then on it is monitored again.
 
-    def _gone(
-        self, what: str, *, devices: Sequence[str] = (), without: str | None = None
-    ) -> DeviceFailedError:
-        nodes = [node for node in self._places.present_nodes() if node != without]
-        return DeviceFailedError(what, devices=devices, nodes=nodes)
-
-    def _is_back(self, number: int, loss: Loss) -> bool:
-        """Whether a lost stage answers; it is watched again from then on.
-
-        Where only the connection was lost, it is the very process that was loaded.
+        If only its connection broke, the same process answers, and is still loaded.
         """
-        call = self.actors[number].pulse.remote()
+        call = self.actors[number].heartbeat.remote()
         try:
-            pulse: Any = ray.get(call, timeout=1)
+            heartbeat: Any = ray.get(call, timeout=1)
         except (RayActorError, GetTimeoutError):
             return False
-        if not self._watch.is_known(number, pulse):
+        if not self.monitor.is_same_process(number, heartbeat):
             self._unloaded.add(number)
-        elif loss.is_silent:
-            # It woke up, and will be ended nevertheless.
+        elif failure.is_unresponsive:
+            # The process answers again, but Ray is about to end it.
             return False
         self._loading = {
             call: other for call, other in self._loading.items() if other != number
         }
-        self._watch.note_back(number, pulse)
+        self.monitor.mark_recovered(number, heartbeat)
         return True
 
-    def _wait_all(self, calls: dict[Any, int]) -> Iterator[tuple[int, Any]]:
-        left = dict(calls)
-        while left:
-            for call, answer in self.wait_some(left):
-                yield left.pop(call), answer
+    def _node_error(self, number: int, failure: WorkerFailure) -> DeviceFailedError:
+        """Returns the error of a worker that is not restarted, so that its node is lost."""
+        node = self.nodes[number]
+        how = f"{failure.how}, and Ray did not restart it within {self._restart_timeout_s:g} s"
+        if node not in self._placed.present_nodes():
+            how = f"{failure.how}, and its node {node} has left the cluster"
+        return self._device_error(self.calls.failure_text(number, how), without=node)
 
-    def _answer(self, call: Any, number: int) -> Any:
-        try:
-            return ray.get(call)
-        except RayActorError as reason:
-            loss = self._watch.note_ended(number)
-            raise StageFailedError(self._tell_lost(number, loss.how)) from reason
-        except RayTaskError as error:
-            if isinstance(error.cause, LlmpqError):
-                where = ", ".join(self._strategy.stages[number].devices)
-                msg = f"stage {number} on {where}: {error.cause}"
-                raise type(error.cause)(msg) from error
-            if isinstance(error.cause, ConnectionError):
-                raise self._broken(number, error.cause) from error
-            raise
-
-    def _broken(self, number: int, reason: ConnectionError) -> WorkerFailedError:
-        """Tells of a connection between two stages that broke.
-
-        One of them has ended, as a rule: then that is what is told.
-        """
-        deadline_s = time.perf_counter() + _NOTICE_S
-        while not self._watch.lost and time.perf_counter() < deadline_s:
-            time.sleep(_GLANCE_S)
-        for lost, loss in self._watch.lost.items():
-            return StageFailedError(self._tell_lost(lost, loss.how))
-        where = ", ".join(self._strategy.stages[number].devices)
-        what = f"stage {number} on {where}: {reason}"
-        if not self._restarts or self._num_losses >= _MAX_LOSSES:
-            return WorkerFailedError(f"{what}: {AFTER_A_FAILURE}")
-        return StageFailedError(what)
-
-    def _tell_lost(self, number: int, how: str) -> str:
-        where = ", ".join(self._strategy.stages[number].devices)
-        process = self._watch.process(number)
-        return f"the worker of stage {number} on {where}{process} {how}"
+    def _device_error(
+        self, what: str, *, devices: Sequence[str] = (), without: str | None = None
+    ) -> DeviceFailedError:
+        nodes = [node for node in self._placed.present_nodes() if node != without]
+        return DeviceFailedError(what, devices=devices, nodes=nodes)

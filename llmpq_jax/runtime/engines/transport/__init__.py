@@ -1,1 +1,1 @@
-"""How messages travel between the processes of stages."""
+"""Transport of messages between the processes of stages."""

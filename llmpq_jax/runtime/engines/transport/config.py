@@ -1,4 +1,4 @@
-"""What carries messages between the stages of a run, as every process is told."""
+"""Configuration of the transport between the stages of a run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ TransportName = Literal["sockets", "calls", "transfer"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransportConfig:
-    """What carries messages between the stages of a run.
+    """How messages are sent between the stages of a run.
 
     Attributes:
-        name: "sockets" for connections from process to process; "calls" for Ray's own;
-            "transfer" for connections, and JAX's transfer server for hidden states.
-        patience_s: A peer from which nothing is heard for so long is lost.
-        key: Of the run; whoever connects shows that it knows it.
+        name: "sockets" for TCP connections between processes, "calls" for Ray's actor
+            calls, "transfer" for TCP connections with JAX's transfer server for hidden
+            states.
+        timeout_s: Seconds without a sign of life after which a peer has failed.
+        key: Secret of the run, which both ends of a connection prove to know.
     """
 
     name: TransportName
-    patience_s: float
+    timeout_s: float
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)

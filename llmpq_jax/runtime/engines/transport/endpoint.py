@@ -1,4 +1,4 @@
-"""How a stage's process takes messages of other stages, and sends its own to them."""
+"""Endpoints: how a stage's process receives messages, and connects to other processes."""
 
 from __future__ import annotations
 
@@ -7,80 +7,83 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from llmpq_jax.runtime.engines.transport.config import TransportConfig
-from llmpq_jax.runtime.engines.transport.serialized import MessageSerializer, pack
+from llmpq_jax.runtime.engines.transport.serialized import HostCodec, serialize
 from llmpq_jax.runtime.engines.transport.sockets import SocketEndpoint
-from llmpq_jax.stage.loop import Transport
+from llmpq_jax.stage.loop import Connection
 from llmpq_jax.stage.message import Message
-from llmpq_jax.stage.sharding import Placement
+from llmpq_jax.stage.sharding import StageSharding
 
 
 class Endpoint(Protocol):
-    """A process's end of the ways to it and from it."""
+    """One process's endpoint: its incoming and outgoing connections."""
 
     @property
     def address(self) -> Any:
-        """What `toward` of another process takes to reach this one."""
+        """Address that `connect` of another process takes to reach this one."""
         ...
 
-    def toward(self, address: Any, epoch: int) -> Transport:
-        """Returns the way to another process, for the messages of an epoch."""
+    def connect(self, address: Any, epoch: int) -> Connection:
+        """Returns a connection to another process, for the messages of an epoch."""
         ...
 
-    def break_off(self) -> None:
-        """Ends what is on its way from here, and all ways that were asked for."""
+    def disconnect(self) -> int:
+        """Ends all outgoing connections, and sends in progress; returns how many."""
         ...
 
 
 def open_endpoint(
-    carrier: TransportConfig,
-    placement: Placement,
+    config: TransportConfig,
+    sharding: StageSharding,
     *,
-    handle: Any,
+    actor: Any,
     host: str,
-    take: Callable[[Message], None],
-    on_break: Callable[[int, BaseException], None],
+    on_message: Callable[[Message], None],
+    on_disconnect: Callable[[int, BaseException], None],
 ) -> Endpoint:
-    """Opens this process's end; called in an actor.
+    """Opens the endpoint of the process of an actor.
 
     Args:
-        carrier: Of the run.
-        placement: Of the stage.
-        handle: Of the actor.
+        config: Transport of the run.
+        sharding: Devices of the stage.
+        actor: Handle of the actor.
         host: Address of this machine in the cluster.
-        take: Takes what arrives otherwise than by a call of the actor.
-        on_break: Hears, with the epoch, that messages on their way here may be lost.
+        on_message: Called with each message that does not come by a call of the actor.
+        on_disconnect: Called with the epoch and the cause when an incoming connection
+            ends, so that messages may be lost.
     """
-    if carrier.name == "calls":
-        return ActorCalls(handle)
-    wrapping = MessageSerializer()
-    if carrier.name == "transfer":
-        # Imported where it is wanted: it is experimental, and may go.
+    if config.name == "calls":
+        return ActorEndpoint(actor)
+    codec = HostCodec()
+    if config.name == "transfer":
+        # Imported only here, because it is experimental and may be missing.
         from llmpq_jax.runtime.engines.transport.transfer_server import TransferServer
 
-        wrapping = TransferServer(host, carrier, placement)
-    return SocketEndpoint(host, carrier, wrapping, take=take, on_break=on_break)
+        codec = TransferServer(host, config, sharding)
+    return SocketEndpoint(
+        host, config, codec, on_message=on_message, on_disconnect=on_disconnect
+    )
 
 
-class ActorCalls:
-    """Ray's own calls: each message is one, and whoever is called takes it."""
+class ActorEndpoint:
+    """Sends each message by a call of Ray; the called actor receives it."""
 
     def __init__(self, address: Any) -> None:
         """Takes the handle of this process's actor."""
         self.address = address
 
-    def toward(self, address: Any, epoch: int) -> Transport:
-        """Returns the way to another process."""
-        del epoch  # each message has it
-        return _Call(address)
+    def connect(self, address: Any, epoch: int) -> Connection:
+        """Returns a connection to another actor."""
+        del epoch  # each message has its own
+        return _ActorConnection(address)
 
-    def break_off(self) -> None:
-        """Does nothing: Ray ends calls whose process has ended."""
+    def disconnect(self) -> int:
+        """Does nothing, because there are only calls, which Ray ends; returns 0."""
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class _ActorConnection:
     actor: Any
 
     def send(self, message: Message) -> None:
-        """Sends a message."""
-        self.actor.receive.remote(pack(message))
+        self.actor.receive.remote(serialize(message))

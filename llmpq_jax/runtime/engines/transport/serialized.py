@@ -1,8 +1,9 @@
-"""Messages as Ray carries them: arrays on the host, in types that it does not copy."""
+"""Messages between processes: arrays on the host, in types that Ray does not copy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,22 +13,23 @@ from llmpq_jax.stage.message import Message
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SerializedMessage:
-    """A message between two processes.
+    """A message as it is sent between processes.
 
     Attributes:
-        message: Its payload as integers where NumPy has no such type.
-        dtype: Of the payload.
+        message: Message with its payload on the host, as integers if NumPy lacks its
+            type.
+        dtype: Type of the payload.
     """
 
     message: Message
     dtype: str
 
 
-def pack(message: Message) -> SerializedMessage:
-    """Brings a message to the host.
+def serialize(message: Message) -> SerializedMessage:
+    """Copies a message's arrays to the host.
 
-    bfloat16 travels as integers of the same width: Ray hands arrays of NumPy's own types
-    on as they lie in shared memory, and would copy others byte by byte.
+    A bfloat16 payload becomes integers of the same width: Ray maps arrays of NumPy's own
+    types from shared memory, and copies others byte by byte.
     """
     payload = np.asarray(message.payload)
     dtype = payload.dtype.name
@@ -39,22 +41,38 @@ def pack(message: Message) -> SerializedMessage:
     )
 
 
-def unpack(parcel: SerializedMessage) -> Message:
+def deserialize(serialized: SerializedMessage) -> Message:
     """Returns the message with its payload in its own type."""
-    payload = np.asarray(parcel.message.payload).view(jnp.dtype(parcel.dtype))
-    return replace(parcel.message, payload=payload)
+    payload = np.asarray(serialized.message.payload).view(jnp.dtype(serialized.dtype))
+    return replace(serialized.message, payload=payload)
 
 
-class MessageSerializer:
-    """Messages travel in parcels, whole."""
+class MessageCodec(Protocol):
+    """Encodes the messages of one process for a connection, and decodes others'."""
 
-    def wrap(self, message: Message) -> SerializedMessage:
-        """Returns what is sent of a message."""
-        return pack(message)
+    def encode(self, message: Message) -> Any:
+        """Returns the object to pickle and send."""
+        ...
 
-    def unwrap(self, item: SerializedMessage) -> Message:
-        """Returns the message that has come."""
-        return unpack(item)
+    def decode(self, received: Any) -> Message:
+        """Returns the message of a received object; an exception ends the connection."""
+        ...
 
-    def forget(self) -> None:
-        """Does nothing: nothing is held."""
+    def release(self) -> None:
+        """Frees what is held for messages that will not be received."""
+        ...
+
+
+class HostCodec:
+    """Sends whole messages through the host's memory."""
+
+    def encode(self, message: Message) -> SerializedMessage:
+        """Returns the serialized message."""
+        return serialize(message)
+
+    def decode(self, received: SerializedMessage) -> Message:
+        """Returns the deserialized message."""
+        return deserialize(received)
+
+    def release(self) -> None:
+        """Does nothing, because nothing is held."""

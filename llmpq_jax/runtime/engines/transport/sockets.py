@@ -1,7 +1,9 @@
-"""Messages straight from one stage's process to another's, over TCP.
+"""TCP connections between the processes of stages.
 
-Whoever connects and whoever is connected to show each other that they know the run's
-key, which comes to both through Ray; what follows is not encrypted.
+Both ends of a connection prove that they know the run's key, which Ray brings to each
+process; messages are not encrypted. `multiprocessing.connection`'s `Listener` and `Client`
+would not do: they set no TCP options and no timeout, a silent peer would block `accept`, and
+`send` copies large arrays into the pickle.
 """
 
 from __future__ import annotations
@@ -12,93 +14,76 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import (
-    Connection,
-    answer_challenge,
-    deliver_challenge,
-)
-from typing import Any, Protocol
+from multiprocessing import AuthenticationError, connection
+from typing import Any
 
 from llmpq_jax.runtime.engines.transport.config import TransportConfig
+from llmpq_jax.runtime.engines.transport.serialized import MessageCodec
 from llmpq_jax.stage.message import Message
 
-# To connect and to show the key.
-_PATIENCE_S = 10
-# Larger buffers are not copied into what is pickled.
-_LARGE_BYTES = 1 << 16
+# To connect, and to prove the key.
+_CONNECT_TIMEOUT_S = 10
+# Larger buffers are sent after the pickle instead of being copied into it.
+_MIN_OUT_OF_BAND_BYTES = 1 << 16
 _NUM_BUFFERS = struct.Struct("<I")
 
 Address = tuple[str, int]
 
 
-class Wrapping(Protocol):
-    """What messages travel in."""
-
-    def wrap(self, message: Message) -> Any:
-        """Returns what is sent of a message."""
-        ...
-
-    def unwrap(self, item: Any) -> Message:
-        """Returns the message that has come; failing ends its connection."""
-        ...
-
-    def forget(self) -> None:
-        """Lets go of what was wrapped and is not wanted any more."""
-        ...
-
-
 class SocketEndpoint:
-    """Listens for the connections of other stages, and connects to them.
+    """Listens for connections of other processes, and connects to them.
 
     Attributes:
-        address: Host and port where it listens.
+        address: Host and port that it listens on.
     """
 
     def __init__(
         self,
         host: str,
-        carrier: TransportConfig,
-        wrapping: Wrapping,
+        config: TransportConfig,
+        codec: MessageCodec,
         *,
-        take: Callable[[Message], None],
-        on_break: Callable[[int, BaseException], None],
+        on_message: Callable[[Message], None],
+        on_disconnect: Callable[[int, BaseException], None],
     ) -> None:
-        """Listens; `close` ends it.
+        """Starts to listen; `close` ends it.
 
         Args:
-            host: Address of this machine as other stages know it.
-            carrier: Of the run.
-            wrapping: In which messages travel.
-            take: Takes what arrives, in a thread of its connection.
-            on_break: Hears, with its epoch, of a connection that ended.
+            host: Address of this machine in the cluster.
+            config: Transport of the run.
+            codec: Codec of the messages.
+            on_message: Called with each message, in the thread of its connection.
+            on_disconnect: Called with the epoch and the cause when an incoming connection
+                ends.
         """
-        self._carrier = carrier
-        self._wrapping = wrapping
-        self._take = take
-        self._on_break = on_break
+        self._config = config
+        self._codec = codec
+        self._on_message = on_message
+        self._on_disconnect = on_disconnect
         self._server = socket.create_server((host, 0))
         self.address: Address = self._server.getsockname()[:2]
-        self._ways: list[SocketConnection] = []
+        self._connections: list[SocketConnection] = []
         threading.Thread(target=self._accept, name="accept", daemon=True).start()
 
-    def toward(self, address: Address, epoch: int) -> SocketConnection:
-        """Returns the way to another process."""
-        way = SocketConnection(address, self._carrier, epoch, self._wrapping)
-        self._ways.append(way)
-        return way
+    def connect(self, address: Address, epoch: int) -> SocketConnection:
+        """Returns a connection to another process, for the messages of an epoch."""
+        made = SocketConnection(address, self._config, epoch, self._codec)
+        self._connections.append(made)
+        return made
 
-    def break_off(self) -> None:
-        """Ends what is on its way from here, and all ways that were asked for."""
-        for way in self._ways:
-            way.close()
-        self._ways.clear()
-        self._wrapping.forget()
+    def disconnect(self) -> int:
+        """Ends all outgoing connections; returns how many there were."""
+        num_connections = len(self._connections)
+        for each in self._connections:
+            each.close()
+        self._connections.clear()
+        self._codec.release()
+        return num_connections
 
     def close(self) -> None:
-        """Ends listening, and all ways from here."""
-        self.break_off()
-        # Unlike `close` this wakes the thread that waits for somebody to connect.
+        """Ends listening, and all outgoing connections."""
+        self.disconnect()
+        # Unlike `close`, this wakes the thread in `accept`.
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
 
@@ -111,124 +96,121 @@ class SocketEndpoint:
     def _serve(self, peer: socket.socket) -> None:
         epoch = 0
         try:
-            with peer, _greeted(peer, self._carrier) as connection:
-                epoch = connection.recv()
+            with peer, _authenticated(peer, self._config) as incoming:
+                epoch = incoming.recv()
                 while True:
-                    self._take(self._wrapping.unwrap(_receive(connection)))
+                    self._on_message(self._codec.decode(_receive(incoming)))
         except AuthenticationError:
-            # A stranger; nobody waits for it.
+            # The peer is no stage of this run.
             return
         except Exception as reason:
-            # Whatever it is: nobody reads on, and what was sent is lost.
-            self._on_break(epoch, reason)
+            # Whatever it is, nothing more is read, and messages may be lost.
+            self._on_disconnect(epoch, reason)
 
 
 class SocketConnection:
-    """A connection to another process, made when the first message is sent.
+    """An outgoing connection to another process, made when the first message is sent.
 
     One thread sends; another may close.
     """
 
     def __init__(
-        self,
-        address: Address,
-        carrier: TransportConfig,
-        epoch: int,
-        wrapping: Wrapping,
+        self, address: Address, config: TransportConfig, epoch: int, codec: MessageCodec
     ) -> None:
-        """Takes where to connect to, and the rest as its terminal."""
+        """Takes the other process's address and epoch, and the endpoint's settings."""
         self._address = address
-        self._carrier = carrier
+        self._config = config
         self._epoch = epoch
-        self._wrapping = wrapping
+        self._codec = codec
         self._peer: socket.socket | None = None
-        self._connection: Connection | None = None
+        self._outgoing: connection.Connection | None = None
 
     def send(self, message: Message) -> None:
         """Sends a message.
 
         Raises:
-            ConnectionError: It does not arrive.
+            ConnectionError: If it cannot be sent.
         """
-        item = self._wrapping.wrap(message)
+        encoded = self._codec.encode(message)
         try:
-            if self._connection is None:
-                self._peer = socket.create_connection(self._address, _PATIENCE_S)
-                self._connection = _greeted(self._peer, self._carrier, connects=True)
-                self._connection.send(self._epoch)
-            _send(self._connection, item)
+            if self._outgoing is None:
+                self._peer = socket.create_connection(self._address, _CONNECT_TIMEOUT_S)
+                self._outgoing = _authenticated(self._peer, self._config, connects=True)
+                self._outgoing.send(self._epoch)
+            _send(self._outgoing, encoded)
         except (OSError, EOFError, AuthenticationError) as reason:
             host, port = self._address
             msg = f"the connection to {host}:{port} broke ({reason})"
             raise ConnectionError(msg) from reason
 
     def close(self) -> None:
-        """Ends the connection, whatever is being sent."""
+        """Ends the connection, even while a message is being sent."""
         if self._peer is not None:
             with suppress(OSError):
                 self._peer.shutdown(socket.SHUT_RDWR)
             self._peer.close()
 
 
-def _greeted(
-    peer: socket.socket, carrier: TransportConfig, *, connects: bool = False
-) -> Connection:
-    """Returns a connection over which both sides have shown that they know the key.
+def _authenticated(
+    peer: socket.socket, config: TransportConfig, *, connects: bool = False
+) -> connection.Connection:
+    """Returns a connection over which both ends have proved that they know the key.
 
-    It is a duplicate, so that the socket can still be shut down.
+    It is a duplicate of the socket, which can still be shut down.
 
     Raises:
-        AuthenticationError: The other side does not know it.
+        AuthenticationError: If the other end does not know the key.
     """
     peer.settimeout(None)
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # A machine that falls silent is noticed whether or not anything is on its way there.
-    patience_s = max(3, int(carrier.patience_s))
+    # Keepalive notices a silent machine between messages, the user timeout during one.
+    timeout_s = max(3, int(config.timeout_s))
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, patience_s // 3)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, patience_s // 3)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, timeout_s // 3)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, timeout_s // 3)
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_s * 1000)
-    connection = Connection(peer.dup().detach())
-    _limit_reading(peer, _PATIENCE_S)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_s * 1000)
+    made = connection.Connection(peer.dup().detach())
+    _set_read_timeout(peer, _CONNECT_TIMEOUT_S)
     if connects:
-        answer_challenge(connection, carrier.key)
-        deliver_challenge(connection, carrier.key)
+        connection.answer_challenge(made, config.key)
+        connection.deliver_challenge(made, config.key)
     else:
-        deliver_challenge(connection, carrier.key)
-        answer_challenge(connection, carrier.key)
-    _limit_reading(peer, 0)
-    return connection
+        connection.deliver_challenge(made, config.key)
+        connection.answer_challenge(made, config.key)
+    _set_read_timeout(peer, 0)
+    return made
 
 
-def _limit_reading(peer: socket.socket, seconds: int) -> None:
-    """Has reading fail after so long; 0 for never.
+def _set_read_timeout(peer: socket.socket, seconds: int) -> None:
+    """Sets a timeout of reads, 0 for none.
 
-    `socket.settimeout` would not do: a `Connection` reads without the socket.
+    `socket.settimeout` has no effect here, because a `Connection` reads from the file
+    descriptor itself.
     """
     peer.setsockopt(
         socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, 0)
     )
 
 
-def _send(connection: Connection, item: Any) -> None:
+def _send(outgoing: connection.Connection, encoded: Any) -> None:
     large: list[memoryview] = []
 
-    def is_kept(buffer: pickle.PickleBuffer) -> bool:
+    def is_in_band(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
-        if raw.nbytes < _LARGE_BYTES:
+        if raw.nbytes < _MIN_OUT_OF_BAND_BYTES:
             return True
         large.append(raw)
         return False
 
-    pickled = pickle.dumps(item, protocol=5, buffer_callback=is_kept)
-    connection.send_bytes(_NUM_BUFFERS.pack(len(large)) + pickled)
+    pickled = pickle.dumps(encoded, protocol=5, buffer_callback=is_in_band)
+    outgoing.send_bytes(_NUM_BUFFERS.pack(len(large)) + pickled)
     for raw in large:
-        connection.send_bytes(raw)
+        outgoing.send_bytes(raw)
 
 
-def _receive(connection: Connection) -> Any:
-    head = memoryview(connection.recv_bytes())
+def _receive(incoming: connection.Connection) -> Any:
+    head = memoryview(incoming.recv_bytes())
     (num_buffers,) = _NUM_BUFFERS.unpack_from(head)
-    buffers = [connection.recv_bytes() for _ in range(num_buffers)]
+    buffers = [incoming.recv_bytes() for _ in range(num_buffers)]
     return pickle.loads(head[_NUM_BUFFERS.size :], buffers=buffers)

@@ -1,8 +1,8 @@
-"""Hidden states from device to device by JAX's transfer server, which is experimental.
+"""Transfers hidden states from device to device by JAX's experimental transfer server.
 
-A message goes over a connection without them, and says where they wait; whoever receives
-it pulls them. A pull from a process that has ended may wait for ever and heeds no time
-limit of its own, so one is kept here.
+A message is sent over a connection without its payload, with a descriptor that says where
+the payload waits; the receiver pulls it. A pull from a process that has ended may never
+return, and JAX has no timeout for it, so one is kept here.
 """
 
 from __future__ import annotations
@@ -21,105 +21,107 @@ from jax.sharding import SingleDeviceSharding
 from llmpq_jax.runtime.engines.transport.config import TransportConfig
 from llmpq_jax.runtime.engines.transport.serialized import (
     SerializedMessage,
-    pack,
-    unpack,
+    deserialize,
+    serialize,
 )
 from llmpq_jax.stage.message import Message
-from llmpq_jax.stage.sharding import Placement
+from llmpq_jax.stage.sharding import StageSharding
 
-_GLANCE_S = 0.0001
+_POLL_S = 0.0001
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Offer:
-    """A message on its way, and where its payload waits.
+class TransferDescriptor:
+    """A sent message, and where its payload can be pulled from.
 
     Attributes:
-        parcel: The message; without its payload, if that waits.
-        server: Where the payload waits.
-        number: Of the payload there; drawn, so that nobody else can name it.
-        shape: Of the payload; absent where none waits.
+        serialized: Message, without its payload if that is to be pulled.
+        server: Address of the sender's transfer server.
+        uuid: Number of the payload on that server, random so that it cannot be guessed.
+        shape: Shape of the payload to pull; None if the message has it.
     """
 
-    parcel: SerializedMessage
+    serialized: SerializedMessage
     server: str
-    number: int = 0
+    uuid: int = 0
     shape: tuple[int, ...] | None = None
 
 
 class TransferServer:
-    """Holds hidden states until they are pulled, and pulls those of others."""
+    """A codec that offers hidden states for pulling, and pulls those of others."""
 
     def __init__(
-        self, host: str, carrier: TransportConfig, placement: Placement
+        self, host: str, config: TransportConfig, sharding: StageSharding
     ) -> None:
-        """Starts to serve, until the process ends.
+        """Starts the server, which runs until the process ends.
 
         Args:
-            host: Address of this machine as other stages know it.
-            carrier: Of the run.
-            placement: Of the stage; its first device pulls.
+            host: Address of this machine in the cluster.
+            config: Transport of the run.
+            sharding: Devices of the stage, the first of which pulls.
         """
-        (self._device, *_) = placement.devices
-        self._patience_s = carrier.patience_s
-        # Without an address for the transfers themselves the process would end as soon
-        # as one that it is connected with does.
+        (self._device, *_) = sharding.devices
+        self._timeout_s = config.timeout_s
+        # Without an address for the transfers the process would end as soon as a process
+        # ends that it is connected to.
         self._server = transfer.start_transfer_server(
             self._device.client, f"{host}:0", [f"{host}:0"]
         )
         self._peers: dict[tuple[str, int], Any] = {}
 
-    def wrap(self, message: Message) -> Offer:
-        """Returns what is sent of a message; tokens travel in it."""
+    def encode(self, message: Message) -> TransferDescriptor:
+        """Offers hidden states for pulling; tokens are sent in the message."""
         server = self._server.address()
         hidden = message.payload
         if not isinstance(hidden, jax.Array) or hidden.ndim < 3:
-            return Offer(parcel=pack(message), server=server)
-        number = secrets.randbits(62)
-        # All devices of a stage hold the same.
-        self._server.await_pull(number, [hidden.addressable_data(0)])
-        nothing = np.empty(0, hidden.dtype)
-        parcel = pack(replace(message, payload=nothing))
-        return Offer(parcel=parcel, server=server, number=number, shape=hidden.shape)
+            return TransferDescriptor(serialized=serialize(message), server=server)
+        uuid = secrets.randbits(62)
+        # All devices of a stage hold the same hidden states.
+        self._server.await_pull(uuid, [hidden.addressable_data(0)])
+        empty = np.empty(0, hidden.dtype)
+        serialized = serialize(replace(message, payload=empty))
+        return TransferDescriptor(
+            serialized=serialized, server=server, uuid=uuid, shape=hidden.shape
+        )
 
-    def unwrap(self, item: Offer) -> Message:
+    def decode(self, received: TransferDescriptor) -> Message:
         """Returns the message, its payload pulled.
 
         Raises:
-            ConnectionError: The payload does not come.
+            ConnectionError: If the payload cannot be pulled.
         """
-        message = unpack(item.parcel)
-        if item.shape is None:
+        message = deserialize(received.serialized)
+        if received.shape is None:
             return message
-        # An epoch has connections of its own: one that is given up brings nothing more.
-        key = (item.server, message.epoch)
+        # Each epoch has its own connections, because one that timed out is unusable.
+        key = (received.server, message.epoch)
         if key not in self._peers:
-            self._peers[key] = self._server.connect(item.server)
+            self._peers[key] = self._server.connect(received.server)
         described = jax.ShapeDtypeStruct(
-            item.shape,
-            jnp.dtype(item.parcel.dtype),
+            received.shape,
+            jnp.dtype(received.serialized.dtype),
             sharding=SingleDeviceSharding(self._device),
         )
-        (hidden,) = self._peers[key].pull(item.number, [described])
+        (hidden,) = self._peers[key].pull(received.uuid, [described])
         self._await(hidden, self._peers[key])
         return replace(message, payload=hidden)
 
-    def forget(self) -> None:
-        """Lets go of what nobody pulls any more."""
+    def release(self) -> None:
+        """Frees hidden states that will not be pulled."""
         self._peers.clear()
         self._server._reset_rendevous_table()
 
     # JAX's types do not know `is_ready`.
     def _await(self, hidden: Any, peer: Any) -> None:
-        deadline_s = time.perf_counter() + self._patience_s
+        deadline_s = time.perf_counter() + self._timeout_s
         while not hidden.is_ready():
             if time.perf_counter() > deadline_s:
                 peer._poison_connection()
-                msg = f"what was to be pulled did not come in {self._patience_s:g} s"
+                msg = f"a pull of hidden states timed out after {self._timeout_s:g} s"
                 raise ConnectionError(msg)
-            time.sleep(_GLANCE_S)
+            time.sleep(_POLL_S)
         try:
             hidden.block_until_ready()
         except jax.errors.JaxRuntimeError as reason:
-            msg = f"what was to be pulled did not come ({reason})"
+            msg = f"a pull of hidden states failed ({reason})"
             raise ConnectionError(msg) from reason

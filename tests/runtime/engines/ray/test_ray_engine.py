@@ -66,9 +66,9 @@ def test_any_plan_serves_the_tokens_of_the_local_engine(
 
 def test_a_run_is_recorded_on_one_clock(two_stages, start):
     apart = on_nodes(two_stages, "node0", "node1")
-    heard: list[int] = []
+    layers: list[int] = []
     with Pipeline.load(
-        apart, start=start(), on_layer=lambda: heard.append(1)
+        apart, start=start(), on_layer=lambda: layers.append(1)
     ) as pipeline:
         list(pipeline.serve(some_requests(4)))
         record = pipeline.batches[0]
@@ -77,7 +77,7 @@ def test_a_run_is_recorded_on_one_clock(two_stages, start):
     with Pipeline.load(two_stages) as local:
         assert local.weight_bytes == weight_bytes
         np.testing.assert_array_equal(local.score([[1, 2, 3]]), scores)
-    assert len(heard) == 4
+    assert len(layers) == 4
     ended = {
         (event.phase, event.micro_batch, event.step): event.ended_s
         for event in record.events
@@ -95,7 +95,7 @@ def test_a_run_is_recorded_on_one_clock(two_stages, start):
         assert times.peak.peak_bytes > times.memory_bytes
 
 
-def test_machines_that_are_not_there_are_named(two_stages, start):
+def test_missing_machines_are_named(two_stages, start):
     apart = on_nodes(two_stages, "node0", "attic")
     with pytest.raises(
         DeviceFailedError,
@@ -105,15 +105,15 @@ def test_machines_that_are_not_there_are_named(two_stages, start):
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "a:b"])
-def test_a_cluster_that_is_not_there_is_told_in_one_line(two_stages, start, address):
+def test_a_missing_cluster_is_an_error_of_one_line(two_stages, start, address):
     with pytest.raises(
         WorkerFailedError, match=f"no Ray cluster answers at '{address}'"
-    ) as told:
+    ) as caught:
         Pipeline.load(two_stages, start=start(address=address))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_what_a_worker_finds_wrong_comes_with_its_stage(two_stages, start):
+def test_an_error_of_a_worker_names_its_stage(two_stages, start):
     first, second = on_nodes(two_stages, "node0", "node1").stages
     stages = (first, replace(second, device="node1/tpu:0"))
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Workers and machines that are lost, each at its worst moment."""
+"""Workers and machines that fail, each at its worst moment."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import ray
 from llmpq_jax.errors import WorkerFailedError
 from llmpq_jax.runtime import Completion, Pipeline
 from llmpq_jax.runtime.engines.engine import DeviceFailedError, StartEngine
+from llmpq_jax.runtime.engines.ray.ray_engine import RayEngine
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.message import Message
 from tests.ray_machines import Machines, on_nodes, set_worker_up, some_requests
@@ -29,7 +30,7 @@ REQUESTS = some_requests(6, new_tokens=16)
 
 @pytest.fixture(scope="module")
 def expected(two_stages: Strategy) -> list[Completion]:
-    """What comes of an undisturbed run."""
+    """Completions of an undisturbed run."""
     with Pipeline.load(two_stages) as local:
         return list(local.serve(REQUESTS))
 
@@ -61,24 +62,25 @@ def spare(two_stages: Strategy, machines: Machines) -> Strategy:
     return on_nodes(two_stages, "cellar", "attic")
 
 
-def engine_of(pipeline: Pipeline) -> Any:
-    return pipeline._engine
+def engine_of(pipeline: Pipeline) -> RayEngine:
+    assert isinstance(pipeline.engine, RayEngine)
+    return pipeline.engine
 
 
 def before_first(
     pipeline: Pipeline,
     phase: str,
-    strike: Callable[[], None],
+    break_it: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Strikes once, right before the first message of a phase is sent."""
+    """Breaks something once, right before the first message of a phase is sent."""
     engine = engine_of(pipeline)
     submit = engine.submit
-    blows = [strike]
+    not_broken = [break_it]
 
     def sabotaged(message: Message) -> None:
-        if message.phase == phase and blows:
-            blows.pop()()
+        if message.phase == phase and not_broken:
+            not_broken.pop()()
         submit(message)
 
     monkeypatch.setattr(engine, "submit", sabotaged)
@@ -86,8 +88,9 @@ def before_first(
 
 def process_of(pipeline: Pipeline, stage: int) -> int:
     """Returns the process that a stage runs in now."""
-    pulse: Any = ray.get(engine_of(pipeline)._workers.actors[stage].pulse.remote())
-    return pulse.pid
+    actor = engine_of(pipeline).workers.actors[stage]
+    heartbeat: Any = ray.get(actor.heartbeat.remote())
+    return heartbeat.pid
 
 
 @pytest.mark.parametrize(
@@ -98,10 +101,10 @@ def process_of(pipeline: Pipeline, stage: int) -> int:
         pytest.param("decode", 1, signal.SIGSTOP, marks=pytest.mark.full),
     ],
 )
-def test_a_worker_that_is_lost_costs_no_token(
+def test_a_worker_that_fails_costs_no_token(
     pipeline, expected, monkeypatch, phase, stage, number
 ):
-    workers = engine_of(pipeline)._workers
+    workers = engine_of(pipeline).workers
     process = process_of(pipeline, stage)
     before_first(pipeline, phase, lambda: os.kill(process, number), monkeypatch)
     epoch = workers.epoch
@@ -112,78 +115,71 @@ def test_a_worker_that_is_lost_costs_no_token(
     )
 
 
-def test_a_worker_that_is_killed_while_nobody_asks_is_had_back(pipeline, expected):
+def test_a_worker_that_is_killed_between_runs_is_recovered(pipeline, expected):
     os.kill(process_of(pipeline, 0), signal.SIGKILL)
     assert list(pipeline.serve(REQUESTS)) == expected
 
 
 def test_a_connection_that_breaks_costs_no_token(pipeline, expected, monkeypatch):
-    workers = engine_of(pipeline)._workers
-    is_connected = workers._carrier.name != "calls"
+    workers = engine_of(pipeline).workers
+    is_connected = workers.transport.name != "calls"
 
-    def cut(actor: Any) -> int:
-        ways = getattr(actor._terminal, "_ways", [])
-        for way in ways:
-            way.close()
-        return len(ways)
+    def disconnect() -> None:
+        num_ended: Any = ray.get(workers.actors[0].disconnect.remote())
+        assert num_ended == 2 * is_connected
 
-    def strike() -> None:
-        num_cut: Any = ray.get(workers.actors[0].__ray_call__.remote(cut))
-        assert num_cut == 2 * is_connected
-
-    before_first(pipeline, "decode", strike, monkeypatch)
+    before_first(pipeline, "decode", disconnect, monkeypatch)
     epoch = workers.epoch
     assert list(pipeline.serve(REQUESTS)) == expected
     assert workers.epoch == epoch + is_connected
 
 
 def test_stages_listen_on_loopback_alone(pipeline):
-    workers = engine_of(pipeline)._workers
-    for _, address in workers.ask_all("address"):
-        if workers._carrier.name != "calls":
+    workers = engine_of(pipeline).workers
+    for _, address in workers.calls.call_all("address"):
+        if workers.transport.name != "calls":
             assert address[0] == "127.0.0.1"
 
 
-def test_a_process_that_ends_is_missed_within_a_second(pipeline, expected):
-    workers = engine_of(pipeline)._workers
+def test_a_process_that_ends_is_noticed_within_a_second(pipeline, expected):
+    workers = engine_of(pipeline).workers
     os.kill(process_of(pipeline, 1), signal.SIGKILL)
-    began_s = time.perf_counter()
-    while not workers._watch.lost and time.perf_counter() - began_s < 10:
+    killed_s = time.perf_counter()
+    while not workers.monitor.failed and time.perf_counter() - killed_s < 10:
         time.sleep(0.01)
-    assert time.perf_counter() - began_s < 1
+    assert time.perf_counter() - killed_s < 1
     assert list(pipeline.serve(REQUESTS)) == expected
 
 
 def test_a_worker_that_is_killed_while_it_loads_loads_again(
     spare, start, expected, tmp_path
 ):
-    (tmp_path / "told").mkdir()
+    started = tmp_path / "started"
+    started.mkdir()
     killed: list[int] = []
 
     def kill_first() -> None:
         while not killed:
             time.sleep(0.01)
-            for path in (tmp_path / "told").iterdir():
+            for path in started.iterdir():
                 os.kill(int(path.name), signal.SIGKILL)
                 killed.append(int(path.name))
                 break
 
     killer = threading.Thread(target=kill_first, daemon=True)
     killer.start()
-    heard: list[int] = []
-    set_up = partial(
-        set_worker_up, str(tmp_path / "compiled"), told=str(tmp_path / "told")
-    )
+    layers: list[int] = []
+    set_up = partial(set_worker_up, str(tmp_path / "compiled"), started=str(started))
     with Pipeline.load(
-        spare, start=start(set_up=set_up), on_layer=lambda: heard.append(1)
+        spare, start=start(set_up=set_up), on_layer=lambda: layers.append(1)
     ) as loaded:
         killer.join()
-        assert len(list((tmp_path / "told").iterdir())) == 3
-        assert len(heard) == 4
+        assert len(list(started.iterdir())) == 3
+        assert len(layers) == 4
         assert list(loaded.serve(REQUESTS)) == expected
 
 
-def test_a_run_that_is_to_stop_at_a_loss_does(spare, start, expected, monkeypatch):
+def test_a_run_without_restarts_ends_at_a_failure(spare, start, expected, monkeypatch):
     with Pipeline.load(spare, start=start(restarts=False)) as loaded:
         process = process_of(loaded, 0)
         before_first(
@@ -191,33 +187,34 @@ def test_a_run_that_is_to_stop_at_a_loss_does(spare, start, expected, monkeypatc
         )
         with pytest.raises(
             WorkerFailedError,
-            match=r"^the worker of stage 0 on cellar/cpu:0 \(process \d+\) has ended: results so far are whole",
+            match=r"^the worker of stage 0 on cellar/cpu:0 \(process \d+\) has ended: results so far are complete",
         ):
             list(loaded.serve(REQUESTS))
 
 
-def test_a_device_that_has_left_its_machine_is_gone(
+def test_a_device_that_is_missing_after_a_restart_has_failed(
     spare, start, expected, monkeypatch
 ):
     with Pipeline.load(spare, start=start()) as loaded:
-        workers = engine_of(loaded)._workers
+        workers = engine_of(loaded).workers
         process = process_of(loaded, 1)
 
-        def strike() -> None:
-            # What is loaded next asks for a device that is not there, as if it had left.
+        def remove_device() -> None:
+            # The next load asks for a device that is missing, as if it had been removed.
             first, second = spare.stages
             stages = (first, replace(second, device="attic/tpu:0"))
-            monkeypatch.setattr(workers, "_strategy", replace(spare, stages=stages))
+            monkeypatch.setattr(workers, "strategy", replace(spare, stages=stages))
+            monkeypatch.setattr(workers.calls, "stages", stages)
             os.kill(process, signal.SIGKILL)
 
-        before_first(loaded, "decode", strike, monkeypatch)
+        before_first(loaded, "decode", remove_device, monkeypatch)
         with pytest.raises(
             DeviceFailedError,
             match=r"stage 1 on attic/tpu:0: .* JAX finds no .* results",
-        ) as told:
+        ) as caught:
             list(loaded.serve(REQUESTS))
-    assert told.value.devices == ("attic/tpu:0",)
-    assert {"attic", "cellar"} <= set(told.value.nodes)
+    assert caught.value.devices == ("attic/tpu:0",)
+    assert {"attic", "cellar"} <= set(caught.value.nodes)
 
 
 def test_a_machine_that_comes_back_in_time_costs_no_token(
@@ -229,15 +226,15 @@ def test_a_machine_that_comes_back_in_time_costs_no_token(
 ) -> None:
     with Pipeline.load(spare, start=start(restart_timeout_s=60)) as loaded:
 
-        def strike() -> None:
+        def restart_machine() -> None:
             machines.kill("attic")
             machines.start("attic")
 
-        before_first(loaded, "decode", strike, monkeypatch)
+        before_first(loaded, "decode", restart_machine, monkeypatch)
         assert list(loaded.serve(REQUESTS)) == expected
 
 
-def test_a_machine_that_is_gone_ends_the_run_and_keeps_what_is_done(
+def test_a_machine_that_has_failed_ends_the_run_and_keeps_its_results(
     spare: Strategy,
     start: Callable[..., StartEngine],
     machines: Machines,
@@ -249,18 +246,18 @@ def test_a_machine_that_is_gone_ends_the_run_and_keeps_what_is_done(
         assert list(loaded.serve(REQUESTS[:1])) == expected[:1]
         process = process_of(loaded, 1)
 
-        def strike() -> None:
+        def kill_machine() -> None:
             machines.kill("attic")
             # Its processes outlive it for a moment.
             psutil.Process(process).wait(60)
 
-        before_first(loaded, "decode", strike, monkeypatch)
+        before_first(loaded, "decode", kill_machine, monkeypatch)
         with pytest.raises(
             DeviceFailedError,
             match=r"stage 1 on attic/cpu:1 \(process \d+\) has .*, and its node attic has left the cluster",
-        ) as told:
+        ) as caught:
             done += loaded.serve(REQUESTS)
-    assert "\n" not in str(told.value)
-    assert "attic" not in told.value.nodes
-    assert {"cellar", "node0", "node1"} <= set(told.value.nodes)
+    assert "\n" not in str(caught.value)
+    assert "attic" not in caught.value.nodes
+    assert {"cellar", "node0", "node1"} <= set(caught.value.nodes)
     assert done == expected[: len(done)]

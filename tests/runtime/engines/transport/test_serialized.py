@@ -1,4 +1,4 @@
-"""What crosses between processes comes out as it went in."""
+"""Messages between processes are received as they were sent."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmpq_jax.runtime.engines.transport.serialized import pack, unpack
+from llmpq_jax.runtime.engines.transport.serialized import deserialize, serialize
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.sampling import greedy_rows
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8", "int32"])
-def test_a_message_comes_out_as_it_went_in(dtype):
+def test_a_message_is_received_as_it_was_sent(dtype):
     values = np.arange(-12, 12).reshape(2, 3, 4)
     message = Message(
         phase="decode",
@@ -29,10 +29,10 @@ def test_a_message_comes_out_as_it_went_in(dtype):
         steps_left=5,
         epoch=7,
     )
-    parcel = pickle.loads(pickle.dumps(pack(message)))
-    # Types that are NumPy's own, which Ray does not copy.
-    assert parcel.message.payload.dtype.kind in "iuf"
-    found = unpack(parcel)
+    received = pickle.loads(pickle.dumps(serialize(message)))
+    # NumPy's own types, which Ray does not copy.
+    assert received.message.payload.dtype.kind in "iuf"
+    found = deserialize(received)
     assert found.payload.dtype == dtype
     np.testing.assert_array_equal(found.payload, np.asarray(message.payload))
     np.testing.assert_array_equal(found.tokens, np.ones((8, 2)))

@@ -1,4 +1,4 @@
-"""Adds the events of a run up as they come, so that they need not be kept."""
+"""Sums up the events of a run as they come, so that they need not be kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmpq_jax.stage.message import Phase, StageEvent
 
 @dataclass(kw_only=True, slots=True)
 class _Sums:
-    """What one stage did; passes and their seconds are of the plan's micro-batches."""
+    """Sums over one stage's events; prefill's are those of the plan's micro-batches."""
 
     prefill_s: float = 0.0
     num_prefills: int = 0
@@ -24,14 +24,14 @@ class _Sums:
     waiting_s: float = 0.0
 
     def mean_s(self, phase: Phase) -> float:
-        """Returns the mean seconds of one pass, 0 if there was none."""
+        """Returns the mean seconds of one micro-batch or decode step, 0 if none ran."""
         if phase == "prefill":
             return self.prefill_s / self.num_prefills if self.num_prefills else 0.0
         return self.decode_s / self.num_decodes if self.num_decodes else 0.0
 
 
-class BatchSummary:
-    """The record of a run while it goes on."""
+class BatchRecorder:
+    """Makes the record of a run from the stages' events."""
 
     def __init__(
         self,
@@ -41,14 +41,15 @@ class BatchSummary:
         num_first_prefills: int,
         keeps_events: bool = True,
     ) -> None:
-        """Starts with nothing done.
+        """Starts a record without events.
 
         Args:
-            strategy: That is run.
-            started_s: Of the run, on the events' clock.
-            num_first_prefills: Prefill micro-batches of the plan; what is numbered
-                higher gave a place that fell free to a request that waited.
-            keeps_events: For pictures and traces; their number grows with the run.
+            strategy: Strategy that is run.
+            started_s: Start of the run, on the events' clock.
+            num_first_prefills: Number of the plan's prefill micro-batches; those with
+                higher numbers prefill requests that waited for a slot.
+            keeps_events: Whether to keep all events, for timelines and traces; their
+                number grows with the run.
         """
         self._strategy = strategy
         self._started_s = started_s
@@ -59,7 +60,7 @@ class BatchSummary:
         self._prefill_s = 0.0
 
     def add(self, events: Iterable[StageEvent]) -> None:
-        """Takes what stages did, in any order."""
+        """Adds events, in any order."""
         for event in events:
             self._add(event)
 
@@ -99,12 +100,12 @@ class BatchSummary:
         """Returns the record of the whole run.
 
         Args:
-            ended_s: On the events' clock.
-            num_requests: Served.
-            num_new_tokens: Generated.
-            memory_bytes: Held by each stage.
-            peaks: The most that stages held, by their numbers.
-            machines: What each stage ran on.
+            ended_s: End of the run, on the events' clock.
+            num_requests: Number of requests served.
+            num_new_tokens: Number of tokens generated.
+            memory_bytes: Bytes of each stage's weights and caches, on each device.
+            peaks: Peak memory by stage, as far as it is known.
+            machines: Hardware of each stage.
         """
         total_s = ended_s - self._started_s
         stages = tuple(

@@ -1,4 +1,4 @@
-"""A strategy's wires of 8 bits are those that run."""
+"""A strategy with 8-bit hidden states between stages runs with them."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ def stage_per_layer(folder: Path, wire_bits: WireBits, *, chunk=512) -> Strategy
     )
 
 
-def test_what_is_served_is_what_indicators_judge(folder):
+def test_a_pipeline_rounds_as_sensitivities_assume(folder):
     model = StreamedModel(folder)
     hidden = model.embed(np.asarray(TOKENS))
     for layer, bits in enumerate(BITS):
         hidden = model.layer(layer, model.layer_weights(layer, bits))(hidden)
         if layer + 1 < len(BITS):
             hidden = round_wire(hidden)
-    judged = np.asarray(model.head()(hidden))
+    expected_8 = np.asarray(model.head()(hidden))
     with Pipeline.load(stage_per_layer(folder, 16)) as pipeline:
         exact = pipeline.score(TOKENS)
     with Pipeline.load(stage_per_layer(folder, 8)) as pipeline:
         whole = pipeline.score(TOKENS)
         stepwise = pipeline.score(TOKENS, stepwise=True)
-    moved = np.abs(judged - exact).max()
+    moved = np.abs(expected_8 - exact).max()
     assert moved > 1e-3 * np.abs(exact).max()
     # Float sums differ between them; now and then one tips a value to the next integer.
-    assert np.abs(whole - judged).max() < 0.3 * moved
-    assert np.abs(stepwise - judged).max() < 0.3 * moved
+    assert np.abs(whole - expected_8).max() < 0.3 * moved
+    assert np.abs(stepwise - expected_8).max() < 0.3 * moved
 
 
-def test_prompts_in_chunks_and_tensor_parallel_stages_see_the_same(folder):
+def test_prompts_in_chunks_and_tensor_parallel_stages_are_rounded_equally(folder):
     tokens = [[(7 * index + 3) % 256 for index in range(48)]]
     with Pipeline.load(stage_per_layer(folder, 16)) as pipeline:
         exact = pipeline.score(tokens)
@@ -61,7 +61,7 @@ def test_prompts_in_chunks_and_tensor_parallel_stages_see_the_same(folder):
     moved = np.abs(expected - exact).max()
     with Pipeline.load(stage_per_layer(folder, 8, chunk=16)) as pipeline:
         chunked = pipeline.score(tokens)
-    # The same places of the wire: after each layer.
+    # Hidden states are rounded after the same layers.
     stages: list[tuple[tuple[int, ...], list[Bits]]] = [
         ((0, 1), BITS[:1]),
         ((2,), BITS[1:2]),
@@ -76,16 +76,16 @@ def test_prompts_in_chunks_and_tensor_parallel_stages_see_the_same(folder):
     assert np.abs(spread - expected).max() < 0.3 * moved
 
 
-def test_requests_are_served_and_nothing_is_compiled_for_them(folder):
+def test_serving_requests_compiles_nothing_more(folder):
     request = Request(token_ids=tuple(TOKENS[0]), max_new_tokens=6)
     with Pipeline.load(stage_per_layer(folder, 8)) as pipeline:
         (completion,) = pipeline.serve([request])
         tokens = [*TOKENS[0], *completion.token_ids]
         programs = [worker.program for worker in local_workers(pipeline)]
         # Each stage prepared one program of each phase, and served with it.
-        assert [len(program._executables) for program in programs] == [2] * 4
+        assert [len(program.executables) for program in programs] == [2] * 4
         logits = pipeline.score([tokens], stepwise=True)[0]
     start = len(TOKENS[0]) - 1
-    for place, token in enumerate(completion.token_ids, start):
-        best = logits[place].max()
-        assert logits[place, token] >= best - 1e-3 * np.abs(logits[place]).max()
+    for position, token in enumerate(completion.token_ids, start):
+        best = logits[position].max()
+        assert logits[position, token] >= best - 1e-3 * np.abs(logits[position]).max()

@@ -1,4 +1,4 @@
-"""Requests that have tokens already go on as if they had never stopped."""
+"""Requests with a partial completion continue as if they had never stopped."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ def whole(pipeline: Pipeline) -> list[Completion]:
         max_size=len(REQUESTS),
     )
 )
-def test_a_request_goes_on_from_the_tokens_it_has(pipeline, whole, cuts):
-    begun = [
+def test_a_request_continues_after_its_partial_completion(pipeline, whole, cuts):
+    partial = [
         replace(
             request,
-            begun=PartialCompletion(
+            partial=PartialCompletion(
                 token_ids=completion.token_ids[:cut],
                 logprobs=(completion.logprobs or ())[:cut],
             ),
         )
         for request, completion, cut in zip(REQUESTS, whole, cuts, strict=True)
     ]
-    served = list(pipeline.serve(begun))
+    served = list(pipeline.serve(partial))
     assert [each.token_ids for each in served] == [each.token_ids for each in whole]
     assert [each.text for each in served] == [each.text for each in whole]
     assert [len(each.logprobs or ()) for each in served] == [

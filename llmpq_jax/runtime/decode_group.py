@@ -1,0 +1,100 @@
+"""Decode groups: the sequences that decode together, and the slots they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from llmpq_jax.runtime.batch_shape import BatchShape
+from llmpq_jax.runtime.sequence import Sequence
+from llmpq_jax.stage.compiled import OutputKind
+from llmpq_jax.stage.sampling import SamplingRows, greedy_rows
+
+
+class BatchSlot(NamedTuple):
+    """A sequence's place in the batch.
+
+    Attributes:
+        group: Index of a decode group.
+        row: Index of a row in it.
+    """
+
+    group: int
+    row: int
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class DecodeGroup:
+    """The rows of one decode micro-batch; each stage holds caches for them.
+
+    Attributes:
+        sequences: Sequence in each row, None in a row that never had one.
+        length_B: Tokens of each row that the caches hold.
+        token_B: Last token of each row, the input of its next decode step.
+        sampling: Sampling parameters of each row.
+        num_prefills: Prefill micro-batches in flight that fill rows of the group.
+        num_steps: Decode steps sent so far.
+    """
+
+    sequences: list[Sequence | None]
+    length_B: np.ndarray
+    token_B: np.ndarray
+    sampling: SamplingRows
+    num_prefills: int = 0
+    num_steps: int = 0
+
+    @classmethod
+    def empty(cls, num_rows: int) -> DecodeGroup:
+        """Makes a group whose rows are all free."""
+        return cls(
+            sequences=[None] * num_rows,
+            length_B=np.ones(num_rows, np.int32),
+            token_B=np.zeros(num_rows, np.int32),
+            sampling=greedy_rows(num_rows),
+        )
+
+    @property
+    def active(self) -> list[Sequence]:
+        """Sequences that are not finished."""
+        return [
+            sequence
+            for sequence in self.sequences
+            if sequence is not None and not sequence.is_finished
+        ]
+
+    def active_in(self, row: int) -> Sequence | None:
+        """Returns the sequence in a row, or None if there is none or it is finished."""
+        sequence = self.sequences[row]
+        return None if sequence is None or sequence.is_finished else sequence
+
+    def assign(self, row: int, sequence: Sequence) -> None:
+        """Puts a sequence into a row."""
+        self.sequences[row] = sequence
+        choice = sequence.request.sampling
+        values = (choice.temperature, choice.top_k, choice.top_p, choice.seed)
+        for array_B, value in zip(self.sampling, values, strict=True):
+            np.asarray(array_B)[row] = value
+
+
+def prefill_slots(shape: BatchShape) -> Iterator[list[BatchSlot]]:
+    """Yields the slots of each prefill micro-batch of the plan, whole groups or part of one."""
+    num_groups = max(1, shape.prefill_rows // shape.decode_rows)
+    rows_per_group = shape.prefill_rows // num_groups
+    for start in range(0, shape.num_rows, shape.prefill_rows):
+        first_group, first_row = divmod(start, shape.decode_rows)
+        yield [
+            BatchSlot(group, row)
+            for group in range(first_group, first_group + num_groups)
+            for row in range(first_row, first_row + rows_per_group)
+        ]
+
+
+def output_for(sequences: Iterable[Sequence]) -> OutputKind:
+    """Returns what the last stage must return for sequences in one micro-batch."""
+    has_logprobs = any(
+        sequence.request.top_logprobs is not None for sequence in sequences
+    )
+    return "logprobs" if has_logprobs else "tokens"
