@@ -16,7 +16,7 @@ from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.measurements import LinkTime
 from llmpq_jax.stage.build import DTYPES
 from llmpq_jax.stage.emulated_devices import JaxDevice
-from llmpq_jax.stage.sharding import Placement
+from llmpq_jax.stage.sharding import StageSharding
 from llmpq_jax.units import MIB
 
 _NUM_SIZES = 4
@@ -51,8 +51,8 @@ def measure_links(
     """Times the transfers that are still missing, as the engine makes them."""
     dtype = DTYPES[session.options.activations]
     for transfer in missing_links(session, cluster, devices):
-        hidden = Placement((transfer.source,)).put(np.zeros(transfer.shape, dtype))
-        target = Placement((transfer.target,))
+        hidden = StageSharding((transfer.source,)).put(np.zeros(transfer.shape, dtype))
+        target = StageSharding((transfer.target,))
         timing = session.options.stopwatch.time_after_pauses(
             partial(send, hidden, target), STAGE_PAUSE_S
         )
@@ -118,7 +118,7 @@ def token_counts(max_tokens: int, token_bytes: int) -> list[int]:
 def _linked(
     cluster: Cluster, devices: Mapping[str, JaxDevice]
 ) -> dict[tuple[str, str], tuple[JaxDevice, JaxDevice]]:
-    """Finds two devices for each ordered pair of kinds that share a node."""
+    """Returns two devices for each ordered pair of kinds that share a node."""
     here = [each for each in cluster.node_devices if each.name in devices]
     pairs: dict[tuple[str, str], tuple[JaxDevice, JaxDevice]] = {}
     for source, target in permutations(here, 2):
@@ -128,6 +128,6 @@ def _linked(
     return pairs
 
 
-def send(hidden: jax.Array, target: Placement) -> None:
+def send(hidden: jax.Array, target: StageSharding) -> None:
     """Moves an array to another device as the engine does, and waits for it."""
     target.put(hidden).block_until_ready()

@@ -20,7 +20,7 @@ from llmpq_jax.profiler.stopwatch import Stopwatch
 from llmpq_jax.schema.cluster import Cluster, Device, Link, Node, Platform
 from llmpq_jax.stage.emulated_devices import JaxDevice, emulate_cpu_devices
 from llmpq_jax.stage.hardware import num_cores, processor_model
-from llmpq_jax.stage.sharding import Placement
+from llmpq_jax.stage.sharding import StageSharding
 from llmpq_jax.units import MIB
 
 # Divides a CPU's free memory into the part that is left to other processes.
@@ -143,8 +143,8 @@ def _link(node: str, devices: Sequence[JaxDevice]) -> Link:
     for source, target in (*pairs, *((target, source) for source, target in pairs)):
         seconds = []
         for num_bytes in _LINK_BYTES:
-            data = Placement((source,)).put(np.zeros(num_bytes, np.uint8))
-            timing = _STOPWATCH.time(partial(send, data, Placement((target,))))
+            data = StageSharding((source,)).put(np.zeros(num_bytes, np.uint8))
+            timing = _STOPWATCH.time(partial(send, data, StageSharding((target,))))
             seconds.append(timing.seconds)
         sizes = [(num_bytes,) for num_bytes in _LINK_BYTES]
         per_byte, latency_s = fit_interpolated_latency(

@@ -75,10 +75,10 @@ def profile(
             other circumstances, a width does not divide the model, or a width needs more
             devices than any kind has on a node.
     """
-    architecture = (
-        model if isinstance(model, Architecture) else read_architecture(model)
-    )
-    name = model.family if isinstance(model, Architecture) else model.resolve().name
+    if isinstance(model, Architecture):
+        architecture, name = model, model.family
+    else:
+        architecture, name = read_architecture(model), model.resolve().name
     devices = local_devices(cluster, options.kinds)
     measured = _devices_by_kind(cluster, devices)
     _check_widths(
@@ -86,15 +86,7 @@ def profile(
         options.tensor_widths,
         max_width=max(len(equal) for _, equal in measured.values()),
     )
-    header = Measurements(
-        model=name,
-        layer_shape=layer_shape_fingerprint(architecture),
-        activations=options.activations,
-        group_size=options.group_size,
-        kinds=(),
-        layers=(),
-        vocabulary_layers=(),
-    )
+    header = _header(name, architecture, options)
     journal = Journal(header, out, overwrites=overwrites)
     for device, equal in measured.values():
         journal.add_kind(_measured_kind(device, equal[0]))
@@ -123,6 +115,20 @@ def profile(
     measure_links(session, cluster, devices)
     measure_shared_capacity(session, cluster, devices)
     return journal.measurements
+
+
+def _header(
+    name: str, architecture: Architecture, options: ProfileOptions
+) -> Measurements:
+    return Measurements(
+        model=name,
+        layer_shape=layer_shape_fingerprint(architecture),
+        activations=options.activations,
+        group_size=options.group_size,
+        kinds=(),
+        layers=(),
+        vocabulary_layers=(),
+    )
 
 
 @dataclass(kw_only=True)

@@ -77,7 +77,9 @@ def test_every_precision_phase_and_shape_of_the_grid_gets_one_row(machine):
     assert {row.workspace_bytes for row in rows} == {100, 400, 10, 40}
 
 
-def test_layers_are_split_over_as_many_devices_as_asked_and_the_embedding_is_not(machine):
+def test_layers_are_split_over_as_many_devices_as_asked_and_the_embedding_is_not(
+    machine,
+):
     model = architecture(num_kv_heads=2)
     three = cluster(device("cpu:0", "a"), device("cpu:1", "a"), device("cpu:2", "b"))
     measured = run(machine, model=model, on=three, bits=(8,), tensor_widths=(1, 2))
