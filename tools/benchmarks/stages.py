@@ -1,9 +1,9 @@
-"""Two emulated devices on the cores of one: what pipelining costs.
+"""Measures what pipelining costs: two emulated devices against one on the same cores.
 
     python -m tools.benchmarks.stages --bits 8 --batch 1 --batch 8 --batch 32
 
-Measures the model, plans two stages of it with the planner's own micro-batches, and runs
-them in turns with one stage on the same cores. Two stages do the same work at best: at
+It measures the model, plans two stages of it with the planner's own micro-batches, and runs
+them in turns with one stage on the same cores. Two stages can at best be as fast as one: at
 batch 1 they take turns, and each micro-batch reads all weights again.
 """
 
@@ -20,7 +20,7 @@ import click
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.kernels import kernel_path
 from llmpq_jax.planner import PlanRequest, plan
-from llmpq_jax.profiler import profile
+from llmpq_jax.profiler import ProfileOptions, profile
 from llmpq_jax.profiler.grid import grid_for
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.schema.cluster import Cluster, Device, Node
@@ -97,7 +97,7 @@ def main(
 
 
 def _planned(folder: Path, one: Strategy) -> Strategy:
-    """Plans two stages for what one stage serves."""
+    """Plans two stages for the workload of one."""
     devices = tuple(
         Device(
             name=f"cpu:{number}",
@@ -113,9 +113,11 @@ def _planned(folder: Path, one: Strategy) -> Strategy:
     measurements = profile(
         folder,
         cluster,
-        activations=one.precision.activations,
-        bits=(bits,),
-        grid=grid_for(one.workload),
+        ProfileOptions(
+            activations=one.precision.activations,
+            bits=(bits,),
+            grid=grid_for(one.workload),
+        ),
     )
     strategy = plan(
         PlanRequest(
@@ -162,7 +164,7 @@ def _compare(
         "layers": [list(stage.layers) for stage in two.stages],
         "one_tokens_per_s": median(num_tokens / record.latency_s for record in ones),
         "two_tokens_per_s": median(num_tokens / record.latency_s for record in twos),
-        # Of runs that followed one another: the machine drifts.
+        # Ratios of consecutive runs, because the machine's speed drifts.
         "ratio": median(
             a.latency_s / b.latency_s for a, b in zip(ones, twos, strict=True)
         ),
