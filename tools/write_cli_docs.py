@@ -18,7 +18,7 @@ INTRODUCTION = """\
 <!-- Written by tools/write_cli_docs.py from the commands' own help; edit it there. -->
 
 Results go to stdout, progress and logs to stderr. A command exits with 0, with 1 and one
-line that says what is wrong, or with 2 where it was called wrongly.
+line that says what is wrong, or with 2 if it was called wrongly.
 """
 
 

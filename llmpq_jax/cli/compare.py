@@ -19,7 +19,7 @@ from llmpq_jax.schema.workload import Workload
     search_limits(
         time_limit_s=60.0,
         gap=1e-3,
-        help="Time for the joint plan that is compared with each baseline.",
+        help="Time for the search of each joint plan.",
     ),
     JSON,
 )

@@ -88,14 +88,14 @@ def _more(name: str, default: float, help: str) -> click.Option:
                 ["--picture"],
                 type=OUT_FILE,
                 metavar="FILE",
-                help="With --run: draw when each stage did what, predicted and measured "
-                "(.png or .svg).",
+                help="With --run: picture to draw of the times of every stage, predicted and "
+                "measured (.png or .svg).",
             ),
             click.Option(
                 ["--trace"],
                 type=OUT_FILE,
                 metavar="FILE",
-                help="With --run: write the same as JSON for Perfetto or Chrome.",
+                help="With --run: file for the same times as JSON for Perfetto or Chrome.",
             ),
         ),
     ),

@@ -387,7 +387,7 @@ def test_a_link_of_the_cluster_file_is_reported_to_come_first(
     found = calibrates(written(tmp_path / "run.jsonl", apart, late), cluster=cluster)
     assert found.links
     (note,) = [note for note in found.notes if "[[link]]" in note]
-    assert note.startswith("from node0 to node1: the cluster file says a [[link]]")
+    assert note.startswith("from node0 to node1: the cluster file has a [[link]]")
 
 
 def test_within_a_node_a_run_says_nothing_of_links(strategy, calibrates, tmp_path):

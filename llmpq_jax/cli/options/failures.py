@@ -63,9 +63,9 @@ FAILURES = OptionGroup(
             default="restart",
             show_default=True,
             help="What to do when a worker fails. restart: start it again, and end the "
-            "run if that is not possible. resolve: if it is not possible, solve again "
-            "without the failed devices, as the strategy's [request] says. stop: end "
-            "the run at once.",
+            "run if that is not possible. resolve: the same, but instead of ending the "
+            "run, solve the strategy's [request] again without the failed devices. "
+            "stop: end the run at once.",
         ),
         click.Option(
             ["--restart-unfinished"],

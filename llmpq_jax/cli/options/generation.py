@@ -188,13 +188,13 @@ RECORDS = OptionGroup(
             ["--record"],
             type=OUT_FILE,
             metavar="FILE",
-            help="File for when each stage did what, as JSON lines.",
+            help="File for the times of every stage, as JSON lines.",
         ),
         click.Option(
             ["--trace"],
             type=OUT_FILE,
             metavar="FILE",
-            help="File for the same as JSON for Perfetto or Chrome.",
+            help="File for the same times as JSON for Perfetto or Chrome.",
         ),
         click.Option(
             ["--timeline"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, fields, replace
@@ -40,6 +41,7 @@ class OptionGroup:
         options = []
         for option in map(copy, self.options):
             option.default, option.show_default, option.required = None, False, False
+            option.help = re.sub(r" \(default: [^)]*\)", "", option.help or "")
             options.append(option)
         return replace(self, title=title, options=tuple(options), is_partial=True)
 

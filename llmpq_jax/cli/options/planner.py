@@ -90,7 +90,7 @@ CHOICES = OptionGroup(
             default="16",
             help="Precision of the hidden states that a stage sends to the next. 16 "
             "sends them in the type of the activations; with any, the planner chooses "
-            "for each link.",
+            "for each hop.",
         ),
         choice(
             "--tensor",

@@ -115,7 +115,7 @@ WORKLOAD = OptionGroup(
             ["--new-tokens"],
             type=POSITIVE,
             help="Maximum number of tokens that are generated for each prompt; with "
-            "--prompts, for each prompt that does not say it.",
+            "--prompts, for each prompt that does not set its own.",
         ),
         click.Option(
             ["--prompts"],

@@ -1,0 +1,93 @@
+"""Groups of options: headings in help, and records for the command's function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from llmpq_jax.cli import main
+from llmpq_jax.cli.options.option_group import OptionGroup, command
+from llmpq_jax.cli.options.shared import choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    width: int = 1
+    tags: tuple[str, ...] = ()
+    bits: tuple[int, ...] = (16,)
+    is_wide: bool = False
+
+    def __post_init__(self) -> None:
+        if self.is_wide and self.width < 2:
+            msg = "--wide needs a --width from 2 up"
+            raise ValueError(msg)
+
+
+GROUP = OptionGroup(
+    title="Sizes",
+    record=Size,
+    parameter="size",
+    options=(
+        click.Option(["--width"], type=int, default=4, help="Width (default: 4)."),
+        click.Option(["--tags"], multiple=True, help="Tags."),
+        choice("--bits", values={"16": (16,), "any": (16, 8)}, default="16", help="B."),
+        click.Option(["--wide", "is_wide"], is_flag=True, help="Be wide."),
+        click.Option(["--name"], required=True, help="Name."),
+    ),
+)
+
+
+def typed(group: OptionGroup, *words: str) -> tuple[dict[str, Any], str]:
+    """What a command with this group is called with, and what went wrong."""
+    calls: list[dict[str, Any]] = []
+
+    @command("typed", group, click.Option(["--json"], is_flag=True, help="JSON."))
+    def called(**arguments: Any) -> None:
+        calls.append(arguments)
+
+    result = CliRunner().invoke(called, words)
+    return (calls[0] if calls else {}), result.output
+
+
+def test_a_record_has_what_was_typed_and_defaults():
+    arguments, _ = typed(GROUP, "--name", "a", "--bits", "any", "--tags", "x")
+    size = Size(width=4, tags=("x",), bits=(16, 8))
+    assert arguments == {"size": size, "name": "a", "json": False}
+
+
+def test_without_defaults_only_what_was_typed_is_there():
+    group = GROUP.without_defaults("Sizes of old")
+    assert typed(group)[0] == {"size": {}, "name": None, "json": False}
+    words = ("--width", "0", "--bits", "16", "--wide", "--tags", "x")
+    expected = {"width": 0, "bits": (16,), "is_wide": True, "tags": ("x",)}
+    assert typed(group, *words)[0]["size"] == expected
+    assert "Width." in typed(group, "--help")[1]
+    assert "Width (default: 4)." in typed(GROUP, "--help")[1]
+
+
+def test_only_some_options_may_be_taken():
+    arguments, output = typed(GROUP.only("width"), "--width", "2")
+    assert arguments["size"] == Size(width=2)
+    assert "No such option" in typed(GROUP.only("width"), "--wide")[1], output
+
+
+def test_values_that_do_not_go_together_are_wrong_use():
+    _, output = typed(GROUP, "--name", "a", "--width", "1", "--wide")
+    assert "Usage: " in output
+    assert "--wide needs a --width from 2 up" in output
+
+
+@pytest.mark.parametrize("name", ["solve", "generate", "explain", "profile"])
+def test_help_has_a_heading_for_every_option(name):
+    shown = CliRunner().invoke(main, [name, "--help"]).stdout
+    titles = [line for line in shown.splitlines() if line and line[0] != " "]
+    assert len(titles) >= 5
+    *_, rest = shown.split("Other options:\n")
+    others = [line.split()[0] for line in rest.splitlines() if line.startswith("  -")]
+    assert set(others) <= {"--json", "-h,"}
+    for parameter in main.commands[name].params:
+        assert f"\n  {parameter.opts[0]}" in shown
