@@ -1,10 +1,11 @@
-"""Compiles products for GPUs that are not here and prints their temporary memory.
+"""Compiles products for absent GPUs and prints their temporary memory.
 
     python -m tools.compile_for_gpus
 
 Needs the extra `cuda`, and no GPU: XLA compiles for a description of one, down to machine
-code. What is printed tells whether a weight is multiplied as it is packed: a converted copy
-of a 4096 × 4096 matrix takes 32 MiB in 16 bits. Nothing is run, so nothing is timed.
+code. The temporary memory shows whether a packed weight is multiplied without a copy: a
+converted copy of a 4096 × 4096 matrix takes 32 MiB in 16 bits. Nothing is run, so nothing
+is timed.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ def main(rows: tuple[int, ...], activations: str) -> None:
             for num_rows in rows:
                 hidden = jax.ShapeDtypeStruct((num_rows, _SIZE), activations)
                 compiled = _compile(name, hidden, weight)
-                account, text = compiled.memory_analysis(), compiled.as_text()
-                assert account is not None
+                memory, text = compiled.memory_analysis(), compiled.as_text()
+                assert memory is not None
                 assert text is not None
                 click.echo(
                     f"| {name} | {bits} bits | {num_rows} "
-                    f"| {format_bytes(account.temp_size_in_bytes)} "
+                    f"| {format_bytes(memory.temp_size_in_bytes)} "
                     f"| {_multiplied_by(text)} |"
                 )
 
@@ -66,7 +67,7 @@ def main(rows: tuple[int, ...], activations: str) -> None:
 def served_weight(
     name: str, bits: Literal[4, 8], *, group_size: int, size: int
 ) -> Weight:
-    """Returns a square weight in the layout that a GPU is served."""
+    """Returns a square weight in the layout that a GPU serves."""
     major, minor = GPUS[name][:2]
     device = SimpleNamespace(platform="gpu", compute_capability=f"{major}.{minor}")
     weight = quantize(jnp.ones((size, size)), bits=bits, group_size=group_size)
@@ -88,7 +89,7 @@ def _compile(name: str, hidden: Any, weight: Weight) -> jax.stages.Compiled:
 
 
 def _description(name: str) -> str:
-    """Writes what XLA asks of a GPU, in the text form of its GpuTargetConfigProto."""
+    """Returns a GPU's properties in the text form of XLA's GpuTargetConfigProto."""
     major, minor, cores, shared, core_shared, memory, speed, cache, threads, lanes = (
         GPUS[name]
     )

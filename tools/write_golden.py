@@ -1,15 +1,15 @@
 """Writes tests/golden: tiny random checkpoints and what transformers computes on them.
 
-Run from the repository root in an environment of its own, because neither the program
-nor its tests need torch:
+Run from the repository root in a separate environment, because neither the program nor
+its tests need torch:
 
     python -m pip install torch==2.13.0 transformers==5.23.0 numpy safetensors
     python -m tools.write_golden
 
-Every model is written in bfloat16 and run in float32, so that the arrays hold what
-exact arithmetic on the written weights gives, to float32 rounding. All prompts of a
-model run as one left-padded batch; the tool checks that each row agrees with the same
-prompt run alone.
+Every model is written in bfloat16 and run in float32, so that the arrays are the result
+of exact arithmetic on the written weights, to float32 rounding. All prompts of a model
+run as one left-padded batch; the tool checks that each row agrees with the same prompt
+run alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 FOLDER = Path("tests/golden")
-# Trained weights, which are not rewritten here; only what they compute is.
+# Trained weights, which are not rewritten here; only their logits are.
 SHIPPED = Path("examples/tiny-code-lm")
 PROMPT_LENGTHS = (9, 1, 14, 5)
 NUM_GREEDY = 8
@@ -73,8 +73,8 @@ _OPT = {
     "torch_dtype": "bfloat16",
 }
 
-# As published config.json files have them: some with the old spelling of rotary
-# embeddings, some with the new one.
+# Like published config.json files: some with the old fields of rotary embeddings, some
+# with the new ones.
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": _LLAMA | {"rope_theta": 10000.0, "rope_scaling": None},
     "llama-rope-llama3": _LLAMA
@@ -164,7 +164,7 @@ def main() -> None:
 def write_checkpoint(
     folder: Path, config: dict[str, Any], *, seed: int, shard_size: str
 ) -> None:
-    """Writes a random model in bfloat16, with config.json as `config` has it."""
+    """Writes a random model in bfloat16, with `config` as its config.json."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     model = AutoModelForCausalLM.from_config(_transformers_config(config))
@@ -234,7 +234,7 @@ def _prefill_and_decode(
 
 def _forward(model: Any, tokens: torch.Tensor, mask: torch.Tensor, cache: Any) -> Any:
     inputs = {"input_ids": tokens, "attention_mask": mask, "past_key_values": cache}
-    if model.config.model_type != "bloom":  # it reads positions off the mask
+    if model.config.model_type != "bloom":  # it derives positions from the mask
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         inputs["position_ids"] = positions[:, -tokens.shape[1] :]
     return model(**inputs, use_cache=True)

@@ -1,8 +1,8 @@
 """Writes tests/golden/quantized.npz: what transformers computes on a written checkpoint.
 
-The checkpoint in tests/golden/quantized is what `checkpoint/writer.py` makes of
+The checkpoint in tests/golden/quantized is written by `checkpoint/writer.py` from
 tests/golden/models/llama-tied-grouped; a test compares it byte for byte. Run from the
-repository root in an environment of its own, as tools/write_golden.py, with the format's
+repository root in a separate environment, like tools/write_golden.py, with the format's
 own library:
 
     python -m pip install torch==2.14.1 transformers==5.24.0 compressed-tensors==0.20.0
@@ -22,7 +22,7 @@ SHAPE = (3, 11)
 
 
 def main() -> None:
-    """Runs random tokens in float32, and keeps them with their logits."""
+    """Runs random tokens in float32, and writes them with their logits."""
     model = AutoModelForCausalLM.from_pretrained(
         str(FOLDER), dtype=torch.float32, attn_implementation="eager"
     )

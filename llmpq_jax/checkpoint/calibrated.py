@@ -33,7 +33,7 @@ class Calibration:
 
     Attributes:
         fingerprint: Fingerprint of the model.
-        rounding: Rounding method.
+        rounding: Method of rounding, see `quant.rounding`.
         group_size: Number of rows of an int4 group, at most.
         text: SHA-256 of the calibration text.
     """
@@ -45,7 +45,7 @@ class Calibration:
 
 
 def begin(folder: Path) -> None:
-    """Makes a folder incomplete until `finish` is called; creates it if it is missing."""
+    """Marks a folder as incomplete until `finish` is called; creates it if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
 
@@ -76,7 +76,7 @@ class CalibratedWeights:
 
     Attributes:
         folder: Path of the folder.
-        calibration: How its weights were made.
+        calibration: Record of how its weights were made.
     """
 
     def __init__(self, folder: Path, *, fingerprint: str) -> None:

@@ -1,6 +1,6 @@
-"""A checkpoint's tensors by our names, whether it holds them plain or quantised.
+"""A checkpoint's tensors, plain or quantised, checked against what a model needs.
 
-All of it works from headers but `read`; JAX is not needed.
+Everything but `read` works from headers; JAX is not imported.
 """
 
 from __future__ import annotations
@@ -27,13 +27,20 @@ WEIGHT_DTYPES = tuple(
 
 
 class CheckpointTensors:
-    """Checks and reads the tensors of one model in one checkpoint."""
+    """Checks and reads the tensors of one model in one checkpoint.
+
+    Attributes:
+        reader: The checkpoint's reader.
+        architecture: Architecture of the model.
+        format: Format of quantised matrices; None if the checkpoint has none.
+        names: Names of the model's tensors in the checkpoint.
+    """
 
     def __init__(self, reader: CheckpointReader, architecture: Architecture) -> None:
         """Reads how the checkpoint is quantised, if it is.
 
         Raises:
-            UnsupportedModelError: In a way that is not implemented.
+            UnsupportedModelError: The checkpoint's format is not implemented.
         """
         self.reader = reader
         self.architecture = architecture
@@ -41,7 +48,7 @@ class CheckpointTensors:
         self.names = CheckpointNames(architecture, reader)
 
     def is_quantized(self, file: FileTensor) -> bool:
-        """Says whether a tensor is a matrix that the checkpoint holds in few bits."""
+        """Returns whether a tensor is a matrix that the checkpoint has quantised."""
         return (
             self.format is not None
             and file.is_transposed
@@ -49,16 +56,16 @@ class CheckpointTensors:
         )
 
     def allowed_bits(self, file: FileTensor) -> tuple[Bits, ...]:
-        """Returns the bits a matrix can be served at: its own and 16, or any."""
+        """Returns the bits that a matrix can be served at: its own and 16, or any."""
         if self.format is None or not self.is_quantized(file):
             return ALL_BITS
         return (16, self.format.bits(self._linear(file)))
 
     def require_bits(self, file: FileTensor, bits: Bits) -> None:
-        """Refuses bits that the checkpoint has no integers of.
+        """Checks that a matrix can be served at these bits.
 
         Raises:
-            CheckpointError: With what to do.
+            CheckpointError: The checkpoint has it quantised to other bits.
         """
         allowed = self.allowed_bits(file)
         if bits in allowed:
@@ -68,10 +75,10 @@ class CheckpointTensors:
         raise CheckpointError(msg)
 
     def check(self, file: FileTensor) -> set[str]:
-        """Checks by headers that a tensor is there, as it should be.
+        """Checks the existence, shape and type of a tensor, by headers.
 
         Returns:
-            The names of the file's tensors that make it.
+            The names of the file's tensors that it is made of.
 
         Raises:
             CheckpointError: It is missing, or has another shape or type.
@@ -79,31 +86,32 @@ class CheckpointTensors:
         if not self.is_quantized(file):
             self._check_plain(file)
             return {file.name}
-        parts = self._parts(file)
-        for part in parts:
-            self._check_part(file, part)
-        return {f"{file.module}.{part.suffix}" for part in parts}
+        tensors = self._file_tensors(file)
+        for tensor in tensors:
+            self._check_format_tensor(file, tensor)
+        return {f"{file.module}.{tensor.suffix}" for tensor in tensors}
 
     def read(self, file: FileTensor) -> np.ndarray | QuantizedMatrix:
         """Checks and reads a tensor.
 
         Returns:
-            As the file has it where it is plain; in our layout where it is quantised.
+            A plain tensor as the file has it, a quantised one in our layout.
 
         Raises:
-            CheckpointError: As `check`, or the file is damaged.
+            CheckpointError: The tensor is not as `check` wants it, or the file is
+                damaged.
         """
         self.check(file)
         if self.format is None or not self.is_quantized(file):
             return self.reader.read(file.name)
         tensors = {
-            part.suffix: self.reader.read(f"{file.module}.{part.suffix}")
-            for part in self._parts(file)
+            tensor.suffix: self.reader.read(f"{file.module}.{tensor.suffix}")
+            for tensor in self._file_tensors(file)
         }
         return self.format.matrix(self._linear(file), tensors)
 
     def is_zero_bias(self, name: str) -> bool:
-        """Says whether a tensor is a bias of zeros, which AutoGPTQ gave every matrix."""
+        """Returns whether a tensor is a bias of zeros, as AutoGPTQ gave every matrix."""
         module, _, kind = name.rpartition(".")
         return (
             kind == "bias"
@@ -124,23 +132,23 @@ class CheckpointTensors:
             num_features=num_features,
         )
 
-    def _parts(self, file: FileTensor) -> tuple[FormatTensor, ...]:
+    def _file_tensors(self, file: FileTensor) -> tuple[FormatTensor, ...]:
         assert self.format is not None
-        return self.format.parts(self._linear(file), self.reader)
+        return self.format.file_tensors(self._linear(file), self.reader)
 
-    def _check_part(self, file: FileTensor, part: FormatTensor) -> None:
+    def _check_format_tensor(self, file: FileTensor, tensor: FormatTensor) -> None:
         assert self.format is not None
-        name = f"{file.module}.{part.suffix}"
-        shown = [length if length >= 0 else "any" for length in part.shape]
-        expected = f"expected {' or '.join(part.dtypes)} {shown} for a {self.format.name} matrix [{file.shape[1]}, {file.shape[0]}]"
+        name = f"{file.module}.{tensor.suffix}"
+        shown = [length if length >= 0 else "any" for length in tensor.shape]
+        expected = f"expected {' or '.join(tensor.dtypes)} {shown} for a {self.format.name} matrix [{file.shape[1]}, {file.shape[0]}]"
         if name not in self.reader:
             msg = f"checkpoint {self.reader.folder}: tensor {name!r} is missing: {expected}; fetch the checkpoint again"
             raise CheckpointError(msg)
         shape, dtype = self.reader.shape(name), self.reader.dtype(name)
-        is_shape = len(shape) == len(part.shape) and all(
-            want in (-1, have) for want, have in zip(part.shape, shape, strict=True)
+        is_shape = len(shape) == len(tensor.shape) and all(
+            want in (-1, have) for want, have in zip(tensor.shape, shape, strict=True)
         )
-        if not is_shape or dtype.name not in part.dtypes:
+        if not is_shape or dtype.name not in tensor.dtypes:
             msg = f"checkpoint {self.reader.folder}: tensor {name!r}: found {dtype.name} {list(shape)}, {expected}; check that config.json is of these weights"
             raise CheckpointError(msg)
 
@@ -169,5 +177,5 @@ class CheckpointTensors:
 
 
 def describe(architecture: Architecture) -> str:
-    """Says what model it is, for messages."""
+    """Returns the name of a kind of model, for messages."""
     return f"a {architecture.family} model of {architecture.num_layers} layers"

@@ -31,7 +31,7 @@ class HostTensor:
     def of(
         cls, spec: TensorSpec, values: np.ndarray | QArray, *, bits: Bits
     ) -> HostTensor:
-        """Makes a tensor of what a file holds.
+        """Returns a tensor, given its elements in a file.
 
         Args:
             spec: Description of the weight.

@@ -1,4 +1,4 @@
-"""Brings a checkpoint's weights to JAX's default device, one tensor at a time."""
+"""Puts a checkpoint's weights on JAX's default device, one tensor at a time."""
 
 from __future__ import annotations
 

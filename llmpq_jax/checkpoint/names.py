@@ -1,7 +1,7 @@
-"""Our tensor names and Hugging Face's, family by family, and what lies between them.
+"""Our tensor names and Hugging Face's, family by family, and how to convert tensors.
 
-Hugging Face keeps matrices as [out, in]; ours are [in, out] (see spec.tensors). BLOOM
-keeps query, key and value in one matrix whose rows are [heads, 3, head width].
+Hugging Face stores matrices as [out, in]; ours are [in, out] (see `arch.tensors`). BLOOM
+stores query, key and value in one matrix whose rows are [heads, 3, head width].
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ _PART_NAMES = ("query", "key", "value")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileTensor:
-    """Where one of our tensors comes from.
+    """A tensor of the file that one of our tensors is read from.
 
     Attributes:
-        name: In the checkpoint.
-        shape: There.
-        is_transposed: Its axes are the other way round.
-        fused_part: Of BLOOM's fused tensor: 0 query, 1 key, 2 value.
-        num_heads: Of the fused tensor.
+        name: Name of the tensor in the checkpoint.
+        shape: Shape of the tensor in the checkpoint.
+        is_transposed: True if its axes are in the opposite order of ours.
+        fused_part: Index into BLOOM's fused tensor: 0 query, 1 key, 2 value; None for
+            a tensor that is not fused.
+        num_heads: Number of heads of a fused tensor.
     """
 
     name: str
@@ -44,14 +45,14 @@ class FileTensor:
 
     @property
     def module(self) -> str:
-        """Its name without ".weight"; a part of a fused tensor has one of its own."""
+        """Name without ".weight"; each part of a fused tensor has its own."""
         module = self.name.removesuffix(".weight")
         if self.fused_part is None:
             return module
         return f"{module}.{_PART_NAMES[self.fused_part]}"
 
     def to_ours(self, array: np.ndarray) -> np.ndarray:
-        """Turns what the file holds into our tensor, without copying if it can."""
+        """Returns our tensor, as a view of the file's where that is possible."""
         if self.fused_part is not None:
             split = array.reshape(self.num_heads, 3, -1, *array.shape[1:])
             array = split[:, self.fused_part].reshape(-1, *array.shape[1:])
@@ -63,17 +64,18 @@ class _Names:
     """One family's names.
 
     Attributes:
-        prefixes: Before all names but the head's; the first is the usual one.
-        layers: Before a layer's number.
-        layer: Of a layer's modules.
-        ends: Of the embedding's and the head's.
-        harmless: Tensors that older versions of transformers wrote and nobody needs.
+        prefixes: Prefixes of all names but the head's; the first is the usual one.
+        layers: Name of the list of layers, before a layer's number.
+        layer: File's names of a layer's modules, by our names.
+        outer: File's names of the modules of embedding and head, by our names.
+        harmless: Pattern of tensors that older versions of transformers wrote and that
+            are not needed.
     """
 
     prefixes: tuple[str, ...]
     layers: str
     layer: Mapping[str, str]
-    ends: Mapping[str, str]
+    outer: Mapping[str, str]
     harmless: Pattern[str]
 
 
@@ -94,7 +96,7 @@ _GATED = _Names(
         "mlp.up": "mlp.up_proj",
         "mlp.down": "mlp.down_proj",
     },
-    ends={"tokens": "embed_tokens", "norm": "norm"},
+    outer={"tokens": "embed_tokens", "norm": "norm"},
     harmless=compile(r".*\.rotary_emb\.inv_freq"),
 )
 _OPT = _Names(
@@ -110,7 +112,7 @@ _OPT = _Names(
         "mlp.up": "fc1",
         "mlp.down": "fc2",
     },
-    ends={
+    outer={
         "tokens": "embed_tokens",
         "positions": "embed_positions",
         "project_in": "project_in",
@@ -132,7 +134,7 @@ _BLOOM = _Names(
         "mlp.up": "mlp.dense_h_to_4h",
         "mlp.down": "mlp.dense_4h_to_h",
     },
-    ends={"tokens": "word_embeddings"},
+    outer={"tokens": "word_embeddings"},
     harmless=compile(r".*\.(masked_bias|attn_mask)"),
 )
 _FAMILIES = {
@@ -148,13 +150,18 @@ Sources = tuple[tuple[TensorSpec, FileTensor], ...]
 
 
 class CheckpointNames:
-    """The names of one model's tensors in one checkpoint."""
+    """Finds the tensors of one checkpoint that a model's tensors are read from.
+
+    Attributes:
+        architecture: Architecture of the model.
+        prefix: Prefix of the checkpoint's names.
+    """
 
     def __init__(self, architecture: Architecture, found: Iterable[str] = ()) -> None:
-        """Chooses the prefix that `found` uses; the usual one where it uses none."""
+        """Chooses the prefix that the names in `found` have, by default the usual one."""
         self.architecture = architecture
         self._names = _FAMILIES[architecture.family]
-        table = f"{self._names.ends['tokens']}.weight"
+        table = f"{self._names.outer['tokens']}.weight"
         present = set(found)
         self.prefix = next(
             (prefix for prefix in self._names.prefixes if prefix + table in present),
@@ -162,7 +169,7 @@ class CheckpointNames:
         )
 
     def layer(self, layer: int) -> Sources:
-        """Says where each tensor of a layer comes from."""
+        """Returns the tensors of a layer, each with its tensor of the file."""
         before = f"{self.prefix}{self._names.layers}.{layer}."
         return tuple(
             (tensor, self._file_tensor(tensor, before, self._names.layer))
@@ -170,34 +177,34 @@ class CheckpointNames:
         )
 
     def embedding(self) -> Sources:
-        """Says where each tensor before the layers comes from."""
-        ends = dict(self._names.ends)
-        # BLOOM has a norm at either end; ours are both called "norm".
-        ends.setdefault("norm", "word_embeddings_layernorm")
+        """Returns the tensors before the first layer, each with its tensor of the file."""
+        outer = dict(self._names.outer)
+        # BLOOM has a norm in the embedding and in the head; ours are both called "norm".
+        outer.setdefault("norm", "word_embeddings_layernorm")
         return tuple(
-            (tensor, self._file_tensor(tensor, self.prefix, ends))
+            (tensor, self._file_tensor(tensor, self.prefix, outer))
             for tensor in embedding_tensors(self.architecture)
         )
 
     def head(self) -> Sources:
-        """Says where each tensor after the layers comes from."""
-        ends = dict(self._names.ends)
-        ends.setdefault("norm", "ln_f")
+        """Returns the tensors after the last layer, each with its tensor of the file."""
+        outer = dict(self._names.outer)
+        outer.setdefault("norm", "ln_f")
         sources = []
         for tensor in head_tensors(self.architecture):
             if tensor.name == "vocabulary.weight":
-                table = f"{self.prefix}{ends['tokens']}.weight"
+                table = f"{self.prefix}{outer['tokens']}.weight"
                 name = table if self.architecture.ties_head else HEAD
                 file = FileTensor(
                     name=name, shape=tensor.shape[::-1], is_transposed=True
                 )
             else:
-                file = self._file_tensor(tensor, self.prefix, ends)
+                file = self._file_tensor(tensor, self.prefix, outer)
             sources.append((tensor, file))
         return tuple(sources)
 
     def is_harmless(self, name: str) -> bool:
-        """Tells whether an unclaimed tensor may be left unread."""
+        """Returns whether a tensor that belongs to no module may be ignored."""
         is_copy = name == HEAD and self.architecture.ties_head
         return is_copy or self._names.harmless.fullmatch(name) is not None
 
@@ -223,12 +230,12 @@ class CheckpointNames:
 
 
 def all_files(names: CheckpointNames) -> dict[str, FileTensor]:
-    """Returns every tensor a plain checkpoint must hold, by its name there."""
+    """Returns every tensor that an unquantised checkpoint must have, by its name there."""
     return {file.name: file for _, file in all_sources(names)}
 
 
 def all_sources(names: CheckpointNames) -> Sources:
-    """Says where each tensor of the model comes from."""
+    """Returns all tensors of the model, each with its tensor of the file."""
     return (
         *names.embedding(),
         *(

@@ -40,12 +40,12 @@ def write_random_checkpoint(
     """Writes a Hugging Face checkpoint folder with random weights, a shard at a time.
 
     Args:
-        folder: Made if missing; what it holds under the same names is replaced.
+        folder: Folder of the checkpoint; created if missing, files in it are replaced.
         config: Content of config.json, of a supported family.
-        seed: The same seed gives the same weights, however they are sharded.
-        dtype: Of the file.
-        shard_bytes: Tensors are gathered into files of at most this size, or one
-            tensor each; one file is written without an index.
+        seed: Seed of the weights, which do not depend on how they are sharded.
+        dtype: Type of all tensors.
+        shard_bytes: Largest size of a file of more than one tensor; a single file is
+            written without an index.
 
     Raises:
         UnsupportedModelError: The config is not of a supported model.
@@ -85,7 +85,7 @@ def _draw(
     for start in range(0, flat.size, _DRAWN_ELEMENTS):
         part = flat[start : start + _DRAWN_ELEMENTS]
         noise = generator.standard_normal(part.size, np.float32)
-        # Norms' scales stand near 1; as a bias that does no harm.
+        # Scales of norms are near 1; such biases do no harm.
         part[:] = noise * contracted**-0.5 if is_matrix else 1 + noise * 0.1
     return array
 

@@ -17,10 +17,13 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 class CheckpointReader:
-    """Tells of every tensor without reading it, and reads them one at a time.
+    """Describes every tensor without reading it, and reads them one at a time.
 
     Iterates over names, in the files' order. All headers are read and checked when the
     reader is made; no file stays open, so a reader may be kept and pickled.
+
+    Attributes:
+        folder: Folder of the checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,7 +31,7 @@ class CheckpointReader:
 
         Raises:
             CheckpointError: There are no safetensors, a file is missing or damaged, or
-                the index contradicts the files.
+                the index does not match the files.
         """
         self.folder = folder
         self._tensors = _read_headers(folder)
@@ -55,11 +58,11 @@ class CheckpointReader:
         return self._find(name).num_bytes
 
     def read(self, name: str) -> np.ndarray:
-        """Reads a whole tensor into fresh memory."""
+        """Reads a whole tensor into new memory."""
         return read_stored(self._find(name))
 
     def read_rows(self, name: str, first: int, end: int) -> np.ndarray:
-        """Reads rows `first` up to but without `end`, and nothing else of the file."""
+        """Reads rows from `first` to `end`, exclusive, and nothing else of the file."""
         tensor = self._find(name)
         if not tensor.shape or not 0 <= first <= end <= tensor.shape[0]:
             msg = f"rows {first} to {end} of tensor {name!r} with shape {list(tensor.shape)}: expected a range within its first axis"
@@ -68,7 +71,7 @@ class CheckpointReader:
 
     def _find(self, name: str) -> StoredTensor:
         if name not in self._tensors:
-            msg = f"checkpoint {self.folder}: tensor {name!r} is missing: expected it beside the {len(self)} that are there"
+            msg = f"checkpoint {self.folder}: tensor {name!r} is missing: expected it among the {len(self)} that the files have"
             raise CheckpointError(msg)
         return self._tensors[name]
 
@@ -98,7 +101,7 @@ def _read_shards(index: Path) -> dict[str, StoredTensor]:
     for name in dict.fromkeys(file_of.values()):
         shard = index.parent / name
         if not shard.is_file():
-            msg = f"weights {index}: names the file {name}, which is missing: expected it beside the index; fetch it"
+            msg = f"weights {index}: names the file {name}, which is missing: expected it in the folder of the index; fetch it"
             raise CheckpointError(msg)
         found = read_header(shard)
         listed = {tensor for tensor, file in file_of.items() if file == name}
@@ -106,7 +109,7 @@ def _read_shards(index: Path) -> dict[str, StoredTensor]:
             msg = f"weights {shard}: lacks the tensor {tensor!r}: expected it there by {index.name}; fetch both again"
             raise CheckpointError(msg)
         for tensor in sorted(found.keys() - listed):
-            msg = f"weights {shard}: holds the tensor {tensor!r}: expected {index.name} to say so; fetch both again"
+            msg = f"weights {shard}: holds the tensor {tensor!r}: expected {index.name} to list it; fetch both again"
             raise CheckpointError(msg)
         tensors |= found
     return tensors
@@ -123,8 +126,8 @@ def _read_index(index: Path) -> dict[str, str]:
         msg = f"weights {index}: weight_map: found {file_of!r}, expected an object of tensor and file names"
         raise CheckpointError(msg)
     for tensor, name in file_of.items():
-        # A file elsewhere would be read by whoever opens a stranger's checkpoint.
+        # An untrusted checkpoint must not have files of other folders read.
         if not isinstance(name, str) or not name or Path(name).name != name:
-            msg = f"weights {index}: weight_map.{tensor}: found {name!r}, expected the name of a file beside the index"
+            msg = f"weights {index}: weight_map.{tensor}: found {name!r}, expected the name of a file in the folder of the index"
             raise CheckpointError(msg)
     return file_of

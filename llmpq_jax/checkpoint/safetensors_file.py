@@ -1,9 +1,9 @@
-"""The header of one safetensors file, checked against the file, and its tensors' bytes.
+"""Reads one safetensors file: its header, checked against the file, and its tensors.
 
-A file is eight bytes that hold the header's length (little-endian), the header (JSON:
-name → dtype, shape, begin and end of the data), and the data without gaps. Reading is
-plain reading, not mapping: mapped pages count as this process's memory until the system
-takes them back, and a loader's peak is what decides whether a model fits.
+A file is eight bytes with the header's length (little-endian), the header (JSON: name →
+dtype, shape, begin and end of the data), and the data without gaps. Files are read, not
+mapped: mapped pages count as this process's memory until the system reclaims them, and a
+loader's peak decides whether a model fits.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ DTYPES: dict[str, np.dtype] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredTensor:
-    """Where a tensor lies.
+    """A tensor's position, shape and type in a file.
 
     Attributes:
-        path: Its file.
-        name: Its name there.
-        shape: Its axes.
-        dtype: Of its elements.
-        offset_bytes: Of its first byte in the file.
+        path: Path of the file.
+        name: Name of the tensor.
+        shape: Lengths of its axes.
+        dtype: Type of its elements.
+        offset_bytes: Position of its first byte, from the start of the file.
     """
 
     path: Path
@@ -58,12 +58,12 @@ class StoredTensor:
 
     @property
     def num_bytes(self) -> int:
-        """Its size in the file."""
+        """Size of the tensor in bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Reads what a file holds, and checks that it holds all of it.
+    """Reads a file's header, and checks that the file is complete.
 
     Raises:
         CheckpointError: The file cannot be read, is not safetensors, or is cut short.
@@ -101,10 +101,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 def read_stored(
     tensor: StoredTensor, *, rows: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Reads a tensor, or rows from the first up to but without the second, of its file.
+    """Reads a tensor, or rows of it from a first one to a last one, exclusive.
 
     Raises:
-        CheckpointError: The file no longer holds them.
+        CheckpointError: The file is missing or has become shorter.
     """
     first, end = rows if rows is not None else (0, 0)
     shape = tensor.shape if rows is None else (end - first, *tensor.shape[1:])
@@ -165,5 +165,5 @@ def _require_whole(
             raise CheckpointError(msg)
         position += tensor.num_bytes
     if position != file_bytes:
-        msg = f"weights {path}: the file has {file_bytes} bytes, its header tells of {position}: expected a whole safetensors file; fetch it again"
+        msg = f"weights {path}: the file has {file_bytes} bytes, its header describes {position}: expected a whole safetensors file; fetch it again"
         raise CheckpointError(msg)

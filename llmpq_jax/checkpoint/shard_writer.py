@@ -1,4 +1,4 @@
-"""Writes safetensors one after another, and the index that finds tensors in them."""
+"""Writes tensors to several safetensors files, with the index of their tensors."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from llmpq_jax.units import MIB
 
 
 class ShardWriter:
-    """Gathers tensors into files of a new folder.
+    """Writes tensors into files of a limited size.
 
-    What is added together stays in one file. At most a file's worth of tensors waits in
-    memory beside what is added.
+    Tensors that are added together stay in one file. Besides them, at most one file's
+    tensors are held in memory.
     """
 
     def __init__(self, folder: Path, *, shard_bytes: int = 256 * MIB) -> None:
         """Starts with no file.
 
         Args:
-            folder: That is there.
-            shard_bytes: Of a file's tensors, at most, unless more are added together.
+            folder: Existing folder that files are written to.
+            shard_bytes: Largest size of a file, unless more are added together.
         """
         self._folder = folder
         self._shard_bytes = shard_bytes
-        self._waiting: dict[str, np.ndarray] = {}
+        self._buffered: dict[str, np.ndarray] = {}
         self._shards: list[list[str]] = []
         self._total_bytes = 0
 
     def add(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Takes tensors, and writes those that wait if all would be too many."""
-        waiting_bytes = sum(array.nbytes for array in self._waiting.values())
+        """Adds tensors, writing those added before if together they would be too large."""
+        buffered_bytes = sum(array.nbytes for array in self._buffered.values())
         added_bytes = sum(array.nbytes for array in tensors.values())
-        if waiting_bytes + added_bytes > self._shard_bytes:
+        if buffered_bytes + added_bytes > self._shard_bytes:
             self._write()
-        self._waiting |= tensors
+        self._buffered |= tensors
         self._total_bytes += added_bytes
 
     def finish(self) -> None:
-        """Writes what waits and the index; a single file needs none."""
+        """Writes the last file and the index; a single file needs none."""
         self._write()
         count = len(self._shards)
         if count == 1:
@@ -65,20 +65,20 @@ class ShardWriter:
         write_text(self._folder / INDEX, json.dumps(content, indent=2) + "\n")
 
     def _write(self) -> None:
-        if not self._waiting:
+        if not self._buffered:
             return
         path = self._path(len(self._shards))
         try:
-            save_file(self._waiting, path, metadata={"format": "pt"})
+            save_file(self._buffered, path, metadata={"format": "pt"})
         except SafetensorError as reason:
             msg = f"weights {path}: cannot be written ({reason}): expected room for them; name another folder"
             raise CheckpointError(msg) from reason
         with path.open("rb+") as file:
             os.fsync(file.fileno())
         path.chmod(0o644)
-        self._shards.append(list(self._waiting))
-        self._waiting = {}
+        self._shards.append(list(self._buffered))
+        self._buffered = {}
 
     def _path(self, number: int) -> Path:
-        """How many files there will be is not known before the last."""
+        """Returns a provisional name: the number of files is not known before the last."""
         return self._folder / f"model-{number + 1:05d}.safetensors"

@@ -33,8 +33,8 @@ class WeightStore:
     Attributes:
         reader: The checkpoint's reader.
         architecture: Architecture of the model.
-        calibrated: Where matrices at 4 and 8 bits come from; None to take them from
-            the checkpoint.
+        calibrated: Source of matrices at 4 and 8 bits; None to take them from the
+            checkpoint.
         tensors: The checkpoint's tensors by our names.
     """
 

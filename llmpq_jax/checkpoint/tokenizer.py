@@ -1,4 +1,4 @@
-"""Text to tokens and back, by a checkpoint's own tokenizer; never by the network."""
+"""Converts text to tokens and back with a checkpoint's tokenizer, without the network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 class Tokenizer:
-    """A checkpoint's tokenizer, with the tokens that end its texts."""
+    """A checkpoint's tokenizer, with the tokens that end its texts.
+
+    Attributes:
+        eos_ids: Tokens that end a text.
+    """
 
     def __init__(
         self,
@@ -28,20 +32,20 @@ class Tokenizer:
         eos_ids: tuple[int, ...],
         folder: Path,
     ) -> None:
-        """Wraps a loaded tokenizer; `Tokenizer.load` is the usual way."""
+        """Wraps a tokenizer that is loaded; see `Tokenizer.load`."""
         self.eos_ids = eos_ids
         self._tokenizer = tokenizer
         self._folder = folder
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """Loads it from a checkpoint folder, running none of the folder's own code.
+        """Loads the tokenizer of a checkpoint folder, without running code of the folder.
 
         Raises:
             CheckpointError: Its files are missing or damaged.
         """
-        with _torch_not_missed():
-            # Importing transformers takes seconds, so only those who need it do.
+        with _without_torch_warning():
+            # Importing transformers takes seconds.
             from transformers import AutoTokenizer
 
         if not folder.is_dir():
@@ -60,22 +64,22 @@ class Tokenizer:
         return cls(tokenizer, eos_ids=eos_ids, folder=folder)
 
     def encode(self, text: str, *, adds_special_tokens: bool = True) -> tuple[int, ...]:
-        """Returns a text's tokens, begun as the model expects texts to begin."""
+        """Returns a text's tokens, with the special tokens the model expects at its start."""
         encoded = self._tokenizer(
             text,
             add_special_tokens=adds_special_tokens,
             return_attention_mask=False,
-            # It would warn of texts longer than the model's context; we check that.
+            # Or it warns of texts longer than the model's context, which we check.
             verbose=False,
         )
         ids: Any = encoded["input_ids"]
         return tuple(ids)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-        """Returns the tokens of a conversation, up to where the model is to answer.
+        """Returns the tokens of a conversation, up to the start of the model's answer.
 
         Args:
-            messages: With "role" and "content" each.
+            messages: Messages of the conversation, each with "role" and "content".
 
         Raises:
             RequestError: The checkpoint has no chat template, or its template refuses
@@ -97,7 +101,7 @@ class Tokenizer:
         return self.encode(text, adds_special_tokens=False)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Returns the text of tokens, special ones left out."""
+        """Returns the text of tokens, without special ones."""
         text: Any = self._tokenizer.decode(
             list(token_ids),
             skip_special_tokens=True,
@@ -111,10 +115,10 @@ class Tokenizer:
 
 
 class TextDecoder:
-    """Decodes tokens one by one, holding back characters that are not finished.
+    """Decodes tokens one by one, holding incomplete characters back.
 
     A token's text may depend on the one before it (a leading space is dropped at the
-    start of a text), so a short window is decoded anew with every token.
+    start of a text), so a short window is decoded again with every token.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -125,7 +129,7 @@ class TextDecoder:
         self._num_shown = 0
 
     def add(self, token_id: int) -> str:
-        """Takes a token; returns the text it completed, perhaps none."""
+        """Adds a token; returns the text it completed, possibly empty."""
         self._token_ids.append(token_id)
         text = self.rest()
         if not text or text.endswith(_UNFINISHED):
@@ -135,7 +139,7 @@ class TextDecoder:
         return text
 
     def rest(self) -> str:
-        """Returns the text that was held back, such as half a character."""
+        """Returns the text that is held back, such as half a character."""
         window = self._token_ids[self._window_start :]
         shown = self._num_shown - self._window_start
         return self._tokenizer.decode(window)[
@@ -144,22 +148,22 @@ class TextDecoder:
 
 
 @contextmanager
-def _torch_not_missed() -> Iterator[None]:
-    """Keeps transformers from telling that there is no PyTorch; we have no use for it."""
+def _without_torch_warning() -> Iterator[None]:
+    """Suppresses the warning of transformers that PyTorch, not needed here, is missing."""
     logger = logging.getLogger("transformers")
 
-    def is_of_interest(record: logging.LogRecord) -> bool:
+    def is_other_warning(record: logging.LogRecord) -> bool:
         return "PyTorch was not found" not in record.getMessage()
 
-    logger.addFilter(is_of_interest)
+    logger.addFilter(is_other_warning)
     try:
         yield
     finally:
-        logger.removeFilter(is_of_interest)
+        logger.removeFilter(is_other_warning)
 
 
 def _eos_ids(folder: Path, fallback: object) -> tuple[int, ...]:
-    """Finds the tokens that end a text where the checkpoint says so first."""
+    """Returns the tokens that end a text, from the first file that names them."""
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         try:

@@ -1,4 +1,4 @@
-"""Compares what a checkpoint holds with what its architecture needs, by headers alone."""
+"""Compares a checkpoint's tensors with those its architecture needs, by headers alone."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ _MAX_NAMES = 4
 
 
 def check_checkpoint(reader: CheckpointReader, architecture: Architecture) -> None:
-    """Checks that the checkpoint holds this model's tensors, and no others.
+    """Checks that a checkpoint has the tensors of a model, and no others.
 
     Raises:
         CheckpointError: A tensor is missing, has another shape or another type, or
-            belongs to nothing in the model.
-        UnsupportedModelError: Weights are quantised in a way that is not implemented.
+            belongs to no module of the model.
+        UnsupportedModelError: The format of quantised weights is not implemented.
     """
     stored = CheckpointTensors(reader, architecture)
     claimed: set[str] = set()
     for _, file in all_sources(stored.names):
         claimed |= stored.check(file)
-    strangers = [
+    unknown = [
         name
         for name in reader
         if name not in claimed
         and not stored.names.is_harmless(name)
         and not stored.is_zero_bias(name)
     ]
-    if strangers:
-        shown = ", ".join(map(repr, strangers[:_MAX_NAMES]))
-        more = len(strangers) - _MAX_NAMES
+    if unknown:
+        shown = ", ".join(map(repr, unknown[:_MAX_NAMES]))
+        more = len(unknown) - _MAX_NAMES
         tail = f" and {more} more" if more > 0 else ""
         msg = f"checkpoint {reader.folder}: {shown}{tail} belong to nothing in {describe(architecture)}: expected no tensors but its own; check that config.json is of these weights"
         raise CheckpointError(msg)
@@ -51,7 +51,8 @@ def check_bits(
     """Checks that a checkpoint can be served at these bits.
 
     Raises:
-        CheckpointError: A matrix is stored at fewer bits than 16, and others are asked.
+        CheckpointError: A matrix is quantised to bits that are neither 16 nor those
+            asked for.
     """
     stored = CheckpointTensors(reader, architecture)
     for layer, bits in enumerate(layers):
@@ -66,10 +67,10 @@ def check_bits(
 def layer_bits(
     reader: CheckpointReader, architecture: Architecture
 ) -> tuple[tuple[Bits, ...], ...]:
-    """Returns for each layer the bits it can be served at, highest first.
+    """Returns the bits that each layer can be served at, highest first.
 
-    A layer that the checkpoint keeps at 4 or 8 bits can have those or 16, one that it
-    mixes both in 16 alone, any other all.
+    A layer that the checkpoint has at 4 or 8 bits can be served at those or at 16, one
+    that mixes both at 16 alone, and any other layer at all bits.
     """
     stored = CheckpointTensors(reader, architecture)
     return tuple(
@@ -83,11 +84,12 @@ def plannable_bits(
 ) -> tuple[Bits, ...]:
     """Returns the bits that every layer can be served at, highest first.
 
-    Plans choose among the same bits for all layers, so what only some can have is lost.
+    Plans choose among the same bits for all layers, so bits that only some layers can
+    have are left out.
 
     Raises:
-        CheckpointError: That would leave 16 bits alone, though layers are stored at
-            fewer, or the head cannot be served at its bits.
+        CheckpointError: Only 16 bits would remain although layers are quantised, or the
+            head cannot be served at its bits.
     """
     found = layer_bits(reader, architecture)
     shared: tuple[Bits, ...] = tuple(
@@ -97,18 +99,18 @@ def plannable_bits(
         layers_of: dict[tuple[Bits, ...], list[int]] = {}
         for layer, bits in enumerate(found):
             layers_of.setdefault(bits, []).append(layer)
-        told = "; ".join(
+        choices = "; ".join(
             f"{', '.join(map(str, bits))} bits for layers {_ranges(layers)}"
             for bits, layers in layers_of.items()
         )
-        msg = f"checkpoint {reader.folder}: can be served at {told}: expected bits below 16 that all layers share, among which a plan chooses; serve it by its own strategy.toml if it has one, or plan for the unquantised checkpoint"
+        msg = f"checkpoint {reader.folder}: can be served at {choices}: expected bits below 16 that all layers share, among which a plan chooses; serve it by its own strategy.toml if it has one, or plan for the unquantised checkpoint"
         raise CheckpointError(msg)
     check_bits(reader, architecture, layers=(), head=head)
     return shared
 
 
 def _ranges(layers: Sequence[int]) -> str:
-    """Writes ascending numbers with runs joined: 0–2, 5."""
+    """Formats ascending numbers with runs joined, as in "0–2, 5"."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and runs[-1][-1] == layer - 1:

@@ -1,4 +1,4 @@
-"""The products that hide a weight's precision, and attention over a cache."""
+"""Products with weights of any precision and layout, and attention over a cache."""
 
 from llmpq_jax.kernels.groups import GroupArray
 from llmpq_jax.kernels.layout import serve_matrix, serving_layout

@@ -1,8 +1,9 @@
-"""How the grouped product is cut into programs of a GPU.
+"""Divides the grouped product into programs of a GPU.
 
-A program makes a block of rows × features over a share of the contracted axis. What is
-chosen here was reasoned, not timed: enough programs for every multiprocessor, partial sums
-that cost little beside the weight, and no more shared memory than any GPU has.
+A program computes a block of rows × features over a share of the contracted axis. The
+choice follows from reasoning, not from timings: enough programs for every multiprocessor,
+partial sums that are small compared with the weight, and no more shared memory than any
+GPU has.
 """
 
 from __future__ import annotations
@@ -12,25 +13,26 @@ from dataclasses import dataclass
 MIN_ROWS = 16  # contracted at once by a tensor core's product of 16-bit numbers
 # Two for each of an H100's 132 multiprocessors, or an A100's 108.
 _WANTED_PROGRAMS = 256
-# A block of the least rows is bound by memory and wants many loads on their way.
+# A block of the fewest rows is bound by memory and wants many loads in flight.
 _MIN_BLOCK, _MAX_ROWS, _MAX_FEATURES, _MIN_FEATURES = 16, 64, 128, 32
 _MAX_TILE_BYTES = 128  # of one row of hidden states, or of one column of weights
 _PARTIAL_SHARE = 4
-SHARED_BYTES = 99 << 10  # what a program may have at compute capability 8.6 and 8.9
+SHARED_BYTES = 99 << 10  # of a program at compute capability 8.6 and 8.9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """The cut of one product.
+    """The division of one product.
 
     Attributes:
-        rows: Of a program.
-        features: Of a program.
-        stored_rows: Rows of `GroupArray.values` multiplied at once; they lie in one group.
-        num_splits: Programs that share the contracted axis; each writes partial sums,
-            unless there is one.
-        num_warps: Of a program.
-        num_stages: Loads on their way at once.
+        rows: Number of rows of hidden states in a program's block.
+        features: Number of features in a program's block.
+        stored_rows: Number of rows of `GroupArray.values` that are multiplied at once,
+            all of one group.
+        num_splits: Number of programs that share the contracted axis; if there are
+            several, each writes partial sums.
+        num_warps: Number of warps of a program.
+        num_stages: Number of loads in flight at once.
     """
 
     rows: int
@@ -41,19 +43,19 @@ class Blocks:
     num_stages: int
 
     def num_programs(self, num_rows: int, num_features: int) -> int:
-        """Returns how many there are."""
+        """Returns the number of programs."""
         cut = -(-num_rows // self.rows) * -(-num_features // self.features)
         return cut * self.num_splits
 
     def shared_bytes(self, itemsize: int, rows_per_value: int) -> int:
-        """Bounds a program's shared memory.
+        """Returns an upper bound of a program's shared memory.
 
         Each stage holds hidden states and packed weights; the weights of one step are
-        there once more as the numbers that are multiplied.
+        held once more as the numbers that are multiplied.
 
         Args:
             itemsize: Bytes of a hidden state.
-            rows_per_value: Weights to a byte.
+            rows_per_value: Number of weights in a byte.
         """
         contracted = self.stored_rows * rows_per_value
         staged = (
@@ -72,13 +74,13 @@ def choose_blocks(
     stored_per_group: int,
     itemsize: int,
 ) -> Blocks:
-    """Chooses the cut of a product.
+    """Chooses the division of a product.
 
     Args:
-        num_rows: Of hidden states.
-        num_stored: Rows of bytes in the whole weight, C or C/2.
-        num_features: F.
-        stored_per_group: Rows of bytes in a group, a multiple of 16.
+        num_rows: Number of rows of hidden states.
+        num_stored: Number of rows of bytes in the whole weight, C or C/2.
+        num_features: Number of columns of the weight, F.
+        stored_per_group: Number of rows of bytes in a group, a multiple of 16.
         itemsize: Bytes of a hidden state.
     """
     stored_rows = MIN_ROWS
@@ -113,14 +115,16 @@ def choose_blocks(
 
 
 def _allowed_splits(num_steps: int, num_stored: int, num_rows: int) -> list[int]:
-    """Returns what the contracted axis may be cut into: even shares of its steps.
+    """Returns the numbers of equal shares that the contracted axis may be cut into.
 
     A float32 partial sum is written and read, 8 bytes of each row and feature, which
     together may be a quarter of the weight's own bytes.
     """
-    most = max(1, num_stored // (_PARTIAL_SHARE * 8 * num_rows))
+    maximum = max(1, num_stored // (_PARTIAL_SHARE * 8 * num_rows))
     return [
-        count for count in range(1, min(most, num_steps) + 1) if num_steps % count == 0
+        count
+        for count in range(1, min(maximum, num_steps) + 1)
+        if num_steps % count == 0
     ]
 
 

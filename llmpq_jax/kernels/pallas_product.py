@@ -1,4 +1,4 @@
-"""The grouped product as a Pallas kernel, lowered to Triton: compute capability 8.0 on."""
+"""The grouped product as a Pallas kernel for Triton, from compute capability 8.0 on."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _multiply_block(
     stored_per_group: int,
     has_zero_point: bool,
 ) -> None:
-    """Makes one block of rows × features over one share of the contracted axis."""
+    """Computes one block of rows × features over one share of the contracted axis."""
     *zero_point_refs, product_ref = rest
     num_rows = hidden_ref.shape[0]
     num_stored, num_features = values_ref.shape
@@ -119,7 +119,7 @@ def _multiply_block(
     num_steps = num_stored // blocks.stored_rows // blocks.num_splits
     group_size = stored_per_group * 8 // bits
     dtype = hidden_ref.dtype
-    # Otherwise Triton would take TF32 for float32.
+    # Otherwise Triton would multiply float32 as TF32.
     precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
     def load(ref: Any, mask: Array) -> Array:

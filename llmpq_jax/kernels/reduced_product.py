@@ -1,7 +1,7 @@
 """The product on GPUs below compute capability 8.0, in plain XLA.
 
-There is no Triton there and no bfloat16: XLA writes every converted weight out before it
-multiplies, in float32 if it meets bfloat16.
+They have neither Triton nor bfloat16: XLA writes every converted weight out before it
+multiplies, in float32 if an operand is bfloat16.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int8, Shaped
 
 from llmpq_jax.kernels.nibbles import unpack_groups
 
-# XLA reads the packed weight once for every two rows; a float16 copy costs four bytes of
-# each weight, written and read, besides.
+# XLA reads the packed weight once for every two rows; a float16 copy costs four further
+# bytes of each weight, written and read.
 MAX_REDUCED_ROWS = 8
 
 

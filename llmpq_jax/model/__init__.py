@@ -1,4 +1,4 @@
-"""A decoder, layer by layer, as Flax NNX modules over weights that are already there."""
+"""A decoder, layer by layer, as Flax NNX modules over weights that are already loaded."""
 
 from llmpq_jax.model.cache import LayerCache, PromptCache, make_cache
 from llmpq_jax.model.decoder import DecoderLayer, Embedding, Head

@@ -14,7 +14,7 @@ from llmpq_jax.model.positions import Context
 from llmpq_jax.schema.prefill_blocks import attention_block
 
 # Finite, so that a row without a visible key gives numbers and not NaN; such rows are
-# padding, and nobody reads them.
+# padding, and are never read.
 _MASKED = -1e30
 
 
@@ -35,7 +35,7 @@ def attend(
     num_kv_heads = memory.key.shape[2]
     shared = num_heads // num_kv_heads
     grouped = query_BTNH.reshape(batch, length, num_kv_heads, shared, head_dim)
-    # As one matrix for each key-value head: XLA would turn the much larger scores about.
+    # As one matrix for each key-value head: XLA would transpose the much larger scores.
     query_BKQH = jnp.moveaxis(grouped, 1, 3).reshape(
         batch, num_kv_heads, shared * length, head_dim
     )
@@ -47,7 +47,7 @@ def attend(
     ) / math.sqrt(head_dim)
     if memory.key_scale is not None:
         scores = scores * _by_slot(memory.key_scale)
-    # Of the same shape as the scores, which so are changed where they are.
+    # Of the same shape as the scores, so that they are changed in place.
     position_BQ = jnp.tile(context.position_BT, (1, shared))
     here = context._replace(position_BT=position_BQ)
     if slopes_N is not None:
@@ -57,7 +57,7 @@ def attend(
         scores = scores + bias
     visible_BQS = here.visible_BTS(window)
     scores = jnp.where(visible_BQS[:, None], scores, _MASKED)
-    # A softmax whose sum divides what was mixed: the scores are written once less.
+    # A softmax whose sum divides the mixed values: the scores are written once less.
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     total_BKQ1 = weights.sum(axis=-1, keepdims=True)
     if memory.value_scale is not None:
@@ -75,7 +75,7 @@ def attend(
 
 
 def _by_slot(scale_BSK1: Float[Array, "B S K 1"]) -> Float[Array, "B K 1 S"]:
-    """Turns a cache's scales to where scores and weights have their slots.
+    """Transposes a cache's scales to the axes of scores.
 
     Scores and weights are multiplied instead of keys and values: no dequantised copy of
     a cache is made.
@@ -92,10 +92,10 @@ def attend_and_store(
     window: int | None,
     slopes_N: Float[Array, " N"] | None,
 ) -> tuple[Float[Array, "B T N H"], LayerCache]:
-    """Puts each row's new token into its cache and attends to what is there then.
+    """Writes each sequence's new token to its cache and attends to the cache.
 
-    On a CPU the native kernel does both: it reads no slot beyond a row's own length,
-    and updates the cache in place.
+    On a CPU the native kernel does both: it reads no slot beyond a sequence's own
+    length, and updates the cache in place.
     """
     position_B = context.position_BT[:, 0]
 
@@ -136,15 +136,15 @@ def store_and_attend(
     window: int | None,
     slopes_N: Float[Array, " N"] | None,
 ) -> tuple[Float[Array, "B T N H"], PromptCache]:
-    """Puts prompts' new tokens into their cache and attends to what is there then.
+    """Writes the new tokens of prompts to their cache and attends to the cache.
 
-    They attend a block of queries after another, see `attention_block`. Keys and values
-    are read back out of the cache, so that each layer's are written before the next
-    layer computes its own: XLA would put the writing off and keep them all.
+    Queries attend block by block, see `attention_block`. Keys and values are read back
+    from the cache, so that each layer's are written before the next layer computes its
+    own: XLA would postpone writing them and keep them all.
     """
     memory = cache.with_tokens(new)
-    # Else what is read would be known to be what was written.
-    held = memory._replace(groups=jax.lax.optimization_barrier(memory.groups))
+    # Otherwise XLA would read what was written instead of the cache.
+    stored = memory._replace(groups=jax.lax.optimization_barrier(memory.groups))
     num_rows, num_tokens, num_heads, _ = query_BTNH.shape
     rows, tokens = attention_block(
         num_rows // len(cache.groups),
@@ -157,7 +157,7 @@ def store_and_attend(
     def mix(number: Array | int, query: Array, position: Array) -> Array:
         return attend(
             query,
-            held.some_rows(number // per_row * rows, rows),
+            stored.some_rows(number // per_row * rows, rows),
             context._replace(position_BT=position),
             window=window,
             slopes_N=slopes_N,
@@ -167,7 +167,7 @@ def store_and_attend(
     position = context.position_BT.reshape(num_blocks, rows, tokens)
 
     def step(number: Array, mixed: Array) -> Array:
-        # What is mixed takes the place of its query.
+        # Mixed values overwrite their query.
         query = jax.lax.dynamic_index_in_dim(mixed, number, keepdims=False)
         here = jax.lax.dynamic_index_in_dim(position, number, keepdims=False)
         return jax.lax.dynamic_update_index_in_dim(

@@ -1,4 +1,4 @@
-"""A layer's work on prompts, a block of tokens after another."""
+"""Applies a function to prompts block by block, to bound temporary memory."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ def over_tokens(
     context: Context | None = None,
     is_in_place: bool = False,
 ) -> Any:
-    """Returns what a function makes of a module and arrays [B, T, ...].
+    """Returns a function's result for a module and arrays [B, T, ...].
 
-    What it makes of a token must not depend on other tokens. Only a block's inner
-    results are in memory at a time.
+    The result for a token must not depend on other tokens. Only one block's
+    intermediate results are in memory at a time.
 
     Args:
-        run: Called with the module and the arrays, and the context if there is one.
-        module: Whose weights it uses.
-        arrays_BT: To be cut into blocks, and seen as one row each.
-        zero: See `cache.PromptCache.zero`. A single block is a step of a loop too:
-            else XLA would compute some results again, and keep what they are made of,
-            of each layer, until the end.
-        context: Of the tokens, cut likewise.
-        is_in_place: The result, alike to the first array, takes its place.
+        run: Function of the module and the arrays, and of the context if there is one.
+        module: Module whose weights the function uses.
+        arrays_BT: Arrays that are cut into blocks; the function gets each block as one
+            row.
+        zero: Zero from `cache.PromptCache.zero`. A single block is a step of a loop
+            too: otherwise XLA would compute some results again, and keep each layer's
+            operands of them until the end.
+        context: Context of the tokens, cut into the same blocks; None if the function
+            takes none.
+        is_in_place: True to overwrite the first array with the result, which has the
+            same shape and type.
     """
     num_rows, num_tokens = arrays_BT[0].shape[:2]
     size = token_block(num_rows * num_tokens)
@@ -50,12 +53,12 @@ def over_tokens(
         def cut(array: jax.Array) -> jax.Array:
             return jax.lax.dynamic_slice_in_dim(array, number * size, size)[None]
 
-        told = {} if context is None else {"context": context.some_tokens(flat, cut)}
-        return run(nnx.merge(graph, weights), *map(cut, arrays), **told)
+        more = {} if context is None else {"context": context.some_tokens(flat, cut)}
+        return run(nnx.merge(graph, weights), *map(cut, arrays), **more)
 
     def step(number: jax.Array, made: Any) -> Any:
-        # Bound to the step's number the weights cannot be converted before the loop,
-        # which would keep a float32 copy of all that is not float32.
+        # Bound to the step's number, the weights cannot be converted before the loop,
+        # which would keep a float32 copy of all that are not float32.
         weights, number = jax.lax.optimization_barrier((state, number))
         given = (made, *arrays[1:]) if is_in_place else arrays
         return jax.tree.map(
@@ -69,17 +72,23 @@ def over_tokens(
     start: Any = arrays[0]
     if not is_in_place:
         made = jax.eval_shape(block, state, jnp.int32(0), arrays)
-        # All of it is written over. Zeros would be one array for all layers, held to
-        # the end and copied for each.
-        anything = arrays[0].ravel()[0]
-        start = jax.tree.map(
-            lambda part: jnp.full(
-                (num_rows * num_tokens, *part.shape[2:]), anything.astype(part.dtype)
-            ),
-            made,
-        )
+        start = _filler(made, arrays[0])
     num_blocks = num_rows * num_tokens // size
     done = jax.lax.fori_loop(0, num_blocks + zero, step, start)
     return jax.tree.map(
         lambda array: array.reshape(num_rows, num_tokens, *array.shape[1:]), done
+    )
+
+
+def _filler(made: Any, source: jax.Array) -> Any:
+    """Returns arrays for all tokens, all of which is overwritten.
+
+    Zeros would be one array for all layers, kept until the end and copied for each.
+    """
+    element = source.ravel()[0]
+    return jax.tree.map(
+        lambda part: jnp.full(
+            (len(source), *part.shape[2:]), element.astype(part.dtype)
+        ),
+        made,
     )

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens so far: one preallocated block per layer."""
+"""The key-value cache: one preallocated block per layer."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from llmpq_jax.schema.precision import KvBits
 
 
 class LayerCache(NamedTuple):
-    """What one layer remembers of a group of rows.
+    """One layer's keys and values of a group of sequences, which are its rows.
 
     A row's token at position p is in slot p. Slots at and beyond a row's length hold
-    padding or leftovers: attention masks them by position, and decoding overwrites
-    each of them before its position is first looked at.
+    padding or older tokens: attention masks them by position, and decoding overwrites
+    each of them before its position is first attended to.
 
     Attributes:
-        key: [B, S, K, H], rotated already where positions are rotary; of the
-            activations' type, or at 8 bits int8.
-        value: [B, S, K, H], likewise.
-        key_scale: [B, S, K, 1] at 8 bits: a key is its integers times its scale.
-        value_scale: Likewise.
+        key: Keys [B, S, K, H], rotated already where positions are rotary; of the
+            activations' type, or int8 at 8 bits.
+        value: Values [B, S, K, H], of the same type.
+        key_scale: Scales [B, S, K, 1] at 8 bits: a key is its integers times its scale.
+        value_scale: Scales [B, S, K, 1] of the values at 8 bits.
     """
 
     key: Shaped[Array, "B S K H"]
@@ -37,21 +37,21 @@ class LayerCache(NamedTuple):
 
     @property
     def num_slots(self) -> int:
-        """S."""
+        """Number of slots of a row, S."""
         return self.key.shape[1]
 
     @property
     def num_rows(self) -> int:
-        """B."""
+        """Number of rows, B."""
         return self.key.shape[0]
 
     @property
     def kv_bits(self) -> KvBits:
-        """16 stands for the activations' type."""
+        """Bits of the cache: 8, or 16 for the activations' type."""
         return 16 if self.key_scale is None else 8
 
     def at(self, kv_bits: KvBits) -> LayerCache:
-        """Returns it at 16 bits, as it is, or rounded to 8."""
+        """Returns the cache at these bits: unchanged, or rounded from 16 to 8."""
         if kv_bits == self.kv_bits:
             return self
         key, key_scale = round_rows(self.key)
@@ -59,17 +59,17 @@ class LayerCache(NamedTuple):
         return LayerCache(key, value, key_scale, value_scale)
 
     def rows(self, first: int, end: int) -> LayerCache:
-        """Takes some of its rows."""
+        """Returns rows from `first` to `end`, exclusive."""
         return jax.tree.map(lambda block: block[first:end], self)
 
     def some_rows(self, first_row: Int[Array, ""] | int, count: int) -> LayerCache:
-        """Takes `count` rows from one on that is known only when the stage runs."""
+        """Returns `count` rows from a first one that is known only when the stage runs."""
         return jax.tree.map(
             lambda block: jax.lax.dynamic_slice_in_dim(block, first_row, count), self
         )
 
     def slots(self, count: int) -> LayerCache:
-        """Takes its first slots."""
+        """Returns the first slots of each row."""
         return jax.tree.map(lambda block: block[:, :count], self)
 
     def with_rows(
@@ -78,7 +78,7 @@ class LayerCache(NamedTuple):
         first_row: Int[Array, ""],
         first_slot: Int[Array, ""] | int = 0,
     ) -> LayerCache:
-        """Writes rows from a slot on; `new` may be shorter in both axes."""
+        """Writes rows and slots from a first one on; `new` may have fewer of both."""
 
         def write(block: Array, rows: Array) -> Array:
             zero = jnp.zeros_like(first_row)
@@ -104,13 +104,14 @@ class LayerCache(NamedTuple):
 
 
 class PromptCache(NamedTuple):
-    """Where one layer's memory of some prompts is kept: the caches of their groups.
+    """One layer's cache of some prompts: the caches of their groups.
 
     Attributes:
-        groups: One that the rows are part of, or several that they fill, in order.
-        first_row: Where in the group the rows begin, if they are part of one.
-        first_slot: Where the new tokens begin, in all rows alike.
-        num_slots: How many slots, from the first on, the tokens may look at.
+        groups: Cache of one group that has the rows, or of several that they fill, in
+            order.
+        first_row: Index of the first row in its group, if there is one group.
+        first_slot: Slot of the first new token, the same in all rows.
+        num_slots: Number of slots, from the first on, that tokens may attend to.
     """
 
     groups: tuple[LayerCache, ...]
@@ -120,12 +121,12 @@ class PromptCache(NamedTuple):
 
     @property
     def zero(self) -> Int[Array, ""]:
-        """0, which only the run knows: added to a loop's steps, it remains a loop."""
+        """A zero that is not a constant: added to a loop's length, it keeps XLA's loop."""
         return jnp.minimum(self.first_row, 0)
 
     @property
     def kv_bits(self) -> KvBits:
-        """Of the groups."""
+        """Bits of the groups' caches."""
         return self.groups[0].kv_bits
 
     def with_tokens(self, new: LayerCache) -> PromptCache:
@@ -143,7 +144,7 @@ class PromptCache(NamedTuple):
         )
 
     def some_rows(self, first: Int[Array, ""] | int, count: int) -> LayerCache:
-        """Takes what `count` prompts of one group, from one on, may look at."""
+        """Returns what `count` prompts of one group, from a first one, may attend to."""
         if len(self.groups) == 1:
             rows = self.groups[0].some_rows(self.first_row + first, count)
             return rows.slots(self.num_slots)
@@ -166,7 +167,7 @@ def make_cache(
     dtype: jnp.dtype,
     kv_bits: KvBits,
 ) -> LayerCache:
-    """Makes one layer's cache of blocks that `make` makes of a shape and a type."""
+    """Returns one layer's cache of arrays that `make` returns for a shape and a type."""
     slots = (num_rows, num_slots, architecture.num_kv_heads)
     block = (*slots, architecture.head_dim)
     if kv_bits == 16:

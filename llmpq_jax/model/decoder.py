@@ -23,7 +23,7 @@ from llmpq_jax.schema.precision import KvBits
 
 
 class Embedding(nnx.Module):
-    """Tokens to hidden states; held by the first stage."""
+    """Tokens to hidden states; part of the first stage."""
 
     def __init__(
         self, architecture: Architecture, weights: Weights, *, dtype: jnp.dtype
@@ -113,11 +113,14 @@ class Attention(nnx.Module):
         cache: LayerCache | None,
         context: Context,
     ) -> tuple[Float[Array, "B T N H"], LayerCache]:
-        """Attends; returns the new tokens' memory, or the cache that now holds it."""
+        """Attends; returns the mixed values and the cache with the new tokens in it.
+
+        Without a cache the new tokens attend to themselves, and are returned as one.
+        """
         slopes = self._slopes(query_BTNH.shape[2])
         if cache is None:
-            # Prompts see what their cache will hold, so that no token depends on which
-            # of its predecessors came with it.
+            # Prompts attend to what their cache will hold, so that no token depends on
+            # which of its predecessors are in the same call.
             memory = new.at(self.kv_bits)
             mixed = attend(
                 query_BTNH, memory, context, window=self.window, slopes_N=slopes
@@ -135,7 +138,7 @@ class Attention(nnx.Module):
         cache: PromptCache,
         context: Context,
     ) -> tuple[Float[Array, "B T N H"], PromptCache]:
-        """Attends; returns the cache that now holds the new tokens' memory."""
+        """Attends; returns the mixed values and the cache with the new tokens in it."""
         slopes = self._slopes(query_BTNH.shape[2])
         return store_and_attend(
             query_BTNH, new, cache, context, window=self.window, slopes_N=slopes
@@ -147,7 +150,7 @@ class Attention(nnx.Module):
         return self.output(mixed_BTNH.reshape(*mixed_BTNH.shape[:2], -1))
 
     def _slopes(self, num_heads: int) -> Array | None:
-        """Returns ALiBi's slopes for the heads that are here."""
+        """Returns ALiBi's slopes for the heads of this device."""
         if not self.num_alibi_heads:
             return None
         slopes = jnp.asarray(alibi_slopes(self.num_alibi_heads))
@@ -189,7 +192,16 @@ class DecoderLayer(nnx.Module):
         kv_bits: KvBits = 16,
         tensor_axis: str | None = None,
     ) -> None:
-        """Builds layer number `layer` over its weights (see `arch.tensors`)."""
+        """Builds a layer over its weights.
+
+        Args:
+            architecture: Architecture of the model.
+            layer: Number of the layer, from 0.
+            weights: Weights of the layer, keyed by `TensorSpec.name`.
+            kv_bits: Bits of keys and values that prompts attend to.
+            tensor_axis: Mesh axis over whose devices the heads are cut; None if they
+                are on one device.
+        """
         self.attention_norm = Norm(weights, "attention_norm", architecture)
         self.attention = Attention(
             architecture,
@@ -211,14 +223,14 @@ class DecoderLayer(nnx.Module):
         """Applies the layer.
 
         Args:
-            hidden_BTD: Hidden states.
-            cache: What earlier tokens left, to be joined by one of each row; absent on
-                a pass over whole prompts that leaves nothing behind.
-            context: Of this step.
+            hidden_BTD: Hidden states that enter the layer.
+            cache: Keys and values of earlier tokens, to which each row adds one; None
+                for a pass over whole prompts.
+            context: Context of this step.
 
         Returns:
-            The hidden states handed on, and the memory attended to: the cache with the
-            new tokens in it, or without one the new tokens' keys and values alone.
+            The hidden states that leave the layer, and the keys and values attended to:
+            the cache with the new tokens in it, or without one the new tokens' own.
         """
         query, new = _before(self, hidden_BTD, context=context)
         mixed, memory = self.attention.mix(query, new, cache, context)
@@ -233,7 +245,7 @@ class DecoderLayer(nnx.Module):
         """Applies the layer to prompts or chunks of them, in blocks.
 
         Returns:
-            The hidden states handed on, and the cache with the prompts in it.
+            The hidden states that leave the layer, and the cache with the prompts in it.
         """
         query, new = over_tokens(
             partial(_before, kv_bits=cache.kv_bits),
@@ -256,7 +268,7 @@ def _before(
     context: Context,
     kv_bits: KvBits = 16,
 ) -> tuple[Array, LayerCache]:
-    """Does what comes before tokens look at each other."""
+    """Computes queries, keys and values, each token by itself."""
     if not layer.norms_after:
         hidden_BTD = layer.attention_norm(hidden_BTD)
     query, new = layer.attention.project(hidden_BTD, context)
@@ -264,7 +276,7 @@ def _before(
 
 
 def _after(layer: DecoderLayer, hidden_BTD: Array, mixed_BTNH: Array) -> Array:
-    """Does what comes after tokens looked at each other."""
+    """Applies everything that follows attention, each token by itself."""
     hidden_BTD = hidden_BTD + layer.attention.finish(mixed_BTNH)
     if layer.norms_after:
         hidden_BTD = layer.attention_norm(hidden_BTD)
@@ -273,7 +285,7 @@ def _after(layer: DecoderLayer, hidden_BTD: Array, mixed_BTNH: Array) -> Array:
 
 
 class Head(nnx.Module):
-    """Hidden states to logits; held by the last stage."""
+    """Hidden states to logits; part of the last stage."""
 
     def __init__(
         self,
@@ -282,7 +294,14 @@ class Head(nnx.Module):
         *,
         gather_over: str | None = None,
     ) -> None:
-        """Takes the head's weights; `gather_over` is the mesh axis its columns are cut by."""
+        """Builds the head over its weights (see `arch.tensors`).
+
+        Args:
+            architecture: Architecture of the model.
+            weights: Weights of the head, keyed by `TensorSpec.name`.
+            gather_over: Mesh axis over whose devices the vocabulary is cut; None if
+                each device has all of it.
+        """
         has_norm = architecture.has_final_norm
         self.norm = Norm(weights, "norm", architecture) if has_norm else None
         has_project_out = "project_out.weight" in weights

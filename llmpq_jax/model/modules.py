@@ -1,4 +1,4 @@
-"""The small parts of a layer: linear maps, norms, and how weights are found by name."""
+"""The small modules of a layer: linear maps and norms, over weights found by name."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ class Linear(nnx.Module):
     def __init__(
         self, weights: Weights, name: str, *, sum_over: str | None = None
     ) -> None:
-        """Takes its weights out of a layer's.
+        """Selects the map's weights from a layer's.
 
         Args:
-            weights: Keyed by `TensorSpec.name`.
-            name: Prefix of its own.
+            weights: Weights of the layer, keyed by `TensorSpec.name`.
+            name: Prefix of the map's names.
             sum_over: Mesh axis over whose devices the contracted axis is cut; partial
-                products are summed over it before the bias is added once.
+                products are summed over it before the bias is added once. None if it
+                is not cut.
         """
         self.weight = nnx.Param(weights[f"{name}.weight"])
         self.bias = _bias(weights, name)
@@ -51,7 +52,7 @@ class Linear(nnx.Module):
 def images(
     hidden: Float[Array, "*rows C"], maps: Sequence[Linear]
 ) -> tuple[Float[Array, "*rows _F"], ...]:
-    """Returns what several linear maps make of the same hidden states."""
+    """Returns the images of the same hidden states under several linear maps."""
     products = multiply_together(hidden, [each.weight.get_value() for each in maps])
     return tuple(
         each.finished(product) for each, product in zip(maps, products, strict=True)
@@ -96,5 +97,5 @@ def _bias(weights: Weights, name: str) -> nnx.Param[jax.Array] | None:
 
 
 def along_last_axis(vector_F: Array, like: Array) -> Array:
-    """Gives a vector the rank of an array whose last axis it goes along."""
+    """Reshapes a vector to the rank of an array, along that array's last axis."""
     return vector_F.reshape((1,) * (like.ndim - 1) + vector_F.shape)

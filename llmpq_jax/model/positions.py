@@ -1,4 +1,4 @@
-"""Where tokens stand: rotations, masks and ALiBi slopes, made once per step."""
+"""Positions of tokens: rotations, masks and ALiBi slopes, computed once per step."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from llmpq_jax.arch.architecture import Architecture, Rope
 
 
 class Context(NamedTuple):
-    """What all layers of a step share.
+    """Positions that all layers of a step share.
 
     Attributes:
         position_BT: Position of each query token in its row.
         slot_S: Position of each key slot.
-        cosine_BTH: Of the rotation angles, once for each half of a head; absent
+        cosine_BTH: Cosine of the rotation angles, once for each half of a head; None
             without rope.
-        sine_BTH: Likewise, negative for the first half.
+        sine_BTH: Sine of the rotation angles, negative for the first half of a head;
+            None without rope.
     """
 
     position_BT: Int[Array, "B T"]
@@ -32,7 +33,7 @@ class Context(NamedTuple):
     def some_tokens(
         self, flat: Callable[[Array], Array], cut: Callable[[Array], Array]
     ) -> Context:
-        """Returns the context of some tokens, cut out of all rows' laid end to end."""
+        """Returns the context of some tokens, cut from the concatenation of all rows."""
 
         def some(array: Array | None) -> Any:
             return None if array is None else cut(flat(array))
@@ -45,7 +46,7 @@ class Context(NamedTuple):
         )
 
     def visible_BTS(self, window: int | None) -> Bool[Array, "B T S"]:
-        """Says which key each query sees: its own and earlier ones, within a window."""
+        """Returns which keys a query attends to: its own and earlier ones in a window."""
         distance = self.position_BT[:, :, None] - self.slot_S[None, None, :]
         visible = distance >= 0
         return visible if window is None else visible & (distance < window)
@@ -54,7 +55,7 @@ class Context(NamedTuple):
 def fresh_context(
     architecture: Architecture, num_rows: int, num_tokens: int
 ) -> Context:
-    """Makes the context of prompts seen whole, each from position 0, padded right."""
+    """Returns the context of whole prompts, each from position 0, padded on the right."""
     position = jnp.broadcast_to(jnp.arange(num_tokens), (num_rows, num_tokens))
     return _context(architecture, position, num_tokens)
 
@@ -62,7 +63,7 @@ def fresh_context(
 def cached_context(
     architecture: Architecture, position_BT: Int[Array, "B T"], num_slots: int
 ) -> Context:
-    """Makes the context of tokens that continue what a cache of so many slots holds."""
+    """Returns the context of tokens that continue a cache of `num_slots` slots."""
     return _context(architecture, position_BT, num_slots)
 
 
@@ -70,10 +71,10 @@ def _context(architecture: Architecture, position_BT: Array, num_slots: int) -> 
     cosine = sine = None
     if architecture.rope is not None:
         rates = jnp.asarray(rotation_rates(architecture.rope, architecture.head_dim))
-        # bfloat16 rounds position 257 to 256, so angles are taken in float32.
+        # bfloat16 rounds position 257 to 256, so angles are computed in float32.
         angles = position_BT[:, :, None].astype(jnp.float32) * rates[None, None, :]
-        # Joined here, once: XLA keeps what was joined, but would take a bare cosine
-        # anew for every head of every layer.
+        # Joined here, once: XLA keeps the joined array, but would compute a bare cosine
+        # again for every head of every layer.
         cosine = jnp.concatenate([jnp.cos(angles)] * 2, axis=-1)
         sine = jnp.concatenate([-jnp.sin(angles), jnp.sin(angles)], axis=-1)
     return Context(
@@ -109,8 +110,8 @@ def rotate(
     if context.cosine_BTH is None or context.sine_BTH is None:
         return hidden_BTNH
     wide = hidden_BTNH.astype(jnp.float32)
-    # Halves are exchanged by a reversal: XLA would write a concatenation of them
-    # element by element.
+    # Halves are swapped by a reversal: XLA would write a concatenation of them element
+    # by element.
     branch = wide.reshape(*wide.shape[:-1], 2, -1)
     exchanged = jnp.flip(branch, axis=-2).reshape(wide.shape)
     cosine, sine = context.cosine_BTH[:, :, None], context.sine_BTH[:, :, None]

@@ -28,8 +28,8 @@ def quantize(
     numbers below the normal ones, gets scale 1. The most negative integer is not used.
 
     Raises:
-        ValueError: 4 bits were asked of an odd number of features, which cannot be
-            packed two to a byte.
+        ValueError: The number of features is odd, which cannot be packed two to a byte
+            at 4 bits.
     """
     num_contracted, num_features = weight_CF.shape
     if bits == 4 and num_features % 2:
@@ -42,9 +42,9 @@ def quantize(
 def round_rows(
     array: Float[Array, "*rows H"],
 ) -> tuple[Int8[Array, "*rows H"], Float[Array, "*rows 1"]]:
-    """Rounds each run along the last axis to int8, with a scale of its own.
+    """Rounds each vector along the last axis to int8, with its own scale.
 
-    As `quantize` at 8 bits: the largest magnitude becomes 127.
+    The largest magnitude becomes 127, as by `quantize` at 8 bits.
     """
     wide = array.astype(jnp.float32)
     return _rounded(wide, LARGEST_INTEGER[8], axis=-1)
@@ -62,7 +62,7 @@ def _quantize(weight_CF: jax.Array, *, bits: Literal[4, 8], group: int) -> QArra
 def packed(
     values_CF: Int8[Array, "C F"], scale_GF: Float[Array, "G F"], *, bits: Literal[4, 8]
 ) -> QArray:
-    """Makes a weight of its integers and scales."""
+    """Returns a weight, given its integers and scales."""
     values = values_CF if bits == 8 else _pack(values_CF)
     return QArray(values=values, scale=scale_GF, bits=bits)
 
@@ -71,7 +71,7 @@ def scale_of(
     magnitude: Float[Array, "*groups"], largest: int
 ) -> Float[Array, "*groups"]:
     """Returns the scales at which these magnitudes become the largest integer."""
-    # Compilers divide in ways of their own; a product with a reciprocal they leave alone.
+    # Compilers may change a division; a product with a reciprocal they leave as it is.
     quotient = magnitude * np.float32(1 / largest)
     # A group of zeros, or of numbers so small that the reciprocal would overflow.
     return jnp.where(quotient >= _MIN_NORMAL, quotient, 1.0)

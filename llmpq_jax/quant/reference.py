@@ -1,4 +1,4 @@
-"""The slow, obvious referee in NumPy and float64; nothing served goes through it."""
+"""A slow and obvious reference in NumPy and float64, for tests and benchmarks."""
 
 from __future__ import annotations
 

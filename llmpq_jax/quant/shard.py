@@ -11,13 +11,13 @@ from llmpq_jax.quant.qarray import QArray
 
 
 def with_groups_cut(weight: QArray, width: int) -> QArray:
-    """Repeats scales until `width` equal runs of rows hold whole groups.
+    """Repeats scales until `width` equal ranges of rows hold whole groups.
 
-    The shards then hold the very integers and scales of the whole; only scales that
-    serve two shards are stored twice.
+    The shards then hold the integers and scales of the whole weight; only scales that
+    two shards need are stored twice.
 
     Raises:
-        ValueError: The rows themselves do not divide, or come permuted.
+        ValueError: The rows do not divide by `width`, or are permuted.
     """
     if weight.num_contracted % width:
         msg = f"{weight.num_contracted} rows cannot be cut into {width}: expected a divisor"

@@ -121,7 +121,7 @@ class StageSharding:
     def trace_weight(
         self, spec: TensorSpec, array: jax.Array, bits: Bits
     ) -> tuple[Weight, list[NamedSharding]]:
-        """Gives a weight its served layout while JAX only traces, see `put_weight`.
+        """Returns a weight in its served layout while JAX only traces, see `put_weight`.
 
         Returns:
             The weight as it is served, and the sharding of each of its arrays.

@@ -43,7 +43,7 @@ def test_a_file_that_goes_on_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(SOUND + b"\0")
     with pytest.raises(
-        CheckpointError, match=rf"has {len(SOUND) + 1} bytes, its header tells of"
+        CheckpointError, match=rf"has {len(SOUND) + 1} bytes, its header describes"
     ):
         read_header(path)
 

@@ -4,8 +4,8 @@
 
 Prints a table row for each matrix, number of rows and precision, and a JSON line with
 versions, command and date. 16 bits are bfloat16 through XLA, which calls cuBLAS; torch is
-timed beside it where it is installed. Many copies of a weight are multiplied in one call:
-none waits in the cache, and the call's own cost is shared.
+timed as well if it is installed. Many copies of a weight are multiplied in one call, so that
+none is in the cache, and the dispatch overhead is spread over all of them.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def time_products(
     """Times one matrix at each precision and number of rows.
 
     Returns:
-        For each what it was, seconds of one product, and at few bits the relative
-        error beside float64, in the norm of the whole product.
+        Name, sizes and seconds of each product, and at low bit widths its relative error
+        against float64, in the norm of the whole product.
     """
     generator = np.random.default_rng(0)
     contracted, features = shape
@@ -129,7 +129,7 @@ def _product_of_each(operands: tuple[jax.Array, list[Any]]) -> list[jax.Array]:
 def copy_bandwidth(device: JaxDevice, num_bytes: int = 1 << 30) -> float:
     """Returns bytes per second, read and written, of copying memory on a device."""
     values = jax.device_put(jnp.zeros(num_bytes // 4, jnp.float32), device)
-    # A sum with a number that is not known beforehand, so that it is no mere alias.
+    # A sum with a number that is not constant, so that the result is no alias.
     one = jax.device_put(jnp.ones((1,), jnp.float32), device)
     copy = jax.jit(lambda operands: operands[0] + operands[1])
     return 2 * num_bytes / _median_s(copy, (values, one), 15)
@@ -163,7 +163,7 @@ def _median_s(call: Callable[[Any], Any], operands: Any, repeats: int) -> float:
 def _time_torch(
     shape: tuple[int, int], rows: Sequence[int], repeats: int
 ) -> list[dict[str, Any]]:
-    """Times torch's bfloat16 product on the same GPU, as many copies in turn."""
+    """Times torch's bfloat16 product on the same GPU, over as many copies."""
     torch: Any = importlib.import_module("torch")
     contracted, features = shape
     num_bytes = 2 * contracted * features

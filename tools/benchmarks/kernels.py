@@ -1,9 +1,9 @@
-"""One weight's product at every precision, over the machine's bandwidth and XLA's large products.
+"""Times one weight's product at every precision, against bandwidth and XLA's large products.
 
     python -m tools.benchmarks.kernels --contracted 4096 --features 11008
 
 Prints a table row for each precision and number of rows, and a JSON line with versions,
-command and date. Several weights are taken in turn, so that none waits in a cache.
+command and date. Several copies of a weight are used in turn, so that none is in a cache.
 """
 
 from __future__ import annotations
@@ -56,38 +56,25 @@ def main(
     large = _large_product_flops(activations)
     figures: list[dict[str, Any]] = []
     for num_rows in rows:
-        hidden = jnp.asarray(
-            generator.standard_normal((num_rows, contracted), np.float32), activations
-        )
+        drawn = generator.standard_normal((num_rows, contracted), np.float32)
+        hidden = jnp.asarray(drawn, activations)
         for bits, weight in weights.items():
             num_bytes = contracted * features * bits // 8
-            copies = [
-                jax.tree.map(jnp.copy, weight)
-                for _ in range(max(2, -(-_CACHED_BYTES // num_bytes)))
-            ]
-            product = jax.jit(multiply)
-            spent_s = _median_s(lambda w: product(hidden, w), copies, repeats)  # noqa: B023
-            figures.append(
-                {
-                    "rows": num_rows,
-                    "bits": bits,
-                    "ms": 1e3 * spent_s,
-                    "gb_per_s": num_bytes / spent_s / 1e9,
-                    "share_of_bandwidth": num_bytes * read_s / spent_s,
-                    "gflop_per_s": 2 * num_rows * contracted * features / spent_s / 1e9,
-                    "share_of_matmul": 2
-                    * num_rows
-                    * contracted
-                    * features
-                    / spent_s
-                    / large,
-                }
-            )
+            num_operations = 2 * num_rows * contracted * features
+            spent_s = _product_s(hidden, weight, num_bytes, repeats)
+            row = {
+                "rows": num_rows,
+                "bits": bits,
+                "ms": 1e3 * spent_s,
+                "gb_per_s": num_bytes / spent_s / 1e9,
+                "share_of_bandwidth": num_bytes * read_s / spent_s,
+                "gflop_per_s": num_operations / spent_s / 1e9,
+                "share_of_matmul": num_operations / spent_s / large,
+            }
             if bits in rounded:
-                figures[-1]["error"] = _error(
-                    product(hidden, weight), hidden, rounded[bits]
-                )
-            row = figures[-1]
+                product = jax.jit(multiply)(hidden, weight)
+                row["error"] = _error(product, hidden, rounded[bits])
+            figures.append(row)
             click.echo(
                 f"| {num_rows} | {bits} | {row['ms']:.3f} ms "
                 f"| {row['share_of_bandwidth']:.0%} of bandwidth "
@@ -108,6 +95,14 @@ def main(
             }
         )
     )
+
+
+def _product_s(hidden: jax.Array, weight: Any, num_bytes: int, repeats: int) -> float:
+    """Returns the seconds of one product, over enough copies to fill all caches."""
+    num_copies = max(2, -(-_CACHED_BYTES // num_bytes))
+    copies = [jax.tree.map(jnp.copy, weight) for _ in range(num_copies)]
+    product = jax.jit(multiply)
+    return _median_s(lambda copy: product(hidden, copy), copies, repeats)
 
 
 def _median_s(

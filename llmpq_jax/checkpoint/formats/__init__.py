@@ -1,8 +1,8 @@
-"""Checkpoints of quantised weights: what their files say, and what that means.
+"""Formats of quantised checkpoints.
 
-Each format has a file that reads its description, names the tensors of one matrix, and
-turns them into our layout without changing an integer or a scale. A field that is not
-understood is refused by name. docs/checkpoints.md has the formulas.
+Each format has a module that reads its description in config.json, names the tensors of
+one matrix, and converts them to our layout without changing an integer or a scale. A
+field that is not understood is refused by name. docs/checkpoints.md has the formulas.
 """
 
 from llmpq_jax.checkpoint.formats._find_format import read_format

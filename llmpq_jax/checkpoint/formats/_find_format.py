@@ -1,4 +1,4 @@
-"""Finds out which format a checkpoint is in."""
+"""Finds the format of a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _READERS: Mapping[str, Callable[[Config], Format]] = {
 
 
 def read_format(folder: Path) -> Format | None:
-    """Reads how a checkpoint's weights are quantised; None where they are not.
+    """Reads how a checkpoint's weights are quantised; None if they are not.
 
     Raises:
         SpecError: The description cannot be read.

@@ -1,4 +1,4 @@
-"""What every format of quantised weights answers."""
+"""The interface of a format of quantised weights."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Linear:
     """A matrix that a checkpoint may hold quantised.
 
     Attributes:
-        folder: Of the checkpoint.
-        module: Its name there, without ".weight".
-        num_contracted: C.
-        num_features: F.
+        folder: Folder of the checkpoint.
+        module: Name of the matrix there, without ".weight".
+        num_contracted: Number of inputs, C.
+        num_features: Number of outputs, F.
     """
 
     folder: Path
@@ -39,12 +39,12 @@ class Linear:
     num_features: int
 
     def refuse(self, found: str) -> NoReturn:
-        """Raises CheckpointError: what was found, and what to do, about this matrix."""
+        """Raises CheckpointError with what was found of this matrix, and what to do."""
         msg = f"checkpoint {self.folder}: {self.module} {found}"
         raise CheckpointError(msg)
 
     def groups_of(self, group_size: int) -> int:
-        """Returns how many groups of so many rows there are; one where it is −1."""
+        """Returns the number of groups of this many rows; a size of −1 means one group."""
         if group_size == -1:
             return 1
         if self.num_contracted % group_size:
@@ -57,12 +57,12 @@ class Linear:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FormatTensor:
-    """One of the tensors that make a quantised matrix.
+    """A tensor of the file that a quantised matrix is made of.
 
     Attributes:
-        suffix: Of its name, behind the module's and a dot.
-        shape: That it must have.
-        dtypes: Of which it must have one.
+        suffix: End of its name, after the module's name and a dot.
+        shape: Shape that it must have; −1 where any length is allowed.
+        dtypes: Types that it may have.
     """
 
     suffix: str
@@ -71,21 +71,28 @@ class FormatTensor:
 
 
 class Format(ABC):
-    """The description of one checkpoint's quantised weights."""
+    """How one checkpoint's weights are quantised.
+
+    Attributes:
+        name: Name of the format.
+        marker: Suffix of a tensor that only quantised matrices have.
+    """
 
     name: str
-    marker: str  # the suffix of a tensor that only quantised matrices have
+    marker: str
 
     @abstractmethod
     def bits(self, linear: Linear) -> LowBits:
         """Returns the bits of a quantised matrix."""
 
     @abstractmethod
-    def parts(self, linear: Linear, found: Container[str]) -> tuple[FormatTensor, ...]:
-        """Lists a quantised matrix's tensors.
+    def file_tensors(
+        self, linear: Linear, found: Container[str]
+    ) -> tuple[FormatTensor, ...]:
+        """Returns the tensors that a quantised matrix is made of.
 
         Args:
-            linear: The matrix.
+            linear: Matrix with its name and shape.
             found: Names of the tensors that the checkpoint has.
         """
 
@@ -93,7 +100,7 @@ class Format(ABC):
     def matrix(
         self, linear: Linear, tensors: Mapping[str, np.ndarray]
     ) -> QuantizedMatrix:
-        """Makes our layout of tensors that are as `parts` says, by suffix."""
+        """Returns a matrix in our layout, given what `file_tensors` asks for by suffix."""
 
 
 def our_layout(
@@ -105,19 +112,19 @@ def our_layout(
     zero_point_GF: np.ndarray,
     group_of_C: np.ndarray | None,
 ) -> QuantizedMatrix:
-    """Puts integers, scales and groups as a format has them into our layout.
+    """Returns a matrix in our layout, given a format's integers, scales and groups.
 
     Args:
-        linear: The matrix.
-        values_CF: int8, in the order of the inputs.
-        scale_GF: Of any floating type.
-        bits: Of the integers.
-        zero_point_GF: int8; left away where all are 0.
-        group_of_C: Which group an input's row belongs to; in order if None.
+        linear: Matrix with its name and shape, for messages.
+        values_CF: Integers in the order of the inputs, as int8.
+        scale_GF: Scales in any floating type.
+        bits: Bits of an integer.
+        zero_point_GF: Integers that represent zero, as int8; dropped if all are 0.
+        group_of_C: Group of each input; None if groups are in the order of the inputs.
 
     Raises:
         CheckpointError: Groups are of several sizes, features cannot be packed in
-            pairs, or a scale is no number.
+            pairs, or a scale is not a finite number.
     """
     if bits == 4 and linear.num_features % 2:
         linear.refuse(

@@ -1,4 +1,4 @@
-"""One quantised matrix on the host, in our layout; NumPy alone."""
+"""One quantised matrix in our layout, in NumPy arrays; JAX is not imported."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class QuantizedMatrix:
-    """A matrix [C, F] as `quant.QArray` has it, before it is JAX's.
+    """A matrix [C, F] with the fields of `quant.QArray`, in NumPy arrays.
 
     Attributes:
-        values: int8 [C, F] at 8 bits, uint8 [C, F/2] at 4: two nibbles to a byte.
-        scale: Of each group and feature.
-        bits: Of an integer.
-        zero_point: The integer that stands for zero; absent where that is 0.
-        permutation: Which input meets which row; absent where they are in order.
-        dtype: In which 16 bits the matrix is served where it is not served as integers.
+        values: Integers: int8 [C, F] at 8 bits, uint8 [C, F/2] at 4, two to a byte.
+        scale: Step between two consecutive integers, for each group and feature.
+        bits: Bits of an integer.
+        zero_point: Integer that represents zero; None if that is 0.
+        permutation: Index of the input that each row is multiplied by; None if rows are
+            in the order of the inputs.
+        dtype: Type of 16 bits that the matrix is dequantised to.
     """
 
     values: Shaped[np.ndarray, "C _"]
@@ -50,9 +51,9 @@ class QuantizedMatrix:
         served = wide.reshape(num_contracted, num_features).astype(self.dtype)
         if self.permutation is None:
             return served
-        with_devices = np.empty_like(served)
-        with_devices[self.permutation] = served
-        return with_devices
+        in_order = np.empty_like(served)
+        in_order[self.permutation] = served
+        return in_order
 
 
 def pack_nibbles(values_CF: Int[np.ndarray, "C F"]) -> UInt8[np.ndarray, "C F/2"]:
@@ -62,7 +63,7 @@ def pack_nibbles(values_CF: Int[np.ndarray, "C F"]) -> UInt8[np.ndarray, "C F/2"
 
 
 def unpack_nibbles(packed: UInt8[np.ndarray, "C F/2"]) -> Int8[np.ndarray, "C F"]:
-    """Undoes `pack_nibbles`."""
+    """Inverts `pack_nibbles`."""
     values = np.empty((packed.shape[0], 2 * packed.shape[1]), np.uint8)
     values[:, 0::2] = packed & 0x0F
     values[:, 1::2] = packed >> 4
@@ -75,7 +76,7 @@ def in_groups(
 ) -> Int[np.ndarray, " C"] | None:
     """Returns the order of inputs that puts each group's rows together.
 
-    Within a group the inputs keep their order; absent where all are in order already.
+    Within a group the inputs keep their order. Returns None if all are in order already.
 
     Raises:
         ValueError: A group is unknown, or the groups are not of one size.

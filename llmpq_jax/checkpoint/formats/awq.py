@@ -3,13 +3,13 @@
 Of a matrix with C inputs and F features, 4 bits:
 
     qweight int32 [C, F/8]   integers q of 8 consecutive features to a word
-    qzeros  int32 [G, F/8]   zero points z likewise
+    qzeros  int32 [G, F/8]   zero points z, packed the same way
     scales  [G, F]
 
     weight[i, f] = scales[g, f] · (q[i, f] − z[g, f])     with g = i // group_size
 
 Bits 4n to 4n + 3 of word w hold feature 8w + (0, 2, 4, 6, 1, 3, 5, 7)[n], an order in
-which a GPU takes them apart in pairs.
+which a GPU unpacks them in pairs.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _FEATURE_AT = (0, 2, 4, 6, 1, 3, 5, 7)
 _PER_WORD = 8
 _DEFAULTS = {"version": "gemm", "zero_point": True}
 _ALIASES = {"w_bit": "bits", "q_group_size": "group_size"}
-# How it was made, and what another engine does with it; which modules are quantised the
-# tensors say.
+# How it was made, and what another engine does with it; the tensors themselves show which
+# modules are quantised.
 _HARMLESS = frozenset(
     [
         "quant_method",
@@ -53,10 +53,10 @@ _HARMLESS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Awq(Format):
-    """One checkpoint's description.
+    """How one checkpoint's weights are quantised.
 
     Attributes:
-        group_size: Inputs that share a scale; −1 for all of them.
+        group_size: Number of inputs that share a scale; −1 for all of them.
     """
 
     group_size: int
@@ -64,17 +64,19 @@ class Awq(Format):
     marker = "qweight"
 
     def bits(self, linear: Linear) -> LowBits:
-        """As in `Format`: 4."""
+        """See `Format`; always 4."""
         del linear
         return 4
 
-    def parts(self, linear: Linear, found: Container[str]) -> tuple[FormatTensor, ...]:
-        """As in `Format`."""
+    def file_tensors(
+        self, linear: Linear, found: Container[str]
+    ) -> tuple[FormatTensor, ...]:
+        """See `Format`."""
         del found
         c, f = linear.num_contracted, linear.num_features
         if f % _PER_WORD:
             linear.refuse(
-                f"has {f} features: expected a multiple of {_PER_WORD}, so many to a word; "
+                f"has {f} features: expected a multiple of {_PER_WORD}, which a word holds; "
                 "check that config.json is of these weights"
             )
         g = linear.groups_of(self.group_size)
@@ -89,7 +91,7 @@ class Awq(Format):
     def matrix(
         self, linear: Linear, tensors: Mapping[str, np.ndarray]
     ) -> QuantizedMatrix:
-        """As in `Format`."""
+        """See `Format`."""
         return our_layout(
             linear,
             _in_order(tensors["qweight"]),
@@ -115,7 +117,7 @@ def read_awq(config: Config) -> Awq:
 
 
 def _in_order(words: np.ndarray) -> np.ndarray:
-    """Takes words apart and puts their eight features into order."""
+    """Unpacks words and puts their eight features into order."""
     mixed = unpack_columns(words, 4)
     rows = mixed.reshape(len(mixed), -1, _PER_WORD)
     values = np.empty_like(rows)

@@ -15,9 +15,9 @@ Of a matrix with C inputs and F features, p = 32 / bits and h = 2^(bits−1):
 
     weight[f, i] = weight_scale[f, g] · (q[f, i] − z[f, g])   with g = i // group_size
 
-Zero points are there where `symmetric` is false. Which bits and groups a module has is
-said by the group of config.json whose targets name it: first those that name the module,
-then patterns ("re:…", from the name's start), then the class Linear.
+Zero points are stored if `symmetric` is false. A module has the bits and groups of the
+group of config.json whose targets match it: first those that name the module, then
+patterns ("re:…", from the name's start), then the class Linear.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _STORAGES: Mapping[str, Storage] = {
     "pack-quantized": "pack-quantized",
     "int-quantized": "int-quantized",
 }
-# "static" and "dynamic" are the newer names. By weight alone, groups stay in order.
+# "static" and "dynamic" are the newer names. Ordered by "weight", groups stay in order.
 _HAS_ORDER = {"weight": False, "static": False, "group": True, "dynamic": True}
 _STRATEGIES = {"group": "group", "channel": "channel", "tensor": "tensor"}
 _HARMLESS = frozenset(
@@ -57,7 +57,7 @@ _HARMLESS = frozenset(
         "config_groups",
         "format",
         "global_compression_ratio",
-        "ignore",  # which modules are quantised the tensors say
+        "ignore",  # the tensors show which modules are quantised
         "provider",
         "quantization_status",
         "sparsity_config",
@@ -74,13 +74,13 @@ class Scheme:
     """How the modules of one group are quantised.
 
     Attributes:
-        targets: Names, patterns behind "re:", or the class Linear.
-        bits: Of an integer.
-        group_size: Inputs that share a scale; −1 for all of them.
-        has_one_scale: For the whole matrix.
-        is_symmetric: Without zero points.
-        has_order: Inputs belong to groups by weight_g_idx.
-        storage: How the integers are stored.
+        targets: Names of modules, patterns after "re:", or the class Linear.
+        bits: Bits of an integer.
+        group_size: Number of inputs that share a scale; −1 for all of them.
+        has_one_scale: True if the whole matrix has one scale.
+        is_symmetric: True if there are no zero points.
+        has_order: True if weight_g_idx gives the group of each input.
+        storage: Format in which the integers are stored.
     """
 
     targets: tuple[str, ...]
@@ -94,10 +94,10 @@ class Scheme:
 
 @dataclass(frozen=True, kw_only=True)
 class CompressedTensors(Format):
-    """One checkpoint's description.
+    """How one checkpoint's weights are quantised.
 
     Attributes:
-        schemes: Of its groups, in their order.
+        schemes: Schemes of the groups of config.json, in their order.
     """
 
     schemes: tuple[Scheme, ...]
@@ -105,11 +105,13 @@ class CompressedTensors(Format):
     marker = "weight_scale"
 
     def bits(self, linear: Linear) -> LowBits:
-        """As in `Format`."""
+        """See `Format`."""
         return self._scheme_of(linear).bits
 
-    def parts(self, linear: Linear, found: Container[str]) -> tuple[FormatTensor, ...]:
-        """As in `Format`."""
+    def file_tensors(
+        self, linear: Linear, found: Container[str]
+    ) -> tuple[FormatTensor, ...]:
+        """See `Format`."""
         del found
         scheme = self._scheme_of(linear)
         c, f = linear.num_contracted, linear.num_features
@@ -145,14 +147,14 @@ class CompressedTensors(Format):
     def matrix(
         self, linear: Linear, tensors: Mapping[str, np.ndarray]
     ) -> QuantizedMatrix:
-        """As in `Format`."""
+        """See `Format`."""
         scheme = self._scheme_of(linear)
         c, f = linear.num_contracted, linear.num_features
         if scheme.storage == PACKED:
-            said = tensors["weight_shape"].tolist()
-            if said != [f, c]:
+            stored = tensors["weight_shape"].tolist()
+            if stored != [f, c]:
                 linear.refuse(
-                    f"has weight_shape {said}: expected {[f, c]}; check that config.json "
+                    f"has weight_shape {stored}: expected {[f, c]}; check that config.json "
                     "is of these weights"
                 )
             packed = unpack_columns(tensors["weight_packed"], scheme.bits)
@@ -245,7 +247,7 @@ def read_compressed_tensors(config: Config) -> CompressedTensors:
 
 
 def _read_group(group: Config, config: Config) -> Scheme:
-    # Activations in few bits are what the products would have to be computed with.
+    # Quantised activations are refused: products are not computed with them.
     group.refuse_unknown_keys(
         frozenset(["targets", "weights", "format"]), {}, what=NAME
     )
@@ -283,7 +285,7 @@ def _read_group(group: Config, config: Config) -> Scheme:
 
 
 def _strategy(weights: Config) -> str:
-    """Reads the strategy, which follows from group_size where it is not said."""
+    """Reads the strategy; without one it follows from group_size."""
     if weights.get("strategy") is not None:
         return weights.choice("strategy", _STRATEGIES)
     size = weights.values.get("group_size")

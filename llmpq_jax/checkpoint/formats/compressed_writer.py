@@ -1,6 +1,7 @@
-"""Writes matrices as compressed-tensors, format pack-quantized; the reader has the layout.
+"""Writes matrices as compressed-tensors in its format pack-quantized.
 
-Scales are stored as float32, in which we serve them: the format leaves their type open.
+`compressed_tensors` describes the layout. Scales are stored as float32, the type in which
+they are served: the format allows any type.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from llmpq_jax.checkpoint.formats.compressed_tensors import NAME, PACKED, Scheme
 
 
 def scheme_of(matrix: QuantizedMatrix) -> Scheme:
-    """Returns how a matrix is quantised, without the modules it holds for."""
+    """Returns how a matrix is quantised, without targets."""
     num_contracted, num_groups = len(matrix.values), len(matrix.scale)
     return Scheme(
         targets=(),
@@ -28,9 +29,9 @@ def scheme_of(matrix: QuantizedMatrix) -> Scheme:
 
 
 def packed_tensors(matrix: QuantizedMatrix) -> dict[str, np.ndarray]:
-    """Returns the tensors that make a matrix, by suffix of the module's name.
+    """Returns the tensors that a matrix is stored as, by suffix of the module's name.
 
-    Its inputs are in order: newer versions of the format know no other.
+    Its inputs are in order: newer versions of the format have no other.
     """
     assert matrix.permutation is None
     bits = matrix.bits
@@ -47,11 +48,11 @@ def packed_tensors(matrix: QuantizedMatrix) -> dict[str, np.ndarray]:
 
 
 def description(schemes: Mapping[str, Scheme], plain: Sequence[str]) -> dict[str, Any]:
-    """Returns what config.json says of the weights, under quantization_config.
+    """Returns the content of quantization_config in config.json.
 
     Args:
-        schemes: Of quantised modules, by name.
-        plain: Matrices that stay at 16 bits.
+        schemes: Schemes of quantised modules, by name.
+        plain: Names of matrices that stay at 16 bits.
     """
     modules_of: dict[Scheme, list[str]] = {}
     for module, scheme in schemes.items():

@@ -36,7 +36,7 @@ from llmpq_jax.checkpoint.formats._words import centred, unpack_columns, unpack_
 BITS: Mapping[str, LowBits] = {"4": 4, "8": 8}
 _ZEROS_LESS = {"gptq": 1, "gptq_v2": 0}
 _DEFAULTS = {"checkpoint_format": "gptq", "dynamic": None}
-# How it was made, what another engine does with it, and what the tensors say anyway:
+# How it was made, what another engine does with it, and what the tensors themselves show:
 # which modules are quantised, their zero points and the order of their groups.
 _HARMLESS = frozenset(
     [
@@ -85,13 +85,13 @@ class _Scheme:
 
 @dataclass(frozen=True, kw_only=True)
 class Gptq(Format):
-    """One checkpoint's description.
+    """How one checkpoint's weights are quantised.
 
     Attributes:
-        scheme: Of modules that no rule names.
+        scheme: Scheme of modules that no rule matches.
         rules: Patterns of module names, from their start, with another scheme; the
-            first that matches counts. One without a scheme names unquantised modules.
-        zeros_less: What was taken from the zero points.
+            first that matches counts. One without a scheme is of unquantised modules.
+        zeros_less: Number that was subtracted from the stored zero points.
     """
 
     scheme: _Scheme
@@ -101,17 +101,19 @@ class Gptq(Format):
     marker = "qweight"
 
     def bits(self, linear: Linear) -> LowBits:
-        """As in `Format`."""
+        """See `Format`."""
         return self._scheme_of(linear).bits
 
-    def parts(self, linear: Linear, found: Container[str]) -> tuple[FormatTensor, ...]:
-        """As in `Format`; g_idx may be missing."""
+    def file_tensors(
+        self, linear: Linear, found: Container[str]
+    ) -> tuple[FormatTensor, ...]:
+        """See `Format`; g_idx may be missing."""
         scheme = self._scheme_of(linear)
         per_word = 32 // scheme.bits
         c, f = linear.num_contracted, linear.num_features
         if c % per_word or f % per_word:
             linear.refuse(
-                f"has shape {[c, f]}: expected multiples of {per_word}, so many to a word; "
+                f"has shape {[c, f]}: expected multiples of {per_word}, which a word holds; "
                 "check that config.json is of these weights"
             )
         g = linear.groups_of(scheme.group_size)
@@ -127,9 +129,9 @@ class Gptq(Format):
     def matrix(
         self, linear: Linear, tensors: Mapping[str, np.ndarray]
     ) -> QuantizedMatrix:
-        """As in `Format`."""
+        """See `Format`."""
         bits = self.bits(linear)
-        ones = sum(1 << place for place in range(0, 32, bits))
+        ones = sum(1 << shift for shift in range(0, 32, bits))
         zeros = tensors["qzeros"].view(np.uint32) + np.uint32(self.zeros_less * ones)
         return our_layout(
             linear,
@@ -166,7 +168,7 @@ def read_gptq(config: Config) -> Gptq:
 
 
 def bits_in(config: Config, key: str = "bits") -> LowBits:
-    """Reads 4 or 8."""
+    """Reads a number of bits, 4 or 8."""
     value = config.integer(key)
     if value not in (4, 8):
         config.not_implemented(key, value, "4 or 8")
@@ -174,13 +176,13 @@ def bits_in(config: Config, key: str = "bits") -> LowBits:
 
 
 def group_size_in(config: Config) -> int:
-    """Reads a whole number from 1 up, or −1 for a group of all rows."""
+    """Reads a number of rows, or −1 for a group of all rows."""
     value = config.get("group_size")
     return -1 if value == -1 else config.integer("group_size")
 
 
 def _renamed(values: Mapping[str, object]) -> dict[str, object]:
-    """Gives newer files' `format` the name it had."""
+    """Renames `format` of newer files to its older name."""
     return {
         "checkpoint_format" if key == "format" else key: value
         for key, value in values.items()

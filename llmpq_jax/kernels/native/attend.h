@@ -76,7 +76,7 @@ void Mix(const float* weights, int64_t row, const T* values, int64_t stride,
   }
 }
 
-// Calls with<count>(first) for runs of heads: as many fours as there are, then ones.
+// Calls four(first) for each run of four heads, then one(first) for each head left.
 template <class Four, class One>
 void InRuns(int64_t heads, Four four, One one) {
   int64_t j = 0;
@@ -104,16 +104,16 @@ void Store(const T* from, int64_t heads, int64_t size, int8_t* to, float* scales
     for (int64_t h = 0; h < size; ++h) {
       const float quotient = ToFloat(from[k * size + h]) * reciprocal;
       const float within = quotient > 127.0f ? 127.0f : quotient > -127.0f ? quotient : -127.0f;
-      constexpr float kShift = 12582912.0f;  // leaves no room behind the point
+      constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
       to[k * size + h] = static_cast<int8_t>((within + kShift) - kShift);
     }
   }
 }
 
-// Softmax over slots is taken in one pass: what was mixed so far is rescaled when a
-// larger score comes (Milakov and Gimelshein, arXiv 1805.02867). All heads go through the
-// slots together, so that keys and values are read in the order they lie in.
-// T is what the new token comes in, C what the cache keeps.
+// Softmax over slots takes one pass: the sum so far is rescaled when a larger score is
+// found (Milakov and Gimelshein, arXiv 1805.02867). All heads go through the slots
+// together, so that keys and values are read in the order of memory.
+// T is the type of the new token, C that of the cache.
 template <class T, class C>
 void AttendAs(const AttendArgs& args) {
   constexpr bool kIsRounded = std::is_same_v<C, int8_t>;
@@ -133,7 +133,7 @@ void AttendAs(const AttendArgs& args) {
   float* query = args.scratch;                 // [heads, size]
   float* mixed = query + heads * size;         // [heads, size]
   float* scores = mixed + heads * size;        // [kSlotsAtOnce, row]
-  float* largest = scores + kSlotsAtOnce * row;  // [row], as the next two
+  float* largest = scores + kSlotsAtOnce * row;  // [row], like the next two
   float* mass = largest + row;
   float* shrink = mass + row;
   const float unit = 1.0f / std::sqrt(static_cast<float>(size));

@@ -1,4 +1,4 @@
-// Which kernels this processor can run.
+// Chooses the kernels that this processor can run.
 #include "kernels.h"
 
 #if defined(LLMPQ_FOR_AMX)
@@ -11,7 +11,7 @@ namespace llmpq {
 namespace {
 
 #if defined(LLMPQ_FOR_AMX)
-// Tiles are memory that Linux saves with every thread, so a process asks for them.
+// Tiles are state that Linux saves for every thread, so a process must request them.
 bool MayUseAmx() {
   constexpr unsigned kTile = 1u << 24, kBfloat16 = 1u << 22;
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;

@@ -1,10 +1,10 @@
 // Compiled with -mavx512vnni and AVX-512; called only where the processor has them.
 //
-// A row or two are bound by memory, and the less there is to do for a byte, the more bytes
-// are on their way. Weights become 16-bit integers instead of floats, and hidden states
+// Products of one or two rows are bound by memory, and the less work a byte takes, the more
+// loads are in flight. Weights become 16-bit integers instead of floats, and hidden states
 // two such limbs each: x = (high * 2^15 + low) * unit, where the unit is one power of two
-// for a row. One instruction then takes 32 products to 16 sums, without rounding. What is
-// lost of x is below 2^-29 of the largest number in its row.
+// for a row. One instruction then adds 32 products to 16 sums, without rounding. The error
+// of x is below 2^-29 of the largest number in its row.
 //
 // Pairs of rows are those of pairs_avx512.h. Packed hidden states: for each row all high
 // limbs, then all low ones, in the order of the pairs. In place of sums: the rows' units,
@@ -32,12 +32,12 @@ constexpr int64_t kAtOnce = 16;
 constexpr int64_t kPrefetchBytes = 6144;
 constexpr int64_t kLineBytes = 64;
 
-// Into the second cache: what is asked for the first one waits in its few line buffers.
+// Into the second-level cache: prefetches into the first one would fill its line buffers.
 inline void Prefetch(const void* from) {
   __builtin_prefetch(static_cast<const char*>(from) + kPrefetchBytes, 0, 2);
 }
 
-// Sums of so many pairs stay below 2^31: 2 * 127 * 2^14 a pair, 2 * 15 * 2^14 at int4.
+// Sums of this many pairs stay below 2^31: 2 * 127 * 2^14 a pair, 2 * 15 * 2^14 at int4.
 constexpr int64_t kInt8Pairs = 512;
 constexpr int64_t kMaxInt4Group = 8192;
 
@@ -91,7 +91,7 @@ void PackLimbs(const PackArgs& args) {
   auto* const limbs = reinterpret_cast<int16_t*>(args.packed);
   float* const units = args.sums;
   auto* const sums = reinterpret_cast<int32_t*>(args.sums + rows);
-  // Of 16 numbers, so that rows 8i + k and 8i + k + 4 become neighbours.
+  // Order of 16 numbers that makes rows 8i + k and 8i + k + 4 neighbours.
   const __m256i order =
       _mm256_set_epi16(15, 11, 14, 10, 13, 9, 12, 8, 7, 3, 6, 2, 5, 1, 4, 0);
   for (int64_t r = 0; r < rows; ++r) {
@@ -109,7 +109,7 @@ void PackLimbs(const PackArgs& args) {
         highs = _mm256_permutexvar_epi16(order, highs);
         lows = _mm256_permutexvar_epi16(order, lows);
       }
-      // An odd row has a partner of zeros.
+      // The partner of an odd row is zeros.
       _mm256_mask_storeu_epi16(high + c, First(Padded(left)), highs);
       _mm256_mask_storeu_epi16(low + c, First(Padded(left)), lows);
     }
@@ -172,7 +172,7 @@ struct Sums {
       }
     }
   }
-  // In the units of its row, less so much of each limb.
+  // In the units of its row, less the offset's share of each limb.
   __m512 Value(int r, int32_t less_high, int32_t less_low) const {
     const __m512i high = _mm512_sub_epi32(lane[r][0], _mm512_set1_epi32(less_high));
     const __m512i low = _mm512_sub_epi32(lane[r][1], _mm512_set1_epi32(less_low));
@@ -181,7 +181,7 @@ struct Sums {
   }
 };
 
-constexpr int kChains = 4;  // of sums that do not wait for each other
+constexpr int kChains = 4;  // independent chains of sums
 
 template <int kRows>
 struct Block {
@@ -248,7 +248,7 @@ void MultiplyInt8(const TileArgs& args) {
       chains[0].Add(block.limbs, pair, pairs.Two(values + 2 * pair * kPanel));
     }
     if (end == whole && args.num_contracted % 2) {
-      // One more than kInt8Pairs at most, and that one has a partner of zeros.
+      // At most one more than kInt8Pairs, whose partner is zeros.
       chains[1].Add(block.limbs, whole, pairs.Last(values + 2 * whole * kPanel));
     }
     for (int i = 1; i < kChains; ++i) chains[0].Add(chains[i]);
@@ -270,7 +270,7 @@ template <int kRows>
 void MultiplyInt4(const TileArgs& args) {
   const auto* words = static_cast<const uint32_t*>(args.values);
   const int64_t group_words = args.num_contracted / args.num_groups / kRowsPerWord;
-  // The last row of a word has no 8 added: turning its highest bit adds it.
+  // The last row of a word has no 8 added: flipping its highest bit adds it.
   const __m512i last = _mm512_set1_epi32(INT32_MIN);
   Block<kRows> block(args);
   int64_t pair = 0;

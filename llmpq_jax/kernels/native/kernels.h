@@ -1,7 +1,7 @@
-// What each instruction set implements, and the layouts that all of them share.
+// The interface that each instruction set implements, and the layouts that all of them share.
 //
-// A weight [C, F] lies in panels of 16 features, so that one pass over a panel reads
-// memory in order and meets a whole vector of features at every contracted row:
+// A weight [C, F] is stored in panels of 16 features, so that one pass over a panel reads
+// memory in order, a whole vector of features at every contracted row:
 //
 //   16 bit [F/16, C, 16]    bfloat16
 //   int8   [F/16, C, 16]    int8
@@ -12,9 +12,10 @@
 //   scale  [F/16, G, 16]    float32; no groups at 16 bits
 //
 // Hidden states are packed by row blocks, in the order in which a multiplier reads them;
-// how many rows a block may have is the multiplier's choice. Where nothing else is said:
+// each multiplier has its own number of rows to a block. By default the order is
 // [C][rows of the block], in float32. For int4, row i of eight is multiplied by 16^-i,
-// which is exact, and the sums that undo the + 8 are kept beside: [G][rows of the block].
+// which is exact, and a second array has the sums that undo the + 8:
+// [G][rows of the block].
 #pragma once
 
 #include <cstdint>
@@ -39,7 +40,7 @@ struct PackArgs {
   float* sums;    // SumFloats(num_rows, num_groups)
 };
 
-// Room for packed hidden states, and for what is kept beside them.
+// Sizes of packed hidden states, and of the sums that belong to them.
 inline int64_t PackedFloats(int64_t rows, int64_t contracted) {
   return rows * (contracted + contracted % 2);
 }
@@ -59,18 +60,18 @@ struct TileArgs {
   int64_t out_stride;  // elements from row to row
   int64_t num_valid;   // features of this panel that exist
   float* kept;         // the panel's weights as floats [num_contracted][kPanel], or null
-  bool is_kept;        // they are there; otherwise they are put there
+  bool is_kept;        // `kept` has them already; otherwise they are written there
 };
 
-// A cache keeps keys and values as they come or, with a scale for each token and head, as
-// int8: scale times integer.
+// A cache has keys and values in the type of the new ones or, with a scale for each token
+// and head, as int8: scale times integer.
 struct AttendArgs {
   const void* query;    // [num_kv_heads * num_shared, head_dim]
   const void* new_key;  // [num_kv_heads, head_dim]
   const void* new_value;
   void* keys;  // first slot of this row's first head; the new one goes to `position`
   void* values;
-  float* key_scales;  // likewise, one number for each head; null unless int8
+  float* key_scales;  // first slot of this row's first head; null unless int8
   float* value_scales;
   Number number;         // of query, new key and value, `out`, and of a cache that is not int8
   const float* slopes;   // [num_kv_heads * num_shared] of ALiBi, or null
@@ -92,7 +93,7 @@ inline int64_t AttendScratch(int64_t heads, int64_t head_dim) {
   return 2 * heads * head_dim + (kSlotsAtOnce + 3) * PaddedHeads(heads);
 }
 
-// What is to be multiplied.
+// Types and sizes of a product.
 struct ProductShape {
   WeightKind kind;
   Number number;  // of hidden states and products
@@ -101,7 +102,7 @@ struct ProductShape {
   int64_t num_groups;
 };
 
-// One way to multiply.
+// One implementation of the product.
 struct Multiplier {
   int64_t max_rows;      // of a block
   int64_t packed_bytes;  // of one packed number
@@ -109,10 +110,10 @@ struct Multiplier {
   void (*tile)(const TileArgs&);
 };
 
-// The multiplier of a row or two (few_rows.cc), or null if that is not for this shape.
+// The multiplier of one or two rows (few_rows.cc), or null if it does not serve this shape.
 const Multiplier* FewRowsMultiplier(const ProductShape& shape);
 
-// What serves one instruction set.
+// The kernels of one instruction set.
 struct Kernels {
   const char* name;
   const Multiplier& (*multiplier_for)(const ProductShape&);
@@ -129,7 +130,7 @@ extern const Kernels kAmxKernels;
 #endif
 #endif
 
-// The processor's kernels, the slowest first.
+// The kernels that this processor can run, the slowest first.
 std::vector<const Kernels*> KernelsHere();
 
 }  // namespace llmpq

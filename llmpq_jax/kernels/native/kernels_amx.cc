@@ -1,10 +1,10 @@
 // Compiled with -mamx-tile, -mamx-bf16 and AVX-512; called only where the processor has
-// them and Linux has given the process leave (choice.cc).
+// them and Linux has permitted the process to use them (choice.cc).
 //
 // A tile is 16 rows of 64 bytes. One instruction multiplies 16 hidden states by 16
 // features over 32 contracted rows, in bfloat16 with float32 sums. Four tiles of sums, 64
-// hidden states, share each tile of weights, which is made of a panel's pairs on the way.
-// All other shapes are avx512's.
+// hidden states, share each tile of weights, which is converted from a panel's pairs.
+// All other shapes go to the kernels of avx512.
 //
 // Packed hidden states: [C/32][rows of the block][32], a tile's rows one after another.
 #include <immintrin.h>
@@ -30,15 +30,15 @@ constexpr int64_t kTilePairs = kStep / 2 * kPanel;
 constexpr int64_t kPrefetchBytes = 4096;
 constexpr int64_t kLineBytes = 64;
 
-// Some compilers' intrinsics do not say that they read and write memory: what is stored
-// before and loaded after must not be moved past them, nor left out.
+// Some compilers' intrinsics are not declared to read and write memory: stores before them
+// and loads after them must not be moved past them, nor left out.
 inline void KeepMemory() { __asm__ volatile("" ::: "memory"); }
 
-// Fewer rows are faster without tiles: making those costs the same for any number.
+// Fewer rows are faster without tiles: converting tiles takes as long for any number.
 constexpr int64_t kMinRows = 3;
 
 // Tiles by number: four of sums, three of hidden states, one of weights. The intrinsics
-// want the numbers as they stand: 0 to 3, 4 to 6, and 7.
+// take literal numbers only: 0 to 3, 4 to 6, and 7.
 struct alignas(64) TileShapes {
   uint8_t palette = 1;
   uint8_t start_row = 0;
@@ -63,7 +63,7 @@ void PackTiles(const PackArgs& args) {
   const auto* hidden = static_cast<const uint16_t*>(args.hidden);
   auto* packed = reinterpret_cast<uint16_t*>(args.packed);
   const int64_t rows = args.num_rows, contracted = args.num_contracted;
-  // Of 32 numbers, so that rows 8i + k and 8i + k + 4 become neighbours.
+  // Order of 32 numbers that makes rows 8i + k and 8i + k + 4 neighbours.
   alignas(64) uint16_t places[kStep];
   for (int i = 0; i < kStep; ++i) {
     const int pair = i % kRowsPerWord / 2;
@@ -80,7 +80,7 @@ void PackTiles(const PackArgs& args) {
   }
 }
 
-// Makes the tile of weights for one step.
+// Converts the tile of weights for one step.
 template <WeightKind kKind>
 struct Tiles;
 
@@ -189,7 +189,7 @@ void Write(const TileArgs& args, const float* totals) {
   }
 }
 
-// Adds a group's sums, in its scale, to the totals.
+// Adds a group's sums, times its scale, to the totals.
 void Scale(const TileArgs& args, int64_t group, const float* sums, float* totals) {
   if (args.num_groups == 0) {
     std::memcpy(totals, sums, sizeof(float) * args.num_rows * kPanel);
@@ -207,7 +207,7 @@ template <WeightKind kKind, int kBlocks>
 void Multiply(const TileArgs& args) {
   alignas(64) float sums[kMaxRows * kPanel];
   alignas(64) float totals[kMaxRows * kPanel];
-  // The next step's tile is made while this one's is multiplied.
+  // The next step's tile is converted while this one is multiplied.
   alignas(64) uint32_t made[2 * kTilePairs];
   const Tiles<kKind> tiles(args);
   const auto* packed = reinterpret_cast<const uint16_t*>(args.packed);

@@ -1,4 +1,4 @@
-// Compiled with -mavx512f and its kin; called only where the processor has them.
+// Compiled with -mavx512f and related flags; called only where the processor has them.
 #include "vector_avx512.h"
 
 #define LLMPQ_ISA avx512

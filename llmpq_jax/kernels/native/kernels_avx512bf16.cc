@@ -1,10 +1,10 @@
-// Compiled with -mavx512bf16 and its kin; called only where the processor has them.
+// Compiled with -mavx512bf16 and related flags; called only where the processor has them.
 //
-// bfloat16 hidden states are multiplied in pairs: one instruction takes 32 products to 16
-// sums, in float32, twice what float32 operands get. All else is avx512's.
+// bfloat16 hidden states are multiplied in pairs: one instruction adds 32 products to 16
+// sums in float32, twice as many as of float32 operands. All other products go to avx512.
 //
 // Packed hidden states are the pairs' words, [pairs][rows of the block]; the offset of
-// int4 is taken off by a table.
+// int4 is subtracted by a table.
 #include <immintrin.h>
 
 #include <array>
@@ -79,7 +79,7 @@ Sums<kRows> Folded(const Sums<kRows> (&sums)[kSums]) {
 
 enum class From { kWeights, kWeightsAndKeep, kKept };
 
-// Where the next pairs of a panel are kept, or null.
+// Address of the panel's next kept pairs, or null.
 struct Kept {
   uint32_t* next;
   template <From kFrom, class Make>
@@ -98,7 +98,7 @@ struct Kept {
   }
 };
 
-// Weights whose rows lie one after another, of int8_t or, as bfloat16, uint16_t.
+// Weights with contiguous rows, of int8_t or, as bfloat16, uint16_t.
 template <class T, int kRows, From kFrom>
 Sums<kRows> MultiplyRows(const TileArgs& args) {
   constexpr int kSums = SumsFor(kRows);

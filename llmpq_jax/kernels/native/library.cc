@@ -1,4 +1,4 @@
-// What XLA calls: checks of shapes, the choice of kernels, and how work is shared out.
+// The functions that XLA calls: they check shapes, choose kernels, and distribute work.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -17,10 +17,10 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-// So many tasks for each thread: the last one to be claimed is a small share of all.
+// Tasks for each thread: enough that the last one to be claimed is a small share of all.
 constexpr int64_t kTasksPerThread = 6;
 
-// LLMPQ_JAX_KERNELS may name other kernels than the fastest. Null: they are not here.
+// LLMPQ_JAX_KERNELS may name other kernels than the fastest. Null: the processor lacks them.
 const Kernels* ChooseKernels() {
   const std::vector<const Kernels*> here = KernelsHere();
   const char* wish = std::getenv("LLMPQ_JAX_KERNELS");
@@ -31,8 +31,8 @@ const Kernels* ChooseKernels() {
   return nullptr;
 }
 
-// Packed hidden states that are multiplied together: half of a core's second cache, where
-// a panel's kept weights lie beside them.
+// Packed hidden states that are multiplied together: half of a core's second-level cache,
+// which holds a panel's kept weights as well.
 int64_t PackedBytesAtOnce() {
   constexpr int64_t kLeast = 192 << 10;
 #if defined(_SC_LEVEL2_CACHE_SIZE)
@@ -90,8 +90,8 @@ struct Weight {
   int64_t num_features;
 };
 
-// A thread's place for one panel's weights as a multiplier reads them; row blocks after
-// the first take them from there.
+// A thread's buffer for one panel's weights as a multiplier reads them; row blocks after
+// the first read them from there.
 float* KeptPanel(int64_t contracted) {
   struct alignas(64) Features {
     float number[kPanel];
@@ -102,7 +102,7 @@ float* KeptPanel(int64_t contracted) {
 }
 
 // hidden [M, C]; then values and scale of each weight (see kernels.h). Returns for each
-// weight its product [M, F], and last the memory that packed rows were put in.
+// weight its product [M, F], and last the memory of the packed rows.
 ffi::Error Product(ffi::ThreadPool pool, ffi::AnyBuffer hidden, ffi::RemainingArgs args,
                    ffi::RemainingRets rets) {
   if (hidden.dimensions().size() != 2 || !IsNumber(hidden.element_type())) {
@@ -284,7 +284,7 @@ ffi::Error Attend(ffi::ThreadPool pool, ffi::AnyBuffer query, ffi::AnyBuffer new
     return Refuse("expected a slope for each head, or none");
   }
   const int64_t shared = num_heads / num_kv_heads;
-  // A row is one task, unless there are so few that threads would stand idle.
+  // A row is one task, unless there are too few rows to keep all threads busy.
   const int64_t num_threads = std::max<int64_t>(1, pool.num_threads());
   const int64_t tasks_per_row = std::min(num_kv_heads, CeilDiv(2 * num_threads, num_rows));
   const int64_t row_floats = num_kv_heads * AttendScratch(shared, head_dim);
@@ -368,8 +368,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(LlmpqAttend, llmpq::Attend,
                                   .Ret<xla::ffi::Buffer<xla::ffi::F32>>()
                                   .Attr<int64_t>("window"));
 
-// Which kernels serve here, by name; null if LLMPQ_JAX_KERNELS names others. Asked before
-// anything else is called.
+// Name of the kernels that serve this processor; null if LLMPQ_JAX_KERNELS names others.
+// To be called before any other function.
 extern "C" const char* LlmpqKernelPath() {
   const llmpq::Kernels* kernels = llmpq::Chosen();
   return kernels ? kernels->name : nullptr;

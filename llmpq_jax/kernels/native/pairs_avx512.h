@@ -1,8 +1,8 @@
-// Weights as pairs of bfloat16, each pair a word: what the instructions that multiply
-// bfloat16 read. Weights of 8 bits and fewer are bfloat16 without rounding.
+// Weights as pairs of bfloat16, each pair a word: the operands of the instructions that
+// multiply bfloat16. Weights of 8 bits and fewer are bfloat16 without rounding.
 //
 // Pairs are rows (2i, 2i + 1) of int8 and bfloat16, and rows (8i + k, 8i + k + 4), k < 4,
-// of int4: those two lie at the same place of a word's halves.
+// of int4, which have the same position in the two halves of a word.
 //
 // Included by one file for each instruction set, inside that set's namespace.
 #pragma once
@@ -21,13 +21,13 @@ struct Pairs {
   __m512i lane;  // of 16 features
 };
 
-// An integer's float has zeros where a bfloat16 ends, so shifting is converting.
+// The float of such an integer has zeros below a bfloat16's digits: shifting converts it.
 inline __m512i Floats(const int8_t* from) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
   return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
 }
 
-// Where the 16-bit numbers of two rows go, so that those of a feature are neighbours.
+// Order of the 16-bit numbers of two rows that makes those of a feature neighbours.
 inline __m512i PairOrder() {
   const __m512i first =
       _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -60,7 +60,7 @@ struct Rows<uint16_t> {
   }
 };
 
-// bfloat16 of -8 to 7 by the four lowest bits; the fifth bit is another row's.
+// bfloat16 of -8 to 7 by the four lowest bits; the fifth bit belongs to another row.
 inline __m512i NibbleTable() {
   alignas(64) uint16_t table[32];
   for (int i = 0; i < 32; ++i) {
@@ -74,7 +74,7 @@ inline __m512i NibbleTable() {
 
 template <int kShift>
 Pairs Int4Pairs(__m512i words, __m512i table) {
-  // The last row of a word has no 8 added: turning its highest bit adds it.
+  // The last row of a word has no 8 added: flipping its highest bit adds it.
   if constexpr (kShift == 3) {
     words = _mm512_xor_si512(words, _mm512_set1_epi32(INT32_MIN));
   }

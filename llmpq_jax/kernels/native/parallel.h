@@ -1,4 +1,4 @@
-// Shares out work over XLA's own thread pool; starts no threads.
+// Distributes work over XLA's own thread pool; starts no threads.
 #pragma once
 
 #include <algorithm>
@@ -26,9 +26,9 @@ inline void Pause(int round) {
 }
 
 // Calls body(index) for each index below `count`, on the caller and on the pool's
-// threads, and returns when all calls are done. Indices are claimed one by one, so a
-// thread that comes late, or never, costs nothing but its share: the caller alone would
-// finish, which also keeps a full pool from deadlock.
+// threads, and returns when all calls are done. Indices are claimed one by one, so that
+// no call waits for a thread that starts late or never: the caller alone would finish,
+// which also prevents a deadlock of a full pool.
 template <class Body>
 void ParallelFor(xla::ffi::ThreadPool& pool, int64_t count, const Body& body) {
   const int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
@@ -40,7 +40,7 @@ void ParallelFor(xla::ffi::ThreadPool& pool, int64_t count, const Body& body) {
     std::atomic<int64_t> next{0};
     std::atomic<int64_t> done{0};
     int64_t count;
-    const Body* body;  // gone when the caller returns: looked at for a claimed index only
+    const Body* body;  // invalid once the caller returns: used for a claimed index only
     void Work() {
       for (int64_t index; (index = next.fetch_add(1)) < count;) {
         (*body)(index);

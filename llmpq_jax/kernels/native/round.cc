@@ -1,5 +1,5 @@
-// What XLA calls to bring a checkpoint's matrix straight into panels, without the copies
-// between.
+// The function that XLA calls to round a checkpoint's matrix straight into panels, without
+// intermediate copies.
 #include <algorithm>
 #include <cstdint>
 #include <string>
@@ -23,14 +23,14 @@ ffi::Error Refuse(const std::string& what) {
   return ffi::Error(ffi::ErrorCode::kInvalidArgument, "llmpq_jax rounding: " + what);
 }
 
-// Weights are read from end to end at every step: with small pages a processor looks up
-// thousands of them. Asked before the memory is touched, Linux gives large ones.
+// Weights are read from start to end at every step: with small pages a processor looks up
+// thousands of them. If asked before the memory is first used, Linux provides large ones.
 void AskForHugePages(char* data, int64_t size) {
 #if defined(__linux__)
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
   const uintptr_t end = reinterpret_cast<uintptr_t>(data + size) / page * page;
-  // Where it is not granted, nothing but speed is lost.
+  // Without large pages the program is slower, and nothing else changes.
   if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
 #else
   (void)data, (void)size;

@@ -1,5 +1,5 @@
-// Rounds one panel of a checkpoint's matrix, as quant/quantizer.py would and
-// kernels/panels.py lays it out: the same integers and scales.
+// Rounds one panel of a checkpoint's matrix to the integers and scales of
+// quant/quantizer.py, in the layout of kernels/panels.py.
 #pragma once
 
 #include <algorithm>
@@ -29,19 +29,19 @@ inline float ToFloat(float value) { return value; }
 inline float ToFloat(Bfloat16 value) { return FromBits(uint32_t{value.bits} << 16); }
 inline float ToFloat(Float16 value) {
   const uint32_t sign = uint32_t{value.bits} >> 15 << 31, rest = value.bits & 0x7fffu;
-  // XLA's threads take numbers below the normal ones for zero, so those are counted.
+  // XLA's threads flush subnormal numbers to zero, so these are computed from integers.
   if (rest < 0x400) return FromBits(sign | 0x33800000) * static_cast<float>(rest);  // 2^-24
-  const uint32_t exponents = rest < 0x7c00 ? 112 : 224;  // halves end where floats go on
+  const uint32_t exponents = rest < 0x7c00 ? 112 : 224;  // 224: infinity and NaN
   return FromBits(sign | ((rest << 13) + (exponents << 23)));
 }
 
-// To the nearest integer, halves to even, for numbers below 2^22.
+// Rounds to the nearest integer, ties to even, numbers below 2^22.
 inline float ToNearest(float value) {
   constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
   return (value + kShift) - kShift;
 }
 
-constexpr int64_t kChunk = 64;  // contracted rows that are turned together
+constexpr int64_t kChunk = 64;  // contracted rows that are transposed together
 
 struct Rounding {
   int64_t num_contracted;
@@ -69,7 +69,7 @@ void RoundRow(const T* row, int64_t count, float scale, float largest, int8_t* t
   }
 }
 
-// Rows of one group, at most kChunk of them, of all features: `rounded` [kPanel][kChunk].
+// Rounds rows of one group, at most kChunk of them, of all features: `rounded` [kPanel][kChunk].
 inline void PutInt8(const int8_t* rounded, int64_t count, int64_t at, void* values) {
   auto* to = static_cast<int8_t*>(values) + at * kPanel;
   for (int64_t c = 0; c < count; ++c) {
@@ -92,7 +92,7 @@ inline void PutInt4(const int8_t* rounded, int64_t count, int64_t at, void* valu
   }
 }
 
-// weight: the panel's first feature, features one after another.
+// weight: the panel's features, contiguous, from its first one.
 template <class T, class Put>
 void RoundPanel(const T* weight, int64_t num_valid, const Rounding& rounding, Put put,
                 void* values, float* scale) {

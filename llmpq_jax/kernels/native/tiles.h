@@ -1,7 +1,7 @@
 // Packing and multiplying, written once over a vector type.
 //
 // Included by one file for each instruction set, inside that set's namespace: code that
-// was compiled for one processor must not be merged with another's.
+// is compiled for one processor must not be merged with that for another.
 #pragma once
 
 #include <array>
@@ -82,14 +82,14 @@ inline void Pack(const PackArgs& args) {
   }
 }
 
-// Processors stop reading ahead at the end of a page, so the page after is asked for.
+// Processors stop prefetching at the end of a page, so the next page is prefetched here.
 constexpr int64_t kPrefetchBytes = 4096;
 constexpr size_t kLineBytes = 64;
 
 constexpr int kVectors = kPanel / Vector::kLanes;
 
-// Few rows leave the multipliers waiting for their own sums: those rows get several sums,
-// over every second, fourth or eighth contracted row, so that about eight are under way.
+// With few rows the multipliers would wait for their own sums: such rows get several sums,
+// over every second, fourth or eighth contracted row, so that about eight are in flight.
 constexpr int SumsFor(int rows) {
   const int vectors = rows * kVectors;
   return vectors == 1 ? 8 : vectors <= 3 ? 4 : vectors <= 6 ? 2 : 1;
@@ -129,8 +129,8 @@ Sums<kRows> Folded(const Sums<kRows> (&sums)[kSums]) {
   return result;
 }
 
-// Where a tile's weights come from: converted on the way, converted and kept for the row
-// blocks that follow, or kept before.
+// Source of a tile's weights: converted here, converted and kept for the row blocks that
+// follow, or kept before.
 enum class From { kWeights, kWeightsAndKeep, kKept };
 
 template <From kFrom>
@@ -150,7 +150,7 @@ struct Kept {
   }
 };
 
-// Weights whose rows lie one after another, of int8_t or, as bfloat16, uint16_t.
+// Weights with contiguous rows, of int8_t or, as bfloat16, uint16_t.
 template <class T, int kRows, From kFrom>
 Sums<kRows> MultiplyRows(const TileArgs& args) {
   constexpr int kSums = SumsFor(kRows);
@@ -195,7 +195,7 @@ Sums<kRows> MultiplyInt8(const TileArgs& args) {
   return total;
 }
 
-// The sum over one group, in the units of its scale but for the + 8.
+// The sum over one group, in units of its scale, before the + 8 is undone.
 template <int kRows, From kFrom>
 Sums<kRows> GroupInt4(const float* packed, const uint32_t* words, int64_t num_words,
                       float* kept_values) {

@@ -52,14 +52,14 @@ struct Vector {
   friend Vector operator*(Vector a, Vector b) {
     return {_mm256_mul_ps(a.lane, b.lane)};
   }
-  // For arguments of at most 0, as softmax has them: 2^n · 2^f with |f| ≤ 1/2, and the
-  // Taylor series of 2^f to its seventh power, whose rest is below one unit in the last
-  // place. Where the result would be no normal number it is 0.
+  // For arguments of at most 0, as in softmax: 2^n · 2^f with |f| ≤ 1/2, and the Taylor
+  // series of 2^f to its seventh power, whose remainder is below one unit in the last
+  // place. A result that would be subnormal is 0.
   static Vector Exp(Vector a) {
     const __m256 power = _mm256_mul_ps(a.lane, _mm256_set1_ps(1.44269504f));
     const __m256 whole =
         _mm256_round_ps(power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    // The logarithm in two parts, so that the rest keeps all its digits.
+    // The logarithm in two parts, so that the remainder keeps all its digits.
     __m256 rest = _mm256_fnmadd_ps(whole, _mm256_set1_ps(0.693359375f), a.lane);
     rest = _mm256_fnmadd_ps(whole, _mm256_set1_ps(-2.12194440e-4f), rest);
     __m256 sum = _mm256_set1_ps(1.0f / 5040);

@@ -1,4 +1,4 @@
-// Eight floats in plain C++, for processors without kernels of their own.
+// Eight floats in plain C++, for processors without kernels for their instruction set.
 #pragma once
 
 #include <cmath>

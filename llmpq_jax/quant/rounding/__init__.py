@@ -1,4 +1,4 @@
-"""Ways to round a weight to integers, from the nearest to those that know its inputs."""
+"""Methods of rounding a weight: to the nearest integer, or calibrated on its inputs."""
 
 from llmpq_jax.quant.rounding.methods import round_weight, rounded
 

@@ -1,11 +1,10 @@
-"""GPTQ: rows are rounded one by one, later ones make up for the errors of earlier ones.
+"""GPTQ: rows are rounded one by one, and later rows compensate for earlier errors.
 
 After row c is rounded with the error e = (w_c − ŵ_c) / U_cc, each later row j is moved by
 −U_cj · e, where UᵀU is the inverse of the inputs' moments (Frantar et al., GPTQ, arXiv
-2210.17323, equations 2, 3 and section 3.3): what then is left of Δwᵀx is least. Rows come
-in the order of their inputs' mean squares, the largest first. Scales are those of the
-groups as they lie, taken before, so that the result is served like any other: no row
-changes its place.
+2210.17323, equations 2, 3 and section 3.3); this minimises what is left of Δwᵀx. Rows are
+rounded in the order of their inputs' mean squares, the largest first. Groups keep their
+rows, and scales are chosen before, so that the result is served like any other weight.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int8
 
-# Rows rounded before the rows behind them are moved, all at once.
+# Rows that are rounded before all rows after them are moved at once.
 _BLOCK = 128
 # Added to the diagonal, as a share of its mean: the inverse of moments of few tokens
-# would be noise. Where the least is not enough, the next is taken.
+# would be noise. If one is not enough, the next is tried.
 _DAMPINGS = (0.01, 0.1, 1.0)
 
 
@@ -33,10 +32,10 @@ def compensated(
     """Returns integers for given scales.
 
     Args:
-        weight_CF: To be rounded, float32.
-        scale_GF: Of groups of rows as they lie.
-        moment_CC: E[x·xᵀ] of the inputs.
-        largest: Integers lie between −largest and largest.
+        weight_CF: Weight in float32.
+        scale_GF: Scales of the groups of rows.
+        moment_CC: Second moment E[x·xᵀ] of the inputs.
+        largest: Largest integer; the smallest is its negative.
 
     Raises:
         ValueError: The moments are not finite.
@@ -58,7 +57,7 @@ def compensated(
 def _inverse_factor(moment_CC: jax.Array, damping: jax.Array) -> jax.Array:
     """Returns the upper triangular U with UᵀU = (moments + damping)⁻¹."""
     diagonal = jnp.diagonal(moment_CC)
-    # An input that is always 0 says nothing of its row.
+    # An input that is always 0 gives no information on its row.
     mean = jnp.maximum(jnp.mean(diagonal), jnp.finfo(jnp.float32).tiny)
     padded = moment_CC + jnp.diag(jnp.where(diagonal == 0, mean, 0.0) + damping * mean)
     # With R upper triangular and R·Rᵀ = H the inverse is R⁻ᵀ·R⁻¹, so that U = R⁻¹;
@@ -92,8 +91,8 @@ def _rounded_in_order(
         start = number * _BLOCK
         block = jax.lax.dynamic_slice_in_dim(rows, start, _BLOCK)
         steps = jax.lax.dynamic_slice_in_dim(scales, start, _BLOCK)
-        beside = jax.lax.dynamic_slice_in_dim(factor, start, _BLOCK)
-        within = jax.lax.dynamic_slice_in_dim(beside, start, _BLOCK, axis=1)
+        panel = jax.lax.dynamic_slice_in_dim(factor, start, _BLOCK)
+        within = jax.lax.dynamic_slice_in_dim(panel, start, _BLOCK, axis=1)
 
         def round_row(index: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
             block, rounded, errors = state
@@ -109,8 +108,8 @@ def _rounded_in_order(
         _, rounded, errors = jax.lax.fori_loop(
             0, _BLOCK, round_row, (block, empty, empty)
         )
-        behind = jnp.where(column[None, :] >= start + _BLOCK, beside, 0.0)
-        rows = rows - behind.T @ errors
+        later_rows = jnp.where(column[None, :] >= start + _BLOCK, panel, 0.0)
+        rows = rows - later_rows.T @ errors
         integers = jax.lax.dynamic_update_slice_in_dim(integers, rounded, start, axis=0)
         return rows, integers
 

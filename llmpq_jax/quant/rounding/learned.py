@@ -22,17 +22,17 @@ def learned_scales(
     *,
     largest: int,
 ) -> Float[Array, "G F"]:
-    """Returns scales with a smaller tr(ΔWᵀ·H·ΔW) than those given, or these.
+    """Returns scales with a smaller tr(ΔWᵀ·H·ΔW) than the given ones, or these.
 
-    Adam moves the scales' logarithms; a rounded weight's derivative by its scale is its
-    integer, as if that did not change (a straight-through estimate). Each feature keeps
-    the best scales it came by.
+    Adam changes the scales' logarithms; the derivative of a rounded weight by its scale
+    is its integer, as if that were constant (a straight-through estimate). Each feature
+    keeps the best scales that were found.
 
     Args:
-        weight_CF: To be rounded, float32.
-        scale_GF: To begin with.
-        moment_CC: H = E[x·xᵀ] of the inputs.
-        largest: Integers lie between −largest and largest.
+        weight_CF: Weight in float32.
+        scale_GF: Scales to start from.
+        moment_CC: Second moment H = E[x·xᵀ] of the inputs.
+        largest: Largest integer; the smallest is its negative.
     """
     num_groups, num_features = scale_GF.shape
     grouped = weight_CF.reshape(num_groups, -1, num_features)

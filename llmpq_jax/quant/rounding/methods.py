@@ -1,4 +1,4 @@
-"""Rounds a weight by the method that is named."""
+"""Rounds a weight by a named method."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ def rounded(
     """Returns integers from −`largest` to `largest`, and their scales.
 
     Args:
-        weight_CF: To be rounded.
-        moment_CC: E[x·xᵀ] of its inputs x; "nearest" does without.
-        largest: Integer.
-        group: Rows that share a scale.
-        rounding: "nearest" takes each group's largest magnitude for its scale. "clip"
-            searches smaller scales for the least error, inputs' squares as weights.
-            "learned" goes on from there by gradient steps on the scales, "gptq" by
-            letting later rows make up for the errors of earlier ones.
+        weight_CF: Weight in any floating type.
+        moment_CC: Second moment E[x·xᵀ] of its inputs x; None for "nearest".
+        largest: Largest integer, 7 at 4 bits and 127 at 8.
+        group: Number of rows that share a scale.
+        rounding: Method. "nearest" chooses each scale by its group's largest magnitude.
+            "clip" searches smaller scales for the smallest error, weighted by the
+            inputs' squares. "learned" improves these scales by gradient steps, and
+            "gptq" lets later rows compensate for the errors of earlier ones.
 
     Raises:
-        ValueError: The method needs the inputs' moments and has none.
+        ValueError: The method needs the inputs' moments, and they are None.
     """
     weight_CF = weight_CF.astype(jnp.float32)
     if rounding == "nearest":
@@ -91,7 +91,7 @@ def output_error(
     scale_GF: jax.Array,
     moment_CC: jax.Array,
 ) -> Float[Array, " F"]:
-    """Returns E[(Δwᵀx)²] of each feature, what all methods but "nearest" make small."""
+    """Returns E[(Δwᵀx)²] of each feature, which all methods but "nearest" reduce."""
     group = weight_CF.shape[0] // scale_GF.shape[0]
     served = values_CF.astype(jnp.float32) * jnp.repeat(scale_GF, group, axis=0)
     error = served - weight_CF.astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Scales that groups of a weight share: the largest magnitude, or one that clips."""
+"""Scales of a weight's groups: by the largest magnitude, or smaller ones that clip."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int8
 
 from llmpq_jax.quant.quantizer import scale_of
 
-# Of the largest magnitude: below a half, what is cut off outweighs what is gained.
+# Shares of the largest magnitude: below a half, clipping costs more than it gains.
 _SHARES = np.linspace(1.0, 0.5, 21, dtype=np.float32)
 
 
@@ -33,9 +33,9 @@ def clipped_scales(
     largest: int,
     group: int,
 ) -> Float[Array, "G F"]:
-    """Returns the scales with the least Σ importance · (rounded − weight)² of a group.
+    """Returns the scales that minimise Σ importance · (rounded − weight)² of each group.
 
-    Tried are twenty-one shares of the nearest scale, from 1 to ½.
+    Twenty-one shares of the nearest scale, from 1 to ½, are tried.
     """
     widest_GF = nearest_scales(weight_CF, largest=largest, group=group)
     grouped = weight_CF.reshape(-1, group, weight_CF.shape[1])
@@ -50,8 +50,8 @@ def clipped_scales(
         best_GF, share_GF = best
         error = error_GF(share)
         is_less = error < best_GF
-        kept = jnp.where(is_less, share, share_GF)
-        return (jnp.minimum(error, best_GF), kept), None
+        share_GF = jnp.where(is_less, share, share_GF)
+        return (jnp.minimum(error, best_GF), share_GF), None
 
     start = (error_GF(jnp.float32(1)), jnp.ones_like(widest_GF))
     (_, share_GF), _ = jax.lax.scan(better, start, jnp.asarray(_SHARES[1:]))
@@ -64,6 +64,6 @@ def to_integers(
 ) -> Int8[Array, "C F"]:
     """Rounds each weight to the nearest multiple of its group's scale."""
     group = weight_CF.shape[0] // scale_GF.shape[0]
-    # As `quantize` has it: a product with a reciprocal, which compilers leave alone.
+    # As in `quantize`: a product with a reciprocal, which compilers leave as it is.
     steps = weight_CF * (1 / jnp.repeat(scale_GF, group, axis=0))
     return jnp.clip(jnp.round(steps), -largest, largest).astype(jnp.int8)

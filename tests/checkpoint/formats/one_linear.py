@@ -36,7 +36,7 @@ def read_linear(
     linear = Linear(
         folder=folder, module=MODULE, num_contracted=shape[0], num_features=shape[1]
     )
-    parts = found.parts(linear, reader)
+    parts = found.file_tensors(linear, reader)
     for part in parts:
         name = f"{MODULE}.{part.suffix}"
         assert reader.shape(name) == part.shape

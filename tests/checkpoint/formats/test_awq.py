@@ -76,4 +76,4 @@ def test_features_that_fill_no_words_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"has 12 features: expected a multiple of"
     ):
-        found.parts(linear, ())
+        found.file_tensors(linear, ())

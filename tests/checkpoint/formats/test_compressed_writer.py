@@ -62,7 +62,7 @@ def test_the_reader_finds_the_integers_and_scales_that_were_written(
         num_features=matrix.scale.shape[1],
     )
     tensors = packed_tensors(matrix)
-    parts = {part.suffix: part for part in form.parts(linear, tensors)}
+    parts = {part.suffix: part for part in form.file_tensors(linear, tensors)}
     assert parts.keys() == tensors.keys()
     for suffix, array in tensors.items():
         assert array.shape == parts[suffix].shape

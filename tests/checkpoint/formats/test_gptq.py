@@ -178,7 +178,7 @@ def test_shapes_that_the_format_cannot_have_are_refused(
     found = read_format(tmp_path)
     assert found is not None
     with pytest.raises(CheckpointError, match=message):
-        found.parts(_linear(tmp_path, *shape), ())
+        found.file_tensors(_linear(tmp_path, *shape), ())
 
 
 @pytest.mark.parametrize(
