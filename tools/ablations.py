@@ -53,9 +53,7 @@ def ablated_plan(
             [c for c in subproblems if c.micro_batch.prefill == c.micro_batch.decode]
         )
     if ablation == "all devices":
-        return best(
-            [replace(c, must_use=np.ones_like(c.must_use)) for c in subproblems]
-        )
+        return best([_all_used(instance) for instance in subproblems])
     return _fastest(best(blocks) for blocks in _blocks(subproblems))
 
 
@@ -65,7 +63,7 @@ def best_plan(
     """Returns the best plan of all subproblems; None if there is none."""
     found = search(
         subproblems, time_limit_s=time_limit_s, relative_gap=relative_gap
-    ).found
+    ).incumbent
     return found if found and latency_s(found) < _FORBIDDEN_S else None
 
 
@@ -78,28 +76,32 @@ def _fastest(plans: Iterator[Incumbent | None]) -> Incumbent | None:
     return min((p for p in plans if p), key=latency_s, default=None)
 
 
+def _all_used(instance: Instance) -> Instance:
+    must_use = np.ones_like(instance.devices.must_use)
+    return replace(instance, devices=replace(instance.devices, must_use=must_use))
+
+
 def _phase_blind(instance: Instance) -> Instance:
-    is_supported = instance.supported
-    factor = (
-        instance.layer_prefill_s[is_supported].mean()
-        / instance.layer_decode_s[is_supported].mean()
-    )
-    return replace(instance, layer_prefill_s=instance.layer_decode_s * factor)
+    prefill_s, decode_s = instance.devices.layer_s
+    is_supported = instance.devices.supported
+    factor = prefill_s[is_supported].mean() / decode_s[is_supported].mean()
+    return _with_layer_s(instance, np.stack([decode_s * factor, decode_s]))
+
+
+def _with_layer_s(instance: Instance, layer_s: np.ndarray) -> Instance:
+    return replace(instance, devices=replace(instance.devices, layer_s=layer_s))
 
 
 def _one_width(subproblems: Sequence[Instance]) -> Iterator[list[Instance]]:
     for b in range(len(subproblems[0].bits)):
-        others = [column for column in range(len(subproblems[0].bits)) if column != b]
+        others = [other for other in range(len(subproblems[0].bits)) if other != b]
         yield [_without(instance, others) for instance in subproblems]
 
 
-def _without(instance: Instance, columns: list[int]) -> Instance:
-    prefill_s, decode_s = (
-        instance.layer_prefill_s.copy(),
-        instance.layer_decode_s.copy(),
-    )
-    prefill_s[:, columns] = decode_s[:, columns] = np.inf
-    return replace(instance, layer_prefill_s=prefill_s, layer_decode_s=decode_s)
+def _without(instance: Instance, bits_indices: list[int]) -> Instance:
+    layer_s = instance.devices.layer_s.copy()
+    layer_s[..., bits_indices] = np.inf
+    return _with_layer_s(instance, layer_s)
 
 
 def _blocks(subproblems: Sequence[Instance]) -> Iterator[list[Instance]]:
@@ -111,10 +113,10 @@ def _blocks(subproblems: Sequence[Instance]) -> Iterator[list[Instance]]:
         is_back = np.array(
             [[node_device[j] > node_device[k] for k in devices] for j in devices]
         )
-        yield [
-            replace(
-                instance,
-                hop_prefill_s=np.where(is_back, _FORBIDDEN_S, instance.hop_prefill_s),
-            )
-            for instance in subproblems
-        ]
+        yield [_without_hops(instance, is_back) for instance in subproblems]
+
+
+def _without_hops(instance: Instance, is_forbidden: np.ndarray) -> Instance:
+    prefill_s, decode_s = instance.hop_s
+    prefill_s = np.where(is_forbidden, _FORBIDDEN_S, prefill_s)
+    return replace(instance, hop_s=np.stack([prefill_s, decode_s]))

@@ -81,8 +81,8 @@ def ablations(problem: Problem) -> list[str]:
     if best_plan(subproblems, **_OPTIONS) is None:
         free = all_subproblems(problem, omega_budget=None)
         smallest = search(free, time_limit_s=LIMIT_S, relative_gap=1e-6, goal="omega")
-        assert smallest.found is not None
-        subproblems = all_subproblems(problem, omega_budget=smallest.found.value)
+        assert smallest.incumbent is not None
+        subproblems = all_subproblems(problem, omega_budget=smallest.incumbent.value)
     full = best_plan(subproblems, **_OPTIONS)
     assert full is not None
     ablated = [ablated_plan(name, subproblems, **_OPTIONS) for name in ABLATIONS]

@@ -17,15 +17,17 @@ import pyomo.environ as pyo
 from pyomo.repn.plugins.lp_writer import LPWriter
 
 from llmpq_jax.costmodel.pipeline_schedule import Host
+from llmpq_jax.planner.instance.device_numbers import DeviceNumbers
 from llmpq_jax.planner.instance.device_symmetry import DeviceTypes
 from llmpq_jax.planner.instance.instance import DeviceGroup, Instance
 from llmpq_jax.planner.search.node_mip import arc_flow
 from llmpq_jax.planner.search.node_mip.candidate_stages import CandidateStages
-from llmpq_jax.planner.search.node_mip.scaling import Model, Scaling
+from llmpq_jax.planner.search.node_mip.highs import Model
+from llmpq_jax.planner.search.scaling import Scaling
 from llmpq_jax.planner.search.shortest_path import NodeBounds
-from llmpq_jax.planner.search.stage_costs import PathStage
+from llmpq_jax.planner.search.stage_costs import TypedStage
 from llmpq_jax.schema.workload import MicroBatch
-from tests.referees.fixed_order import CONSTRAINTS, GOALS, Add
+from tests.referees.fixed_order import GOALS, Add, constraints
 from tests.referees.fixed_order.quality import add_objective
 from tests.referees.fixed_order.variables import Goal, add_variables
 
@@ -33,46 +35,49 @@ FOLDER = Path(__file__).parent.parent / "tests" / "planner" / "golden"
 REFEREE_FOLDER = Path(__file__).parent.parent / "tests" / "referees" / "golden"
 
 # Round numbers, so that every coefficient in the files can be traced to its origin.
-SCALING = Scaling(size_bytes=100.0, time_s=1.0, omega=1.0)
+SCALING = Scaling(time_s=1.0, omega=1.0)
 
 
 def example() -> Instance:
-    """Three layers over a mesh of two, of a pool of three, and a device without 4 bits."""
+    """Three layers over a mesh of two, of a group of three, and a device without 4 bits."""
     return Instance(
         micro_batch=MicroBatch(prefill=1, decode=2),
         head_bits=8,
         kv_bits=16,
         bits=(8, 4),
-        num_prefill=4,
-        num_decode=2,
+        num_micro_batches=(4, 2),
         new_tokens=6,
-        layer_prefill_s=np.array([[3.0, 5.0], [7.0, np.inf]]),
-        layer_decode_s=np.array([[0.3, 0.2], [0.7, np.inf]]),
-        dispatch_prefill_s=np.array([0.31, 0.32]),
-        dispatch_decode_s=np.array([0.031, 0.032]),
-        whole_dispatch_decode_s=np.array([0.004, 0.005]),
-        embedding_prefill_s=np.array([1.1, 1.2]),
-        embedding_decode_s=np.array([0.01, 0.02]),
-        head_prefill_s=np.array([2.1, 2.2]),
-        head_decode_s=np.array([0.11, 0.12]),
+        devices=DeviceNumbers(
+            layer_s=np.array(
+                [[[3.0, 5.0], [7.0, np.inf]], [[0.3, 0.2], [0.7, np.inf]]]
+            ),
+            dispatch_s=np.array([[0.31, 0.32], [0.031, 0.032]]),
+            whole_dispatch_s=np.array([[0.31, 0.32], [0.004, 0.005]]),
+            embedding_s=np.array([[1.1, 1.2], [0.01, 0.02]]),
+            head_s=np.array([[2.1, 2.2], [0.11, 0.12]]),
+            layer_bytes=np.array([[8, 4], [8, 4]]),
+            kv_bytes=np.array([2, 2]),
+            embedding_bytes=np.array([30, 30]),
+            head_bytes=np.array([20, 20]),
+            workspace_bytes=np.array([[5, 6], [7, 0]]),
+            embedding_workspace_bytes=np.array([3, 4]),
+            head_workspace_bytes=np.array([13, 14]),
+            allowed_bytes=np.array([100, 90]),
+            width=np.array([2, 1]),
+            must_use=np.array([False, True]),
+            may_hold=np.ones((3, 2), dtype=bool),
+        ),
+        hop_s=np.array(
+            [
+                [[[0.0, 9.0], [0.0, 0.0]], [[0.0, 5.0], [0.0, 0.0]]],
+                [[[0.0, 0.9], [0.0, 0.0]], [[0.0, 0.5], [0.0, 0.0]]],
+            ]
+        ),
         wire_bits=(16, 8),
         wire_omega=np.array([0.0, 0.01]),
-        hop_prefill_s=np.array([[[0.0, 9.0], [0.0, 0.0]], [[0.0, 5.0], [0.0, 0.0]]]),
-        hop_decode_s=np.array([[[0.0, 0.9], [0.0, 0.0]], [[0.0, 0.5], [0.0, 0.0]]]),
-        layer_bytes=np.array([[8, 4], [8, 4]]),
-        kv_bytes=np.array([2, 2]),
-        embedding_bytes=np.array([30, 30]),
-        head_bytes=np.array([20, 20]),
-        workspace_bytes=np.array([[5, 6], [7, 0]]),
-        embedding_workspace_bytes=np.array([3, 4]),
-        head_workspace_bytes=np.array([13, 14]),
         buffer_bytes=1,
         received_bytes=2,
-        allowed_bytes=np.array([100, 90]),
-        must_use=np.array([False, True]),
-        may_hold=np.ones((3, 2), dtype=bool),
         may_have=np.ones((3, 2), dtype=bool),
-        width=np.array([2, 1]),
         device_groups=(DeviceGroup(members=(0,), num_devices=3),),
         hosts=(Host(members=(0, 0, 1), prefill_serial=0.4, decode_serial=0.6),),
         omega=np.array([[0.1, 0.4], [0.2, 0.5], [0.3, 0.6]]),
@@ -83,44 +88,41 @@ def example() -> Instance:
 
 
 def arc_example() -> CandidateStages:
-    """Four stages over two meshes, of a pool of five, and a device that must be used."""
+    """Four stages over two meshes, of a group of five, and a device that must be used."""
     given = example()
     return CandidateStages(
         instance=given,
         types=DeviceTypes(
             members=((0, 2), (1,)),
             widths=np.array([2, 1]),
-            device_group=np.array([0, 1]),
-            sizes=np.array([5, 1]),
+            group_of=np.array([0, 1]),
+            group_sizes=np.array([5, 1]),
             must_use=np.array([False, True]),
-            hop_prefill_s=np.array(
-                [[[8.0, 9.0], [9.5, 0.0]], [[4.0, 5.0], [5.5, 0.0]]]
-            ),
-            hop_decode_s=np.array(
-                [[[0.8, 0.9], [0.95, 0.0]], [[0.4, 0.5], [0.55, 0.0]]]
+            hop_s=np.array(
+                [
+                    [[[8.0, 9.0], [9.5, 0.0]], [[4.0, 5.0], [5.5, 0.0]]],
+                    [[[0.8, 0.9], [0.95, 0.0]], [[0.4, 0.5], [0.55, 0.0]]],
+                ]
             ),
             hosts=((0, 0, 1),),
         ),
-        node_bounds=NodeBounds(
-            min_prefill_s=1.0, max_prefill_s=16.0, min_decode_s=0.1, max_decode_s=1.6
-        ),
+        node_bounds=NodeBounds(min_s=(1.0, 0.1), max_s=(16.0, 1.6)),
         stages=(
-            PathStage(type=0, first=0, index=2, role="first"),
-            PathStage(type=1, first=0, index=0, role="first"),
-            PathStage(type=0, first=1, index=1, role="middle"),
-            PathStage(type=1, first=2, index=0, role="last"),
+            TypedStage(type=0, first=0, index=2, role="first"),
+            TypedStage(type=1, first=0, index=0, role="first"),
+            TypedStage(type=0, first=1, index=1, role="middle"),
+            TypedStage(type=1, first=2, index=0, role="last"),
         ),
         type=np.array([0, 1, 0, 1]),
         first=np.array([0, 0, 1, 2]),
         end=np.array([2, 1, 2, 3]),
-        prefill_s=np.array([9.1, 8.2, 5.0, 9.2]),
-        decode_s=np.array([0.51, 0.72, 0.2, 0.82]),
+        seconds=np.array([[9.1, 8.2, 5.0, 9.2], [0.51, 0.72, 0.2, 0.82]]),
         omega=np.array([0.6, 0.1, 0.5, 0.3]),
     )
 
 
 def arc_constraint_text(add: arc_flow.Add) -> str:
-    """Writes one constraint of the order-free model alone."""
+    """Writes one constraint of the arc-flow model, with a constant as the objective."""
     model = pyo.ConcreteModel()
     arc_flow.add_variables(model, arc_example(), SCALING)
     add(model, arc_example(), SCALING)
@@ -129,7 +131,7 @@ def arc_constraint_text(add: arc_flow.Add) -> str:
 
 
 def arc_objective_text() -> str:
-    """Writes the order-free model's objective alone."""
+    """Writes the objective of the arc-flow model alone."""
     model = pyo.ConcreteModel()
     arc_flow.add_variables(model, arc_example(), SCALING)
     arc_flow.add_objective(model, arc_example(), SCALING)
@@ -163,14 +165,14 @@ def lp_text(model: Model) -> str:
 
 
 def golden_texts() -> dict[Path, str]:
-    """Returns what every golden file should hold, by its path."""
-    candidates = {
-        add.__name__: arc_constraint_text(add) for add in arc_flow.CONSTRAINTS
+    """Returns the text of every golden file by its path."""
+    solved = {
+        name: arc_constraint_text(add) for name, add in arc_flow.constraints().items()
     }
-    candidates["minimize"] = arc_objective_text()
-    fixed = {add.__name__: constraint_text(add) for add in CONSTRAINTS}
-    fixed |= {f"minimize_{goal}": objective_text(goal) for goal in GOALS}
-    folders = {FOLDER: candidates, REFEREE_FOLDER: fixed}
+    solved["minimize"] = arc_objective_text()
+    referee = {name: constraint_text(add) for name, add in constraints().items()}
+    referee |= {f"minimize_{goal}": objective_text(goal) for goal in GOALS}
+    folders = {FOLDER: solved, REFEREE_FOLDER: referee}
     return {
         folder / f"{name}.lp": text
         for folder, texts in folders.items()

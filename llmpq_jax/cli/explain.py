@@ -153,7 +153,7 @@ def explain_command(
         )
         return
     assert subject.strategy_path is not None
-    from llmpq_jax.planner.whatif import More
+    from llmpq_jax.planner.whatif import Increments
     from llmpq_jax.report.console import log
     from llmpq_jax.schema.strategy_file import read_strategy
     from llmpq_jax.tasks.explain import explain
@@ -179,7 +179,7 @@ def explain_command(
     digest = measurements_digest(request.sources)
     if strategy.provenance is not None and strategy.provenance.measurements != digest:
         log("the measurements are not those that the plan was made with")
-    more = More(
+    more = Increments(
         memory=questions.more_memory / 100,
         speed=questions.more_speed / 100,
         loss=questions.more_loss / 100,

@@ -25,7 +25,7 @@ from llmpq_jax.schema.solve_request import (
 )
 
 if TYPE_CHECKING:
-    from llmpq_jax.planner.whatif.pareto import Axis
+    from llmpq_jax.planner.whatif.sweep_point import Axis
 
 
 @command(
@@ -89,7 +89,8 @@ def sweep_command(
         msg = "a sweep of quality sets the budgets itself: expected no --omega-budget"
         raise click.UsageError(msg)
     from llmpq_jax.errors import InfeasibleError
-    from llmpq_jax.planner.whatif.pareto import Sweep, SweepPoint, front
+    from llmpq_jax.planner.whatif.pareto import Sweep
+    from llmpq_jax.planner.whatif.sweep_point import SweepPoint, front
     from llmpq_jax.report.console import log, print_line
     from llmpq_jax.report.pareto import point_line, write_csv, write_picture
 
@@ -101,7 +102,7 @@ def sweep_command(
     )
     found: list[SweepPoint] = []
     try:
-        for point in sweep.points(axis, most=points):
+        for point in sweep.points(axis, max_points=points):
             found.append(point)
             log(point_line(axis, point))
             write_csv(out, axis, found, front(axis, found))

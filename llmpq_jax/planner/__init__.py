@@ -1,4 +1,4 @@
-"""Decides: cuts, bits and micro-batches, together, with a proof of how good they are.
+"""Plans cuts, bits and micro-batches together, with a proof of how good the plan is.
 
 strategy = plan(PlanRequest(architecture=…, cluster=…, …))
 """

@@ -1,4 +1,4 @@
-"""What a person has decided beforehand; the rest is solved around it."""
+"""Pins: decisions that the user has made; the rest is solved around them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
+from jaxtyping import Bool
 
 from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.precision import Bits
 from llmpq_jax.schema.solve_request import BitsPin, LayerPin
 
 Use = Literal["any", "always", "never"]
-Mask = npt.NDArray[np.bool_]
 Pin = LayerPin | BitsPin
 
 
@@ -25,11 +24,11 @@ def check_pins(
     cluster: Cluster,
     bits: Collection[Bits],
 ) -> None:
-    """Refuses pins that no plan can keep, whatever it is.
+    """Refuses pins that no plan can keep.
 
     Raises:
-        ValueError: Layers are not there or pinned twice, a device is not there or may
-            not be used, a precision is not allowed.
+        ValueError: If layers are not there or pinned twice, a device is not there or may
+            not be used, or a precision is not allowed.
     """
     uses = {
         node_device.name: node_device.device.use for node_device in cluster.node_devices
@@ -61,8 +60,10 @@ def _differ(pin: Pin, other: Pin) -> bool:
     return replace(pin, **ends) != replace(other, **ends)
 
 
-def may_hold(pins: Sequence[Pin], names: Sequence[str], *, num_layers: int) -> Mask:
-    """[L, J]: whether a layer may lie on a device of that name.
+def may_hold(
+    pins: Sequence[Pin], names: Sequence[str], *, num_layers: int
+) -> Bool[np.ndarray, "L J"]:
+    """Returns whether a layer may be on a device of that name.
 
     A mesh has no name here and holds no layer that is pinned to a device.
     """
@@ -73,8 +74,10 @@ def may_hold(pins: Sequence[Pin], names: Sequence[str], *, num_layers: int) -> M
     return allowed
 
 
-def may_have(pins: Sequence[Pin], bits: Sequence[Bits], *, num_layers: int) -> Mask:
-    """[L, B]: whether a layer may have these bits."""
+def may_have(
+    pins: Sequence[Pin], bits: Sequence[Bits], *, num_layers: int
+) -> Bool[np.ndarray, "L B"]:
+    """Returns whether a layer may have these bits."""
     allowed = np.ones((num_layers, len(bits)), dtype=bool)
     for pin in pins:
         if isinstance(pin, BitsPin):
@@ -83,10 +86,14 @@ def may_have(pins: Sequence[Pin], bits: Sequence[Bits], *, num_layers: int) -> M
 
 
 def with_use(cluster: Cluster, uses: Mapping[str, Use]) -> Cluster:
-    """Returns a cluster some of whose devices have another `use`, by full name.
+    """Returns a cluster some of whose devices have another `use`.
+
+    Args:
+        cluster: Cluster with the devices.
+        uses: New use of some devices, by full name.
 
     Raises:
-        ValueError: One of them is not there.
+        ValueError: If one of them is not there.
     """
     names = [node_device.name for node_device in cluster.node_devices]
     for name in uses:

@@ -1,4 +1,4 @@
-"""Decides: from a request to a strategy with its certificate."""
+"""Plans: from a request to a strategy with its certificate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmpq_jax.planner.search.branch_and_bound import search
 from llmpq_jax.planner.search.search_result import Progress, SearchResult
 from llmpq_jax.schema.strategy import Strategy
 
-# The least Σω becomes a budget, so it is sought more exactly than a latency.
+# The least Σω becomes a budget, so its gap is smaller than that of a latency.
 _OMEGA_GAP = 1e-6
 
 
@@ -30,22 +30,24 @@ def plan(
 ) -> Strategy:
     """Finds the fastest strategy that fits, and proves how good it is.
 
-    Where neither a budget nor θ is asked for, Σω is held at that of a model wholly at 8
-    bits; where nothing fits the memory then, at the least that does.
+    If the request has neither a budget nor θ, Σω is held at that of a model wholly at 8
+    bits; if nothing fits the memory then, at the least that does.
 
     Args:
-        request: The problem.
-        time_limit_s: Then the best plan so far is returned, with the gap proven.
-        relative_gap: At which a plan counts as the best.
-        progress: Called after every step of the search.
-        on_note: Hears what is tried where there is no plan.
+        request: The planning problem.
+        time_limit_s: Seconds after which the best plan so far is returned, with the gap
+            that is proven.
+        relative_gap: Gap between plan and bound at which the search ends.
+        progress: Function that is called after every step of the search.
+        on_note: Function that receives what is tried if there is no plan.
 
     Returns:
-        A strategy without provenance, which is the caller's to fill.
+        A strategy without provenance, which the caller adds.
 
     Raises:
-        InfeasibleError: There is no plan; the message says what is short of what.
-        SpecError: The records do not belong together.
+        InfeasibleError: If there is no plan; the message says which device is short of
+            what.
+        SpecError: If the records do not belong together.
     """
     begin = time.monotonic()
     problem = make_problem(request)
@@ -55,7 +57,6 @@ def plan(
         note = (
             "no quality was asked for: omega held at that of a model wholly at 8 bits"
         )
-    is_default = note is not None
     instances = all_subproblems(problem, omega_budget=budget)
     result = search(
         instances,
@@ -63,28 +64,33 @@ def plan(
         relative_gap=relative_gap,
         progress=progress,
     )
-    if result.found is None and is_default:
+    if result.incumbent is None and note is not None:
         left_s = time_limit_s - (time.monotonic() - begin)
         least = _min_omega(instances, time_limit_s=left_s)
-        if least.found is not None:
-            budget = max(least.found.value, budget or 0.0)
-            note = _relaxed_note(least, uniform=uniform_int8_omega(problem))
-            relaxed = [replace(instance, omega_budget=budget) for instance in instances]
-            known = replace(least.found.instance, omega_budget=budget)
+        best = least.incumbent
+        if best is not None:
+            budget = max(best.value, budget or 0.0)
+            note = _relaxed_note(
+                best.value,
+                uniform=uniform_int8_omega(problem),
+                is_proven=least.is_complete,
+            )
             result = search(
-                relaxed,
+                [replace(instance, omega_budget=budget) for instance in instances],
                 time_limit_s=time_limit_s - (time.monotonic() - begin),
                 relative_gap=relative_gap,
-                known=[(known, least.found.candidate)],
+                known=[(replace(best.instance, omega_budget=budget), best.candidate)],
                 progress=progress,
             )
-        else:
-            result = least
-    if result.found is None:
+    if result.incumbent is None:
         raise explain(problem, on_note)
-    seconds = time.monotonic() - begin
     return make_strategy(
-        problem, result, result.found, budget=budget, note=note, seconds=seconds
+        problem,
+        result,
+        result.incumbent,
+        budget=budget,
+        note=note,
+        seconds=time.monotonic() - begin,
     )
 
 
@@ -95,7 +101,6 @@ def _min_omega(instances: tuple[Instance, ...], *, time_limit_s: float) -> Searc
     )
 
 
-def _relaxed_note(least: SearchResult, *, uniform: float) -> str:
-    value = least.found.value if least.found else float("nan")
-    proven = "the least that fits" if least.is_complete else "the least found in time"
+def _relaxed_note(value: float, *, uniform: float, is_proven: bool) -> str:
+    proven = "the least that fits" if is_proven else "the least found in time"
     return f"nothing fits at the omega of a model wholly at 8 bits, {uniform:.4g}: held at {value:.4g}, {proven}"

@@ -13,7 +13,8 @@ from llmpq_jax.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from llmpq_jax.planner.whatif import Answer, PlanBreakdown
-    from llmpq_jax.planner.whatif.breakdown import PhaseBreakdown, StageBreakdown
+    from llmpq_jax.planner.whatif.breakdown import PhaseBreakdown
+    from llmpq_jax.planner.whatif.stage_breakdown import StageBreakdown
 
 _UNKNOWN = "–"
 _CELLS = 8

@@ -15,7 +15,7 @@ from llmpq_jax.units import format_seconds
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from llmpq_jax.planner.whatif.pareto import Axis, SweepPoint
+    from llmpq_jax.planner.whatif.sweep_point import Axis, SweepPoint
 
 # Blue and orange differ in every kind of colour vision; the markers differ too.
 _FRONT, _OTHER = "#1f4e79", "#d9822b"

@@ -8,14 +8,14 @@ from llmpq_jax.planner import PlanRequest, Progress
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.whatif import (
     Answer,
-    More,
+    Increments,
     PlanBreakdown,
     Scenario,
     answer_scenarios,
     break_down,
-    free_to_choose,
     incumbent_from_strategy,
     list_scenarios,
+    request_allowing,
 )
 from llmpq_jax.report.console import log, progress_bar
 from llmpq_jax.report.search_progress import search_note
@@ -41,7 +41,7 @@ class Explanation:
 def explain(
     strategy: Strategy,
     request: PlanRequest,
-    more: More,
+    more: Increments,
     search: SearchLimits | None,
 ) -> Explanation:
     """Explains a plan; Ctrl-C ends the questions and keeps the answers so far.
@@ -56,7 +56,7 @@ def explain(
         StrategyError: The strategy does not suit the problem.
         SpecError: The records of the problem do not belong together.
     """
-    problem = make_problem(free_to_choose(request, strategy))
+    problem = make_problem(request_allowing(request, strategy))
     plan = incumbent_from_strategy(problem, strategy)
     breakdown = break_down(problem, plan, strategy)
     answers: list[Answer] = []

@@ -8,15 +8,18 @@ import numpy as np
 from hypothesis import strategies as st
 
 from llmpq_jax.costmodel.pipeline_schedule import Host
+from llmpq_jax.planner.instance.device_numbers import DeviceNumbers
 from llmpq_jax.planner.instance.instance import DeviceGroup, Instance
 from llmpq_jax.schema.workload import MicroBatch
 
 MIB = 1 << 20
+# Seconds of each phase, as a share of a prefill micro-batch's.
+PHASE_SHARES = np.array([1.0, 0.1])
 
 
 @st.composite
-def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1):
-    """Lists of cases that differ in what micro-batches change: times and counts."""
+def subproblem_lists(draw, *, max_number=2, max_layers=4, max_devices=3, min_devices=1):
+    """Lists of subproblems that differ in what micro-batches change: times and counts."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     num_layers = draw(st.integers(1, max_layers))
     num_devices = draw(st.integers(min_devices, max_devices))
@@ -25,32 +28,38 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1)
     omega = np.sort(rng.exponential(1.0, (num_layers, len(bits))), axis=1)
     budget = None
     if draw(st.booleans()):
-        least, most = omega[:, 0].sum(), omega[:, -1].sum()
-        budget = float(least + rng.uniform(0.0, 0.8) * (most - least))
+        lowest, highest = omega[:, 0].sum(), omega[:, -1].sum()
+        budget = float(lowest + rng.uniform(0.0, 0.8) * (highest - lowest))
     unsupported = rng.random(shape) < draw(st.sampled_from([0.0, 0.2]))
     no_head = rng.random(num_devices) < draw(st.sampled_from([0.0, 0.3]))
     layer_bytes = np.array([b * MIB // 8 for b in bits]) + rng.integers(0, 9999)
     kv_bytes = int(rng.integers(0, MIB))
     need = num_layers * (layer_bytes.mean() + kv_bytes) / num_devices
     looseness = draw(st.sampled_from([0.9, 1.3, 3.0]))
+    held = {
+        "layer_bytes": np.tile(layer_bytes, (num_devices, 1)),
+        "kv_bytes": np.full(num_devices, kv_bytes),
+        "embedding_bytes": np.full(num_devices, rng.integers(0, MIB)),
+        "head_bytes": np.full(num_devices, rng.integers(0, MIB)),
+        "allowed_bytes": (
+            looseness * need * rng.uniform(0.7, 1.6, num_devices) + MIB
+        ).astype(np.int64),
+        "width": np.ones(num_devices, dtype=np.int64),
+        "must_use": rng.random(num_devices) < draw(st.sampled_from([0.0, 0.3])),
+        "may_hold": np.ones((num_layers, num_devices), dtype=bool),
+    }
+    wires = draw(st.sampled_from([(16,), (16, 8), (8,)]))
+    loss = draw(st.sampled_from([0.0, 0.1, 1.0]))
     common = {
         "head_bits": 16,
         "kv_bits": 16,
         "bits": bits,
         "new_tokens": draw(st.sampled_from([1, 2, 3, 8, 50])),
-        "layer_bytes": np.tile(layer_bytes, (num_devices, 1)),
-        "kv_bytes": np.full(num_devices, kv_bytes),
-        "embedding_bytes": np.full(num_devices, rng.integers(0, MIB)),
-        "head_bytes": np.full(num_devices, rng.integers(0, MIB)),
+        "wire_bits": wires,
+        "wire_omega": np.array([loss if bits == 8 else 0.0 for bits in wires]),
         "buffer_bytes": int(rng.integers(0, MIB // 4)),
         "received_bytes": int(rng.integers(0, MIB // 4)),
-        "allowed_bytes": (
-            looseness * need * rng.uniform(0.7, 1.6, num_devices) + MIB
-        ).astype(np.int64),
-        "must_use": rng.random(num_devices) < draw(st.sampled_from([0.0, 0.3])),
-        "may_hold": np.ones((num_layers, num_devices), dtype=bool),
         "may_have": np.ones((num_layers, len(bits)), dtype=bool),
-        "width": np.ones(num_devices, dtype=np.int64),
         "device_groups": (),
         "hosts": draw(_hosts(num_devices)),
         "omega": omega,
@@ -60,58 +69,58 @@ def case_lists(draw, *, max_cases=2, max_layers=4, max_devices=3, min_devices=1)
     }
     speed = rng.uniform(0.5, 4.0, num_devices)
     hop = draw(st.sampled_from([0.0, 0.1, 2.0]))
-    call = draw(st.sampled_from([0.0, 0.3, 2.0]))
-    at_once = draw(st.sampled_from([0.0, 0.1, 1.0]))
-    wires = draw(st.sampled_from([(16,), (16, 8), (8,)]))
-    common["wire_bits"] = wires
-    loss = draw(st.sampled_from([0.0, 0.1, 1.0]))
-    common["wire_omega"] = np.array([loss if bits == 8 else 0.0 for bits in wires])
+    dispatch = draw(st.sampled_from([0.0, 0.3, 2.0]))
+    whole = draw(st.sampled_from([0.0, 0.1, 1.0]))
     shares = np.array([1.0 if bits == 16 else 0.55 for bits in wires])[:, None, None]
-    calls_decode_s = [
-        0.1 * call * rng.random(num_devices)
-        for _ in range(draw(st.integers(1, max_cases)))
-    ]
-    return [
-        Instance(
+
+    def instance():
+        dispatch_s = dispatch * PHASE_SHARES[:, None] * rng.random((2, num_devices))
+        # In prefill a stage that is the whole model is called as often as any other.
+        whole_dispatch_s = dispatch_s * np.array([[1.0], [whole]])
+        return Instance(
             micro_batch=MicroBatch(prefill=1, decode=1),
-            num_prefill=draw(st.integers(1, 5)),
-            num_decode=draw(st.integers(1, 5)),
-            layer_prefill_s=_times(rng, speed[:, None], shape, unsupported),
-            layer_decode_s=_times(rng, 0.1 * speed[:, None], shape, unsupported),
-            dispatch_prefill_s=call * rng.random(num_devices),
-            dispatch_decode_s=dispatch_decode_s,
-            whole_dispatch_decode_s=at_once * dispatch_decode_s,
-            embedding_prefill_s=_times(rng, 0.5, num_devices),
-            embedding_decode_s=_times(rng, 0.05, num_devices),
-            head_prefill_s=_times(rng, 1.0, num_devices, no_head),
-            head_decode_s=_times(rng, 0.2, num_devices, no_head),
-            hop_prefill_s=hop * shares * rng.random((num_devices, num_devices)),
-            hop_decode_s=0.1 * hop * shares * rng.random((num_devices, num_devices)),
-            workspace_bytes=rng.integers(0, MIB, shape),
-            embedding_workspace_bytes=rng.integers(0, MIB, num_devices),
-            head_workspace_bytes=rng.integers(0, MIB, num_devices),
+            num_micro_batches=(draw(st.integers(1, 5)), draw(st.integers(1, 5))),
+            devices=DeviceNumbers(
+                layer_s=_times(rng, speed[:, None], shape, unsupported),
+                dispatch_s=dispatch_s,
+                whole_dispatch_s=whole_dispatch_s,
+                embedding_s=_times(rng, 0.5, num_devices),
+                head_s=_times(rng, 1.0, num_devices, no_head),
+                workspace_bytes=rng.integers(0, MIB, shape),
+                embedding_workspace_bytes=rng.integers(0, MIB, num_devices),
+                head_workspace_bytes=rng.integers(0, MIB, num_devices),
+                **held,
+            ),
+            hop_s=np.stack(
+                [
+                    share * hop * shares * rng.random((num_devices, num_devices))
+                    for share in PHASE_SHARES
+                ]
+            ),
             **common,
         )
-        for dispatch_decode_s in calls_decode_s
-    ]
+
+    return [instance() for _ in range(draw(st.integers(1, max_number)))]
 
 
 @st.composite
-def mesh_case_lists(draw, *, max_cases=2, max_layers=3):
-    """Cases with a pool of equal devices, of which stages take one or several each.
+def mesh_subproblem_lists(draw, *, max_number=2, max_layers=3):
+    """Subproblems with a group of equal devices, of which stages take one or several.
 
-    The first of the devices drawn gives a pool its single ones, the second its meshes;
-    a third one, where there is one, stands by itself.
+    The first of the devices drawn gives a group its single ones, the second its meshes;
+    a third one, if there is one, is its own group.
     """
-    drawn = draw(case_lists(max_cases=max_cases, max_layers=max_layers, min_devices=2))
+    drawn = draw(
+        subproblem_lists(max_number=max_number, max_layers=max_layers, min_devices=2)
+    )
     size, width = draw(st.sampled_from([(2, 2), (3, 2), (3, 3)]))
     num_singles = size if draw(st.booleans()) else 0
-    kinds = [0] * num_singles + [1] * (size // width) + [2] * (len(drawn[0].width) - 2)
+    kinds = [0] * num_singles + [1] * (size // width) + [2] * (drawn[0].num_devices - 2)
     widths = np.array([[1, width, 1][kind] for kind in kinds])
-    pooled = tuple(j for j, kind in enumerate(kinds) if kind < 2)
+    grouped = tuple(j for j, kind in enumerate(kinds) if kind < 2)
     hosts = ()
     if draw(st.booleans()):
-        among = range(len(kinds)) if draw(st.booleans()) else pooled
+        among = range(len(kinds)) if draw(st.booleans()) else grouped
         members = tuple(j for j in among for _ in range(widths[j]))
         hosts = (
             Host(
@@ -122,13 +131,15 @@ def mesh_case_lists(draw, *, max_cases=2, max_layers=3):
         )
     subproblems = []
     for instance in drawn:
-        must_use = instance.must_use.copy()
+        must_use = instance.devices.must_use.copy()
         must_use[1] = must_use[0]
+        equal = replace(instance.devices, must_use=must_use)
+        taken = replace(instance, devices=equal, hosts=()).with_devices(kinds)
         subproblems.append(
             replace(
-                replace(instance, must_use=must_use, hosts=()).with_devices(kinds),
-                width=widths,
-                device_groups=(DeviceGroup(members=pooled, num_devices=size),),
+                taken,
+                devices=replace(taken.devices, width=widths),
+                device_groups=(DeviceGroup(members=grouped, num_devices=size),),
                 hosts=hosts,
             )
         )
@@ -136,14 +147,15 @@ def mesh_case_lists(draw, *, max_cases=2, max_layers=3):
 
 
 @st.composite
-def pinned_case_lists(draw):
-    """Cases of either sort, with layers that lie on a device or have a precision."""
-    subproblems = draw(st.one_of(case_lists(), mesh_case_lists()))
+def pinned_subproblem_lists(draw):
+    """Subproblems of either kind, with layers that are on a device or have a precision."""
+    subproblems = draw(st.one_of(subproblem_lists(), mesh_subproblem_lists()))
     num_layers, num_bits = subproblems[0].omega.shape
-    may_hold, may_have = subproblems[0].may_hold.copy(), subproblems[0].may_have.copy()
+    may_hold = subproblems[0].devices.may_hold.copy()
+    may_have = subproblems[0].may_have.copy()
     if draw(st.booleans()):
         alone = np.flatnonzero(
-            ~np.isin(np.arange(len(may_hold.T)), _pooled(subproblems[0]))
+            ~np.isin(np.arange(len(may_hold.T)), _grouped(subproblems[0]))
         )
         for layer in draw(st.sets(st.integers(0, num_layers - 1), max_size=2)):
             if len(alone):
@@ -153,13 +165,17 @@ def pinned_case_lists(draw):
         may_have[layer] = False
         may_have[layer, draw(st.integers(0, num_bits - 1))] = True
     return [
-        replace(subproblem, may_hold=may_hold, may_have=may_have)
+        replace(
+            subproblem,
+            devices=replace(subproblem.devices, may_hold=may_hold),
+            may_have=may_have,
+        )
         for subproblem in subproblems
     ]
 
 
-def _pooled(instance):
-    return [j for device_group in instance.device_groups for j in device_group.members]
+def _grouped(instance):
+    return [j for group in instance.device_groups for j in group.members]
 
 
 @st.composite
@@ -178,4 +194,10 @@ def _hosts(draw, num_devices):
 
 
 def _times(rng, scale, shape, unsupported=False):
-    return np.where(unsupported, np.inf, scale * rng.uniform(0.3, 1.0, shape))
+    """Seconds of both phases."""
+    return np.stack(
+        [
+            np.where(unsupported, np.inf, share * scale * rng.uniform(0.3, 1.0, shape))
+            for share in PHASE_SHARES
+        ]
+    )

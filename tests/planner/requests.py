@@ -1,4 +1,4 @@
-"""Requests over a made-up machine room, small enough to plan in a test."""
+"""Requests over a made-up cluster, small enough to plan in a test."""
 
 from __future__ import annotations
 

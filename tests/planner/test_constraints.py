@@ -14,7 +14,7 @@ from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.instance.subproblems import all_subproblems
 from llmpq_jax.schema.workload import Workload
 from tests.planner.requests import cluster, measurements, reason, request
-from tests.referees import enumeration as brute_force
+from tests.referees import enumeration
 
 SHORT = {"omega_budget": 9.0, "prefill": 2}
 ON_SLOW = LayerPin(first=1, end=3, device="node0/cpu:0")
@@ -32,7 +32,7 @@ def test_around_pins_a_plan_is_the_best_of_all(pins):
     found = plan(asked, relative_gap=1e-6)
     assert found.certificate is not None
     subproblems = all_subproblems(make_problem(asked), omega_budget=9.0)
-    best = brute_force.best_by_enumeration(subproblems)
+    best = enumeration.best_by_enumeration(subproblems)
     assert found.certificate.objective == pytest.approx(best, rel=1e-6)
     for pin in pins:
         assert f"; {pin} pinned" in found.certificate.covers
@@ -101,7 +101,7 @@ def test_a_budget_that_a_pin_breaks_names_the_pin():
     assert "no plan fits with layers 0:4 at 4 bits" in message
 
 
-def test_a_pin_that_does_not_fit_is_named_beside_a_budget_that_nothing_keeps():
+def test_a_pin_that_does_not_fit_is_named_with_a_budget_that_nothing_keeps():
     pin = BitsPin(first=0, end=1, bits=16)
     asked = request(
         "fast",

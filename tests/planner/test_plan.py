@@ -21,11 +21,11 @@ from llmpq_jax.planner.search import branch_and_bound as search_module
 from llmpq_jax.schema.measurements import DispatchTime
 from llmpq_jax.schema.workload import Workload
 from tests.planner.requests import LINK_S_PER_BYTE, cluster, measurements, request
-from tests.referees import enumeration as brute_force
+from tests.referees import enumeration
 from tests.referees.stage_memory import stage_memory
 
 GAP = 1e-6
-# Fewer cases, and a budget that leaves all of the memory to speed.
+# Fewer subproblems, and a budget that leaves all of the memory to speed.
 SHORT = {"omega_budget": 9.0, "prefill": 2}
 
 
@@ -44,7 +44,7 @@ def test_a_plan_is_the_best_of_all_there_are():
     subproblems = all_subproblems(
         make_problem(asked), omega_budget=found.quality.budget
     )
-    best = brute_force.best_by_enumeration(subproblems)
+    best = enumeration.best_by_enumeration(subproblems)
     assert found.certificate.objective == pytest.approx(best, rel=1e-6)
 
 
@@ -100,18 +100,18 @@ def test_scarce_memory_costs_the_least_quality_that_fits():
     assert set(found.bits) == {8, 4}
     assert "the least that fits" in found.quality.note
     subproblems = all_subproblems(make_problem(asked), omega_budget=None)
-    least = brute_force.min_omega_by_enumeration(subproblems)
-    assert found.quality.omega == pytest.approx(least)
-    assert found.quality.budget == pytest.approx(least)
+    lowest = enumeration.min_omega_by_enumeration(subproblems)
+    assert found.quality.omega == pytest.approx(lowest)
+    assert found.quality.budget == pytest.approx(lowest)
 
 
 def test_theta_alone_trades_quality_for_seconds():
-    free = planned(request("slow", theta=0.0, omega_budget=100.0))
-    dear = planned(request("slow", theta=1e6))
-    assert set(free.bits) == {4}
-    assert set(dear.bits) == {16}
-    assert dear.quality.budget is None
-    assert dear.certificate.objective == pytest.approx(dear.predicted.latency_s)
+    fast = planned(request("slow", theta=0.0, omega_budget=100.0))
+    exact = planned(request("slow", theta=1e6))
+    assert set(fast.bits) == {4}
+    assert set(exact.bits) == {16}
+    assert exact.quality.budget is None
+    assert exact.certificate.objective == pytest.approx(exact.predicted.latency_s)
 
 
 def test_a_head_at_8_bits_is_taken_where_its_omega_is_paid_for():
@@ -145,7 +145,9 @@ def test_a_shared_machine_makes_no_plan_faster():
 
 
 @pytest.mark.parametrize(("num_stages", "calls"), [(1, 64 / 8), (2, 2 * 64)])
-def test_a_whole_model_is_charged_a_call_for_eight_steps(num_stages, calls):
+def test_a_whole_model_has_the_dispatch_overhead_of_a_call_for_eight_steps(
+    num_stages, calls
+):
     call_s = 0.25
     pins = tuple(
         LayerPin(
@@ -191,7 +193,7 @@ def test_with_the_caches_precision_free_a_plan_is_the_best_of_all(memory_mib):
         make_problem(asked), omega_budget=found.quality.budget
     )
     assert {subproblem.kv_bits for subproblem in subproblems} == {16, 8}
-    best = brute_force.best_by_enumeration(subproblems)
+    best = enumeration.best_by_enumeration(subproblems)
     assert found.certificate.objective == pytest.approx(best, rel=1e-6)
     assert "cache at 8 or 16 bits" in found.certificate.covers
 
@@ -213,10 +215,10 @@ def test_uniform_int8_stays_feasible_where_head_and_cache_are_pinned_to_8_bits()
     assert found.quality.budget == pytest.approx(expected)
 
 
-def test_a_cache_that_no_sensitivity_judges_is_noted():
+def test_a_cache_without_a_sensitivity_is_noted():
     asked = request("fast", measurements=BOTH_CACHES, kv_bits=(8,), omega_budget=1.0)
-    unjudged = replace(asked.sensitivity, kv_8=0.0)
-    found = planned(replace(asked, sensitivity=unjudged))
+    without_loss = replace(asked.sensitivity, kv_8=0.0)
+    found = planned(replace(asked, sensitivity=without_loss))
     assert "counts the cache's 8 bits as 0" in found.quality.note
 
 
@@ -232,7 +234,7 @@ def test_with_meshes_a_plan_is_the_best_of_all(kinds, memory_mib):
     subproblems = all_subproblems(
         make_problem(asked), omega_budget=found.quality.budget
     )
-    best = brute_force.best_by_enumeration(subproblems)
+    best = enumeration.best_by_enumeration(subproblems)
     assert found.certificate.objective == pytest.approx(best, rel=1e-6)
     names = [name for stage in found.stages for name in stage.devices]
     assert len(names) == len(set(names))
@@ -275,18 +277,16 @@ def test_each_device_of_a_mesh_receives_the_hidden_states():
     asked = request("slow", "slow", "fast", "fast", **SHORT, **ANY_WIDTH)
     problem = make_problem(asked)
     subproblem = all_subproblems(problem, omega_budget=None)[0]
-    execution_unit = {
-        (u.kind, u.width): j for j, u in enumerate(problem.execution_units)
-    }
-    one, two = execution_unit["fast", 1], execution_unit["fast", 2]
-    slow = execution_unit["slow", 1]
-    twice = 2 * subproblem.hop_decode_s[0, slow, one]
-    assert subproblem.hop_decode_s[0, slow, two] == pytest.approx(twice)
-    from_two = subproblem.hop_decode_s[0, execution_unit["slow", 2], one]
-    assert from_two == subproblem.hop_decode_s[0, slow, one]
+    unit = {(u.kind, u.width): j for j, u in enumerate(problem.execution_units)}
+    one, two = unit["fast", 1], unit["fast", 2]
+    slow = unit["slow", 1]
+    twice = 2 * subproblem.hop_s[1, 0, slow, one]
+    assert subproblem.hop_s[1, 0, slow, two] == pytest.approx(twice)
+    from_two = subproblem.hop_s[1, 0, unit["slow", 2], one]
+    assert from_two == subproblem.hop_s[1, 0, slow, one]
 
 
-def test_devices_of_a_pool_that_must_be_used_all_are():
+def test_devices_of_a_group_that_must_be_used_all_are():
     uses = ("always",) * 4
     pinned = cluster(*("fast",) * 4, memory_mib=16, uses=uses)
     asked = request("fast", cluster=pinned, num_layers=2, **SHORT, **ANY_WIDTH)
@@ -306,7 +306,7 @@ def test_widths_that_were_not_measured_or_do_not_fit_are_not_offered():
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.0015, 0.1, 9.0])
-def test_with_the_wires_free_a_plan_is_the_best_of_all(budget):
+def test_with_the_precision_of_hops_free_a_plan_is_the_best_of_all(budget):
     asked = request(
         *("slow", "fast", "slow"),
         num_layers=3,
@@ -317,7 +317,7 @@ def test_with_the_wires_free_a_plan_is_the_best_of_all(budget):
     )
     found = planned(asked, relative_gap=GAP)
     subproblems = all_subproblems(make_problem(asked), omega_budget=budget + 0.3)
-    best = brute_force.best_by_enumeration(subproblems)
+    best = enumeration.best_by_enumeration(subproblems)
     assert found.certificate.objective == pytest.approx(best, rel=1e-6)
     assert "each hop at 8 or 16 bits" in found.certificate.covers
     losses = total_omega(asked.sensitivity, found.bits)
@@ -343,9 +343,9 @@ def test_a_hop_goes_at_8_bits_where_its_omega_is_paid_for():
     subproblem = all_subproblems(make_problem(asked), omega_budget=None)[0]
     tokens = 2 * 48
     expected = 2e-5 + tokens * (256 + 4) * LINK_S_PER_BYTE
-    assert subproblem.hop_prefill_s[1, 0, 1] == pytest.approx(expected)
+    assert subproblem.hop_s[0, 1, 0, 1] == pytest.approx(expected)
     expected = 2e-5 + tokens * 256 * 4 * LINK_S_PER_BYTE
-    assert subproblem.hop_prefill_s[0, 0, 1] == pytest.approx(expected)
+    assert subproblem.hop_s[0, 0, 0, 1] == pytest.approx(expected)
 
 
 def test_hops_pinned_to_8_bits_are_allowed_by_the_default_budget():
@@ -357,10 +357,10 @@ def test_hops_pinned_to_8_bits_are_allowed_by_the_default_budget():
     assert "wholly at 8 bits" in found.quality.note
 
 
-def test_hops_that_no_sensitivity_judges_are_noted():
+def test_hops_without_a_sensitivity_are_noted():
     asked = request("slow", "fast", bits=(8,), memory_mib=5, wire_bits=(8,))
-    unjudged = replace(asked.sensitivity, wire_8=0.0)
-    found = planned(replace(asked, sensitivity=unjudged))
+    without_loss = replace(asked.sensitivity, wire_8=0.0)
+    found = planned(replace(asked, sensitivity=without_loss))
     assert "counts hops at 8 bits as 0" in found.quality.note
 
 

@@ -44,11 +44,9 @@ def test_the_plan_is_the_best_of_all_by_enumeration(lengths, batch, fraction):
 
 
 def test_prompts_of_one_length_are_planned_as_a_fixed_batch():
-    interchangeable_groups = workload_of_lengths([(48, 16)] * 4)
-    fixed, same = (
-        plan(request("fast", "slow")),
-        plan(request("fast", "slow", workload=interchangeable_groups)),
-    )
+    equal = workload_of_lengths([(48, 16)] * 4)
+    fixed = plan(request("fast", "slow"))
+    same = plan(request("fast", "slow", workload=equal))
     assert same.stages == fixed.stages
     assert same.predicted == fixed.predicted
 
@@ -62,9 +60,9 @@ def test_a_share_of_the_output_changes_time_and_no_memory():
     assert whole.stages[0].predicted is not None
     assert shorter.stages[0].predicted is not None
     assert latency_s(part) == pytest.approx(latency_s(shorter), rel=0.2)
-    subproblem = {"prefill": 1, "decode": 1}
+    pair = {"prefill": 1, "decode": 1}
     one, other = (
-        plan(request("fast", workload=workload, **subproblem)).stages[0].predicted
+        plan(request("fast", workload=workload, **pair)).stages[0].predicted
         for workload in (FIXED, replace(FIXED, output_length_fraction=0.25))
     )
     assert one is not None
@@ -78,9 +76,9 @@ def test_memory_holds_the_longest_prompt_and_time_is_for_all():
     short = workload_of_lengths([(40, 16)] * 16, batch=4)
     mixed = workload_of_lengths([*[(40, 16)] * 15, (900, 4)], batch=4)
     fixed = replace(FIXED, prompt_length=900, new_tokens=16)
-    subproblem = {"prefill": 1, "decode": 4, "memory_mib": 40}
+    changes = {"prefill": 1, "decode": 4, "memory_mib": 40}
     plans = [
-        plan(request("fast", workload=each, **subproblem))
+        plan(request("fast", workload=each, **changes))
         for each in (short, mixed, fixed)
     ]
     of_short, of_mixed, of_fixed = (each.stages[0].predicted for each in plans)

@@ -1,8 +1,8 @@
-"""The referee: tries every plan of tiny cases and keeps the best.
+"""The referee: tries every plan of tiny subproblems and keeps the best.
 
-Every order of every subset of devices, every cut, every choice of bits
-and wires, every case. It shares no code
-with the solver but the instance's numbers and the schedule, which a simulation referees.
+Every order of every subset of devices, every cut, every choice of bits and precisions of
+hops, every subproblem. It shares no code with the search but the instance's numbers and
+the schedule, which a simulation referees.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from llmpq_jax.planner.instance.instance import Instance
 
 
 def best_by_enumeration(instances: Sequence[Instance]) -> float | None:
-    """Returns the least objective over all plans that fit, or nothing without one."""
+    """Returns the least objective over all plans that fit, or None without one."""
     objectives = [
         objective for instance in instances for objective, _ in feasible_plans(instance)
     ]
@@ -23,13 +23,13 @@ def best_by_enumeration(instances: Sequence[Instance]) -> float | None:
 
 
 def min_omega_by_enumeration(instances: Sequence[Instance]) -> float | None:
-    """Returns the least Σω over all plans that fit, or nothing without one."""
+    """Returns the least Σω over all plans that fit, or None without one."""
     omegas = [omega for instance in instances for _, omega in feasible_plans(instance)]
     return min(omegas, default=None)
 
 
 def feasible_plans(instance: Instance) -> Iterator[tuple[float, float]]:
-    """Yields objective and Σω of every plan that fits."""
+    """Yields the objective and Σω of every plan that fits."""
     num_layers = instance.num_layers
     for num_used in range(1, min(instance.num_devices, num_layers) + 1):
         for devices in permutations(range(instance.num_devices), num_used):
@@ -37,35 +37,32 @@ def feasible_plans(instance: Instance) -> Iterator[tuple[float, float]]:
                 continue
             for inner in combinations(range(1, num_layers), num_used - 1):
                 cuts = list(pairwise((0, *inner, num_layers)))
-                for bits in product(range(len(instance.bits)), repeat=num_layers):
-                    for wires in product(
-                        range(len(instance.wire_bits)), repeat=num_used - 1
-                    ):
+                num_bits, num_wires = len(instance.bits), len(instance.wire_bits)
+                for bits in product(range(num_bits), repeat=num_layers):
+                    for wires in product(range(num_wires), repeat=num_used - 1):
                         costs = _costs(instance, devices, cuts, bits, wires)
                         if costs is not None:
                             yield costs
 
 
 def _are_there(instance: Instance, devices: tuple[int, ...]) -> bool:
-    """Whether pools have devices for all of these, and no pinned device is idle."""
-    pooled: set[int] = set()
-    for device_group in instance.device_groups:
-        pooled |= set(device_group.members)
+    """Whether groups have devices for all of these, and no pinned device is idle."""
+    width, must_use = instance.devices.width, instance.devices.must_use
+    grouped: set[int] = set()
+    for group in instance.device_groups:
+        grouped |= set(group.members)
         taken = 0
-        for j in device_group.members:
+        for j in group.members:
             if j in devices:
-                taken += int(instance.width[j])
-        if taken > device_group.num_devices:
+                taken += int(width[j])
+        if taken > group.num_devices:
             return False
-        if (
-            taken < device_group.num_devices
-            and instance.must_use[list(device_group.members)].any()
-        ):
+        if taken < group.num_devices and must_use[list(group.members)].any():
             return False
     return all(
         j in devices
         for j in range(instance.num_devices)
-        if instance.must_use[j] and j not in pooled
+        if must_use[j] and j not in grouped
     )
 
 
@@ -84,51 +81,30 @@ def _costs(
     budget = instance.omega_budget
     if budget is not None and omega > budget * (1 + 1e-9):
         return None
-    prefill, decode = [], []
-    for j, (first, end) in zip(devices, cuts, strict=True):
-        size = int(instance.buffer_bytes)
-        stage_prefill = float(instance.dispatch_prefill_s[j])
-        is_whole = first == 0 and end == len(bits)
-        stage_decode = float(
-            instance.whole_dispatch_decode_s[j]
-            if is_whole
-            else instance.dispatch_decode_s[j]
-        )
-        workspaces = []
-        for layer in range(first, end):
-            b = bits[layer]
-            if not (instance.may_hold[layer, j] and instance.may_have[layer, b]):
-                return None
-            size += int(instance.layer_bytes[j, b]) + int(instance.kv_bytes[j])
-            workspaces.append(int(instance.workspace_bytes[j, b]))
-            stage_prefill += float(instance.layer_prefill_s[j, b])
-            stage_decode += float(instance.layer_decode_s[j, b])
-        if j == devices[0]:
-            size += int(instance.embedding_bytes[j])
-            workspaces.append(int(instance.embedding_workspace_bytes[j]))
-            stage_prefill += float(instance.embedding_prefill_s[j])
-            stage_decode += float(instance.embedding_decode_s[j])
-        else:
-            size += int(instance.received_bytes)
-        if j == devices[-1]:
-            size += int(instance.head_bytes[j])
-            workspaces.append(int(instance.head_workspace_bytes[j]))
-            stage_prefill += float(instance.head_prefill_s[j])
-            stage_decode += float(instance.head_decode_s[j])
-        if size + max(workspaces) > instance.allowed_bytes[j]:
-            return None
-        if stage_prefill == float("inf") or stage_decode == float("inf"):
-            return None
-        prefill.append(stage_prefill)
-        decode.append(stage_decode)
+    fits = [
+        _fits(instance, j, bits[first:end], first)
+        for j, (first, end) in zip(devices, cuts, strict=True)
+    ]
+    if not all(fits):
+        return None
+    stages_s = [
+        [
+            _stage_s(instance, p, j, bits[first:end], first)
+            for j, (first, end) in zip(devices, cuts, strict=True)
+        ]
+        for p in (0, 1)
+    ]
+    if float("inf") in stages_s[0] + stages_s[1]:
+        return None
     hops = [(o, j, k) for o, (j, k) in zip(wires, pairwise(devices), strict=True)]
+    num_prefill, num_decode = instance.num_micro_batches
     seconds = pipeline_s(
-        stages_prefill_s=prefill,
-        stages_decode_s=decode,
-        hops_prefill_s=[float(instance.hop_prefill_s[hop]) for hop in hops],
-        hops_decode_s=[float(instance.hop_decode_s[hop]) for hop in hops],
-        num_prefill=instance.num_prefill,
-        num_decode=instance.num_decode,
+        stages_prefill_s=stages_s[0],
+        stages_decode_s=stages_s[1],
+        hops_prefill_s=[float(instance.hop_s[0][hop]) for hop in hops],
+        hops_decode_s=[float(instance.hop_s[1][hop]) for hop in hops],
+        num_prefill=num_prefill,
+        num_decode=num_decode,
         new_tokens=instance.new_tokens,
         hosts=[
             Host(
@@ -145,3 +121,41 @@ def _costs(
         ],
     )
     return seconds.latency_s + instance.theta * omega, omega
+
+
+def _fits(instance: Instance, j: int, bits: tuple[int, ...], first: int) -> bool:
+    """Whether layers of these bits, from a first one on, may be on a device and fit it."""
+    d = instance.devices
+    size, workspaces = int(instance.buffer_bytes), []
+    for layer, b in enumerate(bits, start=first):
+        if not (d.may_hold[layer, j] and instance.may_have[layer, b]):
+            return False
+        size += int(d.layer_bytes[j, b]) + int(d.kv_bytes[j])
+        workspaces.append(int(d.workspace_bytes[j, b]))
+    if first == 0:
+        size += int(d.embedding_bytes[j])
+        workspaces.append(int(d.embedding_workspace_bytes[j]))
+    else:
+        size += int(instance.received_bytes)
+    if first + len(bits) == instance.num_layers:
+        size += int(d.head_bytes[j])
+        workspaces.append(int(d.head_workspace_bytes[j]))
+    return size + max(workspaces) <= int(d.allowed_bytes[j])
+
+
+def _stage_s(
+    instance: Instance, p: int, j: int, bits: tuple[int, ...], first: int
+) -> float:
+    """Seconds of layers of these bits, from a first one on, in phase p."""
+    d = instance.devices
+    is_first, is_last = first == 0, first + len(bits) == instance.num_layers
+    seconds = float(
+        d.whole_dispatch_s[p, j] if is_first and is_last else d.dispatch_s[p, j]
+    )
+    for b in bits:
+        seconds += float(d.layer_s[p, j, b])
+    if is_first:
+        seconds += float(d.embedding_s[p, j])
+    if is_last:
+        seconds += float(d.head_s[p, j])
+    return seconds

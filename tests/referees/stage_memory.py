@@ -35,15 +35,15 @@ def stage_memory(
     """Predicts the memory of one stage.
 
     Args:
-        architecture: Of the model.
-        kind: Of the stage's devices.
-        bits: One precision for each of its layers.
-        is_first: It embeds.
-        is_last: It holds the head.
-        workload: What is served.
-        micro_batch: How the batch is cut.
-        precision: Of head, cache, activations and groups.
-        workspace: Fitted to measurements.
+        architecture: Architecture of the model.
+        kind: Kind of the stage's devices.
+        bits: Precision of each of its layers.
+        is_first: Whether it embeds.
+        is_last: Whether it holds the head.
+        workload: Batch, prompts and new tokens that are served.
+        micro_batch: Rows of a prefill and of a decode micro-batch.
+        precision: Precisions of head, cache, activations and groups.
+        workspace: Model fitted to measurements.
         tensor: Devices the stage is spread over.
     """
     group_size = precision.group_size
@@ -72,7 +72,7 @@ def stage_memory(
         kv_bits=precision.kv_bits,
         tensor=tensor,
     )
-    handed_on = sent_bytes(
+    num_sent_bytes = sent_bytes(
         architecture,
         workload=workload,
         micro_batch=micro_batch,
@@ -89,5 +89,5 @@ def stage_memory(
         if is_last
         else 0,
         workspace=max(needs),
-        buffers=(1 if is_first else 1 + NUM_RECEIVE_BUFFERS) * handed_on,
+        buffers=(1 if is_first else 1 + NUM_RECEIVE_BUFFERS) * num_sent_bytes,
     )

@@ -13,12 +13,12 @@ from rich.console import Console
 from llmpq_jax.planner import plan
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.whatif import (
-    More,
+    Increments,
     answer_scenarios,
     break_down,
-    free_to_choose,
     incumbent_from_strategy,
     list_scenarios,
+    request_allowing,
 )
 from llmpq_jax.report.explanation import (
     answers_table,
@@ -34,9 +34,9 @@ from tests.planner.requests import request
 def explained():
     asked = request("slow", "fast", memory_mib=4)
     strategy = plan(asked)
-    problem = make_problem(free_to_choose(asked, strategy))
+    problem = make_problem(request_allowing(asked, strategy))
     found = incumbent_from_strategy(problem, strategy)
-    put = list_scenarios(problem, strategy, found, More())
+    put = list_scenarios(problem, strategy, found, Increments())
     answers = list(answer_scenarios(put, found, time_limit_s=60.0, relative_gap=1e-6))
     return break_down(problem, found, strategy), answers
 

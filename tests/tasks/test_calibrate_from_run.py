@@ -202,11 +202,11 @@ def evaluated(strategy, model, path):
     instance = make_instance(
         problem, strategy.micro_batch, strategy.precision, omega_budget=None
     )
-    columns = tuple(
+    bits_indices = tuple(
         tuple(problem.bits.index(bits) for bits in stage.bits)
         for stage in strategy.stages
     )
-    return evaluate(instance, Candidate(devices=(0, 1), columns=columns))
+    return evaluate(instance, Candidate(devices=(0, 1), bits_indices=bits_indices))
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_what_was_taken_is_predicted_of_the_same_strategy(
     strategy, model, table, calibrates, tmp_path
 ):
     before = evaluated(strategy, model, table)
-    assert before.decode_s != pytest.approx(tuple(TAKEN["decode"].values()), rel=0.1)
+    assert before.stages_s[1] != pytest.approx(tuple(TAKEN["decode"].values()), rel=0.1)
     found = calibrates(written(tmp_path / "run.jsonl", strategy, events_of(strategy)))
     assert [(row.kind, row.phase, row.num_passes) for row in found.rows] == [
         ("quick", "decode", 30),
@@ -233,7 +233,7 @@ def test_what_was_taken_is_predicted_of_the_same_strategy(
         "slow in prefill",
     ]
     after = evaluated(strategy, model, table)
-    assert after.decode_s == pytest.approx(tuple(TAKEN["decode"].values()))
+    assert after.stages_s[1] == pytest.approx(tuple(TAKEN["decode"].values()))
     assert after.memory_bytes == before.memory_bytes
     assert after.omega == before.omega
 
@@ -248,8 +248,8 @@ def test_prefill_is_corrected_where_enough_of_it_was_run(
     ]
     assert calibrates(written(tmp_path / "run.jsonl", strategy, twice)).notes == ()
     after = evaluated(strategy, model, table)
-    assert after.prefill_s == pytest.approx(tuple(TAKEN["prefill"].values()))
-    assert after.decode_s == pytest.approx(tuple(TAKEN["decode"].values()))
+    assert after.stages_s[0] == pytest.approx(tuple(TAKEN["prefill"].values()))
+    assert after.stages_s[1] == pytest.approx(tuple(TAKEN["decode"].values()))
 
 
 def test_chunks_of_a_prompt_are_one_micro_batch(strategy, calibrates, tmp_path, table):
@@ -287,7 +287,7 @@ def test_a_shared_machine_is_not_counted_twice(
     events = events_of(strategy, overlap=2, taken=interchangeable_groups)
     calibrates(written(tmp_path / "run.jsonl", strategy, events))
     after = evaluated(strategy, model, table)
-    assert after.decode_s == pytest.approx((1e-3, 1e-3))
+    assert after.stages_s[1] == pytest.approx((1e-3, 1e-3))
     rounds = strategy.workload.new_tokens - 1
     assert after.seconds.decode_s == pytest.approx(rounds * 2 * (1e-3 + 1e-3))
 
@@ -315,7 +315,7 @@ def test_runs_count_together_and_no_correction_is_corrected(
     calibrates(written(tmp_path / "two.jsonl", strategy, events))
     after = evaluated(strategy, model, table)
     mean = tuple(2 * taken_s for taken_s in TAKEN["decode"].values())
-    assert after.decode_s == pytest.approx(mean)
+    assert after.stages_s[1] == pytest.approx(mean)
 
 
 APART = Cluster(

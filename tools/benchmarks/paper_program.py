@@ -1,4 +1,4 @@
-"""The paper's own program, with the corrected objective, to time beside the planner.
+"""The paper's own program, with the corrected objective, to compare with the planner.
 
 Binary z[i, j, b] puts layer i on stage j at b bits, for one order of devices, all of them
 used, and one pair of micro-batches; x[i, j] + x[i − 1, k] ≤ 1 for j < k keeps stages
@@ -17,6 +17,7 @@ import pyomo.environ as pyo
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.planner import PlanRequest
 from llmpq_jax.planner.instance.build import make_instance
+from llmpq_jax.planner.instance.device_numbers import DECODE, PREFILL
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.search.node_mip.highs import solve
@@ -28,7 +29,7 @@ from tools.paper_clusters import ROOT
 
 
 def timed_paper_program(folder: Path, model: str, *, limit_s: float) -> dict[str, Any]:
-    """Solves the program for the order and pair of the strategy in a folder."""
+    """Solves the program for the order and micro-batches of the strategy in a folder."""
     strategy = read_strategy(folder / "strategy.toml")
     instance = _instance(folder, ROOT / "strategies" / "models" / model, strategy)
     program = write_program(instance)
@@ -49,41 +50,40 @@ def timed_paper_program(folder: Path, model: str, *, limit_s: float) -> dict[str
 
 
 def write_program(instance: Instance) -> Any:
-    """Writes the program of an instance, whose devices stand in pipeline order."""
-    i, last = instance, instance.num_devices - 1
-    unit = float(i.allowed_bytes.max())
+    """Writes the program of an instance whose devices are in pipeline order."""
+    i, d, last = instance, instance.devices, instance.num_devices - 1
+    num_prefill, num_decode = i.num_micro_batches
+    unit = float(d.allowed_bytes.max())
     model = _empty_model()
     layers, stages = range(i.num_layers), range(i.num_devices)
-    columns = range(len(i.bits))
+    bits = range(len(i.bits))
     model.z = pyo.Var(
         layers,
         stages,
-        columns,
+        bits,
         domain=pyo.Binary,
-        bounds=lambda _, layer, j, b: (0, int(i.supported[j, b])),
+        bounds=lambda _, layer, j, b: (0, int(d.supported[j, b])),
     )
     names = ("prefill_slowest", "decode_slowest", "decode_round")
     for name in names:
         setattr(model, name, pyo.Var(domain=pyo.NonNegativeReals))
 
     def x(m: Any, layer: int, j: int) -> Any:
-        return sum(m.z[layer, j, b] for b in columns)
+        return sum(m.z[layer, j, b] for b in bits)
 
-    def stage(m: Any, seconds: Any, ends: tuple[Any, Any, Any], j: int) -> Any:
+    def stage(m: Any, p: int, j: int) -> Any:
         total = sum(
-            float(seconds[j, b]) * m.z[layer, j, b]
+            float(d.layer_s[p, j, b]) * m.z[layer, j, b]
             for layer in layers
-            for b in columns
-            if i.supported[j, b]
+            for b in bits
+            if d.supported[j, b]
         )
-        total += float(ends[0][j]) if j == 0 else 0.0
-        total += float(ends[2][j])
-        return total + (float(ends[1][j]) if j == last else 0.0)
+        total += float(d.dispatch_s[p, j])
+        total += float(d.embedding_s[p, j]) if j == 0 else 0.0
+        return total + (float(d.head_s[p, j]) if j == last else 0.0)
 
-    prefill_ends = (i.embedding_prefill_s, i.head_prefill_s, i.dispatch_prefill_s)
-    decode_ends = (i.embedding_decode_s, i.head_decode_s, i.dispatch_decode_s)
-    prefill = [stage(model, i.layer_prefill_s, prefill_ends, j) for j in stages]
-    decode = [stage(model, i.layer_decode_s, decode_ends, j) for j in stages]
+    prefill = [stage(model, PREFILL, j) for j in stages]
+    decode = [stage(model, DECODE, j) for j in stages]
     hops = [(0, j, j + 1) for j in range(last)]
     model.one = pyo.Constraint(
         layers, rule=lambda m, layer: sum(x(m, layer, j) for j in stages) == 1
@@ -92,7 +92,7 @@ def write_program(instance: Instance) -> Any:
         stages,
         rule=lambda m, j: (
             _held(m, i, j)
-            <= 1 * (float(i.allowed_bytes[j] - _fixed_bytes(i, j)) / unit)
+            <= 1 * (float(d.allowed_bytes[j] - _fixed_bytes(i, j)) / unit)
         ),
     )
     model.contiguous = pyo.Constraint(
@@ -113,10 +113,10 @@ def write_program(instance: Instance) -> Any:
     model.slow_d = pyo.Constraint(
         stages, rule=lambda m, j: decode[j] <= m.decode_slowest
     )
-    once_p = sum(prefill) + sum(float(i.hop_prefill_s[hop]) for hop in hops)
-    once_d = sum(decode) + sum(float(i.hop_decode_s[hop]) for hop in hops)
+    once_p = sum(prefill) + sum(float(i.hop_s[PREFILL][hop]) for hop in hops)
+    once_d = sum(decode) + sum(float(i.hop_s[DECODE][hop]) for hop in hops)
     model.busy = pyo.Constraint(
-        expr=i.num_decode * model.decode_slowest <= model.decode_round
+        expr=num_decode * model.decode_slowest <= model.decode_round
     )
     model.empty = pyo.Constraint(expr=once_d <= model.decode_round)
     z: Any = model.z
@@ -124,7 +124,7 @@ def write_program(instance: Instance) -> Any:
         float(i.omega[layer, b]) * z[layer, j, b]
         for layer in layers
         for j in stages
-        for b in columns
+        for b in bits
     )
     if i.omega_budget is not None:
         model.budget = pyo.Constraint(
@@ -132,9 +132,9 @@ def write_program(instance: Instance) -> Any:
         )
     model.objective = pyo.Objective(
         expr=once_p
-        + (i.num_prefill - 1) * model.prefill_slowest
+        + (num_prefill - 1) * model.prefill_slowest
         + once_d
-        + (i.num_decode - 1) * model.decode_slowest
+        + (num_decode - 1) * model.decode_slowest
         + (i.new_tokens - 2) * model.decode_round
         + i.theta * omega
     )
@@ -147,28 +147,28 @@ def _empty_model() -> Any:
 
 
 def _held(model: Any, instance: Instance, j: int) -> Any:
-    unit = float(instance.allowed_bytes.max())
+    d = instance.devices
+    unit = float(d.allowed_bytes.max())
     return sum(
-        float(instance.layer_bytes[j, b] + instance.kv_bytes[j])
-        / unit
-        * model.z[layer, j, b]
+        float(d.layer_bytes[j, b] + d.kv_bytes[j]) / unit * model.z[layer, j, b]
         for layer in range(instance.num_layers)
         for b in range(len(instance.bits))
     )
 
 
 def _fixed_bytes(instance: Instance, j: int) -> int:
-    """Ends, buffers and the largest workspace, which the paper reserves too."""
-    workspace = instance.workspace_bytes[j].max()
+    """Embedding, head, buffers and the largest workspace, which the paper reserves too."""
+    d = instance.devices
+    workspace = d.workspace_bytes[j].max()
     size = instance.buffer_bytes
     if j > 0:
         size += instance.received_bytes
     if j == 0:
-        size += instance.embedding_bytes[j]
-        workspace = max(workspace, instance.embedding_workspace_bytes[j])
+        size += d.embedding_bytes[j]
+        workspace = max(workspace, d.embedding_workspace_bytes[j])
     if j == instance.num_devices - 1:
-        size += instance.head_bytes[j]
-        workspace = max(workspace, instance.head_workspace_bytes[j])
+        size += d.head_bytes[j]
+        workspace = max(workspace, d.head_workspace_bytes[j])
     return int(size + workspace)
 
 

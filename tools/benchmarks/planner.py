@@ -5,9 +5,9 @@
     python -m tools.benchmarks.planner --all-free       # head, cache, wires and widths too
 
 Each line is JSON: seconds of the command with imports, the gap that it proved, and its
-peak memory. All seconds of the plans themselves come from makers' figures. With
-`--paper-program` the paper's own program in z[i, j, b] is timed beside it, for one order
-and one pair of micro-batches: those of the plan that was found.
+peak memory. All seconds of the plans themselves come from data-sheet figures. With
+`--paper-program` the paper's own program in z[i, j, b] is timed too, for one order and one
+pair of micro-batches: those of the plan that was found.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Run:
     """One command to time.
 
     Attributes:
-        name: For people.
+        name: Name in the results.
         model: Folder below strategies/models.
-        kinds: Nodes of one kind each.
-        gap: Asked for.
+        kinds: Kind and number of devices of each node.
+        gap: Gap that the command is given.
         max_s: Seconds that it should take at most on 2 cores.
-        time_limit_s: Given to the command.
+        time_limit_s: Time limit that the command is given.
         more: Further words of the command.
     """
 
@@ -64,7 +64,7 @@ _MANY = (("H100", 16), ("A100-80", 16), ("L40S", 16), ("V100-32", 16))
 
 
 def runs() -> list[Run]:
-    """All runs, the paper's clusters first."""
+    """Returns all runs, the paper's clusters first."""
     paper = [
         Run(
             name=cluster.folder.name,
@@ -92,7 +92,7 @@ def runs() -> list[Run]:
 
 
 def all_free_runs() -> list[Run]:
-    """The paper's clusters with every decision free, to 1 %."""
+    """Returns the paper's clusters with every decision free, to 1 %."""
     return [
         Run(
             name=f"{cluster.folder.name}-all-free",
@@ -108,7 +108,7 @@ def all_free_runs() -> list[Run]:
 
 
 def timed(run: Run, folder: Path) -> dict[str, object]:
-    """Runs one command and says how it went."""
+    """Runs one command and returns its line of results."""
     cluster, out = folder / "cluster.toml", folder / "strategy.toml"
     write_cluster(cluster, make_cluster(run.name, run.kinds))
     words = [
@@ -141,7 +141,7 @@ def timed(run: Run, folder: Path) -> dict[str, object]:
         "gap_asked": run.gap,
         "gap": certificate.gap,
         "seconds": round(seconds, 2),
-        "most_seconds": run.max_s,
+        "max_seconds": run.max_s,
         "objective": certificate.objective,
         "latency_s": predicted.latency_s,
         "num_stages": len(strategy.stages),
@@ -151,7 +151,7 @@ def timed(run: Run, folder: Path) -> dict[str, object]:
 
 
 def _chosen(strategy: Strategy) -> dict[str, object]:
-    """What the planner made of the choices that are not free by default."""
+    """Returns the planner's decisions that are not free by default."""
     hops = strategy.stages[:-1]
     return {
         "head_bits": strategy.precision.head_bits,
@@ -176,7 +176,7 @@ def main(
 ) -> None:
     """Print a JSON line for each run."""
     if all_free and paper_program:
-        msg = "the paper's program knows no widths, wires or caches: expected --all-free or --paper-program"
+        msg = "the paper's program has no widths, precisions of hops or caches: expected --all-free or --paper-program"
         raise click.UsageError(msg)
     for run in all_free_runs() if all_free else runs():
         if (only and run.name not in only) or (gap is not None and run.gap != gap):

@@ -92,9 +92,9 @@ def _compared(
             time_limit_s=experiment.time_limit_s,
             relative_gap=experiment.gap,
         )
-        assert joint.found is not None, "the baseline's own plan is known"
+        assert joint.incumbent is not None, "the baseline's own plan is known"
         yield replace(
-            written(problem, joint.found, folder, JOINT),
+            written(problem, joint.incumbent, folder, JOINT),
             baseline=method,
             gap=joint.gap,
         )
@@ -107,7 +107,7 @@ def _ablated(
     subproblems = all_subproblems(problem, omega_budget=uniform_int8_omega(problem))
     limit_s, gap = experiment.time_limit_s, experiment.gap
     full = search(subproblems, time_limit_s=limit_s, relative_gap=gap)
-    found = full.found
+    found = full.incumbent
     yield (
         Planned(method="full planner")
         if found is None
@@ -129,10 +129,9 @@ def written(problem: Problem, found: Incumbent, folder: Path, method: str) -> Pl
     """Writes a plan's strategy, unless an equal one exists, and returns its predictions."""
     evaluation = evaluate(found.instance, found.candidate)
     result = SearchResult(
-        found=found,
+        incumbent=found,
         bound=0.0,
         num_subproblems=1,
-        num_solved=0,
         is_complete=True,
         seconds=0.0,
     )

@@ -104,8 +104,8 @@ def measure_perplexity(
             time_limit_s=experiment.time_limit_s,
             relative_gap=experiment.gap,
         )
-        assert joint.found is not None, "the baseline's own plan is known"
-        for each, plan in ((method, found), (f"{JOINT} for {method}", joint.found)):
+        assert joint.incumbent is not None, "the baseline's own plan is known"
+        for each, plan in ((method, found), (f"{JOINT} for {method}", joint.incumbent)):
             planned = written(problem, plan, folder, each)
             assert planned.strategy is not None
             strategy = on_one_device(read_strategy(folder / planned.strategy))

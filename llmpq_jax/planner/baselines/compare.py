@@ -1,4 +1,4 @@
-"""Baselines beside the joint plan, each at its own quality or better."""
+"""Baselines compared with the joint plan, each at its own quality or better."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Comparison:
     """One baseline, and the joint plan at its quality or better.
 
     Attributes:
-        method: Of the baseline.
-        latency_s: Of its plan; absent where it finds none.
-        omega: Of its plan.
-        micro_batch: Of its plan.
-        joint_latency_s: Of the fastest plan found whose Σω is no larger.
-        joint_omega: Of that one.
-        gap: Proven of it.
-        seconds: Its search took.
+        method: Name of the baseline.
+        latency_s: Latency of its plan; None if it finds no plan, as all below.
+        omega: Σω of its plan.
+        micro_batch: Micro-batch sizes of its plan.
+        joint_latency_s: Latency of the fastest plan found whose Σω is no larger.
+        joint_omega: Σω of that plan.
+        gap: Gap that is proven of it.
+        seconds: Seconds that its search took.
     """
 
     method: Method
@@ -73,36 +73,36 @@ def compare(
     relative_gap: float,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Comparison, ...]:
-    """Plans with every baseline, and anew with each one's Σω as the budget.
+    """Plans with every baseline, and jointly with each one's Σω as the budget.
 
     Args:
-        request: The problem; its budget, its θ and its tensor widths are not used, which
-            the baselines do not know.
-        time_limit_s: Of each joint plan.
-        relative_gap: Of each joint plan.
-        progress: Told which method is next.
+        request: The planning problem, without its budget, θ and tensor widths, which the
+            baselines do not know.
+        time_limit_s: Time limit of each joint plan, in seconds.
+        relative_gap: Gap of each joint plan at which its search ends.
+        progress: Function that receives the name of the next method.
     """
     problem = make_problem(replace(request, omega_budget=None, theta=0.0, tensor=(1,)))
     rows = []
-    for method, found in baselines(problem):
+    for method, plan in baselines(problem):
         if progress is not None:
             progress(method)
-        if found is None:
+        if plan is None:
             rows.append(Comparison(method=method))
             continue
-        evaluation = evaluate(found.instance, found.candidate)
+        cost = evaluate(plan.instance, plan.candidate)
         begin = time.monotonic()
         joint = joint_plan(
-            problem, found, time_limit_s=time_limit_s, relative_gap=relative_gap
+            problem, plan, time_limit_s=time_limit_s, relative_gap=relative_gap
         )
-        assert joint.found is not None, "the baseline's own plan is known"
-        best = evaluate(joint.found.instance, joint.found.candidate)
+        assert joint.incumbent is not None, "the baseline's own plan is known"
+        best = evaluate(joint.incumbent.instance, joint.incumbent.candidate)
         rows.append(
             Comparison(
                 method=method,
-                latency_s=evaluation.seconds.latency_s,
-                omega=evaluation.omega,
-                micro_batch=found.instance.micro_batch,
+                latency_s=cost.seconds.latency_s,
+                omega=cost.omega,
+                micro_batch=plan.instance.micro_batch,
                 joint_latency_s=best.seconds.latency_s,
                 joint_omega=best.omega,
                 gap=joint.gap,
@@ -113,21 +113,21 @@ def compare(
 
 
 def joint_plan(
-    problem: Problem, found: Incumbent, *, time_limit_s: float, relative_gap: float
+    problem: Problem, plan: Incumbent, *, time_limit_s: float, relative_gap: float
 ) -> SearchResult:
-    """Searches the fastest plan whose Σω is no larger than that of a plan at hand."""
-    omega = evaluate(found.instance, found.candidate).omega
-    own = replace(found.instance, omega_budget=omega)
+    """Searches the fastest plan whose Σω is no larger than that of a given plan."""
+    omega = evaluate(plan.instance, plan.candidate).omega
+    own = replace(plan.instance, omega_budget=omega)
     return search(
         all_subproblems(problem, omega_budget=omega),
         time_limit_s=time_limit_s,
         relative_gap=relative_gap,
-        known=[(own, found.candidate)],
+        known=[(own, plan.candidate)],
     )
 
 
 def baselines(problem: Problem) -> Iterator[tuple[Method, Incumbent | None]]:
-    """Yields each baseline's plan, or nothing where it finds none."""
+    """Yields each baseline's plan, or None if it finds none."""
     searched = all_subproblems(problem, omega_budget=None)
     precision = problem.precision(max(problem.request.head_bits), max(problem.kv_bits))
     whole = [
@@ -150,13 +150,13 @@ def baselines(problem: Problem) -> Iterator[tuple[Method, Incumbent | None]]:
 
 
 def _even_split(problem: Problem) -> MicroBatch:
-    """As the paper's code has it: the batch over the devices, in both phases."""
+    """Divides the batch by the number of devices in both phases, as the paper's code does."""
     rows = -(-problem.request.workload.batch // len(problem.node_devices))
     return MicroBatch(prefill=rows, decode=rows)
 
 
 def _prefill_of(even: MicroBatch) -> Iterator[MicroBatch]:
-    """Divisors of the decode micro-batch, among which the paper's code searches."""
+    """Yields divisors of the decode micro-batch, which the paper's code searches."""
     for rows in range(1, even.decode + 1):
         if even.decode % rows == 0:
             yield MicroBatch(prefill=rows, decode=even.decode)
@@ -166,20 +166,20 @@ def _highest_precision(
     instances: Sequence[Instance],
     method: Callable[[Instance, int], Candidate | None],
 ) -> Incumbent | None:
-    """The fastest plan at the highest precision that fits in any case."""
+    """Returns the fastest plan at the highest precision that fits in any subproblem."""
     for b in range(len(instances[0].bits)):
-        found = _fastest((instance, method(instance, b)) for instance in instances)
-        if found is not None:
-            return found
+        plan = _fastest((instance, method(instance, b)) for instance in instances)
+        if plan is not None:
+            return plan
     return None
 
 
 def _fastest(plans: Iterator[tuple[Instance, Candidate | None]]) -> Incumbent | None:
-    found = None
+    best = None
     for instance, candidate in plans:
         if candidate is None:
             continue
         value = evaluate(instance, candidate).seconds.latency_s
-        if found is None or value < found.value:
-            found = Incumbent(instance=instance, candidate=candidate, value=value)
-    return found
+        if best is None or value < best.value:
+            best = Incumbent(instance=instance, candidate=candidate, value=value)
+    return best

@@ -1,4 +1,4 @@
-"""Baselines whose layers all have one precision: uniform, by memory, PipeEdge-like."""
+"""Baselines of one precision: equal stages, stages by memory, and PipeEdge's cut."""
 
 from __future__ import annotations
 
@@ -6,78 +6,79 @@ import numpy as np
 
 from llmpq_jax.planner.baselines.in_order import best_cut, one_precision_fits
 from llmpq_jax.planner.instance.candidate import Candidate, evaluate
+from llmpq_jax.planner.instance.device_numbers import DECODE
 from llmpq_jax.planner.instance.instance import Instance
 
 
 def uniform(instance: Instance, b: int) -> Candidate | None:
-    """Cuts the model evenly over all devices; earlier ones hold what is left over.
+    """Cuts the model evenly over all devices; earlier ones hold the remainder.
 
-    Returns nothing where that does not fit, at the precision of column `b`.
+    Returns None if that does not fit at the precision of index `b`.
     """
     size, rest = divmod(instance.num_layers, instance.num_devices)
     held = [size + (j < rest) for j in range(instance.num_devices)]
-    return _placed(instance, held, b)
+    return _candidate(instance, held, b)
 
 
 def memory_proportional(instance: Instance, b: int) -> Candidate | None:
-    """Cuts the model as memory is shared out: each device has its part of the layers.
+    """Gives each device layers in proportion to its memory.
 
-    Parts are rounded by largest remainders, of which equal ones go to earlier devices.
-    Returns nothing where that does not fit, at the precision of column `b`.
+    Shares are rounded by largest remainders, of which equal ones go to earlier devices.
+    Returns None if that does not fit at the precision of index `b`.
     """
-    allowed = [max(0, int(size)) for size in instance.allowed_bytes]
+    allowed = [max(0, int(size)) for size in instance.devices.allowed_bytes]
     total = sum(allowed)
     if total == 0:
         return None
-    parts = [divmod(instance.num_layers * size, total) for size in allowed]
-    held = [whole for whole, _ in parts]
-    by_remainder = sorted(range(len(parts)), key=lambda j: -parts[j][1])
+    shares = [divmod(instance.num_layers * size, total) for size in allowed]
+    held = [whole for whole, _ in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda j: -shares[j][1])
     for j in by_remainder[: instance.num_layers - sum(held)]:
         held[j] += 1
-    return _placed(instance, held, b)
+    return _candidate(instance, held, b)
 
 
 def pipeedge(instance: Instance, b: int) -> Candidate | None:
-    """Cuts the model so that the slowest stage of decode is fastest, by device.
+    """Cuts the model so that the slowest stage of decode is as fast as possible.
 
-    Heterogeneity-aware and phase-blind: prefill is not looked at, and hops count as
-    stages of their own where two neighbours in the cluster file both serve.
+    Heterogeneity-aware and phase-blind: prefill is ignored, and hops count as stages of
+    their own between two neighbours in the cluster file that both serve.
     """
+    d = instance.devices
     num_layers, num_devices = instance.num_layers, instance.num_devices
     first, k = np.indices((num_layers + 1, num_layers + 1))
     costs = np.full((num_devices, num_layers + 1, num_layers + 1), np.inf)
     fits = one_precision_fits(instance, b)
     for j in range(num_devices):
-        if not instance.supported[j, b]:
+        if not d.supported[j, b]:
             continue
-        call = np.where(
-            k == num_layers,
-            instance.whole_dispatch_decode_s[j],
-            instance.dispatch_decode_s[j],
+        dispatch_s = np.where(
+            k == num_layers, d.whole_dispatch_s[DECODE, j], d.dispatch_s[DECODE, j]
         )
-        seconds = call + k * instance.layer_decode_s[j, b]
-        if instance.may_be_first[j]:
-            seconds = seconds + (first == 0) * instance.embedding_decode_s[j]
-        if instance.may_be_last[j]:
+        seconds = dispatch_s + k * d.layer_s[DECODE, j, b]
+        if d.may_be_first[j]:
+            seconds = seconds + (first == 0) * d.embedding_s[DECODE, j]
+        if d.may_be_last[j]:
             at_end = first + k == num_layers
-            seconds = seconds + at_end * instance.head_decode_s[j]
+            seconds = seconds + at_end * d.head_s[DECODE, j]
         if j > 0:
-            hop = instance.hop_decode_s[0, j - 1, j]
-            seconds = np.maximum(seconds, np.where(first > 0, hop, 0.0))
+            hop_s = instance.hop_s[DECODE, 0, j - 1, j]
+            seconds = np.maximum(seconds, np.where(first > 0, hop_s, 0.0))
         costs[j] = np.where(fits[j], seconds, np.inf)
     held = best_cut(instance, costs, np.maximum)
-    return None if held is None else _placed(instance, held, b)
+    return None if held is None else _candidate(instance, held, b)
 
 
-def _placed(instance: Instance, held: list[int], b: int) -> Candidate | None:
+def _candidate(instance: Instance, held: list[int], b: int) -> Candidate | None:
+    """Returns the plan in which each device holds this many layers, if it fits."""
     devices = tuple(j for j, num in enumerate(held) if num)
-    if instance.must_use[[j for j, num in enumerate(held) if not num]].any():
+    idle = [j for j, num in enumerate(held) if not num]
+    if instance.devices.must_use[idle].any():
         return None
-    if not all(instance.supported[j, b] for j in devices):
+    if not all(instance.devices.supported[j, b] for j in devices):
         return None
     candidate = Candidate(
-        devices=devices, columns=tuple((b,) * held[j] for j in devices)
+        devices=devices, bits_indices=tuple((b,) * held[j] for j in devices)
     )
-    evaluation = evaluate(instance, candidate)
-    fits = evaluation.fits and np.isfinite(evaluation.objective)
-    return candidate if fits else None
+    cost = evaluate(instance, candidate)
+    return candidate if cost.fits and np.isfinite(cost.objective) else None

@@ -2,9 +2,9 @@
 
 A trade takes k layers at q bits from the straggler, the stage with the most work, and
 gives it one layer at p bits of another stage, the pioneer, where k·q = p, so that the
-bytes of weights on both stay what they are; or it simply moves one layer. Corrected
-against the paper's code: precisions are traded as a multiset, so that no layer is lost or
-made; the number of layers that change sides is k − 1 in a trade and 1 in a move; and moves
+bytes of weights on both stay the same; or it simply moves one layer. Corrected against the
+paper's code: precisions are traded as a multiset, so that the number of layers stays the
+same; the number of layers that change sides is k − 1 in a trade and 1 in a move; and moves
 of 16-bit layers are among them. Of all trades with the least loaded pioneer that improves
 the objective, the best is taken, until none improves.
 """
@@ -18,6 +18,7 @@ import numpy as np
 
 from llmpq_jax.planner.baselines.adabits import adabits
 from llmpq_jax.planner.instance.candidate import Candidate, evaluate, with_min_omega
+from llmpq_jax.planner.instance.device_numbers import DECODE, PREFILL
 from llmpq_jax.planner.instance.instance import Instance
 
 # Bits given by the pioneer, bits taken from the straggler, and how many of those.
@@ -25,16 +26,16 @@ TRADES = ((16, 8, 2), (16, 4, 4), (8, 4, 2))
 
 
 def transfer(instance: Instance) -> Candidate | None:
-    """Improves the quality-only plan by trades; nothing where there is none."""
-    start = adabits(instance)
-    if start is None or not np.isfinite(evaluate(instance, start).objective):
+    """Improves the quality-only plan by trades; None if there is no such plan."""
+    candidate = adabits(instance)
+    if candidate is None:
         return None
-    candidate, value = start, evaluate(instance, start).objective
-    while True:
-        better = _best_trade(instance, candidate, value)
-        if better is None:
-            return candidate
+    value = evaluate(instance, candidate).objective
+    if not np.isfinite(value):
+        return None
+    while (better := _best_trade(instance, candidate, value)) is not None:
         candidate, value = better
+    return candidate
 
 
 def _best_trade(
@@ -47,25 +48,23 @@ def _best_trade(
             continue
         best = None
         for traded in trades(instance, candidate, straggler, pioneer):
-            dealt = with_min_omega(instance, traded)
-            evaluation = evaluate(instance, dealt)
-            least = value if best is None else best[1]
-            if evaluation.fits and evaluation.objective < least:
-                best = dealt, evaluation.objective
+            assigned = with_min_omega(instance, traded)
+            cost = evaluate(instance, assigned)
+            limit = value if best is None else best[1]
+            if cost.fits and cost.objective < limit:
+                best = assigned, cost.objective
         if best is not None:
             return best
     return None
 
 
 def stage_loads_s(instance: Instance, candidate: Candidate) -> list[float]:
-    """Returns the work of each stage over the whole batch."""
-    evaluation = evaluate(instance, candidate)
-    steps = (instance.new_tokens - 1) * instance.num_decode
+    """Returns the work of each stage over the whole batch, in seconds."""
+    m, rounds = instance.num_micro_batches, instance.num_rounds
+    stages_s = evaluate(instance, candidate).stages_s
     return [
-        instance.num_prefill * prefill + steps * decode
-        for prefill, decode in zip(
-            evaluation.prefill_s, evaluation.decode_s, strict=True
-        )
+        m[PREFILL] * prefill_s + rounds[DECODE] * m[DECODE] * decode_s
+        for prefill_s, decode_s in zip(*stages_s, strict=True)
     ]
 
 
@@ -73,15 +72,15 @@ def trades(
     instance: Instance, candidate: Candidate, straggler: int, pioneer: int
 ) -> Iterator[Candidate]:
     """Yields every trade between two stages."""
-    held = [Counter(columns) for columns in candidate.columns]
-    column_of = {bits: b for b, bits in enumerate(instance.bits)}
-    for b in column_of.values():
-        if held[straggler][b] and len(candidate.columns[straggler]) > 1:
+    held = [Counter(bits_indices) for bits_indices in candidate.bits_indices]
+    index_of = {bits: b for b, bits in enumerate(instance.bits)}
+    for b in index_of.values():
+        if held[straggler][b] and held[straggler].total() > 1:
             yield _traded(candidate, straggler, pioneer, taken=(b, 1), given=None)
     for p, q, num in TRADES:
-        if p not in column_of or q not in column_of:
+        if p not in index_of or q not in index_of:
             continue
-        given, taken = column_of[p], column_of[q]
+        given, taken = index_of[p], index_of[q]
         if held[pioneer][given] and held[straggler][taken] >= num:
             yield _traded(
                 candidate, straggler, pioneer, taken=(taken, num), given=given
@@ -96,14 +95,14 @@ def _traded(
     taken: tuple[int, int],
     given: int | None,
 ) -> Candidate:
-    columns = [Counter(stage) for stage in candidate.columns]
-    column, num = taken
-    columns[straggler][column] -= num
-    columns[pioneer][column] += num
+    held = [Counter(bits_indices) for bits_indices in candidate.bits_indices]
+    b, num = taken
+    held[straggler][b] -= num
+    held[pioneer][b] += num
     if given is not None:
-        columns[pioneer][given] -= 1
-        columns[straggler][given] += 1
+        held[pioneer][given] -= 1
+        held[straggler][given] += 1
     return Candidate(
         devices=candidate.devices,
-        columns=tuple(tuple(sorted(stage.elements())) for stage in columns),
+        bits_indices=tuple(tuple(sorted(stage.elements())) for stage in held),
     )

@@ -1,1 +1,1 @@
-"""Why a request has no plan, and the changes that would give it one."""
+"""Why a request has no plan, and the changes after which it has one."""

@@ -1,4 +1,4 @@
-"""Which pins stand in the way of a plan."""
+"""Which pins make a request infeasible."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from llmpq_jax.planner.request import PlanRequest
 
 
 def pin_clash(request: PlanRequest) -> str | None:
-    """Names the pins without which there is a plan; None where it is not they."""
-    loose = list(loosened(request))
-    if not loose:
+    """Returns a minimal set of conflicting pins as text.
+
+    Returns None if pins are not what makes the request infeasible.
+    """
+    pins = list(loosened(request))
+    if not pins:
         return None
     free = request
-    for _, change in loose:
+    for _, change in pins:
         free = change(free)
     if not has_plan(free):
         return None
-    alone = [what for what, change in loose if has_plan(change(request))]
+    alone = [what for what, change in pins if has_plan(change(request))]
     if alone:
         others = (
             ""
@@ -28,14 +31,14 @@ def pin_clash(request: PlanRequest) -> str | None:
             else "; so there is without " + ", or without ".join(alone[1:])
         )
         return f"no plan fits with {alone[0]}, and without it there is one{others}"
-    told = ", ".join(what for what, _ in loose)
-    return f"no plan fits with these pins together: {told}; and without all of them there is one"
+    together = ", ".join(what for what, _ in pins)
+    return f"no plan fits with these pins together: {together}; and without all of them there is one"
 
 
 def loosened(
     request: PlanRequest,
 ) -> Iterator[tuple[str, Callable[[PlanRequest], PlanRequest]]]:
-    """Yields every pin of layers, bits and devices, and how to do without it."""
+    """Yields every pin of layers, bits and devices, and the change that removes it."""
     for pin in request.pins:
         yield (
             str(pin),

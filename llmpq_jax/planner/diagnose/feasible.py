@@ -1,4 +1,4 @@
-"""Whether a request has a plan at all: found, not guessed."""
+"""Whether a request has a plan at all, found by a search."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from llmpq_jax.planner.instance.subproblems import smallest_subproblems
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.planner.search.branch_and_bound import search
 
-# Most take milliseconds.
-_QUESTION_S = 10.0
+# Most searches take milliseconds.
+_SEARCH_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repair:
-    """A change that would do.
+    """A change after which there is a plan.
 
     Attributes:
-        text: What to change.
-        request: The changed one, for which a plan was found.
+        text: Description of the change.
+        request: Changed request, for which a plan was found.
     """
 
     text: str
@@ -30,14 +30,12 @@ class Repair:
 def has_plan(request: PlanRequest) -> bool:
     """Whether some plan fits the memory, keeps the pins and the budget.
 
-    A request that asks for what was not measured has none.
+    A request for what was not measured has none.
     """
     try:
         problem = make_problem(request)
     except SpecError:
         return False
     subproblems = smallest_subproblems(problem, omega_budget=request.omega_budget)
-    result = search(
-        subproblems, time_limit_s=_QUESTION_S, relative_gap=1.0, goal="omega"
-    )
-    return result.found is not None
+    result = search(subproblems, time_limit_s=_SEARCH_S, relative_gap=1.0, goal="omega")
+    return result.incumbent is not None

@@ -1,4 +1,4 @@
-"""Why there is no plan: which device is short of what, and what would fit."""
+"""Why there is no plan: which device is short of memory, and which changes help."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from llmpq_jax.planner.instance.subproblems import all_subproblems, smallest_sub
 from llmpq_jax.planner.search.branch_and_bound import search
 from llmpq_jax.units import format_bytes
 
-# For the least Σω; most take milliseconds.
-_QUESTION_S = 10.0
+# Seconds for the least Σω; most searches take milliseconds.
+_SEARCH_S = 10.0
 _MAX_NAMED = 4
 
 
 def explain(
     problem: Problem, on_note: Callable[[str], None] = lambda _: None
 ) -> InfeasibleError:
-    """Makes the error that says why no case of a problem has a plan.
+    """Returns the error that says why no subproblem has a plan.
 
     Args:
-        problem: That has none.
-        on_note: Hears what is tried meanwhile, which may take a minute.
+        problem: Problem that has no plan.
+        on_note: Function that receives what is tried, which may take a minute.
     """
     request = problem.request
     num_layers = request.architecture.num_layers
@@ -43,7 +43,7 @@ def explain(
     clash = pin_clash(request)
     least = _min_omega(problem) if budget is not None and clash is None else None
     if clash is None and least is None and budget is not None:
-        # Without pins the limit still stands in the way, without the limit the pins.
+        # Without pins the budget still rules out every plan, without the budget the pins.
         clash = pin_clash(replace(request, omega_budget=None))
         if clash is not None:
             clash += f", but none with omega within {budget:.4g}"
@@ -61,8 +61,8 @@ def explain(
     if stages is None:
         return InfeasibleError(
             "no choice of devices can embed on its first and hold the head on its last: "
-            "expected [[vocabulary_layer]] rows of both for the kinds at the ends of the cluster file; "
-            'reorder its devices, or write use = "any" on those that need not be used'
+            "expected [[vocabulary_layer]] rows of both for devices that may be used together; "
+            'measure them, or write use = "any" on devices that need not be used'
         )
     fits = "; ".join(repair.text for repair in repairs(request, on_note))
     advice = (
@@ -77,26 +77,26 @@ def explain(
 def _min_omega(problem: Problem) -> float | None:
     result = search(
         all_subproblems(problem, omega_budget=None),
-        time_limit_s=_QUESTION_S,
+        time_limit_s=_SEARCH_S,
         relative_gap=1e-6,
         goal="omega",
     )
-    return result.found.value if result.found else None
+    return result.incumbent.value if result.incumbent else None
 
 
 def _describe(problem: Problem, stages: tuple[StageShortfall, ...]) -> str:
-    """Says what the plan that lacks the least lacks, the worst device first."""
+    """Says what the plan of the least shortfall lacks, the worst device first."""
     short = sorted(
         (stage for stage in stages if stage.lack_bytes),
         key=lambda stage: -stage.lack_bytes,
     )
     worst, *others = short
-    execution_unit = problem.execution_units[worst.device]
+    unit = problem.execution_units[worst.device]
     layers = f"{worst.num_layers} layer{'s' if worst.num_layers > 1 else ''}"
     text = (
-        f"{execution_unit.name} is short by {format_bytes(worst.lack_bytes)} even at "
+        f"{unit.name} is short by {format_bytes(worst.lack_bytes)} even at "
         f"{worst.bits} bits ({layers}: {worst.terms}; it may use "
-        f"{format_bytes(execution_unit.node_devices[0].device.usable_bytes)}), most of it for the {_part(worst)}"
+        f"{format_bytes(unit.node_devices[0].device.usable_bytes)}), most of it for the {_part(worst)}"
     )
     for other in others[:_MAX_NAMED]:
         name = problem.execution_units[other.device].name
@@ -107,7 +107,7 @@ def _describe(problem: Problem, stages: tuple[StageShortfall, ...]) -> str:
 
 
 def _part(stage: StageShortfall) -> str:
-    """Names the part of a stage that needs the most."""
+    """Returns the part of a stage that needs the most bytes."""
     terms = stage.terms
     parts = {
         "weights": terms.weights,

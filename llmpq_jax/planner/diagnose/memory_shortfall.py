@@ -1,9 +1,9 @@
-"""The plan that lacks the least memory, over all orders and subsets of devices.
+"""The plan of the least memory shortfall, over all orders and subsets of devices.
 
 Bytes of a stage depend on how many layers it holds at which bits and on whether it is the
-first or the last, and all layers are alike: so which device comes where in between changes
-nothing, and one pass over the devices decides. With lack[j, r, k] the bytes that device j
-is short of for k layers in role r, f and l whether a first and a last stage are there,
+first or the last, so the order of the devices in between changes nothing, and one pass
+over the devices is enough. With lack[j, r, k] the bytes that device j is short of for k
+layers in role r, and f and l whether a first and a last stage are there,
 
     least[j + 1, i + k, f', l'] = min over k and r of  least[j, i, f, l] + lack[j, r, k].
 
@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.planner.instance.instance import Instance, Integers
@@ -32,14 +33,14 @@ _ROLES: tuple[_Role, ...] = ((False, False), (True, False), (False, True), (True
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageShortfall:
-    """A stage of the plan that lacks the least.
+    """A stage of the plan of the least shortfall.
 
     Attributes:
-        device: Its index on axis J.
-        num_layers: It holds.
-        bits: Of each.
-        terms: What it needs, by part.
-        lack_bytes: Beyond what the device may fill; 0 where it fits.
+        device: Device as an index of axis J.
+        num_layers: Number of layers that it holds.
+        bits: Precision of each layer.
+        terms: Bytes that it needs, by part.
+        lack_bytes: Bytes that it needs beyond what the device may fill; 0 if it fits.
     """
 
     device: int
@@ -50,9 +51,9 @@ class StageShortfall:
 
 
 def min_shortfall(instance: Instance) -> tuple[StageShortfall, ...] | None:
-    """Returns the stages of the plan that lacks the least; nothing where no order is.
+    """Returns the stages of the plan of the least shortfall, or None if no order serves.
 
-    In pipeline order, but that those between the ends may change places.
+    The first and the last stage are in their places; the order of the others is arbitrary.
     """
     num_layers = instance.num_layers
     least: _Least = {
@@ -62,7 +63,7 @@ def min_shortfall(instance: Instance) -> tuple[StageShortfall, ...] | None:
     trace: list[tuple[int, _Choices]] = []
 
     def take(members: Sequence[int], num_devices: int, *, must_use: bool) -> None:
-        """Takes devices of a pool, or one that is by itself."""
+        """Takes devices of a group, or one that is its own group."""
         nonlocal least
         least = {
             role: np.concatenate(
@@ -76,38 +77,36 @@ def min_shortfall(instance: Instance) -> tuple[StageShortfall, ...] | None:
         if must_use:
             for table in least.values():
                 table[:num_devices] = np.inf
-        # From here on it is all one how many of them were taken.
+        # From here on the number of devices taken makes no difference.
         chosen = {role: table.argmin(axis=0) for role, table in least.items()}
         trace.append((-1, chosen))
         least = {role: table.min(axis=0)[None] for role, table in least.items()}
 
-    pooled = {
-        j for device_group in instance.device_groups for j in device_group.members
-    }
+    width, must_use = instance.devices.width, instance.devices.must_use
+    grouped = {j for group in instance.device_groups for j in group.members}
     for j in range(instance.num_devices):
-        if j not in pooled:
-            num = int(instance.width[j])
-            take([j], num, must_use=bool(instance.must_use[j]))
-    for device_group in instance.device_groups:
-        must_use = any(instance.must_use[j] for j in device_group.members)
-        take(device_group.members, device_group.num_devices, must_use=must_use)
+        if j not in grouped:
+            take([j], int(width[j]), must_use=bool(must_use[j]))
+    for group in instance.device_groups:
+        must = any(must_use[j] for j in group.members)
+        take(group.members, group.num_devices, must_use=must)
     if not np.isfinite(least[True, True][0, num_layers]):
         return None
     held = _held(instance, trace)
     held.sort(key=lambda stage: (not stage[2][0], stage[2][1]))
-    return tuple(_need(instance, j, num, *role) for j, num, role in held)
+    return tuple(_shortfall(instance, j, num, *role) for j, num, role in held)
 
 
 def _with_device(
     instance: Instance, j: int, least: _Least
 ) -> tuple[_Least, dict[_Role, Integers]]:
-    """Takes one more device; also returns what each new entry has it hold.
+    """Takes one more device; also returns what it holds in each new entry.
 
-    Tables are over devices taken of the pool and layers placed. A choice is 4 times the
-    layers and the number of the role; 0 leaves the device idle.
+    Tables are over devices taken of the group and layers placed. A choice is 4 times the
+    layers plus the number of the role; 0 leaves the device idle.
     """
     lacks = {role: _lacks(instance, j, *role) for role in _ROLES}
-    width = int(instance.width[j])
+    width = int(instance.devices.width[j])
     after, chosen = {}, {}
     for state in _ROLES:
         best = least[state].copy()
@@ -132,7 +131,7 @@ def _without(state: _Role, role: _Role) -> _Role:
 def _held(
     instance: Instance, trace: list[tuple[int, _Choices]]
 ) -> list[tuple[int, int, _Role]]:
-    """Follows the choices back: device, layers and role of each stage."""
+    """Follows the choices from the end: device, layers and role of each stage."""
     stages, end, state, taken = [], instance.num_layers, (True, True), 0
     for j, choices in reversed(trace):
         if j < 0:
@@ -143,56 +142,56 @@ def _held(
             role = _ROLES[number]
             stages.append((j, num, role))
             end, state = end - num, _without(state, role)
-            taken -= int(instance.width[j])
+            taken -= int(instance.devices.width[j])
     return stages
 
 
-def _lacks(instance: Instance, j: int, is_first: bool, is_last: bool) -> Floats:
-    """[L + 1]: bytes that a device lacks for so many layers in a role; 0 is no stage."""
-    num_layers = instance.num_layers
+def _lacks(
+    instance: Instance, j: int, is_first: bool, is_last: bool
+) -> Float[np.ndarray, " L+1"]:
+    """Returns the bytes that a device lacks for each number of layers in a role."""
+    num_layers, d = instance.num_layers, instance.devices
     lacks = np.full(num_layers + 1, np.inf)
-    if (is_first and not instance.may_be_first[j]) or (
-        is_last and not instance.may_be_last[j]
-    ):
+    if (is_first and not d.may_be_first[j]) or (is_last and not d.may_be_last[j]):
         return lacks
-    # One device is both ends only where it holds the whole model.
+    # One stage is the first and the last only if it holds the whole model.
     lengths = [num_layers] if is_first and is_last else range(1, num_layers + 1)
-    if not instance.supported[j].any():
+    if not d.supported[j].any():
         return lacks
     counts = np.array(
-        [_alike(instance, b, num) for b in _served(instance, j) for num in lengths]
+        [_uniform(instance, b, num) for b in _served(instance, j) for num in lengths]
     )
     need = stage_bytes(instance, [j], counts, is_first=is_first, is_last=is_last)
     total = need.total.reshape(-1, len(lengths)).min(axis=0)
-    lacks[list(lengths)] = np.maximum(total - instance.allowed_bytes[j], 0)
+    lacks[list(lengths)] = np.maximum(total - d.allowed_bytes[j], 0)
     return lacks
 
 
-def _need(
+def _shortfall(
     instance: Instance, j: int, num_layers: int, is_first: bool, is_last: bool
 ) -> StageShortfall:
-    """At the bits that need the least; of those that need as much, the highest."""
+    """Returns a stage at the bits that need the least; of equal ones, the highest."""
     served = _served(instance, j)
-    counts = np.array([_alike(instance, b, num_layers) for b in served])
+    counts = np.array([_uniform(instance, b, num_layers) for b in served])
     need = stage_bytes(instance, [j], counts, is_first=is_first, is_last=is_last)
-    least = int(need.total[0].argmin())
-    terms = need.terms(0, least)
+    best = int(need.total[0].argmin())
+    terms = need.terms(0, best)
     return StageShortfall(
         device=j,
         num_layers=num_layers,
-        bits=instance.bits[served[least]],
+        bits=instance.bits[served[best]],
         terms=terms,
-        lack_bytes=max(0, terms.total - int(instance.allowed_bytes[j])),
+        lack_bytes=max(0, terms.total - int(instance.devices.allowed_bytes[j])),
     )
 
 
 def _served(instance: Instance, j: int) -> list[int]:
-    """Columns of axis B that a device serves, the highest precision first."""
-    return np.flatnonzero(instance.supported[j]).tolist()
+    """Returns indices of axis B that a device serves, the highest precision first."""
+    return np.flatnonzero(instance.devices.supported[j]).tolist()
 
 
-def _alike(instance: Instance, b: int, num_layers: int) -> Integers:
-    """[B]: so many layers, all of one precision."""
+def _uniform(instance: Instance, b: int, num_layers: int) -> Int[np.ndarray, " B"]:
+    """Returns counts of layers that all have one precision."""
     counts = np.zeros(len(instance.bits), dtype=np.int64)
     counts[b] = num_layers
     return counts

@@ -1,4 +1,4 @@
-"""Pins loosened: changes of what a person has decided that let a plan exist."""
+"""Changes of one pin after which there is a plan."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from llmpq_jax.planner.constraints import BitsPin, Pin
 from llmpq_jax.planner.diagnose.feasible import Repair, has_plan
-from llmpq_jax.planner.diagnose.halving import largest
+from llmpq_jax.planner.diagnose.thresholds import largest
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.schema.precision import ALL_BITS
 
 
 def pin_repairs(request: PlanRequest) -> Iterator[Repair]:
-    """Yields what one pin could be instead, the least change of each; or none at all."""
+    """Yields the smallest change of each pin that helps, or else the removal of all."""
     num_found = 0
     for pin in request.pins:
         for repair in _loosened(request, pin):
@@ -35,7 +35,7 @@ def pin_repairs(request: PlanRequest) -> Iterator[Repair]:
 
 
 def _loosened(request: PlanRequest, pin: Pin) -> Iterator[Repair]:
-    """As many of its layers as go, from the front and from the back; or other bits."""
+    """Yields the pin of as many layers as fit, from either side, and of other bits."""
 
     def with_pin(other: Pin | None) -> PlanRequest:
         pins = (other if own == pin else own for own in request.pins)
@@ -48,20 +48,20 @@ def _loosened(request: PlanRequest, pin: Pin) -> Iterator[Repair]:
         lambda number: replace(pin, end=pin.first + number),
         lambda number: replace(pin, first=pin.end - number),
     ]
-    is_told = False
+    is_changed = False
     for make in shorter:
-        most = largest(
+        number = largest(
             1, num_layers - 1, lambda n, make=make: has_plan(with_pin(make(n)))
         )
-        if most:
-            is_told = True
-            yield Repair(text=f"only {make(most)}", request=with_pin(make(most)))
+        if number:
+            is_changed = True
+            yield Repair(text=f"only {make(number)}", request=with_pin(make(number)))
     if isinstance(pin, BitsPin):
         for bits in ALL_BITS:
             other = replace(pin, bits=bits)
             if bits != pin.bits and bits in request.bits and has_plan(with_pin(other)):
-                is_told = True
+                is_changed = True
                 yield Repair(text=str(other), request=with_pin(other))
                 break
-    if not is_told:
+    if not is_changed:
         yield Repair(text=f"without {pin}", request=with_pin(None))

@@ -1,4 +1,4 @@
-"""Changes that would make a plan possible; each has been solved before it is told."""
+"""Changes after which there is a plan; each has been searched before it is offered."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import replace
 from llmpq_jax.errors import SpecError
 from llmpq_jax.planner.constraints import with_use
 from llmpq_jax.planner.diagnose.feasible import Repair, has_plan
-from llmpq_jax.planner.diagnose.halving import largest, smallest
 from llmpq_jax.planner.diagnose.pin_relaxations import pin_repairs
+from llmpq_jax.planner.diagnose.thresholds import largest, smallest
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.request import PlanRequest
-from llmpq_jax.schema.cluster import Cluster, Device, Node, NodeDevice
+from llmpq_jax.schema.cluster import Cluster, Device, Node
 from llmpq_jax.schema.precision import ALL_BITS
 from llmpq_jax.units import GIB, MIB, format_bytes
 
-# For all of them together; each takes milliseconds to seconds.
+# Seconds for all of them together; each takes milliseconds to seconds.
 _TIME_S = 60.0
 _MAX_ADDED = 16
 
@@ -25,21 +25,22 @@ _MAX_ADDED = 16
 def repairs(
     request: PlanRequest, on_note: Callable[[str], None] = lambda _: None
 ) -> Iterator[Repair]:
-    """Yields changes of one thing each that let a plan exist; the least of each sort.
+    """Yields changes of one thing each after which there is a plan.
 
-    Where none does without other devices, also one of several things at once.
+    Of each kind of change the smallest is tried. If none helps without other devices,
+    several changes at once are tried too.
 
     Args:
-        request: That has no plan.
-        on_note: Hears what is tried, and what would do.
+        request: Request that has no plan.
+        on_note: Function that receives what is tried, and what helps.
     """
     deadline = time.monotonic() + _TIME_S
     num_found = 0
-    for sort, what in _SORTS.items():
-        if sort is _together and num_found:
+    for changes, what in _CHANGES.items():
+        if changes is _together and num_found:
             continue
         on_note(f"no plan fits; trying {what}")
-        for repair in sort(request):
+        for repair in changes(request):
             on_note(f"would do: {repair.text}")
             num_found += 1
             yield repair
@@ -54,25 +55,19 @@ def _workloads(request: PlanRequest) -> Iterator[Repair]:
     def at(**limits: int) -> PlanRequest:
         return replace(request, workload=workload.within(**limits))
 
-    sorts: tuple[tuple[str, int, int, Callable[[int], PlanRequest]], ...] = (
-        ("a batch of {}", max(pins, default=1), workload.batch, lambda n: at(batch=n)),
-        (
-            "prompts of at most {} tokens",
-            1,
-            workload.prompt_length,
-            lambda n: at(prompt_length=n),
-        ),
-        (
-            "at most {} new tokens",
-            1,
-            workload.new_tokens,
-            lambda n: at(new_tokens=n),
-        ),
+    limits = (
+        ("a batch of {}", "batch", max(pins, default=1)),
+        ("prompts of at most {} tokens", "prompt_length", 1),
+        ("at most {} new tokens", "new_tokens", 1),
     )
-    for text, least, now, make in sorts:
-        most = largest(least, now - 1, lambda n, make=make: has_plan(make(n)))
-        if most:
-            yield Repair(text=text.format(most), request=make(most))
+    for text, name, lower in limits:
+        number = largest(
+            lower,
+            getattr(workload, name) - 1,
+            lambda n, name=name: has_plan(at(**{name: n})),
+        )
+        if number:
+            yield Repair(text=text.format(number), request=at(**{name: number}))
 
 
 def _precisions(request: PlanRequest) -> Iterator[Repair]:
@@ -114,55 +109,48 @@ def _devices(request: PlanRequest) -> Iterator[Repair]:
 
 
 def _memory(request: PlanRequest) -> Iterator[Repair]:
-    """More on one device; of devices alike the first stands for all."""
+    """Yields more memory on one device; of equal devices the first stands for all."""
     cluster, seen = request.cluster, set()
     for node_device in cluster.node_devices:
-        device = node_device.device
-        interchangeable_groups = (
-            node_device.node.name,
-            device.kind,
-            device.memory_bytes,
-            device.reserve_bytes,
-        )
-        if device.use == "never" or interchangeable_groups in seen:
+        node, device = node_device.node, node_device.device
+        key = (node.name, device.kind, device.memory_bytes, device.reserve_bytes)
+        if device.use == "never" or key in seen:
             continue
-        seen.add(interchangeable_groups)
-        # What is told is rounded up, so that as much as is told is enough.
-        execution_unit = GIB // 4 if device.memory_bytes >= 4 * GIB else MIB // 4
+        seen.add(key)
+        # The number of steps is whole, so that the text says no less than what is enough.
+        step_bytes = (GIB if device.memory_bytes >= 4 * GIB else MIB) // 4
 
         def with_more(
             number: int,
-            node_device: NodeDevice = node_device,
-            execution_unit: int = execution_unit,
+            name: str = node_device.name,
+            device: Device = device,
+            step_bytes: int = step_bytes,
         ) -> PlanRequest:
-            device = node_device.device
-            larger = replace(
-                device, memory_bytes=device.memory_bytes + number * execution_unit
-            )
-            return replace(request, cluster=_with(cluster, node_device.name, larger))
+            memory_bytes = device.memory_bytes + number * step_bytes
+            larger = replace(device, memory_bytes=memory_bytes)
+            return replace(request, cluster=_with(cluster, name, larger))
 
         number = smallest(
             1 << 16, lambda n, with_more=with_more: has_plan(with_more(n))
         )
         if number:
-            text = (
-                f"{_exactly(number * execution_unit)} more memory on {node_device.name}"
-            )
+            size = _exactly(number * step_bytes)
+            text = f"{size} more memory on {node_device.name}"
             yield Repair(text=text, request=with_more(number))
 
 
 def _together(request: PlanRequest) -> Iterator[Repair]:
-    """All precisions lowered at once, then a smaller batch of shorter prompts too."""
+    """Yields all precisions lowered at once, or else also a smaller workload."""
     texts: list[str] = []
     changed = request
     lower = tuple(bits for bits in ALL_BITS if bits < min(request.bits))
     changes: dict[str, Callable[[PlanRequest], PlanRequest]] = {
-        "the head at 8 bits": lambda asked: replace(asked, head_bits=(8,)),
-        "the cache at 8 bits": lambda asked: replace(asked, kv_bits=(8,)),
+        "the head at 8 bits": lambda old: replace(old, head_bits=(8,)),
+        "the cache at 8 bits": lambda old: replace(old, kv_bits=(8,)),
     }
     if lower:
         text = f"layers at {' or '.join(str(bits) for bits in lower)} bits"
-        changes[text] = lambda asked: replace(asked, bits=(*asked.bits, *lower))
+        changes[text] = lambda old: replace(old, bits=(*old.bits, *lower))
     for text, change in changes.items():
         lowered = change(changed)
         if lowered != changed and _is_measured(lowered):
@@ -174,10 +162,8 @@ def _together(request: PlanRequest) -> Iterator[Repair]:
     for kept in (changed, request):
         smaller = next(_workloads(kept), None)
         if smaller is not None:
-            told = texts if kept is changed else []
-            yield Repair(
-                text=" and ".join([*told, smaller.text]), request=smaller.request
-            )
+            parts = [*(texts if kept is changed else []), smaller.text]
+            yield Repair(text=" and ".join(parts), request=smaller.request)
             return
 
 
@@ -191,17 +177,14 @@ def _is_measured(request: PlanRequest) -> bool:
 
 def _exactly(size: int) -> str:
     """Writes bytes so that reading them gives no fewer."""
-    execution_unit, name = (GIB, "GiB") if size >= GIB else (MIB, "MiB")
-    text = f"{size / execution_unit:g} {name}"
-    return (
-        text
-        if size % execution_unit == 0 or size < 1000 * execution_unit
-        else format_bytes(size)
-    )
+    unit, name = (GIB, "GiB") if size >= GIB else (MIB, "MiB")
+    if size % unit and size >= 1000 * unit:
+        return format_bytes(size)
+    return f"{size / unit:g} {name}"
 
 
 def _with(cluster: Cluster, name: str, device: Device) -> Cluster:
-    """The cluster with another device in the place of that name."""
+    """Returns the cluster with the device of that name replaced."""
     nodes = tuple(
         replace(
             node,
@@ -216,7 +199,7 @@ def _with(cluster: Cluster, name: str, device: Device) -> Cluster:
 
 
 def _with_more(cluster: Cluster, kind: str, number: int) -> Cluster:
-    """The cluster with more devices like the first of a kind, on its node."""
+    """Returns the cluster with more devices like the first of a kind, on its node."""
     node_device = next(
         each for each in cluster.node_devices if each.device.kind == kind
     )
@@ -233,8 +216,8 @@ def _with_more(cluster: Cluster, kind: str, number: int) -> Cluster:
     return replace(cluster, nodes=nodes)
 
 
-# What is tried, in this order.
-_SORTS: dict[Callable[[PlanRequest], Iterator[Repair]], str] = {
+# Kinds of change, in the order in which they are tried.
+_CHANGES: dict[Callable[[PlanRequest], Iterator[Repair]], str] = {
     pin_repairs: "without one pin or another",
     _workloads: "a smaller batch, shorter prompts, fewer new tokens",
     _precisions: "fewer bits",

@@ -10,11 +10,12 @@ from scipy.optimize import linear_sum_assignment
 
 from llmpq_jax.costmodel.pipeline_schedule import Host, PhaseSeconds, pipeline_s
 from llmpq_jax.costmodel.quality import is_within
+from llmpq_jax.planner.instance.device_numbers import DECODE, PREFILL
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.instance.stage_bytes import stage_bytes
 from llmpq_jax.schema.memory_terms import MemoryTerms
 
-# Beside any ω.
+# Loss of a forbidden precision, as a multiple of the largest ω.
 _FORBIDDEN = 1e6
 
 
@@ -23,41 +24,42 @@ class Candidate:
     """Which layers each device holds, at which precision.
 
     Attributes:
-        devices: Used devices, as indices of axis J, in pipeline order.
-        columns: For each of them its layers' precisions, as indices of axis B.
-        wires: How each of them but the last hands on, as indices of axis O; none where
-            all do it the first way.
+        devices: Used devices in pipeline order, as indices of axis J.
+        bits_indices: Precisions of each device's layers, as indices of axis B.
+        wire_indices: Precision at which each device but the last sends, as indices of
+            axis O; empty if all send at the first one.
     """
 
     devices: tuple[int, ...]
-    columns: tuple[tuple[int, ...], ...]
-    wires: tuple[int, ...] = ()
+    bits_indices: tuple[tuple[int, ...], ...]
+    wire_indices: tuple[int, ...] = ()
 
     @property
     def hops(self) -> list[tuple[int, int, int]]:
-        """How, from where and to where hidden states are handed on: indices of a hop."""
+        """Hops between consecutive devices, as indices of axes O, J and J."""
         pairs = list(pairwise(self.devices))
-        wires = self.wires or (0,) * len(pairs)
+        wires = self.wire_indices or (0,) * len(pairs)
         return [(wire, j, k) for wire, (j, k) in zip(wires, pairs, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CandidateCost:
-    """What a placement costs.
+    """What a candidate costs.
 
     Attributes:
-        seconds: Of the whole batch.
-        prefill_s: Of each stage.
-        decode_s: Of each stage.
-        memory_bytes: Of each stage.
-        omega: Σω, that of head, cache and hops included.
+        seconds: Seconds of the whole batch.
+        stages_s: Seconds of each stage by phase, [P][stages]: of one prefill micro-batch,
+            and of one decode step of one micro-batch.
+        hops_s: Seconds of each hop by phase, [P][hops].
+        memory_bytes: Bytes of each stage.
+        omega: Σω of layers, head, cache and hops.
         objective: Latency plus θ·Σω.
-        fits: Whether memory, pools, pins and budget hold.
+        fits: Whether memory, device groups, pins and budget hold.
     """
 
     seconds: PhaseSeconds
-    prefill_s: tuple[float, ...]
-    decode_s: tuple[float, ...]
+    stages_s: tuple[tuple[float, ...], ...]
+    hops_s: tuple[tuple[float, ...], ...]
     memory_bytes: tuple[int, ...]
     omega: float
     objective: float
@@ -65,39 +67,24 @@ class CandidateCost:
 
 
 def evaluate(instance: Instance, candidate: Candidate) -> CandidateCost:
-    """Adds up seconds, bytes and ω of a placement."""
-    devices = candidate.devices
-    prefill_s = [
-        instance.dispatch_prefill_s[j]
-        + sum(instance.layer_prefill_s[j, b] for b in columns)
-        for j, columns in zip(devices, candidate.columns, strict=True)
-    ]
-    first, last = devices[0], devices[-1]
-    calls_s = (
-        instance.whole_dispatch_decode_s
-        if first == last
-        else instance.dispatch_decode_s
+    """Adds up the seconds, bytes and ω of a candidate."""
+    devices, hops = candidate.devices, candidate.hops
+    num_prefill, num_decode = instance.num_micro_batches
+    stages_s = tuple(_stages_s(instance, candidate, p) for p in (PREFILL, DECODE))
+    hops_s = tuple(
+        tuple(float(instance.hop_s[p][hop]) for hop in hops) for p in (PREFILL, DECODE)
     )
-    decode_s = [
-        calls_s[j] + sum(instance.layer_decode_s[j, b] for b in columns)
-        for j, columns in zip(devices, candidate.columns, strict=True)
-    ]
-    prefill_s[0] += instance.embedding_prefill_s[first]
-    decode_s[0] += instance.embedding_decode_s[first]
-    prefill_s[-1] += instance.head_prefill_s[last]
-    decode_s[-1] += instance.head_decode_s[last]
-    hops = candidate.hops
     seconds = pipeline_s(
-        stages_prefill_s=prefill_s,
-        stages_decode_s=decode_s,
-        hops_prefill_s=[instance.hop_prefill_s[hop] for hop in hops],
-        hops_decode_s=[instance.hop_decode_s[hop] for hop in hops],
-        num_prefill=instance.num_prefill,
-        num_decode=instance.num_decode,
+        stages_prefill_s=stages_s[PREFILL],
+        stages_decode_s=stages_s[DECODE],
+        hops_prefill_s=hops_s[PREFILL],
+        hops_decode_s=hops_s[DECODE],
+        num_prefill=num_prefill,
+        num_decode=num_decode,
         new_tokens=instance.new_tokens,
         hosts=stage_hosts(instance, devices),
     )
-    layers = [b for columns in candidate.columns for b in columns]
+    layers = [b for own in candidate.bits_indices for b in own]
     omega = instance.fixed_omega + float(
         instance.omega[range(len(layers)), layers].sum()
     )
@@ -106,13 +93,13 @@ def evaluate(instance: Instance, candidate: Candidate) -> CandidateCost:
         stage_terms(instance, candidate, stage).total for stage in range(len(devices))
     )
     fits_memory = all(
-        size <= instance.allowed_bytes[j]
+        size <= instance.devices.allowed_bytes[j]
         for j, size in zip(devices, memory, strict=True)
     )
     return CandidateCost(
         seconds=seconds,
-        prefill_s=tuple(float(s) for s in prefill_s),
-        decode_s=tuple(float(s) for s in decode_s),
+        stages_s=stages_s,
+        hops_s=hops_s,
         memory_bytes=memory,
         omega=omega,
         objective=seconds.latency_s + instance.theta * omega,
@@ -123,60 +110,76 @@ def evaluate(instance: Instance, candidate: Candidate) -> CandidateCost:
     )
 
 
+def _stages_s(instance: Instance, candidate: Candidate, p: int) -> tuple[float, ...]:
+    """Seconds of each stage in phase p: dispatch, layers, embedding and head."""
+    d, devices = instance.devices, candidate.devices
+    dispatch_s = d.whole_dispatch_s if len(devices) == 1 else d.dispatch_s
+    seconds = [
+        dispatch_s[p, j] + sum(d.layer_s[p, j, b] for b in own)
+        for j, own in zip(devices, candidate.bits_indices, strict=True)
+    ]
+    seconds[0] += d.embedding_s[p, devices[0]]
+    seconds[-1] += d.head_s[p, devices[-1]]
+    return tuple(float(each) for each in seconds)
+
+
 def with_min_omega(instance: Instance, candidate: Candidate) -> Candidate:
-    """Deals each stage's precisions to its layers anew, for the least Σω.
+    """Assigns each stage's precisions to its layers so that Σω is least.
 
     Seconds and bytes depend on how many layers a stage holds at each precision, not on
-    which, so the new placement costs the same and loses no more.
+    which, so the new candidate costs the same and loses no more.
     """
-    first, dealt = 0, []
-    for columns in candidate.columns:
-        layers = np.arange(first, first + len(columns))
-        loss = instance.omega[layers[:, None], list(columns)]
-        # Dear, and not infinite: a choice that no pin allows is for `evaluate` to refuse.
-        allowed = instance.may_have[layers[:, None], list(columns)]
+    first, assigned = 0, []
+    for own in candidate.bits_indices:
+        layers = np.arange(first, first + len(own))
+        loss = instance.omega[layers[:, None], list(own)]
+        # Large, not infinite: a precision that no pin allows is for `evaluate` to refuse.
+        allowed = instance.may_have[layers[:, None], list(own)]
         loss = np.where(allowed, loss, _FORBIDDEN * (1.0 + instance.omega.max()))
-        dealt.append(tuple(columns[slot] for slot in linear_sum_assignment(loss)[1]))
-        first += len(columns)
-    return replace(candidate, columns=tuple(dealt))
+        assigned.append(tuple(own[slot] for slot in linear_sum_assignment(loss)[1]))
+        first += len(own)
+    return replace(candidate, bits_indices=tuple(assigned))
 
 
 def _keeps_pins(instance: Instance, candidate: Candidate) -> bool:
     held = [
         (j, b)
-        for j, columns in zip(candidate.devices, candidate.columns, strict=True)
-        for b in columns
+        for j, own in zip(candidate.devices, candidate.bits_indices, strict=True)
+        for b in own
     ]
     return all(
-        instance.may_hold[layer, j] and instance.may_have[layer, b]
+        instance.devices.may_hold[layer, j] and instance.may_have[layer, b]
         for layer, (j, b) in enumerate(held)
     )
 
 
+def bits_counts(instance: Instance, bits_indices: tuple[int, ...]) -> np.ndarray:
+    """Returns the number of layers at each precision, [B]."""
+    indices = np.array(bits_indices, dtype=np.int64)
+    return np.bincount(indices, minlength=len(instance.bits))
+
+
 def stage_terms(instance: Instance, candidate: Candidate, stage: int) -> MemoryTerms:
     """Returns the bytes of one stage, by part."""
-    columns = np.array(candidate.columns[stage], dtype=np.int64)
-    counts = np.bincount(columns, minlength=len(instance.bits))
     return stage_bytes(
         instance,
         [candidate.devices[stage]],
-        counts[None],
+        bits_counts(instance, candidate.bits_indices[stage])[None],
         is_first=stage == 0,
         is_last=stage == len(candidate.devices) - 1,
     ).terms(0, 0)
 
 
 def stage_hosts(instance: Instance, devices: tuple[int, ...]) -> tuple[Host, ...]:
-    """Returns the shared machines, by the stages on them."""
+    """Returns the shared machines, with the stages on them as members."""
     return tuple(
-        Host(
+        replace(
+            host,
             members=tuple(
                 stage
                 for stage, j in enumerate(devices)
                 for _ in range(host.members.count(j))
             ),
-            prefill_serial=host.prefill_serial,
-            decode_serial=host.decode_serial,
         )
         for host in instance.hosts
     )

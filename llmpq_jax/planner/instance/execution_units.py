@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
 
 from llmpq_jax.planner.instance.instance import DeviceGroup
 from llmpq_jax.schema.cluster import NodeDevice
@@ -14,9 +18,9 @@ class ExecutionUnit:
     """One device, or a mesh of several.
 
     Attributes:
-        node_devices: Devices it is taken from, all equal, the one it is named after first; as
-            many as `width`, or more.
-        width: How many of them it takes.
+        node_devices: Equal devices that it is taken from, as many as `width` or more; the
+            one it is named after is the first.
+        width: Number of devices that it takes.
     """
 
     node_devices: tuple[NodeDevice, ...]
@@ -24,21 +28,34 @@ class ExecutionUnit:
 
     @property
     def kind(self) -> str:
-        """Of its devices."""
+        """Kind of its devices."""
         return self.node_devices[0].device.kind
 
     @property
+    def node_name(self) -> str:
+        """Name of the node of its devices."""
+        return self.node_devices[0].node.name
+
+    @property
     def name(self) -> str:
-        """For people: its device, or how many of which."""
+        """Name for messages: its device, or how many of which."""
         if self.width == 1:
             return self.node_devices[0].name
         return f"a mesh of {self.width} from {self.node_devices[0].name} on"
 
 
+def for_each_unit(
+    units: Sequence[ExecutionUnit], ask: Callable[[str, int], Any]
+) -> np.ndarray:
+    """Returns an answer for each unit, asked once for each kind of device and width."""
+    known = cache(ask)
+    return np.array([known(unit.kind, unit.width) for unit in units])
+
+
 def interchangeable_groups(
     node_devices: Iterable[NodeDevice],
 ) -> list[list[NodeDevice]]:
-    """Groups devices of one node, one kind, one memory and one pin."""
+    """Groups devices of one node, kind, memory and use."""
     groups: dict[tuple[str, str, int, str], list[NodeDevice]] = {}
     for node_device in node_devices:
         device = node_device.device
@@ -61,7 +78,7 @@ def find_execution_units(
     Args:
         node_devices: Devices that may be used.
         allowed: Widths that a stage may have.
-        is_served: Whether a kind of device serves layers spread over so many.
+        is_served: Whether a kind of device serves layers that are spread over a width.
         alone: Names of devices that no mesh may have.
     """
     singles = [
@@ -69,7 +86,7 @@ def find_execution_units(
         for node_device in node_devices
         if 1 in allowed or node_device.name in alone
     ]
-    execution_units, device_groups = list(singles), []
+    units, device_groups = list(singles), []
     for group in interchangeable_groups(
         node_device for node_device in node_devices if node_device.name not in alone
     ):
@@ -81,24 +98,16 @@ def find_execution_units(
         ]
         if not widths:
             continue
-        node_devices = tuple(group)
-        members = [
-            j
-            for j, execution_unit in enumerate(singles)
-            if execution_unit.node_devices[0] in node_devices
-        ]
+        equal = tuple(group)
+        members = [j for j, unit in enumerate(singles) if unit.node_devices[0] in equal]
         for j in members:
-            own = node_devices.index(execution_units[j].node_devices[0])
-            execution_units[j] = ExecutionUnit(
-                node_devices=node_devices[own:] + node_devices[:own]
-            )
+            own = equal.index(units[j].node_devices[0])
+            units[j] = ExecutionUnit(node_devices=equal[own:] + equal[:own])
         for width in widths:
             for _ in range(len(group) // width):
-                members.append(len(execution_units))
-                execution_units.append(
-                    ExecutionUnit(node_devices=node_devices, width=width)
-                )
+                members.append(len(units))
+                units.append(ExecutionUnit(node_devices=equal, width=width))
         device_groups.append(
             DeviceGroup(members=tuple(members), num_devices=len(group))
         )
-    return tuple(execution_units), tuple(device_groups)
+    return tuple(units), tuple(device_groups)

@@ -1,4 +1,4 @@
-"""Which ways of cutting the batch are tried."""
+"""Which micro-batch sizes are tried."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ def micro_batches(
     """Lists the pairs of micro-batch sizes worth trying, smallest first.
 
     Sizes are the batch's divisors, which leave no row idle, and the powers of two below
-    it, which kernels like. Of a pair, one divides the other, as caches demand.
+    it, for which kernels are fast. Of a pair, one divides the other, as caches demand.
 
     Args:
-        batch: Rows.
-        prefill: Pins the rows of a prefill micro-batch.
-        decode: Pins the rows of a decode micro-batch.
+        batch: Rows of the batch.
+        prefill: Pinned rows of a prefill micro-batch; None leaves them free.
+        decode: Pinned rows of a decode micro-batch; None leaves them free.
 
     Raises:
-        ValueError: Both are pinned and neither divides the other.
+        ValueError: If both are pinned and neither divides the other.
     """
     if prefill is not None and decode is not None:
         return (MicroBatch(prefill=prefill, decode=decode),)

@@ -6,9 +6,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Float
+
 from llmpq_jax.arch.tensors import tensor_widths
 from llmpq_jax.costmodel.latency import LatencyModel, VocabularyLayer, fit_latency
-from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.costmodel.quality import omega_table, whole_model_omega
 from llmpq_jax.costmodel.workspace import WorkspaceModel, fit_workspace
 from llmpq_jax.errors import MeasurementError, SpecError
@@ -25,8 +27,13 @@ from llmpq_jax.schema.strategy import PrecisionChoice
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Fitted:
-    """What the measurements say of layers with a cache of some bits, and of the ends."""
+class FittedModels:
+    """Models fitted to the measurements of layers with a cache of some bits.
+
+    Attributes:
+        latency: Seconds of layers, embedding and head.
+        workspace: Bytes of their workspace.
+    """
 
     latency: LatencyModel
     workspace: WorkspaceModel
@@ -34,17 +41,17 @@ class Fitted:
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Problem:
-    """What all cases of a request share.
+    """What all subproblems of a request share.
 
     Attributes:
-        request: As it was made.
-        node_devices: Devices that may be used, in pipeline order.
-        execution_units: What may hold a stage: these, and meshes of them; axis J everywhere.
-        device_groups: Units that share devices.
-        bits: Precisions that some of them serve, highest first; axis B everywhere.
-        omega: [layers, bits].
-        fitted: By bits of the cache; those that were not measured are not there.
-        source: Of all seconds.
+        request: The planning request.
+        node_devices: Devices that may be used, in the cluster file's order.
+        execution_units: Devices and meshes of them that may hold a stage, axis J.
+        device_groups: Execution units that share devices.
+        bits: Precisions that some execution unit serves, highest first, axis B.
+        omega: Loss of each layer at each precision, [L, B].
+        fitted: Fitted models by the bits of the cache, those that were measured.
+        source: Source of all seconds.
     """
 
     request: PlanRequest
@@ -52,8 +59,8 @@ class Problem:
     execution_units: tuple[ExecutionUnit, ...]
     device_groups: tuple[DeviceGroup, ...]
     bits: tuple[Bits, ...]
-    omega: Floats
-    fitted: dict[KvBits, Fitted]
+    omega: Float[np.ndarray, "L B"]
+    fitted: dict[KvBits, FittedModels]
     source: Literal["measured", "roofline"]
 
     @property
@@ -62,7 +69,7 @@ class Problem:
         return tuple(self.fitted)
 
     def precision(self, head_bits: HeadBits, kv_bits: KvBits) -> PrecisionChoice:
-        """Returns what holds for the whole model."""
+        """Returns the precisions that hold for the whole model."""
         return PrecisionChoice(
             activations=self.request.activations,
             head_bits=head_bits,
@@ -72,7 +79,7 @@ class Problem:
         )
 
     def fixed_omega(self, head_bits: HeadBits, kv_bits: KvBits) -> float:
-        """Returns what head and cache add to Σω."""
+        """Returns the ω of head and cache."""
         return whole_model_omega(
             self.request.sensitivity, head_bits=head_bits, kv_bits=kv_bits
         )
@@ -82,18 +89,18 @@ def make_problem(request: PlanRequest) -> Problem:
     """Checks that the records are of one model and fits the measurements.
 
     Raises:
-        MeasurementError: They are of another type, of another group size, or lack a
-            kind of device or an end of the model.
-        SpecError: The sensitivities are of another model or do not cover it.
+        MeasurementError: If they are of another type or group size, or lack a kind of
+            device, the embedding or the head.
+        SpecError: If the sensitivities are of another model or do not cover it.
     """
     _check_measurements(request)
     _check_sensitivity(request)
-    fitted = _by_cache(request)
+    fitted = _fit_by_kv_bits(request)
     latencies = [each.latency for each in fitted.values()]
     node_devices = tuple(
         p for p in request.cluster.node_devices if p.device.use != "never"
     )
-    _check_ends(request, node_devices, latencies[0])
+    _check_vocabulary_layers(request, node_devices, latencies[0])
 
     def is_served(
         kind: str, width: int, among: Collection[Bits] = request.bits
@@ -104,11 +111,11 @@ def make_problem(request: PlanRequest) -> Problem:
             for b in among
         )
 
-    most = max(len(node.devices) for node in request.cluster.nodes)
-    cutting = tensor_widths(request.architecture, most)
+    max_width = max(len(node.devices) for node in request.cluster.nodes)
+    model_widths = tensor_widths(request.architecture, max_width)
     execution_units, device_groups = find_execution_units(
         node_devices,
-        allowed=[width for width in request.tensor if width in cutting],
+        allowed=[width for width in request.tensor if width in model_widths],
         is_served=is_served,
         alone=[pin.device for pin in request.pins if isinstance(pin, LayerPin)],
     )
@@ -119,10 +126,7 @@ def make_problem(request: PlanRequest) -> Problem:
         b
         for b in ALL_BITS
         if b in request.bits
-        and any(
-            is_served(execution_unit.kind, execution_unit.width, (b,))
-            for execution_unit in execution_units
-        )
+        and any(is_served(unit.kind, unit.width, (b,)) for unit in execution_units)
     )
     for pin in request.pins:
         if isinstance(pin, BitsPin) and pin.bits not in bits:
@@ -150,18 +154,19 @@ def make_problem(request: PlanRequest) -> Problem:
 def _source(
     request: PlanRequest, node_devices: tuple[NodeDevice, ...]
 ) -> Literal["measured", "roofline"]:
-    """Says where the seconds of the used kinds come from; a mixture is refused.
+    """Returns where the seconds of the used kinds come from; a mixture is refused.
 
-    Makers' figures flatter: beside measured devices, foretold ones would win.
+    Data-sheet figures are optimistic: compared with measured devices, predicted ones
+    would win.
     """
     sources = {kind.kind: kind.source for kind in request.measurements.kinds}
     used = {node_device.device.kind for node_device in node_devices}
-    foretold = sorted(kind for kind in used if sources.get(kind) == "roofline")
-    if not foretold:
+    predicted = sorted(kind for kind in used if sources.get(kind) == "roofline")
+    if not predicted:
         return "measured"
-    if len(foretold) < len(used):
-        others = sorted(used - set(foretold))
-        msg = f"measurements of {request.measurements.model}: {', '.join(foretold)} foretold from makers' figures, {', '.join(others)} measured: expected one or the other; measure all kinds with `llmpq-jax profile`, or plan with --roofline alone"
+    if len(predicted) < len(used):
+        others = sorted(used - set(predicted))
+        msg = f"measurements of {request.measurements.model}: {', '.join(predicted)} predicted from data-sheet figures, {', '.join(others)} measured: expected one or the other; measure all kinds with `llmpq-jax profile`, or plan with --roofline alone"
         raise MeasurementError(msg)
     return "roofline"
 
@@ -181,15 +186,15 @@ def _check_measurements(request: PlanRequest) -> None:
             raise MeasurementError(msg)
 
 
-def _by_cache(request: PlanRequest) -> dict[KvBits, Fitted]:
-    """Fits the rows of each cache that may be chosen; one without rows is left out."""
+def _fit_by_kv_bits(request: PlanRequest) -> dict[KvBits, FittedModels]:
+    """Fits the layers measured with each precision of the cache; those without are left out."""
     found = request.measurements
-    fitted: dict[KvBits, Fitted] = {}
+    fitted: dict[KvBits, FittedModels] = {}
     for kv_bits in request.kv_bits:
         layers = tuple(row for row in found.layers if row.kv_bits == kv_bits)
         if layers:
             measured = replace(found, layers=layers)
-            fitted[kv_bits] = Fitted(
+            fitted[kv_bits] = FittedModels(
                 latency=fit_latency(measured),
                 workspace=fit_workspace(
                     measured, request.architecture, kv_bits=kv_bits
@@ -212,15 +217,15 @@ def _check_sensitivity(request: PlanRequest) -> None:
         raise SpecError(msg)
 
 
-def _check_ends(
+def _check_vocabulary_layers(
     request: PlanRequest, node_devices: Sequence[NodeDevice], latency: LatencyModel
 ) -> None:
     kinds = {node_device.device.kind for node_device in node_devices}
-    ends: list[tuple[VocabularyLayer, HeadBits]] = [("embedding", 16)]
-    ends.extend(("head", bits) for bits in request.head_bits)
-    for part, bits in ends:
+    wanted: list[tuple[VocabularyLayer, HeadBits]] = [("embedding", 16)]
+    wanted.extend(("head", bits) for bits in request.head_bits)
+    for layer, bits in wanted:
         if not any(
-            latency.supports_vocabulary_layer(kind, part, bits) for kind in kinds
+            latency.supports_vocabulary_layer(kind, layer, bits) for kind in kinds
         ):
-            msg = f"measurements of {request.measurements.model}: no {part} at {bits} bits on any of {sorted(kinds)}: expected [[vocabulary_layer]] rows of it; run `llmpq-jax profile`"
+            msg = f"measurements of {request.measurements.model}: no {layer} at {bits} bits on any of {sorted(kinds)}: expected [[vocabulary_layer]] rows of it; run `llmpq-jax profile`"
             raise MeasurementError(msg)

@@ -1,7 +1,7 @@
 """Bytes of stages, by part: of one, or of every possible one at once.
 
-All layers are alike, so bytes depend on how many of them a stage has at which precision,
-and on whether it embeds and holds the head. Axes: T devices asked about, C counts.
+All layers have equal shapes, so bytes depend on how many of them a stage has at which
+precision, and on whether it embeds and holds the head. Axes: T devices, C counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llmpq_jax.schema.memory_terms import MemoryTerms
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class StageBytes:
-    """Parts as in `MemoryTerms`, each [T, C] or what broadcasts to it."""
+    """Parts as in `MemoryTerms`, each [T, C] or a shape that broadcasts to it."""
 
     weights: Integers
     kv_cache: Integers
@@ -28,7 +28,7 @@ class StageBytes:
 
     @property
     def total(self) -> Integers:
-        """[T, C]: all parts together."""
+        """All parts together, [T, C]."""
         held = self.weights + self.kv_cache + self.embedding + self.head
         return held + self.workspace + self.buffers
 
@@ -52,33 +52,31 @@ def stage_bytes(
     is_first: bool,
     is_last: bool,
 ) -> StageBytes:
-    """Adds up what stages need.
+    """Returns the bytes of stages on each of some devices.
 
     Args:
-        instance: Whose numbers.
-        devices: As indices of axis J.
-        counts: [C, B], layers at each precision.
-        is_first: They embed.
-        is_last: They hold the head.
+        instance: Numbers of the subproblem.
+        devices: Devices of the stages, as indices of axis J.
+        counts: Layers at each precision, [C, B].
+        is_first: Whether the stages embed.
+        is_last: Whether the stages hold the head.
     """
-    places = list(devices)
-    workspace = np.zeros((len(places), len(counts)), dtype=np.int64)
-    for b in range(counts.shape[1]):
-        need = instance.workspace_bytes[places, b][:, None]
-        workspace = np.maximum(workspace, np.where(counts[:, b] > 0, need, 0))
-    nothing = np.zeros((len(places), 1), dtype=np.int64)
-    embedding = head = nothing
-    if is_first:
-        embedding = instance.embedding_bytes[places][:, None]
-        need = instance.embedding_workspace_bytes[places][:, None]
-        workspace = np.maximum(workspace, need)
-    if is_last:
-        head = instance.head_bytes[places][:, None]
-        need = instance.head_workspace_bytes[places][:, None]
+    d, own = instance.devices, list(devices)
+    nothing = np.zeros((len(own), 1), dtype=np.int64)
+    embedding = d.embedding_bytes[own, None] if is_first else nothing
+    head = d.head_bytes[own, None] if is_last else nothing
+    needs = [
+        np.where(counts[:, b] > 0, d.workspace_bytes[own, b][:, None], 0)
+        for b in range(counts.shape[1])
+    ]
+    needs += [d.embedding_workspace_bytes[own, None]] if is_first else []
+    needs += [d.head_workspace_bytes[own, None]] if is_last else []
+    workspace = np.zeros((len(own), len(counts)), dtype=np.int64)
+    for need in needs:
         workspace = np.maximum(workspace, need)
     return StageBytes(
-        weights=instance.layer_bytes[places] @ counts.T,
-        kv_cache=instance.kv_bytes[places][:, None] * counts.sum(axis=1),
+        weights=d.layer_bytes[own] @ counts.T,
+        kv_cache=d.kv_bytes[own, None] * counts.sum(axis=1),
         embedding=embedding,
         head=head,
         workspace=workspace,

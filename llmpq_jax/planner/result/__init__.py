@@ -1,1 +1,1 @@
-"""From what the search found to a strategy."""
+"""Strategies made of the incumbents of searches."""

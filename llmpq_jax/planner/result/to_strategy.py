@@ -1,4 +1,4 @@
-"""Turns what a search found into a strategy."""
+"""Turns the incumbent of a search into a strategy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 
 from llmpq_jax.planner.instance.candidate import CandidateCost, evaluate, stage_terms
+from llmpq_jax.planner.instance.device_numbers import DECODE, PREFILL
 from llmpq_jax.planner.instance.problem import Problem
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.planner.search.search_result import Incumbent, SearchResult
@@ -24,100 +25,90 @@ from llmpq_jax.schema.strategy import (
 def make_strategy(
     problem: Problem,
     result: SearchResult,
-    found: Incumbent,
+    incumbent: Incumbent,
     *,
     budget: float | None,
     note: str | None,
     seconds: float,
 ) -> Strategy:
-    """Writes the plan with its predictions, its quality and its certificate."""
-    request = problem.request
-    evaluation = evaluate(found.instance, found.candidate)
-    latency_s = evaluation.seconds.latency_s
+    """Returns the plan with its predictions, its quality and its certificate."""
+    request, instance = problem.request, incumbent.instance
+    cost = evaluate(instance, incumbent.candidate)
+    latency_s = cost.seconds.latency_s
+    notes = (note, _kv_note(request, instance.kv_bits), _wire_note(request, incumbent))
     tokens = request.workload.expected_new_tokens
     return Strategy(
         model=request.model,
         workload=request.workload,
-        micro_batch=found.instance.micro_batch,
-        precision=problem.precision(found.instance.head_bits, found.instance.kv_bits),
-        stages=tuple(_stages(problem, found, evaluation)),
+        micro_batch=instance.micro_batch,
+        precision=problem.precision(instance.head_bits, instance.kv_bits),
+        stages=tuple(_stages(problem, incumbent, cost)),
         quality=Quality(
-            omega=evaluation.omega,
+            omega=cost.omega,
             budget=budget,
             method=request.sensitivity.method,
-            note="; ".join(
-                filter(
-                    None,
-                    (
-                        note,
-                        _kv_note(request, found.instance.kv_bits),
-                        _wire_note(request, found),
-                    ),
-                )
-            )
-            or None,
+            note="; ".join(filter(None, notes)) or None,
         ),
         predicted=Prediction(
-            prefill_s=evaluation.seconds.prefill_s,
-            decode_s=evaluation.seconds.decode_s,
+            prefill_s=cost.seconds.prefill_s,
+            decode_s=cost.seconds.decode_s,
             latency_s=latency_s,
             throughput_tokens_per_s=tokens / latency_s,
             source=problem.source,
         ),
-        certificate=_certificate(problem, result, evaluation, seconds=seconds),
+        certificate=_certificate(problem, result, cost, seconds=seconds),
     )
 
 
 def _kv_note(request: PlanRequest, kv_bits: KvBits) -> str | None:
     if kv_bits == 16 or request.sensitivity.kv_8 > 0:
         return None
-    return "omega counts the cache's 8 bits as 0: the sensitivities do not judge them"
+    return (
+        "omega counts the cache's 8 bits as 0: the sensitivities have no loss for them"
+    )
 
 
-def _wire_note(request: PlanRequest, found: Incumbent) -> str | None:
-    if 8 not in _wires(found) or request.sensitivity.wire_8 > 0:
+def _wire_note(request: PlanRequest, incumbent: Incumbent) -> str | None:
+    if 8 not in _wire_bits(incumbent) or request.sensitivity.wire_8 > 0:
         return None
-    return "omega counts hops at 8 bits as 0: the sensitivities do not judge them"
+    return "omega counts hops at 8 bits as 0: the sensitivities have no loss for them"
 
 
-def _wires(found: Incumbent) -> list[WireBits]:
-    """Bits of every hop."""
-    return [found.instance.wire_bits[wire] for wire, _, _ in found.candidate.hops]
+def _wire_bits(incumbent: Incumbent) -> list[WireBits]:
+    """Returns the precision of every hop."""
+    wire_bits = incumbent.instance.wire_bits
+    return [wire_bits[wire] for wire, _, _ in incumbent.candidate.hops]
 
 
 def _stages(
-    problem: Problem, found: Incumbent, evaluation: CandidateCost
+    problem: Problem, incumbent: Incumbent, cost: CandidateCost
 ) -> Iterator[Stage]:
     first = 0
     used: set[str] = set()
-    # The last one hands on nothing.
-    wires: list[WireBits] = [*_wires(found), 16]
-    for number, (j, columns) in enumerate(
-        zip(found.candidate.devices, found.candidate.columns, strict=True)
+    candidate = incumbent.candidate
+    # The last stage sends nothing.
+    wire_bits: list[WireBits] = [*_wire_bits(incumbent), 16]
+    for number, (j, bits_indices) in enumerate(
+        zip(candidate.devices, candidate.bits_indices, strict=True)
     ):
-        execution_unit = problem.execution_units[j]
-        end = first + len(columns)
-        names = [
-            node_device.name
-            for node_device in execution_unit.node_devices
-            if node_device.name not in used
-        ]
-        names = names[: execution_unit.width]
+        unit = problem.execution_units[j]
+        end = first + len(bits_indices)
+        free = [node_device.name for node_device in unit.node_devices]
+        names = [name for name in free if name not in used][: unit.width]
         used.update(names)
+        is_mesh = unit.width > 1
         yield Stage(
-            device=names[0] if execution_unit.width == 1 else None,
-            mesh=None
-            if execution_unit.width == 1
-            else Mesh(devices=tuple(names), tensor=execution_unit.width),
+            device=None if is_mesh else names[0],
+            mesh=Mesh(devices=tuple(names), tensor=unit.width) if is_mesh else None,
             layers=(first, end),
-            bits=tuple(problem.bits[b] for b in columns),
-            wire_bits=wires[number],
+            bits=tuple(problem.bits[b] for b in bits_indices),
+            wire_bits=wire_bits[number],
             predicted=StagePrediction(
-                prefill_s=evaluation.prefill_s[number],
-                decode_s=evaluation.decode_s[number],
-                memory_bytes=evaluation.memory_bytes[number],
-                allowed_bytes=execution_unit.node_devices[0].device.usable_bytes,
-                memory=stage_terms(found.instance, found.candidate, number),
+                prefill_s=cost.stages_s[PREFILL][number],
+                decode_s=cost.stages_s[DECODE][number],
+                memory_bytes=cost.memory_bytes[number],
+                allowed_bytes=unit.node_devices[0].device.usable_bytes,
+                memory=stage_terms(incumbent.instance, candidate, number),
             ),
         )
         first = end
@@ -128,14 +119,14 @@ def _either(widths: Iterable[int]) -> str:
 
 
 def _tensor(problem: Problem) -> str:
-    widths = {execution_unit.width for execution_unit in problem.execution_units}
+    widths = {unit.width for unit in problem.execution_units}
     if widths == {1}:
         return "no tensor parallelism"
     return f"stages over {_either(widths)} equal devices of a node"
 
 
 def _certificate(
-    problem: Problem, result: SearchResult, evaluation: CandidateCost, *, seconds: float
+    problem: Problem, result: SearchResult, cost: CandidateCost, *, seconds: float
 ) -> Certificate:
     heads, caches = problem.request.head_bits, problem.kv_bits
     num_pairs = result.num_subproblems // (len(heads) * len(caches))
@@ -148,7 +139,7 @@ def _certificate(
     )
     return Certificate(
         gap=result.gap,
-        objective=evaluation.objective,
+        objective=cost.objective,
         bound=result.bound,
         covers=covers,
         solver=f"HiGHS {version('highspy')}",

@@ -1,8 +1,8 @@
-"""The bound of one box by column generation, and the plans met on the way."""
+"""Column generation: the bound of one node, and the plans found while it is improved."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,44 +20,64 @@ from llmpq_jax.planner.search.stage_table import StageTable
 
 # A bound is the same sum taken in another order, and may round up.
 ROUNDING = 1e-11
-# How far above the programme's slowest stages plans are looked for.
+# How far above the slowest stages of the restricted master LP plans are looked for.
 _DIVES = (1.02, 1.05, 1.1, 1.2, 1.4)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class NodeBound:
+    """What column generation found of a node.
+
+    Attributes:
+        value: Lower bound on every plan of the node.
+        weights: Weights that give the best bounds, at most three, the best first.
+        multipliers: Multipliers of the best bound.
+        paths: Pipelines found so far, columns of the restricted master LP.
+    """
+
+    value: float
+    weights: tuple[LagrangianWeights, ...]
+    multipliers: Multipliers
+    paths: tuple[Path, ...]
 
 
 def bound_node(
     store: IncumbentStore,
     settings: SearchSettings,
-    tables: StageTable,
+    table: StageTable,
     finder: ShortestPath,
-    node_bounds: NodeBounds,
-    multipliers: Multipliers,
-    paths: list[Path],
-    bound: float,
-) -> tuple[float, list[LagrangianWeights], list[Path], Multipliers]:
+    known: NodeBound,
+) -> NodeBound:
     """Improves a node's bound by column generation.
 
-    Returns the bound, the best prices first, the pipelines and the best multipliers.
+    Args:
+        store: Considers every pipeline that is found.
+        settings: Number of rounds.
+        table: Stage table of the node's subproblem.
+        finder: Shortest paths within the node's bounds.
+        known: Bound, multipliers and pipelines to start from.
     """
-    master = RestrictedMaster(tables, node_bounds)
+    master = RestrictedMaster(table, finder.node_bounds)
     one = master.add_row(1.0, 1.0)
 
     def add(path: Path) -> None:
-        column = column_of(tables, path.stages)
+        column = column_of(table, path.stages)
         master.add_column(replace(column, entries=((one, 1.0),)))
 
+    paths, bound, multipliers = [*known.paths], known.value, known.multipliers
     for path in paths:
         add(path)
-    priced: list[tuple[float, LagrangianWeights, Multipliers]] = []
+    tried: list[tuple[float, LagrangianWeights, Multipliers]] = []
     solved = None
     for _ in range(settings.rounds):
-        weights = lagrangian_weights(tables, multipliers)
+        weights = lagrangian_weights(table, multipliers)
         path = finder.cheapest(weights)
         if path is None:
-            return float("inf"), [weights], [], multipliers
+            return replace(known, value=float("inf"), weights=(weights,), paths=())
         value = path.lagrangian_value - abs(path.lagrangian_value) * ROUNDING
-        priced.append((value, weights, multipliers))
+        tried.append((value, weights, multipliers))
         bound = max(bound, value)
-        store.consider_path(tables, path.stages)
+        store.consider_path(table, path.stages)
         if bound >= store.cutoff or store.left_s <= 0:
             break
         add(path)
@@ -66,110 +86,97 @@ def bound_node(
         if solved is None:
             break
         reachable, multipliers = solved
-        # Better prices than these cannot prove enough, or nothing more.
+        # Better multipliers than these cannot prove enough, or nothing more.
         missing = store.cutoff - bound
         if reachable - bound <= max(0.02 * missing, 1e-9 * abs(bound)):
             break
     if bound < store.cutoff and solved is not None:
-        _dive(store, tables, node_bounds, priced[-1][2], master.slowest_s())
-    priced.sort(key=lambda entry: -entry[0])
-    return bound, [entry[1] for entry in priced[:3]], paths, priced[0][2]
+        _dive(store, table, finder.node_bounds, tried[-1][2], master.slowest_s())
+    tried.sort(key=lambda entry: -entry[0])
+    return NodeBound(
+        value=bound,
+        weights=tuple(entry[1] for entry in tried[:3]),
+        multipliers=tried[0][2],
+        paths=tuple(paths),
+    )
 
 
 def _dive(
     store: IncumbentStore,
-    tables: StageTable,
+    table: StageTable,
     node_bounds: NodeBounds,
     multipliers: Multipliers,
-    slowest_s: tuple[float, float],
+    slowest_s: tuple[float, ...],
 ) -> None:
-    """Looks for plans whose slowest stages are little above the programme's.
+    """Looks for plans whose slowest stages are little above those of the master LP.
 
-    Its prices pay for slow stages, but a mixture of pipelines; a limit instead of a
-    price makes one pipeline balanced.
+    Its multipliers charge slow stages, but its solution is a mixture of pipelines; a
+    limit instead of a multiplier makes one pipeline balanced.
     """
-    prefill_s, decode_s = slowest_s
-    free = replace(
-        multipliers,
-        slowest_prefill=0 * multipliers.slowest_prefill,
-        slowest_decode=0 * multipliers.slowest_decode,
-    )
-    weights = lagrangian_weights(tables, free)
-    for more in _DIVES:
-        limits = replace(
-            node_bounds,
-            max_prefill_s=min(node_bounds.max_prefill_s, prefill_s * more),
-            max_decode_s=min(node_bounds.max_decode_s, decode_s * more),
+    free = replace(multipliers, slowest=0 * multipliers.slowest)
+    weights = lagrangian_weights(table, free)
+    for factor in _DIVES:
+        max_s = tuple(
+            min(bound_s, own_s * factor)
+            for bound_s, own_s in zip(node_bounds.max_s, slowest_s, strict=True)
         )
-        path = ShortestPath(tables, limits).cheapest(weights)
+        limits = replace(node_bounds, max_s=max_s)
+        path = ShortestPath(table, limits).cheapest(weights)
         if path is not None:
-            store.consider_path(tables, path.stages)
+            store.consider_path(table, path.stages)
 
 
 def tighten(
-    store: IncumbentStore, tables: StageTable, node_bounds: NodeBounds
+    store: IncumbentStore, table: StageTable, node_bounds: NodeBounds
 ) -> NodeBounds | None:
-    """Lowers a box's upper limits to what a better plan can have."""
-    i = tables.instance
+    """Lowers a node's upper bounds to what a better plan can have.
+
+    Returns None if no plan is within them.
+    """
+    i = table.instance
     if not np.isfinite(store.cutoff):
         return node_bounds
-    prefill_s, decode_s = phase_bounds_s(i)
+    bounds_s = phase_bounds_s(i)
     seconds = store.cutoff - i.theta * omega_bound(i)
-    # m_p·A is at most the prefill, (n − 1)·m_d·D at most the decode.
-    max_prefill_s = (seconds - decode_s) / i.num_prefill * (1 + ROUNDING)
-    max_decode_s = node_bounds.max_decode_s
-    if i.new_tokens > 1:
-        steps = (i.new_tokens - 1) * i.num_decode
-        most = (seconds - prefill_s) / steps * (1 + ROUNDING)
-        max_decode_s = min(max_decode_s, most)
-    node_bounds = replace(
-        node_bounds,
-        max_prefill_s=min(node_bounds.max_prefill_s, max_prefill_s),
-        max_decode_s=max_decode_s,
-    )
-    is_empty = (
-        node_bounds.max_prefill_s < node_bounds.min_prefill_s
-        or node_bounds.max_decode_s < node_bounds.min_decode_s
-    )
-    return None if is_empty else node_bounds
+    max_s = [*node_bounds.max_s]
+    for p in i.phases:
+        # m_p·A is at most the prefill, (n − 1)·m_d·D at most the decode.
+        others_s = sum(bound_s for other, bound_s in enumerate(bounds_s) if other != p)
+        work = i.num_rounds[p] * i.num_micro_batches[p]
+        max_s[p] = min(max_s[p], (seconds - others_s) / work * (1 + ROUNDING))
+    if any(
+        upper < lower for upper, lower in zip(max_s, node_bounds.min_s, strict=True)
+    ):
+        return None
+    return replace(node_bounds, max_s=tuple(max_s))
 
 
 def branch(
-    store: IncumbentStore, tables: StageTable, node_bounds: NodeBounds
+    store: IncumbentStore, table: StageTable, node_bounds: NodeBounds
 ) -> list[NodeBounds]:
-    """Cuts a box where that raises the bound most; nothing where it is a point."""
-    i = tables.instance
-    if not np.isfinite(node_bounds.max_prefill_s + node_bounds.max_decode_s):
+    """Halves a node's bounds where that raises the bound most; nothing if it is a point."""
+    i = table.instance
+    if not np.isfinite(sum(node_bounds.max_s)):
         return []
-    weigh_prefill = i.num_prefill - 1
-    weigh_decode = (i.num_decode - 1) + (i.new_tokens - 2) * i.num_decode
-    slack_prefill = weigh_prefill * (
-        node_bounds.max_prefill_s - node_bounds.min_prefill_s
-    )
-    slack_decode = max(weigh_decode, 0) * (
-        node_bounds.max_decode_s - node_bounds.min_decode_s
-    )
-    if max(slack_prefill, slack_decode) <= 1e-7 * abs(store.cutoff):
+    min_s, max_s = node_bounds.min_s, node_bounds.max_s
+    slack = []
+    for p, m in enumerate(i.num_micro_batches):
+        weight = (m - 1) + (i.num_rounds[p] - 1) * m
+        slack.append(max(weight, 0) * (max_s[p] - min_s[p]))
+    if max(slack) <= 1e-7 * abs(store.cutoff):
         return []
-    if slack_prefill >= slack_decode:
-        middle = (node_bounds.min_prefill_s + node_bounds.max_prefill_s) / 2
-        return [
-            replace(node_bounds, max_prefill_s=middle),
-            replace(node_bounds, min_prefill_s=middle),
-        ]
-    middle = (node_bounds.min_decode_s + node_bounds.max_decode_s) / 2
+    p = int(np.argmax(slack))
+    middle = (min_s[p] + max_s[p]) / 2
     return [
-        replace(node_bounds, max_decode_s=middle),
-        replace(node_bounds, min_decode_s=middle),
+        replace(node_bounds, max_s=(*max_s[:p], middle, *max_s[p + 1 :])),
+        replace(node_bounds, min_s=(*min_s[:p], middle, *min_s[p + 1 :])),
     ]
 
 
-def is_within(tables: StageTable, path: Path, node_bounds: NodeBounds) -> bool:
-    """Whether no stage of a pipeline takes longer than a box allows."""
+def is_within(table: StageTable, path: Path, node_bounds: NodeBounds) -> bool:
+    """Whether no stage of a pipeline takes longer than a node's bounds allow."""
     return all(
-        tables.prefill_s[s.type, s.index] + tables.end_prefill_s[s.role][s.type]
-        <= node_bounds.max_prefill_s
-        and tables.decode_s[s.type, s.index] + tables.end_decode_s[s.role][s.type]
-        <= node_bounds.max_decode_s
+        table.layers_s[p, s.type, s.index] + table.fixed_s[s.role][p, s.type] <= limit
         for s in path.stages
+        for p, limit in enumerate(node_bounds.max_s)
     )

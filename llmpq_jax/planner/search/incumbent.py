@@ -1,4 +1,4 @@
-"""The best plan so far, shared by all cases of a search."""
+"""The best plan so far, shared by all subproblems of a search."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Literal
 from llmpq_jax.planner.instance.candidate import Candidate, evaluate, with_min_omega
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.search.search_result import Incumbent
-from llmpq_jax.planner.search.stage_costs import PathStage
+from llmpq_jax.planner.search.stage_costs import TypedStage
 from llmpq_jax.planner.search.stage_table import StageTable
 
 SearchGoal = Literal["objective", "omega"]
 
 
 class IncumbentStore:
-    """Takes plans and keeps the best; knows when the search is over.
+    """Keeps the best of the plans it is given, and knows when the search is over.
 
     Attributes:
-        goal: What is minimised.
-        relative_gap: Between plan and bound at which the search ends.
-        deadline: On the monotonic clock.
-        found: The plan.
+        goal: Value that is minimised.
+        relative_gap: Gap between incumbent and bound at which the search ends.
+        deadline: End of the search on the monotonic clock.
+        incumbent: The best plan so far; None if there is none yet.
     """
 
     def __init__(
@@ -30,14 +30,14 @@ class IncumbentStore:
     ) -> None:
         self.goal: SearchGoal = goal
         self.relative_gap, self.deadline = relative_gap, deadline
-        self.found: Incumbent | None = None
+        self.incumbent: Incumbent | None = None
 
     @property
     def cutoff(self) -> float:
-        """What does not bound below this need not be looked at."""
-        if self.found is None:
+        """Value from which on a bound cannot lead to a plan that is better by the gap."""
+        if self.incumbent is None:
             return float("inf")
-        return self.found.value * (1.0 - self.relative_gap)
+        return self.incumbent.value * (1.0 - self.relative_gap)
 
     @property
     def left_s(self) -> float:
@@ -46,28 +46,20 @@ class IncumbentStore:
 
     def consider(self, instance: Instance, candidate: Candidate) -> None:
         """Takes a plan if it fits and is better than the best so far."""
-        dealt = with_min_omega(instance, candidate)
-        evaluation = evaluate(instance, dealt)
-        if not evaluation.fits:
+        best = with_min_omega(instance, candidate)
+        cost = evaluate(instance, best)
+        if not cost.fits:
             return
-        is_latency = self.goal == "objective"
-        value = evaluation.objective if is_latency else evaluation.omega
-        if self.found is None or value < self.found.value:
-            self.found = Incumbent(instance=instance, candidate=dealt, value=value)
+        value = cost.objective if self.goal == "objective" else cost.omega
+        if self.incumbent is None or value < self.incumbent.value:
+            self.incumbent = Incumbent(instance=instance, candidate=best, value=value)
 
-    def consider_path(self, tables: StageTable, stages: Sequence[PathStage]) -> None:
-        """Takes a pipeline; of a type's devices the first in the cluster file serve."""
-        unused = [list(members) for members in tables.types.members]
+    def consider_path(self, table: StageTable, stages: Sequence[TypedStage]) -> None:
+        """Considers a pipeline on the first devices of each type."""
+        unused = [list(members) for members in table.types.members]
         candidate = Candidate(
             devices=tuple(unused[stage.type].pop(0) for stage in stages),
-            columns=tuple(
-                tuple(
-                    b
-                    for b, num in enumerate(tables.counts.counts[stage.index])
-                    for _ in range(num)
-                )
-                for stage in stages
-            ),
-            wires=tuple(stage.wire for stage in stages[:-1]),
+            bits_indices=tuple(table.counts.bits_indices(s.index) for s in stages),
+            wire_indices=tuple(stage.wire_index for stage in stages[:-1]),
         )
-        self.consider(tables.instance, candidate)
+        self.consider(table.instance, candidate)

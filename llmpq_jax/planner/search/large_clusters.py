@@ -1,8 +1,9 @@
-"""More devices than the dynamic programme has room for: some serve, all bound.
+"""Clusters with too many devices for the dynamic program: some serve, all are bounded.
 
-The states of used devices multiply with every type. Where they are too many, plans are
-sought on part of the devices, the fastest types whole and of slower ones as many as there
-is room for; the bound is the relaxation of every case to counts, which knows all devices.
+The states of used devices multiply with every group. Where they are too many, plans are
+sought on a subset of the devices: all of the fastest groups and as many of slower ones as
+there is room for. The bound is the relaxation of every subproblem to layer counts, which
+covers all devices.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from llmpq_jax.planner.instance.device_numbers import DECODE, PREFILL
 from llmpq_jax.planner.instance.device_symmetry import DeviceTypes, device_types
 from llmpq_jax.planner.instance.instance import Instance, Integers
 from llmpq_jax.planner.search.layer_counts import layer_counts
@@ -24,8 +26,8 @@ MAX_STATES = 4000
 
 
 def has_too_many_states(instance: Instance) -> bool:
-    """Whether only part of an instance's devices can be searched."""
-    sizes = device_types(instance).sizes
+    """Whether only a subset of an instance's devices can be searched."""
+    sizes = device_types(instance).group_sizes
     return float(np.prod(sizes.astype(float) + 1.0)) > MAX_STATES
 
 
@@ -33,105 +35,109 @@ def search_subset(
     instances: Sequence[Instance],
     search_few: Callable[[list[Instance]], SearchResult],
 ) -> SearchResult:
-    """Searches plans on part of the devices, and bounds plans on all of them.
+    """Searches plans on a subset of the devices, and bounds plans on all of them.
 
     Args:
-        instances: The cases.
-        search_few: Searches cases of few devices.
+        instances: Subproblems with all devices.
+        search_few: Function that searches subproblems with few devices.
     """
     result, kept, few = None, (), []
-    for part in _parts(instances[0]):
-        kept = part.kept
-        few = [_restricted(instance, part) for instance in instances]
+    for subset in _subsets(instances[0]):
+        kept = subset.kept
+        few = [_restricted(instance, subset) for instance in instances]
         result = search_few(few)
-        if result.found is not None:
+        if result.incumbent is not None:
             break
-    assert result is not None, "there is always a part"
+    assert result is not None, "there is always a subset"
     bound = min(_relaxed(instance) for instance in instances)
-    found = result.found
-    if found is not None:
+    best = result.incumbent
+    if best is not None:
         subproblem = next(
             whole
             for whole, part in zip(instances, few, strict=True)
-            if part is found.instance
+            if part is best.instance
         )
-        devices = tuple(kept[j] for j in found.candidate.devices)
-        candidate = replace(found.candidate, devices=devices)
-        found = replace(found, instance=subproblem, candidate=candidate)
-        bound = min(bound, found.value)
-    return replace(result, found=found, bound=bound)
+        devices = tuple(kept[j] for j in best.candidate.devices)
+        candidate = replace(best.candidate, devices=devices)
+        best = replace(best, instance=subproblem, candidate=candidate)
+        bound = min(bound, best.value)
+    return replace(result, incumbent=best, bound=bound)
 
 
 def _relaxed(instance: Instance) -> float:
-    # The relaxation asks for types alone, so the shortest tables will do.
+    # The relaxation reads the types alone, so the shortest tables will do.
     counts = layer_counts(instance.allowed_omega, max_length=1)
     return relax(stage_table(instance, counts))[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Part:
+class _DeviceSubset:
     """Some of the devices.
 
     Attributes:
-        kept: Of axis J; meshes among them that can be made of those left.
-        in_pools: Devices left of each of an instance's pools.
+        kept: Devices and meshes of them that are left, as indices of axis J.
+        group_sizes: Devices left of each of the instance's device groups.
     """
 
     kept: tuple[int, ...]
-    in_pools: tuple[int, ...]
+    group_sizes: tuple[int, ...]
 
 
-def _parts(instance: Instance) -> Iterator[_Part]:
-    """Devices to plan for: those of the fastest pools, and else an even share of all."""
+def _subsets(instance: Instance) -> Iterator[_DeviceSubset]:
+    """Yields devices to plan for: the fastest groups, then an even share of all."""
     types = device_types(instance)
-    steps = (instance.new_tokens - 1) * instance.num_decode
-    prefill_s = instance.layer_prefill_s.min(axis=1)[types.first]
-    decode_s = instance.layer_decode_s.min(axis=1)[types.first]
+    layer_s = instance.devices.layer_s[:, types.first].min(axis=2)
+    m, rounds = instance.num_micro_batches, instance.num_rounds
     # Infinity, where nothing is supported, must not be multiplied by no step.
-    decode_s = np.where(np.isfinite(decode_s), decode_s, 0.0)
-    work = types.widths * (instance.num_prefill * prefill_s + steps * decode_s)
+    decode_s = np.where(np.isfinite(layer_s[DECODE]), layer_s[DECODE], 0.0)
+    work = types.widths * (
+        m[PREFILL] * layer_s[PREFILL] + rounds[DECODE] * m[DECODE] * decode_s
+    )
     best = np.full(types.num_groups, np.inf)
-    np.minimum.at(best, types.device_group, work)
+    np.minimum.at(best, types.group_of, work)
     order = sorted(
         range(types.num_groups), key=lambda q: (not types.must_use[q], best[q])
     )
+    sizes = types.group_sizes
     fastest, room = np.zeros(types.num_groups, dtype=np.int64), float(MAX_STATES)
-    for device_group in order:
-        must = types.sizes[device_group] if types.must_use[device_group] else 0
-        fastest[device_group] = max(must, min(types.sizes[device_group], int(room) - 1))
-        room /= fastest[device_group] + 1
+    for q in order:
+        must = sizes[q] if types.must_use[q] else 0
+        fastest[q] = max(must, min(sizes[q], int(room) - 1))
+        room /= fastest[q] + 1
     even = int(MAX_STATES ** (1.0 / types.num_groups)) - 1
-    shares = np.where(types.must_use, types.sizes, np.minimum(types.sizes, even))
-    yield _part(instance, types, fastest)
+    shares = np.where(types.must_use, sizes, np.minimum(sizes, even))
+    yield _subset(instance, types, fastest)
     if shares.any():
-        yield _part(instance, types, shares)
+        yield _subset(instance, types, shares)
 
 
-def _part(instance: Instance, types: DeviceTypes, sizes: Integers) -> _Part:
-    """Takes so many devices of each of the types' pools."""
+def _subset(
+    instance: Instance, types: DeviceTypes, group_sizes: Integers
+) -> _DeviceSubset:
+    """Takes this many devices of each of the types' groups."""
     kept: list[int] = []
-    pool_of = {}
-    for group, width, device_group in zip(
-        types.members, types.widths, types.device_group, strict=True
+    group_of = {}
+    for members, width, q in zip(
+        types.members, types.widths, types.group_of, strict=True
     ):
-        kept += group[: int(sizes[device_group] // width)]
-        pool_of[group[0]] = device_group
-    return _Part(
+        kept += members[: int(group_sizes[q] // width)]
+        group_of[members[0]] = q
+    return _DeviceSubset(
         kept=tuple(sorted(kept)),
-        in_pools=tuple(
-            next(int(sizes[pool_of[j]]) for j in device_group.members if j in pool_of)
-            for device_group in instance.device_groups
+        group_sizes=tuple(
+            next(int(group_sizes[group_of[j]]) for j in group.members if j in group_of)
+            for group in instance.device_groups
         ),
     )
 
 
-def _restricted(instance: Instance, part: _Part) -> Instance:
-    """The same numbers with some of the devices."""
-    few = instance.with_devices(part.kept)
+def _restricted(instance: Instance, subset: _DeviceSubset) -> Instance:
+    """Returns the same numbers with a subset of the devices."""
+    few = instance.with_devices(subset.kept)
     device_groups = tuple(
-        replace(device_group, num_devices=num)
-        for device_group, num in zip(few.device_groups, part.in_pools, strict=True)
-        if device_group.members
+        replace(group, num_devices=size)
+        for group, size in zip(few.device_groups, subset.group_sizes, strict=True)
+        if group.members
     )
     hosts = tuple(host for host in few.hosts if host.members)
     return replace(few, hosts=hosts, device_groups=device_groups)

@@ -1,12 +1,12 @@
 """The least loss of any run of layers, by how many layers it has at each precision.
 
-All layers are alike in seconds and bytes, so a stage is known by its first layer and its
-*counts*: layers at each precision. Only ω asks which layer has which; for every first
-layer a and counts c this file tabulates the least Σω of layers a … a + |c| − 1:
+All layers take the same seconds and bytes, so a stage is known by its first layer and its
+*counts*: layers at each precision. Only ω depends on which layer has which; for every
+first layer a and counts c this file tabulates the least Σω of layers a … a + |c| − 1:
 
     W[a, c] = min over b with c_b > 0 of  W[a, c − e_b] + ω[a + |c| − 1, b]
 
-since the last of them has some precision. Counts stand level by level of |c|.
+since the last of them has some precision. Counts are sorted by their length |c|.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.planner.instance.instance import Integers
@@ -24,62 +25,66 @@ class LayerCounts:
     """Counts of up to `max_length` layers and their least losses. Axis C: counts.
 
     Attributes:
-        num_layers: L.
-        counts: [C, B].
-        lengths: [C], each count's layers.
-        level_starts: Counts of k layers are those from `level_starts[k]` up to
-            `level_starts[k + 1]`; level 0 is empty.
-        losses: For each k, [counts of k layers, L − k + 1] over first layers.
-        loss_at_start: [C], of a stage that begins the model.
-        loss_at_end: [C], of one that ends it.
+        num_layers: Number of layers L of the model.
+        counts: Layers at each precision, [C, B].
+        lengths: Number of layers of each count, [C].
+        length_starts: Index of the first counts of each length, [K + 2]; those of k layers
+            end where those of k + 1 start, and there are none of length 0.
+        losses: Least loss by first layer, [counts of k layers, L − k + 1] for each k.
+        loss_at_start: Least loss of a stage that has the first layer, [C].
+        loss_at_end: Least loss of a stage that has the last layer, [C].
         is_finite: Whether every layer may have any bits.
-        is_uniform: Whether all layers have the same ω, so that a first layer does not
-            matter.
+        is_uniform: Whether all layers have the same ω, so that the first layer of a stage
+            makes no difference.
     """
 
     num_layers: int
-    counts: Integers
-    lengths: Integers
-    level_starts: Integers
+    counts: Int[np.ndarray, "C B"]
+    lengths: Int[np.ndarray, " C"]
+    length_starts: Int[np.ndarray, " K+2"]
     losses: tuple[Floats, ...]
-    loss_at_start: Floats
-    loss_at_end: Floats
+    loss_at_start: Float[np.ndarray, " C"]
+    loss_at_end: Float[np.ndarray, " C"]
     is_finite: bool
     is_uniform: bool
 
     @property
     def max_length(self) -> int:
-        """The most layers of a stage."""
+        """Largest number of layers K of a stage."""
         return len(self.losses) - 1
 
     def loss(self, first: int, index: int) -> float:
         """Returns W of one stage."""
         k = int(self.lengths[index])
-        return float(self.losses[k][index - self.level_starts[k], first])
+        return float(self.losses[k][index - self.length_starts[k], first])
+
+    def bits_indices(self, index: int) -> tuple[int, ...]:
+        """Returns a precision for each layer of some counts, as indices of axis B."""
+        return tuple(b for b, n in enumerate(self.counts[index]) for _ in range(n))
 
     def find(self, counts: Integers) -> int:
         """Returns the index of counts.
 
         Raises:
-            KeyError: They are more layers than the tables have.
+            KeyError: If they are more layers than the tables have.
         """
         k = int(counts.sum())
         if k > self.max_length:
             raise KeyError(tuple(counts))
-        start, end = self.level_starts[k : k + 2]
-        (place,) = np.nonzero((self.counts[start:end] == counts).all(axis=1))
-        return int(start + place[0])
+        start, end = self.length_starts[k : k + 2]
+        (index,) = np.nonzero((self.counts[start:end] == counts).all(axis=1))
+        return int(start + index[0])
 
 
-def layer_counts(omega: Floats, *, max_length: int) -> LayerCounts:
+def layer_counts(omega: Float[np.ndarray, "L B"], *, max_length: int) -> LayerCounts:
     """Tabulates every run of at most `max_length` layers of a model.
 
     Args:
-        omega: [L, B], infinite where a layer may not have these bits.
-        max_length: Longest run, at most L.
+        omega: Loss of each layer, infinite where it may not have these bits.
+        max_length: Length of the longest run, at most L.
     """
     num_layers, num_bits = omega.shape
-    levels = [np.zeros((1, num_bits), dtype=np.int64)]
+    of_length = [np.zeros((1, num_bits), dtype=np.int64)]
     losses = [np.zeros((1, num_layers + 1))]
     lookup = np.zeros((1,) * (num_bits - 1), dtype=np.int64)
     for k in range(1, max_length + 1):
@@ -90,19 +95,19 @@ def layer_counts(omega: Floats, *, max_length: int) -> LayerCounts:
             before = counts[has, : num_bits - 1].copy()
             if b < num_bits - 1:
                 before[:, b] -= 1
-            place = lookup[tuple(before.T)]
-            value = losses[-1][place, :-1] + omega[k - 1 :, b]
+            index = lookup[tuple(before.T)]
+            value = losses[-1][index, :-1] + omega[k - 1 :, b]
             best[has] = np.minimum(best[has], value)
-        levels.append(counts)
+        of_length.append(counts)
         losses.append(best)
         lookup = grid
-    sizes = [0, *(len(counts) for counts in levels[1:])]
-    counts = np.concatenate(levels[1:])
+    sizes = [0, *(len(counts) for counts in of_length[1:])]
+    counts = np.concatenate(of_length[1:])
     return LayerCounts(
         num_layers=num_layers,
         counts=counts,
         lengths=counts.sum(axis=1),
-        level_starts=np.concatenate([[0], np.cumsum(sizes)]),
+        length_starts=np.concatenate([[0], np.cumsum(sizes)]),
         losses=(losses[0][:0], *losses[1:]),
         loss_at_start=np.concatenate([loss[:, 0] for loss in losses[1:]]),
         loss_at_end=np.concatenate([loss[:, -1] for loss in losses[1:]]),
@@ -112,7 +117,7 @@ def layer_counts(omega: Floats, *, max_length: int) -> LayerCounts:
 
 
 def _counts_of(k: int, num_bits: int) -> tuple[Integers, Integers]:
-    """Lists counts that sum to k; and their places, on the grid of all but the last."""
+    """Lists counts that sum to k, and their indices on the grid of all but the last."""
     if num_bits == 1:
         return np.array([[k]]), np.zeros((), dtype=np.int64)
     axes = np.indices((k + 1,) * (num_bits - 1)).reshape(num_bits - 1, -1).T

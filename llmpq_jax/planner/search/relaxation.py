@@ -1,9 +1,10 @@
-"""A lower bound by a small linear programme: counts alone, without cuts or order.
+"""A lower bound by a small linear program: layer counts alone, without cuts or order.
 
-It knows memory, quality and both schedules, and forgets which layer lies where, whole
-numbers and hops: layers of each type of device at each precision, within its pool's devices, shares of each layer's
-precisions, one embedding, one head. What it forgets only adds seconds. Its duals are
-the multipliers to begin with, see `weights`.
+It knows memory, quality and both schedules, and forgets which layer is where, whole
+numbers and hops. It chooses layers of each type of device at each precision, within its
+group's devices; shares of each layer's precisions; one embedding and one head. What it
+forgets could only add seconds. Its duals are the multipliers to start from, see
+`lagrangian`.
 """
 
 from __future__ import annotations
@@ -15,96 +16,82 @@ from llmpq_jax.planner.search.lagrangian import Multipliers
 from llmpq_jax.planner.search.restricted_master import Column, RestrictedMaster
 from llmpq_jax.planner.search.shortest_path import NodeBounds
 from llmpq_jax.planner.search.stage_table import StageTable
+from llmpq_jax.schema.measurements import PHASES
 
-# The programme is solved to a tolerance of 1e-7.
+# The program is solved to a tolerance of 1e-7.
 _SAFETY = 1e-6
 
 
-def relax(tables: StageTable) -> tuple[float, Multipliers]:
-    """Returns a number no plan's objective is below, and the multipliers behind it.
+def relax(table: StageTable) -> tuple[float, Multipliers]:
+    """Returns a lower bound on every plan's objective, and the multipliers behind it.
 
-    The number is infinite where no plan exists.
+    The bound is infinite if no plan exists.
     """
-    closed = objective_bound(tables.instance)
+    closed = objective_bound(table.instance)
     if not np.isfinite(closed):
-        return closed, _neutral(tables)
-    master = RestrictedMaster(tables, NodeBounds())
-    _add_counts(master, tables)
+        return closed, _neutral(table)
+    master = RestrictedMaster(table, NodeBounds())
+    _add_counts(master, table)
     solved = master.solve()
     if solved is None:
-        # Infeasible up to a tolerance, which is no proof: the searcher finds out.
-        return closed, _neutral(tables)
+        # Infeasible up to a tolerance, which is no proof: the search finds out.
+        return closed, _neutral(table)
     value, multipliers = solved
     return max(closed, value * (1.0 - _SAFETY)), multipliers
 
 
-def _neutral(tables: StageTable) -> Multipliers:
-    zeros = np.zeros(tables.types.num_groups)
-    hosts = np.zeros(len(tables.instance.hosts))
+def _neutral(table: StageTable) -> Multipliers:
     return Multipliers(
-        slowest_prefill=zeros,
-        slowest_decode=zeros,
-        prefill_hosts=hosts,
-        decode_hosts=hosts,
+        slowest=np.zeros((len(PHASES), table.types.num_groups)),
+        hosts=np.zeros((len(PHASES), len(table.instance.hosts))),
         empty_round=0.5,
         omega=0.0,
     )
 
 
-def _add_counts(master: RestrictedMaster, tables: StageTable) -> None:
-    i, types = tables.instance, tables.types
-    devices, inf = types.first, float("inf")
-    workspace = np.where(i.supported, i.workspace_bytes, i.allowed_bytes[:, None])
-    room = np.maximum(0, i.allowed_bytes - i.buffer_bytes - workspace.min(axis=1))
-    # Of a pool's devices, what lies on a mesh takes its share of each of the mesh's.
-    memory = [master.add_row(-inf, float(size)) for size in types.sizes]
-    interchangeable_groups, num_alike = np.unique(
-        i.allowed_omega, axis=0, return_counts=True
-    )
-    whole = [master.add_row(float(num), float(num)) for num in num_alike]
+def _add_counts(master: RestrictedMaster, table: StageTable) -> None:
+    i, types, d = table.instance, table.types, table.instance.devices
+    inf = float("inf")
+    workspace = np.where(d.supported, d.workspace_bytes, d.allowed_bytes[:, None])
+    room = np.maximum(0, d.allowed_bytes - i.buffer_bytes - workspace.min(axis=1))
+    # What is on a mesh takes its share of each of the mesh's devices in the group.
+    memory = [master.add_row(-inf, float(size)) for size in types.group_sizes]
+    layer_kinds, num_equal = np.unique(i.allowed_omega, axis=0, return_counts=True)
+    whole = [master.add_row(float(num), float(num)) for num in num_equal]
     counted = [master.add_row(0.0, 0.0) for _ in i.bits]
     first, last = master.add_row(1.0, 1.0), master.add_row(1.0, 1.0)
-    unit_of = np.eye(types.num_types)
-    zeros = np.zeros(types.num_types)
-    for t, j in enumerate(devices):
+    one_hot = np.eye(types.num_types)
+    for t, j in enumerate(types.first):
         if room[j] == 0:
             continue
-        row_of_pool, share = (
-            memory[types.device_group[t]],
-            types.widths[t] / float(room[j]),
-        )
-        for b in np.flatnonzero(i.supported[j]):
-            size = float(i.layer_bytes[j, b] + i.kv_bytes[j]) * share
+        memory_row = memory[types.group_of[t]]
+        share = types.widths[t] / float(room[j])
+        for b in np.flatnonzero(d.supported[j]):
+            size = float(d.layer_bytes[j, b] + d.kv_bytes[j]) * share
             master.add_column(
                 Column(
-                    prefill_s=unit_of[t] * i.layer_prefill_s[j, b],
-                    decode_s=unit_of[t] * i.layer_decode_s[j, b],
-                    entries=((counted[b], 1.0), (row_of_pool, size)),
+                    seconds=d.layer_s[:, j, b, None] * one_hot[t],
+                    entries=((counted[b], 1.0), (memory_row, size)),
                 )
             )
-        ends = (
-            (first, i.may_be_first, i.embedding_prefill_s, i.embedding_decode_s),
-            (last, i.may_be_last, i.head_prefill_s, i.head_decode_s),
-        )
-        sizes = (i.embedding_bytes[j] * share, i.head_bytes[j] * share)
-        for (row, may, prefill_s, decode_s), size in zip(ends, sizes, strict=True):
-            if may[j]:
+        for row, may_hold, seconds, num_bytes in (
+            (first, d.may_be_first, d.embedding_s, d.embedding_bytes),
+            (last, d.may_be_last, d.head_s, d.head_bytes),
+        ):
+            if may_hold[j]:
+                size = float(num_bytes[j] * share)
                 master.add_column(
                     Column(
-                        prefill_s=unit_of[t] * prefill_s[j],
-                        decode_s=unit_of[t] * decode_s[j],
-                        entries=((row, 1.0), (row_of_pool, float(size))),
+                        seconds=seconds[:, j, None] * one_hot[t],
+                        entries=((row, 1.0), (memory_row, size)),
                     )
                 )
-    for row, omega in zip(whole, interchangeable_groups, strict=True):
-        for b, loss in enumerate(omega):
-            if not np.isfinite(loss):
-                continue
+    for row, losses in zip(whole, layer_kinds, strict=True):
+        for b in np.flatnonzero(np.isfinite(losses)):
             master.add_column(
                 Column(
-                    prefill_s=zeros,
-                    decode_s=zeros,
-                    omega=float(loss),
+                    seconds=np.zeros((len(PHASES), types.num_types)),
+                    omega=float(losses[b]),
                     entries=((row, 1.0), (counted[b], -1.0)),
                 )
             )

@@ -1,4 +1,4 @@
-"""A small linear programme over the schedule, whose duals are good multipliers.
+"""The restricted master LP over the schedule, whose duals are good multipliers.
 
 Columns are parts of a plan (layers of a type at some bits) or whole pipelines; each has
 seconds per type, seconds of hops and ω. The rows are the schedule's:
@@ -8,8 +8,9 @@ seconds per type, seconds of hops and ω. The rows are the schedule's:
     D_q ≤ N_q·D    m_d·D ≤ R    ΣD ≤ R    ΣD + (m_d − 1)·D + (n − 2)·R ≤ T_d    …
     Σω ≤ Ω
 
-where P_q sums the stages on the N_q devices of a pool, each times the devices it takes. Decode seconds are those of all
-n − 1 steps, and everything is divided by units, so that numbers are near 1.
+where P_q sums the stages on the N_q devices of a group, each times the devices it takes.
+Decode seconds are those of all n − 1 steps, and everything is divided by units, so that
+numbers are near 1.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from jaxtyping import Float
 
-from llmpq_jax.costmodel.monotone_table import Floats
+from llmpq_jax.planner.instance.device_numbers import DECODE
 from llmpq_jax.planner.search.bounds import latency_bound_s
 from llmpq_jax.planner.search.lagrangian import BUDGET_SLACK, Multipliers
+from llmpq_jax.planner.search.scaling import all_rounds
 from llmpq_jax.planner.search.shortest_path import NodeBounds
-from llmpq_jax.planner.search.stage_costs import PathStage
+from llmpq_jax.planner.search.stage_costs import TypedStage
 from llmpq_jax.planner.search.stage_table import StageTable
-from llmpq_jax.schema.measurements import Phase
+from llmpq_jax.schema.measurements import PHASES
 
-# In units of the bound on the latency, for a unit of ω above the budget.
+# Cost of a unit of ω above the budget, in units of the bound on the latency.
 _OVER_BUDGET = 1e3
+_BUSY, _EMPTY, _BUDGET = "busy round", "empty round", "budget"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -38,212 +42,186 @@ class Column:
     """What one unit of a column's variable adds.
 
     Attributes:
-        prefill_s: [T].
-        decode_s: [T], of one step.
-        hop_prefill_s: Of all its hops.
-        hop_decode_s: Likewise.
-        omega: Of its layers and hops.
-        entries: Row and coefficient in the rows that a user of the programme added.
-        most: Upper bound of the variable.
+        seconds: Seconds of one round on each type, [P, T].
+        hops_s: Seconds of one round of all its hops, [P].
+        omega: Loss of its layers and hops.
+        entries: Row and coefficient in each of the rows that the caller added.
     """
 
-    prefill_s: Floats
-    decode_s: Floats
-    hop_prefill_s: float = 0.0
-    hop_decode_s: float = 0.0
+    seconds: Float[np.ndarray, "P T"]
+    hops_s: tuple[float, ...] = (0.0, 0.0)
     omega: float = 0.0
     entries: tuple[tuple[int, float], ...] = ()
-    most: float = float("inf")
 
 
-def column_of(tables: StageTable, stages: Sequence[PathStage]) -> Column:
-    """Sums up a pipeline."""
-    prefill_s, decode_s = np.zeros((2, tables.types.num_types))
+def column_of(table: StageTable, stages: Sequence[TypedStage]) -> Column:
+    """Adds up a pipeline."""
+    seconds = np.zeros((len(PHASES), table.types.num_types))
     for stage in stages:
-        t = stage.type
-        prefill_s[t] += tables.prefill_s[t, stage.index]
-        prefill_s[t] += tables.end_prefill_s[stage.role][t]
-        decode_s[t] += tables.decode_s[t, stage.index]
-        decode_s[t] += tables.end_decode_s[stage.role][t]
-    hops = [(a.wire, a.type, b.type) for a, b in pairwise(stages)]
-    losses = [tables.instance.wire_omega[wire] for wire, _, _ in hops]
+        seconds[:, stage.type] += table.layers_s[:, stage.type, stage.index]
+        seconds[:, stage.type] += table.fixed_s[stage.role][:, stage.type]
+    hops = [(a.wire_index, a.type, b.type) for a, b in pairwise(stages)]
+    losses = [table.instance.wire_omega[wire] for wire, _, _ in hops]
     return Column(
-        prefill_s=prefill_s,
-        decode_s=decode_s,
-        hop_prefill_s=sum(float(tables.types.hop_prefill_s[hop]) for hop in hops),
-        hop_decode_s=sum(float(tables.types.hop_decode_s[hop]) for hop in hops),
-        omega=sum(tables.counts.loss(s.first, s.index) for s in stages)
+        seconds=seconds,
+        hops_s=tuple(
+            sum(float(hop_s[hop]) for hop in hops) for hop_s in table.types.hop_s
+        ),
+        omega=sum(table.counts.loss(s.first, s.index) for s in stages)
         + float(sum(losses)),
     )
 
 
 class RestrictedMaster:
-    """The programme of one instance in one box; columns may be added at any time."""
+    """The restricted master LP of one node; columns may be added at any time."""
 
-    def __init__(self, tables: StageTable, node_bounds: NodeBounds) -> None:
+    def __init__(self, table: StageTable, node_bounds: NodeBounds) -> None:
         # HiGHS takes its time to import, which commands that do not solve should not pay.
         import highspy
 
-        i = self._instance = tables.instance
-        self._types = tables.types
+        i = self._instance = table.instance
+        self._types = table.types
         self._unit_s = latency_bound_s(i) or 1.0
         self._unit_omega = float(i.omega.max(axis=1).sum()) or 1.0
-        self._steps = max(i.new_tokens - 1, 1)
+        self._rounds = tuple(max(rounds, 1) for rounds in i.num_rounds)
         self._highs = highspy.Highs()
         self._highs.setOptionValue("output_flag", False)
         self._highs.setOptionValue("threads", 1)
-        num_groups, num_hosts = self._types.num_groups, len(i.hosts)
-        names = {
-            "slowest_prefill": num_groups,
-            "prefill": 1,
-            "prefill_hosts": num_hosts,
-            "slowest_decode": num_groups,
-            "busy_round": 1,
-            "empty_round": 1,
-            "decode": 1,
-            "decode_hosts": num_hosts,
-            "budget": 1,
-        }
-        ends = np.cumsum([0, *names.values()])
-        self._rows = {
-            name: np.arange(start, end)
-            for name, start, end in zip(names, ends[:-1], ends[1:], strict=True)
-        }
         self._optimal = highspy.HighsModelStatus.kOptimal
         self._error = highspy.HighsStatus.kError
-        inf = float("inf")
-        budget = inf
+        self._rows: dict[tuple[str, int] | str, list[int]] = {}
+        for p in range(len(PHASES)):
+            self._add_rows(("slowest", p), self._types.num_groups)
+            if p == DECODE:
+                self._add_rows(_BUSY, 1)
+                self._add_rows(_EMPTY, 1)
+            self._add_rows(("time", p), 1)
+            self._add_rows(("hosts", p), len(i.hosts))
+        budget = float("inf")
         if i.omega_budget is not None:
             budget = i.omega_budget * (1 + BUDGET_SLACK) - i.fixed_omega
             budget = budget / self._unit_omega
-        for row in range(int(ends[-1])):
-            upper = budget if row == self._rows["budget"][0] else 0.0
-            self._highs.addRow(-inf, upper, 0, [], [])
-        self._add_schedule(node_bounds)
-
-    def _add_schedule(self, node_bounds: NodeBounds) -> None:
-        """Columns A, T_p, D, R, T_d, and ω above the budget."""
-        i, rows, steps = self._instance, self._rows, self._steps
-        sizes = -self._types.sizes.astype(float)
-        unit = self._unit_s
-        slowest = [*zip(rows["slowest_prefill"], sizes, strict=True)]
-        self._add(
-            0.0,
-            [*slowest, *self._alone("prefill", i.num_prefill - 1.0)],
-            least=node_bounds.min_prefill_s / unit,
-        )
-        times = [rows["prefill"][0], *rows["prefill_hosts"]]
-        self._add(1.0, [(row, -1.0) for row in times])
-        if i.new_tokens > 1:
-            slowest = [*zip(rows["slowest_decode"], sizes, strict=True)]
-            self._add(
-                0.0,
-                [
-                    *slowest,
-                    (rows["busy_round"][0], float(i.num_decode)),
-                    *self._alone("decode", (i.num_decode - 1) / steps),
-                ],
-                least=node_bounds.min_decode_s * steps / unit,
-            )
-            rounds = [(rows[name][0], -1.0) for name in ("busy_round", "empty_round")]
-            self._add(0.0, [*rounds, *self._alone("decode", (steps - 1) / steps)])
-            times = [rows["decode"][0], *rows["decode_hosts"]]
-            self._add(1.0, [(row, -1.0) for row in times])
+        self._add_rows(_BUDGET, 1, upper=budget)
+        self._slowest_columns = [self._add_schedule(p, node_bounds) for p in i.phases]
         if i.omega_budget is not None:
-            self._add(_OVER_BUDGET, [(rows["budget"][0], -1.0)])
+            self._add_variable(_OVER_BUDGET, [(self._rows[_BUDGET][0], -1.0)])
 
-    def add_row(self, least: float, most: float) -> int:
+    def _add_rows(
+        self, name: tuple[str, int] | str, number: int, *, upper: float = 0.0
+    ) -> None:
+        self._rows[name] = [self.add_row(-float("inf"), upper) for _ in range(number)]
+
+    def _add_schedule(self, p: int, node_bounds: NodeBounds) -> int:
+        """Adds a phase's slowest stage, round and time; returns the first's column."""
+        rows, rounds = self._rows, self._rounds[p]
+        m = self._instance.num_micro_batches[p]
+        sizes = -self._types.group_sizes.astype(float)
+        slowest = [*zip(rows["slowest", p], sizes, strict=True)]
+        if p == DECODE:
+            slowest.append((rows[_BUSY][0], float(m)))
+        slowest += self._alone(p, (m - 1.0) / rounds)
+        least = node_bounds.min_s[p] * rounds / self._unit_s
+        column = self._add_variable(0.0, slowest, lower=least)
+        if p == DECODE:
+            ends = [(rows[name][0], -1.0) for name in (_BUSY, _EMPTY)]
+            self._add_variable(0.0, [*ends, *self._alone(p, (rounds - 1) / rounds)])
+        times = [*rows["time", p], *rows["hosts", p]]
+        self._add_variable(1.0, [(row, -1.0) for row in times])
+        return column
+
+    def add_row(self, lower: float, upper: float) -> int:
         """Adds a row for columns' own entries; returns its number."""
-        self._highs.addRow(least, most, 0, [], [])
+        self._highs.addRow(lower, upper, 0, [], [])
         return self._highs.getNumRow() - 1
 
     def add_column(self, column: Column) -> None:
         """Adds a variable from 0 up."""
         i, rows = self._instance, self._rows
-        prefill = column.prefill_s / self._unit_s
-        decode = column.decode_s * (self._steps / self._unit_s)
-        once = prefill.sum() + column.hop_prefill_s / self._unit_s
+        seconds = all_rounds(column.seconds, i, self._unit_s)
+        hops = all_rounds(np.array(column.hops_s), i, self._unit_s)
         entries = [*column.entries]
-        by_group = self._types.by_group(prefill)
-        entries += zip(rows["slowest_prefill"], by_group, strict=True)
-        entries += self._alone("prefill", once)
-        entries += self._work("prefill", i.num_prefill * prefill)
-        if i.new_tokens > 1:
-            hop = column.hop_decode_s * (self._steps / self._unit_s)
-            once = decode.sum() + hop
-            by_group = self._types.by_group(decode)
-            entries += zip(rows["slowest_decode"], by_group, strict=True)
-            entries.append((rows["empty_round"][0], once))
-            entries += self._alone("decode", once / self._steps)
-            entries += self._work("decode", i.num_decode * decode)
-        entries.append((rows["budget"][0], column.omega / self._unit_omega))
-        cost = i.theta * column.omega / self._unit_s
-        self._add(cost, entries, most=column.most)
+        for p in i.phases:
+            once = seconds[p].sum() + hops[p]
+            by_group = self._types.by_group(seconds[p])
+            entries += zip(rows["slowest", p], by_group, strict=True)
+            if p == DECODE:
+                entries.append((rows[_EMPTY][0], once))
+            entries += self._alone(p, once / self._rounds[p])
+            entries += self._shared(p, i.num_micro_batches[p] * seconds[p])
+        entries.append((rows[_BUDGET][0], column.omega / self._unit_omega))
+        self._add_variable(i.theta * column.omega / self._unit_s, entries)
 
-    def _alone(self, phase: Phase, value: float) -> list[tuple[int, float]]:
-        """Entries of what a phase takes of whole, and of shared machines in part."""
-        hosts = zip(self._rows[f"{phase}_hosts"], self._instance.hosts, strict=True)
+    def _alone(self, p: int, value: float) -> list[tuple[int, float]]:
+        """Entries of a phase's time if nothing is shared, and of that of each host."""
+        hosts = zip(self._rows["hosts", p], self._instance.hosts, strict=True)
         shared = [
-            (int(row), (1.0 - host.serial_fraction(phase)) * value)
+            (row, (1.0 - host.serial_fraction(PHASES[p])) * value)
             for row, host in hosts
         ]
-        return [(int(self._rows[phase][0]), value), *shared]
+        return [(self._rows["time", p][0], value), *shared]
 
-    def _work(self, phase: Phase, seconds: Floats) -> list[tuple[int, float]]:
-        """Entries of what goes one after the other on shared machines; [T] seconds."""
+    def _shared(
+        self, p: int, seconds: Float[np.ndarray, " T"]
+    ) -> list[tuple[int, float]]:
+        """Entries of the work that is serial on shared machines."""
         hosts = zip(self._instance.hosts, self._types.hosts, strict=True)
         return [
-            (int(row), host.serial_fraction(phase) * float(seconds[list(types)].sum()))
-            for row, (host, types) in zip(
-                self._rows[f"{phase}_hosts"], hosts, strict=True
+            (
+                row,
+                host.serial_fraction(PHASES[p]) * float(seconds[list(types)].sum()),
             )
+            for row, (host, types) in zip(self._rows["hosts", p], hosts, strict=True)
         ]
 
-    def slowest_s(self) -> tuple[float, float]:
-        """Returns A and D of the last solution, in seconds."""
+    def slowest_s(self) -> tuple[float, ...]:
+        """Returns A and D of the last solution in seconds, [P]."""
         values = self._highs.getSolution().col_value
-        decode = values[2] if self._instance.new_tokens > 1 else 0.0
-        return values[0] * self._unit_s, decode * self._unit_s / self._steps
+        slowest_s = [
+            values[column] * self._unit_s / self._rounds[p]
+            for p, column in enumerate(self._slowest_columns)
+        ]
+        return *slowest_s, *[0.0] * (len(PHASES) - len(slowest_s))
 
     def solve(self) -> tuple[float, Multipliers] | None:
-        """Returns the optimum and its multipliers, or nothing where it is infeasible."""
+        """Returns the optimum and its multipliers, or None if it is infeasible."""
         self._highs.run()
         if self._highs.getModelStatus() != self._optimal:
             return None
         duals = -np.array(self._highs.getSolution().row_dual)
         of = {name: duals[rows] for name, rows in self._rows.items()}
-        rounds = of["busy_round"][0] + of["empty_round"][0]
+        rounds = of[_BUSY][0] + of[_EMPTY][0]
         multipliers = Multipliers(
-            slowest_prefill=of["slowest_prefill"],
-            slowest_decode=of["slowest_decode"] * self._steps,
-            prefill_hosts=of["prefill_hosts"],
-            decode_hosts=of["decode_hosts"],
-            empty_round=of["empty_round"][0] / rounds if rounds > 0 else 0.5,
-            omega=of["budget"][0] * self._unit_s / self._unit_omega,
+            slowest=np.stack(
+                [of["slowest", p] * steps for p, steps in enumerate(self._rounds)]
+            ),
+            hosts=np.stack([of["hosts", p] for p in range(len(PHASES))]),
+            empty_round=of[_EMPTY][0] / rounds if rounds > 0 else 0.5,
+            omega=of[_BUDGET][0] * self._unit_s / self._unit_omega,
         )
         i = self._instance
         value = self._highs.getInfo().objective_function_value * self._unit_s
         return value + i.theta * i.fixed_omega, multipliers
 
-    def _add(
+    def _add_variable(
         self,
         cost: float,
         entries: Sequence[tuple[int, float]],
         *,
-        least: float = 0.0,
-        most: float = float("inf"),
-    ) -> None:
+        lower: float = 0.0,
+    ) -> int:
+        """Adds a column and returns its number."""
         # HiGHS takes no column that names a row twice.
         sums: dict[int, float] = defaultdict(float)
         for row, value in entries:
-            sums[int(row)] += float(value)
+            sums[row] += float(value)
         kept = {row: value for row, value in sums.items() if value}
         status = self._highs.addCol(
             cost,
-            least,
-            most,
+            lower,
+            float("inf"),
             len(kept),
             np.array(list(kept), dtype=np.int32),
             np.array(list(kept.values())),
         )
         assert status != self._error, "a column left out would raise the bound"
+        return self._highs.getNumCol() - 1

@@ -1,4 +1,4 @@
-"""What a search is told, tells while it runs, and returns."""
+"""Settings, progress and result of a search."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ class SearchSettings:
     """How a search divides its work.
 
     Attributes:
-        rounds: Of column generation in a node, at most.
-        max_columns: Stages that HiGHS may choose from; with more, the box is cut. Where
-            cutting does not help, twice as many each time.
-        node_mip_s: Seconds that HiGHS has for a node before its box is cut after all.
+        rounds: Largest number of rounds of column generation in a node.
+        max_columns: Largest number of candidate stages that HiGHS is given; with more,
+            the node is branched. Where branching does not raise the bound, twice as many
+            each time.
+        node_mip_s: Seconds that HiGHS has for a node before it is branched after all.
     """
 
     rounds: int = 12
@@ -29,11 +30,11 @@ class Progress:
     """How far a search is.
 
     Attributes:
-        num_done: Cases settled.
-        num_subproblems: Of so many.
-        best: The incumbent's objective; infinite while there is none.
-        bound: Of all cases.
-        seconds: Since the search began.
+        num_done: Subproblems that need no more work.
+        num_subproblems: Number of subproblems in all.
+        best: Value of the incumbent; infinite while there is none.
+        bound: Lower bound over all subproblems.
+        seconds: Seconds since the search began.
     """
 
     num_done: int
@@ -45,12 +46,12 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Incumbent:
-    """The incumbent.
+    """A plan with its value.
 
     Attributes:
-        instance: Its case.
-        candidate: Its plan there.
-        value: What was minimised.
+        instance: Subproblem that it is a plan of.
+        candidate: The plan itself.
+        value: Objective, or Σω where that is minimised.
     """
 
     instance: Instance
@@ -63,26 +64,23 @@ class SearchResult:
     """What a search found and proved.
 
     Attributes:
-        found: The best plan; absent where there is none, or none was found in time.
-        bound: No plan of any case is below it; infinite where none exists.
-        num_subproblems: Cases covered.
-        num_solved: Nodes given to HiGHS; bounds settled the others.
-        is_complete: Whether neither time nor a person ended the search early.
-        seconds: It took.
+        incumbent: The best plan; None if there is none, or none was found in time.
+        bound: Lower bound on every plan of every subproblem; infinite if none exists.
+        num_subproblems: Number of subproblems covered.
+        is_complete: False if the time limit or Ctrl-C ended the search early.
+        seconds: Seconds that the search took.
     """
 
-    found: Incumbent | None
+    incumbent: Incumbent | None
     bound: float
     num_subproblems: int
-    num_solved: int
     is_complete: bool
     seconds: float
 
     @property
     def gap(self) -> float:
         """(value − bound) / value; infinite while nothing is found."""
-        if self.found is None:
+        if self.incumbent is None:
             return float("inf")
-        if self.found.value <= 0:
-            return 0.0
-        return max(0.0, (self.found.value - self.bound) / self.found.value)
+        value = self.incumbent.value
+        return 0.0 if value <= 0 else max(0.0, (value - self.bound) / value)

@@ -1,22 +1,21 @@
-"""Why a plan is as it is: what it takes, what binds it, and what more would bring."""
+"""Why a plan is as it is: what it takes, what limits it, and what a change would gain."""
 
 from llmpq_jax.planner.whatif.answers import Answer, answer_scenarios
-from llmpq_jax.planner.whatif.breakdown import PlanBreakdown
+from llmpq_jax.planner.whatif.breakdown import PlanBreakdown, break_down
 from llmpq_jax.planner.whatif.from_strategy import (
-    free_to_choose,
     incumbent_from_strategy,
+    request_allowing,
 )
-from llmpq_jax.planner.whatif.scenarios import More, Scenario, list_scenarios
-from llmpq_jax.planner.whatif.take_apart import break_down
+from llmpq_jax.planner.whatif.scenarios import Increments, Scenario, list_scenarios
 
 __all__ = [
     "Answer",
-    "More",
+    "Increments",
     "PlanBreakdown",
     "Scenario",
     "answer_scenarios",
     "break_down",
-    "free_to_choose",
     "incumbent_from_strategy",
     "list_scenarios",
+    "request_allowing",
 ]

@@ -1,4 +1,4 @@
-"""Answers: the plan sought anew after each change, with what is proven of it."""
+"""Answers: the best plan after each change, with the bound that is proven."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmpq_jax.planner.search.search_result import Incumbent, Progress, SearchRe
 from llmpq_jax.planner.whatif.scenarios import Scenario, ScenarioKind
 from llmpq_jax.schema.workload import MicroBatch
 
-# Of the same sum taken in another order.
+# Rounding of the same sum taken in another order.
 _ROUNDING = 1e-9
 
 
@@ -20,21 +20,21 @@ class Answer:
     """The best plan found after a change.
 
     Attributes:
-        kind: Of the question.
-        subject: Likewise.
-        text: The change.
-        devices: Names of the devices it is about.
-        is_limit: A limit was left out altogether.
+        kind: Kind of the scenario.
+        subject: Subject of the scenario.
+        text: Description of the change.
+        devices: Names of the devices that are changed.
+        is_limit: Whether a limit is removed altogether.
         before: Objective of the best plan without the change.
-        before_gap: Proven of that one.
-        objective: Of the best plan found; absent where there is none.
-        bound: No plan is below it; infinite where none exists.
-        latency_s: Of the plan; absent without one.
-        omega: Σω of it, likewise.
-        micro_batch: Of it, likewise.
-        num_stages: Of it, likewise.
-        seconds: The search took.
-        is_interrupted: A person ended the search.
+        before_gap: Gap that is proven of that plan.
+        objective: Objective of the best plan found; None if there is none.
+        bound: Lower bound on every plan's objective; infinite if none exists.
+        latency_s: Latency of the plan found; None without one.
+        omega: Σω of the plan found; None without one.
+        micro_batch: Micro-batch sizes of the plan found; None without one.
+        num_stages: Number of stages of the plan found; None without one.
+        seconds: Seconds that the search took.
+        is_interrupted: Whether Ctrl-C ended the search.
     """
 
     kind: ScenarioKind
@@ -55,42 +55,42 @@ class Answer:
 
     @property
     def gain(self) -> float | None:
-        """What the change brings; negative where it costs."""
+        """Seconds that the change gains; negative if it costs; None without a plan."""
         return None if self.objective is None else self.before - self.objective
 
     @property
     def max_gain(self) -> float:
-        """What it can bring at most, as far as is proven."""
+        """Upper bound on the gain."""
         return self.before - self.bound
 
     @property
     def brings(self) -> bool:
-        """Whether it brings more than the gap of the plan before leaves open."""
+        """Whether it gains more than the gap of the plan before leaves open."""
         return self.gain is not None and self.gain > self.before * self.before_gap
 
 
 def answer_scenarios(
-    asked: Iterable[Scenario],
+    scenarios: Iterable[Scenario],
     plan: Incumbent,
     *,
     time_limit_s: float,
     relative_gap: float,
     progress: Callable[[Scenario, Progress], None] | None = None,
 ) -> Iterator[Answer]:
-    """Answers questions one after the other, until a person ends it.
+    """Searches the best plan of one scenario after the other, until Ctrl-C ends it.
 
-    Where leaving a limit out brings nothing, a little more of it is not asked about.
+    If removing a limit gains nothing, scenarios with a little more of it are skipped.
 
     Args:
-        asked: What is asked; the first one changes nothing.
-        plan: That is asked about; it need not fit.
-        time_limit_s: Of each search.
-        relative_gap: Of each search, at which a plan counts as the best.
-        progress: Called after every step of a search.
+        scenarios: Scenarios to answer; the first one changes nothing.
+        plan: Plan that the scenarios are about; it need not fit.
+        time_limit_s: Time limit of each search in seconds.
+        relative_gap: Gap of each search at which it ends.
+        progress: Function that is called after every step of a search.
     """
     best, before_gap = plan, 0.0
     loose: set[tuple[ScenarioKind, str]] = set()
-    for scenario in asked:
+    for scenario in scenarios:
         about = scenario.kind, scenario.subject
         if about in loose:
             continue
@@ -106,8 +106,8 @@ def answer_scenarios(
         )
         if scenario.kind == "plan":
             before_gap = max(result.gap, _ROUNDING)
-            if result.found is not None:
-                best = result.found
+            if result.incumbent is not None:
+                best = result.incumbent
         answer = _answer(scenario, result, best, before_gap, time_limit_s)
         yield answer
         if answer.is_interrupted:
@@ -123,8 +123,8 @@ def _answer(
     before_gap: float,
     time_limit_s: float,
 ) -> Answer:
-    found = result.found
-    evaluation = None if found is None else evaluate(found.instance, found.candidate)
+    found = result.incumbent
+    cost = None if found is None else evaluate(found.instance, found.candidate)
     return Answer(
         kind=scenario.kind,
         subject=scenario.subject,
@@ -135,8 +135,8 @@ def _answer(
         before_gap=before_gap,
         objective=None if found is None else found.value,
         bound=result.bound,
-        latency_s=None if evaluation is None else evaluation.seconds.latency_s,
-        omega=None if evaluation is None else evaluation.omega,
+        latency_s=None if cost is None else cost.seconds.latency_s,
+        omega=None if cost is None else cost.omega,
         micro_batch=None if found is None else found.instance.micro_batch,
         num_stages=None if found is None else len(found.candidate.devices),
         seconds=result.seconds,

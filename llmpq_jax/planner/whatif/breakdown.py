@@ -1,63 +1,22 @@
-"""What a plan takes, as records: bytes by part, seconds by part."""
+"""What a plan takes: each stage's bytes by part, each phase's seconds by part."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llmpq_jax.costmodel.pipeline_schedule import PhaseTerms
-from llmpq_jax.schema.measurements import Phase
-from llmpq_jax.schema.memory_terms import MemoryTerms
-from llmpq_jax.schema.precision import Bits
+from llmpq_jax.costmodel.pipeline_schedule import PhaseTerms, phase_terms
+from llmpq_jax.planner.instance.candidate import CandidateCost, evaluate, stage_hosts
+from llmpq_jax.planner.instance.problem import Problem
+from llmpq_jax.planner.search.search_result import Incumbent
+from llmpq_jax.planner.whatif.stage_breakdown import StageBreakdown, break_down_stage
+from llmpq_jax.schema.measurements import PHASES, Phase
+from llmpq_jax.schema.strategy import Strategy
 
-Part = Literal["once", "following", "busy rounds", "empty rounds", "shared machine"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageBreakdown:
-    """What one stage takes on each of its devices.
-
-    Attributes:
-        devices: Names.
-        layers: From, up to but without.
-        bits: Of each layer.
-        memory: Bytes by part.
-        scales: Of the weights, those that are scales.
-        workspace: By phase; the larger one is counted.
-        reserve_bytes: Of the device, which no plan may fill.
-        allowed_bytes: What a plan may fill.
-        next_bits_bytes: The least more that one layer at its next higher precision
-            needs; absent where there is none.
-        next_layer_bytes: The least more that one more layer needs.
-        prefill_s: Of one micro-batch.
-        decode_s: Of one step of one micro-batch.
-    """
-
-    devices: tuple[str, ...]
-    layers: tuple[int, int]
-    bits: tuple[Bits, ...]
-    memory: MemoryTerms
-    scales: int
-    workspace: dict[Phase, int]
-    reserve_bytes: int
-    allowed_bytes: int
-    next_bits_bytes: int | None
-    next_layer_bytes: int
-    prefill_s: float
-    decode_s: float
-
-    @property
-    def spare_bytes(self) -> int:
-        """What is left; negative where the stage does not fit."""
-        return self.allowed_bytes - self.memory.total
-
-    @property
-    def is_full(self) -> bool:
-        """Whether neither a layer more nor a layer at more bits fits."""
-        least = self.next_layer_bytes
-        if self.next_bits_bytes is not None:
-            least = min(least, self.next_bits_bytes)
-        return self.spare_bytes < least
+DominantTerm = Literal[
+    "once", "following", "busy rounds", "empty rounds", "shared machine"
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,10 +24,10 @@ class Resource:
     """A stage or a link, which micro-batches pass one after the other.
 
     Attributes:
-        name: Its devices; of a link both ends.
-        is_link: Else it is a stage.
-        seconds: Of one micro-batch.
-        slack_s: How much slower it may become before it is the slowest.
+        name: Names of its devices; of a link, of its source and target.
+        is_link: True for a link, False for a stage.
+        seconds: Seconds of one micro-batch.
+        slack_s: Seconds by which it may become slower before it is the slowest.
     """
 
     name: str
@@ -82,10 +41,10 @@ class PhaseBreakdown:
     """What one phase takes.
 
     Attributes:
-        phase: Which.
-        num_micro_batches: m; where rows end apart, a mean.
-        terms: Of its seconds.
-        resources: In pipeline order.
+        phase: Name of the phase.
+        num_micro_batches: Number of micro-batches m; where rows end apart, a mean.
+        terms: Parts of its seconds.
+        resources: Stages and links in pipeline order.
     """
 
     phase: Phase
@@ -99,12 +58,12 @@ class PhaseBreakdown:
         return max(self.resources, key=lambda resource: resource.seconds)
 
     @property
-    def dominant(self) -> Part:
+    def dominant(self) -> DominantTerm:
         """The part of the formula that most of its seconds are."""
         terms = self.terms
         if terms.shared_s > terms.once_s + terms.following_s + terms.later_s:
             return "shared machine"
-        parts: dict[Part, float] = {
+        parts: dict[DominantTerm, float] = {
             "once": terms.once_s,
             "following": terms.following_s,
             "busy rounds" if terms.is_busy else "empty rounds": terms.later_s,
@@ -117,11 +76,11 @@ class PlanBreakdown:
     """What a plan takes.
 
     Attributes:
-        stages: In pipeline order.
-        phases: Prefill, and decode where there is any.
-        latency_s: Of both.
-        omega: Σω.
-        omega_budget: It may not exceed; absent where there is no limit.
+        stages: Stages in pipeline order.
+        phases: Prefill, and decode if there is any.
+        latency_s: Seconds of all phases.
+        omega: Σω of the plan.
+        omega_budget: Largest Σω allowed; None for no limit.
         fits: Whether memory, pins and budget hold.
     """
 
@@ -131,3 +90,59 @@ class PlanBreakdown:
     omega: float
     omega_budget: float | None
     fits: bool
+
+
+def break_down(problem: Problem, plan: Incumbent, strategy: Strategy) -> PlanBreakdown:
+    """Breaks a plan down into its stages, and into the parts of its phases.
+
+    Args:
+        problem: Problem that it is a plan of.
+        plan: The plan as the search has it.
+        strategy: The plan as its file has it.
+    """
+    cost = evaluate(plan.instance, plan.candidate)
+    names = [" + ".join(stage.devices) for stage in strategy.stages]
+    return PlanBreakdown(
+        stages=tuple(
+            break_down_stage(problem, plan, cost, number, stage)
+            for number, stage in enumerate(strategy.stages)
+        ),
+        phases=tuple(
+            _break_down_phase(plan, cost, names, p) for p in plan.instance.phases
+        ),
+        latency_s=cost.seconds.latency_s,
+        omega=cost.omega,
+        omega_budget=plan.instance.omega_budget,
+        fits=cost.fits,
+    )
+
+
+def _break_down_phase(
+    plan: Incumbent, cost: CandidateCost, names: Sequence[str], p: int
+) -> PhaseBreakdown:
+    instance, stages_s, hops_s = plan.instance, cost.stages_s[p], cost.hops_s[p]
+    slowest = max((*stages_s, *hops_s))
+    resources = []
+    for number, (name, seconds) in enumerate(zip(names, stages_s, strict=True)):
+        resources.append((name, False, seconds))
+        if number < len(hops_s):
+            link = f"{name} → {names[number + 1]}"
+            resources.append((link, True, hops_s[number]))
+    return PhaseBreakdown(
+        phase=PHASES[p],
+        num_micro_batches=instance.num_micro_batches[p],
+        terms=phase_terms(
+            PHASES[p],
+            stages_s=stages_s,
+            hops_s=hops_s,
+            num=instance.num_micro_batches[p],
+            later_rounds=instance.num_rounds[p] - 1,
+            hosts=stage_hosts(instance, plan.candidate.devices),
+        ),
+        resources=tuple(
+            Resource(
+                name=name, is_link=is_link, seconds=seconds, slack_s=slowest - seconds
+            )
+            for name, is_link, seconds in resources
+        ),
+    )

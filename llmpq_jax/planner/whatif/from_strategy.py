@@ -1,4 +1,4 @@
-"""The plan of a strategy, as the search knows plans."""
+"""The plan of a strategy, in terms of a problem's devices and precisions."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ T = TypeVar("T", bound=int)
 _SIX_DIGITS = 1e-5
 
 
-def free_to_choose(request: PlanRequest, strategy: Strategy) -> PlanRequest:
+def request_allowing(request: PlanRequest, strategy: Strategy) -> PlanRequest:
     """Returns a request whose plans include a strategy, under the strategy's budget.
 
-    Precisions and widths that the strategy has are added to those allowed. Where neither
-    the request nor the strategy says a budget, it is that of a model wholly at 8 bits, or
-    what the strategy loses.
+    Precisions and widths of the strategy are added to those allowed. If neither the
+    request nor the strategy has a budget, it is that of a model wholly at 8 bits, or the
+    strategy's Σω.
 
     Raises:
-        StrategyError: The strategy is of another model, or of other activations.
-        SpecError: The request's records do not belong together.
+        StrategyError: If the strategy is of another model, or of other activations.
+        SpecError: If the request's records do not belong together.
     """
     if strategy.model.fingerprint != request.model.fingerprint:
         msg = f"the strategy is for {strategy.model.fingerprint}, the model in {request.model.path} is {request.model.fingerprint}: expected the same; name the strategy's own with --model"
@@ -41,17 +41,17 @@ def free_to_choose(request: PlanRequest, strategy: Strategy) -> PlanRequest:
         msg = f"the strategy keeps hidden states in {strategy.precision.activations}, the measurements are of {request.activations}: expected the same; give the measurements that it was made with"
         raise StrategyError(msg)
     widths = {len(stage.devices) for stage in strategy.stages}
-    wires = [stage.wire_bits for stage in strategy.stages[:-1]]
-    freed = replace(
+    wire_bits = [stage.wire_bits for stage in strategy.stages[:-1]]
+    allowing = replace(
         request,
         workload=strategy.workload,
         bits=tuple(b for b in ALL_BITS if b in request.bits or b in strategy.bits),
         head_bits=_with(request.head_bits, [strategy.precision.head_bits]),
         kv_bits=_with(request.kv_bits, [strategy.precision.kv_bits]),
-        wire_bits=_with(request.wire_bits, wires),
+        wire_bits=_with(request.wire_bits, wire_bits),
         tensor=_with(request.tensor, sorted(widths)),
     )
-    return replace(freed, omega_budget=_budget(freed, strategy))
+    return replace(allowing, omega_budget=_budget(allowing, strategy))
 
 
 def _with(allowed: tuple[T, ...], used: Iterable[T]) -> tuple[T, ...]:
@@ -66,8 +66,8 @@ def _budget(request: PlanRequest, strategy: Strategy) -> float | None:
         budget = strategy.quality.budget
     elif request.theta > 0:
         return None
-    wires = sum(stage.wire_bits == 8 for stage in strategy.stages)
-    omega = wires * request.sensitivity.wire_8 + total_omega(
+    num_hops_8 = sum(stage.wire_bits == 8 for stage in strategy.stages)
+    omega = num_hops_8 * request.sensitivity.wire_8 + total_omega(
         request.sensitivity,
         strategy.bits,
         head_bits=strategy.precision.head_bits,
@@ -80,10 +80,10 @@ def _budget(request: PlanRequest, strategy: Strategy) -> float | None:
 
 
 def incumbent_from_strategy(problem: Problem, strategy: Strategy) -> Incumbent:
-    """Finds a strategy's devices, precisions and wires among a problem's.
+    """Finds a strategy's devices and precisions among a problem's.
 
     Raises:
-        StrategyError: One of them is not there, or was not measured.
+        StrategyError: If one of them is not there, or was not measured.
     """
     request, precision = problem.request, strategy.precision
     if precision.kv_bits not in problem.kv_bits:
@@ -102,20 +102,19 @@ def incumbent_from_strategy(problem: Problem, strategy: Strategy) -> Incumbent:
         for bits in stage.bits:
             if (
                 bits not in problem.bits
-                or not (instance.supported[j, problem.bits.index(bits)])
+                or not instance.devices.supported[j, problem.bits.index(bits)]
             ):
                 msg = f"the strategy has a layer at {bits} bits on {', '.join(stage.devices)}: expected measurements of it on {problem.execution_units[j].kind!r}; give those that it was made with"
                 raise StrategyError(msg)
-    wires = tuple(
-        request.wire_bits.index(stage.wire_bits) for stage in strategy.stages[:-1]
-    )
     candidate = Candidate(
         devices=tuple(devices),
-        columns=tuple(
+        bits_indices=tuple(
             tuple(problem.bits.index(bits) for bits in stage.bits)
             for stage in strategy.stages
         ),
-        wires=wires,
+        wire_indices=tuple(
+            request.wire_bits.index(stage.wire_bits) for stage in strategy.stages[:-1]
+        ),
     )
     value = evaluate(instance, candidate).objective
     if value == float("inf"):
@@ -126,18 +125,14 @@ def incumbent_from_strategy(problem: Problem, strategy: Strategy) -> Incumbent:
 
 
 def _unit(problem: Problem, stage: Stage, *, taken: list[int]) -> int:
-    """The index on axis J of what holds a stage."""
+    """Returns the execution unit of a stage, as an index of axis J."""
     wanted = set(stage.devices)
-    for j, execution_unit in enumerate(problem.execution_units):
-        if j in taken or execution_unit.width != len(wanted):
+    for j, unit in enumerate(problem.execution_units):
+        if j in taken or unit.width != len(wanted):
             continue
-        node_devices = (
-            execution_unit.node_devices[:1]
-            if execution_unit.width == 1
-            else execution_unit.node_devices
-        )
+        node_devices = unit.node_devices[:1] if unit.width == 1 else unit.node_devices
         if wanted <= {node_device.name for node_device in node_devices}:
             return j
     names = ", ".join(node_device.name for node_device in problem.node_devices)
-    msg = f"the strategy has a stage on {' + '.join(stage.devices)}: expected devices that the cluster has and may use ({names}), a mesh's on one node, alike and measured so; give the cluster it was made for"
+    msg = f"the strategy has a stage on {' + '.join(stage.devices)}: expected devices that the cluster has and may use ({names}), those of a mesh equal, on one node and measured at its width; give the cluster it was made for"
     raise StrategyError(msg)

@@ -1,7 +1,7 @@
-"""What is asked of a plan: how much faster it would be with a little more of something.
+"""What-if scenarios: a plan's problem with one thing changed.
 
-A limit is first left out altogether: what that brings bounds what any more of it could
-bring, and where it brings nothing, the limit does not bind.
+A limit is first removed altogether: what that gains bounds what any more of it could gain,
+and if it gains nothing, the limit does not bind.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from llmpq_jax.planner.instance.problem import Problem, make_problem
 from llmpq_jax.planner.instance.subproblems import all_subproblems
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.planner.search.search_result import Incumbent
+from llmpq_jax.planner.whatif.changed_devices import ChangedDevices, devices_to_change
 from llmpq_jax.planner.whatif.changes import (
     with_memory,
     with_speed,
@@ -25,7 +26,6 @@ from llmpq_jax.planner.whatif.changes import (
     without_memory_limit,
 )
 from llmpq_jax.planner.whatif.from_strategy import incumbent_from_strategy
-from llmpq_jax.planner.whatif.groups import Group, find_groups
 from llmpq_jax.schema.precision import ALL_BITS
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_bytes
@@ -37,8 +37,14 @@ Known = Sequence[tuple[Instance, Candidate]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class More:
-    """How little more is asked about, as shares: 0.05 is 5 %."""
+class Increments:
+    """How much more of something a scenario has, as shares: 0.05 is 5 %.
+
+    Attributes:
+        memory: Share of a device's memory.
+        speed: Share of a device's speed.
+        loss: Share of the budget for Σω.
+    """
 
     memory: float = 0.05
     speed: float = 0.10
@@ -47,16 +53,16 @@ class More:
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Scenario:
-    """One change, after which the plan is sought anew.
+    """One change of a problem.
 
     Attributes:
-        kind: Of what.
-        subject: Which device, pin or limit; the same in all questions about it.
-        text: The change.
-        devices: Names of the devices it is about, those alike included.
-        is_limit: A limit is left out altogether.
-        subproblems: Makes the changed cases.
-        known: Plans of changed cases, of the best plan without the change.
+        kind: Kind of thing that is changed.
+        subject: Device, pin or limit that is changed; the same in all scenarios about it.
+        text: Description of the change.
+        devices: Names of the devices that are changed, interchangeable ones included.
+        is_limit: Whether a limit is removed altogether.
+        subproblems: Function that makes the changed subproblems.
+        known: Function that makes plans to start from of the best plan without the change.
     """
 
     kind: ScenarioKind
@@ -68,30 +74,32 @@ class Scenario:
     known: Callable[[Incumbent], Known] = lambda _: ()
 
 
-class _How(TypedDict):
+class _SearchInputs(TypedDict):
     subproblems: Callable[[], Sequence[Instance]]
     known: Callable[[Incumbent], Known]
 
 
+class _Subject(TypedDict):
+    subject: str
+    devices: tuple[str, ...]
+
+
 def list_scenarios(
-    problem: Problem, strategy: Strategy, plan: Incumbent, more: More
+    problem: Problem, strategy: Strategy, plan: Incumbent, increments: Increments
 ) -> Iterator[Scenario]:
-    """Yields what is worth asking of a plan; first, what is best with no change at all."""
+    """Yields the scenarios of a plan; the first one changes nothing."""
     request = problem.request
     subproblems = all_subproblems(problem, omega_budget=request.omega_budget)
-    if all(
-        subproblem.micro_batch != plan.instance.micro_batch
-        for subproblem in subproblems
-    ):
-        # A person may have chosen a pair that a search would not try.
+    own = plan.instance.micro_batch
+    if all(subproblem.micro_batch != own for subproblem in subproblems):
+        # The user may have chosen a pair that a search would not try.
         subproblems = (*subproblems, plan.instance)
     same = _changed(subproblems, lambda instance: instance)
     yield Scenario(kind="plan", subject="the plan", text="nothing changed", **same)
-    for group in find_groups(problem, plan):
-        yield from _about_devices(subproblems, group, more)
+    for changed in devices_to_change(problem, plan):
+        yield from _about_devices(subproblems, changed, increments)
     if request.omega_budget is not None:
-        yield from _about_quality(subproblems, request.omega_budget, more)
-    own = plan.instance.micro_batch
+        yield from _about_quality(subproblems, request.omega_budget, increments)
     others = [subproblem for subproblem in subproblems if subproblem.micro_batch != own]
     if others:
         yield Scenario(
@@ -106,8 +114,8 @@ def list_scenarios(
 
 def _changed(
     subproblems: Sequence[Instance], change: Callable[[Instance], Instance]
-) -> _How:
-    """The same change in all cases, in which a plan stays a plan."""
+) -> _SearchInputs:
+    """Makes the same change in all subproblems, in which a plan stays a plan."""
     return {
         "subproblems": lambda: tuple(change(subproblem) for subproblem in subproblems),
         "known": lambda best: ((change(best.instance), best.candidate),),
@@ -115,94 +123,78 @@ def _changed(
 
 
 def _about_devices(
-    subproblems: Sequence[Instance], group: Group, more: More
+    subproblems: Sequence[Instance], changed: ChangedDevices, increments: Increments
 ) -> Iterator[Scenario]:
-    members = group.members
-    about: _About = {"subject": group.text, "devices": group.devices}
+    members, name = changed.members, changed.text
+    subject: _Subject = {"subject": name, "devices": changed.devices}
     yield Scenario(
         kind="memory",
-        text=f"memory without limit on {group.text}",
+        text=f"memory without limit on {name}",
         is_limit=True,
-        **about,
-        **_changed(
-            subproblems, lambda subproblem: without_memory_limit(subproblem, members)
-        ),
+        **subject,
+        **_changed(subproblems, lambda i: without_memory_limit(i, members)),
     )
-    extra = round(more.memory * group.memory_bytes)
+    extra = round(increments.memory * changed.memory_bytes)
     yield Scenario(
         kind="memory",
-        text=f"{_percent(more.memory)} more memory on {group.text}: {format_bytes(extra)}",
-        **about,
-        **_changed(
-            subproblems, lambda subproblem: with_memory(subproblem, members, extra)
-        ),
+        text=f"{_percent(increments.memory)} more memory on {name}: {format_bytes(extra)}",
+        **subject,
+        **_changed(subproblems, lambda i: with_memory(i, members, extra)),
     )
     yield Scenario(
         kind="speed",
-        text=f"{_percent(more.speed)} more speed of {group.text}",
-        **about,
-        **_changed(
-            subproblems,
-            lambda subproblem: with_speed(subproblem, members, 1 + more.speed),
-        ),
+        text=f"{_percent(increments.speed)} more speed of {name}",
+        **subject,
+        **_changed(subproblems, lambda i: with_speed(i, members, 1 + increments.speed)),
     )
     fewer = [without_device(subproblem, members[0]) for subproblem in subproblems]
     left = [subproblem for subproblem in fewer if subproblem is not None]
-    if group.is_used and not group.must_use and left:
-        what = group.text if len(members) == 1 else f"one {group.text[5:]}"
+    if changed.is_used and not changed.must_use and left:
+        what = name if len(members) == 1 else f"one {name[5:]}"
         yield Scenario(
-            kind="device", text=f"without {what}", subproblems=lambda: left, **about
+            kind="device", text=f"without {what}", subproblems=lambda: left, **subject
         )
 
 
-class _About(TypedDict):
-    subject: str
-    devices: tuple[str, ...]
-
-
 def _about_quality(
-    subproblems: Sequence[Instance], budget: float, more: More
+    subproblems: Sequence[Instance], budget: float, increments: Increments
 ) -> Iterator[Scenario]:
     yield Scenario(
         kind="quality",
         subject="quality",
         text="no limit on Σω",
         is_limit=True,
-        **_changed(
-            subproblems, lambda subproblem: replace(subproblem, omega_budget=None)
-        ),
+        **_changed(subproblems, lambda i: replace(i, omega_budget=None)),
     )
-    looser = budget * (1 + more.loss)
+    looser = budget * (1 + increments.loss)
     yield Scenario(
         kind="quality",
         subject="quality",
-        text=f"Σω up to {_percent(more.loss)} higher, {looser:.4g}",
-        **_changed(
-            subproblems, lambda subproblem: replace(subproblem, omega_budget=looser)
-        ),
+        text=f"Σω up to {_percent(increments.loss)} higher, {looser:.4g}",
+        **_changed(subproblems, lambda i: replace(i, omega_budget=looser)),
     )
 
 
 def _about_decisions(request: PlanRequest, strategy: Strategy) -> Iterator[Scenario]:
-    """Floors and pins: what a person has decided, one by one undone."""
+    """Yields a scenario without each decision of the user: lowest bits and pins."""
     changes: list[tuple[str, Callable[[PlanRequest], PlanRequest]]] = []
-    least = min(request.bits)
-    if least > min(ALL_BITS):
-        text = f"layers below {least} bits allowed"
-        changes.append((text, lambda asked: replace(asked, bits=ALL_BITS)))
+    lowest = min(request.bits)
+    if lowest > min(ALL_BITS):
+        text = f"layers below {lowest} bits allowed"
+        changes.append((text, lambda old: replace(old, bits=ALL_BITS)))
     if request.prefill is not None:
         text = f"prefill micro-batches not pinned to {request.prefill}"
-        changes.append((text, lambda asked: replace(asked, prefill=None)))
+        changes.append((text, lambda old: replace(old, prefill=None)))
     if request.decode is not None:
         text = f"decode micro-batches not pinned to {request.decode}"
-        changes.append((text, lambda asked: replace(asked, decode=None)))
+        changes.append((text, lambda old: replace(old, decode=None)))
     changes += [(f"without {pin}", change) for pin, change in loosened(request)]
     for text, change in changes:
         try:
             problem = make_problem(change(request))
             own = incumbent_from_strategy(problem, strategy)
         except SpecError:
-            # Precisions below the floor were not measured, for example.
+            # Lower precisions were not measured, for example.
             continue
         subproblems = all_subproblems(problem, omega_budget=request.omega_budget)
         yield Scenario(

@@ -11,11 +11,11 @@ from hypothesis import given
 
 from llmpq_jax.planner.baselines.adabits import adabits
 from llmpq_jax.planner.instance.candidate import Candidate, evaluate
-from tests.planner.random_instances import case_lists
+from tests.planner.random_instances import subproblem_lists
 
 
 def plans_in_order(instance):
-    pinned = set(np.flatnonzero(instance.must_use))
+    pinned = set(np.flatnonzero(instance.devices.must_use))
     for num_used in range(1, min(instance.num_devices, instance.num_layers) + 1):
         for devices in combinations(range(instance.num_devices), num_used):
             if not pinned <= set(devices):
@@ -25,22 +25,22 @@ def plans_in_order(instance):
                 for bits in product(
                     range(len(instance.bits)), repeat=instance.num_layers
                 ):
-                    columns = tuple(bits[first:end] for first, end in cut)
-                    candidate = Candidate(devices=devices, columns=columns)
+                    bits_indices = tuple(bits[first:end] for first, end in cut)
+                    candidate = Candidate(devices=devices, bits_indices=bits_indices)
                     found = evaluate(instance, candidate)
                     if found.fits and np.isfinite(found.objective):
                         yield found
 
 
-@given(case_lists(max_cases=1, max_layers=3))
+@given(subproblem_lists(max_number=1, max_layers=3))
 def test_no_plan_in_the_clusters_order_loses_less(instances):
     instance = replace(instances[0], omega_budget=None)
     candidate = adabits(instance)
-    least = min((found.omega for found in plans_in_order(instance)), default=None)
-    assert (candidate is None) == (least is None)
+    lowest = min((found.omega for found in plans_in_order(instance)), default=None)
+    assert (candidate is None) == (lowest is None)
     if candidate is not None:
         found = evaluate(instance, candidate)
         assert found.fits
         # Ties are broken by less than 1e-9 of the largest loss of a layer each.
         slack = 1e-9 * instance.omega.max() * instance.num_layers
-        assert found.omega == pytest.approx(least, rel=1e-9, abs=slack)
+        assert found.omega == pytest.approx(lowest, rel=1e-9, abs=slack)

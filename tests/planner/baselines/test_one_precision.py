@@ -15,7 +15,7 @@ from llmpq_jax.planner.baselines.one_precision import (
     uniform,
 )
 from llmpq_jax.planner.instance.candidate import Candidate, evaluate
-from tests.planner.random_instances import case_lists
+from tests.planner.random_instances import subproblem_lists
 
 
 def cuts(instance, b):
@@ -25,14 +25,15 @@ def cuts(instance, b):
         if sum(held) != instance.num_layers:
             continue
         if any(
-            must and not num for must, num in zip(instance.must_use, held, strict=True)
+            must and not num
+            for must, num in zip(instance.devices.must_use, held, strict=True)
         ):
             continue
         devices = tuple(j for j, num in enumerate(held) if num)
-        if not all(instance.supported[j, b] for j in devices):
+        if not all(instance.devices.supported[j, b] for j in devices):
             continue
         candidate = Candidate(
-            devices=devices, columns=tuple((b,) * held[j] for j in devices)
+            devices=devices, bits_indices=tuple((b,) * held[j] for j in devices)
         )
         found = evaluate(instance, candidate)
         if found.fits and np.isfinite(found.objective):
@@ -41,11 +42,11 @@ def cuts(instance, b):
 
 def slowest_decode(instance, candidate, found):
     """Stages, and hops between neighbours of the file as PipeEdge sees them."""
-    hops = [instance.hop_decode_s[0, j - 1, j] for j in candidate.devices[1:]]
-    return max([*found.decode_s, *hops])
+    hops = [instance.hop_s[1, 0, j - 1, j] for j in candidate.devices[1:]]
+    return max([*found.stages_s[1], *hops])
 
 
-@given(case_lists(max_cases=1))
+@given(subproblem_lists(max_number=1))
 def test_pipeedge_has_the_fastest_slowest_stage_of_decode(instances):
     (instance,) = instances
     instance = free_of_budget(instance)
@@ -55,11 +56,11 @@ def test_pipeedge_has_the_fastest_slowest_stage_of_decode(instances):
         assert (candidate is None) == (not every)
         if candidate is not None:
             own = slowest_decode(instance, candidate, evaluate(instance, candidate))
-            least = min(slowest_decode(instance, p, e) for _, p, e in every)
-            assert own == pytest.approx(least, rel=1e-9)
+            best = min(slowest_decode(instance, p, e) for _, p, e in every)
+            assert own == pytest.approx(best, rel=1e-9)
 
 
-@given(case_lists(max_cases=1))
+@given(subproblem_lists(max_number=1))
 def test_uniform_is_the_cut_whose_stages_differ_by_one_layer_at_most(instances):
     (instance,) = instances
     instance = free_of_budget(instance)
@@ -73,11 +74,11 @@ def test_uniform_is_the_cut_whose_stages_differ_by_one_layer_at_most(instances):
         assert candidate == (even[0] if even else None)
 
 
-@given(case_lists(max_cases=1))
+@given(subproblem_lists(max_number=1))
 def test_memory_proportional_is_the_cut_nearest_to_the_shares_of_memory(instances):
     (instance,) = instances
     instance = free_of_budget(instance)
-    allowed = [int(size) for size in instance.allowed_bytes]
+    allowed = [int(size) for size in instance.devices.allowed_bytes]
     num_layers, num_devices = instance.num_layers, instance.num_devices
 
     def distance(held):
@@ -89,7 +90,7 @@ def test_memory_proportional_is_the_cut_nearest_to_the_shares_of_memory(instance
         for held in product(range(num_layers + 1), repeat=num_devices)
         if sum(held) == num_layers
     ]
-    # Of equal distances the cut that leaves most to earlier devices.
+    # Of equal distances the cut that gives most layers to earlier devices.
     nearest = max(h for h in every if distance(h) == min(map(distance, every)))
     for b in range(len(instance.bits)):
         candidate = memory_proportional(instance, b)

@@ -11,14 +11,14 @@ from hypothesis import given
 from llmpq_jax.planner.baselines.adabits import adabits
 from llmpq_jax.planner.baselines.paper_heuristic import stage_loads_s, trades, transfer
 from llmpq_jax.planner.instance.candidate import evaluate, with_min_omega
-from tests.planner.random_instances import case_lists
+from tests.planner.random_instances import subproblem_lists
 
 
 def bits_of(candidate):
-    return Counter(b for columns in candidate.columns for b in columns)
+    return Counter(b for own in candidate.bits_indices for b in own)
 
 
-@given(case_lists(max_cases=1, max_layers=6))
+@given(subproblem_lists(max_number=1, max_layers=6))
 def test_it_starts_from_adabits_and_ends_where_no_trade_improves(instances):
     instance = replace(instances[0], omega_budget=None)
     start, end = adabits(instance), transfer(instance)
@@ -38,8 +38,8 @@ def test_it_starts_from_adabits_and_ends_where_no_trade_improves(instances):
                 assert not (found.fits and found.objective < after.objective)
 
 
-@given(case_lists(max_cases=1, max_layers=6))
-def test_a_trade_loses_no_layer_and_makes_none(instances):
+@given(subproblem_lists(max_number=1, max_layers=6))
+def test_a_trade_keeps_the_number_of_layers_at_each_precision(instances):
     instance = replace(instances[0], omega_budget=None)
     start = adabits(instance)
     if start is None:
@@ -50,8 +50,10 @@ def test_a_trade_loses_no_layer_and_makes_none(instances):
                 continue
             for traded in trades(instance, start, straggler, pioneer):
                 assert bits_of(traded) == bits_of(start)
-                assert all(traded.columns)
+                assert all(traded.bits_indices)
                 others = set(range(len(start.devices))) - {straggler, pioneer}
                 for other in others:
-                    # Which of its layers has which bits is settled afterwards.
-                    assert sorted(traded.columns[other]) == sorted(start.columns[other])
+                    # Which of its layers has which bits is decided afterwards.
+                    assert sorted(traded.bits_indices[other]) == sorted(
+                        start.bits_indices[other]
+                    )

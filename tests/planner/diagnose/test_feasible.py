@@ -1,4 +1,4 @@
-"""Whether there is a plan, against every plan of every case."""
+"""Whether there is a plan, against every plan of every subproblem."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.instance.subproblems import all_subproblems
 from llmpq_jax.schema.workload import Workload
 from tests.planner.requests import measurements, request
-from tests.referees import enumeration as brute_force
+from tests.referees import enumeration
 
 MEASURED = measurements(caches=(16, 8))
 
@@ -26,7 +26,9 @@ MEASURED = measurements(caches=(16, 8))
     st.sampled_from([(), (BitsPin(first=0, end=2, bits=16),)]),
     st.sampled_from([None, 2]),
 )
-def test_the_smallest_cases_decide(memory_mib, budget, heads, caches, pins, prefill):
+def test_the_smallest_subproblems_decide(
+    memory_mib, budget, heads, caches, pins, prefill
+):
     asked = request(
         *("fast", "slow"),
         num_layers=2,
@@ -40,7 +42,7 @@ def test_the_smallest_cases_decide(memory_mib, budget, heads, caches, pins, pref
         prefill=prefill,
     )
     subproblems = all_subproblems(make_problem(asked), omega_budget=budget)
-    expected = brute_force.min_omega_by_enumeration(subproblems) is not None
+    expected = enumeration.min_omega_by_enumeration(subproblems) is not None
     assert has_plan(asked) == expected
 
 

@@ -94,11 +94,11 @@ def test_every_short_device_is_named_with_its_part():
     )
 
 
-def test_a_budget_too_tight_is_told_the_least_that_fits():
+def test_of_a_budget_too_tight_the_least_that_fits_is_named():
     asked = request("fast", memory_mib=5, omega_budget=0.0)
-    least = float(number(r"least that fits the memory is ([\d.]+)", reason(asked)))
-    assert plan(replace(asked, omega_budget=least * 1.001))
-    reason(replace(asked, omega_budget=least * 0.99))
+    lowest = float(number(r"least that fits the memory is ([\d.]+)", reason(asked)))
+    assert plan(replace(asked, omega_budget=lowest * 1.001))
+    reason(replace(asked, omega_budget=lowest * 0.99))
 
 
 def test_more_pinned_devices_than_layers_are_counted():
@@ -109,8 +109,8 @@ def test_more_pinned_devices_than_layers_are_counted():
     )
 
 
-def test_ends_that_no_order_can_hold_are_told():
-    """The only layer cannot lie on the kind that embeds and on the one that ends."""
+def test_an_embedding_and_a_head_that_no_order_can_hold_are_named():
+    """The only layer cannot be on the kind that embeds and on the one with the head."""
     full = measurements()
     ends = tuple(
         row

@@ -1,4 +1,4 @@
-"""The least shortage against every order, every cut and all bits."""
+"""The least shortfall against every order, every cut and all bits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.planner.diagnose.memory_shortfall import min_shortfall
 from llmpq_jax.planner.instance.candidate import Candidate, evaluate
-from tests.planner.random_instances import case_lists, mesh_case_lists
+from tests.planner.random_instances import mesh_subproblem_lists, subproblem_lists
 
 
 def min_by_enumeration(instance):
@@ -37,29 +37,28 @@ def min_by_enumeration(instance):
 
 
 def _lack(instance, j, num_layers, is_first, is_last):
-    if (is_first and not instance.may_be_first[j]) or (
-        is_last and not instance.may_be_last[j]
-    ):
+    d = instance.devices
+    if (is_first and not d.may_be_first[j]) or (is_last and not d.may_be_last[j]):
         return float("inf")
-    served = [b for b in range(len(instance.bits)) if instance.supported[j, b]]
+    served = [b for b in range(len(instance.bits)) if d.supported[j, b]]
     lacks = [float("inf")]
     for bits in product(served, repeat=num_layers):
-        size = instance.buffer_bytes + num_layers * int(instance.kv_bytes[j])
-        size += sum(int(instance.layer_bytes[j, b]) for b in bits)
-        needs = [int(instance.workspace_bytes[j, b]) for b in bits]
+        size = instance.buffer_bytes + num_layers * int(d.kv_bytes[j])
+        size += sum(int(d.layer_bytes[j, b]) for b in bits)
+        needs = [int(d.workspace_bytes[j, b]) for b in bits]
         if is_first:
-            size += int(instance.embedding_bytes[j])
-            needs.append(int(instance.embedding_workspace_bytes[j]))
+            size += int(d.embedding_bytes[j])
+            needs.append(int(d.embedding_workspace_bytes[j]))
         else:
             size += instance.received_bytes
         if is_last:
-            size += int(instance.head_bytes[j])
-            needs.append(int(instance.head_workspace_bytes[j]))
-        lacks.append(max(0, size + max(needs) - int(instance.allowed_bytes[j])))
+            size += int(d.head_bytes[j])
+            needs.append(int(d.head_workspace_bytes[j]))
+        lacks.append(max(0, size + max(needs) - int(d.allowed_bytes[j])))
     return min(lacks)
 
 
-@given(st.one_of(case_lists(), mesh_case_lists()))
+@given(st.one_of(subproblem_lists(), mesh_subproblem_lists()))
 def test_no_order_lacks_less(subproblems):
     expected = min_by_enumeration(subproblems[0])
     stages = min_shortfall(subproblems[0])
@@ -67,7 +66,7 @@ def test_no_order_lacks_less(subproblems):
     assert found == expected
 
 
-@given(case_lists())
+@given(subproblem_lists())
 def test_the_stages_are_a_plan_and_need_what_they_say(subproblems):
     instance = subproblems[0]
     stages = min_shortfall(instance)
@@ -75,17 +74,17 @@ def test_the_stages_are_a_plan_and_need_what_they_say(subproblems):
         return
     candidate = Candidate(
         devices=tuple(stage.device for stage in stages),
-        columns=tuple(
+        bits_indices=tuple(
             (instance.bits.index(stage.bits),) * stage.num_layers for stage in stages
         ),
     )
     assert sum(stage.num_layers for stage in stages) == instance.num_layers
     assert len(set(candidate.devices)) == len(stages)
     assert instance.has_devices_for(candidate.devices)
-    assert instance.may_be_first[candidate.devices[0]]
-    assert instance.may_be_last[candidate.devices[-1]]
+    assert instance.devices.may_be_first[candidate.devices[0]]
+    assert instance.devices.may_be_last[candidate.devices[-1]]
     memory = evaluate(instance, candidate).memory_bytes
     assert memory == tuple(stage.terms.total for stage in stages)
     for stage, need in zip(stages, memory, strict=True):
-        allowed = int(instance.allowed_bytes[stage.device])
+        allowed = int(instance.devices.allowed_bytes[stage.device])
         assert stage.lack_bytes == max(0, need - allowed)

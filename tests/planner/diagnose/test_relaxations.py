@@ -1,4 +1,4 @@
-"""Every change that is offered is solved here anew, and a little less is not enough."""
+"""Every change that is offered is solved again here, and a little less is not enough."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_with_each_change_there_is_a_plan_and_without_there_is_none(name):
     assert len({repair.text for repair in found}) == len(found)
 
 
-def told(asked, pattern):
-    """The one repair of that sort, and its number."""
+def offered(asked, pattern):
+    """The one repair whose text matches, and its number."""
     for repair in repairs(asked):
         if match := re.fullmatch(pattern, repair.text):
             return repair, float(match.group(1))
@@ -62,14 +62,14 @@ def is_refused(asked):
 
 def test_one_new_token_more_is_too_many():
     asked = request("fast", memory_mib=21, workload=replace(LONG, new_tokens=200))
-    repair, number = told(asked, r"at most (\d+) new tokens")
+    repair, number = offered(asked, r"at most (\d+) new tokens")
     assert repair.request.workload.new_tokens == number
     more = asked.workload.within(new_tokens=int(number) + 1)
     is_refused(replace(asked, workload=more))
 
 
 def test_a_quarter_of_a_mebibyte_less_is_too_little():
-    repair, number = told(
+    repair, number = offered(
         ASKED["a long workload"], r"([\d.]+) MiB more memory on node0/cpu:0"
     )
     (node_device,) = repair.request.cluster.node_devices
@@ -85,12 +85,12 @@ def test_a_quarter_of_a_mebibyte_less_is_too_little():
 
 def test_one_device_fewer_is_too_few():
     asked = ASKED["a long workload"]
-    repair, number = told(asked, r"(\d+) more devices of kind fast")
+    repair, number = offered(asked, r"(\d+) more devices of kind fast")
     assert len(repair.request.cluster.node_devices) == 1 + number
     is_refused(replace(asked, cluster=cluster(*["fast"] * int(number), memory_mib=8)))
 
 
-def test_a_device_that_stands_idle_is_offered():
+def test_a_device_that_is_idle_is_offered():
     texts = [repair.text for repair in repairs(ASKED["an idle device"])]
     assert "node0/cpu:1 used" in texts
 
@@ -108,9 +108,9 @@ def test_a_cache_of_8_bits_is_offered_where_it_was_measured():
 
 
 def test_where_no_single_change_does_several_are_tried():
-    """The least of all workloads, too large by more than the bits or the head save."""
-    least = Workload(batch=1, prompt_length=1, new_tokens=1)
-    asked = request("fast", memory_mib=3, bits=(16,), workload=least)
+    """The smallest workload, too large by more than the bits or the head save."""
+    smallest = Workload(batch=1, prompt_length=1, new_tokens=1)
+    asked = request("fast", memory_mib=3, bits=(16,), workload=smallest)
     first, *others = [repair.text for repair in repairs(asked)]
     assert first == "the head at 8 bits and layers at 8 or 4 bits"
     assert all("device" in text or "memory" in text for text in others)
@@ -159,9 +159,9 @@ def test_a_micro_batch_that_is_pinned_is_offered_others():
     assert plan(free).micro_batch.prefill < 16
 
 
-def test_what_is_tried_is_told_meanwhile():
+def test_what_is_tried_is_noted_meanwhile():
     notes = []
     found = list(repairs(ASKED["a long workload"], notes.append))
     assert notes[0] == "no plan fits; trying without one pin or another"
-    told = [note for note in notes if note.startswith("would do: ")]
-    assert told == [f"would do: {repair.text}" for repair in found]
+    helpful = [note for note in notes if note.startswith("would do: ")]
+    assert helpful == [f"would do: {repair.text}" for repair in found]

@@ -98,7 +98,7 @@ SOURCES: tuple[tuple[str, Literal["measured", "roofline"]], ...] = (
 )
 
 
-def test_measured_and_foretold_kinds_are_not_mixed():
+def test_measured_and_predicted_kinds_are_not_mixed():
     full = measurements()
     kinds = tuple(
         MeasuredKind(
@@ -114,7 +114,7 @@ def test_measured_and_foretold_kinds_are_not_mixed():
     )
     asked = request("slow", "fast", measurements=replace(full, kinds=kinds))
     with pytest.raises(
-        MeasurementError, match=r"fast foretold .*, slow measured: expected one or"
+        MeasurementError, match=r"fast predicted .*, slow measured: expected one or"
     ):
         make_problem(asked)
     alone = replace(asked, cluster=cluster("fast"))

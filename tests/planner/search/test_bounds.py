@@ -1,4 +1,4 @@
-"""Closed forms, relaxations and prices bound what enumeration finds."""
+"""Closed forms, relaxations and Lagrangian values bound what enumeration finds."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from llmpq_jax.planner.search.relaxation import relax
 from llmpq_jax.planner.search.shortest_path import NodeBounds, ShortestPath
 from llmpq_jax.planner.search.stage_table import max_stage_layers, stage_table
 from tests.planner.random_instances import (
-    case_lists,
-    mesh_case_lists,
-    pinned_case_lists,
+    mesh_subproblem_lists,
+    pinned_subproblem_lists,
+    subproblem_lists,
 )
 from tests.referees.enumeration import feasible_plans
 
@@ -26,25 +26,31 @@ from tests.referees.enumeration import feasible_plans
 ROUNDING = 1e-12
 
 
-def tables_of(instance):
+def table_of(instance):
     counts = layer_counts(instance.allowed_omega, max_length=max_stage_layers(instance))
     return stage_table(instance, counts)
 
 
-@given(st.one_of(case_lists(max_layers=3), mesh_case_lists(), pinned_case_lists()))
+@given(
+    st.one_of(
+        subproblem_lists(max_layers=3),
+        mesh_subproblem_lists(),
+        pinned_subproblem_lists(),
+    )
+)
 def test_no_plan_is_below_the_bounds(instances):
     for instance in instances:
-        least = objective_bound(instance)
-        relaxed, _ = relax(tables_of(instance))
-        assert relaxed >= least
+        closed = objective_bound(instance)
+        relaxed, _ = relax(table_of(instance))
+        assert relaxed >= closed
         min_omega = omega_bound(instance)
         for objective, omega in feasible_plans(instance):
-            assert objective >= max(least, relaxed)
+            assert objective >= max(closed, relaxed)
             assert omega >= min_omega
 
 
 @given(
-    case_lists(max_layers=3, max_cases=1),
+    subproblem_lists(max_layers=3, max_number=1),
     st.floats(0.0, 1.0),
     st.floats(0.0, 1.0),
     st.data(),
@@ -58,30 +64,33 @@ def test_nor_where_some_or_all_devices_share_a_machine(
         members=tuple(sorted(sharing)), prefill_serial=prefill, decode_serial=decode
     )
     instance = replace(drawn, hosts=(host,))
-    relaxed, _ = relax(tables_of(instance))
+    relaxed, _ = relax(table_of(instance))
     for objective, _ in feasible_plans(instance):
         assert objective >= relaxed
 
 
 @given(
-    st.one_of(case_lists(max_layers=3, max_cases=1), mesh_case_lists(max_cases=1)),
+    st.one_of(
+        subproblem_lists(max_layers=3, max_number=1),
+        mesh_subproblem_lists(max_number=1),
+    ),
     st.integers(0, 2**32 - 1),
 )
-def test_no_plan_is_below_its_price_whatever_the_multipliers(instances, seed):
+def test_no_plan_is_below_the_lagrangian_bound_of_any_multipliers(instances, seed):
     (instance,) = instances
     rng = np.random.default_rng(seed)
-    tables = tables_of(instance)
-    num_groups, num_hosts = tables.types.num_groups, len(instance.hosts)
+    table = table_of(instance)
+    num_groups, num_hosts = table.types.num_groups, len(instance.hosts)
     multipliers = Multipliers(
-        slowest_prefill=rng.normal(1.0, 1.0, num_groups),
-        slowest_decode=rng.normal(10.0, 20.0, num_groups),
-        prefill_hosts=rng.normal(0.3, 0.5, num_hosts),
-        decode_hosts=rng.normal(0.3, 0.5, num_hosts),
+        slowest=np.stack(
+            [rng.normal(1.0, 1.0, num_groups), rng.normal(10.0, 20.0, num_groups)]
+        ),
+        hosts=rng.normal(0.3, 0.5, (2, num_hosts)),
         empty_round=float(rng.normal(0.5, 0.5)),
         omega=float(rng.normal(1.0, 1.0)),
     )
-    path = ShortestPath(tables, NodeBounds()).cheapest(
-        lagrangian_weights(tables, multipliers)
+    path = ShortestPath(table, NodeBounds()).cheapest(
+        lagrangian_weights(table, multipliers)
     )
     least = min((objective for objective, _ in feasible_plans(instance)), default=None)
     if least is not None:

@@ -1,4 +1,4 @@
-"""The least losses of runs of layers, against every way to deal the precisions."""
+"""The least losses of runs of layers, against every assignment of precisions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from llmpq_jax.planner.search.layer_counts import layer_counts
 
 
 @given(st.integers(1, 5), st.integers(1, 3), st.integers(0, 2**32 - 1), st.booleans())
-def test_a_loss_is_the_least_of_all_ways_to_deal(num_layers, num_bits, seed, is_alike):
+def test_a_loss_is_the_least_of_all_assignments(num_layers, num_bits, seed, is_uniform):
     rng = np.random.default_rng(seed)
-    omega = rng.random((1 if is_alike else num_layers, num_bits))
+    omega = rng.random((1 if is_uniform else num_layers, num_bits))
     omega = np.broadcast_to(omega, (num_layers, num_bits)).copy()
     tables = layer_counts(omega, max_length=num_layers)
     assert tables.is_uniform == bool((omega == omega[0]).all())
@@ -23,12 +23,12 @@ def test_a_loss_is_the_least_of_all_ways_to_deal(num_layers, num_bits, seed, is_
         length = int(counts.sum())
         assert tables.find(counts) == index
         for first in range(num_layers - length + 1):
-            least = min(
+            lowest = min(
                 sum(omega[first + layer, b] for layer, b in enumerate(bits))
                 for bits in product(range(num_bits), repeat=length)
                 if all(bits.count(b) == counts[b] for b in range(num_bits))
             )
-            assert tables.loss(first, index) == pytest.approx(least, rel=1e-12)
+            assert tables.loss(first, index) == pytest.approx(lowest, rel=1e-12)
 
 
 def test_runs_longer_than_the_tables_are_not_found():

@@ -1,8 +1,8 @@
-"""The cheapest pipeline under prices is the cheapest of all that can be listed."""
+"""The cheapest pipeline under weights is the cheapest of all that can be listed."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import combinations, pairwise, permutations, product
 
 import numpy as np
@@ -14,40 +14,32 @@ from llmpq_jax.planner.search.lagrangian import LagrangianWeights
 from llmpq_jax.planner.search.layer_counts import layer_counts
 from llmpq_jax.planner.search.shortest_path import NodeBounds, ShortestPath
 from llmpq_jax.planner.search.stage_table import ROLES, max_stage_layers, stage_table
-from tests.planner.random_instances import case_lists
+from tests.planner.random_instances import subproblem_lists
 
 CLOSE = 1e-9
 
 
 def with_a_twin(instance):
     """The same numbers, but the first two devices are interchangeable."""
-    changes = {}
-    for field in fields(instance):
-        value = getattr(instance, field.name)
-        if isinstance(value, np.ndarray) and len(value) == instance.num_devices:
-            changes[field.name] = value.copy()
-            changes[field.name][0] = value[1]
-    for name in ("hop_prefill_s", "hop_decode_s"):
-        changes[name] = np.full_like(getattr(instance, name), 0.3)
-    for name in ("omega", "may_hold", "may_have"):
-        changes.pop(name, None)
-    return replace(instance, hosts=(), **changes)
+    order = [1, 1, *range(2, instance.num_devices)]
+    devices = instance.devices.take(order)
+    hop_s = np.full_like(instance.hop_s, 0.3)
+    return replace(instance, devices=devices, hop_s=hop_s, hosts=())
 
 
-def priced_plans(instance, tables, weights, node_bounds):
-    """Every pipeline within memory and box, with its price."""
-    type_of = {j: t for t, group in enumerate(tables.types.members) for j in group}
+def valued_plans(instance, table, weights, node_bounds):
+    """Every pipeline within memory and bounds, with its Lagrangian value."""
+    type_of = {j: t for t, group in enumerate(table.types.members) for j in group}
     num_layers = instance.num_layers
-    pinned = set(np.flatnonzero(instance.must_use))
+    pinned = set(np.flatnonzero(instance.devices.must_use))
     for num_used in range(1, min(instance.num_devices, num_layers) + 1):
         for devices in permutations(range(instance.num_devices), num_used):
             for inner in combinations(range(1, num_layers), num_used - 1):
                 cuts = list(pairwise((0, *inner, num_layers)))
                 for bits in product(range(len(instance.bits)), repeat=num_layers):
-                    lagrangian_value = weights.constant + sum(
+                    value = weights.constant + sum(
                         min(
-                            weights.hop_prefill * instance.hop_prefill_s[o, j, k]
-                            + weights.hop_decode * instance.hop_decode_s[o, j, k]
+                            float(weights.hop @ instance.hop_s[:, o, j, k])
                             + weights.omega * instance.wire_omega[o]
                             for o in range(len(instance.wire_bits))
                         )
@@ -56,104 +48,81 @@ def priced_plans(instance, tables, weights, node_bounds):
                     fits = pinned <= set(devices)
                     for j, (first, end) in zip(devices, cuts, strict=True):
                         ends = (first == 0, end == num_layers)
-                        prefill, decode, size = stage(
-                            instance, j, list(bits[first:end]), ends
-                        )
-                        fits &= np.isfinite(prefill + decode)
-                        fits &= prefill <= node_bounds.max_prefill_s
-                        fits &= decode <= node_bounds.max_decode_s
-                        fits &= size <= instance.allowed_bytes[j]
-                        t = type_of[j]
-                        lagrangian_value += (
-                            weights.prefill[t] * prefill + weights.decode[t] * decode
-                        )
+                        seconds, size = stage(instance, j, list(bits[first:end]), ends)
+                        fits &= np.isfinite(seconds).all()
+                        fits &= (seconds <= node_bounds.max_s).all()
+                        fits &= size <= instance.devices.allowed_bytes[j]
+                        value += weights.stage[:, type_of[j]] @ seconds
                     if fits:
                         omega = instance.omega[range(num_layers), bits].sum()
-                        yield lagrangian_value + weights.omega * omega
+                        yield value + weights.omega * omega
 
 
 def stage(instance, j, bits, ends):
-    prefill = instance.dispatch_prefill_s[j]
-    prefill += sum(instance.layer_prefill_s[j, b] for b in bits)
-    decode = instance.dispatch_decode_s[j]
-    if all(ends):
-        decode = instance.whole_dispatch_decode_s[j]
-    decode += sum(instance.layer_decode_s[j, b] for b in bits)
-    size = sum(instance.layer_bytes[j, b] + instance.kv_bytes[j] for b in bits)
+    """Seconds of both phases, and bytes."""
+    d = instance.devices
+    seconds = (d.whole_dispatch_s if all(ends) else d.dispatch_s)[:, j]
+    seconds = seconds + d.layer_s[:, j, bits].sum(axis=1)
+    size = sum(d.layer_bytes[j, b] + d.kv_bytes[j] for b in bits)
     size += instance.buffer_bytes + (0 if ends[0] else instance.received_bytes)
-    workspace = max(instance.workspace_bytes[j, b] for b in bits)
+    workspace = max(d.workspace_bytes[j, b] for b in bits)
     for is_there, part in zip(ends, ("embedding", "head"), strict=True):
         if is_there:
-            prefill += getattr(instance, f"{part}_prefill_s")[j]
-            decode += getattr(instance, f"{part}_decode_s")[j]
-            size += getattr(instance, f"{part}_bytes")[j]
-            need = getattr(instance, f"{part}_workspace_bytes")[j]
-            workspace = max(workspace, need)
-    return prefill, decode, size + workspace
+            seconds = seconds + getattr(d, f"{part}_s")[:, j]
+            size += getattr(d, f"{part}_bytes")[j]
+            workspace = max(workspace, getattr(d, f"{part}_workspace_bytes")[j])
+    return seconds, size + workspace
 
 
 @st.composite
-def priced(draw):
-    (instance,) = draw(case_lists(max_cases=1))
+def weighted(draw):
+    (instance,) = draw(subproblem_lists(max_number=1))
     if instance.num_devices > 1 and draw(st.booleans()):
         instance = with_a_twin(instance)
     counts = layer_counts(instance.allowed_omega, max_length=max_stage_layers(instance))
-    tables = stage_table(instance, counts)
+    table = stage_table(instance, counts)
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    num_types = tables.types.num_types
+    num_types = table.types.num_types
     weights = LagrangianWeights(
-        prefill=rng.random(num_types),
-        decode=10 * rng.random(num_types),
-        hop_prefill=float(rng.random()),
-        hop_decode=float(rng.random()),
+        stage=rng.random((2, num_types)) * [[1.0], [10.0]],
+        hop=rng.random(2),
         omega=float(draw(st.sampled_from([0.0, 1.0]))),
-        min_prefill_s=0.0,
-        min_decode_s=0.0,
+        min_slowest=np.zeros(2),
         constant=float(rng.random()),
     )
     node_bounds = NodeBounds()
     if draw(st.booleans()):
-        node_bounds = NodeBounds(
-            max_prefill_s=8.0 * rng.random(), max_decode_s=rng.random()
-        )
-        # Hops beyond the box are left out of the listing by having none.
-        instance = replace(
-            instance,
-            hop_prefill_s=0 * instance.hop_prefill_s,
-            hop_decode_s=0 * instance.hop_decode_s,
-        )
-        tables = stage_table(instance, counts)
-        weights = replace(
-            weights,
-            prefill=rng.random(tables.types.num_types),
-            decode=rng.random(tables.types.num_types),
-        )
-    return instance, tables, weights, node_bounds
+        node_bounds = NodeBounds(max_s=(8.0 * rng.random(), rng.random()))
+        # Hops beyond the bounds are left out of the listing by having none.
+        instance = replace(instance, hop_s=0 * instance.hop_s)
+        table = stage_table(instance, counts)
+        weights = replace(weights, stage=rng.random((2, table.types.num_types)))
+    return instance, table, weights, node_bounds
 
 
-@given(priced())
+@given(weighted())
 def test_the_cheapest_pipeline_is_the_cheapest_of_all(drawn):
-    instance, tables, weights, node_bounds = drawn
-    path = ShortestPath(tables, node_bounds).cheapest(weights)
-    least = min(priced_plans(instance, tables, weights, node_bounds), default=None)
-    assert (path is None) == (least is None)
+    instance, table, weights, node_bounds = drawn
+    path = ShortestPath(table, node_bounds).cheapest(weights)
+    best = min(valued_plans(instance, table, weights, node_bounds), default=None)
+    assert (path is None) == (best is None)
     if path is not None:
-        assert path.lagrangian_value == pytest.approx(least, rel=CLOSE, abs=CLOSE)
-        lengths = [tables.counts.lengths[s.index] for s in path.stages]
+        assert path.lagrangian_value == pytest.approx(best, rel=CLOSE, abs=CLOSE)
+        lengths = [table.counts.lengths[s.index] for s in path.stages]
         assert [s.first for s in path.stages] == [0, *np.cumsum(lengths)[:-1]]
 
 
-@given(priced())
-def test_the_price_through_a_stage_is_no_less_and_reached_on_the_cheapest(drawn):
-    _, tables, weights, node_bounds = drawn
-    finder = ShortestPath(tables, node_bounds)
+@given(weighted())
+def test_the_value_through_a_stage_is_no_less_and_reached_on_the_cheapest(drawn):
+    _, table, weights, node_bounds = drawn
+    finder = ShortestPath(table, node_bounds)
     path = finder.cheapest(weights)
     found = finder.columns_below(weights, np.inf)
     through = {
-        (role, t, int(first), int(index)): lagrangian_value
+        (role, t, int(first), int(index)): value
         for role in ROLES
-        for t, rows in enumerate(found[role])
-        for first, index, lagrangian_value in rows
+        for t, columns in enumerate(found[role])
+        for first, index, value in columns
     }
     if path is None:
         assert not through
@@ -162,5 +131,5 @@ def test_the_price_through_a_stage_is_no_less_and_reached_on_the_cheapest(drawn)
         path.lagrangian_value, rel=CLOSE, abs=CLOSE
     )
     for s in path.stages:
-        at = through[s.role, s.type, s.first, s.index]
-        assert at == pytest.approx(path.lagrangian_value, rel=CLOSE, abs=CLOSE)
+        value = through[s.role, s.type, s.first, s.index]
+        assert value == pytest.approx(path.lagrangian_value, rel=CLOSE, abs=CLOSE)

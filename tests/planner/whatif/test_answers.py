@@ -1,4 +1,4 @@
-"""Every answer against the referee's, and what is not asked about brings nothing."""
+"""Every answer against the referee's, and scenarios that are skipped gain nothing."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from llmpq_jax.planner import plan
 from llmpq_jax.planner.constraints import BitsPin, LayerPin
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.whatif import (
-    More,
+    Increments,
     answer_scenarios,
-    free_to_choose,
     incumbent_from_strategy,
     list_scenarios,
+    request_allowing,
 )
 from llmpq_jax.schema.workload import Workload
 from tests.planner.requests import cluster, measurements, request
-from tests.referees import enumeration as brute_force
+from tests.referees import enumeration
 
 GAP = 1e-7
 ROUNDING = 1e-9
-A_LITTLE = More()
+A_LITTLE = Increments()
 
 
 @st.composite
 def problems(draw):
-    """A request of few layers, a plan for it, and the questions about that plan."""
+    """A request of few layers."""
     kinds = draw(st.sampled_from([("slow", "fast"), ("fast",), ("slow", "slow")]))
     asked = request(
         *kinds,
@@ -61,27 +61,29 @@ def problems(draw):
 
 def explained(asked, more=A_LITTLE):
     strategy = plan(asked, relative_gap=GAP)
-    asked = free_to_choose(asked, strategy)
+    asked = request_allowing(asked, strategy)
     problem = make_problem(asked)
     found = incumbent_from_strategy(problem, strategy)
-    put = list(list_scenarios(problem, strategy, found, more))
-    answers = list(answer_scenarios(put, found, time_limit_s=60.0, relative_gap=GAP))
-    return put, answers
+    scenarios = list(list_scenarios(problem, strategy, found, more))
+    answers = list(
+        answer_scenarios(scenarios, found, time_limit_s=60.0, relative_gap=GAP)
+    )
+    return scenarios, answers
 
 
 @given(problems())
-def test_each_answer_is_the_referees_and_what_is_left_out_brings_nothing(asked):
+def test_each_answer_is_the_referees_and_what_is_skipped_gains_nothing(asked):
     try:
-        put, answers = explained(asked)
+        scenarios, answers = explained(asked)
     except InfeasibleError:
         return
-    told = {answer.text: answer for answer in answers}
+    by_text = {answer.text: answer for answer in answers}
     before = answers[0].objective
     assert before is not None
     assert answers[0].text == "nothing changed"
-    for scenario in put:
-        best = brute_force.best_by_enumeration(list(scenario.subproblems()))
-        answer = told.get(scenario.text)
+    for scenario in scenarios:
+        best = enumeration.best_by_enumeration(list(scenario.subproblems()))
+        answer = by_text.get(scenario.text)
         if answer is None:
             assert best == pytest.approx(before, rel=2 * GAP)
         elif best is None:
@@ -99,8 +101,8 @@ def test_each_answer_is_the_referees_and_what_is_left_out_brings_nothing(asked):
 
 
 @pytest.mark.parametrize("memory_mib", [5, 64])
-def test_no_more_of_anything_brings_nothing(memory_mib):
-    nothing = More(memory=0.0, speed=0.0, loss=0.0)
+def test_an_increment_of_nothing_gains_nothing(memory_mib):
+    nothing = Increments(memory=0.0, speed=0.0, loss=0.0)
     asked = request("slow", "fast", num_layers=3, memory_mib=memory_mib)
     _, answers = explained(asked, nothing)
     little = [a for a in answers if not a.is_limit and a.kind in {"memory", "speed"}]
@@ -110,7 +112,7 @@ def test_no_more_of_anything_brings_nothing(memory_mib):
         assert not answer.brings
 
 
-def test_memory_that_binds_is_told_and_memory_that_does_not_is_not_asked_twice():
+def test_memory_that_binds_gains_and_memory_that_does_not_is_skipped():
     asked = request("slow", "fast", num_layers=3, memory_mib=4)
 
     def on_fast(asked):
@@ -127,17 +129,18 @@ def test_memory_that_binds_is_told_and_memory_that_does_not_is_not_asked_twice()
     assert not limit.brings
 
 
-def test_a_plan_made_worse_is_told_from_what_a_change_brings():
+def test_a_plan_made_worse_is_no_gain_of_a_change():
     """Gains are measured from the best plan, not from the one in the file."""
     asked = request("slow", "fast", num_layers=3)
     strategy = plan(asked, relative_gap=GAP)
     worst = replace(strategy.stages[0], device="node0/cpu:0", layers=(0, 3))
     worse = replace(strategy, stages=(replace(worst, bits=(16,) * 3, mesh=None),))
-    free = free_to_choose(asked, worse)
-    problem = make_problem(free)
+    problem = make_problem(request_allowing(asked, worse))
     found = incumbent_from_strategy(problem, worse)
-    put = list(list_scenarios(problem, worse, found, More()))
-    first, *others = answer_scenarios(put, found, time_limit_s=60.0, relative_gap=GAP)
+    scenarios = list(list_scenarios(problem, worse, found, Increments()))
+    first, *others = answer_scenarios(
+        scenarios, found, time_limit_s=60.0, relative_gap=GAP
+    )
     assert first.objective is not None
     assert first.objective < found.value
     assert all(answer.before == first.objective for answer in others)

@@ -1,4 +1,4 @@
-"""A strategy comes back as the plan that it was written from."""
+"""A strategy is read as the plan that it was written from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmpq_jax.errors import StrategyError
 from llmpq_jax.planner import plan
 from llmpq_jax.planner.instance.candidate import evaluate
 from llmpq_jax.planner.instance.problem import make_problem
-from llmpq_jax.planner.whatif import free_to_choose, incumbent_from_strategy
+from llmpq_jax.planner.whatif import incumbent_from_strategy, request_allowing
 from llmpq_jax.schema.workload import Workload
 from tests.planner.requests import cluster, measurements, request
 
@@ -44,7 +44,7 @@ def test_a_plan_is_found_again_with_its_numbers(name):
     asked = ASKED[name]
     strategy = plan(asked)
     found = incumbent_from_strategy(
-        make_problem(free_to_choose(asked, strategy)), strategy
+        make_problem(request_allowing(asked, strategy)), strategy
     )
     evaluation = evaluate(found.instance, found.candidate)
     assert evaluation.fits
@@ -60,7 +60,7 @@ def test_choices_that_only_the_strategy_makes_are_allowed():
     asked = ASKED["choices"]
     strategy = plan(asked)
     narrow = replace(asked, head_bits=(16,), kv_bits=(16,), wire_bits=(16,), bits=(16,))
-    problem = make_problem(free_to_choose(narrow, strategy))
+    problem = make_problem(request_allowing(narrow, strategy))
     found = incumbent_from_strategy(problem, strategy)
     assert evaluate(found.instance, found.candidate).fits
     assert set(problem.bits) == {16, *strategy.bits}
@@ -72,16 +72,18 @@ def test_the_budget_of_a_file_is_rounded_and_still_kept():
     assert strategy.quality is not None
     omega = strategy.quality.omega
     rounded = replace(strategy.quality, budget=omega * (1 - 3e-6))
-    free = free_to_choose(asked, replace(strategy, quality=rounded))
-    assert free.omega_budget == pytest.approx(omega, rel=1e-12)
+    allowing = request_allowing(asked, replace(strategy, quality=rounded))
+    assert allowing.omega_budget == pytest.approx(omega, rel=1e-12)
     broken = replace(strategy.quality, budget=omega / 2)
-    free = free_to_choose(asked, replace(strategy, quality=broken))
-    assert free.omega_budget == omega / 2
+    allowing = request_allowing(asked, replace(strategy, quality=broken))
+    assert allowing.omega_budget == omega / 2
 
 
 def refused(strategy, asked):
     with pytest.raises(StrategyError) as caught:
-        incumbent_from_strategy(make_problem(free_to_choose(asked, strategy)), strategy)
+        incumbent_from_strategy(
+            make_problem(request_allowing(asked, strategy)), strategy
+        )
     message = str(caught.value)
     assert "\n" not in message
     assert "expected" in message

@@ -13,7 +13,8 @@ from llmpq_jax.planner.constraints import LayerPin
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.instance.subproblems import uniform_int8_omega
 from llmpq_jax.planner.search.search_result import SearchResult
-from llmpq_jax.planner.whatif.pareto import Sweep, SweepPoint, front
+from llmpq_jax.planner.whatif.pareto import Sweep
+from llmpq_jax.planner.whatif.sweep_point import SweepPoint, front
 from llmpq_jax.schema.workload import Workload
 from tests.planner.requests import cluster, measurements, request
 
@@ -34,7 +35,7 @@ def latency_s(asked):
 
 def test_each_budget_has_the_plan_that_solve_finds():
     swept = sweep("fast", "slow", memory_mib=5)
-    points = list(swept.points("quality", most=7))
+    points = list(swept.points("quality", max_points=7))
     assert len(points) >= 4
     for point in points:
         asked = replace(swept.request, omega_budget=point.setting)
@@ -43,7 +44,7 @@ def test_each_budget_has_the_plan_that_solve_finds():
 
 
 def test_a_looser_budget_is_never_slower_and_the_ends_are_the_extremes():
-    points = list(sweep("fast", "slow", memory_mib=5).points("quality", most=7))
+    points = list(sweep("fast", "slow", memory_mib=5).points("quality", max_points=7))
     by_budget = sorted(points, key=lambda point: point.setting)
     found = [point.latency_s for point in by_budget]
     assert all(b <= a * (1 + 2 * GAP) for a, b in pairwise(found))
@@ -53,7 +54,7 @@ def test_a_looser_budget_is_never_slower_and_the_ends_are_the_extremes():
 
 def test_batches_are_powers_of_two_and_the_whole_one():
     swept = sweep("fast", "slow")
-    points = list(swept.points("batch", most=20))
+    points = list(swept.points("batch", max_points=20))
     assert sorted(point.setting for point in points) == [1, 2, 4, 6]
     assert {points[0].setting, points[1].setting} == {1, 6}
     budget = uniform_int8_omega(make_problem(swept.request))
@@ -67,10 +68,10 @@ def test_batches_are_powers_of_two_and_the_whole_one():
 
 
 @pytest.mark.parametrize("memory_mib", [3, 6])
-def test_so_many_devices_are_the_best_subset_of_that_size(memory_mib):
+def test_a_number_of_devices_has_the_best_subset_of_that_size(memory_mib):
     kinds = ("fast", "slow", "fast", "slow")
     swept = sweep(*kinds, memory_mib=memory_mib, num_layers=5)
-    points = {p.setting: p for p in swept.points("devices", most=20)}
+    points = {p.setting: p for p in swept.points("devices", max_points=20)}
     budget = uniform_int8_omega(make_problem(swept.request))
     for number in range(1, len(kinds) + 1):
         found = []
@@ -79,12 +80,12 @@ def test_so_many_devices_are_the_best_subset_of_that_size(memory_mib):
             room = cluster(*kinds, memory_mib=memory_mib, uses=uses)
             asked = replace(swept.request, cluster=room)
             one = Sweep(request=asked, time_limit_s=60.0, relative_gap=GAP)
-            found.append(one._solve(asked, budget).latency_s)
+            found.append(one.solve(asked, budget).latency_s)
         assert points[number].latency_s == pytest.approx(min(found), rel=2 * GAP)
 
 
-def test_points_without_a_plan_are_told_as_such():
-    points = list(sweep("fast", "slow", memory_mib=2).points("devices", most=9))
+def test_points_without_a_plan_have_no_strategy():
+    points = list(sweep("fast", "slow", memory_mib=2).points("devices", max_points=9))
     assert [point.strategy for point in points] == [None, None]
 
 
@@ -99,13 +100,13 @@ def test_an_interrupted_point_is_the_last_one(monkeypatch):
         return replace(result, is_complete=len(calls) < 3)
 
     monkeypatch.setattr(module, "search", interrupted)
-    points = list(sweep("fast", "slow").points("batch", most=20))
+    points = list(sweep("fast", "slow").points("batch", max_points=20))
     assert [point.was_interrupted for point in points] == [False, False, True]
     assert all(point.strategy is not None for point in points)
 
 
 def test_the_front_leaves_out_what_another_one_beats():
-    points = list(sweep("fast", "slow", memory_mib=64).points("devices", most=9))
+    points = list(sweep("fast", "slow", memory_mib=64).points("devices", max_points=9))
     kept = front("devices", [*points, SweepPoint(setting=9, strategy=None)])
     assert kept
     for point in points:
@@ -117,12 +118,12 @@ def test_the_front_leaves_out_what_another_one_beats():
         assert is_beaten or point in kept
 
 
-def test_pins_hold_at_every_point_and_say_what_is_no_point():
+def test_pins_hold_at_every_point_and_leave_others_out():
     pin = LayerPin(first=1, end=3, device="node0/cpu:1")
     swept = sweep("fast", "fast", "slow", pins=(pin,), prefill=4)
-    points = list(swept.points("batch", most=9))
+    points = list(swept.points("batch", max_points=9))
     assert sorted(point.setting for point in points) == [4, 6]
-    for point in [*points, *swept.points("devices", most=9)]:
+    for point in [*points, *swept.points("devices", max_points=9)]:
         assert point.strategy is not None
         assert point.strategy.micro_batch.prefill == 4
         stage = next(s for s in point.strategy.stages if s.layers[1] > 1)
@@ -133,7 +134,7 @@ def test_choices_of_the_whole_model_and_of_hops_are_made_at_each_point():
     free = {"head_bits": (16, 8), "kv_bits": (16, 8), "wire_bits": (16, 8)}
     measured = measurements(caches=(16, 8), tensor=(1, 2))
     swept = sweep("fast", "fast", measurements=measured, tensor=(1, 2), **free)
-    fastest, least, *_ = swept.points("quality", most=3)
+    fastest, least, *_ = swept.points("quality", max_points=3)
     assert least.strategy is not None
     assert least.omega == 0
     assert least.strategy.precision.head_bits == 16

@@ -1,16 +1,17 @@
-"""Constraints (F1) to (F9) and (F26): which layers are where, at which precision."""
+"""Constraints (F1) to (F9) and (F23): which layers are where, at which precision."""
 
 from __future__ import annotations
 
 import pyomo.environ as pyo
 
 from llmpq_jax.planner.instance.instance import Instance
-from llmpq_jax.planner.search.node_mip.scaling import Model, Scaling
+from llmpq_jax.planner.search.node_mip.highs import Model
+from llmpq_jax.planner.search.scaling import Scaling
 from tests.referees.fixed_order.variables import bits_of
 
 
 def device_order(model: Model, instance: Instance, scaling: Scaling) -> None:
-    """(F1) A layer that lies on device j or before also lies on j + 1 or before."""
+    """(F1) A layer on device j or before is also on j + 1 or before."""
     del scaling
     last = instance.num_devices - 1
     model.device_order = pyo.Constraint(
@@ -23,7 +24,7 @@ def device_order(model: Model, instance: Instance, scaling: Scaling) -> None:
 
 
 def layer_order(model: Model, instance: Instance, scaling: Scaling) -> None:
-    """(F2) A layer never lies on an earlier device than the layer before it."""
+    """(F2) A layer is never on an earlier device than the layer before it."""
     del scaling
     last = instance.num_layers - 1
     model.layer_order = pyo.Constraint(
@@ -75,10 +76,10 @@ def holding_if_used(model: Model, instance: Instance, scaling: Scaling) -> None:
     )
 
 
-def one_way_in(model: Model, instance: Instance, scaling: Scaling) -> None:
-    """(F7) A used device is the first, or one earlier device hands on to it."""
+def one_predecessor(model: Model, instance: Instance, scaling: Scaling) -> None:
+    """(F7) A used device is the first, or one earlier device sends to it."""
     del instance, scaling
-    model.one_way_in = pyo.Constraint(
+    model.one_predecessor = pyo.Constraint(
         model.J,
         rule=lambda m, k: (
             m.first[k] + sum(m.hop[j, i, o] for j, i, o in m.HOPS if i == k) - m.used[k]
@@ -87,10 +88,10 @@ def one_way_in(model: Model, instance: Instance, scaling: Scaling) -> None:
     )
 
 
-def one_way_out(model: Model, instance: Instance, scaling: Scaling) -> None:
-    """(F8) A used device is the last, or hands on to one later device."""
+def one_successor(model: Model, instance: Instance, scaling: Scaling) -> None:
+    """(F8) A used device is the last, or sends to one later device."""
     del instance, scaling
-    model.one_way_out = pyo.Constraint(
+    model.one_successor = pyo.Constraint(
         model.J,
         rule=lambda m, j: (
             m.last[j] + sum(m.hop[i, k, o] for i, k, o in m.HOPS if i == j) - m.used[j]
@@ -110,23 +111,20 @@ def one_first(model: Model, instance: Instance, scaling: Scaling) -> None:
     model.one_first = pyo.Constraint(expr=sum(model.first[j] for j in model.J) == 1)
 
 
-def pool_devices(model: Model, instance: Instance, scaling: Scaling) -> None:
-    """(F26) Stages take no more devices than a pool has; all, where all must be used."""
+def group_devices(model: Model, instance: Instance, scaling: Scaling) -> None:
+    """(F23) Stages take no more devices than a group has; all, where all must be used."""
     del scaling
+    width, must_use = instance.devices.width, instance.devices.must_use
 
     def taken(m: Model, q: int) -> Model:
-        device_group = instance.device_groups[q]
-        used = sum(int(instance.width[j]) * m.used[j] for j in device_group.members)
-        must = any(instance.must_use[j] for j in device_group.members)
-        return (
-            device_group.num_devices if must else None,
-            used,
-            device_group.num_devices,
-        )
+        group = instance.device_groups[q]
+        used = sum(int(width[j]) * m.used[j] for j in group.members)
+        must = any(must_use[j] for j in group.members)
+        return group.num_devices if must else None, used, group.num_devices
 
-    model.pool_devices = pyo.Constraint(range(len(instance.device_groups)), rule=taken)
+    model.group_devices = pyo.Constraint(range(len(instance.device_groups)), rule=taken)
 
 
 def _holds(model: Model, i: int, j: int) -> Model:
-    """1 where layer i lies on device j."""
+    """1 where layer i is on device j."""
     return model.before[i, j] - (model.before[i, j - 1] if j > 0 else 0)

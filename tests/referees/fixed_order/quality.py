@@ -1,16 +1,17 @@
-"""Constraint (F25) and the objectives."""
+"""Constraint (F22) and the objectives."""
 
 from __future__ import annotations
 
 import pyomo.environ as pyo
 
 from llmpq_jax.planner.instance.instance import Instance
-from llmpq_jax.planner.search.node_mip.scaling import Model, Scaling
+from llmpq_jax.planner.search.node_mip.highs import Model
+from llmpq_jax.planner.search.scaling import Scaling
 from tests.referees.fixed_order.variables import Goal
 
 
 def omega_budget(model: Model, instance: Instance, scaling: Scaling) -> None:
-    """(F25) Σω, the head's and the cache's included, stays within the budget."""
+    """(F22) Σω, the head's and the cache's included, stays within the budget."""
     if instance.omega_budget is None:
         return
     fixed = instance.fixed_omega / scaling.omega
@@ -30,8 +31,8 @@ def add_objective(
     if goal == "omega":
         expression = omega
     else:
-        price = instance.theta * scaling.omega / scaling.time_s
-        expression = model.prefill_time + model.decode_time + price * omega
+        weight = instance.theta * scaling.omega / scaling.time_s
+        expression = model.time["prefill"] + model.time["decode"] + weight * omega
     model.objective = pyo.Objective(expr=expression)
 
 

@@ -1,19 +1,20 @@
-"""Hands a Pyomo model to HiGHS and says what came of it.
+"""Solves a Pyomo model with HiGHS.
 
-The model goes over as one sparse matrix, so that statuses, bounds, cutoffs and Ctrl-C
-are HiGHS's own and not what an interface makes of them.
+The model is passed as one sparse matrix, so that statuses, bounds, cutoffs and Ctrl-C are
+HiGHS's own and not an interface's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import highspy
 import numpy as np
 from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
-Model = Any
+# Pyomo gives models their attributes at run time, which no type checker can follow.
+Model: TypeAlias = Any
 Status = Literal["optimal", "infeasible", "stopped", "interrupted"]
 
 # Far below any difference between two plans; bytes are the finest at 1e-9 of a device.
@@ -22,13 +23,13 @@ _TOLERANCE = 1e-9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What came of a solve.
+    """Result of a solve.
 
     Attributes:
         status: "optimal" within the gap; "infeasible", or worse than the cutoff;
-            "stopped" at the time limit; "interrupted" by a person.
-        has_solution: Whether the model's variables hold one.
-        bound: No solution is below it; the cutoff where none is better.
+            "stopped" at the time limit; "interrupted" by Ctrl-C.
+        has_solution: Whether the model's variables hold a solution.
+        bound: Lower bound on every solution; the cutoff if none is better.
     """
 
     status: Status
@@ -46,13 +47,13 @@ def solve(
     """Minimises a mixed-integer linear model and writes the solution to its variables.
 
     Args:
-        model: Of Pyomo, with one objective that is minimised.
-        time_limit_s: Then the best solution so far is kept.
-        relative_gap: Between solution and bound at which the search ends.
-        cutoff: Solutions above it are not looked for.
+        model: Pyomo model with one objective that is minimised.
+        time_limit_s: Seconds after which the best solution so far is kept.
+        relative_gap: Gap between solution and bound at which the search ends.
+        cutoff: Value above which solutions are not looked for; None for no limit.
 
     Raises:
-        RuntimeError: HiGHS reports an error, which a sound model does not cause.
+        RuntimeError: If HiGHS reports an error, which a sound model does not cause.
     """
     form = LinearStandardFormCompiler().write(model, mixed_form=True)
     highs = highspy.Highs()
@@ -95,7 +96,7 @@ def solve(
 
 
 def _run(highs: Any) -> bool:
-    """Runs in a thread, so that Ctrl-C is heard; returns whether it was."""
+    """Runs in a thread, so that Ctrl-C can end it; returns whether it did."""
     highs.HandleUserInterrupt = True
     highs.startSolve()
     try:

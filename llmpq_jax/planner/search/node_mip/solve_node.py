@@ -1,4 +1,4 @@
-"""A node of the search that HiGHS decides."""
+"""A branch-and-bound node that HiGHS solves exactly."""
 
 from __future__ import annotations
 
@@ -6,89 +6,91 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from llmpq_jax.planner.search.column_generation import NodeBound
 from llmpq_jax.planner.search.incumbent import IncumbentStore
-from llmpq_jax.planner.search.lagrangian import LagrangianWeights
 from llmpq_jax.planner.search.search_result import SearchSettings
 from llmpq_jax.planner.search.shortest_path import ShortestPath
 from llmpq_jax.planner.search.stage_table import StageTable
 
-# HiGHS may exceed the budget by its tolerance; then it is asked again for this much less.
+# HiGHS may exceed the budget by its tolerance; then it solves again with this much less.
 _SHAVE = 1e-7
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeSolution:
-    """What HiGHS made of a node.
+    """Bound of a node that was given to HiGHS.
 
     Attributes:
-        bound: No better plan of the node is below it.
-        is_proven: Whether that is all there is to know; otherwise its time ended.
-        is_interrupted: Whether a person ended it.
-        is_solved: Whether HiGHS was asked at all.
+        bound: Lower bound on the node's plans that are better than the incumbent.
+        is_proven: True if HiGHS proved the bound, False if it hit its time limit.
+        is_interrupted: Whether Ctrl-C ended it.
     """
 
     bound: float
     is_proven: bool
     is_interrupted: bool = False
-    is_solved: bool = True
 
 
 def solve_node(
     store: IncumbentStore,
     settings: SearchSettings,
-    tables: StageTable,
+    table: StageTable,
     finder: ShortestPath,
-    priced: list[LagrangianWeights],
-    bound: float,
-    most: int | None,
+    known: NodeBound,
+    *,
+    max_columns: int | None,
 ) -> NodeSolution | None:
-    """Lets HiGHS decide a node; nothing where it has too many stages for that.
+    """Solves a node exactly with HiGHS.
+
+    Returns None if more than `max_columns` candidate stages remain.
 
     Args:
-        store: Takes what is found.
-        settings: How long HiGHS may take where `most` is given.
-        tables: Of the node's case.
-        finder: Of the node's box.
-        priced: Prices that leave stages out.
-        bound: Of the node so far.
-        most: Stages that HiGHS may have; absent where it has to decide.
+        store: Considers the plan that is found.
+        settings: Time limit of HiGHS if `max_columns` is given.
+        table: Stage table of the node's subproblem.
+        finder: Shortest paths within the node's bounds.
+        known: Bound of the node so far, and weights that rule stages out.
+        max_columns: Largest number of candidate stages; None for a node that cannot be
+            branched.
     """
     # Pyomo takes a second to import, which commands that do not solve should not pay.
     from llmpq_jax.planner.search.node_mip.arc_flow import chosen_stages, formulate
     from llmpq_jax.planner.search.node_mip.candidate_stages import candidates_below
     from llmpq_jax.planner.search.node_mip.highs import solve
 
-    if most is not None and not np.isfinite(store.cutoff):
+    cutoff = store.cutoff
+    if max_columns is not None and not np.isfinite(cutoff):
         return None
-    candidates = candidates_below(tables, finder, priced, store.cutoff, max_stages=most)
+    candidates = candidates_below(
+        table, finder, known.weights, cutoff, max_stages=max_columns
+    )
     if candidates is None:
         return None
     if not candidates.may_be_whole:
-        return NodeSolution(bound=store.cutoff, is_proven=True, is_solved=False)
-    cutoff = store.cutoff
+        return NodeSolution(bound=cutoff, is_proven=True)
     reached, is_proven = cutoff, True
-    budget = tables.instance.omega_budget
+    budget = table.instance.omega_budget
     for _ in range(2):
         written = formulate(candidates)
         outcome = solve(
             written.model,
             time_limit_s=min(
                 store.left_s,
-                float("inf") if most is None else settings.node_mip_s,
+                float("inf") if max_columns is None else settings.node_mip_s,
             ),
             relative_gap=store.relative_gap,
             cutoff=cutoff / written.unit if np.isfinite(cutoff) else None,
         )
-        reached = min(reached, max(bound, outcome.bound * written.unit))
+        reached = min(reached, max(known.value, outcome.bound * written.unit))
         is_proven = outcome.status != "stopped"
-        is_new = not outcome.has_solution
+        is_taken = not outcome.has_solution
         if outcome.has_solution:
-            before = store.found
-            store.consider_path(tables, chosen_stages(written.model, candidates))
-            is_new = store.found is not before
+            before = store.incumbent
+            store.consider_path(table, chosen_stages(written.model, candidates))
+            is_taken = store.incumbent is not before
         if outcome.status == "interrupted":
             return NodeSolution(bound=reached, is_proven=False, is_interrupted=True)
-        if is_new or budget is None or not is_proven:
+        if is_taken or budget is None or not is_proven:
             break
         shaved = replace(candidates.instance, omega_budget=budget * (1 - _SHAVE))
         candidates = replace(candidates, instance=shaved)
