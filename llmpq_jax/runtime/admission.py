@@ -1,12 +1,20 @@
-"""Checks whether a strategy can serve a request, before anything is loaded."""
+"""Checks whether a strategy can serve requests, and whether its stages fit their memory."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from llmpq_jax.arch.architecture import Architecture
-from llmpq_jax.errors import RequestError
+from llmpq_jax.errors import RequestError, StrategyError
 from llmpq_jax.runtime.request import Request
 from llmpq_jax.schema.buckets import bucket_length
 from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.units import format_bytes
+
+if TYPE_CHECKING:
+    from llmpq_jax.runtime.batch_shape import BatchShape
+    from llmpq_jax.stage.worker import StageFacts
 
 
 def check_request(
@@ -36,3 +44,26 @@ def check_request(
     if unknown:
         msg = f"token {unknown[0]} is outside the model's vocabulary of {architecture.vocabulary_size}: expected 0 to {architecture.vocabulary_size - 1}; use the model's own tokenizer"
         raise RequestError(msg)
+
+
+def check_memory(
+    strategy: Strategy, facts: Sequence[StageFacts], shape: BatchShape
+) -> None:
+    """Refuses a strategy, perhaps edited by hand, with a stage that does not fit.
+
+    Args:
+        strategy: Strategy with the memory that each stage may use.
+        facts: Properties of the loaded stages.
+        shape: Shape of the batch to serve.
+
+    Raises:
+        StrategyError: If weights and caches of a stage exceed the memory it may use.
+    """
+    for stage, each in zip(strategy.stages, facts, strict=True):
+        if stage.predicted is None:
+            continue
+        needed = each.memory_bytes(num_rows=shape.num_rows, num_slots=shape.num_slots)
+        allowed = stage.predicted.allowed_bytes
+        if needed > allowed:
+            msg = f"the stage on {', '.join(stage.devices)} needs {format_bytes(needed)} for weights and cache, it may use {format_bytes(allowed)}: solve again with a smaller batch or fewer bits"
+            raise StrategyError(msg)

@@ -13,24 +13,21 @@ from jaxtyping import Float
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
-from llmpq_jax.errors import RequestError, StrategyError
-from llmpq_jax.runtime.admission import check_request
+from llmpq_jax.errors import RequestError
+from llmpq_jax.runtime.admission import check_memory, check_request
 from llmpq_jax.runtime.analysis.run_record import BatchRecord
-from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.engines.engine import (
     DeviceFailedError,
     Engine,
-    StageFailedError,
     StartEngine,
 )
 from llmpq_jax.runtime.engines.local import start_local
 from llmpq_jax.runtime.request import Completion, PartialCompletion, Request, Sampling
-from llmpq_jax.runtime.scoring import score_stepwise, score_whole
+from llmpq_jax.runtime.scoring import score
 from llmpq_jax.runtime.stream import Stream
 from llmpq_jax.runtime.workload_summary import WorkloadSummary, summarize_workload
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.schema.strategy_file import read_strategy
-from llmpq_jax.units import format_bytes
 
 Key = TypeVar("Key")
 
@@ -229,20 +226,9 @@ class Pipeline:
         Raises:
             RequestError: If rows have unequal lengths or no tokens.
         """
-        try:
-            tokens = np.asarray(token_ids, np.int32)
-        except ValueError as reason:
-            msg = "rows of unequal length cannot be scored together: expected [batch, length]"
-            raise RequestError(msg) from reason
-        if tokens.ndim != 2 or tokens.size == 0:
-            msg = f"token_ids have the shape {list(tokens.shape)}: expected [batch, length], not empty"
-            raise RequestError(msg)
-        score = score_stepwise if stepwise else score_whole
-        while True:
-            try:
-                return score(self.engine, self.strategy.micro_batch, tokens)
-            except StageFailedError:
-                self.engine.recover()
+        return score(
+            self.engine, self.strategy.micro_batch, token_ids, stepwise=stepwise
+        )
 
     def prepare(
         self,
@@ -268,7 +254,7 @@ class Pipeline:
         )
         if summary is None:
             return
-        self._check_memory(summary.shape(self.strategy))
+        check_memory(self.strategy, self.engine.facts, summary.shape(self.strategy))
         self.engine.prepare(summary.stage_shapes(self.strategy), on_stage=on_stage)
 
     @property
@@ -296,15 +282,3 @@ class Pipeline:
         return summarize_workload(
             requests, self.strategy, look_ahead=max(1, len(requests))
         )
-
-    def _check_memory(self, shape: BatchShape) -> None:
-        """Refuses a plan, perhaps edited by hand, with a stage that does not fit."""
-        for stage, facts in zip(self.strategy.stages, self.engine.facts, strict=True):
-            if stage.predicted is None:
-                continue
-            needed = facts.memory_bytes(
-                num_rows=shape.num_rows, num_slots=shape.num_slots
-            )
-            if needed > stage.predicted.allowed_bytes:
-                msg = f"the stage on {', '.join(stage.devices)} needs {format_bytes(needed)} for weights and cache, it may use {format_bytes(stage.predicted.allowed_bytes)}: solve again with a smaller batch or fewer bits"
-                raise StrategyError(msg)

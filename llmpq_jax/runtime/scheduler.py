@@ -1,14 +1,19 @@
 """Schedules sequences over the stages of an engine, with continuous batching.
 
 A step receives the result of one micro-batch, appends its tokens to their sequences, and
-sends what became ready. The sequences of a decode group decode together. A group starts to
-decode once its last prompt has left the pipeline, while later groups are still in prefill.
-A sequence that finishes frees its slot for one that waits: the new prompt is prefilled into
-that row of the group's caches alone, and then the group decodes on. Long prompts are
-prefilled in chunks. Those of the first prompts are sent all at once, which keeps the stages
-busy, those of a later prompt one by one, so that other groups decode in between. When a
-stage has failed and is recovered, each sequence keeps its slot, and its prompt and tokens so
-far are prefilled again.
+sends what became ready.
+
+The sequences of a decode group decode together. A group starts to decode once its last
+prompt has left the pipeline, while later groups are still in prefill. A sequence that
+finishes frees its slot for one that waits: the new prompt is prefilled into that row of the
+group's caches alone, and then the group continues to decode.
+
+Long prompts are prefilled in chunks. The chunks of the first prompts are sent together, to
+keep the stages busy; those of a later prompt are sent one by one, so that other groups
+decode in between.
+
+When a stage has failed and is recovered, each sequence keeps its slot, and its prompt and
+tokens so far are prefilled again.
 """
 
 from __future__ import annotations
@@ -92,7 +97,7 @@ class Scheduler:
         return finished
 
     def _receive(self) -> Message:
-        # One less in either case: what a stage raised counts as its result.
+        # Before the call, because an exception of a stage takes the place of its result.
         self._in_flight -= 1
         return self.engine.next_result()
 

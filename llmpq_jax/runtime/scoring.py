@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float, Int
 
-from llmpq_jax.runtime.engines.engine import Engine
+from llmpq_jax.errors import RequestError
+from llmpq_jax.runtime.engines.engine import Engine, StageFailedError
 from llmpq_jax.schema.buckets import bucket_length, num_prefill_chunks
 from llmpq_jax.schema.workload import MicroBatch
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.sampling import greedy_rows
 
 
-def score_whole(
-    engine: Engine, micro_batch: MicroBatch, token_BL: Int[np.ndarray, "B L"]
+def score(
+    engine: Engine,
+    micro_batch: MicroBatch,
+    token_ids: np.ndarray | Sequence[Sequence[int]],
+    *,
+    stepwise: bool,
 ) -> Float[np.ndarray, "B L V"]:
-    """Returns the logits after each token, by prefilling whole rows.
+    """Returns the logits after each token of rows of equal length.
 
     Args:
         engine: Engine whose stages score.
-        micro_batch: Micro-batches of the plan; long rows are cut into its chunks.
-        token_BL: Tokens of rows of equal length.
+        micro_batch: Micro-batches of the plan.
+        token_ids: Tokens of each row, [B, L].
+        stepwise: Whether to go token by token through the cache.
+
+    Raises:
+        RequestError: If rows have unequal lengths or no tokens.
     """
+    try:
+        token_BL = np.asarray(token_ids, np.int32)
+    except ValueError as reason:
+        msg = (
+            "rows of unequal length cannot be scored together: expected [batch, length]"
+        )
+        raise RequestError(msg) from reason
+    if token_BL.ndim != 2 or token_BL.size == 0:
+        msg = f"token_ids have the shape {list(token_BL.shape)}: expected [batch, length], not empty"
+        raise RequestError(msg)
+    score_rows = _score_stepwise if stepwise else _score_whole
+    while True:
+        try:
+            return score_rows(engine, micro_batch, token_BL)
+        except StageFailedError:
+            engine.recover()
+
+
+def _score_whole(
+    engine: Engine, micro_batch: MicroBatch, token_BL: Int[np.ndarray, "B L"]
+) -> Float[np.ndarray, "B L V"]:
+    """Prefills whole rows, long ones in the plan's chunks."""
     num_rows, length = token_BL.shape
     rows = micro_batch.prefill
     num_tokens = bucket_length(length)
@@ -40,18 +73,12 @@ def score_whole(
     return logits[:num_rows, :length]
 
 
-def score_stepwise(
+def _score_stepwise(
     engine: Engine, micro_batch: MicroBatch, token_BL: Int[np.ndarray, "B L"]
 ) -> Float[np.ndarray, "B L V"]:
-    """Returns the logits after each token, token by token through the cache.
+    """Prefills the first token of each row and decodes the others.
 
-    The first token of a row is prefilled and each later one decoded, so that decoding can
-    be compared with a reference.
-
-    Args:
-        engine: Engine whose stages score.
-        micro_batch: Micro-batches of the plan.
-        token_BL: Tokens of rows of equal length.
+    So decoding can be compared with a reference.
     """
     num_rows, length = token_BL.shape
     rows = micro_batch.decode

@@ -1,9 +1,9 @@
-"""A pipeline whose stages are processes under Ray, beside the same in one process.
+"""Compares a pipeline whose stages are processes under Ray with the same in one process.
 
     python -m tools.benchmarks.ray_engine --batch 16
 
-Both engines serve the same requests under the same plan on the same machine, in turns,
-after a turn each that does not count; Ray runs for this benchmark alone.
+Both engines serve the same requests under the same plan on the same machine, in turns. The
+first turn of each is not timed. Ray runs only for this benchmark.
 """
 
 from __future__ import annotations
@@ -83,25 +83,27 @@ def main(
     under_ray = partial(start_ray, address="local", transport=transport)
     seconds: dict[str, list[float]] = {"local": [], "ray": []}
     with (
-        Pipeline.load(strategy, start=under_ray) as apart,
-        Pipeline.load(strategy) as together,
+        Pipeline.load(strategy, start=under_ray) as ray_pipeline,
+        Pipeline.load(strategy) as local_pipeline,
     ):
-        ways = {"local": together, "ray": apart}
+        pipelines = {"local": local_pipeline, "ray": ray_pipeline}
         texts = {}
         for turn in range(repeats + 1):
-            for way, pipeline in ways.items():
+            for engine, pipeline in pipelines.items():
                 if turn == 0:
                     pipeline.prepare(requests)
                 started_s = time.perf_counter()
                 completions = list(pipeline.serve(requests))
                 if turn:
-                    seconds[way].append(time.perf_counter() - started_s)
-                texts[way] = [completion.token_ids for completion in completions]
+                    seconds[engine].append(time.perf_counter() - started_s)
+                texts[engine] = [completion.token_ids for completion in completions]
         same = sum(
             one == other
             for one, other in zip(texts["local"], texts["ray"], strict=True)
         )
-    rates = {way: batch * new_tokens / median(spans) for way, spans in seconds.items()}
+    rates = {
+        engine: batch * new_tokens / median(spans) for engine, spans in seconds.items()
+    }
     ratios = [
         one / other for one, other in zip(seconds["local"], seconds["ray"], strict=True)
     ]
