@@ -8,6 +8,7 @@ from typing import Literal
 from llmpq_jax.errors import RequestError
 
 FinishReason = Literal["eos", "stop", "length"]
+# The same as in `stage.sampling`, which imports JAX.
 MAX_TOP_LOGPROBS = 20
 _LARGEST_SEED = 2**32 - 1
 

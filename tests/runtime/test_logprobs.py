@@ -9,6 +9,8 @@ import pytest
 
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime import Pipeline, Request, Sampling
+from llmpq_jax.runtime.request import MAX_TOP_LOGPROBS
+from llmpq_jax.stage.sampling import MAX_TOP_LOGPROBS as MAX_RETURNED
 from tests.tiny_models import make_strategy, write_tiny_model
 
 
@@ -72,6 +74,10 @@ def test_logprobs_are_those_of_the_scores_and_change_no_token(model, stages):
                 )
                 for likely, logprob in each.top_tokens:
                     assert logprob == pytest.approx(row[likely], abs=1e-4)
+
+
+def test_requests_may_ask_for_as_many_top_logprobs_as_stages_return():
+    assert MAX_TOP_LOGPROBS == MAX_RETURNED
 
 
 def test_too_many_top_logprobs_are_refused():
