@@ -56,7 +56,10 @@ class CheckedModel(BaseModel):
     def refusal(cls, key: str, value: Any) -> str:
         """Returns what is wrong with a key that is not a field."""
         del key, value
-        return f"unknown key; expected one of {', '.join(cls.model_fields)}"
+        common = RequestFields.model_fields
+        # The keys of this form are more useful than the common ones.
+        names = sorted(cls.model_fields, key=lambda name: name in common)
+        return f"unknown key; expected one of {', '.join(names)}"
 
 
 class RequestFields(CheckedModel):

@@ -98,7 +98,7 @@ def test_a_text_file_has_a_prompt_on_each_line(write):
         ('{"prompt": "a", "seed": 1.0}', "seed: found 1.0, expected a whole number"),
         ('{"prompt": "a", "top_p": true}', "top_p: found True, expected a number"),
         ('{"prompt": "a", "stop": 1}', "stop: found 1, expected a text or a list"),
-        ('{"prompt": "a", "n": 2}', "n: unknown key; expected one of max_tokens, "),
+        ('{"prompt": "a", "n": 2}', "n: unknown key; expected one of prompt, cust"),
         ('{"prompt": "a", "top_k": 1.5}', "top_k: found 1.5, expected a whole number"),
         ('{"prompt": "a", "top_p": "x"}', "top_p: found 'x', expected a number"),
         ('{"prompt": "a", "top_p": 1.5}', "top_p is 1.5, expected more than 0"),
