@@ -36,7 +36,8 @@ from llmpq_jax.tasks.profile import measure
 _NUM_SHOWN = 3
 # The most likely words of a tiny model soon repeat.
 _SAMPLING = Sampling(temperature=0.6, top_p=0.9, seed=1)
-_CHECKOUT = Path(__file__).resolve().parents[2]
+PROFILE = ProfileOptions(activations=ACTIVATIONS)
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
@@ -50,7 +51,7 @@ def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
     Raises:
         LlmpqError: A step failed; the message is that step's.
     """
-    folder = find_model(_CHECKOUT) if model is None else model
+    folder = find_model(CHECKOUT) if model is None else model
     architecture = read_architecture(folder)
     work_dir.mkdir(parents=True, exist_ok=True)
     print_line(f"llmpq-jax quickstart: {folder}, {architecture.num_layers} layers")
@@ -87,7 +88,7 @@ def _profile(folder: Path, cluster: Path, measurements: Path) -> None:
         folder,
         read_cluster(cluster),
         measurements,
-        ProfileOptions(activations=ACTIVATIONS),
+        PROFILE,
         overwrites=True,
     )
     print_table(measurements_table(measured))
@@ -155,7 +156,7 @@ def _cluster_file(folder: Path, work_dir: Path, *, is_example: bool) -> Path:
         "0 devices    four emulated CPU devices whose memory is unequal and scarce"
     )
     if is_example:
-        for path in (CLUSTER, _CHECKOUT / CLUSTER):
+        for path in (CLUSTER, CHECKOUT / CLUSTER):
             if path.is_file():
                 return path
     path = work_dir / "cluster.toml"

@@ -86,7 +86,7 @@ def test_a_link_of_the_cluster_file_is_said_to_come_first(
     words = ("profile", "--model", model, "--cluster", path, "--out", copied, *SIZES)
     result = run(*words, "--between-nodes", "--address", machines.address)
     assert result.exit_code == 0, result.output
-    assert "says a [[link]] itself, which plans believe" in result.stderr
+    assert "has a [[link]] itself, which plans use" in result.stderr
 
 
 def test_what_cannot_be_measured_is_said(fails, run, model, cluster, copied, tmp_path):

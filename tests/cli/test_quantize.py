@@ -31,7 +31,7 @@ def test_the_written_strategy_continues_prompts_as_the_old_one(
     assert re.search(r"^ +2 layers +8 +\S+ KiB +\S+ KiB$", result.stdout, re.MULTILINE)
     assert re.search(r"^ +1 layer +4 +\S+ KiB +\S+ KiB$", result.stdout, re.MULTILINE)
     assert re.search(r"^ +total +\S+ KiB +\S+ KiB$", result.stdout, re.MULTILINE)
-    assert re.search(r"\d\d\.\d% of the bytes of weights", result.stdout)
+    assert re.search(r"\d\d\.\d% of the weights' bytes", result.stdout)
     assert f"written      {tmp_path / 'out'}" in result.stdout
     new = tmp_path / "out" / "strategy.toml"
     assert f"strategy     {new}" in result.stdout
@@ -78,7 +78,9 @@ def test_a_folder_of_others_is_not_replaced(fails, words, tmp_path):
 
 def test_the_model_itself_is_not_replaced(fails, words, model):
     words[-1] = model
-    assert f"holds {model}, which is read: name another" in fails(*words, "--overwrite")
+    assert f"holds {model}, which is read: choose another" in fails(
+        *words, "--overwrite"
+    )
 
 
 def test_a_strategy_for_another_model_is_refused_and_nothing_written(

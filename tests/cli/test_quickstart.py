@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -10,17 +11,18 @@ from llmpq_jax.schema.strategy_file import read_strategy
 from llmpq_jax.tasks import quickstart
 from tests.planner.requests import measurements
 
-# A third of what a user waits for.
+# A third of the sizes that a user waits for.
 SMALL_GRID = Grid.of((1, 16), ((64, 128),))
 
 
 @pytest.mark.slow
 def test_the_whole_way_works_and_works_again(run, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(quickstart, "QUICK_GRID", SMALL_GRID)
+    small = replace(quickstart.PROFILE, grid=SMALL_GRID)
+    monkeypatch.setattr(quickstart, "PROFILE", small)
     measure = quickstart.measure
 
     def measure_once(*arguments, overwrites, **choices):
-        """Goes on where the first run ended, so that the second need not wait."""
+        """Continues where the first run ended, so that the second need not wait."""
         assert overwrites
         return measure(*arguments, **choices)
 
@@ -52,7 +54,7 @@ def test_the_whole_way_works_and_works_again(run, model, tmp_path, monkeypatch):
 
 def test_a_wheel_alone_says_how_to_get_the_example(fails, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(quickstart, "_CHECKOUT", tmp_path / "site-packages")
+    monkeypatch.setattr(quickstart, "CHECKOUT", tmp_path / "site-packages")
     line = fails("quickstart", "--work-dir", tmp_path / "out")
     assert "clone the repository and run `make quickstart`" in line
     assert "--model" in line
