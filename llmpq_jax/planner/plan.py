@@ -18,6 +18,9 @@ from llmpq_jax.schema.strategy import Strategy
 
 # The least Σω becomes a budget, so its gap is smaller than that of a latency.
 _OMEGA_GAP = 1e-6
+_UNIFORM_NOTE = (
+    "no quality was asked for: omega held at that of a model wholly at 8 bits"
+)
 
 
 def plan(
@@ -53,31 +56,27 @@ def plan(
     problem = make_problem(request)
     budget, note = request.omega_budget, None
     if budget is None and request.theta == 0:
-        budget = uniform_int8_omega(problem)
-        note = (
-            "no quality was asked for: omega held at that of a model wholly at 8 bits"
-        )
+        budget, note = uniform_int8_omega(problem), _UNIFORM_NOTE
     instances = all_subproblems(problem, omega_budget=budget)
+
+    def left_s() -> float:
+        return time_limit_s - (time.monotonic() - begin)
+
     result = search(
         instances,
         time_limit_s=time_limit_s,
         relative_gap=relative_gap,
         progress=progress,
     )
-    if result.incumbent is None and note is not None:
-        left_s = time_limit_s - (time.monotonic() - begin)
-        least = _min_omega(instances, time_limit_s=left_s)
-        best = least.incumbent
+    if result.incumbent is None and note is not None and budget is not None:
+        smallest = _min_omega(instances, time_limit_s=left_s())
+        best = smallest.incumbent
         if best is not None:
-            budget = max(best.value, budget or 0.0)
-            note = _relaxed_note(
-                best.value,
-                uniform=uniform_int8_omega(problem),
-                is_proven=least.is_complete,
-            )
+            note = _relaxed_note(best.value, budget, is_proven=smallest.is_complete)
+            budget = max(best.value, budget)
             result = search(
                 [replace(instance, omega_budget=budget) for instance in instances],
-                time_limit_s=time_limit_s - (time.monotonic() - begin),
+                time_limit_s=left_s(),
                 relative_gap=relative_gap,
                 known=[(replace(best.instance, omega_budget=budget), best.candidate)],
                 progress=progress,
@@ -101,6 +100,6 @@ def _min_omega(instances: tuple[Instance, ...], *, time_limit_s: float) -> Searc
     )
 
 
-def _relaxed_note(value: float, *, uniform: float, is_proven: bool) -> str:
+def _relaxed_note(value: float, uniform: float, *, is_proven: bool) -> str:
     proven = "the least that fits" if is_proven else "the least found in time"
     return f"nothing fits at the omega of a model wholly at 8 bits, {uniform:.4g}: held at {value:.4g}, {proven}"

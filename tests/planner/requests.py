@@ -22,11 +22,11 @@ from llmpq_jax.schema.workload import Workload
 
 MIB = 1 << 20
 SLOWNESS = {"fast": 1.0, "slow": 3.0}
-# Of a layer with a cache of 8 bits, beside one of 16.
+# Seconds of a layer with a cache of 8 bits, as a share of one of 16.
 CACHE_8 = 0.9
 # Slow enough that it matters how hidden states are sent.
 LINK_S_PER_BYTE = 1e-9
-# Of a layer over several devices, for each of them.
+# Speed-up of a layer over several devices, for each of them.
 MESH_SPEEDUP = 0.8
 # Seconds per row.
 END_RATES: tuple[tuple[VocabularyLayer, HeadBits, float], ...] = (

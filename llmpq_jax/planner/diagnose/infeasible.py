@@ -41,8 +41,8 @@ def explain(
     on_note("no plan fits; looking for the reason")
     budget = request.omega_budget
     clash = pin_clash(request)
-    least = _min_omega(problem) if budget is not None and clash is None else None
-    if clash is None and least is None and budget is not None:
+    lowest = _min_omega(problem) if budget is not None and clash is None else None
+    if clash is None and lowest is None and budget is not None:
         # Without pins the budget still rules out every plan, without the budget the pins.
         clash = pin_clash(replace(request, omega_budget=None))
         if clash is not None:
@@ -51,10 +51,10 @@ def explain(
         fits = "; ".join(repair.text for repair in repairs(request, on_note))
         advice = f"what would do: {fits}" if fits else "drop or change a pin"
         return InfeasibleError(f"{clash}; {advice}")
-    if least is not None:
+    if lowest is not None:
         return InfeasibleError(
             f"no plan keeps omega within {budget:.4g}: the least that fits "
-            f"the memory is {least:.4g}; what would do: an omega of {least:.4g}"
+            f"the memory is {lowest:.4g}; what would do: an omega of {lowest:.4g}"
             + "".join(f"; {repair.text}" for repair in repairs(request, on_note))
         )
     stages = min_shortfall(smallest_subproblem(problem, omega_budget=None))

@@ -26,7 +26,8 @@ from llmpq_jax.schema.memory_terms import MemoryTerms
 
 # Whether a stage is the first and whether it is the last.
 _Role = tuple[bool, bool]
-_Least = dict[_Role, Floats]
+# Least bytes lacking, by which of the first and the last stage are there.
+_Tables = dict[_Role, Floats]
 _Choices = Mapping[_Role, Integers]
 _ROLES: tuple[_Role, ...] = ((False, False), (True, False), (False, True), (True, True))
 
@@ -53,34 +54,34 @@ class StageShortfall:
 def min_shortfall(instance: Instance) -> tuple[StageShortfall, ...] | None:
     """Returns the stages of the plan of the least shortfall, or None if no order serves.
 
-    The first and the last stage are in their places; the order of the others is arbitrary.
+    The first and the last are the first and the last stage; the others have no order.
     """
     num_layers = instance.num_layers
-    least: _Least = {
+    tables: _Tables = {
         role: np.full((1, num_layers + 1), np.inf, dtype=float) for role in _ROLES
     }
-    least[False, False][0, 0] = 0.0
+    tables[False, False][0, 0] = 0.0
     trace: list[tuple[int, _Choices]] = []
 
     def take(members: Sequence[int], num_devices: int, *, must_use: bool) -> None:
         """Takes devices of a group, or one that is its own group."""
-        nonlocal least
-        least = {
+        nonlocal tables
+        tables = {
             role: np.concatenate(
                 [table, np.full((num_devices, num_layers + 1), np.inf)]
             )
-            for role, table in least.items()
+            for role, table in tables.items()
         }
         for j in members:
-            least, choices = _with_device(instance, j, least)
+            tables, choices = _with_device(instance, j, tables)
             trace.append((j, choices))
         if must_use:
-            for table in least.values():
+            for table in tables.values():
                 table[:num_devices] = np.inf
         # From here on the number of devices taken makes no difference.
-        chosen = {role: table.argmin(axis=0) for role, table in least.items()}
+        chosen = {role: table.argmin(axis=0) for role, table in tables.items()}
         trace.append((-1, chosen))
-        least = {role: table.min(axis=0)[None] for role, table in least.items()}
+        tables = {role: table.min(axis=0)[None] for role, table in tables.items()}
 
     width, must_use = instance.devices.width, instance.devices.must_use
     grouped = {j for group in instance.device_groups for j in group.members}
@@ -90,7 +91,7 @@ def min_shortfall(instance: Instance) -> tuple[StageShortfall, ...] | None:
     for group in instance.device_groups:
         must = any(must_use[j] for j in group.members)
         take(group.members, group.num_devices, must_use=must)
-    if not np.isfinite(least[True, True][0, num_layers]):
+    if not np.isfinite(tables[True, True][0, num_layers]):
         return None
     held = _held(instance, trace)
     held.sort(key=lambda stage: (not stage[2][0], stage[2][1]))
@@ -98,8 +99,8 @@ def min_shortfall(instance: Instance) -> tuple[StageShortfall, ...] | None:
 
 
 def _with_device(
-    instance: Instance, j: int, least: _Least
-) -> tuple[_Least, dict[_Role, Integers]]:
+    instance: Instance, j: int, tables: _Tables
+) -> tuple[_Tables, dict[_Role, Integers]]:
     """Takes one more device; also returns what it holds in each new entry.
 
     Tables are over devices taken of the group and layers placed. A choice is 4 times the
@@ -109,12 +110,12 @@ def _with_device(
     width = int(instance.devices.width[j])
     after, chosen = {}, {}
     for state in _ROLES:
-        best = least[state].copy()
+        best = tables[state].copy()
         choice = np.zeros(best.shape, dtype=np.int64)
         for number, role in enumerate(_ROLES):
             if any(own and not has for own, has in zip(role, state, strict=True)):
                 continue
-            before = least[_without(state, role)]
+            before = tables[_without(state, role)]
             for num in range(1, instance.num_layers + 1):
                 moved = before[:-width, : before.shape[1] - num] + lacks[role][num]
                 better = moved < best[width:, num:]

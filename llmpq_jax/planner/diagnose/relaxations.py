@@ -109,7 +109,7 @@ def _devices(request: PlanRequest) -> Iterator[Repair]:
 
 
 def _memory(request: PlanRequest) -> Iterator[Repair]:
-    """Yields more memory on one device; of equal devices the first stands for all."""
+    """Yields more memory on one device, of equal devices on the first."""
     cluster, seen = request.cluster, set()
     for node_device in cluster.node_devices:
         node, device = node_device.node, node_device.device

@@ -1,7 +1,7 @@
 """Predicts the numbers of one subproblem.
 
-The only place where the cost model meets the search: records go in, arrays of seconds and
-bytes come out, and the search asks no measurement again. Axes as in `instance`.
+Only here does the cost model meet the search: records go in, arrays of seconds and bytes
+come out, and the search reads no measurement. Axes as in `instance`.
 """
 
 from __future__ import annotations

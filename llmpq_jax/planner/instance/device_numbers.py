@@ -3,8 +3,8 @@
 A field's annotation names its axes: P phases (prefill, decode), L layers, J devices, B
 precisions; a name that ends in `_s` is in seconds. What is done to all numbers at once
 follows from that: taking some devices, comparing two, making one faster. Nothing lists
-the fields a second time, so none can be forgotten: a number that was left out of a
-comparison would make unequal devices interchangeable, and the certificate wrong.
+the fields a second time, so none can be forgotten: a number that a comparison ignored would
+make unequal devices interchangeable, and the certificate wrong.
 """
 
 from __future__ import annotations

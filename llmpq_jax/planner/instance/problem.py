@@ -187,7 +187,7 @@ def _check_measurements(request: PlanRequest) -> None:
 
 
 def _fit_by_kv_bits(request: PlanRequest) -> dict[KvBits, FittedModels]:
-    """Fits the layers measured with each precision of the cache; those without are left out."""
+    """Fits the layers measured with each precision of the cache, where there are any."""
     found = request.measurements
     fitted: dict[KvBits, FittedModels] = {}
     for kv_bits in request.kv_bits:

@@ -36,7 +36,7 @@ def latency_bound_s(instance: Instance) -> float:
     The schedule grows with ΣP, max P, ΣD and max D, so bounds of these four bound it. A
     sum is least with every layer where it is fastest; a maximum, with the layers spread
     in proportion to the devices' speeds, each at its fastest precision. Memory, quality
-    and hops are left out, which can only lower the bound.
+    and hops are ignored, which can only lower the bound.
     """
     if not _is_possible(instance):
         return float("inf")
@@ -94,13 +94,13 @@ def _sum_over_devices(instance: Instance, values: Floats | Integers) -> float:
 
 
 def _sum_s(instance: Instance, p: int, fixed_s: float) -> float:
-    """Bounds ΣP or ΣD by every layer where it is fastest, and seconds beside them."""
+    """Bounds ΣP or ΣD: every layer where it is fastest, and what a stage adds."""
     fastest = instance.devices.layer_s[p].min()
     return float(instance.num_layers * fastest + fixed_s)
 
 
 def _slowest_s(instance: Instance, p: int) -> float:
-    """Bounds max P or max D by layers spread in proportion to the devices' speeds."""
+    """Bounds max P or max D: layers spread in proportion to the devices' speeds."""
     fastest = instance.devices.layer_s[p].min(axis=1)
     if (fastest <= 0).any():
         return 0.0
@@ -114,7 +114,7 @@ def _shared_bound(
     """Raises the bound of a phase if one shared machine holds every device.
 
     Args:
-        instance: The subproblem.
+        instance: Numbers of the subproblem.
         p: Phase, as an index of axis P.
         alone_s: Lower bound if nothing is shared.
         layer_s: Seconds of one layer for all micro-batches and rounds.

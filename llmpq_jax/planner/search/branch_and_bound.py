@@ -5,9 +5,9 @@ the slowest stages A and D of both phases. Nodes are solved in the order of thei
 bounds, with one incumbent. In a node, Lagrangian multipliers (see `lagrangian`) are
 improved by column generation: the cheapest pipeline under their weights gives a bound and
 a plan at once, and the restricted master LP over the pipelines so far gives the next
-multipliers. A node whose bound reaches the incumbent less the gap is left out. Of another
-one either so few candidate stages are left that HiGHS solves it exactly (`node_mip`), or
-it is branched: its bounds are halved.
+multipliers. A node whose bound reaches the incumbent less the gap is closed. Of another one
+either so few candidate stages are left that HiGHS solves it exactly (`node_mip`), or it is
+branched: its bounds are halved.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ shared machines with sums of at most 1, a share λ in [0, 1] and a multiplier η
 
 since stages on a group take w_j devices each and N_q in all, and the same for D: a
 weighted sum of stages' seconds and ω, and a constant. Its minimum over all pipelines is a
-lower bound for any multipliers; good ones are the duals of a linear program. Prefill is
-the case of one round, n − 1 = 1. Axes: T types, G groups, H hosts.
+lower bound for any multipliers; good ones are the duals of a linear program. Prefill is a
+decode of one round, n − 1 = 1. Axes: T types, G groups, H hosts.
 """
 
 from __future__ import annotations

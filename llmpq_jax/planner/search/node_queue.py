@@ -45,7 +45,7 @@ class NodeQueue:
         self._store = store
         self.unopened = np.array(unopened)
         self.current = float("inf")
-        # The lowest bound of all nodes that were left out.
+        # The lowest bound of all nodes that are closed.
         self._closed = float("inf")
         self._open: list[tuple[float, int, Node]] = []
         self._number = count()
@@ -81,5 +81,5 @@ class NodeQueue:
         return node
 
     def close(self, bound: float) -> None:
-        """Leaves a node out for good; no plan of it is below the bound."""
+        """Closes a node for good; no plan of it is below the bound."""
         self._closed = min(self._closed, bound)

@@ -93,14 +93,14 @@ class PathProgram:
                 here = states.ending_on(depth, t)
                 if not len(here):
                     continue
-                least = np.where(
+                best = np.where(
                     states.is_complete[here][:, None], costs.last[t][None], np.inf
                 )
                 middle = costs.middle[t]
                 for k in range(1, middle.shape[1] + 1):
                     value = rest[here, t][:, k:] + middle[:-k, k - 1]
-                    np.minimum(least[:, :-k], value, out=least[:, :-k])
-                stage[here, t] = least
+                    np.minimum(best[:, :-k], value, out=best[:, :-k])
+                stage[here, t] = best
         return stage, rest
 
     def _trace(self, t: int, i: int) -> list[TypedStage]:

@@ -120,8 +120,8 @@ class RestrictedMaster:
         if p == DECODE:
             slowest.append((rows[_BUSY][0], float(m)))
         slowest += self._alone(p, (m - 1.0) / rounds)
-        least = node_bounds.min_s[p] * rounds / self._unit_s
-        column = self._add_variable(0.0, slowest, lower=least)
+        lower = node_bounds.min_s[p] * rounds / self._unit_s
+        column = self._add_variable(0.0, slowest, lower=lower)
         if p == DECODE:
             ends = [(rows[name][0], -1.0) for name in (_BUSY, _EMPTY)]
             self._add_variable(0.0, [*ends, *self._alone(p, (rounds - 1) / rounds)])
@@ -223,5 +223,5 @@ class RestrictedMaster:
             np.array(list(kept), dtype=np.int32),
             np.array(list(kept.values())),
         )
-        assert status != self._error, "a column left out would raise the bound"
+        assert status != self._error, "without the column the bound would be too high"
         return self._highs.getNumCol() - 1

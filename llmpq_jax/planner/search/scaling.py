@@ -21,8 +21,8 @@ class Scaling:
     """Units of a Pyomo model's numbers.
 
     Attributes:
-        time_s: Seconds that 1 stands for: a lower bound on the latency.
-        omega: Loss that 1 stands for: the largest Σω there is.
+        time_s: Unit of seconds: a lower bound on the latency.
+        omega: Unit of losses: the largest Σω there is.
     """
 
     time_s: float
@@ -49,7 +49,7 @@ def all_rounds(seconds: Floats, instance: Instance, unit_s: float) -> Floats:
     Args:
         seconds: Seconds of one round of each phase, [P, …].
         instance: Number of rounds.
-        unit_s: Seconds that 1 stands for.
+        unit_s: Unit of the result in seconds.
     """
     steps = max(instance.num_rounds[DECODE], 1)
     return np.stack([seconds[PREFILL] / unit_s, seconds[DECODE] * (steps / unit_s)])

@@ -28,7 +28,7 @@ class StageTable:
     """Seconds of every possible stage, and which ones fit.
 
     Attributes:
-        instance: The subproblem.
+        instance: Numbers of the subproblem.
         types: Types of its devices.
         counts: Counts of layers at each precision, and their losses.
         layers_s: Seconds of a stage's layers, [P, T, C].
@@ -51,7 +51,7 @@ class StageTable:
 
 
 def max_stage_layers(instance: Instance) -> int:
-    """Returns the most layers any device holds, if it needs no workspace for them."""
+    """Returns the maximum number of layers of a device, workspace aside."""
     d = instance.devices
     size = d.layer_bytes + d.kv_bytes[:, None]
     room = np.maximum(d.allowed_bytes - instance.buffer_bytes, 0)

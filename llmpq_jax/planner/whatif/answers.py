@@ -55,7 +55,7 @@ class Answer:
 
     @property
     def gain(self) -> float | None:
-        """Seconds that the change gains; negative if it costs; None without a plan."""
+        """Decrease of the objective; negative if it rises; None without a plan."""
         return None if self.objective is None else self.before - self.objective
 
     @property

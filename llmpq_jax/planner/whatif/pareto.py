@@ -48,17 +48,17 @@ class Sweep:
     def quality(self) -> Iterator[SweepPoint]:
         """Yields budgets from the least Σω that fits to that of the fastest plan of all.
 
-        The middle of those two neighbours is solved next where most may be gained: where
-        the product of their distances in Σω and in latency is the largest. Where a plan
+        Next is the middle of the two neighbours between which most may be gained: those
+        with the largest product of their distances in Σω and in latency. Where a plan
         needs less than its budget, no budget between the two is faster.
         """
         no_limit = 2 * _max_omega(self.request)
         fastest = self.solve(self.request, no_limit)
         yield fastest
-        least = self._min_omega()
-        if fastest.strategy is None or least is None or fastest.was_interrupted:
+        lowest = self._min_omega()
+        if fastest.strategy is None or lowest is None or fastest.was_interrupted:
             return
-        points = [self.solve(self.request, least), fastest]
+        points = [self.solve(self.request, lowest), fastest]
         yield points[0]
         while not points[-1].was_interrupted:
             gains = [

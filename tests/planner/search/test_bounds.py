@@ -92,7 +92,7 @@ def test_no_plan_is_below_the_lagrangian_bound_of_any_multipliers(instances, see
     path = ShortestPath(table, NodeBounds()).cheapest(
         lagrangian_weights(table, multipliers)
     )
-    least = min((objective for objective, _ in feasible_plans(instance)), default=None)
-    if least is not None:
+    best = min((objective for objective, _ in feasible_plans(instance)), default=None)
+    if best is not None:
         assert path is not None
-        assert path.lagrangian_value <= least * (1 + ROUNDING) + ROUNDING
+        assert path.lagrangian_value <= best * (1 + ROUNDING) + ROUNDING

@@ -64,7 +64,7 @@ class Formulation:
 
     Attributes:
         model: Pyomo model.
-        unit: Seconds or ω that 1 in the objective stands for.
+        unit: Unit of the objective in seconds or ω.
     """
 
     model: Model

@@ -69,5 +69,5 @@ def memory(model: Model, instance: Instance, scaling: Scaling) -> None:
 
 
 def _unit_bytes(instance: Instance) -> float:
-    """Bytes that 1 stands for: the largest device's, so that numbers are near 1."""
+    """Unit of bytes: the largest device's, so that numbers are near 1."""
     return float(instance.devices.allowed_bytes.max())

@@ -34,7 +34,7 @@ class ArcFlow:
 
     Attributes:
         model: Pyomo model; `stage[s]` says whether candidate stage s is in the plan.
-        unit: Seconds that 1 in the objective stands for.
+        unit: Unit of the objective in seconds.
     """
 
     model: Model

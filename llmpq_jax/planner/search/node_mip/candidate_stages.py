@@ -31,7 +31,7 @@ class CandidateStages:
     """The numbers of an arc-flow model. Axis S: stages that may be chosen.
 
     Attributes:
-        instance: The subproblem, with its devices and schedule.
+        instance: Numbers of the subproblem, with its devices and schedule.
         types: Types of its devices.
         node_bounds: Bounds on the slowest stages of the model's plans.
         stages: The stages, [S].

@@ -1,4 +1,4 @@
-"""Each way a solve can end is told apart from the others."""
+"""Each outcome of a solve is distinguished from the others."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def total(variables: Any, weights: Any) -> Any:
     return sum(weight * variables[key] for key, weight in weights.items())
 
 
-def knapsack(least=7) -> Any:
-    """Three weights of 2, 3 and 5 that together reach a least: 7 by 2 and 5."""
+def knapsack(minimum=7) -> Any:
+    """Three weights of 2, 3 and 5 that together reach a minimum: 7 by 2 and 5."""
     model = pyo.ConcreteModel()
     model.x = pyo.Var([2, 3, 5], domain=pyo.Binary)
     weight = total(model.x, {2: 2, 3: 3, 5: 5})
-    model.enough = pyo.Constraint(expr=weight >= least)
+    model.enough = pyo.Constraint(expr=weight >= minimum)
     model.objective = pyo.Objective(expr=weight + 0.5)
     return model
 
@@ -63,7 +63,7 @@ def test_an_optimum_is_written_to_the_variables():
 
 
 def test_infeasible_has_no_solution_and_an_infinite_bound():
-    outcome = solved(knapsack(least=11))
+    outcome = solved(knapsack(minimum=11))
     assert (outcome.status, outcome.has_solution) == ("infeasible", False)
     assert outcome.bound == float("inf")
 
