@@ -8,18 +8,27 @@ hold and what they cost is in the candidate stages; docs/formulation.md has the 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyomo.environ as pyo
-from jaxtyping import Float
 
 from llmpq_jax.planner.instance.device_numbers import DECODE, PREFILL
-from llmpq_jax.planner.instance.instance import Integers
 from llmpq_jax.planner.search.node_mip.candidate_stages import CandidateStages
+from llmpq_jax.planner.search.node_mip.expressions import (
+    by_boundary,
+    constraint_list,
+    hop_seconds,
+    one_passage,
+    stage_seconds,
+    sum_of_stages,
+    total_omega,
+    unshared_time,
+    weighted_stages,
+)
 from llmpq_jax.planner.search.node_mip.highs import Model
 from llmpq_jax.planner.search.scaling import Scaling, all_rounds, scaling_of
 from llmpq_jax.planner.search.stage_costs import TypedStage
@@ -115,18 +124,18 @@ def first_stage(model: Model, candidates: CandidateStages, scaling: Scaling) -> 
     """(1) One stage starts the model."""
     del scaling
     starts = np.flatnonzero(candidates.first == 0)
-    model.first_stage = pyo.Constraint(expr=_sum_of(model, starts) == 1)
+    model.first_stage = pyo.Constraint(expr=sum_of_stages(model, starts) == 1)
 
 
 def flow_out(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """(2) A stage that ends before the model does sends, from its type."""
     del scaling
-    ending = _by_boundary(candidates.end, candidates.type)
+    ending = by_boundary(candidates.end, candidates.type)
     leaving = defaultdict(list)
     for i, t, k, o in model.hop:
         leaving[i, t].append(model.hop[i, t, k, o])
-    model.flow_out = _each(
-        _sum_of(model, stages) - sum(leaving[i, t]) == 0
+    model.flow_out = constraint_list(
+        sum_of_stages(model, stages) - sum(leaving[i, t]) == 0
         for (i, t), stages in ending.items()
         if i < candidates.instance.num_layers
     )
@@ -135,12 +144,12 @@ def flow_out(model: Model, candidates: CandidateStages, scaling: Scaling) -> Non
 def flow_in(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """(3) A stage that does not start the model receives, on its type."""
     del scaling
-    starting = _by_boundary(candidates.first, candidates.type)
+    starting = by_boundary(candidates.first, candidates.type)
     arriving = defaultdict(list)
     for i, t, k, o in model.hop:
         arriving[i, k].append(model.hop[i, t, k, o])
-    model.flow_in = _each(
-        _sum_of(model, stages) - sum(arriving[i, t]) == 0
+    model.flow_in = constraint_list(
+        sum_of_stages(model, stages) - sum(arriving[i, t]) == 0
         for (i, t), stages in starting.items()
         if i > 0
     )
@@ -155,8 +164,12 @@ def group_devices(model: Model, candidates: CandidateStages, scaling: Scaling) -
         np.flatnonzero(types.group_of[candidates.type] == q)
         for q in range(types.num_groups)
     ]
-    model.group_devices = _each(
-        (size if types.must_use[q] else None, _weighted(model, widths, stages), size)
+    model.group_devices = constraint_list(
+        (
+            size if types.must_use[q] else None,
+            weighted_stages(model, widths, stages),
+            size,
+        )
         for q, (size, stages) in enumerate(
             zip(types.group_sizes.tolist(), on_group, strict=True)
         )
@@ -168,13 +181,13 @@ def slowest_stage(
     model: Model, candidates: CandidateStages, scaling: Scaling, *, p: int
 ) -> None:
     """(5) The slowest of a phase is no faster than the stage that holds layer i."""
-    seconds = _stage_seconds(candidates, scaling, p)
+    seconds = stage_seconds(candidates, scaling, p)
     holding = (
         np.flatnonzero((candidates.first <= i) & (i < candidates.end))
         for i in range(candidates.instance.num_layers)
     )
-    rows = _each(
-        _weighted(model, seconds, stages) - model.slowest[PHASES[p]] <= 0
+    rows = constraint_list(
+        weighted_stages(model, seconds, stages) - model.slowest[PHASES[p]] <= 0
         for stages in holding
         if len(stages)
     )
@@ -185,12 +198,14 @@ def slowest_hop(
     model: Model, candidates: CandidateStages, scaling: Scaling, *, p: int
 ) -> None:
     """(6) Nor than the hop at boundary i."""
-    seconds = _hop_seconds(candidates, scaling, p)
+    seconds = hop_seconds(candidates, scaling, p)
     at: dict[int, list[Model]] = defaultdict(list)
     for i, t, k, o in model.hop:
         if seconds[o, t, k] > 0:
             at[i].append(float(seconds[o, t, k]) * model.hop[i, t, k, o])
-    rows = _each(sum(terms) - model.slowest[PHASES[p]] <= 0 for terms in at.values())
+    rows = constraint_list(
+        sum(terms) - model.slowest[PHASES[p]] <= 0 for terms in at.values()
+    )
     model.add_component(f"{PHASES[p]}_slowest_hop", rows)
 
 
@@ -203,7 +218,7 @@ def busy_round(model: Model, candidates: CandidateStages, scaling: Scaling) -> N
 
 def empty_round(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
     """(8) Nor than the passage of one micro-batch."""
-    once = _once(model, candidates, scaling, DECODE)
+    once = one_passage(model, candidates, scaling, DECODE)
     model.empty_round = pyo.Constraint(expr=once - model.round <= 0)
 
 
@@ -211,7 +226,7 @@ def schedule(
     model: Model, candidates: CandidateStages, scaling: Scaling, *, p: int
 ) -> None:
     """(9) A phase takes one passage, the other micro-batches and the later rounds."""
-    alone = _alone(model, candidates, scaling, p)
+    alone = unshared_time(model, candidates, scaling, p)
     row = pyo.Constraint(expr=alone - model.time[PHASES[p]] <= 0)
     model.add_component(f"{PHASES[p]}_schedule", row)
 
@@ -221,7 +236,7 @@ def shared_hosts(
 ) -> None:
     """(10) A share of a shared machine's work is serial."""
     phase, num_types = PHASES[p], candidates.types.num_types
-    seconds = _stage_seconds(candidates, scaling, p)
+    seconds = stage_seconds(candidates, scaling, p)
     work_s = candidates.instance.num_micro_batches[p] * seconds
     rows = []
     for host, types in zip(
@@ -232,10 +247,10 @@ def shared_hosts(
         times = np.bincount(types, minlength=num_types)[candidates.type]
         stages = np.flatnonzero(times)
         if len(stages):
-            alone = (1 - serial) * _alone(model, candidates, scaling, p)
-            work = _weighted(model, serial * times * work_s, stages)
+            alone = (1 - serial) * unshared_time(model, candidates, scaling, p)
+            work = weighted_stages(model, serial * times * work_s, stages)
             rows.append(alone + work - model.time[phase] <= 0)
-    model.add_component(f"{phase}_shared_hosts", _each(rows))
+    model.add_component(f"{phase}_shared_hosts", constraint_list(rows))
 
 
 def omega_budget(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
@@ -245,7 +260,7 @@ def omega_budget(model: Model, candidates: CandidateStages, scaling: Scaling) ->
     if i.omega_budget is None or not (candidates.omega.any() or i.wire_omega.any()):
         return
     model.omega_budget = pyo.Constraint(
-        expr=_omega(model, candidates, 1.0 / scaling.omega)
+        expr=total_omega(model, candidates, 1.0 / scaling.omega)
         <= (i.omega_budget - i.fixed_omega) / scaling.omega
     )
 
@@ -255,7 +270,7 @@ def add_objective(model: Model, candidates: CandidateStages, scaling: Scaling) -
     i = candidates.instance
     theta = i.theta / scaling.time_s
     time = model.time["prefill"] + model.time["decode"]
-    omega = _omega(model, candidates, theta)
+    omega = total_omega(model, candidates, theta)
     model.objective = pyo.Objective(expr=time + omega + theta * i.fixed_omega)
 
 
@@ -281,78 +296,3 @@ def constraints(phases: Sequence[int] = (PREFILL, DECODE)) -> dict[str, Add]:
 
 def _of_phase(p: int, *adds: Any) -> dict[str, Add]:
     return {f"{PHASES[p]}_{add.__name__}": partial(add, p=p) for add in adds}
-
-
-def _each(rows: Iterable[Model]) -> pyo.Constraint:
-    """Returns one constraint for each row."""
-    held = list(rows)
-    return pyo.Constraint(range(len(held)), rule=lambda _, row: held[row])
-
-
-def _stage_seconds(
-    candidates: CandidateStages, scaling: Scaling, p: int
-) -> Float[np.ndarray, " S"]:
-    return all_rounds(candidates.seconds, candidates.instance, scaling.time_s)[p]
-
-
-def _hop_seconds(
-    candidates: CandidateStages, scaling: Scaling, p: int
-) -> Float[np.ndarray, "O T T"]:
-    return all_rounds(candidates.types.hop_s, candidates.instance, scaling.time_s)[p]
-
-
-def _by_boundary(
-    boundary: Integers, types: Integers
-) -> dict[tuple[int, int], list[int]]:
-    stages: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for s, key in enumerate(zip(boundary.tolist(), types.tolist(), strict=True)):
-        stages[key].append(s)
-    return stages
-
-
-def _sum_of(model: Model, stages: Iterable[int]) -> Model:
-    return pyo.quicksum(model.stage[int(s)] for s in stages)
-
-
-def _weighted(
-    model: Model, weights: Float[np.ndarray, " S"], stages: Iterable[int]
-) -> Model:
-    terms = [(float(weights[s]), model.stage[int(s)]) for s in stages if weights[s]]
-    return pyo.quicksum((w * stage for w, stage in terms)) if terms else 0.0
-
-
-def _weighted_hops(model: Model, weights: Float[np.ndarray, "O T T"]) -> Model:
-    return sum(
-        float(weights[o, t, k]) * model.hop[i, t, k, o]
-        for i, t, k, o in model.hop
-        if weights[o, t, k] > 0
-    )
-
-
-def _once(model: Model, candidates: CandidateStages, scaling: Scaling, p: int) -> Model:
-    """Seconds of one micro-batch over all stages and hops."""
-    seconds = _stage_seconds(candidates, scaling, p)
-    stages = _weighted(model, seconds, range(len(seconds)))
-    return stages + _weighted_hops(model, _hop_seconds(candidates, scaling, p))
-
-
-def _alone(
-    model: Model, candidates: CandidateStages, scaling: Scaling, p: int
-) -> Model:
-    """Seconds of a phase if nothing is shared."""
-    instance = candidates.instance
-    rounds, m = instance.num_rounds[p], instance.num_micro_batches[p]
-    once = (1.0 / rounds) * _once(model, candidates, scaling, p)
-    first_round = once + (m - 1) / rounds * model.slowest[PHASES[p]]
-    if p == PREFILL:
-        return first_round
-    return first_round + (rounds - 1) / rounds * model.round
-
-
-def _omega(model: Model, candidates: CandidateStages, scale: float) -> Model:
-    """Σω of stages and hops."""
-    loss = scale * candidates.instance.wire_omega
-    num_types = candidates.types.num_types
-    by_hop = np.broadcast_to(loss[:, None, None], (len(loss), num_types, num_types))
-    stages = _weighted(model, scale * candidates.omega, range(len(candidates.stages)))
-    return stages + _weighted_hops(model, by_hop)
