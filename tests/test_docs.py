@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import llmpq_jax
 from tools import generated, write_cli_docs, write_format_docs, write_results
 from tools.format_examples import FILES
 from tools.type_names import record_in, type_name
@@ -16,6 +17,7 @@ from tools.type_names import record_in, type_name
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")]
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+LANGUAGE = tomllib.loads((ROOT / "tests/language.toml").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("page", [write_format_docs, write_cli_docs, write_results])
@@ -97,6 +99,77 @@ def test_links_between_pages_lead_somewhere(page):
         r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")
     )
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as forges make them."""
+    text = re.sub(
+        r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in headings
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_headings_lead_to_one(page):
+    links = re.findall(r"\]\(([^)#:\s]*)#([^)]+)\)", page.read_text(encoding="utf-8"))
+    missing = [
+        f"{target}#{anchor}"
+        for target, anchor in links
+        if anchor not in anchors(page.parent / target if target else page)
+    ]
+    assert missing == []
+
+
+def test_the_index_of_pages_names_each():
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", index))
+    pages = {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"}
+    assert linked == pages
+
+
+def test_the_page_of_the_interface_names_all_of_it():
+    text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)", text))
+    assert set(llmpq_jax.__all__) - {"__version__"} <= named
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        for names in re.findall(r"^from llmpq_jax import (.*)$", block, re.MULTILINE):
+            assert set(names.split(", ")) <= set(llmpq_jax.__all__)
+        compile(block, "docs/api.md", "exec")
+
+
+def test_the_index_of_tools_names_each():
+    index = (ROOT / "tools/README.md").read_text(encoding="utf-8")
+    programs = {path.name for path in ROOT.glob("tools/*.py")} - {"__init__.py"}
+    folders = {f"{path.parent.name}/" for path in ROOT.glob("tools/*/__init__.py")}
+    named = set(re.findall(r"`(\w+(?:\.py|/))`", index))
+    # What only runs as the part of another tool is in that tool's page.
+    assert programs | folders - {"emulation/"} <= named
+    assert [name for name in named if not (ROOT / "tools" / name).exists()] == []
+
+
+def test_terms_of_the_glossary_are_in_order_and_each_is_there_once():
+    text = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
+    spelled_out = text.replace("ω (omega)", "omega").replace("θ (theta)", "theta")
+    all_terms = []
+    for section in spelled_out.split("\n## ")[1:]:
+        rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| [^|]+ \|$", section, re.MULTILINE)
+        terms = [term.lower() for term in rows if term != "term"]
+        assert terms == sorted(terms)
+        all_terms += terms
+    assert len(all_terms) == len(set(all_terms)) > 60
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda page: page.name)
+def test_pages_of_the_root_use_the_project_s_words(page):
+    refused = [re.compile(word) for word in LANGUAGE["words"]]
+    lines = page.read_text(encoding="utf-8").splitlines()
+    # A table of renamed things names the old ones, as code.
+    prose = [re.sub(r"`[^`]*`", "", line) for line in lines]
+    assert [line for line in prose if any(word.search(line) for word in refused)] == []
 
 
 def test_decisions_are_numbered_without_gaps_and_have_all_parts():

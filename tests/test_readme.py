@@ -1,4 +1,4 @@
-"""The README shows what is so: its commands exist, its strategy is the committed one."""
+"""The README and other pages show commands that exist, and a strategy that is committed."""
 
 from __future__ import annotations
 
@@ -7,28 +7,43 @@ import shlex
 from pathlib import Path
 
 import click
+import pytest
 
 from llmpq_jax.cli import main
 
 _ROOT = Path(__file__).parents[1]
 _TEXT = (_ROOT / "README.md").read_text(encoding="utf-8")
-_BLOCKS = re.findall(r"```(\w*)\n(.*?)```", _TEXT, re.DOTALL)
+_TOML = re.findall(r"```toml\n(.*?)```", _TEXT, re.DOTALL)
+_PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
 
 
-def test_every_command_and_option_shown_exists() -> None:
-    shown = [
-        line.removeprefix("$ llmpq-jax ")
-        for _, block in _BLOCKS
-        for line in block.splitlines()
-        if line.startswith("$ llmpq-jax ")
+def shown_commands(page: Path) -> list[str]:
+    """Command lines of `llmpq-jax` in a page's console blocks, continuation lines joined."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [
+        line.strip().removeprefix("$ llmpq-jax ")
+        for line in lines
+        if line.strip().startswith("$ llmpq-jax ")
     ]
-    assert len(shown) >= 3
-    for line in shown:
-        name, *words = shlex.split(line)
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+def test_every_command_and_option_shown_exists(page) -> None:
+    for line in shown_commands(page):
+        name, *words = shlex.split(line, comments=True)
         command = main.get_command(click.Context(main), name)
         assert command is not None, name
         options = {option for p in command.params for option in p.opts}
-        assert {word for word in words if word.startswith("--")} <= options
+        assert {word for word in words if word.startswith("--")} <= options, line
+
+
+@pytest.mark.parametrize(("page", "minimum"), [("README.md", 3), ("tutorial.md", 8)])
+def test_commands_shown_are_found(page, minimum) -> None:
+    """A check that finds no command would find no wrong one either."""
+    path = next(path for path in _PAGES if path.name == page)
+    assert len(shown_commands(path)) >= minimum
 
 
 def test_make_targets_shown_exist() -> None:
@@ -40,7 +55,7 @@ def test_make_targets_shown_exist() -> None:
 
 
 def test_the_strategy_shown_is_the_committed_one() -> None:
-    (shown,) = [block for language, block in _BLOCKS if language == "toml"]
+    (shown,) = _TOML
     path = _ROOT / "strategies" / "tiny-two-cpu" / "strategy.toml"
     committed = path.read_text(encoding="utf-8")
     for part in shown.split("# …\n"):
@@ -48,5 +63,5 @@ def test_the_strategy_shown_is_the_committed_one() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", _TEXT):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", _TEXT):
         assert target.startswith("https://") or (_ROOT / target).exists(), target
