@@ -17,10 +17,10 @@ Weights: TypeAlias = dict[str, Weight]
 
 
 def load_weights(tensors: Iterable[HostTensor], *, group_size: int = 128) -> Weights:
-    """Puts tensors on the default device, quantised there where they are to be.
+    """Puts tensors on the default device, and quantises them there.
 
-    They keep the layout of checkpoints; `stage.sharding.StageSharding.put_weights`
-    gives them the layout that kernels serve.
+    Weights stay in the layout of `quant.QArray`; for the layout that kernels serve see
+    `stage.sharding.StageSharding.put_weights`.
 
     Args:
         tensors: Tensors of one layer, the embedding or the head, from a `WeightStore`.

@@ -19,8 +19,8 @@ def open_store(strategy: Strategy) -> WeightStore:
     """Opens a strategy's checkpoint, and its calibrated weights if it serves any.
 
     Raises:
-        StrategyError: The strategy is for another model, or its calibrated weights were
-            made another way than it says.
+        StrategyError: The strategy is for another model, or for another rounding than
+            that of its calibrated weights.
         CheckpointError: Weights are missing or damaged, or quantised to other bits than
             the strategy's.
     """

@@ -24,11 +24,11 @@ from llmpq_jax.schema.precision import Bits, HeadBits
 
 
 class WeightStore:
-    """A model's weights: its checkpoint, and calibrated weights where there are any.
+    """A model's weights, from its checkpoint and from calibrated weights if there are any.
 
     Iterators hold one tensor of the file at a time; a consumer that drops each tensor
-    before it asks for the next keeps no more than that in host memory. A tensor that
-    the checkpoint already has at the bits asked for comes as its integers and scales.
+    before it asks for the next holds no more than that in host memory. A matrix that
+    the checkpoint has at the requested bits is read as its integers and scales.
 
     Attributes:
         reader: The checkpoint's reader.

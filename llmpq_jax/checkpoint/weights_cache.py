@@ -8,21 +8,16 @@ as it is read: a file that is not exactly what was written counts as not cached.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
 
 from llmpq_jax import __version__
 from llmpq_jax.arch.fingerprint import model_fingerprint
@@ -30,19 +25,19 @@ from llmpq_jax.checkpoint.calibrated import LayerOrHead
 from llmpq_jax.checkpoint.formats import read_format
 from llmpq_jax.checkpoint.load import Weights
 from llmpq_jax.checkpoint.reader import CheckpointReader
-from llmpq_jax.checkpoint.safetensors_file import read_header, read_stored
+from llmpq_jax.checkpoint.weights_file import (
+    UNFINISHED,
+    read_weights,
+    sorted_json,
+    write_weights,
+)
 from llmpq_jax.errors import CheckpointError
-from llmpq_jax.kernels import GroupArray, PanelArray, Weight, device_kernel_path
-from llmpq_jax.quant import QArray
+from llmpq_jax.kernels import Weight, device_kernel_path
 
 # Increase it with every change to a layout or to rounding to the nearest.
 _FORMAT = 1
 _MIN_FREE = 0.1  # share of the disk that is left to others
-_UNFINISHED = ".writing."
 _ABANDONED_S = 24 * 3600
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (QArray, PanelArray, GroupArray)
-}
 CacheKey = Mapping[str, object]
 
 
@@ -111,12 +106,13 @@ class WeightsCache:
             key: Key from `weights_key`.
 
         Raises:
-            NotCachedError: They are not there, or from here on damaged.
+            NotCachedError: There is no file for the key, or the file is damaged, which
+                may be noticed after some weights were read.
         """
         path = self._path(key)
         self._used.add(path)
         try:
-            yield from _read(path, key)
+            yield from read_weights(path, key)
             # Those used longest ago are deleted first.
             with suppress(OSError):
                 os.utime(path)
@@ -135,11 +131,11 @@ class WeightsCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             # Files that a killed run left incomplete.
-            for left in self.folder.glob(f"{_UNFINISHED}*"):
+            for left in self.folder.glob(f"{UNFINISHED}*"):
                 if time.time() - _last_use(left) > _ABANDONED_S:
                     shutil.rmtree(left, ignore_errors=True)
             self._make_room(sum(weight.nbytes for weight in weights.values()))
-            _write(self._path(key), key, weights)
+            write_weights(self._path(key), key, weights)
         except (OSError, SafetensorError) as error:
             self._is_written = False
             reason = getattr(error, "strerror", None) or error
@@ -148,7 +144,7 @@ class WeightsCache:
             )
 
     def _path(self, key: CacheKey) -> Path:
-        name = hashlib.sha256(_text(key).encode()).hexdigest()[:32]
+        name = hashlib.sha256(sorted_json(key).encode()).hexdigest()[:32]
         return self.folder / f"{name}.safetensors"
 
     def _make_room(self, num_bytes: int) -> None:
@@ -177,90 +173,3 @@ def _last_use(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-def _read(path: Path, key: CacheKey) -> Iterator[tuple[str, Weight]]:
-    """Reads a file weight by weight, checking each array against its digest.
-
-    Raises:
-        FileNotFoundError: There is none.
-        Exception: One of those that `WeightsCache.read` catches.
-    """
-    path.stat()
-    with safe_open(path, framework="np") as file:
-        metadata = file.metadata() or {}
-    text = metadata["content"]
-    content = json.loads(text)
-    if metadata["digest"] != _digest(text.encode()) or content["key"] != json.loads(
-        _text(key)
-    ):
-        msg = "the file was written for another key"
-        raise ValueError(msg)
-    tensors = read_header(path)
-    for name, (kind, static, digests) in content["weights"].items():
-        arrays: dict[str, Any] = {}
-        for leaf, digest in digests.items():
-            arrays[leaf] = read_stored(tensors[f"{name}.{leaf}"])
-            if _array_digest(arrays[leaf]) != digest:
-                msg = f"tensor {name}.{leaf} has changed"
-                raise ValueError(msg)
-        if kind == _PLAIN:
-            yield name, arrays.pop(_PLAIN)
-        else:
-            yield name, _KINDS[kind](**static, **arrays)
-        del arrays
-
-
-def _write(path: Path, key: CacheKey, weights: Weights) -> None:
-    """Writes a file in a temporary folder and moves it once it is on the disk."""
-    arrays: dict[str, np.ndarray] = {}
-    described: dict[str, list[Any]] = {}
-    for name, weight in weights.items():
-        kind, static, leaves = _leaves(weight)
-        digests = {leaf: _array_digest(array) for leaf, array in leaves.items()}
-        described[name] = [kind, static, digests]
-        arrays |= {f"{name}.{leaf}": array for leaf, array in leaves.items()}
-    text = _text({"key": key, "weights": described})
-    metadata = {"content": text, "digest": _digest(text.encode())}
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_UNFINISHED) as folder:
-        unfinished = Path(folder, path.name)
-        save_file(arrays, unfinished, metadata=metadata)
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-
-
-_PLAIN = "array"
-
-
-def _leaves(
-    weight: Weight,
-) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
-    """Returns a weight's class, its fields that are no arrays, and its arrays."""
-    if isinstance(weight, jax.Array):
-        return _PLAIN, {}, {_PLAIN: np.asarray(weight)}
-    assert isinstance(weight, QArray | PanelArray | GroupArray), type(weight)
-    static: dict[str, Any] = {}
-    arrays: dict[str, np.ndarray] = {}
-    for field in fields(weight):
-        value = getattr(weight, field.name)
-        if not field.metadata.get("pytree_node", True):
-            static[field.name] = value
-        elif value is not None:
-            arrays[field.name] = np.asarray(value)
-    return type(weight).__name__, static, arrays
-
-
-def _array_digest(array: np.ndarray) -> str:
-    """Hashes type, shape and elements."""
-    digest = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _text(value: Mapping[str, object]) -> str:
-    return json.dumps(value, sort_keys=True)

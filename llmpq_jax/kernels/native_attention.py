@@ -44,8 +44,8 @@ def attend_to_cache(
         query_BNH: Query heads, rotated; head n reads key head n // (N / K).
         key_BKH: Key of the new token, rotated.
         value_BKH: Value of the new token.
-        cache: Cached keys and values, of the query's type or int8, and their scales,
-            or None twice without; updated in place where XLA can.
+        cache: Cached keys and values, of the query's type or int8, and the scales of
+            both, None unless int8; updated in place where XLA can.
         position_B: Position of the new token in each sequence.
         window: Number of tokens that are attended to, the new one included; all if
             None.

@@ -1,4 +1,4 @@
-"""Where a stage's modules get their weights from: a checkpoint, and the cache before it."""
+"""The weights of a stage's modules: from the cache, or else from a checkpoint."""
 
 from __future__ import annotations
 

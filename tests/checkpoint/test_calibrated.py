@@ -23,7 +23,9 @@ from llmpq_jax.quant import QArray, quantize
 from llmpq_jax.runtime import Pipeline
 from tests.tiny_models import make_strategy, write_tiny_model
 
-MADE_FOR = Calibration(fingerprint="sha256:1", rounding="gptq", group_size=32, text="t")
+CALIBRATION = Calibration(
+    fingerprint="sha256:1", rounding="gptq", group_size=32, text="t"
+)
 
 
 def _weight(seed: int, bits) -> QArray:
@@ -36,13 +38,13 @@ def folder(tmp_path: Path) -> Path:
     begin(tmp_path)
     write_matrices(tmp_path, 3, 4, {"mlp.up.weight": _weight(0, 4)})
     write_matrices(tmp_path, "head", 8, {"vocabulary.weight": _weight(1, 8)})
-    finish(tmp_path, MADE_FOR)
+    finish(tmp_path, CALIBRATION)
     return tmp_path
 
 
 def test_what_was_written_is_read_bit_for_bit(folder):
     rounded = CalibratedWeights(folder, fingerprint="sha256:1")
-    assert rounded.calibration == MADE_FOR
+    assert rounded.calibration == CALIBRATION
     written: tuple[tuple[LayerOrHead, LowBits, str, int], ...] = (
         (3, 4, "mlp.up.weight", 0),
         ("head", 8, "vocabulary.weight", 1),
@@ -105,7 +107,7 @@ def test_a_strategy_names_the_weights_it_was_planned_with(tmp_path):
         Pipeline.load(nameless)
     folder = tmp_path / "rounded"
     folder.mkdir()
-    finish(folder, replace(MADE_FOR, fingerprint=strategy.model.fingerprint))
+    finish(folder, replace(CALIBRATION, fingerprint=strategy.model.fingerprint))
     model = replace(strategy.model, rounded=str(folder))
     other = replace(nameless, model=model, precision=replace(precision, group_size=64))
     with pytest.raises(
@@ -120,9 +122,9 @@ def test_a_strategy_names_the_weights_it_was_planned_with(tmp_path):
         Pipeline.load(replace(nameless, model=model))
 
 
-def test_a_folder_that_is_begun_anew_cannot_be_read_until_it_is_finished(folder):
+def test_a_folder_that_is_begun_again_cannot_be_read_until_it_is_finished(folder):
     begin(folder)
     with pytest.raises(CheckpointError, match=r"rounded\.json is missing or damaged"):
         CalibratedWeights(folder, fingerprint="sha256:1")
-    finish(folder, MADE_FOR)
+    finish(folder, CALIBRATION)
     CalibratedWeights(folder, fingerprint="sha256:1").read(3, 4)

@@ -1,4 +1,4 @@
-"""A model whose checkpoint others quantised is the model of the weights it stands for."""
+"""A quantised checkpoint is served as the model of its dequantised weights."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ FORMATS: dict[str, tuple[Write, dict[str, Any], Literal[4, 8]]] = {
 
 
 def write_foreign(folder: Path, write: Write, description: dict[str, Any]) -> Path:
-    """Writes a model and beside it, in `dense`, its twin of the very same weights.
+    """Writes a quantised model, and in `dense` its dequantised twin.
 
-    Scales are powers of two, so that float16 holds what the integers stand for.
+    Scales are powers of two, so that float16 holds the dequantised weights exactly.
     """
     model = write_tiny_model(folder / "model")
     dense = write_tiny_model(folder / "dense")
@@ -127,7 +127,7 @@ def _logits(model: Path, bits: Any, devices: tuple[int, ...] = (0,)) -> np.ndarr
         return np.asarray(pipeline.score(TOKENS)[0])
 
 
-def test_its_own_bits_give_the_logits_of_what_its_integers_stand_for(
+def test_its_own_bits_give_the_logits_of_the_dequantised_model(
     foreign: tuple[Path, Literal[4, 8]],
 ) -> None:
     model, bits = foreign
@@ -199,7 +199,7 @@ def test_act_order_is_not_cut_over_a_mesh(tmp_path: Path) -> None:
         _logits(model, bits, devices=(0, 1))
 
 
-def test_a_plain_matrix_beside_quantised_ones_is_rounded_as_planned(gptq: Path) -> None:
+def test_a_plain_matrix_among_quantised_ones_is_rounded_as_planned(gptq: Path) -> None:
     twin = load_file(gptq.parent / "dense" / WHOLE)
     tensors = {
         name: array

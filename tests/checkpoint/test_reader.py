@@ -104,7 +104,7 @@ def test_a_reader_can_be_sent_to_another_process(tmp_path: Path) -> None:
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
     save_file({"a": np.zeros(1)}, tmp_path / WHOLE)
     with pytest.raises(
-        CheckpointError, match=r"tensor 'b' is missing: expected it beside"
+        CheckpointError, match=r"tensor 'b' is missing: expected it among"
     ):
         CheckpointReader(tmp_path).shape("b")
 

@@ -53,7 +53,7 @@ def test_buffers_and_copies_of_old_files_are_let_be(
 
 
 @pytest.mark.parametrize(
-    ("name", "stranger"),
+    ("name", "unknown"),
     [
         ("llama", "model.layers.2.mlp.up_proj.weight"),
         ("llama", "model.layers.0.self_attn.q_proj.bias"),
@@ -64,21 +64,21 @@ def test_buffers_and_copies_of_old_files_are_let_be(
     ],
 )
 def test_a_tensor_that_belongs_to_nothing_is_refused(
-    tmp_path: Path, name: str, stranger: str
+    tmp_path: Path, name: str, unknown: str
 ) -> None:
     with pytest.raises(
         CheckpointError,
-        match=rf"'{stranger}' belong to nothing in a {name} model of 2 lay",
+        match=rf"'{unknown}' belong to nothing in a {name} model of 2 lay",
     ):
-        _check(tmp_path, name, {stranger: VECTOR})
+        _check(tmp_path, name, {unknown: VECTOR})
 
 
-def test_many_strangers_are_counted(tmp_path: Path) -> None:
-    strangers = {f"adapter.{number}": VECTOR for number in range(9)}
+def test_many_unknown_tensors_are_counted(tmp_path: Path) -> None:
+    unknown = {f"adapter.{number}": VECTOR for number in range(9)}
     with pytest.raises(
         CheckpointError, match=r"'adapter\.3' and 5 more belong to nothing"
     ):
-        _check(tmp_path, "llama", strangers)
+        _check(tmp_path, "llama", unknown)
 
 
 def test_a_missing_tensor_is_named_with_its_shape(tmp_path: Path) -> None:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from llmpq_jax.checkpoint import weights_cache as cache_file
+from llmpq_jax.checkpoint import weights_file
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.engines.local import start_local
 from tests.tiny_models import make_strategy, write_tiny_model
 
-# What is kept: the layers of 4 and 8 bits, not the one of 16 or the head.
+# What is cached: the layers of 4 and 8 bits, not the one of 16 or the head.
 STAGES = [((0,), [16, 8]), ((1,), [4, 8])]
-NUM_KEPT = 3
+NUM_CACHED = 3
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +27,16 @@ def model(tmp_path_factory) -> Path:
 
 
 def _serve(model: Path, folder: Path | None, stages=STAGES):
-    """Returns the logits of a few tokens, and what the cache had to tell."""
-    told: list[str] = []
-    cache = None if folder is None else WeightsCache(folder, log=told.append)
+    """Returns the logits of a few tokens, and the lines that the cache logged."""
+    lines: list[str] = []
+    cache = None if folder is None else WeightsCache(folder, log=lines.append)
     start = partial(start_local, weights_cache=cache)
     with Pipeline.load(make_strategy(model, stages), start=start) as pipeline:
-        return pipeline.score([[3, 4, 5, 6]]).tobytes(), told
+        return pipeline.score([[3, 4, 5, 6]]).tobytes(), lines
 
 
-def _kept(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Returns each file with its inode, by which one that is written anew is known."""
+def _files(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Returns each file with its inode, which changes when it is written again."""
     return {
         path.name: (path.stat().st_ino, path.read_bytes()) for path in folder.iterdir()
     }
@@ -55,29 +55,29 @@ def test_a_restart_reads_what_the_first_start_wrote(
     model, expected, tmp_path, monkeypatch
 ):
     assert _serve(model, tmp_path) == (expected, [])
-    before = _kept(tmp_path)
-    assert len(before) == NUM_KEPT
+    before = _files(tmp_path)
+    assert len(before) == NUM_CACHED
     assert all(name.endswith(".safetensors") for name in before)
-    monkeypatch.setattr(cache_file, "_write", _never)
+    monkeypatch.setattr(WeightsCache, "write", _never)
     assert _serve(model, tmp_path) == (expected, [])
-    assert _kept(tmp_path) == before
+    assert _files(tmp_path) == before
 
 
 def test_a_plan_that_is_cut_elsewhere_finds_its_layers(model, tmp_path, monkeypatch):
     _serve(model, tmp_path)
     recut = [((0,), [16]), ((1,), [8, 4, 8])]
     plain, _ = _serve(model, None, recut)
-    monkeypatch.setattr(cache_file, "_write", _never)
+    monkeypatch.setattr(WeightsCache, "write", _never)
     assert _serve(model, tmp_path, recut) == (plain, [])
 
 
-def test_layers_that_are_cut_over_devices_are_kept_as_they_lie(
+def test_layers_that_are_cut_over_devices_are_cached_as_they_are_served(
     model, tmp_path, monkeypatch
 ):
     wide = [((0, 1), [8, 4, 8, 4])]
     plain, _ = _serve(model, None, wide)
     assert _serve(model, tmp_path, wide) == (plain, [])
-    monkeypatch.setattr(cache_file, "_write", _never)
+    monkeypatch.setattr(WeightsCache, "write", _never)
     assert _serve(model, tmp_path, wide) == (plain, [])
 
 
@@ -104,11 +104,11 @@ def test_a_damaged_file_is_noticed_and_made_again(
     _serve(model, tmp_path)
     victim = min(tmp_path.iterdir())
     damage(victim)
-    logits, told = _serve(model, tmp_path)
+    logits, lines = _serve(model, tmp_path)
     assert logits == expected
-    (line,) = told
+    (line,) = lines
     assert line.startswith(f"weights cache {victim}: is not what was written there: ")
-    monkeypatch.setattr(cache_file, "_write", _never)
+    monkeypatch.setattr(WeightsCache, "write", _never)
     assert _serve(model, tmp_path) == (expected, [])
 
 
@@ -116,9 +116,9 @@ def test_another_layer_s_file_is_not_taken_for_this_one_s(model, expected, tmp_p
     _serve(model, tmp_path)
     first, second, _ = sorted(tmp_path.iterdir())
     shutil.copyfile(first, second)
-    logits, told = _serve(model, tmp_path)
+    logits, lines = _serve(model, tmp_path)
     assert logits == expected
-    assert [str(second) in line for line in told] == [True]
+    assert [str(second) in line for line in lines] == [True]
 
 
 def test_weights_that_changed_in_the_middle_of_their_file_are_read_again(
@@ -149,7 +149,7 @@ def test_workers_that_write_the_same_files_at_once_do_not_meet(
     with ThreadPoolExecutor() as pool:
         served = list(pool.map(lambda _: _serve(model, tmp_path), range(3)))
     assert served == [(expected, [])] * 3
-    assert len(_kept(tmp_path)) == NUM_KEPT
+    assert len(_files(tmp_path)) == NUM_CACHED
 
 
 def test_what_a_killed_run_left_is_never_used_and_soon_deleted(
@@ -165,26 +165,26 @@ def test_what_a_killed_run_left_is_never_used_and_soon_deleted(
     assert [path.name for path in tmp_path.glob(".*")] == [".writing.alive"]
 
 
-def test_a_folder_that_cannot_be_made_is_told_of_once(model, expected, tmp_path):
+def test_a_folder_that_cannot_be_created_is_logged_once(model, expected, tmp_path):
     (tmp_path / "file").write_text("in the way")
     folder = tmp_path / "file" / "weights"
-    logits, told = _serve(model, folder)
+    logits, lines = _serve(model, folder)
     assert logits == expected
-    assert told[-1].startswith(f"weights cache {folder}: cannot be written (")
-    assert sum("cannot be written" in line for line in told) == 1
+    assert lines[-1].startswith(f"weights cache {folder}: cannot be written (")
+    assert sum("cannot be written" in line for line in lines) == 1
 
 
-def test_a_full_disk_is_told_of_once_and_leaves_nothing(
+def test_a_full_disk_is_logged_once_and_leaves_nothing(
     model, expected, tmp_path, monkeypatch
 ):
     def is_full(arrays, path, metadata):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache_file, "save_file", is_full)
-    logits, told = _serve(model, tmp_path)
+    monkeypatch.setattr(weights_file, "save_file", is_full)
+    logits, lines = _serve(model, tmp_path)
     assert logits == expected
-    (line,) = told
+    (line,) = lines
     assert "cannot be written (No space left on device): the run goes on" in line
     assert list(tmp_path.iterdir()) == []
 
@@ -197,8 +197,8 @@ def test_what_was_used_longest_ago_makes_room(model, expected, tmp_path, monkeyp
     monkeypatch.setattr(
         shutil, "disk_usage", lambda _: usage(10_000_000, 9_100_000, 900_000)
     )
-    logits, told = _serve(model, tmp_path)
+    logits, lines = _serve(model, tmp_path)
     assert logits == expected
     assert not stale.exists()
-    # The disk that is told of never gets emptier, so the next file finds no room.
-    assert all("less than a tenth of the disk" in line for line in told)
+    # The disk of this test never gets emptier, so the next file finds no room.
+    assert all("less than a tenth of the disk" in line for line in lines)

@@ -49,7 +49,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A model and a way to serve it."""
+    """A model, and bits and rounding to serve it at."""
 
     family: str
     ties_head: bool
@@ -195,8 +195,8 @@ def test_an_independent_reader_finds_the_matrices_of_the_reference(case: Case) -
                 np.testing.assert_array_equal(found.plain[file.name], expected)
                 if tensor.name == "vocabulary.weight":
                     module = "lm_head"
-                is_told = tensor.is_matrix and bool(found.dense_FC)
-                assert (module in found.ignored) == is_told
+                is_listed = tensor.is_matrix and bool(found.dense_FC)
+                assert (module in found.ignored) == is_listed
         assert found.dense_FC.keys() == few
         tied = found.config["tie_word_embeddings"]
         assert tied == (case.ties_head and case.head_bits == 16)

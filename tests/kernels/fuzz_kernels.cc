@@ -32,7 +32,7 @@ int64_t Draw(int64_t least, int64_t most) {
 
 float DrawNumber() { return std::normal_distribution<float>()(generator); }
 
-// On the heap and as long as it says: what lies behind it is poisoned.
+// On the heap with exactly this length: memory after its end is poisoned.
 template <class T>
 std::unique_ptr<T[]> Exactly(int64_t count) {
   return std::unique_ptr<T[]>(new T[count]());

@@ -1,4 +1,4 @@
-"""Random weights in groups, as others' files may have them, and bounds of their products."""
+"""Random weights in groups, as checkpoints have them, and bounds of their products."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmpq_jax.quant import QArray
 from llmpq_jax.quant.reference import reference_product, reference_weight
 from tests.kernels.native_cases import UNIT
 
-_ROUNDINGS_BESIDE_SUMS = 8
+_FURTHER_ROUNDINGS = 8
 
 
 def fake_gpu(capability: str) -> Any:
@@ -61,7 +61,7 @@ def check_product(found: Any, hidden: Any, weight: QArray) -> None:
     wide = np.asarray(hidden, np.float64)
     expected = reference_product(wide, weight)
     magnitude = np.abs(wide) @ np.abs(reference_weight(weight))
-    num_roundings = weight.num_contracted + _ROUNDINGS_BESIDE_SUMS
+    num_roundings = weight.num_contracted + _FURTHER_ROUNDINGS
     bound = num_roundings * UNIT["float32"] * magnitude
     bound += UNIT[str(hidden.dtype)] * (np.abs(expected) + bound) + 1e-30
     assert found.dtype == hidden.dtype

@@ -37,7 +37,7 @@ OLD, NEW = fake_gpu("7.5"), fake_gpu("8.0")
     has_zero_point=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_groups_hold_the_very_integers(
+def test_groups_hold_the_integers_unchanged(
     num_groups, group_size, num_features, bits, has_zero_point, seed
 ):
     weight = draw_weight(
@@ -63,7 +63,7 @@ def test_groups_hold_the_very_integers(
     assert (found.reshape(-1, num_features) == reference_weight(weight)).all()
 
 
-def test_two_integers_to_a_byte_stand_half_a_group_apart():
+def test_two_integers_of_a_byte_are_half_a_group_apart():
     weight = quantize(
         jnp.asarray(np.random.default_rng(0).normal(size=(64, 6))), bits=4
     )

@@ -117,7 +117,7 @@ for window in (None, 50):
     assert run.returncode == 0, run.stderr
 
 
-def test_kernels_that_nobody_wrote_are_refused():
+def test_unknown_kernels_are_refused():
     run = _run_with("from llmpq_jax.cli import main; main()", "sse9", *_EXAMPLE)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1].startswith(
@@ -142,7 +142,7 @@ def _run_with(code: str, path: str, *words: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_panels_hold_the_very_integers(bits):
+def test_panels_hold_the_integers_unchanged(bits):
     weight = quantize(
         jnp.asarray(np.random.default_rng(0).normal(size=(64, 40))), bits=bits
     )
@@ -163,7 +163,7 @@ def test_panels_hold_the_very_integers(bits):
     assert panels.nbytes == weight.nbytes * 48 // 40
 
 
-def test_sixteen_bits_lie_in_panels_unchanged():
+def test_panels_hold_sixteen_bits_unchanged():
     weight = jnp.asarray(np.random.default_rng(0).normal(size=(24, 40)), jnp.bfloat16)
     panels = serving_layout(weight, device=CPU)
     assert isinstance(panels, PanelArray)
@@ -198,7 +198,7 @@ def test_what_panels_cannot_hold_stays_as_it_is():
         assert serving_layout(wide, device=CPU) is wide
 
 
-def test_weights_of_unlike_kinds_are_multiplied_apart():
+def test_weights_of_different_bits_are_multiplied_one_by_one():
     generator = np.random.default_rng(0)
     hidden = jnp.asarray(generator.normal(size=(3, 64)).astype(np.float32))
     plain = [

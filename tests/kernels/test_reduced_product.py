@@ -91,7 +91,7 @@ def test_many_rows_agree_within_the_rounding_of_float16(
 
 
 @pytest.mark.parametrize("num_rows", [1, MAX_REDUCED_ROWS, MAX_REDUCED_ROWS + 1])
-def test_nothing_is_bfloat16_on_the_way(num_rows):
+def test_no_operand_of_a_product_is_bfloat16(num_rows):
     weight = draw_weight(
         np.random.default_rng(0), num_groups=4, group_size=64, num_features=40, bits=4
     )

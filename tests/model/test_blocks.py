@@ -42,7 +42,7 @@ def draw(generator: np.random.Generator, *shape: int) -> jax.Array:
 def test_blocks_of_queries_attend_to_what_is_in_their_cache(
     patch, seed, place, block, kv_bits, slots
 ):
-    """Against plain attention over a cache that is put together by hand."""
+    """Compared with plain attention over a cache that is assembled by hand."""
     num_groups, rows_per_group, first_row = place
     first_slot, num_slots = slots
     num_tokens, num_rows = 8, num_groups * rows_per_group

@@ -68,7 +68,7 @@ def test_rows_and_tokens_are_stored_as_they_are_rounded():
 
 
 @pytest.mark.parametrize("num_tokens", [1, 4])
-def test_attention_reads_8_bits_for_what_they_stand_for(num_tokens):
+def test_attention_over_8_bits_is_attention_over_the_dequantised_cache(num_tokens):
     rounded = draw(2).at(8)
     plain = LayerCache(
         key=jnp.asarray(as_numbers(rounded.key, rounded.key_scale), jnp.float32),

@@ -17,7 +17,7 @@ SCOPES = ("norm", "qkv", "rope", "attention", "attention_output", "mlp", "head")
 
 
 def test_profiles_name_the_parts_of_a_layer():
-    architecture = read_architecture(sorted(GOLDEN.glob("*llama*"))[0])
+    architecture = read_architecture(min(GOLDEN.glob("*llama*")))
 
     def draw(specs):
         generator = np.random.default_rng(0)

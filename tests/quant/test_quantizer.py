@@ -1,4 +1,4 @@
-"""Laws of rounding: what is lost, what is kept, what it takes."""
+"""Laws of rounding: its error, its exact cases, and its bytes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_cut_weight_keeps_its_integers_and_its_meaning(
     assert cut.num_groups % width == 0
 
 
-def test_nibbles_lie_as_the_record_says() -> None:
+def test_nibbles_are_packed_as_the_record_says() -> None:
     weight = jnp.asarray([[7.0, -7.0, 3.0, -1.0]] * 32)
     weight = weight.at[0].set(jnp.asarray([7.0, -7.0, 7.0, -7.0]))
     quantised = quantize(weight, bits=4, group_size=32)

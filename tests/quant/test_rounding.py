@@ -86,7 +86,7 @@ def test_clipping_takes_the_share_with_the_least_weighted_error(problem):
 
 
 @given(problems())
-def test_learned_scales_are_never_worse_than_those_they_begin_with(problem):
+def test_learned_scales_are_never_worse_than_those_they_start_from(problem):
     weight, moment = problem
     learned, begun = (_error(weight, moment, each) for each in ("learned", "clip"))
     assert learned <= begun * (1 + 1e-4)
@@ -100,9 +100,10 @@ def test_compensation_makes_the_outputs_error_smaller(problem):
 
 @given(problems())
 def test_compensation_is_optimal_brain_quantisation_row_by_row(problem):
-    """The slow way: the inverse of what is left is computed anew after every row.
+    """The slow algorithm: the inverse for the remaining rows is computed for every row.
 
-    float32 may tip a row that lies half-way, and all that follow in its feature: few.
+    float32 may round a row near a tie differently, and then rows after it in its
+    feature; this happens to few features.
     """
     weight, moment = problem
     values, scale = _round(weight, moment, "gptq")

@@ -76,7 +76,7 @@ class Awq(Format):
         c, f = linear.num_contracted, linear.num_features
         if f % _PER_WORD:
             linear.refuse(
-                f"has {f} features: expected a multiple of {_PER_WORD}, which a word holds; "
+                f"has {f} features: expected a multiple of {_PER_WORD}, the integers of a word; "
                 "check that config.json is of these weights"
             )
         g = linear.groups_of(self.group_size)

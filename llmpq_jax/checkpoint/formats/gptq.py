@@ -113,7 +113,7 @@ class Gptq(Format):
         c, f = linear.num_contracted, linear.num_features
         if c % per_word or f % per_word:
             linear.refuse(
-                f"has shape {[c, f]}: expected multiples of {per_word}, which a word holds; "
+                f"has shape {[c, f]}: expected multiples of {per_word}, the integers of a word; "
                 "check that config.json is of these weights"
             )
         g = linear.groups_of(scheme.group_size)

@@ -130,7 +130,7 @@ def test_a_group_s_own_format_counts(tmp_path: Path) -> None:
 
 
 def _changed(path: str, value: Any) -> dict[str, Any]:
-    """Returns a description of which one field is another."""
+    """Returns a description with one field replaced."""
     description = compressed_config()
     *inner, last = path.split(".")
     target: Any = description

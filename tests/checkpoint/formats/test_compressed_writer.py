@@ -30,7 +30,7 @@ MODULE = "model.layers.0.mlp.down_proj"
 
 @st.composite
 def matrices(draw: st.DrawFn) -> QuantizedMatrix:
-    """Ours, and those that others wrote with zero points."""
+    """Weights of ours, and of other tools with zero points."""
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     bits: Literal[4, 8] = draw(st.sampled_from([4, 8]))
     group_size = draw(st.sampled_from([6, 32, 40]))
@@ -93,7 +93,9 @@ def test_words_are_those_of_packing_one_integer_at_a_time(
 
 
 @pytest.mark.parametrize(("num_groups", "strategy"), [(1, "channel"), (2, "group")])
-def test_modules_that_are_alike_share_a_group(num_groups: int, strategy: str) -> None:
+def test_modules_of_the_same_scheme_share_a_group(
+    num_groups: int, strategy: str
+) -> None:
     def matrix(bits: Literal[4, 8]) -> QuantizedMatrix:
         return QuantizedMatrix(
             values=np.zeros((64, 2 if bits == 4 else 4), np.int8),

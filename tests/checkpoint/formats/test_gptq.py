@@ -163,7 +163,10 @@ def _linear(tmp_path: Path, num_contracted: int, num_features: int) -> Linear:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((60, 8), r"has shape \[60, 8\]: expected multiples of 8, so many to a word"),
+        (
+            (60, 8),
+            r"has shape \[60, 8\]: expected multiples of 8, the integers of a word",
+        ),
         ((64, 12), r"has shape \[64, 12\]: expected multiples of 8"),
         ((48, 8), r"has 48 rows in groups of 32: implemented are groups that divide"),
     ],

@@ -1,7 +1,7 @@
 """Writers of foreign formats, from their public descriptions; no code of ours.
 
 Each draws integers, scales and zero points, packs them one integer at a time, and gives
-beside the tensors the float64 matrix [features, inputs] that its format says they mean.
+besides the tensors the float64 matrix [features, inputs] that its format says they mean.
 """
 
 from __future__ import annotations
