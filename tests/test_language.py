@@ -92,7 +92,9 @@ def test_an_entry_of_a_docstring_names_what_it_describes(package):
 
 def test_the_check_of_entries_reads_them():
     """A check that finds no entry would find no bad one either."""
-    read = list(entries("Does it.\n\nArgs:\n    one: Of it,\n        all.\n    two: B.\n"))
+    read = list(
+        entries("Does it.\n\nArgs:\n    one: Of it,\n        all.\n    two: B.\n")
+    )
     assert read == [("one", "Of it, all."), ("two", "B.")]
     assert sum(1 for path in SOURCES for _ in documented(path)) > 1000
 

@@ -121,9 +121,7 @@ class StageProgram:
         """
         packed = self.pack(length_B, sampling)
         if first_position is None:
-            inputs, row, rows = self.sharding.put(
-                (inputs, np.int32(first_row), packed)
-            )
+            inputs, row, rows = self.sharding.put((inputs, np.int32(first_row), packed))
             return self.run("prefill", output, (inputs, caches, row, rows))
         start = np.array([first_row, first_position], np.int32)
         inputs, start, rows = self.sharding.put((inputs, start, packed))

@@ -99,7 +99,9 @@ def test_files_without_questions_are_refused(tmp_path):
     with pytest.raises(RequestError, match="cannot be read"):
         read_questions(path)
     path.write_text("\n")
-    with pytest.raises(RequestError, match="has no questions: expected a JSON line for each"):
+    with pytest.raises(
+        RequestError, match="has no questions: expected a JSON line for each"
+    ):
         read_questions(path)
     path.write_text("{\n")
     with pytest.raises(RequestError, match="line 1: is not JSON"):
