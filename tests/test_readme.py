@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -60,6 +61,49 @@ def test_the_strategy_shown_is_the_committed_one() -> None:
     committed = path.read_text(encoding="utf-8")
     for part in shown.split("# …\n"):
         assert part.strip() in committed
+
+
+def table_row(name: str) -> list[str]:
+    """Cells after the first of the README's row with a name."""
+    (row,) = re.findall(rf"^\| {re.escape(name)} \|(.*)\|$", _TEXT, re.MULTILINE)
+    return [cell.strip(" *") for cell in row.split("|")]
+
+
+@pytest.mark.parametrize(
+    ("peer", "name"),
+    [
+        ("llmpq-jax", "llmpq-jax"),
+        ("llama.cpp", "llama.cpp (Q8_0, Q4_0)"),
+        ("transformers", "transformers (float32)"),
+    ],
+)
+def test_the_rates_shown_are_those_of_the_committed_result(peer, name) -> None:
+    rates = []
+    for phase in ("decode", "prefill"):
+        for bits in (8, 4):
+            name_of_file = f"2026-11-26-zen4-peers-int{bits}-bfloat16.json"
+            (path,) = (_ROOT / "tools").rglob(name_of_file)
+            batches = json.loads(path.read_text(encoding="utf-8"))["batches"]
+            (batch,) = [batch for batch in batches if batch["batch"] == 32]
+            rates.append(f"{batch[phase][peer]['tokens_per_s']:.0f}")
+    assert table_row(name) == rates
+
+
+def test_the_ratios_shown_are_the_means_of_the_results() -> None:
+    results = (_ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    # Three clusters and their mean.
+    row = r"^\| ([^|]+) \|(?: [\d.]+× \|){3} ([\d.]+×) \|$"
+    means = dict(re.findall(row, results, re.MULTILINE))
+    methods = [
+        "uniform",
+        "memory-proportional",
+        "adabits",
+        "PipeEdge",
+        "transfer",
+        "PipeEdge, micro-batches searched",
+    ]
+    shown = table_row(means["uniform"])
+    assert [means["uniform"], *shown] == [means[method] for method in methods]
 
 
 def test_links_lead_somewhere() -> None:
