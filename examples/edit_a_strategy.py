@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
+from llmpq_jax.schema.record_files import read_strategy, write_strategy
 
 PROMPT = "def read_lines(path):"
 

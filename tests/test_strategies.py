@@ -11,9 +11,8 @@ from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import config_fingerprint, model_fingerprint
 from llmpq_jax.arch.measurement_checks import check_measurements
 from llmpq_jax.costmodel.workspace import fit_workspace
-from llmpq_jax.schema.cluster_file import read_cluster
 from llmpq_jax.schema.measurements_file import read_measurements
-from llmpq_jax.schema.strategy_file import read_strategy
+from llmpq_jax.schema.record_files import read_cluster, read_strategy
 from llmpq_jax.tasks.unmeasured import catalogue_digest, roofline_measurements
 from tests.referees.stage_memory import stage_memory
 from tools.paper_clusters import CLUSTERS, PaperCluster, make_cluster

@@ -18,7 +18,7 @@ import click
 
 from llmpq_jax.arch.catalogue import read_catalogue
 from llmpq_jax.schema.cluster import Cluster, Device, Link, Node
-from llmpq_jax.schema.cluster_file import write_cluster
+from llmpq_jax.schema.record_files import write_cluster
 from llmpq_jax.units import MIB
 
 ROOT = Path(__file__).parents[1]

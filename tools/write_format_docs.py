@@ -12,8 +12,7 @@ import inspect
 import re
 from typing import Any, get_type_hints
 
-from pydantic.fields import FieldInfo
-
+from llmpq_jax.schema.field_types import file_key
 from llmpq_jax.schema.toml import decode_record, to_toml
 from tools import generated
 from tools.format_examples import FILES, FileKind
@@ -87,7 +86,7 @@ def _sections(cls: type[Any], *, prefix: str, is_repeated: bool) -> list[str]:
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     inner: list[str] = []
     for field in dataclasses.fields(cls):
-        key = file_key(field.name, hints[field.name])
+        key = file_key(cls, field.name)
         cells = (
             f"`{key}`",
             type_name(hints[field.name]),
@@ -102,14 +101,6 @@ def _sections(cls: type[Any], *, prefix: str, is_repeated: bool) -> list[str]:
             path = f"{prefix}.{key}" if prefix else key
             inner += _sections(nested, prefix=path, is_repeated=is_many)
     return [f"### {title}", "", summary, "", *rows, "", *inner]
-
-
-def file_key(name: str, hint: Any) -> str:
-    """Returns the name of a field in the file: its alias, or its own name."""
-    for extra in getattr(hint, "__metadata__", ()):
-        if isinstance(extra, FieldInfo) and extra.alias is not None:
-            return extra.alias
-    return name
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

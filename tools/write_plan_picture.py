@@ -25,8 +25,8 @@ from llmpq_jax.report.picture_style import (
     new_figure,
     save_figure,
 )
+from llmpq_jax.schema.record_files import read_strategy
 from llmpq_jax.schema.strategy import Stage, Strategy
-from llmpq_jax.schema.strategy_file import read_strategy
 from llmpq_jax.units import format_bytes
 from tools.generated import ROOT
 

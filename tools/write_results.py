@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from llmpq_jax.schema.cluster_file import read_cluster
+from llmpq_jax.schema.record_files import read_cluster
 from llmpq_jax.units import MIB
 from tools import generated
 from tools.emulation.speeds import read_emulation

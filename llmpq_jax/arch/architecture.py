@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from llmpq_jax.schema.record import record
+from llmpq_jax.schema.record import record, require_positive
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
@@ -99,20 +99,7 @@ class Architecture:
     ties_head: bool = False
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_layers",
-            "hidden_size",
-            "intermediate_size",
-            "num_heads",
-            "num_kv_heads",
-            "head_dim",
-            "vocabulary_size",
-            "max_positions",
-            "embedding_size",
-        ):
-            if getattr(self, name) < 1:
-                msg = f"{name} is {getattr(self, name)}, expected at least 1"
-                raise ValueError(msg)
+        require_positive(self)
         if self.num_heads % self.num_kv_heads:
             msg = f"{self.num_heads} query heads do not share {self.num_kv_heads} key-value heads evenly"
             raise ValueError(msg)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmpq_jax.errors import ClusterError
-from llmpq_jax.schema.cluster import Bytes
+from llmpq_jax.schema.field_types import Bytes
 from llmpq_jax.schema.record import record
 from llmpq_jax.schema.toml import read_record
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families import read_architecture, read_quantization
 from llmpq_jax.errors import CheckpointError
+from llmpq_jax.files import reading
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import KIB
 
@@ -40,18 +41,17 @@ def model_fingerprint(folder: Path) -> str:
         # The same integers are other weights if they are described in another way.
         digest.update(_canonical(dict(quantization.values)))
     for path in _weight_files(folder):
-        try:
-            with path.open("rb") as file:
-                size_bytes = file.seek(0, 2)
-                file.seek(0)
-                header_bytes = int.from_bytes(file.read(8), "little")
-                header = file.read(min(header_bytes, _MAX_HEADER_BYTES))
-                first = file.read(_SAMPLE_BYTES)
-                file.seek(max(0, size_bytes - _SAMPLE_BYTES))
-                last = file.read(_SAMPLE_BYTES)
-        except OSError as reason:
-            msg = f"weights {path}: cannot be read ({reason.strerror or reason}): expected a safetensors file"
-            raise CheckpointError(msg) from reason
+        with (
+            reading(path, "weights", "a safetensors file", CheckpointError),
+            path.open("rb") as file,
+        ):
+            size_bytes = file.seek(0, 2)
+            file.seek(0)
+            header_bytes = int.from_bytes(file.read(8), "little")
+            header = file.read(min(header_bytes, _MAX_HEADER_BYTES))
+            first = file.read(_SAMPLE_BYTES)
+            file.seek(max(0, size_bytes - _SAMPLE_BYTES))
+            last = file.read(_SAMPLE_BYTES)
         for part in (header, first, last):
             # The length makes the concatenation of the parts unambiguous.
             digest.update(len(part).to_bytes(8, "little"))
@@ -67,18 +67,15 @@ def has_weights(folder: Path) -> bool:
 
 def config_fingerprint(architecture: Architecture) -> str:
     """Hashes a model without weights; differs from every checkpoint's fingerprint."""
-    digest = hashlib.sha256(_canonical(asdict(architecture)))
-    return f"config-sha256:{digest.hexdigest()}"
+    return f"config-{_digest(asdict(architecture))}"
 
 
 def strategy_fingerprint(strategy: Strategy) -> str:
     """Hashes what a strategy runs, without predictions, proofs and the model's path."""
-    model = replace(strategy.model, path="", rounded=None)
-    stages = tuple(replace(stage, predicted=None) for stage in strategy.stages)
     done = replace(
         strategy,
-        model=model,
-        stages=stages,
+        model=replace(strategy.model, path="", rounded=None),
+        stages=tuple(replace(stage, predicted=None) for stage in strategy.stages),
         quality=None,
         predicted=None,
         certificate=None,
@@ -87,7 +84,7 @@ def strategy_fingerprint(strategy: Strategy) -> str:
     values = asdict(done)
     # Fingerprints in older files are without it.
     del values["request"]
-    return f"sha256:{hashlib.sha256(_canonical(values)).hexdigest()}"
+    return _digest(values)
 
 
 def plan_name(fingerprint: str) -> str:
@@ -106,7 +103,7 @@ def layer_shape_fingerprint(architecture: Architecture) -> str:
         del fields[name]
     windows = set(architecture.layer_windows)
     fields["layer_windows"] = sorted(windows, key=lambda window: window or 0)
-    return f"sha256:{hashlib.sha256(_canonical(fields)).hexdigest()}"
+    return _digest(fields)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -123,6 +120,10 @@ def _weight_files(folder: Path) -> list[Path]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as reason:
         msg = f"weights {index}: weight_map cannot be read ({reason!r}): expected an index of safetensors files; fetch it again"
         raise CheckpointError(msg) from reason
+
+
+def _digest(value: object) -> str:
+    return f"sha256:{hashlib.sha256(_canonical(value)).hexdigest()}"
 
 
 def _canonical(value: object) -> bytes:

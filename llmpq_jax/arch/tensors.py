@@ -101,15 +101,11 @@ def tensor_bytes(
     Only matrices are quantised. If a group is divided, both shards have its scale, so
     that shards hold the same integers as the whole weight.
     """
+    shape = _shard_shape(tensor, tensor_width)
     if not tensor.is_matrix:
-        shape = list(tensor.shape)
-        if shard_for(tensor, tensor_width) == "columns":
-            shape[-1] = _shard_length(tensor, shape[-1], tensor_width)
         return 2 * prod(shape)
-    contracted, features, group = _matrix_shard(
-        tensor, group_size=group_size, tensor_width=tensor_width
-    )
-    return matrix_bytes(contracted, features, bits=bits, group=group)
+    group = _shard_group(tensor, shape, group_size)
+    return matrix_bytes(*shape, bits=bits, group=group)
 
 
 def tensor_scale_bytes(
@@ -118,25 +114,24 @@ def tensor_scale_bytes(
     """Returns the part of `tensor_bytes` that the scales take."""
     if not tensor.is_matrix:
         return 0
-    contracted, features, group = _matrix_shard(
-        tensor, group_size=group_size, tensor_width=tensor_width
-    )
-    return scale_bytes(contracted, features, bits=bits, group=group)
+    shape = _shard_shape(tensor, tensor_width)
+    group = _shard_group(tensor, shape, group_size)
+    return scale_bytes(*shape, bits=bits, group=group)
 
 
-def _matrix_shard(
-    tensor: TensorSpec, *, group_size: int, tensor_width: int
-) -> tuple[int, int, int]:
-    """Returns contracted, features and group size of a matrix, or of each of its shards."""
-    contracted, features = tensor.shape
-    group = group_size_for(contracted, group_size)
-    shard = shard_for(tensor, tensor_width)
-    if shard == "columns":
-        features = _shard_length(tensor, features, tensor_width)
-    elif shard == "rows":
-        contracted = _shard_length(tensor, contracted, tensor_width)
-        group = gcd(group, contracted)
-    return contracted, features, group
+def _shard_shape(tensor: TensorSpec, width: int) -> tuple[int, ...]:
+    shape, shard = list(tensor.shape), shard_for(tensor, width)
+    if shard != "whole":
+        axis = -1 if shard == "columns" else 0
+        if shape[axis] % width:
+            msg = f"{tensor.name} of shape {shape} cannot be cut into {width}: expected a tensor width that divides {shape[axis]}"
+            raise ValueError(msg)
+        shape[axis] //= width
+    return tuple(shape)
+
+
+def _shard_group(tensor: TensorSpec, shape: tuple[int, ...], group_size: int) -> int:
+    return gcd(group_size_for(tensor.shape[0], group_size), shape[0])
 
 
 def tensors_bytes(
@@ -203,10 +198,3 @@ def _norm(architecture: Architecture, name: str, width: int) -> list[TensorSpec]
     if architecture.norm == "layer":
         tensors.append(TensorSpec(name=f"{name}.bias", shape=(width,)))
     return tensors
-
-
-def _shard_length(tensor: TensorSpec, length: int, width: int) -> int:
-    if length % width:
-        msg = f"{tensor.name} of shape {list(tensor.shape)} cannot be cut into {width}: expected a tensor width that divides {length}"
-        raise ValueError(msg)
-    return length // width

@@ -1,7 +1,7 @@
 """Working memory of a layer's prefill, from the sizes of its blocks.
 
 A prefill concatenates the tokens of all its rows and computes a layer on them in blocks
-(`schema.prefill_blocks`). The compiler frees a buffer after its last use, so the working
+(`schema.buckets`). The compiler frees a buffer after its last use, so the working
 memory is that of the buffers that are live together at the peak. Hidden states that enter
 and leave are arguments and results of the program and are not counted here.
 """
@@ -11,14 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmpq_jax.arch.architecture import Architecture
-from llmpq_jax.schema.buckets import num_prefill_chunks
+from llmpq_jax.schema.buckets import attention_block, num_prefill_chunks, token_block
 from llmpq_jax.schema.precision import (
     ACTIVATION_BYTES,
     Activations,
     KvBits,
     kv_token_bytes,
 )
-from llmpq_jax.schema.prefill_blocks import attention_block, token_block
 
 _FLOAT32_BYTES = 4
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from llmpq_jax.kernels import attend_to_cache, serves_attention
 from llmpq_jax.model.cache import LayerCache, PromptCache
 from llmpq_jax.model.positions import Context
-from llmpq_jax.schema.prefill_blocks import attention_block
+from llmpq_jax.schema.buckets import attention_block
 
 # Finite, so that a row without a visible key gives numbers and not NaN; such rows are
 # padding, and are never read.

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Int
 
 from llmpq_jax.model.positions import Context
-from llmpq_jax.schema.prefill_blocks import token_block
+from llmpq_jax.schema.buckets import token_block
 
 
 def over_tokens(

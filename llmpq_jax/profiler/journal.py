@@ -7,9 +7,8 @@ from typing import Any
 
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.files import write_text
-from llmpq_jax.schema.measurements import MeasuredKind, Measurements
+from llmpq_jax.schema.measurements import MeasuredKind, Measurements, Row
 from llmpq_jax.schema.measurements_file import (
-    Row,
     finished_text,
     header_text,
     read_measurements,

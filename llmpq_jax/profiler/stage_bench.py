@@ -210,15 +210,12 @@ class StageBench:
             np.zeros(shape.rows, np.int32), greedy_rows(shape.rows)
         )
         rows = describe(packed.shape, packed.dtype)
-        cache = tuple(
-            worker.sharding.describe_cache(
-                self.architecture,
-                num_rows=shape.rows,
-                num_slots=shape.num_slots,
-                dtype=self.dtype,
-                kv_bits=worker.kv_bits,
-            )
-            for _ in range(worker.program.num_layers)
+        cache = worker.program.group_cache(
+            num_rows=shape.rows,
+            num_slots=shape.num_slots,
+            dtype=self.dtype,
+            kv_bits=worker.kv_bits,
+            is_described=True,
         )
         compile_for = worker.program.compile
         if phase == "decode":

@@ -26,8 +26,8 @@ from llmpq_jax.runtime.request import Completion, PartialCompletion, Request, Sa
 from llmpq_jax.runtime.scoring import score
 from llmpq_jax.runtime.stream import Stream
 from llmpq_jax.runtime.workload_summary import WorkloadSummary, summarize_workload
+from llmpq_jax.schema.record_files import read_strategy
 from llmpq_jax.schema.strategy import Strategy
-from llmpq_jax.schema.strategy_file import read_strategy
 
 Key = TypeVar("Key")
 

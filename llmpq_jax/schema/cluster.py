@@ -4,28 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import Field
 
-from llmpq_jax.schema.record import record
-from llmpq_jax.units import GIB, MIB, parse_bytes
+from llmpq_jax.schema.field_types import Bytes
+from llmpq_jax.schema.record import first_duplicate, record
 
 Platform = Literal["cpu", "cuda", "rocm"]
-
-
-def _read_bytes(value: object) -> object:
-    return parse_bytes(value) if isinstance(value, str) else value
-
-
-def _write_bytes(value: int) -> str | int:
-    for unit, size in (("GiB", GIB), ("MiB", MIB)):
-        if value and value % size == 0:
-            return f"{value // size} {unit}"
-    return value
-
-
-Bytes = Annotated[
-    int, BeforeValidator(_read_bytes), PlainSerializer(_write_bytes, when_used="json")
-]
 
 
 @record
@@ -53,10 +37,7 @@ class Device:
 
     def __post_init__(self) -> None:
         if not 0 <= self.reserve_bytes < self.memory_bytes:
-            msg = (
-                f"device {self.name!r} reserves {self.reserve_bytes} of "
-                f"{self.memory_bytes} bytes: expected a reserve below its memory"
-            )
+            msg = f"device {self.name!r} reserves {self.reserve_bytes} of {self.memory_bytes} bytes: expected a reserve below its memory"
             raise ValueError(msg)
 
     @property
@@ -90,10 +71,7 @@ class Node:
             raise ValueError(msg)
         _refuse_duplicates("device", [device.name for device in self.devices])
         if self.shared_capacity is not None and not self.shared_capacity >= 1:
-            msg = (
-                f"node {self.name!r} has a shared_capacity of {self.shared_capacity}: "
-                "expected at least 1, or no such line"
-            )
+            msg = f"node {self.name!r} has a shared_capacity of {self.shared_capacity}: expected at least 1, or no such line"
             raise ValueError(msg)
 
 
@@ -114,11 +92,7 @@ class Link:
 
     def __post_init__(self) -> None:
         if self.bandwidth_bytes_per_s <= 0 or self.latency_s < 0:
-            msg = (
-                f"link {self.between[0]}–{self.between[1]} has "
-                f"{self.bandwidth_bytes_per_s} bytes/s and {self.latency_s} s latency: "
-                "expected a positive bandwidth and no negative latency"
-            )
+            msg = f"link {self.between[0]}–{self.between[1]} has {self.bandwidth_bytes_per_s} bytes/s and {self.latency_s} s latency: expected a positive bandwidth and no negative latency"
             raise ValueError(msg)
 
 
@@ -184,22 +158,16 @@ class Cluster:
         Raises:
             KeyError: If there is none.
         """
-        for node_device in self.node_devices:
-            if node_device.name == name:
-                return node_device
-        raise KeyError(name)
+        return {each.name: each for each in self.node_devices}[name]
 
     def link_between(self, first: NodeDevice, second: NodeDevice) -> Link | None:
         """Returns the link of two devices' nodes; None if the file has none."""
         nodes = {first.node.name, second.node.name}
-        for link in self.links:
-            if set(link.between) == nodes:
-                return link
-        return None
+        return next((link for link in self.links if set(link.between) == nodes), None)
 
 
 def _refuse_duplicates(what: str, names: list[str]) -> None:
-    duplicates = sorted({name for name in names if names.count(name) > 1})
-    if duplicates:
-        msg = f"{what} {duplicates[0]!r} occurs twice: expected unique names"
+    duplicate = first_duplicate(names)
+    if duplicate is not None:
+        msg = f"{what} {duplicate!r} occurs twice: expected unique names"
         raise ValueError(msg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -252,6 +252,19 @@ class Observed:
     record: str
     strategy: str
     date: str
+
+
+Row: TypeAlias = (
+    MeasuredKind
+    | LayerTime
+    | VocabularyLayerTime
+    | DispatchTime
+    | LinkTime
+    | SharedCapacity
+    | Accuracy
+    | Drift
+    | Observed
+)
 
 
 @record

@@ -12,46 +12,19 @@ from __future__ import annotations
 import tomllib
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, get_args, get_origin, get_type_hints
 
 from llmpq_jax.errors import MeasurementError
-from llmpq_jax.schema.measurements import (
-    Accuracy,
-    DispatchTime,
-    Drift,
-    LayerTime,
-    LinkTime,
-    MeasuredKind,
-    Measurements,
-    Observed,
-    SharedCapacity,
-    VocabularyLayerTime,
-)
-from llmpq_jax.schema.toml import decode_record, to_toml
-
-Row: TypeAlias = (
-    MeasuredKind
-    | LayerTime
-    | VocabularyLayerTime
-    | DispatchTime
-    | LinkTime
-    | SharedCapacity
-    | Accuracy
-    | Drift
-    | Observed
-)
+from llmpq_jax.files import reading
+from llmpq_jax.schema.field_types import file_key
+from llmpq_jax.schema.measurements import Measurements, Row
+from llmpq_jax.schema.toml import decode_record, parse_toml, to_toml
 
 # Names of a row's table in the file and of its field in `Measurements`.
 _TABLES: dict[type[Row], tuple[str, str]] = {
-    MeasuredKind: ("kind", "kinds"),
-    LayerTime: ("layer", "layers"),
-    VocabularyLayerTime: ("vocabulary_layer", "vocabulary_layers"),
-    DispatchTime: ("dispatch", "dispatch"),
-    LinkTime: ("link", "links"),
-    SharedCapacity: ("shared", "shared"),
-    Accuracy: ("accuracy", "accuracy"),
-    Drift: ("drift", "drift"),
-    Observed: ("observed", "observed"),
+    get_args(hint)[0]: (file_key(Measurements, field), field)
+    for field, hint in get_type_hints(Measurements).items()
+    if get_origin(hint) is tuple
 }
 _COMMENT = """\
 Measurements of llmpq-jax, one row per measurement, in the order in which they were made.
@@ -68,15 +41,9 @@ def read_measurements(path: Path) -> Measurements:
         MeasurementError: If the file is missing or does not hold measurements.
     """
     where = f"measurements {path}"
-    try:
-        data = tomllib.loads(finished_text(path))
-    except tomllib.TOMLDecodeError as reason:
-        msg = f"{where}: is not TOML: {reason}"
-        raise MeasurementError(msg) from reason
-    empty = {table: [] for table, _ in _TABLES.values()}
-    return decode_record(
-        Measurements, {**empty, **data}, where=where, error=MeasurementError
-    )
+    found = parse_toml(finished_text(path), where=where, error=MeasurementError)
+    data = {table: [] for table, _ in _TABLES.values()} | found
+    return decode_record(Measurements, data, where=where, error=MeasurementError)
 
 
 def finished_text(path: Path) -> str:
@@ -85,16 +52,11 @@ def finished_text(path: Path) -> str:
     Raises:
         MeasurementError: If the file is missing or is not text.
     """
-    try:
+    expected = "a measurements file in TOML; make one with `llmpq-jax profile`"
+    with reading(path, "measurements", expected, MeasurementError):
         content = path.read_bytes()
         # A truncated number is still a number, so only complete lines count.
         text = content[: content.rfind(b"\n") + 1].decode()
-    except OSError as reason:
-        msg = f"measurements {path}: cannot be read ({reason.strerror or reason}): expected a measurements file; make one with `llmpq-jax profile`"
-        raise MeasurementError(msg) from reason
-    except UnicodeDecodeError as reason:
-        msg = f"measurements {path}: is not UTF-8 text (byte {reason.start}): expected a measurements file in TOML"
-        raise MeasurementError(msg) from reason
     start = text.rfind("\n[[") + 1
     return text[:start] if start and _is_truncated(text[start:]) else text
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict
 
 from llmpq_jax.schema.record import record
 from llmpq_jax.units import format_bytes
@@ -34,17 +34,11 @@ class MemoryTerms:
     @property
     def total(self) -> int:
         """Sum of all terms."""
-        return sum(getattr(self, field.name) for field in fields(self))
+        return sum(asdict(self).values())
 
     def __str__(self) -> str:
-        terms = {
-            "weights": self.weights,
-            "KV cache": self.kv_cache,
-            "embedding": self.embedding,
-            "head": self.head,
-            "workspace": self.workspace,
-            "buffers": self.buffers,
-        }
         return ", ".join(
-            f"{name} {format_bytes(size)}" for name, size in terms.items() if size
+            f"{name.replace('kv_', 'KV ')} {format_bytes(size)}"
+            for name, size in asdict(self).items()
+            if size
         )

@@ -43,12 +43,7 @@ def matrix_bytes(
     int8 has one scale per feature; int4 is packed two to a byte along the features,
     with one scale per feature and `group` contracted elements.
     """
-    if bits == 16:
-        return 2 * num_contracted * num_features
-    if bits == 8:
-        scales = scale_bytes(num_contracted, num_features, bits=bits, group=group)
-        return num_contracted * num_features + scales
-    packed = num_contracted * (num_features // 2)
+    packed = num_contracted * (num_features * bits // 8)
     return packed + scale_bytes(num_contracted, num_features, bits=bits, group=group)
 
 

@@ -1,9 +1,13 @@
-"""The decorator of all records: frozen, keyword-only, strictly validated when read."""
+"""The decorator of all records, and checks that they share.
+
+Records are frozen, keyword-only, and strictly validated when read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar, dataclass_transform
 
 T = TypeVar("T")
@@ -18,3 +22,18 @@ def record(cls: type[T]) -> type[T]:
         frozen=True, kw_only=True, slots=True
     )
     return make(cls)
+
+
+def require_positive(value: Any) -> None:
+    """Raises ValueError if a whole number of a record that has no default is below 1."""
+    for field in fields(value):
+        number = getattr(value, field.name)
+        if field.default is MISSING and type(number) is int and number < 1:
+            msg = f"{field.name} is {number}, expected at least 1"
+            raise ValueError(msg)
+
+
+def first_duplicate(names: Iterable[str]) -> str | None:
+    """Returns the first name, in alphabetical order, that occurs twice; None if none does."""
+    counts = Counter(names)
+    return min((name for name, count in counts.items() if count > 1), default=None)

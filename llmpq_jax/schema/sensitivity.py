@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from llmpq_jax.schema.field_types import FilePath
 from llmpq_jax.schema.precision import Bits, Rounding
 from llmpq_jax.schema.record import record
 
@@ -84,7 +85,7 @@ class Sensitivity:
     method: str
     unit: str
     rounding: Rounding = "nearest"
-    rounded: str | None = None
+    rounded: FilePath | None = None
     group_size: int
     head_8: float = 0.0
     kv_8: float = 0.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from llmpq_jax.schema.field_types import FilePath
 from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits, KvBits, WireBits
 from llmpq_jax.schema.record import record
 
@@ -23,10 +24,10 @@ class Sources:
             weights.
     """
 
-    cluster: str
-    measurements: str | None = None
+    cluster: FilePath
+    measurements: FilePath | None = None
     roofline: bool = False
-    sensitivity: str | None = None
+    sensitivity: FilePath | None = None
 
     def __post_init__(self) -> None:
         if self.roofline == (self.measurements is not None):
@@ -130,7 +131,7 @@ class QualityLimits:
     theta: float = 0.0
     max_ppl_increase: float | None = None
     max_kl: float | None = None
-    validation_text: str | None = None
+    validation_text: FilePath | None = None
     window: int = 512
     validation_tokens: int | None = None
 

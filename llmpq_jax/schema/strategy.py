@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from llmpq_jax.schema.field_types import FilePath, Predicted
 from llmpq_jax.schema.memory_terms import MemoryTerms
 from llmpq_jax.schema.precision import (
     Activations,
@@ -15,7 +16,7 @@ from llmpq_jax.schema.precision import (
     Rounding,
     WireBits,
 )
-from llmpq_jax.schema.record import record
+from llmpq_jax.schema.record import first_duplicate, record
 from llmpq_jax.schema.solve_request import SolveRequest
 from llmpq_jax.schema.workload import MicroBatch, Workload
 
@@ -34,11 +35,11 @@ class ModelReference:
             or absolute; absent if `precision.rounding` is "nearest".
     """
 
-    path: str
+    path: FilePath
     architecture: str
     num_layers: int
     fingerprint: str
-    rounded: str | None = None
+    rounded: FilePath | None = None
 
 
 @record
@@ -74,10 +75,7 @@ class Mesh:
 
     def __post_init__(self) -> None:
         if self.tensor != len(self.devices) or self.tensor < 2:
-            msg = (
-                f"mesh has {len(self.devices)} devices and tensor = {self.tensor}: "
-                "expected the same number, 2 or more (one device is `device = …`)"
-            )
+            msg = f"mesh has {len(self.devices)} devices and tensor = {self.tensor}: expected the same number, 2 or more (one device is `device = …`)"
             raise ValueError(msg)
         if len(set(self.devices)) != len(self.devices):
             msg = f"mesh names a device twice: {list(self.devices)}"
@@ -97,8 +95,8 @@ class StagePrediction:
             older version.
     """
 
-    prefill_s: float
-    decode_s: float
+    prefill_s: Predicted
+    decode_s: Predicted
     memory_bytes: int
     allowed_bytes: int
     memory: MemoryTerms | None = None
@@ -167,13 +165,13 @@ class Quality:
         measured_kl: KL divergence from 16 bits on that text, in nats per token.
     """
 
-    omega: float
-    budget: float | None = None
+    omega: Predicted
+    budget: Predicted | None = None
     method: str
     note: str | None = None
     validation_text: str | None = None
-    measured_ppl_increase: float | None = None
-    measured_kl: float | None = None
+    measured_ppl_increase: Predicted | None = None
+    measured_kl: Predicted | None = None
 
 
 @record
@@ -189,10 +187,10 @@ class Prediction:
             from data-sheet figures.
     """
 
-    prefill_s: float
-    decode_s: float
-    latency_s: float
-    throughput_tokens_per_s: float
+    prefill_s: Predicted
+    decode_s: Predicted
+    latency_s: Predicted
+    throughput_tokens_per_s: Predicted
     source: Literal["measured", "roofline"] = "measured"
 
 
@@ -209,12 +207,12 @@ class Certificate:
         seconds: Seconds of the search.
     """
 
-    gap: float
-    objective: float
-    bound: float
+    gap: Predicted
+    objective: Predicted
+    bound: Predicted
     covers: str
     solver: str
-    seconds: float
+    seconds: Predicted
 
 
 @record
@@ -281,12 +279,9 @@ class Strategy:
         if self.stages[-1].wire_bits != 16:
             msg = f"the last stage has wire_bits = {self.stages[-1].wire_bits}: expected none, since it sends tokens"
             raise ValueError(msg)
-        names = [name for stage in self.stages for name in stage.devices]
-        duplicates = sorted({name for name in names if names.count(name) > 1})
-        if duplicates:
-            msg = (
-                f"device {duplicates[0]!r} is in two stages: expected each device once"
-            )
+        twice = first_duplicate(name for stage in self.stages for name in stage.devices)
+        if twice is not None:
+            msg = f"device {twice!r} is in two stages: expected each device once"
             raise ValueError(msg)
 
     def received_bits(self, number: int) -> WireBits:

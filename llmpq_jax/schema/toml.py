@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails, to_json
 from tomlkit.items import AoT, Table
 
 from llmpq_jax.errors import SpecError
+from llmpq_jax.files import reading
 
 T = TypeVar("T")
 
@@ -38,26 +39,31 @@ def read_record(
         SpecError: If the file is missing, is not TOML, or does not hold such a record;
             an instance of `error`.
     """
-    try:
+    with reading(path, what, f"a {what} file in TOML", error):
         text = path.read_text(encoding="utf-8")
-    except OSError as reason:
-        msg = f"{what} {path}: cannot be read ({reason.strerror or reason}): expected a {what} file"
-        raise error(msg) from reason
-    except UnicodeDecodeError as reason:
-        msg = f"{what} {path}: is not UTF-8 text (byte {reason.start}): expected a {what} file in TOML"
-        raise error(msg) from reason
+    where = f"{what} {path}"
+    data = parse_toml(text, where=where, error=error)
+    return decode_record(cls, data, where=where, error=error, path=path)
+
+
+def parse_toml(text: str, *, where: str, error: type[SpecError]) -> dict[str, Any]:
+    """Returns the data of a text in TOML, or raises `error`."""
     try:
-        data = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as reason:
-        msg = f"{what} {path}: is not TOML: {reason}"
+        msg = f"{where}: is not TOML: {reason}"
         raise error(msg) from reason
-    return decode_record(cls, data, where=f"{what} {path}", error=error)
 
 
 def decode_record(
-    cls: type[T], data: object, *, where: str, error: type[SpecError] = SpecError
+    cls: type[T],
+    data: object,
+    *,
+    where: str,
+    error: type[SpecError] = SpecError,
+    path: Path | None = None,
 ) -> T:
-    """Makes a record from parsed data, as `read_record` does from a file."""
+    """Makes a record from parsed data; paths in it are relative to the file at `path`."""
     if isinstance(data, dict) and data.get("schema", 1) != 1:
         found = data["schema"]
         msg = f"{where}: schema: found {found!r}, expected 1, the only version there is; update llmpq-jax or write the file again"
@@ -65,7 +71,8 @@ def decode_record(
     try:
         # Through JSON, so that TOML's lists are accepted as tuples while every other type
         # stays strict.
-        return _adapter(cls).validate_json(to_json(data, inf_nan_mode="constants"))
+        encoded = to_json(data, inf_nan_mode="constants")
+        return _adapter(cls).validate_json(encoded, context=path)
     except ValidationError as reason:
         mistakes = [_mistake(detail) for detail in reason.errors()]
         more = len(mistakes) - _MAX_MISTAKES
@@ -75,10 +82,14 @@ def decode_record(
         raise error(msg) from reason
 
 
-def to_toml(value: object, *, comment: str = "") -> str:
-    """Returns a record as TOML: short arrays on one line, absent fields left out."""
-    adapter = _adapter(type(value))
-    plain = adapter.dump_python(value, mode="json", by_alias=True, exclude_none=True)
+def to_toml(value: object, *, comment: str = "", path: Path | None = None) -> str:
+    """Returns a record as TOML: short arrays on one line, absent fields left out.
+
+    For the file at `path`, paths are made relative to it and predictions are rounded.
+    """
+    plain = _adapter(type(value)).dump_python(
+        value, mode="json", by_alias=True, exclude_none=True, context=path
+    )
     document = tomlkit.document()
     for line in comment.splitlines():
         document.add(tomlkit.comment(line))
@@ -120,17 +131,13 @@ def _fill(container: Any, plain: dict[str, Any]) -> None:
         elif value != []:
             container.add(key, value)
     for key, value in tables:
-        container.add(key, _table(value) if isinstance(value, dict) else _tables(value))
+        if isinstance(value, dict):
+            container.add(key, _table(value))
+        else:
+            container.add(key, AoT([_table(row) for row in value]))
 
 
 def _table(plain: dict[str, Any]) -> Table:
     table = tomlkit.table()
     _fill(table, plain)
     return table
-
-
-def _tables(rows: list[dict[str, Any]]) -> AoT:
-    tables = tomlkit.aot()
-    for row in rows:
-        tables.append(_table(row))
-    return tables

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from llmpq_jax.schema.buckets import PREFILL_CHUNK_TOKENS, bucket_length
-from llmpq_jax.schema.record import record
+from llmpq_jax.schema.record import record, require_positive
 
 
 @record
@@ -38,11 +38,7 @@ class Workload:
     longest_context: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch", "prompt_length", "new_tokens"):
-            value = getattr(self, name)
-            if value < 1:
-                msg = f"{name} is {value}, expected at least 1"
-                raise ValueError(msg)
+        require_positive(self)
         fraction = self.output_length_fraction
         if fraction is not None and not 0 < fraction <= 1:
             msg = f"output_length_fraction is {fraction}, expected more than 0 and at most 1"
@@ -187,18 +183,11 @@ class MicroBatch:
     chunk_tokens: int = PREFILL_CHUNK_TOKENS
 
     def __post_init__(self) -> None:
-        for name in ("prefill", "decode"):
-            value = getattr(self, name)
-            if value < 1:
-                msg = f"{name} is {value}, expected at least 1"
-                raise ValueError(msg)
+        require_positive(self)
         if self.chunk_tokens < 16:
             msg = f"chunk_tokens is {self.chunk_tokens}, expected at least 16"
             raise ValueError(msg)
         larger, smaller = max(self.prefill, self.decode), min(self.prefill, self.decode)
         if larger % smaller:
-            msg = (
-                f"prefill = {self.prefill} and decode = {self.decode}: expected one to "
-                "be a multiple of the other, so that caches are filled by whole rows"
-            )
+            msg = f"prefill = {self.prefill} and decode = {self.decode}: expected one to be a multiple of the other, so that caches are filled by whole rows"
             raise ValueError(msg)

@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
+from llmpq_jax.files import reading
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -53,15 +54,9 @@ def read_text(
     Raises:
         RequestError: If the file cannot be read, or does not fill a window.
     """
-    try:
+    with reading(path, "text", "a text file", RequestError):
         raw = path.read_bytes()
         text = raw.decode("utf-8")
-    except OSError as reason:
-        msg = f"text {path}: cannot be read ({reason.strerror or reason}): expected a text file"
-        raise RequestError(msg) from reason
-    except UnicodeDecodeError as reason:
-        msg = f"text {path}: is not UTF-8 text (byte {reason.start}): expected a text file"
-        raise RequestError(msg) from reason
     tokens = np.asarray(tokenizer.encode(text), np.int32)
     num_windows = len(tokens) // window
     if num_windows == 0:

@@ -25,12 +25,11 @@ from llmpq_jax.planner import PlanRequest
 from llmpq_jax.planner.constraints import Use, with_use
 from llmpq_jax.report.corrections import factor_lines
 from llmpq_jax.schema.cluster import Cluster
-from llmpq_jax.schema.cluster_file import read_cluster
 from llmpq_jax.schema.measurements import Measurements
 from llmpq_jax.schema.measurements_file import read_measurements
 from llmpq_jax.schema.precision import ALL_BITS, Bits
+from llmpq_jax.schema.record_files import read_cluster, read_sensitivity
 from llmpq_jax.schema.sensitivity import Sensitivity
-from llmpq_jax.schema.sensitivity_file import read_sensitivity
 from llmpq_jax.schema.solve_request import SolveRequest, Sources
 from llmpq_jax.schema.strategy import ModelReference
 from llmpq_jax.schema.workload import Workload

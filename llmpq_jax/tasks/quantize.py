@@ -12,8 +12,8 @@ from llmpq_jax.checkpoint.open_store import open_store
 from llmpq_jax.checkpoint.writer import WrittenModule, write_served_weights
 from llmpq_jax.files import new_folder
 from llmpq_jax.report.console import progress_bar
+from llmpq_jax.schema.record_files import read_strategy, write_strategy
 from llmpq_jax.schema.strategy import Strategy
-from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
 
 STRATEGY = "strategy.toml"
 # Files that are copied, besides weights and config.json.

@@ -18,8 +18,7 @@ from llmpq_jax.report.lines import plan_lines, run_lines
 from llmpq_jax.report.tables import measurements_table, plan_table, run_table
 from llmpq_jax.report.texts import continued_text
 from llmpq_jax.runtime.request import Sampling
-from llmpq_jax.schema.cluster_file import read_cluster, write_cluster
-from llmpq_jax.schema.strategy_file import read_strategy
+from llmpq_jax.schema.record_files import read_cluster, read_strategy, write_cluster
 from llmpq_jax.tasks.example import (
     ACTIVATIONS,
     CLUSTER,

@@ -15,9 +15,9 @@ from llmpq_jax.planner import PlanRequest
 from llmpq_jax.planner.constraints import with_use
 from llmpq_jax.report.console import log
 from llmpq_jax.runtime.engines.engine import DeviceFailedError
+from llmpq_jax.schema.record_files import write_strategy
 from llmpq_jax.schema.solve_request import SolveRequest
 from llmpq_jax.schema.strategy import Strategy
-from llmpq_jax.schema.strategy_file import write_strategy
 from llmpq_jax.tasks.planning_request import measurements_digest
 from llmpq_jax.tasks.recorded_request import recorded_request
 from llmpq_jax.tasks.solve import search, with_origin

@@ -17,8 +17,8 @@ from llmpq_jax.arch.fingerprint import (
 )
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.schema.measurements_file import read_measurements
+from llmpq_jax.schema.record_files import read_strategy
 from llmpq_jax.schema.solve_request import SolveRequest, Sources
-from llmpq_jax.schema.strategy_file import read_strategy
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden" / "models"

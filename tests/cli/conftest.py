@@ -14,8 +14,7 @@ from click.testing import CliRunner, Result
 from llmpq_jax.cli import main
 from llmpq_jax.profiler import contention, dispatch_overhead, stopwatch
 from llmpq_jax.schema.cluster import Cluster, Device, Node
-from llmpq_jax.schema.cluster_file import write_cluster
-from llmpq_jax.schema.strategy_file import write_strategy
+from llmpq_jax.schema.record_files import write_cluster, write_strategy
 from tests.tiny_models import make_strategy, write_tiny_model
 
 

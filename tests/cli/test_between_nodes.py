@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmpq_jax.schema.cluster import Cluster, Device, Link, Node
-from llmpq_jax.schema.cluster_file import write_cluster
+from llmpq_jax.schema.record_files import write_cluster
 from tests.cli.conftest import SIZES
 from tests.ray_machines import Machines
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from llmpq_jax.schema.record_files import read_strategy, write_strategy
 from llmpq_jax.schema.strategy import StagePrediction
-from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
 from tests.tiny_models import write_tiny_model
 
 

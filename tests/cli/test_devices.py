@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmpq_jax.schema.cluster_file import read_cluster
+from llmpq_jax.schema.record_files import read_cluster
 
 
 def test_a_cluster_file_is_written_and_serves_profile(run, model, tmp_path):

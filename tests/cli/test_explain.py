@@ -5,9 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_jax.schema.cluster_file import read_cluster, write_cluster
 from llmpq_jax.schema.measurements_file import header_text, read_measurements, row_text
-from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
+from llmpq_jax.schema.record_files import (
+    read_cluster,
+    read_strategy,
+    write_cluster,
+    write_strategy,
+)
 from tests.cli.conftest import SIZES
 
 

@@ -4,7 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
-from llmpq_jax.schema.strategy_file import read_strategy
+from llmpq_jax.schema.record_files import read_strategy
 
 FOLDER = Path(__file__).parents[2] / "strategies"
 PLAN = FOLDER / "paper-06" / "strategy.toml"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmpq_jax.runtime import Pipeline, Sampling
-from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
+from llmpq_jax.schema.record_files import read_strategy, write_strategy
 from tests.tiny_models import make_strategy
 
 

@@ -11,8 +11,7 @@ from click.testing import CliRunner
 
 from llmpq_jax.cli import main
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.schema.sensitivity_file import read_sensitivity
-from llmpq_jax.schema.strategy_file import read_strategy
+from llmpq_jax.schema.record_files import read_sensitivity, read_strategy
 from tests.cli.conftest import SIZES
 from tests.sensitivity.small import write_text_file
 

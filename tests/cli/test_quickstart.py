@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from llmpq_jax.profiler.grid import Grid
-from llmpq_jax.schema.strategy_file import read_strategy
+from llmpq_jax.schema.record_files import read_strategy
 from llmpq_jax.tasks import quickstart
 from tests.planner.requests import measurements
 

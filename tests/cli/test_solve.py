@@ -10,9 +10,14 @@ from pathlib import Path
 import pytest
 
 from llmpq_jax import __version__
-from llmpq_jax.schema.cluster_file import read_cluster, write_cluster
 from llmpq_jax.schema.measurements_file import header_text, read_measurements, row_text
-from llmpq_jax.schema.sensitivity_file import write_sensitivity
+from llmpq_jax.schema.record_files import (
+    read_cluster,
+    read_strategy,
+    write_cluster,
+    write_sensitivity,
+    write_strategy,
+)
 from llmpq_jax.schema.solve_request import (
     BitsPin,
     LayerPin,
@@ -22,7 +27,6 @@ from llmpq_jax.schema.solve_request import (
     SolveRequest,
     Sources,
 )
-from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
 from llmpq_jax.sensitivity.weight_variance import weight_variance
 from tests.cli.conftest import SIZES
 from tests.tiny_models import make_strategy, write_tiny_model

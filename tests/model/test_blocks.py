@@ -20,7 +20,7 @@ from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.model import Context, LayerCache, PromptCache, fresh_context
 from llmpq_jax.model.attention import attend, store_and_attend
 from llmpq_jax.profiler.stage_bench import random_weight
-from llmpq_jax.schema.prefill_blocks import token_block
+from llmpq_jax.schema.buckets import token_block
 from llmpq_jax.stage.build import build_layer
 from llmpq_jax.stage.sharding import StageSharding
 from tests.tiny_models import CONFIG

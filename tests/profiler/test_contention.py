@@ -22,12 +22,9 @@ class Devices:
         if num_micro_batches == 1:
             self.now_s += rounds * (self.num_stages - 1) * self.hop_s
         self.now_s += pipeline_s(
-            stages_prefill_s=[0.0] * self.num_stages,
-            stages_decode_s=[self.work_s] * self.num_stages,
-            hops_prefill_s=[],
-            hops_decode_s=[],
-            num_prefill=1,
-            num_decode=num_micro_batches,
+            stages_s=([0.0] * self.num_stages, [self.work_s] * self.num_stages),
+            hops_s=([], []),
+            num_micro_batches=(1, num_micro_batches),
             new_tokens=rounds + 1,
             hosts=[
                 Host(

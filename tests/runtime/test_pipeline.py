@@ -15,8 +15,8 @@ import pytest
 from llmpq_jax.errors import RequestError, StrategyError
 from llmpq_jax.runtime import Pipeline, Request, Sampling
 from llmpq_jax.runtime.scheduler import Scheduler
+from llmpq_jax.schema.record_files import write_strategy
 from llmpq_jax.schema.strategy import StagePrediction, Strategy
-from llmpq_jax.schema.strategy_file import write_strategy
 from tests.local_workers import local_workers
 from tests.tiny_models import make_strategy, write_tiny_model
 

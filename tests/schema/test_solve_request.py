@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from llmpq_jax.errors import StrategyError
+from llmpq_jax.schema.record_files import read_strategy, write_strategy
 from llmpq_jax.schema.solve_request import QualityLimits, SolveRequest, Sources
-from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
 from llmpq_jax.schema.toml import decode_record
 from tests.tiny_models import make_strategy, write_tiny_model
 
@@ -19,7 +19,7 @@ def strategy(tmp_path_factory):
     return make_strategy(folder, [((0,), [8] * 4)])
 
 
-def test_paths_are_relative_to_the_strategy_file(strategy, tmp_path, monkeypatch):
+def test_paths_are_relative_to_the_record_files(strategy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = SolveRequest(
         sources=Sources(

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL
+from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL, SCORE_BLOCK_BYTES
 from llmpq_jax.schema.precision import Bits
-from llmpq_jax.schema.prefill_blocks import SCORE_BLOCK_BYTES
 from llmpq_jax.stage.sampling import greedy_rows, sampling_rows
 from llmpq_jax.stage.worker import StageShapes, StageWorker
 from tests.local_workers import local_workers

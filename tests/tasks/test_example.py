@@ -7,7 +7,7 @@ from llmpq_jax.costmodel.memory import layer_bytes, layer_kv_bytes
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.profiler.grid import QUICK_GRID, Shape
 from llmpq_jax.schema.buckets import bucket_length
-from llmpq_jax.schema.cluster_file import read_cluster
+from llmpq_jax.schema.record_files import read_cluster
 from llmpq_jax.schema.workload import MicroBatch
 from llmpq_jax.tasks.example import (
     CLUSTER,

@@ -16,8 +16,8 @@ from llmpq_jax.checkpoint.open_store import open_store
 from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.errors import UnsupportedModelError
 from llmpq_jax.runtime import Pipeline
+from llmpq_jax.schema.record_files import read_strategy, write_strategy
 from llmpq_jax.schema.strategy import Strategy
-from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
 from llmpq_jax.tasks.quantize import STRATEGY, write_checkpoint
 from tests.checkpoint.configs import CONFIGS
 from tests.checkpoint.test_quantized import FORMATS, write_foreign

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmpq_jax.errors import StrategyError
+from llmpq_jax.schema.record_files import read_strategy
 from llmpq_jax.schema.solve_request import (
     PlannerChoices,
     QualityLimits,
@@ -15,7 +16,6 @@ from llmpq_jax.schema.solve_request import (
     SolveRequest,
     Sources,
 )
-from llmpq_jax.schema.strategy_file import read_strategy
 from llmpq_jax.tasks.recorded_request import recorded_request
 
 ROOT = Path(__file__).parents[2]

@@ -21,9 +21,8 @@ from llmpq_jax.planner.instance.device_numbers import DECODE, PREFILL
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.search.node_mip.highs import solve
-from llmpq_jax.schema.cluster_file import read_cluster
+from llmpq_jax.schema.record_files import read_cluster, read_strategy
 from llmpq_jax.schema.strategy import Strategy
-from llmpq_jax.schema.strategy_file import read_strategy
 from llmpq_jax.tasks.unmeasured import config_alone, roofline_measurements
 from tools.paper_clusters import ROOT
 

@@ -24,9 +24,8 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.schema.cluster_file import write_cluster
+from llmpq_jax.schema.record_files import read_strategy, write_cluster
 from llmpq_jax.schema.strategy import Strategy
-from llmpq_jax.schema.strategy_file import read_strategy
 from tools.paper_clusters import CLUSTERS, ROOT, WORKLOAD, make_cluster
 
 

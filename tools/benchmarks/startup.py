@@ -23,7 +23,7 @@ import click
 
 from llmpq_jax.kernels import kernel_path
 from llmpq_jax.schema.precision import Bits
-from llmpq_jax.schema.strategy_file import write_strategy
+from llmpq_jax.schema.record_files import write_strategy
 from tools.benchmarks.models import CONFIGS, even_strategy, random_model
 from tools.provenance import provenance
 

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmpq_jax.errors import ClusterError
-from llmpq_jax.schema.cluster import Bytes, Cluster
-from llmpq_jax.schema.cluster_file import read_cluster
+from llmpq_jax.schema.cluster import Cluster
+from llmpq_jax.schema.field_types import Bytes
 from llmpq_jax.schema.record import record
+from llmpq_jax.schema.record_files import read_cluster
 from llmpq_jax.schema.toml import read_record
 
 # Memory of Python, JAX and Ray's processes, besides a node's weights and caches.

@@ -17,7 +17,7 @@ import click
 
 from llmpq_jax.files import write_text
 from llmpq_jax.report.console import log, print_table
-from llmpq_jax.schema.cluster_file import read_cluster, write_cluster
+from llmpq_jax.schema.record_files import read_cluster, write_cluster
 from tools.emulate_cluster import achieved_table
 from tools.emulation.achieved import (
     check_achieved,

@@ -17,8 +17,8 @@ from llmpq_jax.runtime import Pipeline, Request
 from llmpq_jax.runtime.analysis.run_record import BatchRecord
 from llmpq_jax.runtime.engines.ray.ray_engine import start_ray
 from llmpq_jax.schema.cluster import Cluster, Link
+from llmpq_jax.schema.record_files import read_strategy
 from llmpq_jax.schema.strategy import Strategy
-from llmpq_jax.schema.strategy_file import read_strategy
 from tools.emulation.nodes import EmulatedNodes
 from tools.experiments.definition import BUILD, Experiment
 from tools.experiments.even import even_plan

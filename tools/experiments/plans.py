@@ -16,9 +16,9 @@ from llmpq_jax.planner.instance.subproblems import all_subproblems, uniform_int8
 from llmpq_jax.planner.result.to_strategy import make_strategy
 from llmpq_jax.planner.search.branch_and_bound import search
 from llmpq_jax.planner.search.search_result import Incumbent, SearchResult
+from llmpq_jax.schema.record_files import write_strategy
 from llmpq_jax.schema.solve_request import SolveRequest, Sources
 from llmpq_jax.schema.strategy import Strategy
-from llmpq_jax.schema.strategy_file import write_strategy
 from llmpq_jax.tasks.planning_request import planning_request
 from tools.ablations import Ablation, ablated_plan
 from tools.experiments.definition import BUILD, Experiment

@@ -14,9 +14,9 @@ from llmpq_jax.files import write_text
 from llmpq_jax.planner.baselines.compare import baselines, joint_plan
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.runtime import Pipeline
+from llmpq_jax.schema.record_files import read_strategy
 from llmpq_jax.schema.solve_request import SolveRequest, Sources
 from llmpq_jax.schema.strategy import Stage, Strategy
-from llmpq_jax.schema.strategy_file import read_strategy
 from llmpq_jax.schema.workload import Workload
 from llmpq_jax.sensitivity.losses import compare_logits
 from llmpq_jax.sensitivity.streamed_model import StreamedModel

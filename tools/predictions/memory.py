@@ -24,7 +24,7 @@ import jax
 from llmpq_jax.costmodel.workspace import fit_workspace
 from llmpq_jax.schema.buckets import bucket_length
 from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits, KvBits
-from llmpq_jax.schema.strategy import PrecisionChoice
+from llmpq_jax.schema.strategy import PrecisionChoice, Stage
 from llmpq_jax.schema.workload import MicroBatch, Workload
 from llmpq_jax.stage.abstract import describe_stage, program_memories
 from llmpq_jax.stage.sharding import StageSharding
@@ -133,10 +133,9 @@ def evaluate(stage: RandomStage) -> Outcome:
     )
     program = describe_stage(
         architecture,
-        layers=stage.layers,
-        bits=stage.bits,
-        precision=precision,
-        sharding=StageSharding(tuple(jax.devices()[: stage.tensor])),
+        Stage(device="node0/cpu:0", layers=stage.layers, bits=stage.bits),
+        precision,
+        StageSharding(tuple(jax.devices()[: stage.tensor])),
     )
     compiled = max(
         each.peak

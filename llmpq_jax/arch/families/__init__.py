@@ -5,7 +5,20 @@ not change what is computed; and keys for which only one value is implemented. A
 table is refused unless it is null, false or empty, so that no key is ignored by accident.
 """
 
-from llmpq_jax.arch.families._quantization import read_quantization
-from llmpq_jax.arch.families._read_config import FAMILIES, read_architecture
+from llmpq_jax.arch.families._config import Config
+from llmpq_jax.arch.families._read_config import (
+    FAMILIES,
+    QUANTIZATION,
+    read_architecture,
+    read_json,
+    read_quantization,
+)
 
-__all__ = ["FAMILIES", "read_architecture", "read_quantization"]
+__all__ = [
+    "FAMILIES",
+    "QUANTIZATION",
+    "Config",
+    "read_architecture",
+    "read_json",
+    "read_quantization",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families._config import ACTIVATIONS, Config, head_width
@@ -35,51 +36,33 @@ _LAYER_TYPES = {
 
 
 def _build_llama(config: Config) -> Architecture:
-    has_bias = config.flag("attention_bias")
-    return _build(
-        config,
-        family="llama",
-        windows=(None,) * config.integer("num_hidden_layers"),
-        has_qkv_bias=has_bias,
-        has_output_bias=has_bias,
-        has_mlp_bias=config.flag("mlp_bias"),
-    )
+    windows = (None,) * config.integer("num_hidden_layers")
+    decoder = _with_attention_bias(_build(config, "llama", windows), config)
+    return replace(decoder, has_mlp_bias=config.flag("mlp_bias"))
 
 
 def _build_mistral(config: Config) -> Architecture:
     window = config.optional_integer("sliding_window")
-    return _build(
-        config,
-        family="mistral",
-        windows=(window,) * config.integer("num_hidden_layers"),
-    )
+    windows = (window,) * config.integer("num_hidden_layers")
+    return _build(config, "mistral", windows)
 
 
 def _build_qwen2(config: Config) -> Architecture:
-    return _build(config, family="qwen2", windows=_windows(config), has_qkv_bias=True)
+    return replace(_build(config, "qwen2", _windows(config)), has_qkv_bias=True)
 
 
 def _build_qwen3(config: Config) -> Architecture:
+    decoder = _build(config, "qwen3", _windows(config))
+    return replace(_with_attention_bias(decoder, config), has_qk_norm=True)
+
+
+def _with_attention_bias(decoder: Architecture, config: Config) -> Architecture:
     has_bias = config.flag("attention_bias")
-    return _build(
-        config,
-        family="qwen3",
-        windows=_windows(config),
-        has_qkv_bias=has_bias,
-        has_output_bias=has_bias,
-        has_qk_norm=True,
-    )
+    return replace(decoder, has_qkv_bias=has_bias, has_output_bias=has_bias)
 
 
 def _build(
-    config: Config,
-    *,
-    family: str,
-    windows: tuple[int | None, ...],
-    has_qkv_bias: bool = False,
-    has_output_bias: bool = False,
-    has_mlp_bias: bool = False,
-    has_qk_norm: bool = False,
+    config: Config, family: str, windows: tuple[int | None, ...]
 ) -> Architecture:
     hidden_size = config.integer("hidden_size")
     num_heads = config.integer("num_attention_heads")
@@ -101,10 +84,6 @@ def _build(
         position="rope",
         rope=read_rope(config),
         layer_windows=windows,
-        has_qkv_bias=has_qkv_bias,
-        has_output_bias=has_output_bias,
-        has_mlp_bias=has_mlp_bias,
-        has_qk_norm=has_qk_norm,
         embedding_size=hidden_size,
         ties_head=config.flag("tie_word_embeddings"),
     )

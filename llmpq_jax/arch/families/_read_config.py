@@ -1,4 +1,9 @@
-"""Reads config.json as an architecture, by the table of its family."""
+"""Reads config.json as an architecture, by the table of its family.
+
+Newer files also describe quantised weights, under quantization_config. Before, AutoGPTQ
+wrote quantize_config.json and AutoAWQ wrote quant_config.json, and the file name implies
+the method. `llmpq_jax.checkpoint.formats` interprets the description.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +13,19 @@ from pathlib import Path
 from typing import NoReturn
 
 from llmpq_jax.arch.architecture import Architecture
-from llmpq_jax.arch.families._bloom import BLOOM
 from llmpq_jax.arch.families._config import Config
-from llmpq_jax.arch.families._family import (
-    Family,
-)
+from llmpq_jax.arch.families._family import Family
 from llmpq_jax.arch.families._gated import LLAMA, MISTRAL, QWEN2, QWEN3
-from llmpq_jax.arch.families._opt import OPT
+from llmpq_jax.arch.families._layer_norm import BLOOM, OPT
 from llmpq_jax.errors import SpecError, UnsupportedModelError
+from llmpq_jax.files import reading
 
 FAMILIES: Mapping[str, Family] = {
     family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, OPT, BLOOM)
 }
+
+QUANTIZATION = "quantization_config"
+_OLDER_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 
 
 def read_architecture(path: Path) -> Architecture:
@@ -54,20 +60,36 @@ def read_architecture(path: Path) -> Architecture:
         raise SpecError(msg) from reason
 
 
+def read_quantization(folder: Path) -> Config | None:
+    """Reads the description of a checkpoint's quantised weights; None if it has none.
+
+    Raises:
+        SpecError: If a file is not JSON, or the description is not an object.
+    """
+    path = folder / "config.json"
+    if path.is_file():
+        found = read_json(path).get(QUANTIZATION)
+        if found is not None:
+            if not isinstance(found, dict):
+                msg = f"config {path}: {QUANTIZATION}: found {found!r}, expected an object"
+                raise SpecError(msg)
+            return Config(path=path, values=found, inside=f"{QUANTIZATION}.")
+    for name, method in _OLDER_FILES.items():
+        path = folder / name
+        if path.is_file():
+            return Config(path=path, values={"quant_method": method, **read_json(path)})
+    return None
+
+
 def read_json(path: Path) -> dict[str, object]:
     """Reads a file that holds one JSON object.
 
     Raises:
         SpecError: If the file is missing or does not hold a JSON object.
     """
-    try:
+    expected = "the config.json of a Hugging Face checkpoint, in JSON"
+    with reading(path, "config", expected, SpecError):
         text = path.read_text(encoding="utf-8")
-    except OSError as reason:
-        msg = f"config {path}: cannot be read ({reason.strerror or reason}): expected the config.json of a Hugging Face checkpoint"
-        raise SpecError(msg) from reason
-    except UnicodeDecodeError as reason:
-        msg = f"config {path}: is not UTF-8 text (byte {reason.start}): expected JSON"
-        raise SpecError(msg) from reason
 
     def refuse_constant(name: str) -> NoReturn:
         msg = (

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from llmpq_jax.arch.families import read_quantization
-from llmpq_jax.arch.families._config import Config
+from llmpq_jax.arch.families import Config, read_quantization
 from llmpq_jax.checkpoint.formats._format import Format
 from llmpq_jax.checkpoint.formats.awq import read_awq
 from llmpq_jax.checkpoint.formats.compressed_tensors import read_compressed_tensors

@@ -29,7 +29,7 @@ from typing import Literal
 
 import numpy as np
 
-from llmpq_jax.arch.families._config import Config
+from llmpq_jax.arch.families import Config
 from llmpq_jax.checkpoint.formats._format import (
     FLOATS,
     Format,

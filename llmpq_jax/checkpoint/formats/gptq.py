@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llmpq_jax.arch.families._config import Config
+from llmpq_jax.arch.families import Config
 from llmpq_jax.checkpoint.formats._format import (
     FLOATS,
     Format,

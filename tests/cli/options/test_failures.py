@@ -14,9 +14,8 @@ import ray
 from click.testing import Result
 
 from llmpq_jax.schema.cluster import Cluster, Device, Link, Node
-from llmpq_jax.schema.cluster_file import write_cluster
+from llmpq_jax.schema.record_files import read_strategy, write_cluster, write_strategy
 from llmpq_jax.schema.solve_request import QualityLimits
-from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
 from tests.cli.conftest import SIZES
 from tests.ray_machines import Machines
 from tests.tiny_models import make_strategy

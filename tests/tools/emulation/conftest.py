@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmpq_jax.schema.cluster import Cluster, Device, Node
-from llmpq_jax.schema.cluster_file import write_cluster
+from llmpq_jax.schema.record_files import write_cluster
 from tools.emulation.speeds import Emulation, read_emulation
 
 HERE = min(os.sched_getaffinity(0))

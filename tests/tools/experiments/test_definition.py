@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmpq_jax.schema.cluster_file import read_cluster
+from llmpq_jax.schema.record_files import read_cluster
 from tools.emulation.speeds import read_emulation
 from tools.experiments.definition import Experiment, read_experiment
 from tools.experiments.even import even_plan
