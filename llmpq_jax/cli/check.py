@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
-from llmpq_jax.cli.options.option_group import command
+from llmpq_jax.cli.options.option_group import command, flag
 from llmpq_jax.cli.options.shared import JSON, STRATEGY, cache_home
 
 
 @command(
     "check",
-    STRATEGY,
-    click.Option(
-        ["--load", "loads"],
-        is_flag=True,
-        help="Load the weights too, and run each stage once.",
-    ),
-    JSON,
+    strategy_path=STRATEGY,
+    loads=flag("Load the weights too, and run each stage once.", name="--load"),
+    as_json=JSON,
 )
 def check_command(strategy_path: Path, loads: bool, as_json: bool) -> None:
     """Compile a strategy's stages on this machine and compare their memory with the plan.
@@ -26,13 +20,12 @@ def check_command(strategy_path: Path, loads: bool, as_json: bool) -> None:
     This needs no weights. It exits with 1 if a stage needs more memory than the plan
     allows.
     """
-    import json
     from dataclasses import asdict
 
     from llmpq_jax.errors import StrategyError
     from llmpq_jax.report.compiled_memory import compiled_memory_table
-    from llmpq_jax.report.console import print_line, print_table, progress_bar
-    from llmpq_jax.schema.strategy_file import read_strategy
+    from llmpq_jax.report.console import print_json, print_table, progress_bar
+    from llmpq_jax.schema.record_files import read_strategy
     from llmpq_jax.tasks.check import fit_stages
     from llmpq_jax.tasks.compile_cache import keep_compiled
     from llmpq_jax.units import format_bytes
@@ -45,7 +38,7 @@ def check_command(strategy_path: Path, loads: bool, as_json: bool) -> None:
         stages = [
             {"compiled": fit.compiled, "fits": fit.fits, **asdict(fit)} for fit in fits
         ]
-        print_line(json.dumps({"stages": stages}, indent=2))
+        print_json({"stages": stages})
     else:
         programs = [fit.programs for fit in fits]
         print_table(

@@ -17,11 +17,9 @@ from llmpq_jax.schema.workload import Workload
     SOURCES,
     fixed_workload(),
     search_limits(
-        time_limit_s=60.0,
-        gap=1e-3,
-        help="Time for the search of each joint plan.",
+        time_limit_s=60.0, gap=1e-3, help="Time for the search of each joint plan."
     ),
-    JSON,
+    as_json=JSON,
 )
 def compare_command(
     model: Path,
@@ -37,12 +35,11 @@ def compare_command(
     its micro-batches searched. adabits minimises the quality loss alone. transfer is the
     paper's heuristic. Each is compared with the fastest plan that loses no more quality.
     """
-    import json
     from dataclasses import asdict
 
     from llmpq_jax.planner.baselines.compare import compare
     from llmpq_jax.report.comparison import comparison_table
-    from llmpq_jax.report.console import log, print_line, print_table
+    from llmpq_jax.report.console import log, print_json, print_line, print_table
 
     problem = read_problem(model, workload, SolveRequest(sources=sources))
     rows = compare(
@@ -52,9 +49,7 @@ def compare_command(
         progress=lambda method: log(f"comparing with {method} …"),
     )
     if as_json:
-        print_line(
-            json.dumps([asdict(row) | {"ratio": row.ratio} for row in rows], indent=2)
-        )
+        print_json([asdict(row) | {"ratio": row.ratio} for row in rows])
         return
     print_table(comparison_table(rows))
     basis = "predicted from data-sheet figures" if sources.roofline else "predicted"

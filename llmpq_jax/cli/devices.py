@@ -6,39 +6,27 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.options.option_group import command
-from llmpq_jax.cli.options.shared import OUT_FILE
+from llmpq_jax.cli.options.option_group import command, flag, option
+from llmpq_jax.cli.options.shared import OUT_FILE, OVERWRITE
 
 
 @command(
     "devices",
-    click.Option(
-        ["--out"],
-        type=OUT_FILE,
-        metavar="FILE",
-        help="Cluster file to write (default: print it).",
+    out=option("Cluster file to write (default: print it).", OUT_FILE),
+    node=option(
+        "Name of this machine in the cluster file.", default="node0", metavar="NAME"
     ),
-    click.Option(
-        ["--node"],
-        default="node0",
-        show_default=True,
-        metavar="NAME",
-        help="Name of this machine in the cluster file.",
-    ),
-    click.Option(
-        ["--cpu-devices"],
-        type=click.IntRange(min=0),
+    cpu_devices=option(
+        "Number of emulated CPU devices, which share processor and free memory equally "
+        "(default: 1 if there is no accelerator, else 0).",
+        click.IntRange(min=0),
         metavar="N",
-        help="Number of emulated CPU devices, which share processor and free memory "
-        "equally (default: 1 if there is no accelerator, else 0).",
     ),
-    click.Option(
-        ["--links"],
-        is_flag=True,
-        help="Measure transfers between this machine's devices, in both directions. "
-        "Without it, `llmpq-jax profile` measures them by kind of device.",
+    links=flag(
+        "Measure transfers between this machine's devices, in both directions. Without "
+        "it, `llmpq-jax profile` measures them by kind of device."
     ),
-    click.Option(["--overwrite"], is_flag=True, help="Replace an existing --out file."),
+    overwrite=OVERWRITE,
 )
 def devices_command(
     out: Path | None,
@@ -55,9 +43,9 @@ def devices_command(
     """
     from llmpq_jax.errors import ClusterError
     from llmpq_jax.profiler.machine import describe_machine
-    from llmpq_jax.report.console import print_line, print_table
+    from llmpq_jax.report.console import print_line, print_paths, print_table
     from llmpq_jax.report.machine import machine_table
-    from llmpq_jax.schema.cluster_file import cluster_text, write_cluster
+    from llmpq_jax.schema.record_files import cluster_text, write_cluster
 
     if out is not None and out.exists() and not overwrite:
         msg = f"{out}: exists already: choose another file, or --overwrite it"
@@ -73,4 +61,4 @@ def devices_command(
         return
     write_cluster(out, cluster)
     print_table(machine_table(cluster))
-    print_line(f"written      {out}")
+    print_paths(written=out)

@@ -6,38 +6,28 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.options.option_group import command
+from llmpq_jax.cli.options.option_group import command, option
 from llmpq_jax.cli.options.shared import FILE, JSON, POSITIVE, STRATEGY, cache_home
 
 
 @command(
     "evaluate",
-    STRATEGY,
-    click.Option(
-        ["--text"],
-        type=FILE,
-        metavar="FILE",
-        help="UTF-8 text on which to measure perplexity and KL divergence.",
+    strategy_path=STRATEGY,
+    text=option("UTF-8 text on which to measure perplexity and KL divergence.", FILE),
+    questions=option(
+        'Multiple-choice questions as JSON lines {"question": "…", "choices": ["…"], '
+        '"answer": 0}, answered by the likelihood of each choice.',
+        FILE,
     ),
-    click.Option(
-        ["--questions"],
-        type=FILE,
-        metavar="FILE",
-        help='Multiple-choice questions as JSON lines {"question": "…", "choices": '
-        '["…"], "answer": 0}, answered by the likelihood of each choice.',
+    window=option(
+        "Tokens of each window of text (default: 512, or the context that the strategy "
+        "plans for if that is shorter).",
+        click.IntRange(min=2),
     ),
-    click.Option(
-        ["--window"],
-        type=click.IntRange(min=2),
-        help="Tokens of each window of text (default: 512, or the context that the "
-        "strategy plans for if that is shorter).",
+    max_tokens=option(
+        "Number of tokens to read of the text, spread over it (default: all).", POSITIVE
     ),
-    click.Option(
-        ["--max-tokens"],
-        type=POSITIVE,
-        help="Number of tokens to read of the text, spread over it (default: all).",
-    ),
-    JSON,
+    as_json=JSON,
 )
 def evaluate_command(
     strategy_path: Path,
@@ -51,12 +41,11 @@ def evaluate_command(
     if text is None and questions is None:
         msg = "expected --text, --questions, or both"
         raise click.UsageError(msg)
-    import json
     from dataclasses import asdict
 
-    from llmpq_jax.report.console import print_line, print_table
+    from llmpq_jax.report.console import print_json, print_table
     from llmpq_jax.report.quality import choices_table, evaluation_table
-    from llmpq_jax.schema.strategy_file import read_strategy
+    from llmpq_jax.schema.record_files import read_strategy
     from llmpq_jax.tasks.compile_cache import keep_compiled
     from llmpq_jax.tasks.evaluate import evaluate
     from llmpq_jax.tasks.questions import read_questions
@@ -65,16 +54,11 @@ def evaluate_command(
     asked = None if questions is None else (questions.name, read_questions(questions))
     keep_compiled(cache_home())
     evaluation, choices = evaluate(
-        strategy,
-        text_path=text,
-        questions=asked,
-        window=window,
-        max_tokens=max_tokens,
+        strategy, text_path=text, questions=asked, window=window, max_tokens=max_tokens
     )
     if as_json:
         found = {"text": evaluation, "questions": choices}
-        values = {name: each and asdict(each) for name, each in found.items()}
-        print_line(json.dumps(values, indent=2))
+        print_json({name: each and asdict(each) for name, each in found.items()})
         return
     if evaluation is not None:
         print_table(evaluation_table(evaluation))

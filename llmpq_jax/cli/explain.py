@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmpq_jax.cli.options.option_group import OptionGroup, command
+from llmpq_jax.cli.options.option_group import (
+    command,
+    flag,
+    option,
+    option_group,
+    option_record,
+)
 from llmpq_jax.cli.options.planner import (
     ALL_WIDTHS,
     CHOICES,
@@ -25,14 +30,29 @@ if TYPE_CHECKING:
 _AS_SOLVED = "(default: as in the strategy's [request])"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@option_record
 class SubjectOptions:
-    """What is to be explained, as typed; the options' help says what each means."""
+    """What is to be explained, as typed."""
 
-    strategy_path: Path | None
-    run_path: Path | None
-    picture: Path | None
-    trace: Path | None
+    strategy_path: Path | None = option(
+        "Strategy file, from `llmpq-jax solve` or written by hand.",
+        FILE,
+        name="--strategy",
+    )
+    run_path: Path | None = option(
+        "Run record from `llmpq-jax generate --record`, to compare with its prediction "
+        "instead.",
+        FILE,
+        name="--run",
+    )
+    picture: Path | None = option(
+        "With --run: picture to draw of the times of every stage, predicted and "
+        "measured (.png or .svg).",
+        OUT_FILE,
+    )
+    trace: Path | None = option(
+        "With --run: file for the same times as JSON for Perfetto or Chrome.", OUT_FILE
+    )
 
     def __post_init__(self) -> None:
         if (self.strategy_path is None) == (self.run_path is None):
@@ -43,89 +63,43 @@ class SubjectOptions:
             raise ValueError(msg)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QuestionOptions:
-    """What is asked about a plan, as typed; the options' help says what each means."""
-
-    more_memory: float
-    more_speed: float
-    more_loss: float
-    without_solving: bool
-
-
-def _more(name: str, default: float, help: str) -> click.Option:
-    return click.Option(
-        [f"--more-{name}"],
-        type=click.FloatRange(min=0, max=1000),
+def _more(what: str, default: float) -> Any:
+    return option(
+        f"How much more {what} to ask about.",
+        click.FloatRange(min=0, max=1000),
         default=default,
-        show_default=True,
         metavar="PERCENT",
-        help=help,
+    )
+
+
+@option_record
+class QuestionOptions:
+    """What is asked about a plan, as typed."""
+
+    more_memory: float = _more("memory of each device", 5.0)
+    more_speed: float = _more("speed of each device", 10.0)
+    more_loss: float = _more("quality loss", 5.0)
+    without_solving: bool = flag(
+        "Ask nothing: only take the plan apart, which needs no search."
     )
 
 
 @command(
     "explain",
-    OptionGroup(
-        title="What to explain",
-        record=SubjectOptions,
-        parameter="subject",
-        options=(
-            click.Option(
-                ["--strategy", "strategy_path"],
-                type=FILE,
-                metavar="FILE",
-                help="Strategy file, from `llmpq-jax solve` or written by hand.",
-            ),
-            click.Option(
-                ["--run", "run_path"],
-                type=FILE,
-                metavar="FILE",
-                help="Run record from `llmpq-jax generate --record`, to compare with its "
-                "prediction instead.",
-            ),
-            click.Option(
-                ["--picture"],
-                type=OUT_FILE,
-                metavar="FILE",
-                help="With --run: picture to draw of the times of every stage, predicted and "
-                "measured (.png or .svg).",
-            ),
-            click.Option(
-                ["--trace"],
-                type=OUT_FILE,
-                metavar="FILE",
-                help="With --run: file for the same times as JSON for Perfetto or Chrome.",
-            ),
-        ),
-    ),
+    option_group("What to explain", SubjectOptions, "subject"),
     SOURCES.without_defaults(f"{SOURCES.title} {_AS_SOLVED}"),
     CHOICES.without_defaults(f"{CHOICES.title} {_AS_SOLVED}"),
     QUALITY.only("omega_budget", "theta").without_defaults(
         f"{QUALITY.title} {_AS_SOLVED}"
     ),
-    OptionGroup(
-        title="Questions",
-        record=QuestionOptions,
-        parameter="questions",
-        options=(
-            _more("memory", 5.0, "How much more memory of each device to ask about."),
-            _more("speed", 10.0, "How much more speed of each device to ask about."),
-            _more("loss", 5.0, "How much more quality loss to ask about."),
-            click.Option(
-                ["--without-solving"],
-                is_flag=True,
-                help="Ask nothing: only take the plan apart, which needs no search.",
-            ),
-        ),
-    ),
+    option_group("Questions", QuestionOptions, "questions"),
     search_limits(
         time_limit_s=10.0,
         gap=1e-3,
         help="Time for each search, after which its best plan is taken, with its "
         "proven gap.",
     ),
-    JSON,
+    as_json=JSON,
 )
 def explain_command(
     subject: SubjectOptions,
@@ -155,7 +129,7 @@ def explain_command(
     assert subject.strategy_path is not None
     from llmpq_jax.planner.whatif import Increments
     from llmpq_jax.report.console import log
-    from llmpq_jax.schema.strategy_file import read_strategy
+    from llmpq_jax.schema.record_files import read_strategy
     from llmpq_jax.tasks.explain import explain
     from llmpq_jax.tasks.planning_request import measurements_digest
     from llmpq_jax.tasks.recorded_request import recorded_request

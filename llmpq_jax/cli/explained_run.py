@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,13 @@ from typing import Any
 
 import click
 
-from llmpq_jax.report.console import log, print_line, print_table
+from llmpq_jax.report.console import (
+    log,
+    print_json,
+    print_line,
+    print_paths,
+    print_table,
+)
 from llmpq_jax.report.deviation import deviation_line, deviation_table
 from llmpq_jax.report.lines import run_lines
 from llmpq_jax.report.peaks import peaks_line, peaks_table
@@ -60,7 +65,7 @@ def explain_run(
                 for batch, ahead, own in zip(batches, predicted, phases, strict=True)
             ],
         }
-        print_line(json.dumps(values, indent=2))
+        print_json(values)
         return
     print_table(run_table(strategy, batches))
     print_table(deviation_table(strategy, phases))
@@ -70,9 +75,7 @@ def explain_run(
     for deviation in (deviation_line(strategy, phases), peaks_line(strategy, batches)):
         if deviation is not None:
             print_line(deviation)
-    for what, written in (("picture", picture), ("trace", trace)):
-        if written is not None:
-            print_line(f"{what:<12} {written}")
+    print_paths(picture=picture, trace=trace)
 
 
 def _batch_values(

@@ -6,20 +6,17 @@ from pathlib import Path
 
 import click
 
-from llmpq_jax.cli.options.option_group import command
+from llmpq_jax.cli.options.option_group import command, option
 from llmpq_jax.cli.options.shared import JSON, STRATEGY
 
 
 @command(
     "export",
-    STRATEGY,
-    click.Option(
-        ["--to", "engine"],
-        type=click.Choice(["vllm"]),
-        required=True,
-        help="Engine to export to.",
+    strategy_path=STRATEGY,
+    engine=option(
+        "Engine to export to.", click.Choice(["vllm"]), name="--to", required=True
     ),
-    JSON,
+    as_json=JSON,
 )
 def export_command(strategy_path: Path, engine: str, as_json: bool) -> None:
     """Print a plan as the command line of another engine.
@@ -27,18 +24,15 @@ def export_command(strategy_path: Path, engine: str, as_json: bool) -> None:
     What the engine cannot do is listed on stderr.
     """
     del engine  # one so far
-    import json
     from dataclasses import asdict
 
-    from llmpq_jax.report.console import log, print_line
+    from llmpq_jax.report.console import log, print_json, print_line
     from llmpq_jax.report.vllm import vllm_export
-    from llmpq_jax.schema.strategy_file import read_strategy
+    from llmpq_jax.schema.record_files import read_strategy
 
     exported = vllm_export(read_strategy(strategy_path))
     if as_json:
-        print_line(
-            json.dumps(asdict(exported) | {"command": exported.command}, indent=2)
-        )
+        print_json(asdict(exported) | {"command": exported.command})
         return
     print_line(f"# devices by rank: {', '.join(exported.devices)}")
     print_line(exported.command)

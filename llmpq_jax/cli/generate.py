@@ -29,12 +29,10 @@ if TYPE_CHECKING:
     from llmpq_jax.batch.results_file import ResultsFile
     from llmpq_jax.runtime.engines.engine import DeviceFailedError
     from llmpq_jax.schema.strategy import Strategy
-    from llmpq_jax.tasks.generate import Served
 
 
-@command("generate", BATCH, SAMPLING, ENGINE, FAILURES, RECORDS, JSON)
+@command("generate", BATCH, SAMPLING, ENGINE, FAILURES, RECORDS, as_json=JSON)
 def generate_command(
-    strategy_path: Path,
     batch: BatchOptions,
     sampling: SamplingOptions,
     engine: EngineOptions,
@@ -48,7 +46,8 @@ def generate_command(
 
     from llmpq_jax.batch.prompt_file import PromptFile, make_prompts
     from llmpq_jax.batch.result_line import result_values
-    from llmpq_jax.schema.strategy_file import read_strategy
+    from llmpq_jax.cli.generate_output import write_and_print
+    from llmpq_jax.schema.record_files import read_strategy
     from llmpq_jax.tasks.compile_cache import keep_compiled
     from llmpq_jax.tasks.generate import ServeSettings, serve_prompts
 
@@ -57,7 +56,7 @@ def generate_command(
         if batch.prompts_path is None
         else PromptFile(batch.prompts_path, sampling.defaults)
     )
-    strategy = read_strategy(strategy_path)
+    strategy = read_strategy(batch.strategy_path)
     model = Path(strategy.model.path).resolve().name
     keep_compiled(cache_home())
     settings = ServeSettings(
@@ -83,10 +82,17 @@ def generate_command(
             settings,
             is_done=(lambda _: False) if file is None else file.has,
             on_result=on_result,
-            solve_again=_replanner(strategy_path, strategy, failures, batch.out, file),
+            solve_again=_replanner(batch, strategy, failures, file),
         )
     shown.sort(key=lambda result: result.line.number)
-    _write_and_print(served, shown, batch.out, records, model=model, as_json=as_json)
+    write_and_print(
+        served,
+        shown,
+        batch.out,
+        records,
+        command_as_typed(),
+        model if as_json else None,
+    )
     served.check(batch.out, num_kept_errors=file.num_kept_errors if file else 0)
 
 
@@ -120,10 +126,9 @@ def _results_file(
 
 
 def _replanner(
-    path: Path,
+    batch: BatchOptions,
     strategy: Strategy,
     failures: FailureOptions,
-    out: Path | None,
     file: ResultsFile | None,
 ) -> Callable[[DeviceFailedError], Strategy] | None:
     """Returns what solves again after a failure; None unless --on-loss asks for it."""
@@ -131,55 +136,16 @@ def _replanner(
         return None
     from llmpq_jax.tasks.replan import make_replanner
 
-    assert out is not None
+    assert batch.out is not None
     assert file is not None
     return make_replanner(
-        path,
+        batch.strategy_path,
         strategy,
         sources=failures.sources,
         read_problem=partial(
             read_problem, Path(strategy.model.path), strategy.workload
         ),
         command=command_as_typed(),
-        out=out,
+        out=batch.out,
         results=file,
     )
-
-
-def _write_and_print(
-    served: Served,
-    shown: list[Result],
-    out: Path | None,
-    records: RecordOptions,
-    *,
-    model: str,
-    as_json: bool,
-) -> None:
-    """Writes the records of a run, then prints its results and where they are."""
-    from llmpq_jax.cli.generate_output import print_json, print_run, print_texts
-    from llmpq_jax.report.console import log, print_line
-    from llmpq_jax.tasks.generate import write_records
-
-    if served.batches:
-        write_records(
-            served,
-            command=command_as_typed(),
-            record=records.record,
-            trace=records.trace,
-            timeline=records.timeline,
-        )
-    if as_json:
-        print_json(shown, served, model=model)
-    elif served.batches:
-        print_texts(shown)
-        print_run(served)
-        for what, path in (
-            ("results", out),
-            ("run record", records.record),
-            ("trace", records.trace),
-            ("timeline", records.timeline),
-        ):
-            if path is not None:
-                print_line(f"{what:<12} {path}")
-    elif served.bad_lines is None:
-        log("every prompt has its result: there is nothing to do")

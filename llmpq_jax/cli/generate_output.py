@@ -1,64 +1,96 @@
-"""What `generate` prints when it is done."""
+"""What `generate` writes and prints when it is done."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from llmpq_jax.batch.prompt import Prompt
 from llmpq_jax.batch.result_line import Result, result_values
-from llmpq_jax.report.console import print_line, print_table
+from llmpq_jax.cli.options.generation import RecordOptions
+from llmpq_jax.report.console import (
+    log,
+    print_json,
+    print_line,
+    print_paths,
+    print_table,
+)
 from llmpq_jax.report.deviation import deviation_line
 from llmpq_jax.report.lines import run_lines
 from llmpq_jax.report.peaks import peaks_line
 from llmpq_jax.report.tables import run_table
 from llmpq_jax.report.texts import continued_text
 from llmpq_jax.runtime.analysis.phase_times import phase_times
-from llmpq_jax.tasks.generate import Served
+from llmpq_jax.tasks.generate import Served, write_records
 
 
-def print_texts(results: Sequence[Result]) -> None:
+def write_and_print(
+    served: Served,
+    results: Sequence[Result],
+    out: Path | None,
+    records: RecordOptions,
+    command: str,
+    json_model: str | None,
+) -> None:
+    """Writes the records of a run, then prints its results and where they are.
+
+    Args:
+        served: Outcome of the run.
+        results: Results to print.
+        out: File of the results, if there is one.
+        records: Files of the run's records.
+        command: Command line, for the record.
+        json_model: Name of the model for results as JSON; None to print texts.
+    """
+    batches = served.batches
+    paths = {"record": records.record, "trace": records.trace}
+    paths["timeline"] = records.timeline
+    if batches:
+        write_records(served, command=command, **paths)
+    if json_model is not None:
+        predicted = served.strategy.predicted
+        values = {
+            "results": [result_values(result, model=json_model) for result in results],
+            "predicted": predicted and asdict(predicted),
+            "batches": [_without_events(asdict(batch)) for batch in batches],
+        }
+        print_json(values)
+    elif batches:
+        _print_texts(results)
+        _print_run(served)
+        print_paths(results=out, run_record=paths.pop("record"), **paths)
+    elif served.bad_lines is None:
+        log("every prompt has its result: there is nothing to do")
+
+
+def _without_events(batch: dict[str, object]) -> dict[str, object]:
+    del batch["events"]
+    return batch
+
+
+def _print_texts(results: Sequence[Result]) -> None:
     """Prints each prompt with its continuation, or why it has none."""
     for result in results:
         line = result.line
         if not isinstance(line, Prompt):
-            print_line(f"── {line.custom_id}: {line}")
-            print_line()
+            print_line(f"── {line.custom_id}: {line}\n")
             continue
         for completion in result.completions:
             print_line(
                 f"── {line.custom_id}: {len(completion.token_ids)} new tokens, "
                 f"ended by {completion.finish_reason}"
             )
-            print_line(continued_text(line.text, completion.text))
-            print_line()
+            print_line(continued_text(line.text, completion.text) + "\n")
 
 
-def print_run(served: Served) -> None:
+def _print_run(served: Served) -> None:
     """Prints what was measured, compared with what was predicted."""
-    strategy = served.strategy
-    print_table(run_table(strategy, served.batches))
-    for line in run_lines(strategy, served.batches):
+    strategy, batches = served.strategy, served.batches
+    print_table(run_table(strategy, batches))
+    for line in run_lines(strategy, batches):
         print_line(line)
-    phases = [phase_times(strategy, batch) for batch in served.batches]
-    for deviation in (
-        deviation_line(strategy, phases),
-        peaks_line(strategy, served.batches),
-    ):
+    phases = [phase_times(strategy, batch) for batch in batches]
+    for deviation in (deviation_line(strategy, phases), peaks_line(strategy, batches)):
         if deviation is not None:
             print_line(deviation)
-
-
-def print_json(results: Sequence[Result], served: Served, *, model: str) -> None:
-    """Prints results, prediction and batches as JSON."""
-    batches = [asdict(batch) for batch in served.batches]
-    for batch in batches:
-        del batch["events"]
-    predicted = served.strategy.predicted
-    values = {
-        "results": [result_values(result, model=model) for result in results],
-        "predicted": predicted and asdict(predicted),
-        "batches": batches,
-    }
-    print_line(json.dumps(values, indent=2))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from llmpq_jax.cli.options.option_group import OptionGroup, command
+from llmpq_jax.cli.options.option_group import (
+    command,
+    option,
+    option_group,
+    option_record,
+)
 from llmpq_jax.cli.options.shared import (
+    FILE,
     GROUP_SIZE,
     JSON,
     MODEL,
     OUT_FILE,
     POSITIVE,
-    TEXT,
     WINDOW,
     cache_home,
 )
@@ -25,15 +29,34 @@ if TYPE_CHECKING:
     from llmpq_jax.sensitivity.job import Method, SensitivityJob
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@option_record
 class EstimateOptions:
-    """How losses are estimated, as typed; the options' help says what each means."""
+    """How losses are estimated, as typed."""
 
-    method: Method
-    rounding: Rounding
-    rounded: Path | None
-    assignments: int
-    seed: int
+    method: Method = option(
+        "hessian: second-order estimate from the rounded weights. variance: the same "
+        "from their scales alone. measured: the loss with only one layer rounded. "
+        "random: a control that ignores the model.",
+        click.Choice(["hessian", "variance", "measured", "random"]),
+        default="hessian",
+    )
+    rounding: Rounding = option(
+        "How weights are rounded, here and when they are served.",
+        click.Choice(["nearest", "clip", "learned", "gptq"]),
+        default="nearest",
+    )
+    rounded: Path | None = option(
+        "Folder for weights that are not rounded to nearest (default: next to --out).",
+        click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+    )
+    assignments: int = option(
+        "Number of random choices of bits whose measured loss the sensitivities are "
+        "fitted to.",
+        POSITIVE,
+        default=12,
+    )
+    seed: int = option("Seed of everything that is drawn.", default=0)
 
     def job(self, out: Path) -> SensitivityJob:
         """Returns the job; rounded weights go next to its output by default."""
@@ -49,94 +72,34 @@ class EstimateOptions:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@option_record
 class TextOptions:
-    """What losses are estimated on, as typed; the options' help says what each means."""
+    """What losses are estimated on, as typed."""
 
-    text: Path
-    window: int
-    max_tokens: int
+    text: Path = option(
+        "UTF-8 text that resembles what the model will be used on.", FILE, required=True
+    )
+    window: int = WINDOW
+    max_tokens: int = option(
+        "Number of tokens to read of the text, spread over it.", POSITIVE, default=16384
+    )
 
 
 @command(
     "indicate",
-    OptionGroup(
-        title="Model and output",
-        options=(
-            MODEL,
-            click.Option(
-                ["--out"],
-                type=OUT_FILE,
-                required=True,
-                metavar="FILE",
-                help="Sensitivity file to write. An interrupted run continues where it "
-                "was.",
-            ),
-            GROUP_SIZE,
+    option_group(
+        "Model and output",
+        model=MODEL,
+        out=option(
+            "Sensitivity file to write. An interrupted run continues where it was.",
+            OUT_FILE,
+            required=True,
         ),
+        group_size=GROUP_SIZE,
     ),
-    OptionGroup(
-        title="Text",
-        record=TextOptions,
-        parameter="text",
-        options=(
-            TEXT,
-            WINDOW,
-            click.Option(
-                ["--max-tokens"],
-                type=POSITIVE,
-                default=16384,
-                show_default=True,
-                help="Number of tokens to read of the text, spread over it.",
-            ),
-        ),
-    ),
-    OptionGroup(
-        title="Estimate",
-        record=EstimateOptions,
-        parameter="estimate",
-        options=(
-            click.Option(
-                ["--method"],
-                type=click.Choice(["hessian", "variance", "measured", "random"]),
-                default="hessian",
-                show_default=True,
-                help="hessian: second-order estimate from the rounded weights. variance: "
-                "the same from their scales alone. measured: the loss with only one "
-                "layer rounded. random: a control that ignores the model.",
-            ),
-            click.Option(
-                ["--rounding"],
-                type=click.Choice(["nearest", "clip", "learned", "gptq"]),
-                default="nearest",
-                show_default=True,
-                help="How weights are rounded, here and when they are served.",
-            ),
-            click.Option(
-                ["--rounded"],
-                type=click.Path(path_type=Path, file_okay=False),
-                metavar="DIR",
-                help="Folder for weights that are not rounded to nearest (default: next "
-                "to --out).",
-            ),
-            click.Option(
-                ["--assignments"],
-                type=POSITIVE,
-                default=12,
-                show_default=True,
-                help="Number of random choices of bits whose measured loss the "
-                "sensitivities are fitted to.",
-            ),
-            click.Option(
-                ["--seed"],
-                type=int,
-                default=0,
-                show_default=True,
-                help="Seed of everything that is drawn.",
-            ),
-        ),
-    ),
-    JSON,
+    option_group("Text", TextOptions, "text"),
+    option_group("Estimate", EstimateOptions, "estimate"),
+    as_json=JSON,
 )
 def indicate_command(
     model: Path,
@@ -150,12 +113,11 @@ def indicate_command(
 
     The model passes through memory one layer at a time, so it may be larger than memory.
     """
-    import json
     import tomllib
 
-    from llmpq_jax.report.console import print_line, print_table
+    from llmpq_jax.report.console import print_json, print_paths, print_table
     from llmpq_jax.report.quality import sensitivity_table
-    from llmpq_jax.schema.sensitivity_file import write_sensitivity
+    from llmpq_jax.schema.record_files import write_sensitivity
     from llmpq_jax.schema.toml import to_toml
     from llmpq_jax.tasks.compile_cache import keep_compiled
     from llmpq_jax.tasks.indicate import estimate_sensitivity
@@ -173,9 +135,7 @@ def indicate_command(
     )
     write_sensitivity(out, sensitivity)
     if as_json:
-        print_line(json.dumps(tomllib.loads(to_toml(sensitivity)), indent=2))
+        print_json(tomllib.loads(to_toml(sensitivity)))
         return
     print_table(sensitivity_table(sensitivity))
-    if job.rounded is not None:
-        print_line(f"rounded      {job.rounded}")
-    print_line(f"written      {out}")
+    print_paths(rounded=job.rounded, written=out)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from llmpq_jax.cli.options.engine import refuse_without
-from llmpq_jax.cli.options.option_group import OptionGroup, command
+from llmpq_jax.cli.options.option_group import command, option, option_group
 from llmpq_jax.cli.options.problem import fixed_workload
 from llmpq_jax.cli.options.profiling import MODE, TIMING, ModeOptions, TimingOptions
-from llmpq_jax.cli.options.shared import CLUSTER, MODEL, OUT_FILE, cache_home
+from llmpq_jax.cli.options.shared import (
+    CLUSTER,
+    MODEL,
+    OUT_FILE,
+    OVERWRITE,
+    cache_home,
+)
 from llmpq_jax.cli.profile_modes import calibrate, measure_links
 from llmpq_jax.schema.workload import Workload
 
@@ -22,23 +26,16 @@ if TYPE_CHECKING:
 
 @command(
     "profile",
-    OptionGroup(
-        title="Model, devices and output",
-        options=(
-            MODEL,
-            CLUSTER,
-            click.Option(
-                ["--out"],
-                type=OUT_FILE,
-                required=True,
-                metavar="FILE",
-                help="Measurements file to write, row by row. An interrupted run "
-                "continues there.",
-            ),
-            click.Option(
-                ["--overwrite"], is_flag=True, help="Replace an existing --out file."
-            ),
+    option_group(
+        "Model, devices and output",
+        model=MODEL,
+        cluster=CLUSTER,
+        out=option(
+            "Measurements file to write, row by row. An interrupted run continues there.",
+            OUT_FILE,
+            required=True,
         ),
+        overwrite=OVERWRITE,
     ),
     fixed_workload(Workload(batch=16, prompt_length=64, new_tokens=64)),
     TIMING,
@@ -70,9 +67,9 @@ def profile_command(
 
     from llmpq_jax.profiler import ProfileOptions
     from llmpq_jax.profiler.grid import grid_for
-    from llmpq_jax.report.console import print_line, print_table
+    from llmpq_jax.report.console import print_paths, print_table
     from llmpq_jax.report.tables import accuracy_table, measurements_table
-    from llmpq_jax.schema.cluster_file import read_cluster
+    from llmpq_jax.schema.record_files import read_cluster
     from llmpq_jax.tasks.compile_cache import keep_compiled
     from llmpq_jax.tasks.profile import measure
 
@@ -95,7 +92,7 @@ def profile_command(
     print_table(measurements_table(measurements))
     if measurements.accuracy:
         print_table(accuracy_table(measurements))
-    print_line(f"written      {out}")
+    print_paths(written=out)
 
 
 def _usual_activations(cluster: Cluster) -> Activations:

@@ -20,9 +20,9 @@ def calibrate(record: Path, model: Path, cluster: Path, out: Path) -> None:
     """Calibrates existing measurements by a run."""
     _refuse_others("--from-run")
 
-    from llmpq_jax.report.console import log, print_line, print_table
+    from llmpq_jax.report.console import log, print_line, print_paths, print_table
     from llmpq_jax.report.corrections import links_table, observed_table
-    from llmpq_jax.schema.cluster_file import read_cluster
+    from llmpq_jax.schema.record_files import read_cluster
     from llmpq_jax.tasks.calibrate_from_run import calibrate_from_run
 
     found = calibrate_from_run(record, out, model=model, cluster=read_cluster(cluster))
@@ -32,7 +32,7 @@ def calibrate(record: Path, model: Path, cluster: Path, out: Path) -> None:
     if found.links:
         print_table(links_table(found.links))
     if found.rows:
-        print_line(f"written      {out}")
+        print_paths(written=out)
     else:
         print_line(f"unchanged    {out}: it was calibrated by {record} before")
 
@@ -54,8 +54,8 @@ def measure_links(
     from llmpq_jax.profiler.grid import grid_for
     from llmpq_jax.report.console import log, print_line, print_table
     from llmpq_jax.report.corrections import links_table
-    from llmpq_jax.schema.cluster_file import read_cluster
     from llmpq_jax.schema.measurements_file import read_measurements
+    from llmpq_jax.schema.record_files import read_cluster
     from llmpq_jax.tasks.hop_times import notes_on_links
 
     devices = read_cluster(cluster)

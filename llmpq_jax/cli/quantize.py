@@ -4,29 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
-from llmpq_jax.cli.options.option_group import command
+from llmpq_jax.cli.options.option_group import command, flag, option
 from llmpq_jax.cli.options.shared import FILE, JSON, STRATEGY, cache_home
 
 
 @command(
     "quantize",
-    STRATEGY,
-    click.Option(
-        ["--out"],
-        type=FILE,
+    strategy_path=STRATEGY,
+    out=option(
+        "Folder to write: weights in the compressed-tensors format, config.json, "
+        "tokenizer, and a strategy.toml that serves them.",
+        FILE,
         required=True,
         metavar="DIR",
-        help="Folder to write: weights in the compressed-tensors format, config.json, "
-        "tokenizer, and a strategy.toml that serves them.",
     ),
-    click.Option(
-        ["--overwrite"],
-        is_flag=True,
-        help="Replace a folder that this command wrote.",
-    ),
-    JSON,
+    overwrite=flag("Replace a folder that this command wrote."),
+    as_json=JSON,
 )
 def quantize_command(
     strategy_path: Path, out: Path, overwrite: bool, as_json: bool
@@ -35,11 +28,10 @@ def quantize_command(
 
     The model passes through memory one layer at a time, so it may be larger than memory.
     """
-    import json
     from dataclasses import asdict
 
     from llmpq_jax.report.checkpoints import written_table
-    from llmpq_jax.report.console import print_line, print_table
+    from llmpq_jax.report.console import print_json, print_paths, print_table
     from llmpq_jax.tasks.compile_cache import keep_compiled
     from llmpq_jax.tasks.quantize import STRATEGY, write_checkpoint
 
@@ -54,8 +46,7 @@ def quantize_command(
             "bytes_after": written.bytes_after,
             "parts": [asdict(part) for part in written.parts],
         }
-        print_line(json.dumps(values, indent=2))
+        print_json(values)
         return
     print_table(written_table(written.parts))
-    print_line(f"written      {out}")
-    print_line(f"strategy     {out / STRATEGY}")
+    print_paths(written=out, strategy=out / STRATEGY)

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from llmpq_jax.cli.group import command_as_typed
-from llmpq_jax.cli.options.option_group import command
+from llmpq_jax.cli.options.option_group import command, option
 from llmpq_jax.cli.options.shared import FILE, cache_home
 
 
 @command(
     "quickstart",
-    click.Option(
-        ["--model"],
-        type=FILE,
+    model=option(
+        "Checkpoint folder (default: the example model of a source checkout).",
+        FILE,
         metavar="DIR",
-        help="Checkpoint folder (default: the example model of a source checkout).",
     ),
-    click.Option(
-        ["--work-dir"],
-        type=FILE,
+    work_dir=option(
+        "Folder for all files; those of an earlier run are replaced.",
+        FILE,
         default=Path("llmpq-quickstart"),
-        show_default=True,
         metavar="DIR",
-        help="Folder for all files; those of an earlier run are replaced.",
     ),
 )
 def quickstart_command(model: Path | None, work_dir: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llmpq_jax.cli.group import command_as_typed
-from llmpq_jax.cli.options.option_group import OptionGroup, command
+from llmpq_jax.cli.options.option_group import command, option, option_group
 from llmpq_jax.cli.options.planner import CHOICES, QUALITY, search_limits
 from llmpq_jax.cli.options.problem import (
     SOURCES,
@@ -41,25 +41,15 @@ if TYPE_CHECKING:
         gap=1e-4,
         help="Time after which the best plan so far is written, with its proven gap.",
     ),
-    OptionGroup(
-        title="Output",
-        options=(
-            click.Option(
-                ["--out"],
-                type=OUT_FILE,
-                required=True,
-                metavar="FILE",
-                help="Strategy file to write.",
-            ),
-            click.Option(
-                ["--validation-record"],
-                type=OUT_FILE,
-                metavar="FILE",
-                help="Plans that were evaluated under measured limits, as JSON lines, "
-                "read and added to. The fastest that keeps the limit is taken.",
-            ),
-            JSON,
+    option_group(
+        "Output",
+        out=option("Strategy file to write.", OUT_FILE, required=True),
+        validation_record=option(
+            "Plans that were evaluated under measured limits, as JSON lines, read and "
+            "added to. The fastest that keeps the limit is taken.",
+            OUT_FILE,
         ),
+        as_json=JSON,
     ),
 )
 def solve_command(
@@ -80,7 +70,18 @@ def solve_command(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    from llmpq_jax.schema.strategy_file import write_strategy
+    import tomllib
+
+    from llmpq_jax.report.console import (
+        print_json,
+        print_line,
+        print_paths,
+        print_table,
+    )
+    from llmpq_jax.report.lines import plan_lines
+    from llmpq_jax.report.tables import plan_table
+    from llmpq_jax.schema.record_files import write_strategy
+    from llmpq_jax.schema.toml import to_toml
     from llmpq_jax.tasks.solve import solve
 
     problem = read_problem(model, workload.workload(model), request)
@@ -96,40 +97,23 @@ def solve_command(
         record=validation_record,
     )
     write_strategy(out, strategy)
-    if as_json:
-        _print_json(out, strategy, problem)
-    else:
-        _print(out, strategy, problem)
-
-
-def _print(out: Path, strategy: Strategy, problem: PlanRequest) -> None:
-    from llmpq_jax.report.console import print_line, print_table
-    from llmpq_jax.report.lines import plan_lines
-    from llmpq_jax.report.tables import plan_table
-
-    print_table(plan_table(strategy))
-    for line in plan_lines(strategy, int8_omega=_int8_omega(strategy, problem)):
-        print_line(line)
     idle = _idle_devices(strategy, problem)
+    int8_omega = _int8_omega(strategy, problem)
+    if as_json:
+        values = {
+            "out": str(out),
+            "strategy": tomllib.loads(to_toml(strategy)),
+            "omega_of_uniform_int8": int8_omega,
+            "idle": idle,
+        }
+        print_json(values)
+        return
+    print_table(plan_table(strategy))
+    for line in plan_lines(strategy, int8_omega=int8_omega):
+        print_line(line)
     if idle:
         print_line(f"idle         {', '.join(idle)}")
-    print_line(f"written      {out}")
-
-
-def _print_json(out: Path, strategy: Strategy, problem: PlanRequest) -> None:
-    import json
-    import tomllib
-
-    from llmpq_jax.report.console import print_line
-    from llmpq_jax.schema.toml import to_toml
-
-    values = {
-        "out": str(out),
-        "strategy": tomllib.loads(to_toml(strategy)),
-        "omega_of_uniform_int8": _int8_omega(strategy, problem),
-        "idle": _idle_devices(strategy, problem),
-    }
-    print_line(json.dumps(values, indent=2))
+    print_paths(written=out)
 
 
 def _int8_omega(strategy: Strategy, problem: PlanRequest) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmpq_jax.cli.options.option_group import OptionGroup, command
+from llmpq_jax.cli.options.option_group import command, option, option_group
 from llmpq_jax.cli.options.planner import CHOICES, QUALITY, search_limits
 from llmpq_jax.cli.options.problem import (
     SOURCES,
@@ -30,30 +30,24 @@ if TYPE_CHECKING:
 
 @command(
     "sweep",
-    OptionGroup(
-        title="Points and output",
-        options=(
-            click.Option(
-                ["--over", "axis"],
-                type=click.Choice(["quality", "batch", "devices"]),
-                required=True,
-                help="What is varied from point to point.",
-            ),
-            click.Option(
-                ["--points"],
-                type=POSITIVE,
-                default=12,
-                show_default=True,
-                help="Maximum number of points. Over quality, they are set where they "
-                "gain most.",
-            ),
-            click.Option(
-                ["--out"],
-                type=OUT_FILE,
-                required=True,
-                metavar="FILE.csv",
-                help="CSV file to write; the picture is written next to it, as .png.",
-            ),
+    option_group(
+        "Points and output",
+        axis=option(
+            "What is varied from point to point.",
+            click.Choice(["quality", "batch", "devices"]),
+            name="--over",
+            required=True,
+        ),
+        points=option(
+            "Maximum number of points. Over quality, they are set where they gain most.",
+            POSITIVE,
+            default=12,
+        ),
+        out=option(
+            "CSV file to write; the picture is written next to it, as .png.",
+            OUT_FILE,
+            required=True,
+            metavar="FILE.csv",
         ),
     ),
     SOURCES,

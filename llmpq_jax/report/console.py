@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -35,6 +37,18 @@ def print_line(text: str = "") -> None:
     """Writes a line to stdout, unformatted."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def print_json(values: object) -> None:
+    """Writes values to stdout as JSON."""
+    print_line(json.dumps(values, indent=2))
+
+
+def print_paths(**paths: Path | None) -> None:
+    """Writes a line for each file that there is, after its name with spaces for `_`."""
+    for name, path in paths.items():
+        if path is not None:
+            print_line(f"{name.replace('_', ' '):<12} {path}")
 
 
 def log(text: str) -> None:

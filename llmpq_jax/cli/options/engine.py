@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from llmpq_jax.cli.options.option_group import OptionGroup
+from llmpq_jax.cli.options.option_group import option, option_group, option_record
 from llmpq_jax.cli.options.shared import cache_home
 
 if TYPE_CHECKING:
@@ -20,38 +19,54 @@ if TYPE_CHECKING:
     from llmpq_jax.runtime.engines.engine import StartEngine
     from llmpq_jax.runtime.engines.transport.config import TransportName
 
-ADDRESS = click.Option(
-    ["--address"],
-    metavar="HOST:PORT",
-    help="Address of the Ray cluster (default: this machine's). "
+ADDRESS: Any = option(
+    "Address of the Ray cluster (default: this machine's). "
     '"local" starts a cluster of this machine alone.',
+    metavar="HOST:PORT",
 )
-TRANSPORT = click.Option(
-    ["--transport"],
-    type=click.Choice(["sockets", "calls", "transfer"]),
-    help="How messages get from stage to stage under Ray. sockets, the default: over "
+TRANSPORT: Any = option(
+    "How messages get from stage to stage under Ray. sockets, the default: over "
     "connections of their own. calls: over Ray's, which is slower and needs only Ray's "
     "ports. transfer: over sockets, and hidden states by JAX's transfer server "
     "(experimental).",
+    click.Choice(["sockets", "calls", "transfer"]),
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@option_record
 class EngineOptions:
-    """Options that choose an engine, as typed; their help says what each means."""
+    """Options that choose an engine, as typed."""
 
-    engine: Literal["local", "ray"] = "local"
-    address: str | None = None
-    heartbeat_timeout_s: float | None = None
-    restart_timeout_s: float | None = None
-    transport: TransportName | None = None
-    weights_cache: str | None = None
+    engine: Literal["local", "ray"] = option(
+        "local: all stages in this process. ray: each stage in a process of its own, on "
+        "the machine that the strategy names (docs/many-machines.md).",
+        click.Choice(["local", "ray"]),
+        default="local",
+    )
+    address: str | None = ADDRESS
+    heartbeat_timeout_s: float | None = option(
+        "Under Ray, how long a worker may stay silent before it counts as failed "
+        "(default: 30).",
+        click.FloatRange(min=1),
+        name="--heartbeat-timeout",
+        metavar="SECONDS",
+    )
+    restart_timeout_s: float | None = option(
+        "Under Ray, how long a failed worker may take to start again before its machine "
+        "counts as failed (default: 60).",
+        click.FloatRange(min=1),
+        name="--restart-timeout",
+        metavar="SECONDS",
+    )
+    transport: TransportName | None = TRANSPORT
+    weights_cache: str | None = option(
+        "Folder on each machine that keeps layers at 4 and 8 bits as they are served, "
+        'for quick restarts (default: ~/.cache/llmpq-jax/weights). "none" keeps none.',
+        metavar="DIR",
+    )
 
     def starter(self, *, restarts: bool) -> StartEngine | None:
         """Returns the function that starts the engine; None for the local one.
-
-        Args:
-            restarts: True to start failed workers again.
 
         Raises:
             click.UsageError: The options contradict each other, or Ray is not installed.
@@ -82,56 +97,11 @@ class EngineOptions:
         )
 
 
-ENGINE = OptionGroup(
-    title="Engine",
-    record=EngineOptions,
-    parameter="engine",
-    options=(
-        click.Option(
-            ["--engine"],
-            type=click.Choice(["local", "ray"]),
-            default="local",
-            show_default=True,
-            help="local: all stages in this process. ray: each stage in a process of "
-            "its own, on the machine that the strategy names (docs/many-machines.md).",
-        ),
-        ADDRESS,
-        click.Option(
-            ["--heartbeat-timeout", "heartbeat_timeout_s"],
-            type=click.FloatRange(min=1),
-            metavar="SECONDS",
-            help="Under Ray, how long a worker may stay silent before it counts as "
-            "failed (default: 30).",
-        ),
-        click.Option(
-            ["--restart-timeout", "restart_timeout_s"],
-            type=click.FloatRange(min=1),
-            metavar="SECONDS",
-            help="Under Ray, how long a failed worker may take to start again before "
-            "its machine counts as failed (default: 60).",
-        ),
-        TRANSPORT,
-        click.Option(
-            ["--weights-cache"],
-            metavar="DIR",
-            help="Folder on each machine that keeps layers at 4 and 8 bits as they are "
-            "served, for quick restarts (default: ~/.cache/llmpq-jax/weights). "
-            '"none" keeps none.',
-        ),
-    ),
-)
+ENGINE = option_group("Engine", EngineOptions, "engine")
 
 
 def refuse_without(option: str, typed: Mapping[str, object]) -> None:
-    """Refuses options that were typed without the one that they belong to.
-
-    Args:
-        option: Name of the option that is missing.
-        typed: Values of the options that need it, by name; None if not typed.
-
-    Raises:
-        click.UsageError: One of them was typed.
-    """
+    """Refuses options, by name, that were typed without the one that they belong to."""
     for name, value in typed.items():
         if value is not None:
             msg = f"{name} is for {option}: expected both or neither"
@@ -140,14 +110,7 @@ def refuse_without(option: str, typed: Mapping[str, object]) -> None:
 
 @contextmanager
 def needs_ray(option: str) -> Iterator[None]:
-    """Wraps imports of modules that import Ray.
-
-    Args:
-        option: Name of the option that needs Ray.
-
-    Raises:
-        click.UsageError: Ray is not installed.
-    """
+    """Wraps imports of modules that import Ray, which an option needs."""
     try:
         yield
     except ModuleNotFoundError as reason:

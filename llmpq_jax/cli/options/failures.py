@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from llmpq_jax.cli.options.option_group import OptionGroup
+from llmpq_jax.cli.options.option_group import (
+    flag,
+    option,
+    option_group,
+    option_record,
+)
 
-OnLoss = Literal["restart", "resolve", "stop"]
 _SOURCES = ("cluster", "measurements", "sensitivity")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FailureOptions:
-    """Options about failures, as typed; their help says what each means."""
+def _source(name: str) -> Any:
+    return option(
+        f"For --on-loss resolve: {name} file to use instead of the one in the "
+        "strategy's [request].",
+        metavar="FILE",
+    )
 
-    on_loss: OnLoss = "restart"
-    restart_unfinished: bool = False
-    cluster: str | None = None
-    measurements: str | None = None
-    sensitivity: str | None = None
+
+@option_record
+class FailureOptions:
+    """Options about failures, as typed."""
+
+    on_loss: Literal["restart", "resolve", "stop"] = option(
+        "What to do when a worker fails. restart: start it again, and end the run if "
+        "that is not possible. resolve: the same, but instead of ending the run, solve "
+        "the strategy's [request] again without the failed devices. stop: end the run "
+        "at once.",
+        click.Choice(["restart", "resolve", "stop"]),
+        default="restart",
+    )
+    restart_unfinished: bool = flag(
+        "After --on-loss resolve, start unfinished requests again from their prompts. "
+        "Without it they continue with the tokens that they have."
+    )
+    cluster: str | None = _source("cluster")
+    measurements: str | None = _source("measurements")
+    sensitivity: str | None = _source("sensitivity")
 
     @property
     def sources(self) -> dict[str, Any]:
@@ -52,35 +73,4 @@ class FailureOptions:
             raise click.UsageError(msg)
 
 
-FAILURES = OptionGroup(
-    title="Failures under Ray",
-    record=FailureOptions,
-    parameter="failures",
-    options=(
-        click.Option(
-            ["--on-loss"],
-            type=click.Choice(["restart", "resolve", "stop"]),
-            default="restart",
-            show_default=True,
-            help="What to do when a worker fails. restart: start it again, and end the "
-            "run if that is not possible. resolve: the same, but instead of ending the "
-            "run, solve the strategy's [request] again without the failed devices. "
-            "stop: end the run at once.",
-        ),
-        click.Option(
-            ["--restart-unfinished"],
-            is_flag=True,
-            help="After --on-loss resolve, start unfinished requests again from their "
-            "prompts. Without it they continue with the tokens that they have.",
-        ),
-        *(
-            click.Option(
-                [f"--{name}"],
-                metavar="FILE",
-                help=f"For --on-loss resolve: {name} file to use instead of the one in "
-                "the strategy's [request].",
-            )
-            for name in _SOURCES
-        ),
-    ),
-)
+FAILURES = option_group("Failures under Ray", FailureOptions, "failures")

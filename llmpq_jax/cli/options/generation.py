@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
-from llmpq_jax.cli.options.option_group import OptionGroup
-from llmpq_jax.cli.options.shared import FILE, OUT_FILE, POSITIVE, STRATEGY
+from llmpq_jax.cli.options.option_group import (
+    flag,
+    option,
+    option_group,
+    option_record,
+)
+from llmpq_jax.cli.options.shared import FILE, OUT_FILE, OVERWRITE, POSITIVE, STRATEGY
 
 if TYPE_CHECKING:
     from llmpq_jax.batch.prompt import PromptDefaults
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@option_record
 class BatchOptions:
-    """Prompts and results, as typed; the options' help says what each means."""
+    """Strategy, prompts and results, as typed."""
 
-    texts: tuple[str, ...]
-    prompts_path: Path | None
-    out: Path | None
-    overwrite: bool
-    resume: bool
+    strategy_path: Path = STRATEGY
+    texts: tuple[str, ...] = option(
+        "Prompt to continue. May be repeated.",
+        name="--prompt",
+        multiple=True,
+        metavar="TEXT",
+    )
+    prompts_path: Path | None = option(
+        "File of prompts: .txt with one prompt per line, or .jsonl with "
+        '{"prompt": "…"} and optionally custom_id, max_new_tokens, temperature, top_k, '
+        "top_p, seed and stop, or with lines of OpenAI's batch files "
+        "(docs/batch-files.md).",
+        FILE,
+        name="--prompts",
+    )
+    out: Path | None = option(
+        "File for the results: one JSON line for each prompt, and for each line that is "
+        "not a prompt.",
+        OUT_FILE,
+    )
+    overwrite: bool = OVERWRITE
+    resume: bool = flag(
+        "Continue the --out file, however the last run ended, and skip prompts that "
+        "have a result there. The first run may have this option too."
+    )
 
     def __post_init__(self) -> None:
         if bool(self.texts) == (self.prompts_path is not None):
@@ -36,18 +58,32 @@ class BatchOptions:
             raise ValueError(msg)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@option_record
 class SamplingOptions:
-    """How tokens are drawn, as typed; the options' help says what each means."""
+    """How tokens are drawn, as typed."""
 
-    max_new_tokens: int | None
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int
-    stop: tuple[str, ...]
-    chat: bool
-    ignore_eos: bool
+    max_new_tokens: int | None = option(
+        "Maximum number of new tokens per prompt (default: as the strategy plans).",
+        POSITIVE,
+    )
+    temperature: float = option(
+        "Temperature of sampling; 0 always takes the most likely token.", default=0.0
+    )
+    top_k: int = option(
+        "Number of most likely tokens to draw from; 0 draws from all.", default=0
+    )
+    top_p: float = option(
+        "Draw from the fewest most likely tokens whose probabilities add up to this.",
+        default=1.0,
+    )
+    seed: int = option("Seed of the draws of every prompt.", default=0)
+    stop: tuple[str, ...] = option(
+        "End a continuation before this text. May be repeated.",
+        multiple=True,
+        metavar="TEXT",
+    )
+    chat: bool = flag("Apply the checkpoint's chat template to plain prompts.")
+    ignore_eos: bool = flag("Continue after an end-of-text token.")
 
     @property
     def defaults(self) -> PromptDefaults:
@@ -67,13 +103,19 @@ class SamplingOptions:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@option_record
 class RecordOptions:
-    """What is written about the run, as typed; the options' help says what each means."""
+    """What is written about the run, as typed."""
 
-    record: Path | None
-    trace: Path | None
-    timeline: Path | None
+    record: Path | None = option(
+        "File for the times of every stage, as JSON lines.", OUT_FILE
+    )
+    trace: Path | None = option(
+        "File for the same times as JSON for Perfetto or Chrome.", OUT_FILE
+    )
+    timeline: Path | None = option(
+        "File for a picture of the last batch (.png or .svg).", OUT_FILE
+    )
 
     def __post_init__(self) -> None:
         timeline = self.timeline
@@ -82,125 +124,6 @@ class RecordOptions:
             raise ValueError(msg)
 
 
-BATCH = OptionGroup(
-    title="Prompts and results",
-    record=BatchOptions,
-    parameter="batch",
-    options=(
-        STRATEGY,
-        click.Option(
-            ["--prompt", "texts"],
-            multiple=True,
-            metavar="TEXT",
-            help="Prompt to continue. May be repeated.",
-        ),
-        click.Option(
-            ["--prompts", "prompts_path"],
-            type=FILE,
-            metavar="FILE",
-            help="File of prompts: .txt with one prompt per line, or .jsonl with "
-            '{"prompt": "…"} and optionally custom_id, max_new_tokens, temperature, '
-            "top_k, top_p, seed and stop, or with lines of OpenAI's batch files "
-            "(docs/batch-files.md).",
-        ),
-        click.Option(
-            ["--out"],
-            type=OUT_FILE,
-            metavar="FILE",
-            help="File for the results: one JSON line for each prompt, and for each line "
-            "that is not a prompt.",
-        ),
-        click.Option(
-            ["--overwrite"], is_flag=True, help="Replace an existing --out file."
-        ),
-        click.Option(
-            ["--resume"],
-            is_flag=True,
-            help="Continue the --out file, however the last run ended, and skip prompts "
-            "that have a result there. The first run may have this option too.",
-        ),
-    ),
-)
-SAMPLING = OptionGroup(
-    title="Sampling",
-    record=SamplingOptions,
-    parameter="sampling",
-    options=(
-        click.Option(
-            ["--max-new-tokens"],
-            type=POSITIVE,
-            help="Maximum number of new tokens per prompt (default: as the strategy "
-            "plans).",
-        ),
-        click.Option(
-            ["--temperature"],
-            type=float,
-            default=0.0,
-            show_default=True,
-            help="Temperature of sampling; 0 always takes the most likely token.",
-        ),
-        click.Option(
-            ["--top-k"],
-            type=int,
-            default=0,
-            show_default=True,
-            help="Number of most likely tokens to draw from; 0 draws from all.",
-        ),
-        click.Option(
-            ["--top-p"],
-            type=float,
-            default=1.0,
-            show_default=True,
-            help="Draw from the fewest most likely tokens whose probabilities add up to "
-            "this.",
-        ),
-        click.Option(
-            ["--seed"],
-            type=int,
-            default=0,
-            show_default=True,
-            help="Seed of the draws of every prompt.",
-        ),
-        click.Option(
-            ["--stop"],
-            multiple=True,
-            metavar="TEXT",
-            help="End a continuation before this text. May be repeated.",
-        ),
-        click.Option(
-            ["--chat"],
-            is_flag=True,
-            help="Apply the checkpoint's chat template to plain prompts.",
-        ),
-        click.Option(
-            ["--ignore-eos"],
-            is_flag=True,
-            help="Continue after an end-of-text token.",
-        ),
-    ),
-)
-RECORDS = OptionGroup(
-    title="Records of the run",
-    record=RecordOptions,
-    parameter="records",
-    options=(
-        click.Option(
-            ["--record"],
-            type=OUT_FILE,
-            metavar="FILE",
-            help="File for the times of every stage, as JSON lines.",
-        ),
-        click.Option(
-            ["--trace"],
-            type=OUT_FILE,
-            metavar="FILE",
-            help="File for the same times as JSON for Perfetto or Chrome.",
-        ),
-        click.Option(
-            ["--timeline"],
-            type=OUT_FILE,
-            metavar="FILE",
-            help="File for a picture of the last batch (.png or .svg).",
-        ),
-    ),
-)
+BATCH = option_group("Prompts and results", BatchOptions, "batch")
+SAMPLING = option_group("Sampling", SamplingOptions, "sampling")
+RECORDS = option_group("Records of the run", RecordOptions, "records")

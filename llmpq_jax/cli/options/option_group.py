@@ -1,19 +1,101 @@
-"""Groups of options: a heading in `--help`, and one record for the command's function."""
+"""Options described once: by a record's fields, or by the names of a function's parameters."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar, dataclass_transform
 
 import click
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Described:
+    """Options of one parameter, which names them.
+
+    Attributes:
+        value: Value of a record that is made without them.
+        forms: Name as it is typed and arguments of `click.Option`, of each option; no
+            name for the parameter's, with dashes.
+    """
+
+    value: Any
+    forms: tuple[tuple[str, Mapping[str, Any]], ...]
+
+    def named(self, parameter: str) -> list[click.Option]:
+        dashed = f"--{parameter.replace('_', '-')}"
+        return [
+            click.Option([name or dashed, parameter], **settings)
+            for name, settings in self.forms
+        ]
+
+
+def option(help: str, type: Any = None, *, name: str = "", **settings: Any) -> Any:
+    """Describes an option, as a field of an `option_record` or for an `option_group`.
+
+    Args:
+        help: Text for `--help`.
+        type: Type as click has it; by default that of the default, or text.
+        name: Name as it is typed; by default the parameter's, with dashes.
+        **settings: Other arguments of `click.Option`.
+    """
+    value = settings.get("default", () if settings.get("multiple") else None)
+    shown = {"show_default": value not in (None, ()), "help": help, "type": type}
+    return _Described(value=value, forms=((name, shown | settings),))
+
+
+def flag(help: str, *, name: str = "") -> Any:
+    """Describes an option without a value, which is true if it is typed."""
+    return _Described(value=False, forms=((name, {"help": help, "is_flag": True}),))
+
+
+def flags(**helps: str) -> Any:
+    """Describes options of one parameter, whose value is the name of the one typed."""
+    forms = [
+        (f"--{word}", {"help": help, "flag_value": word})
+        for word, help in helps.items()
+    ]
+    return _Described(value=None, forms=tuple(forms))
+
+
+def choice(
+    help: str, values: Mapping[str, Any], default: str, *, name: str = ""
+) -> Any:
+    """Describes an option that takes one of several words, each of which means a value.
+
+    Args:
+        help: Text for `--help`.
+        values: Values by the word that is typed.
+        default: Word whose value is the default.
+        name: Name as it is typed; by default the parameter's, with dashes.
+    """
+    described = option(
+        help,
+        click.Choice(list(values)),
+        name=name,
+        default=default,
+        callback=lambda _context, _parameter, word: values.get(word),
+    )
+    return replace(described, value=values[default])
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def option_record(made: type[T]) -> type[T]:
+    """Makes a dataclass of a class whose attributes are options, for `option_group`."""
+    for name, described in list(vars(made).items()):
+        if isinstance(described, _Described):
+            metadata = {"option": described}
+            setattr(made, name, field(default=described.value, metadata=metadata))
+    return dataclass(frozen=True, kw_only=True)(made)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptionGroup:
-    """Options under one heading, passed to the command's function as one record.
+    """Options under one heading in help, passed to the command's function as one record.
 
     Attributes:
         title: Heading in `--help`.
@@ -65,6 +147,31 @@ class OptionGroup:
         return {self.parameter: self.record(**own), **values}
 
 
+def option_group(
+    title: str,
+    record: Callable[..., Any] | None = None,
+    parameter: str = "",
+    /,
+    **described: Any,
+) -> OptionGroup:
+    """Makes a group of the options that describe a record's fields, and of others.
+
+    Args:
+        title: Heading in `--help`.
+        record: Record that is made of options; None to pass each by itself.
+        parameter: Name of the function's parameter that takes the record.
+        **described: Options by the name of the record's field or of the parameter.
+    """
+    if record is not None:
+        for each in fields(record):  # pyright: ignore[reportArgumentType]
+            if "option" in each.metadata:
+                described[each.name] = each.metadata["option"]
+    options = [made for name, each in described.items() for made in each.named(name)]
+    return OptionGroup(
+        title=title, options=tuple(options), record=record, parameter=parameter
+    )
+
+
 def _is_typed(value: object) -> bool:
     return value is not None and value is not False and value != ()
 
@@ -73,12 +180,16 @@ class _GroupedCommand(click.Command):
     """A command whose help has a heading for each group of options."""
 
     def __init__(
-        self, *args: Any, parts: Sequence[click.Option | OptionGroup], **options: Any
+        self,
+        *args: Any,
+        groups: tuple[OptionGroup, ...],
+        rest: list[click.Option],
+        **options: Any,
     ) -> None:
-        self.groups = [part for part in parts if isinstance(part, OptionGroup)]
-        for part in parts:
-            each = part.options if isinstance(part, OptionGroup) else (part,)
-            options["params"].extend(each)
+        self.groups = groups
+        for group in groups:
+            options["params"].extend(group.options)
+        options["params"].extend(rest)
         super().__init__(*args, **options)
 
     def format_options(
@@ -90,10 +201,8 @@ class _GroupedCommand(click.Command):
         sections = [
             (group.title, list[click.Parameter](group.options)) for group in self.groups
         ]
-        for title, params in (
-            *sections,
-            ("Other options" if sections else "Options", rest),
-        ):
+        sections.append(("Other options" if sections else "Options", rest))
+        for title, params in sections:
             rows = [row for each in params if (row := each.get_help_record(ctx))]
             with formatter.section(title):
                 formatter.write_dl(rows)
@@ -113,15 +222,17 @@ class _GroupedCommand(click.Command):
 
 
 def command(
-    name: str, *parts: click.Option | OptionGroup
+    name: str, /, *groups: OptionGroup, **described: Any
 ) -> Callable[[Callable[..., Any]], click.Command]:
     """Makes a command of a function.
 
     Args:
         name: Name of the command as it is typed.
-        *parts: Options and groups of options, in the order in which help shows them.
+        *groups: Groups of options, in the order in which help shows them.
+        **described: Options in no group, by the name of the function's parameter.
     """
-    return click.command(name, cls=_GroupedCommand, parts=parts)
+    rest = [made for name, each in described.items() for made in each.named(name)]
+    return click.command(name, cls=_GroupedCommand, groups=groups, rest=rest)
 
 
 def typed_options(context: click.Context) -> set[str]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from llmpq_jax.cli.options.option_group import OptionGroup
-from llmpq_jax.cli.options.shared import POSITIVE, WINDOW, choice
+from llmpq_jax.cli.options.option_group import (
+    OptionGroup,
+    choice,
+    option,
+    option_group,
+)
+from llmpq_jax.cli.options.shared import ABOVE_ZERO, FROM_ZERO, POSITIVE, WINDOW
 from llmpq_jax.schema.solve_request import (
     BitsPin,
     LayerPin,
@@ -16,8 +21,6 @@ from llmpq_jax.schema.solve_request import (
     QualityLimits,
     SearchLimits,
 )
-
-PinT = TypeVar("PinT", LayerPin, BitsPin)
 
 _EIGHT_OR_SIXTEEN = {"8": (8,), "16": (16,), "any": (16, 8)}
 ALL_WIDTHS = (1, 2, 4, 8)
@@ -41,183 +44,138 @@ class _PinType(click.ParamType[Any]):
         what = "DEVICE" if self._kind is LayerPin else "BITS"
         match = re.fullmatch(r"(\d+):(\d+)=(.+)", value)
         if match is None:
-            self.fail(
-                f"{value!r}: expected FIRST:END={what}, such as {self._example}",
-                param,
-                ctx,
-            )
+            msg = f"{value!r}: expected FIRST:END={what}, such as {self._example}"
+            self.fail(msg, param, ctx)
         first, end = int(match[1]), int(match[2])
         if self._kind is LayerPin:
             return LayerPin(first=first, end=end, device=match[3])
         if match[3] not in {"4", "8", "16"}:
-            self.fail(
-                f"{value}: found {match[3]} bits, expected one of [4, 8, 16]",
-                param,
-                ctx,
-            )
+            msg = f"{value}: found {match[3]} bits, expected one of [4, 8, 16]"
+            self.fail(msg, param, ctx)
         bits: Any = int(match[3])
         return BitsPin(first=first, end=end, bits=bits)
 
 
-CHOICES = OptionGroup(
-    title="Choices of the planner",
-    record=PlannerChoices,
-    parameter="choices",
-    options=(
-        choice(
-            "--min-bits",
-            "bits",
-            values={"4": (16, 8, 4), "8": (16, 8), "16": (16,)},
-            default="4",
-            help="Lowest precision that a layer may have.",
-        ),
-        choice(
-            "--head-bits",
-            values=_EIGHT_OR_SIXTEEN,
-            default="16",
-            help="Precision of the output head; with any, the planner chooses.",
-        ),
-        choice(
-            "--kv-bits",
-            values=_EIGHT_OR_SIXTEEN,
-            default="16",
-            help="Precision of the key-value cache. 16 keeps it in the type of the "
-            "activations; with any, the planner chooses among the measured ones.",
-        ),
-        choice(
-            "--wire-bits",
-            values=_EIGHT_OR_SIXTEEN,
-            default="16",
-            help="Precision of the hidden states that a stage sends to the next. 16 "
-            "sends them in the type of the activations; with any, the planner chooses "
-            "for each hop.",
-        ),
-        choice(
-            "--tensor",
-            values={"1": (1,), "any": ALL_WIDTHS},
-            default="1",
-            help="Devices that hold one stage together. With any, the planner chooses "
-            "1, 2, 4 or 8 equal devices of a node, as far as `profile` measured them; "
-            "with --roofline, any of these.",
-        ),
-        click.Option(
-            ["--prefill-micro-batch"],
-            type=POSITIVE,
-            help="Number of prompts in a prefill micro-batch (default: the planner "
-            "chooses).",
-        ),
-        click.Option(
-            ["--decode-micro-batch"],
-            type=POSITIVE,
-            help="Number of sequences in a decode micro-batch (default: the planner "
-            "chooses).",
-        ),
-        click.Option(
-            ["--pin-layers"],
-            type=_PinType(LayerPin, "0:12=node0/cuda:0"),
-            multiple=True,
-            metavar="FIRST:END=DEVICE",
-            help="Place the layers FIRST to END (exclusive) on this device, such as "
-            "0:12=node0/cuda:0. May be repeated.",
-        ),
-        click.Option(
-            ["--pin-bits"],
-            type=_PinType(BitsPin, "0:2=16"),
-            multiple=True,
-            metavar="FIRST:END=BITS",
-            help="Give the layers FIRST to END (exclusive) this precision, such as "
-            "0:2=16. May be repeated.",
-        ),
-        click.Option(
-            ["--use"],
-            multiple=True,
-            metavar="DEVICE",
-            help="Use this device, whatever the cluster file says. May be repeated.",
-        ),
-        click.Option(
-            ["--leave-idle"],
-            multiple=True,
-            metavar="DEVICE",
-            help="Leave this device idle, whatever the cluster file says. May be "
-            "repeated.",
-        ),
+CHOICES = option_group(
+    "Choices of the planner",
+    PlannerChoices,
+    "choices",
+    bits=choice(
+        "Lowest precision that a layer may have.",
+        {"4": (16, 8, 4), "8": (16, 8), "16": (16,)},
+        "4",
+        name="--min-bits",
+    ),
+    head_bits=choice(
+        "Precision of the output head; with any, the planner chooses.",
+        _EIGHT_OR_SIXTEEN,
+        "16",
+    ),
+    kv_bits=choice(
+        "Precision of the key-value cache. 16 keeps it in the type of the activations; "
+        "with any, the planner chooses among the measured ones.",
+        _EIGHT_OR_SIXTEEN,
+        "16",
+    ),
+    wire_bits=choice(
+        "Precision of the hidden states that a stage sends to the next. 16 sends them "
+        "in the type of the activations; with any, the planner chooses for each hop.",
+        _EIGHT_OR_SIXTEEN,
+        "16",
+    ),
+    tensor=choice(
+        "Devices that hold one stage together. With any, the planner chooses 1, 2, 4 or "
+        "8 equal devices of a node, as far as `profile` measured them; with --roofline, "
+        "any of these.",
+        {"1": (1,), "any": ALL_WIDTHS},
+        "1",
+    ),
+    prefill_micro_batch=option(
+        "Number of prompts in a prefill micro-batch (default: the planner chooses).",
+        POSITIVE,
+    ),
+    decode_micro_batch=option(
+        "Number of sequences in a decode micro-batch (default: the planner chooses).",
+        POSITIVE,
+    ),
+    pin_layers=option(
+        "Place the layers FIRST to END (exclusive) on this device, such as "
+        "0:12=node0/cuda:0. May be repeated.",
+        _PinType(LayerPin, "0:12=node0/cuda:0"),
+        multiple=True,
+        metavar="FIRST:END=DEVICE",
+    ),
+    pin_bits=option(
+        "Give the layers FIRST to END (exclusive) this precision, such as 0:2=16. May "
+        "be repeated.",
+        _PinType(BitsPin, "0:2=16"),
+        multiple=True,
+        metavar="FIRST:END=BITS",
+    ),
+    use=option(
+        "Use this device, whatever the cluster file says. May be repeated.",
+        multiple=True,
+        metavar="DEVICE",
+    ),
+    leave_idle=option(
+        "Leave this device idle, whatever the cluster file says. May be repeated.",
+        multiple=True,
+        metavar="DEVICE",
     ),
 )
 
-QUALITY = OptionGroup(
-    title="Limits on the loss of quality",
-    record=QualityLimits,
-    parameter="quality",
-    options=(
-        click.Option(
-            ["--theta"],
-            type=click.FloatRange(min=0),
-            default=0.0,
-            show_default=True,
-            help="Seconds that a unit of quality loss is worth in the objective.",
-        ),
-        click.Option(
-            ["--omega-budget"],
-            type=click.FloatRange(min=0),
-            help="Maximum quality loss, summed over the layers (default: that of all "
-            "layers at 8 bits).",
-        ),
-        click.Option(
-            ["--max-ppl-increase"],
-            type=click.FloatRange(min=0, min_open=True),
-            help="Maximum increase of the perplexity, measured on the validation text.",
-        ),
-        click.Option(
-            ["--max-kl"],
-            type=click.FloatRange(min=0, min_open=True),
-            help="Maximum mean KL divergence from the model at 16 bits, in nats per "
-            "token, measured on the validation text.",
-        ),
-        click.Option(
-            ["--validation-text"],
-            metavar="FILE",
-            help="UTF-8 text for measured limits. It must not be the text that the "
-            "sensitivities were found on.",
-        ),
-        WINDOW,
-        click.Option(
-            ["--validation-tokens"],
-            type=POSITIVE,
-            help="Number of tokens to read of the validation text, spread over it "
-            "(default: all).",
-        ),
+QUALITY = option_group(
+    "Limits on the loss of quality",
+    QualityLimits,
+    "quality",
+    theta=option(
+        "Seconds that a unit of quality loss is worth in the objective.",
+        FROM_ZERO,
+        default=0.0,
+    ),
+    omega_budget=option(
+        "Maximum quality loss, summed over the layers (default: that of all layers at "
+        "8 bits).",
+        FROM_ZERO,
+    ),
+    max_ppl_increase=option(
+        "Maximum increase of the perplexity, measured on the validation text.",
+        ABOVE_ZERO,
+    ),
+    max_kl=option(
+        "Maximum mean KL divergence from the model at 16 bits, in nats per token, "
+        "measured on the validation text.",
+        ABOVE_ZERO,
+    ),
+    validation_text=option(
+        "UTF-8 text for measured limits. It must not be the text that the sensitivities "
+        "were found on.",
+        metavar="FILE",
+    ),
+    window=WINDOW,
+    validation_tokens=option(
+        "Number of tokens to read of the validation text, spread over it (default: all).",
+        POSITIVE,
     ),
 )
 
 
 def search_limits(*, time_limit_s: float, gap: float, help: str) -> OptionGroup:
-    """Makes the options that end a search.
-
-    Args:
-        time_limit_s: Default of the time limit, in seconds.
-        gap: Default of the relative gap.
-        help: Text for the time limit's `--help`.
-    """
-    return OptionGroup(
-        title="Search",
-        record=SearchLimits,
-        parameter="search",
-        options=(
-            click.Option(
-                ["--time-limit", "time_limit_s"],
-                type=click.FloatRange(min=0, min_open=True),
-                default=time_limit_s,
-                show_default=True,
-                metavar="SECONDS",
-                help=help,
-            ),
-            click.Option(
-                ["--gap"],
-                type=click.FloatRange(min=0),
-                default=gap,
-                show_default=True,
-                help="Relative gap between objective and bound at which a plan counts "
-                "as optimal.",
-            ),
+    """Makes the options that end a search, with these defaults and the limit's help."""
+    return option_group(
+        "Search",
+        SearchLimits,
+        "search",
+        time_limit_s=option(
+            help,
+            ABOVE_ZERO,
+            name="--time-limit",
+            default=time_limit_s,
+            metavar="SECONDS",
+        ),
+        gap=option(
+            "Relative gap between objective and bound at which a plan counts as optimal.",
+            FROM_ZERO,
+            default=gap,
         ),
     )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmpq_jax.cli.options.option_group import OptionGroup
+from llmpq_jax.cli.options.option_group import (
+    OptionGroup,
+    flag,
+    option,
+    option_group,
+    option_record,
+)
 from llmpq_jax.cli.options.shared import FILE, MODEL, POSITIVE
 from llmpq_jax.schema.solve_request import SolveRequest, Sources
 from llmpq_jax.schema.workload import Workload
@@ -16,48 +21,56 @@ from llmpq_jax.schema.workload import Workload
 if TYPE_CHECKING:
     from llmpq_jax.planner import PlanRequest
 
-SOURCES = OptionGroup(
-    title="Model, devices and measurements",
-    record=Sources,
-    parameter="sources",
-    options=(
-        MODEL,
-        click.Option(
-            ["--cluster"],
-            required=True,
-            metavar="FILE",
-            help="Cluster file with the devices, their memory and links.",
-        ),
-        click.Option(
-            ["--measurements"],
-            metavar="FILE",
-            help="Measurements file from `llmpq-jax profile`.",
-        ),
-        click.Option(
-            ["--roofline"],
-            is_flag=True,
-            help="Predict seconds from data-sheet figures of the devices instead of "
-            "measurements. The model then needs no more than its config.json.",
-        ),
-        click.Option(
-            ["--sensitivity"],
-            metavar="FILE",
-            help="Sensitivity file from `llmpq-jax indicate` (default: the variance of "
-            "each layer's weights).",
-        ),
+SOURCES = option_group(
+    "Model, devices and measurements",
+    Sources,
+    "sources",
+    model=MODEL,
+    cluster=option(
+        "Cluster file with the devices, their memory and links.",
+        required=True,
+        metavar="FILE",
+    ),
+    measurements=option("Measurements file from `llmpq-jax profile`.", metavar="FILE"),
+    roofline=flag(
+        "Predict seconds from data-sheet figures of the devices instead of "
+        "measurements. The model then needs no more than its config.json."
+    ),
+    sensitivity=option(
+        "Sensitivity file from `llmpq-jax indicate` (default: the variance of each "
+        "layer's weights).",
+        metavar="FILE",
     ),
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@option_record
 class WorkloadOptions:
-    """Options that describe a workload, as typed; their help says what each means."""
+    """Options that describe a workload, as typed."""
 
-    batch: int | None = None
-    prompt_length: int | None = None
-    new_tokens: int | None = None
-    prompts: Path | None = None
-    output_length_fraction: float | None = None
+    batch: int | None = option(
+        "Number of prompts that are served at the same time (default with --prompts: "
+        "all).",
+        POSITIVE,
+    )
+    prompt_length: int | None = option("Tokens of the longest prompt.", POSITIVE)
+    new_tokens: int | None = option(
+        "Maximum number of tokens that are generated for each prompt; with --prompts, "
+        "for each prompt that does not set its own.",
+        POSITIVE,
+    )
+    prompts: Path | None = option(
+        "Plan for the prompts of this file, in a format that `generate` reads, instead "
+        "of for one length. Memory is planned for the longest prompt, time for all of "
+        "them.",
+        FILE,
+    )
+    output_length_fraction: float | None = option(
+        "Expected share of its new tokens that a prompt uses (gamma in the paper). Time "
+        "is planned for this share, memory for all new tokens.",
+        click.FloatRange(min=0, max=1, min_open=True),
+        metavar="FRACTION",
+    )
 
     def workload(self, model: Path) -> Workload:
         """Returns the workload, reading the prompts if they are a file.
@@ -97,43 +110,7 @@ class WorkloadOptions:
         )
 
 
-WORKLOAD = OptionGroup(
-    title="Workload",
-    record=WorkloadOptions,
-    parameter="workload",
-    options=(
-        click.Option(
-            ["--batch"],
-            type=POSITIVE,
-            help="Number of prompts that are served at the same time (default with "
-            "--prompts: all).",
-        ),
-        click.Option(
-            ["--prompt-length"], type=POSITIVE, help="Tokens of the longest prompt."
-        ),
-        click.Option(
-            ["--new-tokens"],
-            type=POSITIVE,
-            help="Maximum number of tokens that are generated for each prompt; with "
-            "--prompts, for each prompt that does not set its own.",
-        ),
-        click.Option(
-            ["--prompts"],
-            type=FILE,
-            metavar="FILE",
-            help="Plan for the prompts of this file, in a format that `generate` reads, "
-            "instead of for one length. Memory is planned for the longest prompt, time "
-            "for all of them.",
-        ),
-        click.Option(
-            ["--output-length-fraction"],
-            type=click.FloatRange(min=0, max=1, min_open=True),
-            metavar="FRACTION",
-            help="Expected share of its new tokens that a prompt uses (gamma in the "
-            "paper). Time is planned for this share, memory for all new tokens.",
-        ),
-    ),
-)
+WORKLOAD = option_group("Workload", WorkloadOptions, "workload")
 
 
 def fixed_workload(default: Workload | None = None) -> OptionGroup:
@@ -144,24 +121,19 @@ def fixed_workload(default: Workload | None = None) -> OptionGroup:
             be typed.
     """
 
-    def size(name: str, help: str) -> click.Option:
-        return click.Option(
-            [f"--{name.replace('_', '-')}"],
-            type=POSITIVE,
-            required=default is None,
-            default=getattr(default, name, None),
-            show_default=default is not None,
-            help=help,
-        )
+    def size(name: str, help: str) -> Any:
+        if default is None:
+            return option(help, POSITIVE, required=True)
+        return option(help, POSITIVE, default=getattr(default, name))
 
-    return OptionGroup(
-        title="Workload",
-        record=Workload,
-        parameter="workload",
-        options=(
-            size("batch", "Number of prompts that are served at the same time."),
-            size("prompt_length", "Tokens of the longest prompt."),
-            size("new_tokens", "Maximum number of tokens generated for each prompt."),
+    return option_group(
+        "Workload",
+        Workload,
+        "workload",
+        batch=size("batch", "Number of prompts that are served at the same time."),
+        prompt_length=size("prompt_length", "Tokens of the longest prompt."),
+        new_tokens=size(
+            "new_tokens", "Maximum number of tokens generated for each prompt."
         ),
     )
 

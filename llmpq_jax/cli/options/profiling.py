@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from llmpq_jax.cli.options.engine import ADDRESS, TRANSPORT
-from llmpq_jax.cli.options.option_group import OptionGroup
-from llmpq_jax.cli.options.shared import FILE, GROUP_SIZE, choice
+from llmpq_jax.cli.options.option_group import (
+    choice,
+    flag,
+    flags,
+    option,
+    option_group,
+    option_record,
+)
+from llmpq_jax.cli.options.shared import FILE, FROM_ZERO, GROUP_SIZE
 
 if TYPE_CHECKING:
     from llmpq_jax.profiler.grid import Thoroughness
@@ -25,36 +32,61 @@ class _WidthsType(click.ParamType[Any]):
     name = "widths"
 
     def convert(
-        self,
-        value: Any,
-        param: click.Parameter | None,
-        ctx: click.Context | None,
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
         """Returns the numbers in ascending order, each once."""
         if isinstance(value, tuple):
             return value
         words = [word.strip() for word in str(value).split(",")]
         if not all(word.isdecimal() and int(word) for word in words):
-            self.fail(
-                f"found {value!r}, expected numbers from 1 up with commas between, "
-                "such as 1,2,4",
-                param,
-                ctx,
-            )
+            msg = f"found {value!r}, expected numbers from 1 up with commas between, such as 1,2,4"
+            self.fail(msg, param, ctx)
         return tuple(sorted({int(word) for word in words}))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@option_record
 class TimingOptions:
-    """What is timed and how long, as typed; the options' help says what each means."""
+    """What is timed and how long, as typed."""
 
-    activations: Activations | None
-    group_size: int
-    kv_bits: KvBits
-    tensor_widths: tuple[int, ...]
-    kinds: tuple[str, ...]
-    thoroughness: Thoroughness | None
-    sample_time: float
+    activations: Activations | None = option(
+        "Type of hidden states and cache (default: float32 if all devices are CPUs, else "
+        "bfloat16).",
+        click.Choice(["float32", "bfloat16", "float16"]),
+    )
+    group_size: int = GROUP_SIZE
+    kv_bits: KvBits = choice(
+        "Precision of the key-value cache; 16 keeps it in the type of the activations.",
+        {"8": 8, "16": 16},
+        "16",
+    )
+    tensor_widths: tuple[int, ...] = option(
+        "Numbers of equal devices of a node that layers are split over. "
+        "`solve --tensor any` plans with the measured numbers alone.",
+        _WidthsType(),
+        default="1",
+        metavar="N,N,…",
+    )
+    kinds: tuple[str, ...] = option(
+        "Measure this kind of device alone, so that one file can be filled on several "
+        "machines. May be repeated.",
+        name="--kind",
+        multiple=True,
+        metavar="KIND",
+    )
+    thoroughness: Thoroughness | None = flags(
+        quick="Time few sizes with few repeats: about a minute per kind of device for a "
+        "small model.",
+        full="Time shorter lengths and both precisions of the cache too, and repeat "
+        "until times are steady.",
+    )
+    sample_time: float = option(
+        "Minimum time of a sample, which is the mean of repeated calls. If a quota "
+        "shares out the processor in turns, as in containers, use about ten of its "
+        "periods.",
+        FROM_ZERO,
+        default=0.0,
+        metavar="SECONDS",
+    )
 
     @property
     def caches(self) -> tuple[KvBits, ...]:
@@ -63,8 +95,6 @@ class TimingOptions:
 
     def stopwatch(self) -> Stopwatch:
         """Returns the timer that is as thorough as typed."""
-        from dataclasses import replace
-
         from llmpq_jax.profiler import stopwatch
 
         usual = {
@@ -74,95 +104,24 @@ class TimingOptions:
         return replace(usual, min_sample_s=self.sample_time)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@option_record
 class ModeOptions:
-    """What is done instead of timing layers; the options' help says what each means."""
+    """What is done instead of timing layers, as typed."""
 
-    from_run: Path | None
-    between_nodes: bool
-    address: str | None
-    transport: TransportName | None
+    from_run: Path | None = option(
+        "Calibrate the --out file by a run record from `generate --record`, so that the "
+        "next `solve` predicts what happened.",
+        FILE,
+        metavar="RECORD",
+    )
+    between_nodes: bool = flag(
+        "Measure the links between every two nodes of the cluster file alone, in both "
+        "directions, over Ray as runs use them (docs/many-machines.md). --out names "
+        "measurements of the nodes' devices."
+    )
+    address: str | None = ADDRESS
+    transport: TransportName | None = TRANSPORT
 
 
-TIMING = OptionGroup(
-    title="What is timed",
-    record=TimingOptions,
-    parameter="timing",
-    options=(
-        click.Option(
-            ["--activations"],
-            type=click.Choice(["float32", "bfloat16", "float16"]),
-            help="Type of hidden states and cache (default: float32 if all devices are "
-            "CPUs, else bfloat16).",
-        ),
-        GROUP_SIZE,
-        choice(
-            "--kv-bits",
-            values={"8": 8, "16": 16},
-            default="16",
-            help="Precision of the key-value cache; 16 keeps it in the type of the "
-            "activations.",
-        ),
-        click.Option(
-            ["--tensor-widths"],
-            type=_WidthsType(),
-            default="1",
-            show_default=True,
-            metavar="N,N,…",
-            help="Numbers of equal devices of a node that layers are split over. "
-            "`solve --tensor any` plans with the measured numbers alone.",
-        ),
-        click.Option(
-            ["--kind", "kinds"],
-            multiple=True,
-            metavar="KIND",
-            help="Measure this kind of device alone, so that one file can be filled on "
-            "several machines. May be repeated.",
-        ),
-        click.Option(
-            ["--quick", "thoroughness"],
-            flag_value="quick",
-            help="Time few sizes with few repeats: about a minute per kind of device "
-            "for a small model.",
-        ),
-        click.Option(
-            ["--full", "thoroughness"],
-            flag_value="full",
-            help="Time shorter lengths and both precisions of the cache too, and repeat "
-            "until times are steady.",
-        ),
-        click.Option(
-            ["--sample-time"],
-            type=click.FloatRange(min=0),
-            default=0.0,
-            show_default=True,
-            metavar="SECONDS",
-            help="Minimum time of a sample, which is the mean of repeated calls. If a "
-            "quota shares out the processor in turns, as in containers, use about ten "
-            "of its periods.",
-        ),
-    ),
-)
-MODE = OptionGroup(
-    title="Instead of timing layers",
-    record=ModeOptions,
-    parameter="mode",
-    options=(
-        click.Option(
-            ["--from-run"],
-            type=FILE,
-            metavar="RECORD",
-            help="Calibrate the --out file by a run record from `generate --record`, so "
-            "that the next `solve` predicts what happened.",
-        ),
-        click.Option(
-            ["--between-nodes"],
-            is_flag=True,
-            help="Measure the links between every two nodes of the cluster file alone, "
-            "in both directions, over Ray as runs use them (docs/many-machines.md). "
-            "--out names measurements of the nodes' devices.",
-        ),
-        ADDRESS,
-        TRANSPORT,
-    ),
-)
+TIMING = option_group("What is timed", TimingOptions, "timing")
+MODE = option_group("Instead of timing layers", ModeOptions, "mode")

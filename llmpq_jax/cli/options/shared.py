@@ -1,18 +1,27 @@
-"""Options that several commands share, described once."""
+"""Types of options, and options that several commands share."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-FILE = click.Path(path_type=Path)
+from llmpq_jax.cli.options.option_group import choice, flag, option
+
+
+class _FilePath(click.Path):
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "FILE"
+
+
+FILE = _FilePath(path_type=Path)
 # Written at the end of long work: what cannot be a file is refused before it.
-OUT_FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
+OUT_FILE = _FilePath(path_type=Path, dir_okay=False, writable=True)
 POSITIVE = click.IntRange(min=1)
+ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
+FROM_ZERO = click.FloatRange(min=0)
 
 
 def cache_home() -> Path:
@@ -20,68 +29,30 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
-def choice(
-    *names: str, values: Mapping[str, Any], default: str, help: str
-) -> click.Option:
-    """Makes an option that takes one of several words, each of which means a value.
-
-    Args:
-        *names: Name of the option, and of its parameter if it is another.
-        values: Values by the word that is typed.
-        default: Word whose value is the default.
-        help: Text for `--help`.
-    """
-    return click.Option(
-        names,
-        type=click.Choice(list(values)),
-        default=default,
-        show_default=True,
-        callback=lambda _context, _parameter, word: values.get(word),
-        help=help,
-    )
-
-
-MODEL = click.Option(
-    ["--model"],
-    type=FILE,
+MODEL: Any = option(
+    "Checkpoint folder with config.json, safetensors and tokenizer.",
+    FILE,
     required=True,
     metavar="DIR",
-    help="Checkpoint folder with config.json, safetensors and tokenizer.",
 )
-STRATEGY = click.Option(
-    ["--strategy", "strategy_path"],
-    type=FILE,
+STRATEGY: Any = option(
+    "Strategy file, from `llmpq-jax solve` or written by hand.",
+    FILE,
+    name="--strategy",
     required=True,
-    metavar="FILE",
-    help="Strategy file, from `llmpq-jax solve` or written by hand.",
 )
-CLUSTER = click.Option(
-    ["--cluster"],
-    type=FILE,
-    required=True,
-    metavar="FILE",
-    help="Cluster file with the devices, their memory and links.",
+CLUSTER: Any = option(
+    "Cluster file with the devices, their memory and links.", FILE, required=True
 )
-GROUP_SIZE = choice(
-    "--group-size",
-    values={"32": 32, "64": 64, "128": 128},
-    default="128",
-    help="Maximum number of weights that share an int4 scale.",
+GROUP_SIZE: Any = choice(
+    "Maximum number of weights that share an int4 scale.",
+    {"32": 32, "64": 64, "128": 128},
+    "128",
 )
-TEXT = click.Option(
-    ["--text"],
-    type=FILE,
-    required=True,
-    metavar="FILE",
-    help="UTF-8 text that resembles what the model will be used on.",
-)
-WINDOW = click.Option(
-    ["--window"],
-    type=click.IntRange(min=2),
+WINDOW: Any = option(
+    "Tokens of each window of text, which is evaluated by itself.",
+    click.IntRange(min=2),
     default=512,
-    show_default=True,
-    help="Tokens of each window of text, which is evaluated by itself.",
 )
-JSON = click.Option(
-    ["--json", "as_json"], is_flag=True, help="Print JSON instead of tables."
-)
+OVERWRITE: Any = flag("Replace an existing --out file.")
+JSON: Any = flag("Print JSON instead of tables.", name="--json")

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import click
 import pytest
 from click.testing import CliRunner
 
 from llmpq_jax.cli import main
-from llmpq_jax.cli.options.option_group import OptionGroup, command
-from llmpq_jax.cli.options.shared import choice
+from llmpq_jax.cli.options.option_group import (
+    OptionGroup,
+    choice,
+    command,
+    flag,
+    flags,
+    option,
+    option_group,
+    option_record,
+)
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_record
 class Size:
-    width: int = 1
-    tags: tuple[str, ...] = ()
-    bits: tuple[int, ...] = (16,)
-    is_wide: bool = False
+    width: int = option("Width (default: 4).", default=4)
+    tags: tuple[str, ...] = option("Tags.", multiple=True)
+    bits: tuple[int, ...] = choice("B.", {"16": (16,), "any": (16, 8)}, "16")
+    is_wide: bool = flag("Be wide.", name="--wide")
+    shade: str | None = flags(dark="Be dark.", light="Be light.")
 
     def __post_init__(self) -> None:
         if self.is_wide and self.width < 2:
@@ -27,25 +34,14 @@ class Size:
             raise ValueError(msg)
 
 
-GROUP = OptionGroup(
-    title="Sizes",
-    record=Size,
-    parameter="size",
-    options=(
-        click.Option(["--width"], type=int, default=4, help="Width (default: 4)."),
-        click.Option(["--tags"], multiple=True, help="Tags."),
-        choice("--bits", values={"16": (16,), "any": (16, 8)}, default="16", help="B."),
-        click.Option(["--wide", "is_wide"], is_flag=True, help="Be wide."),
-        click.Option(["--name"], required=True, help="Name."),
-    ),
-)
+GROUP = option_group("Sizes", Size, "size", name=option("Name.", required=True))
 
 
 def typed(group: OptionGroup, *words: str) -> tuple[dict[str, Any], str]:
     """What a command with this group is called with, and what went wrong."""
     calls: list[dict[str, Any]] = []
 
-    @command("typed", group, click.Option(["--json"], is_flag=True, help="JSON."))
+    @command("typed", group, json=flag("JSON."))
     def called(**arguments: Any) -> None:
         calls.append(arguments)
 
@@ -57,6 +53,12 @@ def test_a_record_has_what_was_typed_and_defaults():
     arguments, _ = typed(GROUP, "--name", "a", "--bits", "any", "--tags", "x")
     size = Size(width=4, tags=("x",), bits=(16, 8))
     assert arguments == {"size": size, "name": "a", "json": False}
+    assert typed(GROUP, "--name", "a")[0]["size"] == Size()
+
+
+def test_the_last_of_several_flags_of_a_field_counts():
+    words = ("--name", "a", "--dark", "--light")
+    assert typed(GROUP, *words)[0]["size"] == Size(shade="light")
 
 
 def test_without_defaults_only_what_was_typed_is_there():
