@@ -22,6 +22,7 @@ from llmpq_jax.planner.instance.device_symmetry import DeviceTypes
 from llmpq_jax.planner.instance.instance import DeviceGroup, Instance
 from llmpq_jax.planner.search.node_mip import arc_flow
 from llmpq_jax.planner.search.node_mip.candidate_stages import CandidateStages
+from llmpq_jax.planner.search.node_mip.expressions import ArcFlow
 from llmpq_jax.planner.search.node_mip.highs import Model
 from llmpq_jax.planner.search.scaling import Scaling
 from llmpq_jax.planner.search.shortest_path import NodeBounds
@@ -123,19 +124,19 @@ def arc_example() -> CandidateStages:
 
 def arc_constraint_text(add: arc_flow.Add) -> str:
     """Writes one constraint of the arc-flow model, with a constant as the objective."""
-    model = pyo.ConcreteModel()
-    arc_flow.add_variables(model, arc_example(), SCALING)
-    add(model, arc_example(), SCALING)
-    model.objective = pyo.Objective(expr=0.0)
-    return lp_text(model)
+    flow = ArcFlow(candidates=arc_example(), scaling=SCALING)
+    arc_flow.add_variables(flow)
+    add(flow)
+    flow.model.objective = pyo.Objective(expr=0.0)
+    return lp_text(flow.model)
 
 
 def arc_objective_text() -> str:
     """Writes the objective of the arc-flow model alone."""
-    model = pyo.ConcreteModel()
-    arc_flow.add_variables(model, arc_example(), SCALING)
-    arc_flow.add_objective(model, arc_example(), SCALING)
-    return lp_text(model)
+    flow = ArcFlow(candidates=arc_example(), scaling=SCALING)
+    arc_flow.add_variables(flow)
+    arc_flow.add_objective(flow)
+    return lp_text(flow.model)
 
 
 def constraint_text(add: Add) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from math import ceil
 from statistics import median
 
-from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.profiler.stage_bench import StageContents
-from llmpq_jax.profiler.stage_ring import ring
+from llmpq_jax.profiler.stage_ring import Ring
+from llmpq_jax.profiler.stopwatch import Stopwatch
 from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.measurements import PHASES, Phase, SharedCapacity
 from llmpq_jax.stage.emulated_devices import JaxDevice
@@ -36,14 +37,8 @@ def measure_shared_capacity(
     shape = session.options.grid.middle
     missing = missing_shared_capacity(session, cluster, devices)
     for node in dict.fromkeys(node for node, *_ in missing):
-        wanted: list[tuple[Phase, int]] = [
-            (phase, num_devices)
-            for other, phase, num_devices in missing
-            if other == node
-        ]
-        programs: dict[tuple[Phase, Shape], None] = dict.fromkeys(
-            (phase, shape) for phase, _ in wanted
-        )
+        wanted = [(phase, number) for other, phase, number in missing if other == node]
+        programs = dict.fromkeys((phase, shape) for phase, _ in wanted)
         contents = StageContents(
             num_layers=session.num_stacked, bits=session.options.bits[0]
         )
@@ -55,21 +50,14 @@ def measure_shared_capacity(
             for bench in benches:
                 pool.submit(bench.compile, programs)
         for phase, num_devices in wanted:
-            with ring(benches[:num_devices], phase, shape) as joined:
+            with closing(Ring(benches[:num_devices], phase, shape)) as ring:
                 capacity = measure_capacity(
-                    joined.run_rounds,
-                    joined.hop,
-                    num_stages=num_devices,
-                    clock=session.options.stopwatch.clock,
+                    ring.run_rounds, ring.hop, num_devices, session.options.stopwatch
                 )
-            session.journal.add(
-                SharedCapacity(
-                    node=node,
-                    phase=phase,
-                    num_devices=num_devices,
-                    capacity=capacity,
-                )
+            row = SharedCapacity(
+                node=node, phase=phase, num_devices=num_devices, capacity=capacity
             )
+            session.journal.add(row)
             session.on_row(f"{node}: {phase} on {num_devices} devices at once")
 
 
@@ -108,9 +96,8 @@ def _sharing(
 def measure_capacity(
     run_rounds: Callable[[int, int], object],
     hop: Callable[[], object],
-    *,
     num_stages: int,
-    clock: Callable[[], float],
+    stopwatch: Stopwatch,
 ) -> float:
     """Compares stages that all work at once with stages of which one works at a time.
 
@@ -119,7 +106,7 @@ def measure_capacity(
             number of times.
         hop: Function that makes one transfer from a stage to the next.
         num_stages: Number k of stages, and of micro-batches under way.
-        clock: Seconds from any start.
+        stopwatch: Timer of single calls.
 
     Returns:
         c = k / (1 + s (k − 1)), clipped to 1 … k. The serial fraction s is the one by which
@@ -132,23 +119,17 @@ def measure_capacity(
     """
     run_rounds(num_stages, 1)
     run_rounds(1, 1)
-    once_s = _seconds(lambda: run_rounds(1, 1), clock)
+    once_s = stopwatch.once_s(lambda: run_rounds(1, 1))
     rounds = ceil(_ROUNDS_S / max(num_stages * once_s, 1e-9))
     rounds = max(_MIN_ROUNDS, min(_MAX_ROUNDS, rounds))
     apart = rounds * num_stages + num_stages - 1
     fractions = []
     for _ in range(NUM_REPEATS):
-        round_s = _seconds(lambda: run_rounds(1, rounds), clock) / rounds
-        hops_s = (num_stages - 1) * _seconds(hop, clock)
-        taken_s = _seconds(lambda: run_rounds(num_stages, rounds), clock)
+        round_s = stopwatch.once_s(lambda: run_rounds(1, rounds)) / rounds
+        hops_s = (num_stages - 1) * stopwatch.once_s(hop)
+        taken_s = stopwatch.once_s(lambda: run_rounds(num_stages, rounds))
         stage_s = max(round_s - hops_s, round_s / 2) / num_stages
         steps = taken_s / stage_s
         fractions.append((steps - apart) / (rounds * num_stages**2 - apart))
     serial = min(1.0, max(0.0, median(fractions)))
     return num_stages / (1 + serial * (num_stages - 1))
-
-
-def _seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
-    started_s = clock()
-    call()
-    return clock() - started_s

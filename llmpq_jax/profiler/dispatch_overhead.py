@@ -16,17 +16,17 @@ first stage costs is no hop of a plan, so the two stages share it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.profiler.stage_bench import StageContents
-from llmpq_jax.profiler.stage_ring import ring
+from llmpq_jax.profiler.stage_ring import Ring
 from llmpq_jax.profiler.stopwatch import (
     STAGE_PAUSE_S,
     WARM_UP_S,
+    Stopwatch,
     Timing,
-    mean_seconds,
     summary,
 )
 from llmpq_jax.schema.measurements import DispatchTime
@@ -43,14 +43,8 @@ _BETWEEN_REPEATS_S = 0.05
 def measure_dispatch_overhead(
     session: Session, kind: str, devices: Sequence[JaxDevice]
 ) -> None:
-    """Times the dispatch overhead of a kind of device, if it is still missing.
-
-    Args:
-        session: Shared state of the profile.
-        kind: Kind of the devices.
-        devices: Equal devices of a node; the first and the last of them are used.
-    """
-    if is_overhead_measured(session, kind):
+    """Times the dispatch overhead of a kind, if missing, on the first and last device."""
+    if measured_overhead(session, kind) is not None:
         return
     shape = session.options.grid.middle
     bits = min(session.options.bits)
@@ -62,14 +56,13 @@ def measure_dispatch_overhead(
         session.bench((device,), stack) for device in (devices[0], devices[-1])
     )
     calls = (one.call("decode", shape), first.call("decode", shape))
-    with ring((first, last), "decode", shape) as joined:
+    with closing(Ring((first, last), "decode", shape)) as ring:
         back_to_back, in_pipeline = time_dispatch(
             *calls,
             num_stacked,
-            lambda rounds: joined.run_rounds(1, rounds),
-            joined.hop,
-            session.options.stopwatch.clock,
-            sleep=session.options.stopwatch.sleep,
+            lambda rounds: ring.run_rounds(1, rounds),
+            ring.hop,
+            session.options.stopwatch,
         )
     for bench in (one, first, last):
         bench.free()
@@ -84,21 +77,8 @@ def measure_dispatch_overhead(
     session.on_row(f"{kind}: dispatch overhead")
 
 
-def is_overhead_measured(session: Session, kind: str) -> bool:
-    """Whether the journal has the dispatch overhead of a kind."""
-    return _measured(session, kind) is not None
-
-
-def back_to_back_s(session: Session, kind: str) -> float:
-    """Returns the back-to-back overhead that is subtracted from layers of a kind.
-
-    0 before it was measured, and in files of a profiler that left it in the layers.
-    """
-    row = _measured(session, kind)
-    return 0.0 if row is None else row.back_to_back_seconds
-
-
-def _measured(session: Session, kind: str) -> DispatchTime | None:
+def measured_overhead(session: Session, kind: str) -> DispatchTime | None:
+    """Returns the journal's dispatch overhead of a kind; None if it is missing."""
     rows = session.journal.measurements.dispatch
     return next((row for row in rows if row.kind == kind), None)
 
@@ -109,9 +89,7 @@ def time_dispatch(
     num_stacked: int,
     run_rounds: Callable[[int], object],
     hop: Callable[[], object],
-    clock: Callable[[], float],
-    *,
-    sleep: Callable[[float], None] = time.sleep,
+    stopwatch: Stopwatch,
 ) -> tuple[Timing, Timing]:
     """Times the dispatch overhead by the formulas of this module.
 
@@ -125,35 +103,29 @@ def time_dispatch(
         run_rounds: Function that sends a micro-batch through two such stacks a number of
             times.
         hop: Function that makes the transfer from the first stack to the second.
-        clock: Seconds from any start.
-        sleep: Function that waits between repeats, and before a hop.
+        stopwatch: Timer that also waits between repeats, and before a hop.
 
     Returns:
         The overhead of back-to-back calls, and in a pipeline.
     """
 
-    def seconds(call: Callable[[], object]) -> float:
-        started_s = clock()
-        call()
-        return clock() - started_s
-
     def back_to_back_seconds(call: Callable[[], object]) -> float:
         # The first ones find threads asleep and caches cold.
-        mean_seconds(call, clock, for_s=WARM_UP_S)
-        return mean_seconds(call, clock, for_s=WARM_UP_S)
+        stopwatch.mean_s(call, for_s=WARM_UP_S)
+        return stopwatch.mean_s(call, for_s=WARM_UP_S)
 
     back_to_back, in_pipeline = [], []
-    began_s = clock()
+    began_s = stopwatch.clock()
     while len(in_pipeline) < MIN_REPEATS or (
-        len(in_pipeline) < MAX_REPEATS and clock() - began_s < _MAX_S
+        len(in_pipeline) < MAX_REPEATS and stopwatch.clock() - began_s < _MAX_S
     ):
-        sleep(_BETWEEN_REPEATS_S)
+        stopwatch.sleep(_BETWEEN_REPEATS_S)
         one_s, stack_s = back_to_back_seconds(one_layer), back_to_back_seconds(stack)
-        sleep(STAGE_PAUSE_S)
-        hop_s = seconds(hop)
+        stopwatch.sleep(STAGE_PAUSE_S)
+        hop_s = stopwatch.once_s(hop)
         # The first one finds all threads asleep, as no later one does.
         run_rounds(1)
-        rounds_s = seconds(lambda: run_rounds(_ROUNDS_PER_REPEAT))
+        rounds_s = stopwatch.once_s(lambda: run_rounds(_ROUNDS_PER_REPEAT))
         round_s = rounds_s / _ROUNDS_PER_REPEAT
         back_to_back.append((num_stacked * one_s - stack_s) / (num_stacked - 1))
         in_pipeline.append(back_to_back[-1] + (round_s - 2 * stack_s - hop_s) / 2)

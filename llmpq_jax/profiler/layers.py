@@ -16,7 +16,7 @@ from itertools import groupby, product
 
 from llmpq_jax.costmodel.accuracy import held_out_accuracy
 from llmpq_jax.costmodel.latency import VocabularyLayer
-from llmpq_jax.profiler.dispatch_overhead import back_to_back_s
+from llmpq_jax.profiler.dispatch_overhead import measured_overhead
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.profiler.stage_bench import StageContents
@@ -30,13 +30,12 @@ _EMPTY = Shape(rows=1, num_tokens=1, num_slots=1)
 def measure_layers(session: Session, kind: str, devices: Sequence[JaxDevice]) -> None:
     """Times a layer at each width, precision, phase and shape that is still missing.
 
-    Args:
-        session: Shared state of the profile.
-        kind: Kind of the devices.
-        devices: Equal devices of a node; as many of the first ones as a width needs.
+    The devices are equal and of one node; a width takes as many of the first as it needs.
     """
     widths = served_widths(session, len(devices))
-    overhead_s = back_to_back_s(session, kind)
+    # Files of a profiler that left the overhead in the layers have none.
+    overhead = measured_overhead(session, kind)
+    overhead_s = overhead.back_to_back_seconds if overhead else 0.0
     for tensor, bits in product(widths, session.options.bits):
         missing = missing_layers(session, kind, bits, tensor=tensor)
         if not missing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
 
@@ -24,25 +23,9 @@ _NUM_SIZES = 4
 _MAX_BYTES = 64 * MIB
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Transfer:
-    """One transfer to time.
-
-    Attributes:
-        source_kind: Kind of the device it leaves.
-        target_kind: Kind of the device it reaches.
-        source: The device it leaves.
-        target: The device it reaches.
-        shape: Shape of the hidden states sent.
-        num_bytes: Bytes of the hidden states sent.
-    """
-
-    source_kind: str
-    target_kind: str
-    source: JaxDevice
-    target: JaxDevice
-    shape: tuple[int, int, int]
-    num_bytes: int
+# Kinds of the sending and of the receiving device.
+Kinds = tuple[str, str]
+Devices = tuple[JaxDevice, JaxDevice]
 
 
 def measure_links(
@@ -50,77 +33,57 @@ def measure_links(
 ) -> None:
     """Times the transfers that are still missing, as the engine makes them."""
     dtype = DTYPES[session.options.activations]
-    for transfer in missing_links(session, cluster, devices):
-        hidden = StageSharding((transfer.source,)).put(np.zeros(transfer.shape, dtype))
-        target = StageSharding((transfer.target,))
+    width = session.architecture.hidden_size
+    for kinds, (source, target), tokens in missing_links(session, cluster, devices):
+        hidden = StageSharding((source,)).put(np.zeros((tokens, 1, width), dtype))
         timing = session.options.stopwatch.time_after_pauses(
-            partial(send, hidden, target), STAGE_PAUSE_S
+            partial(send, hidden, StageSharding((target,))), STAGE_PAUSE_S
         )
-        session.journal.add(
-            LinkTime(
-                source_kind=transfer.source_kind,
-                target_kind=transfer.target_kind,
-                num_bytes=transfer.num_bytes,
-                seconds=timing.seconds,
-                spread=timing.spread,
-            )
+        row = LinkTime(
+            source_kind=kinds[0],
+            target_kind=kinds[1],
+            num_bytes=hidden.nbytes,
+            seconds=timing.seconds,
+            spread=timing.spread,
         )
-        pair = f"{transfer.source_kind} to {transfer.target_kind}"
-        session.on_row(f"{pair}: {transfer.num_bytes} bytes")
+        session.journal.add(row)
+        session.on_row(f"{' to '.join(kinds)}: {hidden.nbytes} bytes")
 
 
 def missing_links(
     session: Session, cluster: Cluster, devices: Mapping[str, JaxDevice]
-) -> list[Transfer]:
-    """Returns the transfers that are still missing.
+) -> list[tuple[Kinds, Devices, int]]:
+    """Returns kinds, devices and tokens of the transfers that are still missing.
 
     Sizes range from one token's hidden state to those of a whole prefill micro-batch.
     This machine alone cannot measure links between nodes; see `tasks.profile_links`.
     """
-    dtype = DTYPES[session.options.activations]
-    width = session.architecture.hidden_size
-    token_bytes = width * dtype.itemsize
-    counts = token_counts(session.options.grid.max_tokens, token_bytes)
-    missing = []
-    for (source_kind, target_kind), pair in _linked(cluster, devices).items():
-        for tokens in counts:
-            num_bytes = tokens * token_bytes
-            if not session.journal.holds(
-                session.journal.measurements.links,
-                source_kind=source_kind,
-                target_kind=target_kind,
-                source_node=None,
-                num_bytes=num_bytes,
-            ):
-                transfer = Transfer(
-                    source_kind=source_kind,
-                    target_kind=target_kind,
-                    source=pair[0],
-                    target=pair[1],
-                    shape=(tokens, 1, width),
-                    num_bytes=num_bytes,
-                )
-                missing.append(transfer)
-    return missing
+    itemsize = DTYPES[session.options.activations].itemsize
+    token_bytes = session.architecture.hidden_size * itemsize
+    return [
+        (kinds, pair, tokens)
+        for kinds, pair in _linked(cluster, devices).items()
+        for tokens in token_counts(session.options.grid.max_tokens, token_bytes)
+        if not session.journal.holds(
+            session.journal.measurements.links,
+            source_kind=kinds[0],
+            target_kind=kinds[1],
+            source_node=None,
+            num_bytes=tokens * token_bytes,
+        )
+    ]
 
 
 def token_counts(max_tokens: int, token_bytes: int) -> list[int]:
-    """Returns the numbers of tokens whose hidden states are sent, from one up.
-
-    Args:
-        max_tokens: Tokens of the largest prefill.
-        token_bytes: Bytes of a token's hidden state.
-    """
+    """Returns the numbers of tokens whose hidden states are sent, from one up."""
     largest = max(1, min(max_tokens, _MAX_BYTES // token_bytes))
     return sorted({round(count) for count in np.geomspace(1, largest, _NUM_SIZES)})
 
 
-def _linked(
-    cluster: Cluster, devices: Mapping[str, JaxDevice]
-) -> dict[tuple[str, str], tuple[JaxDevice, JaxDevice]]:
+def _linked(cluster: Cluster, devices: Mapping[str, JaxDevice]) -> dict[Kinds, Devices]:
     """Returns two devices for each ordered pair of kinds that share a node."""
     here = [each for each in cluster.node_devices if each.name in devices]
-    pairs: dict[tuple[str, str], tuple[JaxDevice, JaxDevice]] = {}
+    pairs: dict[Kinds, Devices] = {}
     for source, target in permutations(here, 2):
         if source.node.name == target.node.name:
             kinds = (source.device.kind, target.device.kind)

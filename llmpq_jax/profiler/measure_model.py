@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from llmpq_jax.profiler.contention import (
     missing_shared_capacity,
 )
 from llmpq_jax.profiler.dispatch_overhead import (
-    is_overhead_measured,
     measure_dispatch_overhead,
+    measured_overhead,
 )
 from llmpq_jax.profiler.drift import DriftMonitor, square_product
 from llmpq_jax.profiler.journal import Journal
@@ -32,8 +32,7 @@ from llmpq_jax.profiler.layers import (
 )
 from llmpq_jax.profiler.links import measure_links, missing_links
 from llmpq_jax.profiler.local_devices import local_devices
-from llmpq_jax.profiler.options import ProfileOptions
-from llmpq_jax.profiler.session import Session
+from llmpq_jax.profiler.session import ProfileOptions, Session
 from llmpq_jax.schema.cluster import Cluster, Device, NodeDevice
 from llmpq_jax.schema.measurements import Drift, MeasuredKind, Measurements
 from llmpq_jax.stage.emulated_devices import JaxDevice
@@ -86,7 +85,15 @@ def profile(
         options.tensor_widths,
         max_width=max(len(equal) for _, equal in measured.values()),
     )
-    header = _header(name, architecture, options)
+    header = Measurements(
+        model=name,
+        layer_shape=layer_shape_fingerprint(architecture),
+        activations=options.activations,
+        group_size=options.group_size,
+        kinds=(),
+        layers=(),
+        vocabulary_layers=(),
+    )
     journal = Journal(header, out, overwrites=overwrites)
     for device, equal in measured.values():
         journal.add_kind(_measured_kind(device, equal[0]))
@@ -115,20 +122,6 @@ def profile(
     measure_links(session, cluster, devices)
     measure_shared_capacity(session, cluster, devices)
     return journal.measurements
-
-
-def _header(
-    name: str, architecture: Architecture, options: ProfileOptions
-) -> Measurements:
-    return Measurements(
-        model=name,
-        layer_shape=layer_shape_fingerprint(architecture),
-        activations=options.activations,
-        group_size=options.group_size,
-        kinds=(),
-        layers=(),
-        vocabulary_layers=(),
-    )
 
 
 @dataclass(kw_only=True)
@@ -171,7 +164,7 @@ def _num_missing(session: Session, kind: str, num_devices: int) -> int:
         for bits in session.options.bits
     )
     vocabulary_layers = len(missing_vocabulary_layers(session, kind))
-    return layers + vocabulary_layers + (not is_overhead_measured(session, kind))
+    return layers + vocabulary_layers + (measured_overhead(session, kind) is None)
 
 
 def num_stacked(
@@ -223,13 +216,9 @@ def _check_widths(
 
 
 def _measured_kind(device: Device, jax_device: JaxDevice) -> MeasuredKind:
-    machine = machine_of(jax_device)
     return MeasuredKind(
         kind=device.kind,
-        device=machine.device,
-        driver=machine.driver,
         platform=device.platform,
-        jax_version=machine.jax_version,
-        kernel_path=machine.kernel_path,
         date=datetime.now(UTC).date().isoformat(),
+        **asdict(machine_of(jax_device)),
     )

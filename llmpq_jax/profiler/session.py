@@ -1,25 +1,51 @@
-"""What the steps of a profile share."""
+"""What a profile measures and how thoroughly, and what its steps share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import jax
 
 from llmpq_jax.arch.architecture import Architecture
-from llmpq_jax.profiler.grid import Shape
+from llmpq_jax.profiler.grid import QUICK_GRID, Grid, Shape
 from llmpq_jax.profiler.journal import Journal
-from llmpq_jax.profiler.options import ProfileOptions
 from llmpq_jax.profiler.stage_bench import StageBench, StageContents
-from llmpq_jax.profiler.stopwatch import Timing, summary_of_rounds
+from llmpq_jax.profiler.stopwatch import Stopwatch, Timing, summary_of_rounds
 from llmpq_jax.schema.measurements import Phase
+from llmpq_jax.schema.precision import ALL_BITS, Activations, Bits, KvBits
 from llmpq_jax.stage.emulated_devices import JaxDevice
 
 Key = TypeVar("Key")
 # Rounds of few and short calls are then some time apart as well.
 _BETWEEN_ROUNDS_S = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProfileOptions:
+    """Options of one run of the profiler.
+
+    Attributes:
+        activations: Type of hidden states and cache.
+        group_size: Largest number of int4 weights that share a scale.
+        bits: Bit widths of layers, in the order they are measured.
+        kv_bits: Bit width of the cache.
+        tensor_widths: Numbers of equal devices of a node that layers are split over. A
+            kind that has fewer on its node is measured at the widths it allows.
+        grid: Sizes that are timed.
+        kinds: Kinds of device to measure; None for all kinds of the cluster.
+        stopwatch: Timer that decides how often a call is repeated.
+    """
+
+    activations: Activations
+    group_size: int = 128
+    bits: tuple[Bits, ...] = ALL_BITS
+    kv_bits: KvBits = 16
+    tensor_widths: tuple[int, ...] = (1,)
+    grid: Grid = QUICK_GRID
+    kinds: Collection[str] | None = None
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
 
 class OnRow(Protocol):
@@ -73,7 +99,7 @@ class Session:
         Args:
             bench: Stage to time.
             wanted: Phase and shape of each micro-batch, and its name in progress reports.
-            baseline: A call whose time is subtracted.
+            baseline: Call whose time is subtracted.
 
         Yields:
             Key, timing and bytes of workspace of each micro-batch in the last round.

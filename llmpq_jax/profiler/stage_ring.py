@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import queue
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.profiler.stage_bench import StageBench
 from llmpq_jax.schema.measurements import Phase
-from llmpq_jax.stage.loop import Connection, StageLoop
+from llmpq_jax.stage.loop import StageChain
 from llmpq_jax.stage.message import Message
-
-
-@dataclass(frozen=True, slots=True)
-class _Results:
-    """Queue of the last stage's outputs, and of any stage's failure."""
-
-    waiting: queue.SimpleQueue[Message | BaseException]
-
-    def send(self, message: Message) -> None:
-        self.waiting.put(message)
-
-    def take(self) -> Message:
-        result = self.waiting.get()
-        if isinstance(result, BaseException):
-            raise result
-        return result
 
 
 class Ring:
@@ -45,33 +26,23 @@ class Ring:
             shape: Shape of each micro-batch.
         """
         self._benches = tuple(benches)
-        results = _Results(queue.SimpleQueue())
-        self._results = results
         # Each call allocates its stage's cache.
         self._messages, *_ = [bench.messages(phase, shape) for bench in benches]
         self._sent = benches[0].worker.sharding.put(self._messages[0].payload)
-        downstream: Connection = results
-        loops: list[StageLoop] = []
-        for bench in reversed(benches):
-            downstream = StageLoop(
-                bench.worker, downstream=downstream, on_failure=results.waiting.put
-            )
-            loops.append(downstream)
-        self._loops = tuple(reversed(loops))
+        self._chain = StageChain([bench.worker for bench in benches])
 
     def run_rounds(self, num_micro_batches: int, rounds: int) -> None:
         """Sends micro-batches through all stages, each again as soon as it returns."""
-        first = self._loops[0]
         messages = self._messages * num_micro_batches
         returned = deque[Message](maxlen=len(self._messages))
         for message in messages:
-            first.send(message)
+            self._chain.submit(message)
         to_send = len(messages) * (rounds - 1)
         for _ in range(len(messages) * rounds):
-            result = self._results.take()
+            result = self._chain.next_result()
             returned.append(result)
             if to_send:
-                first.send(result)
+                self._chain.submit(result)
                 to_send -= 1
         # The next inputs are on the last stage's devices, as a token is.
         self._messages = list(returned)
@@ -84,15 +55,4 @@ class Ring:
 
     def close(self) -> None:
         """Ends the threads."""
-        for loop in self._loops:
-            loop.close()
-
-
-@contextmanager
-def ring(benches: Sequence[StageBench], phase: Phase, shape: Shape) -> Iterator[Ring]:
-    """Connects stages while the context lasts; see `Ring`."""
-    joined = Ring(benches, phase, shape)
-    try:
-        yield joined
-    finally:
-        joined.close()
+        self._chain.close()

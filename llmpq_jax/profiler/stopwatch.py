@@ -85,12 +85,9 @@ class Stopwatch:
         *,
         baseline: Callable[[], object] | None = None,
     ) -> Timing:
-        """Times a call.
+        """Times a call, less the time of a baseline if there is one.
 
-        Args:
-            call: Function that returns when its work is done.
-            baseline: A call whose time is subtracted. Samples of both alternate, so that
-                a machine that is slow for a while slows both down.
+        Samples of both alternate, so that a machine that is slow for a while slows both.
         """
         return summary(self.samples(call, baseline=baseline))
 
@@ -101,12 +98,9 @@ class Stopwatch:
         baseline: Callable[[], object] | None = None,
         num_rounds: int = 1,
     ) -> list[float]:
-        """Takes the samples of one round of a call, as `time` does.
+        """Takes the samples of one of several rounds of a call, as `time` does.
 
-        Args:
-            call: Function that returns when its work is done.
-            baseline: A call whose time is subtracted, see `time`.
-            num_rounds: Number of rounds among which repeats and time are divided.
+        Repeats and time are divided among the rounds.
         """
 
         def both() -> None:
@@ -115,14 +109,14 @@ class Stopwatch:
             call()
 
         at_least = ceil(self.warm_ups / num_rounds)
-        mean_seconds(both, self.clock, at_least=at_least, for_s=self.warm_up_s)
+        self.mean_s(both, for_s=self.warm_up_s, at_least=at_least)
         baseline_calls = self._calls_per_sample(baseline)
         num_calls = self._calls_per_sample(call)
         began_s = self.clock()
         samples: list[float] = []
         while True:
-            baseline_s = self._seconds(baseline, baseline_calls)
-            samples.append(self._seconds(call, num_calls) - baseline_s)
+            baseline_s = self.once_s(baseline, baseline_calls) if baseline else 0.0
+            samples.append(self.once_s(call, num_calls) - baseline_s)
             if len(samples) * num_rounds < self.min_repeats:
                 continue
             if (
@@ -144,40 +138,35 @@ class Stopwatch:
             if passed_s >= self.min_sample_s:
                 return max(1, ceil(count * self.min_sample_s / passed_s))
 
-    def _seconds(self, call: Callable[[], object] | None, count: int) -> float:
-        if call is None:
-            return 0.0
+    def once_s(self, call: Callable[[], object], count: int = 1) -> float:
+        """Returns the mean seconds of a number of calls."""
         started_s = self.clock()
         for _ in range(count):
             call()
         return (self.clock() - started_s) / count
 
+    def mean_s(
+        self, call: Callable[[], object], *, for_s: float, at_least: int = 1
+    ) -> float:
+        """Returns the mean seconds of back-to-back calls; 0 if there are none.
+
+        Args:
+            call: Function that returns when its work is done.
+            for_s: Seconds within which calls are started, up to a thousand of them.
+            at_least: Minimum number of calls, however long they take.
+        """
+        number, started_s = 0, self.clock()
+        while number < at_least or (
+            self.clock() - started_s < for_s and number < _MAX_CALLS
+        ):
+            call()
+            number += 1
+        return (self.clock() - started_s) / max(number, 1)
+
 
 # A minute is enough for a small model; the smallest spread for a large one.
 QUICK_STOPWATCH = Stopwatch(min_repeats=5, max_s=0.1, rounds=3)
 FULL_STOPWATCH = Stopwatch(min_repeats=15, max_s=1.0, steady_spread=0.02)
-
-
-def mean_seconds(
-    call: Callable[[], object],
-    clock: Callable[[], float],
-    *,
-    for_s: float,
-    at_least: int = 1,
-) -> float:
-    """Returns the mean seconds of back-to-back calls; 0 if there are none.
-
-    Args:
-        call: Function that returns when its work is done.
-        clock: Seconds from any start.
-        for_s: Seconds within which calls are started, up to a thousand of them.
-        at_least: Minimum number of calls, however long they take.
-    """
-    number, started_s = 0, clock()
-    while number < at_least or (clock() - started_s < for_s and number < _MAX_CALLS):
-        call()
-        number += 1
-    return (clock() - started_s) / max(number, 1)
 
 
 def summary_of_rounds(rounds: list[list[float]]) -> Timing:

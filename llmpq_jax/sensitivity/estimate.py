@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +13,24 @@ from llmpq_jax.checkpoint.calibrated import (
     begin,
     finish,
 )
-from llmpq_jax.schema.precision import LOW_BITS
+from llmpq_jax.schema.precision import LOW_BITS, Bits
 from llmpq_jax.schema.sensitivity import CalibrationText, LayerSensitivity, Sensitivity
 from llmpq_jax.sensitivity.job import SensitivityJob
-from llmpq_jax.sensitivity.losses import Losses, losses_of, num_streams
-from llmpq_jax.sensitivity.part_estimates import Omegas, estimate_parts
-from llmpq_jax.sensitivity.scale_fit import fit_factor, increase, random_assignments
+from llmpq_jax.sensitivity.losses import (
+    Losses,
+    Variant,
+    distinct,
+    losses_of,
+    num_streams,
+    one_layer,
+    unrounded,
+)
+from llmpq_jax.sensitivity.second_order import Omegas, estimate_parts
 from llmpq_jax.sensitivity.streamed_model import StreamedModel
 from llmpq_jax.sensitivity.text import Text
-from llmpq_jax.sensitivity.variant import Variant, distinct, one_layer, unrounded
 
+# A smaller factor would say that rounding costs nothing, which is noise of a short text.
+_MIN_FACTOR = 0.1
 UNIT = "increase in log-perplexity, in nats per token"
 
 
@@ -184,3 +192,48 @@ def _scaled(
 def _mean_kl(losses: Losses) -> float:
     # Rounding of sums may leave a divergence of 0 slightly below 0.
     return max(0.0, float(losses.kl.mean(dtype=np.float64)))
+
+
+def random_assignments(
+    num_layers: int, count: int, generator: np.random.Generator
+) -> list[Variant]:
+    """Draws assignments of bits to layers.
+
+    The share of int4 is drawn for each assignment; other layers have int8 or 16 bits with
+    equal probability. Σω then spreads from almost 0 to that of uniform int4.
+    """
+    drawn = []
+    for share in generator.uniform(0.0, 1.0, count):
+        chances = (share, (1 - share) / 2, (1 - share) / 2)
+        widths = generator.choice(np.array([4, 8, 16]), num_layers, p=chances)
+        bits: tuple[Bits, ...] = tuple(int(width) for width in widths)  # pyright: ignore[reportAssignmentType]
+        drawn.append(Variant(bits=bits))
+    return drawn
+
+
+def increase(losses: Losses, exact: Losses) -> float:
+    """Returns the measured increase in log-perplexity, in nats per token."""
+    return float(np.mean(losses.nll - exact.nll, dtype=np.float64))
+
+
+def fit_factor(
+    omegas: Sequence[float], increases: Sequence[float]
+) -> tuple[float, float]:
+    """Fits increase ≈ factor · Σω by least squares through the origin.
+
+    Returns:
+        The factor, at least 0.1; and R², the share of the increases' variance that the
+        scaled sums explain.
+    """
+    omega, found = np.asarray(omegas), np.asarray(increases)
+    squares = float(omega @ omega)
+    factor = max(_MIN_FACTOR, float(omega @ found) / squares) if squares else 1.0
+    return factor, r_squared(factor * omega, found)
+
+
+def r_squared(predicted: np.ndarray, found: np.ndarray) -> float:
+    """Returns 1 − Σ(found − predicted)² / Σ(found − mean)²; 0 if all found are equal."""
+    spread = float(np.sum((found - found.mean()) ** 2))
+    if spread == 0:
+        return 0.0
+    return 1 - float(np.sum((found - predicted) ** 2)) / spread

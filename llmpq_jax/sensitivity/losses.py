@@ -6,21 +6,66 @@ with one low-bit layer are thus measured with each layer loaded once at each bit
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from llmpq_jax.schema.precision import HeadBits
+from llmpq_jax.schema.precision import Bits, HeadBits, KvBits
 from llmpq_jax.sensitivity.streamed_model import StreamedModel, batches, round_wire
 from llmpq_jax.sensitivity.text import Text
-from llmpq_jax.sensitivity.variant import Variant, distinct, unrounded
 from llmpq_jax.sensitivity.work_folder import WorkFolder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """Bit widths of every part of a model.
+
+    Attributes:
+        bits: Bit width of each layer's matrices, in layer order.
+        head_bits: Bit width of the head's matrix.
+        kv_bits: Bit width of the cache.
+        wire_bits: Bit width of hidden states between any two layers.
+    """
+
+    bits: tuple[Bits, ...]
+    head_bits: HeadBits = 16
+    kv_bits: KvBits = 16
+    wire_bits: Literal[8, 16] = 16
+
+    def prefix(self, layer: int) -> Variant:
+        """Returns the variant with equal bit widths before a layer and 16-bit weights after.
+
+        Only these decide the hidden states that enter the layer, so they are computed once
+        for all variants with an equal prefix.
+        """
+        if layer == 0:
+            return unrounded(len(self.bits))
+        kept = self.bits[:layer]
+        later: tuple[Bits, ...] = (16,) * (len(self.bits) - layer)
+        return replace(self, bits=(*kept, *later), head_bits=16)
+
+
+def unrounded(num_layers: int) -> Variant:
+    """Returns the model at 16 bits, which other variants are compared with."""
+    return Variant(bits=(16,) * num_layers)
+
+
+def one_layer(num_layers: int, layer: int, bits: Bits) -> Variant:
+    """Returns the model with one layer at a bit width, and the others at 16 bits."""
+    widths: list[Bits] = [16] * num_layers
+    widths[layer] = bits
+    return Variant(bits=tuple(widths))
+
+
+def distinct(variants: Sequence[Variant]) -> list[Variant]:
+    """Returns the distinct variants in order of their first occurrence."""
+    return list(dict.fromkeys(variants))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -52,16 +97,17 @@ def losses_of(
     Args:
         model: Model of the variants.
         text: Text to measure on.
-        variants: Bit widths of the whole model, one for each result.
+        variants: Variants, one for each result.
         folder: Folder for hidden states; an interrupted run is resumed after its last
             complete layer.
         on_stream: Callback with the number of streams that have passed a layer since its
             last call (see `num_streams`).
-
-    Returns:
-        The losses of each variant.
     """
-    work = WorkFolder(folder, _key(model, text, variants))
+    identity = [model.fingerprint, str(model.group_size)]
+    if model.store.calibrated is not None:
+        identity.append(repr(model.store.calibrated.calibration))
+    identity += [text.digest, str(text.tokens.shape), *map(repr, variants)]
+    work = WorkFolder(folder, *identity)
     every = distinct([unrounded(model.num_layers), *variants])
     first = work.state.get("layer", 0)
     if first == 0:
@@ -122,8 +168,7 @@ def _run_layer(
 def _compare(
     model: StreamedModel, work: WorkFolder, text: Text, variants: Sequence[Variant]
 ) -> list[Losses]:
-    widths: set[HeadBits] = {variant.head_bits for variant in variants}
-    heads = {bits: model.head(bits) for bits in widths}
+    heads = {bits: model.head(bits) for bits in {each.head_bits for each in variants}}
     last = {
         stream: work.load(f"{model.num_layers}-{index}")
         for index, stream in enumerate(_streams(variants)[-1])
@@ -138,14 +183,8 @@ def _compare(
             logits = heads[variant.head_bits](hidden[batch])
             figures = compare_logits(logits, reference, tokens)
             found.append(tuple(np.asarray(figure) for figure in figures))
-    return [
-        Losses(
-            **dict(
-                zip(("nll", "kl", "agrees"), map(np.concatenate, joined), strict=True)
-            )
-        )
-        for joined in (zip(*found, strict=True) for found in parts)
-    ]
+    joined = [map(np.concatenate, zip(*found, strict=True)) for found in parts]
+    return [Losses(nll=nll, kl=kl, agrees=agrees) for nll, kl, agrees in joined]
 
 
 @jax.jit
@@ -162,11 +201,3 @@ def compare_logits(
     kl = jnp.sum(jnp.exp(exact) * (exact - found), axis=-1)
     agrees = jnp.argmax(found, axis=-1) == jnp.argmax(exact, axis=-1)
     return nll, kl, agrees
-
-
-def _key(model: StreamedModel, text: Text, variants: Sequence[Variant]) -> str:
-    identity = [model.fingerprint, str(model.group_size)]
-    if model.store.calibrated is not None:
-        identity.append(repr(model.store.calibrated.calibration))
-    identity += [text.digest, str(text.tokens.shape), *map(repr, variants)]
-    return hashlib.sha256("\n".join(identity).encode()).hexdigest()

@@ -9,7 +9,6 @@ K-FAC, arXiv 1503.05671, section 2).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
@@ -72,8 +71,7 @@ def moments_of(
         on_layer: Callback for each layer, forwards and backwards.
     """
     identity = (model.fingerprint, text.digest, str(text.tokens.shape), str(seed))
-    work = WorkFolder(folder, hashlib.sha256("\n".join(identity).encode()).hexdigest())
-    num_layers = model.num_layers
+    work, num_layers = WorkFolder(folder, *identity), model.num_layers
     first = work.state.get("forward", 0)
     if first == 0:
         work.save("hidden-0", model.embed(text.tokens))
@@ -112,15 +110,12 @@ def _head_moments(
     model: StreamedModel, hidden_WTD: np.ndarray, seed: int
 ) -> tuple[np.ndarray, LayerMoments]:
     weights = _plain(load_weights(model.store.head(bits=16)))
-    names = tuple(
-        tensor.name for tensor in head_tensors(model.architecture) if tensor.is_matrix
-    )
 
     def pull(index: int, batch: np.ndarray, _: None) -> tuple[Array, Slots]:
         key = jax.random.fold_in(jax.random.key(seed), index)
         return _pull_head(model.architecture, weights, jnp.asarray(batch), key)
 
-    return _pull_all(pull, hidden_WTD, None, weights, names)
+    return _pull_all(pull, hidden_WTD, None, weights, head_tensors(model.architecture))
 
 
 def layer_moments(
@@ -128,31 +123,21 @@ def layer_moments(
 ) -> tuple[np.ndarray, LayerMoments]:
     """Returns the gradient by a layer's inputs, and the moments of its matrices.
 
-    Args:
-        model: Model of the layer.
-        layer: Index of the layer.
-        hidden_WTD: Hidden states before the layer.
-        gradient_WTD: Gradient by the hidden states after the layer.
+    `hidden_WTD` are before the layer, `gradient_WTD` is by the hidden states after it.
     """
     # Plain arrays: native kernels have no derivative.
     weights = _plain(load_weights(model.store.layer(layer, bits=16)))
-    names = tuple(
-        tensor.name for tensor in layer_tensors(model.architecture) if tensor.is_matrix
-    )
     # Layers differ in their attention windows alone, so one is compiled for each window.
-    windows = model.architecture.layer_windows
+    architecture = model.architecture
+    windows = architecture.layer_windows
     equal_layer = windows.index(windows[layer])
 
     def pull(_: int, batch: np.ndarray, gradient: np.ndarray) -> tuple[Array, Slots]:
-        return _pull_layer(
-            model.architecture,
-            equal_layer,
-            weights,
-            jnp.asarray(batch),
-            jnp.asarray(gradient),
-        )
+        arrays = jnp.asarray(batch), jnp.asarray(gradient)
+        return _pull_layer(architecture, equal_layer, weights, *arrays)
 
-    return _pull_all(pull, hidden_WTD, gradient_WTD, weights, names)
+    tensors = layer_tensors(architecture)
+    return _pull_all(pull, hidden_WTD, gradient_WTD, weights, tensors)
 
 
 def _pull_all(
@@ -160,9 +145,10 @@ def _pull_all(
     hidden_WTD: np.ndarray,
     gradient_WTD: np.ndarray | None,
     weights: Plain,
-    names: tuple[str, ...],
+    tensors: tuple[TensorSpec, ...],
 ) -> tuple[np.ndarray, LayerMoments]:
     """Pulls gradients back through a part, batch by batch, and sums its moments."""
+    names = [tensor.name for tensor in tensors if tensor.is_matrix]
     gradients, sums = [], None
     for index, each in enumerate(batches(hidden_WTD)):
         after = None if gradient_WTD is None else gradient_WTD[each]

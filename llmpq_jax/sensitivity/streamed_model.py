@@ -65,7 +65,8 @@ class StreamedModel:
         graph, state = nnx.split(embedding)
 
         def run(tokens: np.ndarray) -> jax.Array:
-            return _embed(graph, state, jnp.asarray(tokens))
+            positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+            return _apply(graph, state, jnp.asarray(tokens), jnp.asarray(positions))
 
         return _in_batches(run, tokens_WT)
 
@@ -104,7 +105,7 @@ class StreamedModel:
         """Returns a function from a batch of hidden states to float32 logits [.., V]."""
         weights = self.sharding.put_weights(self.store.head(bits=bits))
         graph, state = nnx.split(build_head(self.architecture, weights, self.sharding))
-        return lambda hidden: _head(graph, state, jnp.asarray(hidden))
+        return lambda hidden: _apply(graph, state, jnp.asarray(hidden))
 
 
 def round_wire(hidden: Hidden) -> Hidden:
@@ -126,9 +127,8 @@ def _in_batches(
 
 
 @partial(jax.jit, static_argnums=0)
-def _embed(graph: Any, state: Any, tokens_BT: jax.Array) -> jax.Array:
-    position_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    return nnx.merge(graph, state)(tokens_BT, position_BT)
+def _apply(graph: Any, state: Any, *inputs: jax.Array) -> jax.Array:
+    return nnx.merge(graph, state)(*inputs)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -137,11 +137,6 @@ def _layer(
 ) -> jax.Array:
     context = fresh_context(architecture, *hidden_BTD.shape[:2])
     return nnx.merge(graph, state)(hidden_BTD, None, context)[0]
-
-
-@partial(jax.jit, static_argnums=0)
-def _head(graph: Any, state: Any, hidden: jax.Array) -> jax.Array:
-    return nnx.merge(graph, state)(hidden)
 
 
 @jax.jit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -15,17 +16,17 @@ _STATE = "state.json"
 
 
 class WorkFolder:
-    """A folder of one computation, identified by its key.
+    """A folder of one computation, identified by texts that nothing else has.
 
     Every file is written under another name and renamed, so no file is incomplete. Arrays
     are memory-mapped, because the text's hidden states may be larger than memory.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: Path, *identity: str) -> None:
         """Opens the folder, and deletes what another computation left in it."""
         self.folder = folder
-        self._key = key
-        if self._read().get("key") != key:
+        self._key = hashlib.sha256("\n".join(identity).encode()).hexdigest()
+        if self._read().get("key") != self._key:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
 

@@ -17,8 +17,8 @@ from llmpq_jax.sensitivity.evaluation import (
     ChoiceEvaluation,
     TextEvaluation,
     TextScores,
+    resampled_interval,
 )
-from llmpq_jax.sensitivity.intervals import resampled_interval
 from llmpq_jax.sensitivity.losses import compare_logits
 from llmpq_jax.sensitivity.streamed_model import StreamedModel
 from llmpq_jax.sensitivity.text import Text, read_text

@@ -15,10 +15,9 @@ from llmpq_jax.errors import RequestError
 from llmpq_jax.files import write_text
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.schema.toml import decode_record, to_toml
-from llmpq_jax.sensitivity.losses import Losses, losses_of
+from llmpq_jax.sensitivity.losses import Losses, Variant, losses_of, unrounded
 from llmpq_jax.sensitivity.streamed_model import StreamedModel
 from llmpq_jax.sensitivity.text import Text
-from llmpq_jax.sensitivity.variant import Variant, unrounded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.costmodel.pipeline_schedule import Host, pipeline_s
 from llmpq_jax.profiler.contention import measure_capacity
+from llmpq_jax.profiler.stopwatch import Stopwatch
 
 
 class Devices:
@@ -36,12 +37,8 @@ class Devices:
         ).decode_s
 
     def measured(self):
-        return measure_capacity(
-            self.run_rounds,
-            self.hop,
-            num_stages=self.num_stages,
-            clock=lambda: self.now_s,
-        )
+        stopwatch = Stopwatch(clock=lambda: self.now_s)
+        return measure_capacity(self.run_rounds, self.hop, self.num_stages, stopwatch)
 
 
 @given(
@@ -69,10 +66,5 @@ def test_a_capacity_is_clipped_between_one_device_and_all_of_them(factor, clippe
         if num_micro_batches > 1:
             devices.now_s = started_s + factor * (devices.now_s - started_s)
 
-    found = measure_capacity(
-        run_rounds,
-        devices.hop,
-        num_stages=2,
-        clock=lambda: devices.now_s,
-    )
-    assert found == clipped
+    stopwatch = Stopwatch(clock=lambda: devices.now_s)
+    assert measure_capacity(run_rounds, devices.hop, 2, stopwatch) == clipped

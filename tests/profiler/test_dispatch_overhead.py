@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpq_jax.profiler.dispatch_overhead import time_dispatch
+from llmpq_jax.profiler.stopwatch import Stopwatch
 
 
 class Machine:
@@ -58,8 +59,7 @@ def test_the_overhead_is_what_a_call_takes_without_its_layers(
         num_stacked,
         lambda rounds: machine.run_rounds(rounds, num_stacked),
         machine.hop,
-        lambda: machine.now_s,
-        sleep=machine.sleep,
+        Stopwatch(clock=lambda: machine.now_s, sleep=machine.sleep),
     )
     # The clock's own rounding, of a sum of 41 repeats of at most two minutes.
     assert back_to_back.seconds == pytest.approx(call_s, abs=1e-10)

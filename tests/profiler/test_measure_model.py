@@ -9,7 +9,7 @@ from llmpq_jax.errors import MeasurementError
 from llmpq_jax.profiler import contention, dispatch_overhead, session
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.profiler.measure_model import num_stacked, profile
-from llmpq_jax.profiler.options import ProfileOptions
+from llmpq_jax.profiler.session import ProfileOptions
 from llmpq_jax.profiler.stage_bench import StageContents
 from llmpq_jax.profiler.stopwatch import Stopwatch
 from llmpq_jax.schema.measurements_file import read_measurements
@@ -31,8 +31,8 @@ from tests.tiny_models import CONFIG, write_tiny_model
 def machine(monkeypatch):
     machine = FakeMachine()
     monkeypatch.setattr(session, "StageBench", machine.bench)
-    monkeypatch.setattr(dispatch_overhead, "ring", machine.ring)
-    monkeypatch.setattr(contention, "ring", machine.ring)
+    monkeypatch.setattr(dispatch_overhead, "Ring", machine.ring)
+    monkeypatch.setattr(contention, "Ring", machine.ring)
     return machine
 
 

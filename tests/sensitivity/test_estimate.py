@@ -14,12 +14,16 @@ from llmpq_jax.costmodel.quality import omega_table
 from llmpq_jax.quant import dequantize
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.schema.precision import Rounding
-from llmpq_jax.sensitivity import part_estimates
-from llmpq_jax.sensitivity.estimate import UNIT, compute_sensitivity
+from llmpq_jax.sensitivity import second_order
+from llmpq_jax.sensitivity.estimate import (
+    UNIT,
+    compute_sensitivity,
+    fit_factor,
+    r_squared,
+    random_assignments,
+)
 from llmpq_jax.sensitivity.job import METHODS, SensitivityJob
-from llmpq_jax.sensitivity.losses import losses_of
-from llmpq_jax.sensitivity.scale_fit import fit_factor, r_squared, random_assignments
-from llmpq_jax.sensitivity.variant import Variant, one_layer
+from llmpq_jax.sensitivity.losses import Variant, losses_of, one_layer
 from tests.same_tokens import logit_tolerance
 from tests.sensitivity.small import small_model, small_text
 from tests.tiny_models import make_strategy
@@ -128,7 +132,7 @@ def test_a_job_interrupted_while_rounding_ends_as_if_it_had_not_been(
         small_model(tmp_path / "a"), text, job, folder=tmp_path / "w"
     )
     job = replace(job, rounded=tmp_path / "stopped")
-    estimate_part = part_estimates.estimate_part
+    estimate_part = second_order.estimate_part
     calls: list[object] = []
 
     def stopping(model, job, part, bits, moments):
@@ -137,7 +141,7 @@ def test_a_job_interrupted_while_rounding_ends_as_if_it_had_not_been(
             raise KeyboardInterrupt
         return estimate_part(model, job, part, bits, moments)
 
-    monkeypatch.setattr(part_estimates, "estimate_part", stopping)
+    monkeypatch.setattr(second_order, "estimate_part", stopping)
     with pytest.raises(KeyboardInterrupt):
         compute_sensitivity(
             small_model(tmp_path / "b"), text, job, folder=tmp_path / "work"

@@ -10,8 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.sensitivity.losses import losses_of, num_streams
-from llmpq_jax.sensitivity.variant import Variant, distinct, one_layer, unrounded
+from llmpq_jax.sensitivity.losses import (
+    Variant,
+    distinct,
+    losses_of,
+    num_streams,
+    one_layer,
+    unrounded,
+)
 from tests.same_tokens import logit_tolerance
 from tests.sensitivity.small import small_model, small_text
 from tests.tiny_models import make_strategy

@@ -12,10 +12,9 @@ from llmpq_jax.checkpoint.load import load_weights
 from llmpq_jax.model import DecoderLayer, Head, fresh_context
 from llmpq_jax.quant import dequantize
 from llmpq_jax.quant.rounding import round_weight
-from llmpq_jax.sensitivity.losses import losses_of
+from llmpq_jax.sensitivity.losses import losses_of, one_layer
 from llmpq_jax.sensitivity.moments import layer_moments, moments_of
 from llmpq_jax.sensitivity.second_order import curvature_loss
-from llmpq_jax.sensitivity.variant import one_layer
 from tests.sensitivity.small import small_model, small_text
 
 MATRICES = (

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from llmpq_jax.sensitivity.estimate import increase, r_squared, random_assignments
 from llmpq_jax.sensitivity.job import METHODS, Method
-from llmpq_jax.sensitivity.scale_fit import increase, r_squared, random_assignments
-from llmpq_jax.sensitivity.variant import unrounded
+from llmpq_jax.sensitivity.losses import unrounded
 from tools.quality.experiment import (
     losses_by_variant,
     open_model,

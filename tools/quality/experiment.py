@@ -15,10 +15,9 @@ from llmpq_jax.kernels import kernel_path
 from llmpq_jax.schema.sensitivity import Sensitivity
 from llmpq_jax.sensitivity.estimate import compute_sensitivity
 from llmpq_jax.sensitivity.job import Method, SensitivityJob
-from llmpq_jax.sensitivity.losses import Losses, losses_of
+from llmpq_jax.sensitivity.losses import Losses, Variant, losses_of
 from llmpq_jax.sensitivity.streamed_model import StreamedModel
 from llmpq_jax.sensitivity.text import Text, read_text
-from llmpq_jax.sensitivity.variant import Variant
 from tools.provenance import provenance
 
 FOLDER = Path("examples/tiny-code-lm")

@@ -9,7 +9,7 @@ import numpy as np
 from llmpq_jax.schema.precision import Bits
 from llmpq_jax.schema.sensitivity import Sensitivity
 from llmpq_jax.sensitivity.job import Method
-from llmpq_jax.sensitivity.variant import Variant, unrounded
+from llmpq_jax.sensitivity.losses import Variant, unrounded
 from tools.quality.experiment import (
     losses_by_variant,
     open_model,

@@ -10,9 +10,9 @@ import numpy as np
 
 from llmpq_jax.schema.precision import Rounding
 from llmpq_jax.sensitivity.estimate import compute_sensitivity
-from llmpq_jax.sensitivity.intervals import resampled_interval
+from llmpq_jax.sensitivity.evaluation import resampled_interval
 from llmpq_jax.sensitivity.job import SensitivityJob
-from llmpq_jax.sensitivity.variant import Variant, unrounded
+from llmpq_jax.sensitivity.losses import Variant, unrounded
 from tools.quality.experiment import (
     losses_by_variant,
     open_model,
