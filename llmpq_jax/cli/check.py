@@ -23,8 +23,8 @@ def check_command(strategy_path: Path, loads: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
     from llmpq_jax.errors import StrategyError
-    from llmpq_jax.report.compiled_memory import compiled_memory_table
     from llmpq_jax.report.console import print_json, print_table, progress_bar
+    from llmpq_jax.report.memory import compiled_memory_table
     from llmpq_jax.schema.record_files import read_strategy
     from llmpq_jax.tasks.check import fit_stages
     from llmpq_jax.tasks.compile_cache import keep_compiled

@@ -44,7 +44,7 @@ def devices_command(
     from llmpq_jax.errors import ClusterError
     from llmpq_jax.profiler.machine import describe_machine
     from llmpq_jax.report.console import print_line, print_paths, print_table
-    from llmpq_jax.report.machine import machine_table
+    from llmpq_jax.report.tables import machine_table
     from llmpq_jax.schema.record_files import cluster_text, write_cluster
 
     if out is not None and out.exists() and not overwrite:

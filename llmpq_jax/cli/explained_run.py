@@ -18,9 +18,9 @@ from llmpq_jax.report.console import (
 )
 from llmpq_jax.report.deviation import deviation_line, deviation_table
 from llmpq_jax.report.lines import run_lines
-from llmpq_jax.report.peaks import peaks_line, peaks_table
+from llmpq_jax.report.memory import peaks_line, peaks_table
 from llmpq_jax.report.tables import run_table
-from llmpq_jax.report.timeline import write_comparison, write_timeline
+from llmpq_jax.report.timeline import write_timeline
 from llmpq_jax.report.trace import write_trace
 from llmpq_jax.runtime.analysis.phase_times import StagePhase, phase_times
 from llmpq_jax.runtime.analysis.predicted_timeline import predicted_batch
@@ -46,10 +46,7 @@ def explain_run(
     predicted = [predicted_batch(strategy, batch) for batch in batches]
     known = [batch for batch in predicted if batch is not None]
     if picture is not None:
-        if predicted[-1] is None:
-            write_timeline(picture, strategy, batches[-1])
-        else:
-            write_comparison(picture, strategy, predicted[-1], batches[-1])
+        write_timeline(picture, strategy, batches[-1], predicted[-1])
     if trace is not None:
         write_trace(trace, strategy, batches, known)
     if not known:

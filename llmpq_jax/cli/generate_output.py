@@ -18,7 +18,7 @@ from llmpq_jax.report.console import (
 )
 from llmpq_jax.report.deviation import deviation_line
 from llmpq_jax.report.lines import run_lines
-from llmpq_jax.report.peaks import peaks_line
+from llmpq_jax.report.memory import peaks_line
 from llmpq_jax.report.tables import run_table
 from llmpq_jax.report.texts import continued_text
 from llmpq_jax.runtime.analysis.phase_times import phase_times

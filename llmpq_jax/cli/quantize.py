@@ -30,8 +30,8 @@ def quantize_command(
     """
     from dataclasses import asdict
 
-    from llmpq_jax.report.checkpoints import written_table
     from llmpq_jax.report.console import print_json, print_paths, print_table
+    from llmpq_jax.report.tables import written_table
     from llmpq_jax.tasks.compile_cache import keep_compiled
     from llmpq_jax.tasks.quantize import STRATEGY, write_checkpoint
 

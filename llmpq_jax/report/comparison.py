@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.table import Table
 
+from llmpq_jax.report.table_style import UNKNOWN, new_table
 from llmpq_jax.units import format_seconds
 
 if TYPE_CHECKING:
     from llmpq_jax.planner.baselines.compare import Comparison
 
-_UNKNOWN = "–"
 COLUMNS = (
     "method",
     "latency",
@@ -28,14 +27,11 @@ COLUMNS = (
 
 def comparison_table(rows: Sequence[Comparison]) -> Table:
     """Shows each baseline and the fastest joint plan of at least its quality."""
-    table = Table(
-        title="Baselines, each with the fastest joint plan of at least its quality",
-        title_justify="left",
-        box=box.SIMPLE,
+    table = new_table(
+        "Baselines, each with the fastest joint plan of at least its quality",
+        COLUMNS[0],
+        right=COLUMNS[1:],
     )
-    table.add_column(COLUMNS[0])
-    for column in COLUMNS[1:]:
-        table.add_column(column, justify="right")
     for row in rows:
         table.add_row(*comparison_cells(row))
     return table
@@ -57,7 +53,7 @@ def comparison_cells(row: Comparison) -> tuple[str, ...]:
         or row.gap is None
         or row.seconds is None
     ):
-        return (row.method, "nothing fits", *[_UNKNOWN] * (len(COLUMNS) - 2))
+        return (row.method, "nothing fits", *[UNKNOWN] * (len(COLUMNS) - 2))
     return (
         row.method,
         format_seconds(row.latency_s),

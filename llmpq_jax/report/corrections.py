@@ -6,19 +6,18 @@ from collections.abc import Collection, Sequence
 
 from rich.table import Table
 
-from llmpq_jax.costmodel.corrections import correction_factors
-from llmpq_jax.report.table_style import add_columns, new_table
+from llmpq_jax.costmodel.latency import correction_factors
+from llmpq_jax.report.table_style import new_table
 from llmpq_jax.schema.measurements import PHASES, LinkTime, Measurements
 from llmpq_jax.units import format_bytes, format_seconds
 
 
 def observed_table(measurements: Measurements) -> Table:
     """Shows each run used for calibration, and the factors of predictions."""
-    table = new_table("Runs used for calibration: one row per run, kind and phase")
-    add_columns(table, "run", "kind", "phase")
-    add_columns(
-        *(table, "micro-batches", "predicted", "measured", "ratio", "factor"),
-        justify="right",
+    table = new_table(
+        "Runs used for calibration: one row per run, kind and phase",
+        *("run", "kind", "phase"),
+        right=("micro-batches", "predicted", "measured", "ratio", "factor"),
     )
     factors = correction_factors(measurements)
     for row in measurements.observed:
@@ -37,9 +36,11 @@ def observed_table(measurements: Measurements) -> Table:
 
 def links_table(links: Sequence[LinkTime]) -> Table:
     """Shows the seconds of transfers from node to node."""
-    table = new_table("Hidden states from node to node")
-    add_columns(table, "from", "to", "kinds")
-    add_columns(table, "size", "median", "spread", justify="right")
+    table = new_table(
+        "Hidden states from node to node",
+        *("from", "to", "kinds"),
+        right=("size", "median", "spread"),
+    )
     for row in links:
         table.add_row(
             *(str(row.source_node), str(row.target_node)),

@@ -9,25 +9,22 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from llmpq_jax.report.names import devices_text
-from llmpq_jax.report.table_style import add_columns, new_table
+from llmpq_jax.report.table_style import known, new_table
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_seconds
 
 if TYPE_CHECKING:
     from llmpq_jax.runtime.analysis.phase_times import StagePhase
 
-_UNKNOWN = "–"
-
 
 def deviation_table(
     strategy: Strategy, batches: Sequence[Sequence[StagePhase]]
 ) -> Table:
     """Shows predicted and measured seconds of each stage in each phase."""
-    table = new_table("Predicted and actual, one row per stage and phase")
-    add_columns(table, "device", "phase")
-    add_columns(
-        *(table, "predicted", "measured", "ratio", "busy", "idle", "queued", "link"),
-        justify="right",
+    table = new_table(
+        "Predicted and actual, one row per stage and phase",
+        *("device", "phase"),
+        right=("predicted", "measured", "ratio", "busy", "idle", "queued", "link"),
     )
     for rows in zip(*batches, strict=True):
         first = rows[0]
@@ -36,11 +33,9 @@ def deviation_table(
         table.add_row(
             devices_text(strategy.stages[first.stage]),
             first.phase,
-            _UNKNOWN
-            if first.predicted_s is None
-            else format_seconds(first.predicted_s),
-            format_seconds(fmean(measured)) if measured else _UNKNOWN,
-            f"{fmean(ratios):.2f}×" if ratios else _UNKNOWN,
+            known(first.predicted_s, format_seconds),
+            known(fmean(measured) if measured else None, format_seconds),
+            known(fmean(ratios) if ratios else None, "{:.2f}×".format),
             format_seconds(sum(row.busy_s for row in rows)),
             format_seconds(sum(row.idle_s for row in rows)),
             format_seconds(fmean(row.queued_s for row in rows)),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from llmpq_jax.report.table_style import add_columns, new_table
+from llmpq_jax.report.table_style import UNKNOWN, known, new_table
 from llmpq_jax.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -16,19 +16,17 @@ if TYPE_CHECKING:
     from llmpq_jax.planner.whatif.breakdown import PhaseBreakdown
     from llmpq_jax.planner.whatif.stage_breakdown import StageBreakdown
 
-_UNKNOWN = "–"
 _CELLS = 8
 
 
 def memory_table(breakdown: PlanBreakdown, answers: Sequence[Answer] = ()) -> Table:
     """Shows the bytes of each stage, by part, and which limits bind it."""
-    table = new_table("Memory of each stage, on each of its devices")
-    add_columns(table, "device")
+    table = new_table("Memory of each stage, on each of its devices", "device")
     for name in ("weights", "scales", "KV", "vocabulary", "workspace", "buffers"):
         table.add_column(name, justify="right", no_wrap=name != "workspace")
     table.add_column("used of allowed", justify="right")
     table.add_column("filled", no_wrap=True)
-    add_columns(table, "binds")
+    table.add_column("binds")
     for stage in breakdown.stages:
         memory = stage.memory
         table.add_row(
@@ -42,17 +40,15 @@ def memory_table(breakdown: PlanBreakdown, answers: Sequence[Answer] = ()) -> Ta
             format_bytes(memory.buffers),
             f"{format_bytes(memory.total)} of\n{format_bytes(stage.allowed_bytes)}",
             _bar(memory.total / stage.allowed_bytes),
-            ", ".join(binding(stage, breakdown, answers)) or _UNKNOWN,
+            ", ".join(binding(stage, breakdown, answers)) or UNKNOWN,
         )
-    reserves = {
-        stage.reserve_bytes for stage in breakdown.stages if stage.reserve_bytes
-    }
     table.caption = (
         "vocabulary: embedding and head; workspace: of prefill / of decode, the larger counts;\n"
         "binds: without this limit a faster plan exists, or the stage is the slowest"
     )
+    reserves = {stage.reserve_bytes for stage in breakdown.stages} - {0}
     if reserves:
-        sizes = " or ".join(format_bytes(size) for size in sorted(reserves))
+        sizes = " or ".join(map(format_bytes, sorted(reserves)))
         table.caption += (
             f"\nallowed bytes exclude the {sizes} that are reserved on each device"
         )
@@ -61,17 +57,20 @@ def memory_table(breakdown: PlanBreakdown, answers: Sequence[Answer] = ()) -> Ta
 
 def seconds_table(breakdown: PlanBreakdown) -> Table:
     """Shows the seconds of each stage and link, and the slowest one in each phase."""
-    table = new_table("Seconds of one micro-batch, and slack to the slowest")
-    add_columns(table, "stage or link")
-    for phase in breakdown.phases:
-        add_columns(table, phase.phase, "slack", justify="right")
+    table = new_table(
+        "Seconds of one micro-batch, and slack to the slowest",
+        "stage or link",
+        right=[name for each in breakdown.phases for name in (each.phase, "slack")],
+    )
     for number, resource in enumerate(breakdown.phases[0].resources):
         cells: list[str] = []
         for phase in breakdown.phases:
             own = phase.resources[number]
-            is_slowest = own.slack_s == 0
-            cells.append(format_seconds(own.seconds))
-            cells.append("slowest" if is_slowest else f"{_slack(phase, own.slack_s)}")
+            slack = "slowest"
+            if own.slack_s != 0:
+                share = own.slack_s / phase.slowest.seconds
+                slack = f"{share:.0%} ({format_seconds(own.slack_s)})"
+            cells += [format_seconds(own.seconds), slack]
         table.add_row(resource.name, *cells)
     return table
 
@@ -101,12 +100,9 @@ def plan_findings(breakdown: PlanBreakdown, answers: Sequence[Answer]) -> list[s
 def answers_table(answers: Sequence[Answer]) -> Table:
     """Shows the gain of each change, the largest first within each kind."""
     table = new_table(
-        "Solved with one change each: which limits bind, and the gain of a little more"
-    )
-    add_columns(table, "change")
-    add_columns(
-        *(table, "new plan", "gain", "gain bound", "micro-batches", "stages"),
-        justify="right",
+        "Solved with one change each: which limits bind, and the gain of a little more",
+        "change",
+        right=("new plan", "gain", "gain bound", "micro-batches", "stages"),
     )
     for answer in answers:
         if answer.kind != "plan":
@@ -150,10 +146,6 @@ def binding(
     name = " + ".join(stage.devices)
     slows = [phase.phase for phase in breakdown.phases if phase.slowest.name == name]
     return [*found, *slows]
-
-
-def _slack(phase: PhaseBreakdown, slack_s: float) -> str:
-    return f"{slack_s / phase.slowest.seconds:.0%} ({format_seconds(slack_s)})"
 
 
 def _phase_line(phase: PhaseBreakdown) -> str:
@@ -212,8 +204,7 @@ def _best_line(breakdown: PlanBreakdown, first: Answer) -> str:
 
 def _answer_cells(answer: Answer) -> tuple[str, ...]:
     if answer.objective is None or answer.latency_s is None or answer.gain is None:
-        return (answer.text, "nothing fits", *[_UNKNOWN] * 4)
-    pair = answer.micro_batch
+        return (answer.text, "nothing fits", *[UNKNOWN] * 4)
     return (
         answer.text,
         format_seconds(answer.latency_s),
@@ -221,7 +212,7 @@ def _answer_cells(answer: Answer) -> tuple[str, ...]:
         if answer.brings or answer.gain < 0
         else "none",
         _gain(answer.max_gain, answer.before),
-        _UNKNOWN if pair is None else f"{pair.prefill} / {pair.decode}",
+        known(answer.micro_batch, lambda pair: f"{pair.prefill} / {pair.decode}"),
         str(answer.num_stages),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmpq_jax.schema.strategy import Certificate, Prediction, Quality, Strategy
+from llmpq_jax.schema.strategy import Certificate, Quality, Strategy
 from llmpq_jax.schema.workload import Workload
 from llmpq_jax.units import format_seconds
 
@@ -23,11 +23,14 @@ def plan_lines(strategy: Strategy, *, int8_omega: float | None = None) -> list[s
     """
     lines = workload_lines(strategy.workload)
     if (predicted := strategy.predicted) is not None:
+        basis = "predicted"
+        if predicted.source != "measured":
+            basis += " from data-sheet figures; no device was measured"
         lines.append(
             f"time         prefill {format_seconds(predicted.prefill_s)} + decode "
             f"{format_seconds(predicted.decode_s)} = "
             f"{format_seconds(predicted.latency_s)}, "
-            f"{predicted.throughput_tokens_per_s:,.0f} tokens/s ({_basis(predicted)})"
+            f"{predicted.throughput_tokens_per_s:,.0f} tokens/s ({basis})"
         )
     if (quality := strategy.quality) is not None:
         lines.append(_quality_line(quality, int8_omega))
@@ -62,28 +65,24 @@ def run_lines(strategy: Strategy, batches: Sequence[BatchRecord]) -> list[str]:
     num_tokens = sum(batch.num_new_tokens for batch in batches)
     total_s = sum(batch.latency_s for batch in batches)
     prefill_s = sum(batch.prefill_s for batch in batches)
-    lines = [
-        f"measured     {num_tokens:,} new tokens in {format_seconds(total_s)} "
-        f"(prefill {format_seconds(prefill_s)}, decode "
-        f"{format_seconds(total_s - prefill_s)}): {num_tokens / total_s:,.0f} tokens/s"
-    ]
-    if (predicted := strategy.predicted) is not None:
+    times = (total_s, prefill_s, total_s - prefill_s, num_tokens / total_s)
+    lines = [f"measured     {_pace(num_tokens, *times)}"]
+    if (found := strategy.predicted) is not None:
         planned = strategy.workload.expected_new_tokens
-        lines.append(
-            f"predicted    {planned:,} new tokens in "
-            f"{format_seconds(predicted.latency_s)} "
-            f"(prefill {format_seconds(predicted.prefill_s)}, decode "
-            f"{format_seconds(predicted.decode_s)}): "
-            f"{predicted.throughput_tokens_per_s:,.0f} tokens/s, "
-            "for the batch it was planned for"
-        )
+        times = (found.latency_s, found.prefill_s, found.decode_s)
+        pace = _pace(planned, *times, found.throughput_tokens_per_s)
+        lines.append(f"predicted    {pace}, for the batch it was planned for")
     return lines
 
 
-def _basis(predicted: Prediction) -> str:
-    if predicted.source == "measured":
-        return "predicted"
-    return "predicted from data-sheet figures; no device was measured"
+def _pace(
+    num_tokens: int, total_s: float, prefill_s: float, decode_s: float, tokens_s: float
+) -> str:
+    return (
+        f"{num_tokens:,} new tokens in {format_seconds(total_s)} (prefill "
+        f"{format_seconds(prefill_s)}, decode {format_seconds(decode_s)}): "
+        f"{tokens_s:,.0f} tokens/s"
+    )
 
 
 def _quality_line(quality: Quality, int8_omega: float | None) -> str:

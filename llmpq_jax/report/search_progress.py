@@ -4,41 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from llmpq_jax.report.console import Advance, log
 from llmpq_jax.units import format_seconds
 
-
-class SearchState(Protocol):
-    """The state of a search, as far as it is shown."""
-
-    @property
-    def num_done(self) -> int:
-        """Number of subproblems solved or pruned."""
-        ...
-
-    @property
-    def num_subproblems(self) -> int:
-        """Number of subproblems in all."""
-        ...
-
-    @property
-    def best(self) -> float:
-        """Objective of the incumbent; infinite while there is none."""
-        ...
-
-    @property
-    def bound(self) -> float:
-        """Lower bound of the objective over all subproblems."""
-        ...
+if TYPE_CHECKING:
+    from llmpq_jax.planner import Progress
 
 
-def state_callback(advance: Advance) -> Callable[[SearchState], None]:
+def state_callback(advance: Advance) -> Callable[[Progress], None]:
     """Returns a callback for states of a search that advances a bar."""
     num_shown = 0
 
-    def show(state: SearchState) -> None:
+    def show(state: Progress) -> None:
         nonlocal num_shown
         advance(
             max(0, state.num_done - num_shown),
@@ -62,7 +41,7 @@ def note_callback(advance: Advance) -> Callable[[str], None]:
     return show_note
 
 
-def search_note(state: SearchState) -> str:
+def search_note(state: Progress) -> str:
     """Returns the best plan and its bound: "best 12.4 s, bound 12.3 s (gap 0.6 %)"."""
     if state.best == float("inf"):
         return "no plan yet"

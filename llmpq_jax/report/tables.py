@@ -1,4 +1,4 @@
-"""Plans, runs and measurements as tables."""
+"""Plans, runs, measurements, machines and quantised checkpoints as tables."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from llmpq_jax.report.names import bits_text, devices_text, layers_text
-from llmpq_jax.report.table_style import add_columns, new_table
+from llmpq_jax.report.table_style import arrow, known, new_table
+from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.measurements import LayerTime, Measurements
 from llmpq_jax.schema.strategy import Stage, Strategy
 from llmpq_jax.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from llmpq_jax.checkpoint.writer import WrittenModule
     from llmpq_jax.runtime.analysis.run_record import BatchRecord
-
-_UNKNOWN = "–"
 
 
 def plan_table(strategy: Strategy) -> Table:
     """Shows the layers of each stage and its predicted memory and seconds."""
-    table = new_table("The plan: one row per stage, in pipeline order")
-    add_columns(table, "device", "layers", "bits")
-    add_columns(table, "memory of allowed", "prefill", "decode", justify="right")
+    table = new_table(
+        "The plan: one row per stage, in pipeline order",
+        *("device", "layers", "bits"),
+        right=("memory of allowed", "prefill", "decode"),
+    )
     for stage in strategy.stages:
         predicted = stage.predicted
         table.add_row(
             *_placement(stage),
-            _UNKNOWN
-            if predicted is None
-            else _of(predicted.memory_bytes, predicted.allowed_bytes),
-            _UNKNOWN if predicted is None else format_seconds(predicted.prefill_s),
-            _UNKNOWN if predicted is None else format_seconds(predicted.decode_s),
+            known(predicted, lambda p: _of(p.memory_bytes, p.allowed_bytes)),
+            known(predicted and predicted.prefill_s, format_seconds),
+            known(predicted and predicted.decode_s, format_seconds),
         )
     prefill, decode = strategy.micro_batch.prefill, strategy.micro_batch.decode
     table.caption = (
@@ -51,10 +51,10 @@ def run_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
     Predicted memory is all that the plan counts; measured memory is weights and caches,
     without the temporary memory of a running program.
     """
-    table = new_table("The run: predicted → measured, one row per stage")
-    add_columns(table, "device", "layers", "bits")
-    add_columns(
-        table, "memory of allowed", "prefill", "decode", "busy", justify="right"
+    table = new_table(
+        "The run: predicted → measured, one row per stage",
+        *("device", "layers", "bits"),
+        right=("memory of allowed", "prefill", "decode", "busy"),
     )
     total_s = sum(batch.latency_s for batch in batches)
     for number, stage in enumerate(strategy.stages):
@@ -67,10 +67,16 @@ def run_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
             format_bytes(held)
             if predicted is None
             else _of(held, predicted.allowed_bytes),
-            _arrow(
-                predicted and predicted.prefill_s, fmean(t.prefill_s for t in times)
+            arrow(
+                predicted and predicted.prefill_s,
+                fmean(time.prefill_s for time in times),
+                format_seconds,
             ),
-            _arrow(predicted and predicted.decode_s, fmean(decode) if decode else None),
+            arrow(
+                predicted and predicted.decode_s,
+                fmean(decode) if decode else None,
+                format_seconds,
+            ),
             f"{sum(time.busy_s for time in times) / total_s:.0%}",
         )
     table.caption = (
@@ -82,11 +88,10 @@ def run_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
 
 def measurements_table(measurements: Measurements) -> Table:
     """Shows the median layer of each kind of device, by phase and bits."""
-    table = new_table("One layer, median over the measured batches and lengths")
-    add_columns(table, "kind", "phase")
-    add_columns(
-        *(table, "bits", "KV", "over", "median", "fastest", "slowest", "spread"),
-        justify="right",
+    table = new_table(
+        "One layer, median over the measured batches and lengths",
+        *("kind", "phase"),
+        right=("bits", "KV", "over", "median", "fastest", "slowest", "spread"),
     )
 
     def key(row: LayerTime) -> tuple[str, str, int, int, int]:
@@ -98,14 +103,8 @@ def measurements_table(measurements: Measurements) -> Table:
         group = list(rows)
         seconds = [row.seconds for row in group]
         table.add_row(
-            kind,
-            phase,
-            str(-bits),
-            str(-kv_bits),
-            str(tensor),
-            format_seconds(median(seconds)),
-            format_seconds(min(seconds)),
-            format_seconds(max(seconds)),
+            *(kind, phase, str(-bits), str(-kv_bits), str(tensor)),
+            *(format_seconds(pick(seconds)) for pick in (median, min, max)),
             f"± {median(row.spread for row in group):.1%}",
         )
     table.caption = (
@@ -117,12 +116,19 @@ def measurements_table(measurements: Measurements) -> Table:
 
 def accuracy_table(measurements: Measurements) -> Table:
     """Shows the error of predicted layers at sizes that were left out of the fit."""
-    table = new_table("One layer, predicted at sizes that were left out of the fit")
-    add_columns(table, "kind", "phase")
-    add_columns(
-        *(table, "bits", "KV", "over", "fitted to", "left out", "error", "largest"),
-        "spread",
-        justify="right",
+    table = new_table(
+        "One layer, predicted at sizes that were left out of the fit",
+        *("kind", "phase"),
+        right=(
+            "bits",
+            "KV",
+            "over",
+            "fitted to",
+            "left out",
+            "error",
+            "largest",
+            "spread",
+        ),
     )
     # The last row of a layer replaces earlier ones.
     latest = {
@@ -142,17 +148,59 @@ def accuracy_table(measurements: Measurements) -> Table:
     return table
 
 
+def machine_table(cluster: Cluster) -> Table:
+    """Shows the memory of each device, and below it cores and links."""
+    table = new_table(
+        "Devices of this machine: one row per device",
+        *("device", "kind"),
+        right=("memory", "reserved"),
+    )
+    for node_device in cluster.node_devices:
+        device = node_device.device
+        sizes = map(format_bytes, (device.memory_bytes, device.reserve_bytes))
+        table.add_row(node_device.name, device.kind, *sizes)
+    lines = [f"{node.name}: {node.cores} cores" for node in cluster.nodes if node.cores]
+    lines += [
+        f"{' – '.join(dict.fromkeys(link.between))}: "
+        f"{format_bytes(link.bandwidth_bytes_per_s)}/s after "
+        f"{format_seconds(link.latency_s)}, the slowest link between two devices"
+        for link in cluster.links
+    ]
+    table.caption = "\n".join(lines)
+    return table
+
+
+def written_table(parts: Sequence[WrittenModule]) -> Table:
+    """Shows bytes before and after, of embedding, head and the layers of each precision."""
+    table = new_table(
+        "The checkpoint: bytes before and after", "", right=("bits", "before", "after")
+    )
+    order = ("embedding", "layer", "head")
+
+    def key(part: WrittenModule) -> tuple[int, int]:
+        return order.index(part.kind), -part.bits
+
+    def sizes(parts: Sequence[WrittenModule]) -> tuple[int, int]:
+        before = sum(part.bytes_before for part in parts)
+        return before, sum(part.bytes_after for part in parts)
+
+    for (kind, bits), group in groupby(sorted(parts, key=key), key):
+        own = list(group)
+        name = _count(len(own), "layer") if order[kind] == "layer" else order[kind]
+        table.add_row(name, str(-bits), *map(format_bytes, sizes(own)))
+    before, after = sizes(parts)
+    table.add_section()
+    table.add_row("total", "", format_bytes(before), format_bytes(after))
+    table.caption = f"{after / before:.1%} of the weights' bytes"
+    return table
+
+
 def _placement(stage: Stage) -> tuple[str, str, str]:
     return devices_text(stage), layers_text(stage), bits_text(stage.bits)
 
 
 def _of(used_bytes: int, allowed_bytes: int) -> str:
     return f"{format_bytes(used_bytes)} of {format_bytes(allowed_bytes)}"
-
-
-def _arrow(predicted_s: float | None, measured_s: float | None) -> str:
-    parts = (predicted_s, measured_s)
-    return " → ".join(_UNKNOWN if s is None else format_seconds(s) for s in parts)
 
 
 def _count(number: int, what: str) -> str:

@@ -29,20 +29,24 @@ if TYPE_CHECKING:
 _WIDTH_IN = 12.0
 _ROW_IN = 0.5
 _ROUNDS_SHOWN = 3
+_START = f"prefill and the first {_ROUNDS_SHOWN} rounds of decode"
 # Width of a label's digit, as a fraction of the axes.
 _DIGIT_SHARE = 0.0065
 
 
-def write_comparison(
-    path: Path, strategy: Strategy, predicted: BatchRecord, batch: BatchRecord
+def write_timeline(
+    path: Path,
+    strategy: Strategy,
+    batch: BatchRecord,
+    predicted: BatchRecord | None = None,
 ) -> None:
-    """Writes `comparison_figure` as a picture."""
-    save_figure(comparison_figure(strategy, predicted, batch), path)
-
-
-def write_timeline(path: Path, strategy: Strategy, batch: BatchRecord) -> None:
-    """Writes `timeline_figure` as a picture."""
-    save_figure(timeline_figure(strategy, batch), path)
+    """Writes a batch's timeline as a picture, below its prediction if there is one."""
+    figure = (
+        timeline_figure(strategy, batch)
+        if predicted is None
+        else comparison_figure(strategy, predicted, batch)
+    )
+    save_figure(figure, path)
 
 
 def comparison_figure(
@@ -52,60 +56,55 @@ def comparison_figure(
 
     Both have the same time axis; of a long batch only the start is shown.
     """
-    names = _names(strategy)
-    figure = new_figure(_WIDTH_IN, 1.0 + 2 * (1.0 + _ROW_IN * len(names)))
-    panels = figure.subplots(2, 1)
-    end_s = max(predicted.latency_s, batch.latency_s)
+    shown_s = max(predicted.latency_s, batch.latency_s)
     zoom_s = max(_end_of_start(predicted), _end_of_start(batch))
-    shown_s, what = end_s, "the whole batch"
-    if zoom_s < 0.6 * end_s:
-        shown_s = zoom_s
-        what = f"prefill and the first {_ROUNDS_SHOWN} rounds of decode"
-    figure.suptitle(
-        f"{batch.num_requests} prompts, {batch.num_new_tokens:,} new tokens: the "
-        "predicted and the measured timeline of each stage",
-        color=INK,
-        fontsize=14,
+    what = "the whole batch"
+    if zoom_s < 0.6 * shown_s:
+        shown_s, what = zoom_s, _START
+    before, after = map(format_seconds, (predicted.latency_s, batch.latency_s))
+    above = (
+        f"Predicted for stages only, without links and shared machines: {before} in "
+        f"all, shown is {what}"
     )
-    title = (
-        f"Predicted for stages only, without links and shared machines: "
-        f"{format_seconds(predicted.latency_s)} in all, shown is {what}"
+    below = f"Measured: {after} in all, shown is {what}"
+    return _figure(
+        f"{_size(batch)}: the predicted and the measured timeline of each stage",
+        strategy,
+        [(predicted, shown_s, above), (batch, shown_s, below)],
     )
-    _draw(panels[0], predicted.events, names, shown_s, title)
-    title = f"Measured: {format_seconds(batch.latency_s)} in all, shown is {what}"
-    _draw(panels[1], batch.events, names, shown_s, title)
-    _add_legend(panels[0])
-    return figure
 
 
 def timeline_figure(strategy: Strategy, batch: BatchRecord) -> Figure:
     """Draws the timeline of a batch; a long one twice, its start enlarged above it."""
+    panels = [(batch, batch.latency_s, "The whole batch")]
     zoom_s = _end_of_start(batch)
-    has_zoom = zoom_s < 0.6 * batch.latency_s
-    names = _names(strategy)
-    num_panels = 2 if has_zoom else 1
-    height_in = 1.0 + num_panels * (1.0 + _ROW_IN * len(names))
-    figure = new_figure(_WIDTH_IN, height_in)
-    panels = figure.subplots(num_panels, 1, squeeze=False)[:, 0]
-    figure.suptitle(
-        f"{batch.num_requests} prompts, {batch.num_new_tokens:,} new tokens in "
-        f"{format_seconds(batch.latency_s)}: the timeline of each stage",
-        color=INK,
-        fontsize=14,
-    )
-    if has_zoom:
-        what = f"The start: prefill and the first {_ROUNDS_SHOWN} rounds of decode"
-        _draw(panels[0], batch.events, names, zoom_s, what)
-    _draw(panels[-1], batch.events, names, batch.latency_s, "The whole batch")
-    _add_legend(panels[0])
-    return figure
+    if zoom_s < 0.6 * batch.latency_s:
+        panels.insert(0, (batch, zoom_s, f"The start: {_START}"))
+    latency = format_seconds(batch.latency_s)
+    title = f"{_size(batch)} in {latency}: the timeline of each stage"
+    return _figure(title, strategy, panels)
 
 
-def _names(strategy: Strategy) -> list[str]:
-    return [
+def _size(batch: BatchRecord) -> str:
+    return f"{batch.num_requests} prompts, {batch.num_new_tokens:,} new tokens"
+
+
+def _figure(
+    title: str, strategy: Strategy, panels: Sequence[tuple[BatchRecord, float, str]]
+) -> Figure:
+    """Draws batches, each up to a time in seconds and under a title."""
+    names = [
         f"{devices_text(stage)}\nlayers {layers_text(stage)}"
         for stage in strategy.stages
     ]
+    height_in = 1.0 + len(panels) * (1.0 + _ROW_IN * len(names))
+    figure = new_figure(_WIDTH_IN, height_in)
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    figure.suptitle(title, color=INK, fontsize=14)
+    for each, (batch, end_s, what) in zip(axes, panels, strict=True):
+        _draw(each, batch.events, names, end_s, what)
+    _add_legend(axes[0])
+    return figure
 
 
 def _draw(

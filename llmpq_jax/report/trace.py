@@ -19,53 +19,6 @@ if TYPE_CHECKING:
     from llmpq_jax.runtime.analysis.run_record import BatchRecord
     from llmpq_jax.stage.message import StageEvent
 
-_MEASURED, _PREDICTED = 1, 2
-
-
-def trace_events(
-    strategy: Strategy,
-    batches: Sequence[BatchRecord],
-    predicted: Sequence[BatchRecord] = (),
-) -> list[dict[str, Any]]:
-    """Returns the trace of batches served one after the other.
-
-    Args:
-        strategy: Strategy that was run.
-        batches: Records of the batches.
-        predicted: Predicted records of the batches, shown as a second process; none by
-            default.
-    """
-    name = f"llmpq-jax {strategy.model.path}"
-    events = _rows(strategy, batches, _MEASURED, name)
-    if predicted:
-        events += _rows(strategy, predicted, _PREDICTED, f"{name}, as predicted")
-    return events
-
-
-def _rows(
-    strategy: Strategy, batches: Sequence[BatchRecord], process: int, name: str
-) -> list[dict[str, Any]]:
-    events = [_named("process_name", process, 0, name)]
-    for number, stage in enumerate(strategy.stages):
-        where = f"{devices_text(stage)}, layers {layers_text(stage)}"
-        events.append(
-            _named("thread_name", process, number, f"stage {number}: {where}")
-        )
-        events.append(
-            {
-                "ph": "M",
-                "name": "thread_sort_index",
-                "pid": process,
-                "tid": number,
-                "args": {"sort_index": number},
-            }
-        )
-    offset_s = 0.0
-    for number, batch in enumerate(batches):
-        events += [_span(event, process, number, offset_s) for event in batch.events]
-        offset_s += batch.latency_s
-    return events
-
 
 def write_trace(
     path: Path,
@@ -73,10 +26,38 @@ def write_trace(
     batches: Sequence[BatchRecord],
     predicted: Sequence[BatchRecord] = (),
 ) -> None:
-    """Writes the trace as a file that https://ui.perfetto.dev opens."""
-    events = trace_events(strategy, batches, predicted)
+    """Writes batches served one after the other, to open with https://ui.perfetto.dev.
+
+    Args:
+        path: Path of the trace.
+        strategy: Strategy that was run.
+        batches: Records of the batches.
+        predicted: Predicted records of the batches, shown as a second process; none by
+            default.
+    """
+    name = f"llmpq-jax {strategy.model.path}"
+    events = _rows(strategy, batches, 1, name)
+    if predicted:
+        events += _rows(strategy, predicted, 2, f"{name}, as predicted")
     trace = {"traceEvents": events, "displayTimeUnit": "ms"}
     write_text(path, json.dumps(trace) + "\n")
+
+
+def _rows(
+    strategy: Strategy, batches: Sequence[BatchRecord], process: int, name: str
+) -> list[dict[str, Any]]:
+    events = [_named("process_name", process, 0, name=name)]
+    for number, stage in enumerate(strategy.stages):
+        where = f"stage {number}: {devices_text(stage)}, layers {layers_text(stage)}"
+        events += [
+            _named("thread_name", process, number, name=where),
+            _named("thread_sort_index", process, number, sort_index=number),
+        ]
+    offset_s = 0.0
+    for number, batch in enumerate(batches):
+        events += [_span(event, process, number, offset_s) for event in batch.events]
+        offset_s += batch.latency_s
+    return events
 
 
 def _span(
@@ -104,11 +85,5 @@ def _span(
     }
 
 
-def _named(what: str, process: int, row: int, name: str) -> dict[str, Any]:
-    return {
-        "ph": "M",
-        "name": what,
-        "pid": process,
-        "tid": row,
-        "args": {"name": name},
-    }
+def _named(what: str, process: int, row: int, **args: Any) -> dict[str, Any]:
+    return {"ph": "M", "name": what, "pid": process, "tid": row, "args": args}

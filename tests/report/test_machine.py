@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llmpq_jax.report.console import print_table
-from llmpq_jax.report.machine import machine_table
+from llmpq_jax.report.tables import machine_table
 from llmpq_jax.schema.cluster import Link
 from tests.profiler.fakes import cluster, device
 

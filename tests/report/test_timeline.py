@@ -6,7 +6,6 @@ from dataclasses import replace
 from llmpq_jax.report.timeline import (
     comparison_figure,
     timeline_figure,
-    write_comparison,
     write_timeline,
 )
 from tests.report import samples
@@ -64,6 +63,6 @@ def test_prediction_and_run_have_one_axis_of_time():
 def test_pictures_are_written(tmp_path):
     batch = samples.batch()
     write_timeline(tmp_path / "run.png", samples.strategy(), batch)
-    write_comparison(tmp_path / "both.svg", samples.strategy(), batch, batch)
+    write_timeline(tmp_path / "both.svg", samples.strategy(), batch, batch)
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
     assert ElementTree.parse(tmp_path / "both.svg").getroot().tag.endswith("svg")

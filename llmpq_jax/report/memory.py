@@ -1,4 +1,4 @@
-"""Peak memory compared with its prediction, by stage."""
+"""Memory of stages, as compiled and at its peak, compared with its prediction."""
 
 from __future__ import annotations
 
@@ -7,17 +7,56 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from llmpq_jax.report.names import devices_text
-from llmpq_jax.report.table_style import add_columns, new_table
+from llmpq_jax.report.names import devices_text, layers_text
+from llmpq_jax.report.table_style import UNKNOWN, arrow, known, new_table
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_bytes
 
 if TYPE_CHECKING:
     from llmpq_jax.runtime.analysis.run_record import BatchRecord
+    from llmpq_jax.stage.abstract import ProgramMemory
     from llmpq_jax.stage.memory_peak import StagePeak
 
-_UNKNOWN = "–"
 _SOURCES = {"device": "the device's counter", "compiler": "the compiler's analysis"}
+
+
+def compiled_memory_table(
+    strategy: Strategy,
+    programs: Sequence[Sequence[ProgramMemory]],
+    loaded: Sequence[int | None],
+) -> Table:
+    """Shows each stage's memory, predicted and by the compiler's analysis.
+
+    Args:
+        strategy: Strategy that was compiled.
+        programs: Memory of the programs of each stage.
+        loaded: Bytes of each stage's weights on a device; None where not loaded.
+    """
+    columns = ["compiled", "predicted", "predicted over", "allowed", "peak in"]
+    columns.append("temporary")
+    if any(size is not None for size in loaded):
+        columns.append("weights loaded")
+    title = "Memory on each device: one row per stage"
+    table = new_table(title, "device", "layers", right=columns)
+    for stage, own, weights in zip(strategy.stages, programs, loaded, strict=True):
+        largest = max(own, key=lambda program: program.peak)
+        predicted = stage.predicted
+        table.add_row(
+            *(devices_text(stage), layers_text(stage), format_bytes(largest.peak)),
+            known(predicted and predicted.memory_bytes, format_bytes),
+            known(
+                predicted and predicted.memory_bytes / largest.peak - 1,
+                "{:+.1%}".format,
+            ),
+            known(predicted and predicted.allowed_bytes, format_bytes),
+            *(largest.function, format_bytes(largest.temporary)),
+            *([] if weights is None else [format_bytes(weights)]),
+        )
+    table.caption = (
+        "compiled: arguments, outputs and temporary memory of the largest program,\n"
+        "less aliased memory, plus the caches of waiting micro-batches"
+    )
+    return table
 
 
 def stage_peaks(batches: Sequence[BatchRecord]) -> list[StagePeak | None]:
@@ -31,31 +70,31 @@ def stage_peaks(batches: Sequence[BatchRecord]) -> list[StagePeak | None]:
 
 def peaks_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
     """Shows predicted and peak bytes of each stage, by part."""
-    table = new_table("Memory on each device: predicted → at its peak")
-    add_columns(table, "device")
-    add_columns(
-        *(table, "weights", "KV cache", "work", "all", "ratio"),
-        justify="right",
+    table = new_table(
+        "Memory on each device: predicted → at its peak",
+        "device",
+        right=("weights", "KV cache", "work", "all", "ratio"),
     )
     peaks = stage_peaks(batches)
     for stage, peak in zip(strategy.stages, peaks, strict=True):
         predicted = stage.predicted
         terms = predicted and predicted.memory
-        table.add_row(
-            devices_text(stage),
-            _arrow(
-                terms and terms.weights + terms.embedding + terms.head,
-                peak and peak.weights,
-            ),
-            _arrow(terms and terms.kv_cache, peak and peak.kv_cache),
-            _arrow(
+        weights = terms and terms.weights + terms.embedding + terms.head
+        pairs = (
+            (weights, peak and peak.weights),
+            (terms and terms.kv_cache, peak and peak.kv_cache),
+            (
                 terms and terms.workspace + terms.buffers,
                 peak and peak.programs + peak.waiting,
             ),
-            _arrow(predicted and predicted.memory_bytes, peak and peak.peak_bytes),
+            (predicted and predicted.memory_bytes, peak and peak.peak_bytes),
+        )
+        table.add_row(
+            devices_text(stage),
+            *(arrow(before, found, format_bytes) for before, found in pairs),
             f"{peak.peak_bytes / predicted.memory_bytes:.2f}×"
             if predicted and peak and predicted.memory_bytes
-            else _UNKNOWN,
+            else UNKNOWN,
         )
     table.caption = (
         "predicted for the sizes that were planned; weights with embedding and head; "
@@ -89,8 +128,3 @@ def peaks_line(strategy: Strategy, batches: Sequence[BatchRecord]) -> str | None
         f"{format_bytes(stage.predicted.memory_bytes)} ({ratio:.2f}×), by "
         f"{_SOURCES[peak.source]}"
     )
-
-
-def _arrow(predicted: int | None, measured: int | None) -> str:
-    sizes = (predicted, measured)
-    return " → ".join(_UNKNOWN if s is None else format_bytes(s) for s in sizes)

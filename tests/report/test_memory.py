@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llmpq_jax.report.console import print_table
-from llmpq_jax.report.peaks import peaks_line, peaks_table, stage_peaks
+from llmpq_jax.report.memory import peaks_line, peaks_table, stage_peaks
 from llmpq_jax.schema.memory_terms import MemoryTerms
 from llmpq_jax.schema.strategy import Strategy
 from tests.report import samples
