@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from llmpq_jax.errors import ClusterError
+from llmpq_jax.schema.cluster import Platform
 from llmpq_jax.schema.field_types import Bytes
 from llmpq_jax.schema.record import record
 from llmpq_jax.schema.toml import read_record
@@ -30,7 +30,7 @@ class DeviceKind:
     """
 
     name: str
-    platform: Literal["cpu", "cuda", "rocm"]
+    platform: Platform
     memory_bytes: Annotated[Bytes, Field(alias="memory")]
     flops: Positive
     bandwidth_bytes_per_s: Positive
@@ -65,6 +65,5 @@ class Catalogue:
 
 def read_catalogue() -> Catalogue:
     """Reads the catalogue of the package."""
-    source = resources.files("llmpq_jax.arch") / "catalogue.toml"
-    with resources.as_file(source) as path:
-        return read_record(Catalogue, Path(path), what="catalogue", error=ClusterError)
+    path = Path(__file__).with_name("catalogue.toml")
+    return read_record(Catalogue, path, what="catalogue", error=ClusterError)

@@ -58,17 +58,12 @@ def staleness_warnings(
         if row.source != "measured":
             continue
         if row.jax_version != jax_version:
-            found.append(
-                f"{row.kind} was measured with JAX {row.jax_version}, {jax_version} is "
-                "installed: seconds and memory may differ; measure again with "
-                "`llmpq-jax profile`"
-            )
+            msg = f"{row.kind} was measured with JAX {row.jax_version}, {jax_version} is installed: seconds and memory may differ; measure again with `llmpq-jax profile`"
+            found.append(msg)
         age_days = (today - _date(row.date, today)).days
         if age_days > MAX_AGE_DAYS:
-            found.append(
-                f"{row.kind} was measured {age_days} days ago: drivers and kernels may "
-                "have changed; measure again with `llmpq-jax profile`"
-            )
+            msg = f"{row.kind} was measured {age_days} days ago: drivers and kernels may have changed; measure again with `llmpq-jax profile`"
+            found.append(msg)
     return tuple(found)
 
 

@@ -69,9 +69,7 @@ def embedding_tensors(architecture: Architecture) -> tuple[TensorSpec, ...]:
         rows = a.max_positions + a.position_offset
         tensors.append(TensorSpec(name="positions", shape=(rows, a.hidden_size)))
     if a.embedding_size != a.hidden_size:
-        tensors += _linear(
-            "project_in", a.embedding_size, a.hidden_size, "whole", has_bias=False
-        )
+        tensors += _linear("project_in", a.embedding_size, a.hidden_size, "whole")
     if a.has_embedding_norm:
         tensors += _norm(a, "norm", a.hidden_size)
     return tuple(tensors)
@@ -84,12 +82,8 @@ def head_tensors(architecture: Architecture) -> tuple[TensorSpec, ...]:
     if a.has_final_norm:
         tensors += _norm(a, "norm", a.hidden_size)
     if a.embedding_size != a.hidden_size:
-        tensors += _linear(
-            "project_out", a.hidden_size, a.embedding_size, "whole", has_bias=False
-        )
-    tensors += _linear(
-        "vocabulary", a.embedding_size, a.vocabulary_size, "columns", has_bias=False
-    )
+        tensors += _linear("project_out", a.hidden_size, a.embedding_size, "whole")
+    tensors += _linear("vocabulary", a.embedding_size, a.vocabulary_size, "columns")
     return tuple(tensors)
 
 
@@ -175,22 +169,15 @@ def tensor_widths(architecture: Architecture, max_width: int) -> tuple[int, ...]
 
 
 def _linear(
-    name: str, contracted: int, features: int, shard: Shard, *, has_bias: bool
+    name: str, contracted: int, features: int, shard: Shard, *, has_bias: bool = False
 ) -> list[TensorSpec]:
-    tensors = [
-        TensorSpec(
-            name=f"{name}.weight",
-            shape=(contracted, features),
-            is_matrix=True,
-            shard=shard,
-        )
-    ]
-    if has_bias:
-        of_bias: Shard = "columns" if shard == "columns" else "whole"
-        tensors.append(
-            TensorSpec(name=f"{name}.bias", shape=(features,), shard=of_bias)
-        )
-    return tensors
+    shape = (contracted, features)
+    weight = TensorSpec(name=f"{name}.weight", shape=shape, is_matrix=True, shard=shard)
+    if not has_bias:
+        return [weight]
+    of_bias: Shard = "columns" if shard == "columns" else "whole"
+    bias = TensorSpec(name=f"{name}.bias", shape=(features,), shard=of_bias)
+    return [weight, bias]
 
 
 def _norm(architecture: Architecture, name: str, width: int) -> list[TensorSpec]:

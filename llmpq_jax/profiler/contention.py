@@ -58,7 +58,7 @@ def measure_shared_capacity(
                 node=node, phase=phase, num_devices=num_devices, capacity=capacity
             )
             session.journal.add(row)
-            session.on_row(f"{node}: {phase} on {num_devices} devices at once")
+            session.on_row(f"{node}: {phase} on {num_devices} devices at once", 1.0)
 
 
 def missing_shared_capacity(

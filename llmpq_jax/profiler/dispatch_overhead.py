@@ -74,7 +74,7 @@ def measure_dispatch_overhead(
             back_to_back_seconds=min(back_to_back.seconds, in_pipeline.seconds),
         )
     )
-    session.on_row(f"{kind}: dispatch overhead")
+    session.on_row(f"{kind}: dispatch overhead", 1.0)
 
 
 def measured_overhead(session: Session, kind: str) -> DispatchTime | None:
@@ -91,7 +91,7 @@ def time_dispatch(
     hop: Callable[[], object],
     stopwatch: Stopwatch,
 ) -> tuple[Timing, Timing]:
-    """Times the dispatch overhead by the formulas of this module.
+    """Times the overhead of back-to-back calls, and in a pipeline, by this module's formulas.
 
     Every repeat times all of their terms, so that what slows the machine for a while slows
     all of them.
@@ -104,9 +104,6 @@ def time_dispatch(
             times.
         hop: Function that makes the transfer from the first stack to the second.
         stopwatch: Timer that also waits between repeats, and before a hop.
-
-    Returns:
-        The overhead of back-to-back calls, and in a pipeline.
     """
 
     def back_to_back_seconds(call: Callable[[], object]) -> float:

@@ -104,7 +104,6 @@ QUICK_GRID = Grid.of(
 _MAX_HELD_OUT = {"quick": 2, "usual": 3, "full": 8}
 _FIRST_BUCKET = bucket_length(1)
 
-
 Thoroughness = Literal["quick", "usual", "full"]
 
 

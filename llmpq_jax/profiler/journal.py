@@ -26,12 +26,7 @@ class Journal:
     def __init__(
         self, header: Measurements, path: Path | None, *, overwrites: bool = False
     ) -> None:
-        """Opens the file, or resumes where it ends.
-
-        Args:
-            header: Measurements without rows.
-            path: Measurements file; None to keep the rows in memory only.
-            overwrites: True to discard what the file holds.
+        """Opens the file, or resumes where it ends; keeps rows in memory without a path.
 
         Raises:
             MeasurementError: If the file holds anything but earlier rows of the same
@@ -45,7 +40,7 @@ class Journal:
             write_text(path, header_text(header))
             return
         self.measurements = read_measurements(path)
-        self._refuse_others(header)
+        self._refuse_other(self.measurements, header, _HEADER, "")
         # A row that was cut short must go before another follows it.
         write_text(path, finished_text(path))
 
@@ -74,9 +69,6 @@ class Journal:
                 self._refuse_other(earlier, kind, _KIND, f"kind {kind.kind!r}: ")
                 return
         self.add(kind)
-
-    def _refuse_others(self, header: Measurements) -> None:
-        self._refuse_other(self.measurements, header, _HEADER, "")
 
     def _refuse_other(
         self, earlier: object, now: object, names: tuple[str, ...], where: str

@@ -47,7 +47,7 @@ def measure_links(
             spread=timing.spread,
         )
         session.journal.add(row)
-        session.on_row(f"{' to '.join(kinds)}: {hidden.nbytes} bytes")
+        session.on_row(f"{' to '.join(kinds)}: {hidden.nbytes} bytes", 1.0)
 
 
 def missing_links(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from llmpq_jax.profiler.dispatch_overhead import (
     measure_dispatch_overhead,
     measured_overhead,
 )
-from llmpq_jax.profiler.drift import DriftMonitor, square_product
 from llmpq_jax.profiler.journal import Journal
 from llmpq_jax.profiler.layers import (
     measure_layers,
@@ -31,8 +30,9 @@ from llmpq_jax.profiler.layers import (
     served_widths,
 )
 from llmpq_jax.profiler.links import measure_links, missing_links
-from llmpq_jax.profiler.local_devices import local_devices
+from llmpq_jax.profiler.machine import local_devices
 from llmpq_jax.profiler.session import ProfileOptions, Session
+from llmpq_jax.profiler.stopwatch import DriftMonitor, square_product
 from llmpq_jax.schema.cluster import Cluster, Device, NodeDevice
 from llmpq_jax.schema.measurements import Drift, MeasuredKind, Measurements
 from llmpq_jax.stage.emulated_devices import JaxDevice
@@ -97,7 +97,14 @@ def profile(
     journal = Journal(header, out, overwrites=overwrites)
     for device, equal in measured.values():
         journal.add_kind(_measured_kind(device, equal[0]))
-    progress = _Progress(report=on_progress)
+    total, done = 0, 0.0
+
+    def on_row(what: str, part: float) -> None:
+        nonlocal done
+        done += part
+        # Parts of a row need not add up to it to the last digit.
+        on_progress(int(done + 1e-6), total, what)
+
     session = Session(
         architecture=architecture,
         options=options,
@@ -105,9 +112,9 @@ def profile(
             architecture, [device for device, _ in measured.values()], len(devices)
         ),
         journal=journal,
-        on_row=progress.add,
+        on_row=on_row,
     )
-    progress.total = (
+    total = (
         sum(
             _num_missing(session, kind, len(equal))
             for kind, (_, equal) in measured.items()
@@ -124,26 +131,12 @@ def profile(
     return journal.measurements
 
 
-@dataclass(kw_only=True)
-class _Progress:
-    """Counts rows, whose parts are reported as they are measured."""
-
-    report: OnProgress
-    total: int = 0
-    done: float = 0.0
-
-    def add(self, what: str, part: float = 1.0, /) -> None:
-        self.done += part
-        # Parts of a row need not add up to it to the last digit.
-        self.report(int(self.done + 1e-6), self.total, what)
-
-
 def _measure_kind(session: Session, kind: str, devices: tuple[JaxDevice, ...]) -> None:
     monitor = DriftMonitor(
         call=square_product(devices[0]), stopwatch=session.options.stopwatch
     )
 
-    def on_row(what: str, part: float = 1.0, /) -> None:
+    def on_row(what: str, part: float) -> None:
         monitor.check()
         session.on_row(what, part)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import jax
 
@@ -48,14 +48,6 @@ class ProfileOptions:
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
 
-class OnRow(Protocol):
-    """Callback for the rows of a profile."""
-
-    def __call__(self, what: str, part: float = 1.0, /) -> None:
-        """Reports a row, or the part of it that was done."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Session:
     """One run of the profiler.
@@ -65,14 +57,15 @@ class Session:
         options: Sizes, precisions and widths to measure.
         num_stacked: Number of layers that are timed together.
         journal: Rows measured so far, and their file.
-        on_row: Callback for each row, or part of one, that is measured or left out.
+        on_row: Callback with the name of each row that is measured or left out, and the
+            part of it that was done.
     """
 
     architecture: Architecture
     options: ProfileOptions
     num_stacked: int
     journal: Journal
-    on_row: OnRow
+    on_row: Callable[[str, float], None]
 
     def bench(
         self, devices: Sequence[JaxDevice], contents: StageContents
@@ -96,10 +89,7 @@ class Session:
     ) -> Iterator[tuple[Key, Timing, int]]:
         """Times a stage on several micro-batches, which take turns in each round.
 
-        Args:
-            bench: Stage to time.
-            wanted: Phase and shape of each micro-batch, and its name in progress reports.
-            baseline: Call whose time is subtracted.
+        `wanted` has the phase and shape of each, and its name in progress reports.
 
         Yields:
             Key, timing and bytes of workspace of each micro-batch in the last round.

@@ -103,16 +103,7 @@ class StageBench:
         group_size: int = 128,
         kv_bits: KvBits = 16,
     ) -> None:
-        """Draws the weights and places them on the devices.
-
-        Args:
-            architecture: Architecture of the model.
-            devices: Devices that the stage is split over.
-            contents: Layers and other parts of the stage.
-            activations: Type of hidden states and cache.
-            group_size: Largest number of int4 weights that share a scale.
-            kv_bits: Bit width of the cache.
-        """
+        """Draws the weights and places them on the devices that the stage is split over."""
         self.architecture = architecture
         self.dtype = DTYPES[activations]
         sharding = StageSharding(tuple(devices), group_size=group_size)
@@ -121,13 +112,14 @@ class StageBench:
                 architecture, contents, sharding, dtype=self.dtype, kv_bits=kv_bits
             ),
             sharding,
+            kv_bits=kv_bits,
         )
         if contents.num_layers:
             # As many as the model has of such a stage, or fill the largest caches.
             in_model = ceil(architecture.num_layers / contents.num_layers)
             filling = ceil(_CACHED_BYTES / program.weight_bytes)
             program.rotate(min(in_model, filling))
-        self.worker = StageWorker(program, stage=0, dtype=self.dtype, kv_bits=kv_bits)
+        self.worker = StageWorker(program, stage=0)
 
     def compile(self, wanted: Iterable[tuple[Phase, Shape]]) -> None:
         """Compiles phases and shapes in parallel, which is what takes longest.
@@ -190,15 +182,15 @@ class StageBench:
 
     def _payload(self, phase: Phase, shape: Shape) -> np.ndarray:
         generator = np.random.default_rng(0)
-        num_tokens = 1
-        if phase == "prefill":
-            num_tokens = shape.num_tokens // shape.num_chunks
-        if self.worker.program.has_embedding:
-            size = (shape.rows, num_tokens) if phase == "prefill" else (shape.rows,)
+        is_prefill = phase == "prefill"
+        num_tokens = shape.num_tokens // shape.num_chunks if is_prefill else None
+        size, dtype = self.worker.program.input_shape(
+            shape.rows, num_tokens, self.dtype, received_bits=16
+        )
+        if dtype == jnp.int32:
             vocabulary = self.architecture.vocabulary_size
             return generator.integers(0, vocabulary, size, dtype=np.int32)
-        size = (shape.rows, num_tokens, self.architecture.hidden_size)
-        return generator.standard_normal(size, np.float32).astype(self.dtype)
+        return generator.standard_normal(size, np.float32).astype(dtype)
 
     def _executable(self, phase: Phase, shape: Shape) -> Any:
         """Compiles one phase for one shape, once."""
@@ -211,11 +203,7 @@ class StageBench:
         )
         rows = describe(packed.shape, packed.dtype)
         cache = worker.program.group_cache(
-            num_rows=shape.rows,
-            num_slots=shape.num_slots,
-            dtype=self.dtype,
-            kv_bits=worker.kv_bits,
-            is_described=True,
+            shape.rows, shape.num_slots, is_described=True
         )
         compile_for = worker.program.compile
         if phase == "decode":
@@ -245,16 +233,11 @@ def _random_module(
     if contents.has_embedding:
         weights = draw(embedding_tensors(architecture), 16)
         embedding = Embedding(architecture, weights, dtype=dtype)
-    layers = [
-        build_layer(
-            architecture,
-            layer,
-            draw(layer_tensors(architecture), contents.bits),
-            sharding,
-            kv_bits=kv_bits,
-        )
-        for layer in range(contents.num_layers)
-    ]
+    layers = []
+    for layer in range(contents.num_layers):
+        weights = draw(layer_tensors(architecture), contents.bits)
+        made = build_layer(architecture, layer, weights, sharding, kv_bits=kv_bits)
+        layers.append(made)
     if contents.has_head:
         weights = draw(head_tensors(architecture), contents.bits)
         head = build_head(architecture, weights, sharding)

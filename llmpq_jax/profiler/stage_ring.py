@@ -18,13 +18,7 @@ class Ring:
     def __init__(
         self, benches: Sequence[StageBench], phase: Phase, shape: Shape
     ) -> None:
-        """Starts the stages' threads; `close` ends them.
-
-        Args:
-            benches: Stages in order; their caches are allocated again.
-            phase: Phase of the micro-batches.
-            shape: Shape of each micro-batch.
-        """
+        """Starts the stages' threads and allocates caches; `close` ends the threads."""
         self._benches = tuple(benches)
         # Each call allocates its stage's cache.
         self._messages, *_ = [bench.messages(phase, shape) for bench in benches]

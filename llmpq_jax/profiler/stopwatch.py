@@ -1,13 +1,17 @@
-"""How long a call takes: repeated until its median is steady."""
+"""How long a call takes, repeated until its median is steady, and whether that drifts."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from llmpq_jax.stage.emulated_devices import JaxDevice
 
 # Clocks tick in nanoseconds; nothing takes no time at all.
 _MIN_S = 1e-9
@@ -16,6 +20,9 @@ _MAX_CALLS = 1000
 STAGE_PAUSE_S = 0.002
 # After a pause, calls find threads asleep and caches cold for about this long.
 WARM_UP_S = 0.005
+_DRIFT_CHECKED_EVERY_S = 5.0
+# Small enough to take a moment on a processor, large enough to keep its cores busy.
+_DRIFT_WIDTH = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,12 +155,9 @@ class Stopwatch:
     def mean_s(
         self, call: Callable[[], object], *, for_s: float, at_least: int = 1
     ) -> float:
-        """Returns the mean seconds of back-to-back calls; 0 if there are none.
+        """Returns the mean seconds of up to a thousand back-to-back calls; 0 without any.
 
-        Args:
-            call: Function that returns when its work is done.
-            for_s: Seconds within which calls are started, up to a thousand of them.
-            at_least: Minimum number of calls, however long they take.
+        They are started within `for_s` seconds, but `at_least` some of them are made.
         """
         number, started_s = 0, self.clock()
         while number < at_least or (
@@ -193,3 +197,42 @@ def summary(samples: list[float]) -> Timing:
     half_distance = (third - first) / 2
     seconds = max(median, half_distance, _MIN_S)
     return Timing(seconds=seconds, spread=half_distance / seconds, repeats=len(samples))
+
+
+@dataclass(kw_only=True, eq=False)
+class DriftMonitor:
+    """Times the same product every few seconds.
+
+    Attributes:
+        call: Function that returns when the product is computed.
+        stopwatch: Timer of the call, whose clock also spaces the checks.
+        slowest: Longest time so far, divided by the first.
+        fastest: Shortest time so far, divided by the first.
+    """
+
+    call: Callable[[], object]
+    stopwatch: Stopwatch
+    slowest: float = 1.0
+    fastest: float = 1.0
+    _first_s: float = field(init=False)
+    _checked_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._first_s = self.stopwatch.time(self.call).seconds
+        self._checked_s = self.stopwatch.clock()
+
+    def check(self) -> None:
+        """Times the product again, unless the last time was a moment ago."""
+        if self.stopwatch.clock() - self._checked_s < _DRIFT_CHECKED_EVERY_S:
+            return
+        ratio = self.stopwatch.time(self.call).seconds / self._first_s
+        self.slowest = max(self.slowest, ratio)
+        self.fastest = min(self.fastest, ratio)
+        self._checked_s = self.stopwatch.clock()
+
+
+def square_product(device: JaxDevice) -> Callable[[], object]:
+    """Returns a call that multiplies a matrix by itself on a device."""
+    matrix = jax.device_put(jnp.ones((_DRIFT_WIDTH, _DRIFT_WIDTH), jnp.float32), device)
+    multiply = jax.jit(lambda matrix: matrix @ matrix)
+    return lambda: multiply(matrix).block_until_ready()

@@ -111,9 +111,7 @@ def _check_lengths(
     workload: Workload, lengths: tuple[tuple[int, int, int], ...]
 ) -> None:
     if not lengths or min(min(row) for row in lengths) < 1:
-        msg = (
-            "lengths: expected rows of three whole numbers from 1 up, at least one row"
-        )
+        msg = "lengths: expected rows of three whole numbers from 1 up, one row or more"
         raise ValueError(msg)
     longest = max(prompt for prompt, _, _ in lengths)
     if longest != bucket_length(workload.prompt_length):

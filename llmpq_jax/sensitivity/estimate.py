@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from llmpq_jax.checkpoint.calibrated import (
     begin,
     finish,
 )
-from llmpq_jax.schema.precision import LOW_BITS, Bits
+from llmpq_jax.schema.precision import LOW_BITS, Bits, LowBits
 from llmpq_jax.schema.sensitivity import CalibrationText, LayerSensitivity, Sensitivity
 from llmpq_jax.sensitivity.job import SensitivityJob
 from llmpq_jax.sensitivity.losses import (
@@ -48,8 +49,7 @@ def compute_sensitivity(
         model: Model to estimate.
         text: Text to calibrate on.
         job: Method and rounding.
-        folder: Folder for intermediate results, deleted at the end; an interrupted run is
-            resumed from it.
+        folder: Folder for intermediate results; an interrupted run is resumed from it.
         on_step: Callback with the number of layers passed since its last call, and of
             all layers to pass.
     """
@@ -96,12 +96,13 @@ def _variants(
     """Returns all variants whose losses are measured."""
     variants = [unrounded(num_layers), *_parts_at_8(num_layers), *assignments]
     if job.method == "measured":
-        variants += [
-            one_layer(num_layers, layer, bits)
-            for layer in range(num_layers)
-            for bits in LOW_BITS
-        ]
+        variants += [one_layer(num_layers, *row) for row in _rows(num_layers)]
     return distinct(variants)
+
+
+def _rows(num_layers: int) -> product[tuple[int, LowBits]]:
+    """Returns every layer at each low bit width."""
+    return product(range(num_layers), LOW_BITS)
 
 
 def _parts_at_8(num_layers: int) -> tuple[Variant, Variant, Variant]:
@@ -125,17 +126,15 @@ def _omegas(
         return estimates
     if job.method == "measured":
         return {
-            (layer, bits): _mean_kl(losses[one_layer(num_layers, layer, bits)])
-            for layer in range(num_layers)
-            for bits in LOW_BITS
+            row: _mean_kl(losses[one_layer(num_layers, *row)])
+            for row in _rows(num_layers)
         }
     generator = np.random.default_rng((job.seed, 1))
     drawn = generator.uniform(0.0, 1.0, num_layers)
     # Noise falls with the square of the step.
     return {
         (layer, bits): float(drawn[layer]) / (2 ** (bits - 1) - 1) ** 2
-        for layer in range(num_layers)
-        for bits in LOW_BITS
+        for layer, bits in _rows(num_layers)
     }
 
 
@@ -183,8 +182,7 @@ def _scaled(
         ),
         layers=tuple(
             LayerSensitivity(layer=layer, bits=bits, omega=factor * omegas[layer, bits])
-            for layer in range(model.num_layers)
-            for bits in LOW_BITS
+            for layer, bits in _rows(model.num_layers)
         ),
     )
 

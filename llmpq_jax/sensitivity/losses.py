@@ -92,16 +92,10 @@ def losses_of(
     folder: Path,
     on_stream: Callable[[int], None] = lambda _: None,
 ) -> list[Losses]:
-    """Measures the losses of variants, compared with the model at 16 bits.
+    """Measures the losses of variants on a text, compared with the model at 16 bits.
 
-    Args:
-        model: Model of the variants.
-        text: Text to measure on.
-        variants: Variants, one for each result.
-        folder: Folder for hidden states; an interrupted run is resumed after its last
-            complete layer.
-        on_stream: Callback with the number of streams that have passed a layer since its
-            last call (see `num_streams`).
+    An interrupted run is resumed from `folder` after its last complete layer. `on_stream`
+    is called with the number of streams that have passed a layer since (`num_streams`).
     """
     identity = [model.fingerprint, str(model.group_size)]
     if model.store.calibrated is not None:

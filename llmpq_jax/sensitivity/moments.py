@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.tensors import TensorSpec, head_tensors, layer_tensors
-from llmpq_jax.checkpoint.load import Weights, load_weights
+from llmpq_jax.checkpoint.load import load_weights
 from llmpq_jax.model import DecoderLayer, Head, fresh_context
 from llmpq_jax.sensitivity.moment_array import with_moment_slots
 from llmpq_jax.sensitivity.streamed_model import StreamedModel, batches
@@ -62,13 +62,8 @@ def moments_of(
 ) -> Generator[tuple[int, LayerMoments], None, None]:
     """Yields the head's moments (as layer L) and then each layer's, the last one first.
 
-    Args:
-        model: Model to take the moments of.
-        text: Text to calibrate on.
-        folder: Folder for hidden states and gradients; an interrupted run is resumed
-            after the last layer whose moments were processed.
-        seed: Seed of the tokens drawn.
-        on_layer: Callback for each layer, forwards and backwards.
+    An interrupted run is resumed from `folder` after the last layer whose moments were
+    processed. `on_layer` is called for each layer, forwards and backwards.
     """
     identity = (model.fingerprint, text.digest, str(text.tokens.shape), str(seed))
     work, num_layers = WorkFolder(folder, *identity), model.num_layers
@@ -109,7 +104,7 @@ def moments_of(
 def _head_moments(
     model: StreamedModel, hidden_WTD: np.ndarray, seed: int
 ) -> tuple[np.ndarray, LayerMoments]:
-    weights = _plain(load_weights(model.store.head(bits=16)))
+    weights = cast("Plain", load_weights(model.store.head(bits=16)))
 
     def pull(index: int, batch: np.ndarray, _: None) -> tuple[Array, Slots]:
         key = jax.random.fold_in(jax.random.key(seed), index)
@@ -125,8 +120,8 @@ def layer_moments(
 
     `hidden_WTD` are before the layer, `gradient_WTD` is by the hidden states after it.
     """
-    # Plain arrays: native kernels have no derivative.
-    weights = _plain(load_weights(model.store.layer(layer, bits=16)))
+    # Plain arrays, as at 16 bits on the default device: native kernels have no derivative.
+    weights = cast("Plain", load_weights(model.store.layer(layer, bits=16)))
     # Layers differ in their attention windows alone, so one is compiled for each window.
     architecture = model.architecture
     windows = architecture.layer_windows
@@ -166,11 +161,6 @@ def _pull_all(
         )
         for name in names
     }
-
-
-def _plain(weights: Weights) -> Plain:
-    """Asserts to the type checker that 16-bit weights on the default device are arrays."""
-    return cast("Plain", weights)
 
 
 def _with_slots(weights: Plain, tensors: tuple[TensorSpec, ...]) -> dict[str, Any]:

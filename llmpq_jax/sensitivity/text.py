@@ -43,13 +43,7 @@ def read_text(
     """Reads a text file and cuts it into windows.
 
     Tokens that do not fill a last window are left out. If the text is longer than
-    `max_tokens`, windows are taken at even distances.
-
-    Args:
-        path: UTF-8 text, which may contain the tokenizer's special tokens.
-        tokenizer: Tokenizer of the model.
-        window: Number of tokens of each window, at least 2.
-        max_tokens: Maximum number of tokens of all windows; None for all of the text.
+    `max_tokens`, windows are taken at even distances. It may contain special tokens.
 
     Raises:
         RequestError: If the file cannot be read, or does not fill a window.

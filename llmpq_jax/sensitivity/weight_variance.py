@@ -39,11 +39,6 @@ def weight_variance(
 ) -> Sensitivity:
     """Estimates every layer of a checkpoint, and the head at 8 bits.
 
-    Args:
-        folder: Folder of the checkpoint.
-        group_size: Largest number of int4 weights that share a scale.
-        on_layer: Callback for each layer.
-
     Raises:
         CheckpointError: If a tensor is missing, damaged, or of another shape.
         UnsupportedModelError: If the model is not implemented.

@@ -1,7 +1,6 @@
 import jax
 
-from llmpq_jax.profiler.drift import DriftMonitor, square_product
-from llmpq_jax.profiler.stopwatch import Stopwatch
+from llmpq_jax.profiler.stopwatch import DriftMonitor, Stopwatch, square_product
 
 
 class Machine:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import model_fingerprint
 from llmpq_jax.checkpoint.load import load_weights
-from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.quant import QArray, dequantize, quantize
 from llmpq_jax.sensitivity.weight_variance import noise_to_signal, weight_variance
+from tests.random_checkpoints import write_random_checkpoint
 from tests.tiny_models import CONFIG, write_tiny_model
 
 low_bits = st.sampled_from((4, 8))

@@ -25,9 +25,9 @@ import numpy as np
 
 from llmpq_jax.kernels import device_kernel_path, multiply, serve_matrix
 from llmpq_jax.quant import quantize
-from llmpq_jax.quant.reference import reference_product
 from llmpq_jax.schema.precision import ALL_BITS
 from llmpq_jax.stage.emulated_devices import JaxDevice
+from tests.referees.quantized_product import reference_product
 from tools.provenance import provenance
 
 SHAPES = ((4096, 4096), (4096, 1024), (4096, 14336), (14336, 4096))

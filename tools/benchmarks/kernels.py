@@ -21,7 +21,7 @@ import numpy as np
 
 from llmpq_jax.kernels import device_kernel_path, multiply, serving_layout
 from llmpq_jax.quant import quantize
-from llmpq_jax.quant.reference import reference_product
+from tests.referees.quantized_product import reference_product
 from tools.benchmarks.throughput import read_bandwidth
 from tools.provenance import provenance
 

@@ -11,11 +11,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import model_fingerprint
-from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.runtime.request import Request
 from llmpq_jax.schema.precision import Activations, Bits, HeadBits
 from llmpq_jax.schema.strategy import ModelReference, PrecisionChoice, Stage, Strategy
 from llmpq_jax.schema.workload import MicroBatch, Workload
+from tests.random_checkpoints import write_random_checkpoint
 
 
 def llama(

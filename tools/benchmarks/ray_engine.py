@@ -21,7 +21,7 @@ import ray
 from llmpq_jax.kernels import kernel_path
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.engines.ray.ray_engine import start_ray
-from llmpq_jax.runtime.engines.transport.config import TransportName
+from llmpq_jax.runtime.engines.transport import TransportName
 from llmpq_jax.schema.precision import Activations, Bits
 from tools.benchmarks.models import (
     CONFIGS,

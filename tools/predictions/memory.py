@@ -140,7 +140,9 @@ def evaluate(stage: RandomStage) -> Outcome:
     compiled = max(
         each.peak
         for each in program_memories(
-            program, workload=workload, micro_batch=micro_batch, precision=precision
+            program,
+            workload=workload,
+            micro_batch=micro_batch,
         )
     )
     held = terms.weights + terms.kv_cache + terms.embedding + terms.head

@@ -19,20 +19,12 @@ ROPE_DEFAULTS: Mapping[str, object] = {
 }
 ROPE_FIXED_VALUES: Mapping[str, object] = {"partial_rotary_factor": 1.0}
 
+_DEFAULT = frozenset({"type", "rope_type", "rope_theta"})
+_LLAMA3 = {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
 _KEYS = {
-    "default": frozenset({"type", "rope_type", "rope_theta"}),
-    "linear": frozenset({"type", "rope_type", "rope_theta", "factor"}),
-    "llama3": frozenset(
-        {
-            "type",
-            "rope_type",
-            "rope_theta",
-            "factor",
-            "low_freq_factor",
-            "high_freq_factor",
-            "original_max_position_embeddings",
-        }
-    ),
+    "default": _DEFAULT,
+    "linear": _DEFAULT | {"factor"},
+    "llama3": _DEFAULT | {"factor"} | _LLAMA3,
 }
 
 
