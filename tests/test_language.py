@@ -19,7 +19,6 @@ TEXTS = sorted(
     for folder in ("llmpq_jax", "docs", "tools")
     for ending in ("*.py", "*.md", "*.toml", "*.h", "*.cc")
     for path in ROOT.glob(f"{folder}/**/{ending}")
-    if "results" not in path.relative_to(ROOT).parts
 )
 # An entry that begins with one of these names no thing.
 WITHOUT_NOUN = {"of", "whose", "likewise", "that", "as"}

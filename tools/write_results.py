@@ -16,12 +16,12 @@ from tools.experiments.definition import read_experiment
 from tools.experiments.page import all_tables
 
 PAGE = "docs/results.md"
-RESULTS = Path(__file__).parent / "experiments" / "results" / "2026-11-26"
+RESULTS = generated.ROOT / "benchmarks" / "results" / "experiments" / "2026-11-26"
 
 TEXT = """\
 # The paper's claim, measured
 
-<!-- Written by tools/write_results.py from tools/experiments/results; edit it there. -->
+<!-- Written by tools/write_results.py from benchmarks/results/experiments; edit it there. -->
 
 Is a plan that decides cut, bits and micro-batches jointly faster than one that decides them
 one after another? Here both are run: by the same engine (Ray, stages connected by sockets),
