@@ -20,7 +20,7 @@ def test_without_a_gpu_nothing_is_timed_and_one_line_says_so():
 
 
 def test_each_precision_is_timed_and_compared_with_float64(monkeypatch):
-    monkeypatch.setattr(gpu_kernels, "_CACHED_BYTES", 1)
+    monkeypatch.setattr(gpu_kernels, "CACHED_BYTES", 1)
     device = jax.devices("cpu")[0]
     figures = gpu_kernels.time_products(
         device, (256, 32), (1, 3), activations="bfloat16", repeats=2

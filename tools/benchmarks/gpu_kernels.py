@@ -32,7 +32,7 @@ from tools.provenance import provenance
 
 SHAPES = ((4096, 4096), (4096, 1024), (4096, 14336), (14336, 4096))
 _MIN_COPIES = 8
-_CACHED_BYTES = 256 << 20  # more than any GPU's cache holds
+CACHED_BYTES = 256 << 20  # more than any GPU's cache holds
 
 
 @click.command()
@@ -97,7 +97,7 @@ def time_products(
     figures = []
     for bits in ALL_BITS:
         weight = serve_matrix(matrix, bits=bits, group_size=128, device=device)
-        num_copies = max(_MIN_COPIES, -(-_CACHED_BYTES // weight.nbytes))
+        num_copies = max(_MIN_COPIES, -(-CACHED_BYTES // weight.nbytes))
         copies = [jax.tree.map(jnp.copy, weight) for _ in range(num_copies)]
         rounded = None if bits == 16 else quantize(jnp.asarray(matrix), bits=bits)
         for num_rows in rows:
@@ -167,7 +167,7 @@ def _time_torch(
     torch: Any = importlib.import_module("torch")
     contracted, features = shape
     num_bytes = 2 * contracted * features
-    num_copies = max(_MIN_COPIES, -(-_CACHED_BYTES // num_bytes))
+    num_copies = max(_MIN_COPIES, -(-CACHED_BYTES // num_bytes))
     kind = {"dtype": torch.bfloat16, "device": "cuda"}
     weights = [torch.randn(features, contracted, **kind) for _ in range(num_copies)]
     figures = []
