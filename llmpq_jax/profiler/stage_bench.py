@@ -161,7 +161,6 @@ class StageBench:
                 micro_batch=0,
                 step=step,
                 groups=(0,),
-                first_row=0,
                 payload=payload,
                 slot_B=np.full(shape.rows, length, np.int32),
                 sampling=greedy_rows(shape.rows),
@@ -184,9 +183,7 @@ class StageBench:
         generator = np.random.default_rng(0)
         is_prefill = phase == "prefill"
         num_tokens = shape.num_tokens // shape.num_chunks if is_prefill else None
-        size, dtype = self.worker.program.input_shape(
-            shape.rows, num_tokens, self.dtype, received_bits=16
-        )
+        size, dtype = self.worker.program.input_shape(shape.rows, num_tokens)
         if dtype == jnp.int32:
             vocabulary = self.architecture.vocabulary_size
             return generator.integers(0, vocabulary, size, dtype=np.int32)

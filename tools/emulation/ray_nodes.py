@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from llmpq_jax.errors import ClusterError
@@ -115,12 +114,7 @@ class RayNodes:
     def __enter__(self) -> RayNodes:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _wait_for(self, num_nodes: int, started: list[subprocess.Popen[Any]]) -> None:
