@@ -101,12 +101,9 @@ def measure_capacity(
 ) -> float:
     """Compares stages that all work at once with stages of which one works at a time.
 
-    Args:
-        run_rounds: Function that sends a number of micro-batches through all stages a
-            number of times.
-        hop: Function that makes one transfer from a stage to the next.
-        num_stages: Number k of stages, and of micro-batches under way.
-        stopwatch: Timer of single calls.
+    `run_rounds` sends a number of micro-batches through all stages a number of times, and
+    `hop` makes one transfer from a stage to the next. There are as many micro-batches as
+    stages, k.
 
     Returns:
         c = k / (1 + s (k − 1)), clipped to 1 … k. The serial fraction s is the one by which

@@ -113,13 +113,9 @@ def grid_for(workload: Workload, thoroughness: Thoroughness = "usual") -> Grid:
     Numbers of rows are the powers of two below the batch size, and the batch size.
     Lengths are the buckets that the runtime pads to, and one shorter pair, so that shorter
     prompts and contexts are between two measurements. A few numbers of rows between
-    those are held out, at lengths between.
-
-    Args:
-        workload: Workload that will be planned.
-        thoroughness: Number of sizes. "quick" has three numbers of rows and holds two
-            sizes out; "full" adds repeatedly halved lengths, for shorter workloads, and
-            holds more sizes out.
+    those are held out, at lengths between. "quick" has three numbers of rows and holds two
+    sizes out; "full" adds repeatedly halved lengths, for shorter workloads, and holds more
+    sizes out.
     """
     batch = workload.batch
     rows = tuple(sorted({batch, *(1 << n for n in range((batch - 1).bit_length()))}))

@@ -66,8 +66,7 @@ def profile(
         options: Sizes, precisions and widths to measure.
         out: Measurements file; None to write none.
         overwrites: True to discard what the file holds.
-        on_progress: Callback with the number of rows done, of all rows, and the name of
-            the last one.
+        on_progress: Callback with rows done, all rows, and the name of the last one.
 
     Raises:
         MeasurementError: If a kind of device is not here, the file holds measurements of
@@ -80,20 +79,9 @@ def profile(
         architecture, name = read_architecture(model), model.resolve().name
     devices = local_devices(cluster, options.kinds)
     measured = _devices_by_kind(cluster, devices)
-    _check_widths(
-        architecture,
-        options.tensor_widths,
-        max_width=max(len(equal) for _, equal in measured.values()),
-    )
-    header = Measurements(
-        model=name,
-        layer_shape=layer_shape_fingerprint(architecture),
-        activations=options.activations,
-        group_size=options.group_size,
-        kinds=(),
-        layers=(),
-        vocabulary_layers=(),
-    )
+    max_width = max(len(equal) for _, equal in measured.values())
+    _check_widths(architecture, options.tensor_widths, max_width=max_width)
+    header = _header(name, architecture, options)
     journal = Journal(header, out, overwrites=overwrites)
     for device, equal in measured.values():
         journal.add_kind(_measured_kind(device, equal[0]))
@@ -114,14 +102,11 @@ def profile(
         journal=journal,
         on_row=on_row,
     )
-    total = (
-        sum(
-            _num_missing(session, kind, len(equal))
-            for kind, (_, equal) in measured.items()
-        )
-        + len(missing_links(session, cluster, devices))
-        + len(missing_shared_capacity(session, cluster, devices))
+    total = sum(
+        _num_missing(session, kind, len(equal)) for kind, (_, equal) in measured.items()
     )
+    total += len(missing_links(session, cluster, devices))
+    total += len(missing_shared_capacity(session, cluster, devices))
     for kind, (_, equal) in measured.items():
         if _num_missing(session, kind, len(equal)):
             _measure_kind(session, kind, equal)
@@ -129,6 +114,20 @@ def profile(
     measure_links(session, cluster, devices)
     measure_shared_capacity(session, cluster, devices)
     return journal.measurements
+
+
+def _header(
+    name: str, architecture: Architecture, options: ProfileOptions
+) -> Measurements:
+    return Measurements(
+        model=name,
+        layer_shape=layer_shape_fingerprint(architecture),
+        activations=options.activations,
+        group_size=options.group_size,
+        kinds=(),
+        layers=(),
+        vocabulary_layers=(),
+    )
 
 
 def _measure_kind(session: Session, kind: str, devices: tuple[JaxDevice, ...]) -> None:
