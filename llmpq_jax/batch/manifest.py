@@ -90,14 +90,7 @@ def make_manifest(
     is_chat: bool,
     ignores_eos: bool,
 ) -> Manifest:
-    """Returns the manifest of a run.
-
-    Args:
-        strategy: Strategy that serves the lines.
-        lines: Lines of prompts, read once.
-        defaults: Options of prompts whose lines leave them open.
-        is_chat: Whether plain prompts go through the checkpoint's chat template.
-        ignores_eos: Whether generation continues after an end-of-text token.
+    """Returns the manifest of a run; the lines are read once.
 
     Raises:
         RequestError: If the lines cannot be read.
@@ -141,12 +134,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 def check_manifest(path: Path, manifest: Manifest) -> Manifest:
     """Refuses to resume a run with another model, options, lines or strategy.
 
-    Args:
-        path: Path of the manifest of the run to resume.
-        manifest: Manifest of the present run.
-
-    Returns:
-        The manifest as written, with all strategies that served the run.
+    Returns the manifest as written, with all strategies that served the run.
 
     Raises:
         RequestError: If they differ in what decides tokens, or the file is no manifest.

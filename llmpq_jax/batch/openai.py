@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llmpq_jax.batch.prompt import Form, PromptContent
-from llmpq_jax.batch.request_fields import CheckedModel, RequestFields, complaint
+from llmpq_jax.batch.prompt import Form
+from llmpq_jax.batch.request_fields import Asked, CheckedModel, RequestFields, complaint
 
 # Accepted with any value, because they do not change the answer.
 _IGNORED_FIELDS = frozenset(
@@ -82,7 +82,7 @@ class _Body(RequestFields):
     """Fields of both endpoints' bodies; null is equivalent to an absent key."""
 
     model: str | None = Field(None, description="a text")
-    n: int | None = Field(None, description="a whole number")
+    n: int = Field(1, description="a whole number")
 
     @model_validator(mode="before")
     @classmethod
@@ -99,14 +99,6 @@ class _Body(RequestFields):
             return super().refusal(key, value)
         expected = " or ".join(repr(each) for each in _NO_OP_VALUES[key])
         return f"found {value!r}, expected {expected}: nothing else is supported"
-
-    @property
-    def num_choices(self) -> int:
-        return 1 if self.n is None else self.n
-
-    @property
-    def served_model(self) -> str | None:
-        return self.model
 
 
 class ChatBody(_Body):
@@ -132,21 +124,16 @@ class ChatBody(_Body):
             raise complaint(text, at=".top_logprobs")
         return self
 
-    @property
-    def content(self) -> PromptContent:
-        """The messages, without absent keys."""
-        return tuple(each.model_dump(exclude_none=True) for each in self.messages)
-
-    @property
-    def new_tokens_limit(self) -> int | None:
-        """`max_completion_tokens`, or `max_tokens`, its older name."""
+    def asked(self) -> Asked:
+        """Returns what is asked for; `max_tokens` is the older name of its limit."""
         newer = self.max_completion_tokens
-        return self.max_tokens if newer is None else newer
-
-    @property
-    def num_top_logprobs(self) -> int | None:
-        """`top_logprobs` where `logprobs` is true, by default 0."""
-        return (self.top_logprobs or 0) if self.logprobs else None
+        return Asked(
+            content=tuple(each.model_dump(exclude_none=True) for each in self.messages),
+            max_new_tokens=self.max_tokens if newer is None else newer,
+            num_choices=self.n,
+            top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            model=self.model,
+        )
 
 
 class CompletionBody(_Body):
@@ -159,15 +146,16 @@ class CompletionBody(_Body):
     )
     logprobs: int | None = Field(None, description="a whole number")
 
-    @property
-    def content(self) -> PromptContent:
-        """The prompt's text or token ids."""
-        return self.prompt if isinstance(self.prompt, str) else tuple(self.prompt)
-
-    @property
-    def num_top_logprobs(self) -> int | None:
-        """`logprobs`, which is a number here."""
-        return self.logprobs
+    def asked(self) -> Asked:
+        """Returns what is asked for; `logprobs` is a number here."""
+        prompt = self.prompt
+        return Asked(
+            content=prompt if isinstance(prompt, str) else tuple(prompt),
+            max_new_tokens=self.max_tokens,
+            num_choices=self.n,
+            top_logprobs=self.logprobs,
+            model=self.model,
+        )
 
 
 Endpoint = Literal["/v1/chat/completions", "/v1/completions"]

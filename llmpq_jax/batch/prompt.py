@@ -26,15 +26,27 @@ PromptContent = str | tuple[int, ...] | tuple[Mapping[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Prompt:
+class Line:
+    """A line of a file of prompts.
+
+    Attributes:
+        number: Number of the line, from 1.
+        custom_id: Name of the line in the results; unique among all lines.
+        where: Location for messages: "prompts.jsonl line 3".
+    """
+
+    number: int
+    custom_id: str
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt(Line):
     """A prompt with its options.
 
     Attributes:
-        number: Number of its line, from 1.
-        custom_id: Name of the prompt in the results; unique.
         content: Text or token ids of the prompt, or messages of a conversation, each
             with "role" and "content".
-        where: Location for messages: "prompts.jsonl line 3".
         form: Form of the line, and so of its result.
         model: Name that the line gives to the model; None if it gives none.
         max_new_tokens: Maximum number of new tokens; None for the strategy's.
@@ -46,10 +58,7 @@ class Prompt:
         top_logprobs: Number of likeliest tokens to list; see `Request`.
     """
 
-    number: int
-    custom_id: str
     content: PromptContent
-    where: str
     form: Form = "plain"
     model: str | None = None
     max_new_tokens: int | None = None
@@ -70,30 +79,23 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BadLine:
+class BadLine(Line):
     """A line that cannot be served; it does not affect the other lines.
 
     Attributes:
-        number: Number of the line, from 1.
-        custom_id: Name of the line in the results; unique among all lines.
-        where: Location for messages: "prompts.jsonl line 3".
         reason: Message on one line, without the location.
     """
 
-    number: int
-    custom_id: str
-    where: str
     reason: str
 
     @classmethod
-    def of(
-        cls, *, number: int, custom_id: str, where: str, error: RequestError
-    ) -> BadLine:
+    def of(cls, line: Line, error: RequestError) -> BadLine:
         """Makes a bad line of an error; the message is cut to one line of bounded length."""
         reason = " ".join(str(error).split())
         if len(reason) > _MAX_REASON:
             reason = f"{reason[: _MAX_REASON // 2]} … {reason[-_MAX_REASON // 2 :]}"
-        return cls(number=number, custom_id=custom_id, where=where, reason=reason)
+        name, where = line.custom_id, line.where
+        return cls(number=line.number, custom_id=name, where=where, reason=reason)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
@@ -113,13 +115,8 @@ def prompt_tokens(
 ) -> tuple[int, ...]:
     """Returns the token ids that the model continues.
 
-    Conversations go through the checkpoint's chat template.
-
-    Args:
-        prompt: Prompt in any form.
-        tokenizer: Tokenizer of the checkpoint.
-        is_chat: Whether a plain prompt goes through the chat template too, as a user's
-            message.
+    Conversations go through the checkpoint's chat template, and with `is_chat` plain
+    prompts too, as a user's message.
 
     Raises:
         RequestError: If the template is missing or refuses the conversation.

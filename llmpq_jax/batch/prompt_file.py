@@ -9,18 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from llmpq_jax.batch.id_index import IdIndex
-from llmpq_jax.batch.prompt import BadLine, Prompt, PromptDefaults
+from llmpq_jax.batch.prompt import BadLine, Line, Prompt, PromptDefaults, prompt_tokens
 from llmpq_jax.batch.prompt_line import (
     PlainLine,
     make_prompt,
     parse_json_line,
     parse_request,
 )
+from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
+from llmpq_jax.schema.workload import Workload, workload_of_lengths
 from llmpq_jax.units import MIB
 
 MAX_LINE_BYTES = 64 * MIB
@@ -40,18 +43,13 @@ def make_prompts(
     prompts = []
     for number, text in enumerate(texts, start=1):
         where = f"prompt {number}"
+        line = Line(number=number, custom_id=f"prompt-{number}", where=where)
         try:
-            prompt = make_prompt(
-                PlainLine.parse({"prompt": text}),
-                defaults,
-                number=number,
-                custom_id=f"prompt-{number}",
-                where=where,
-            )
+            request = PlainLine.parse({"prompt": text})
+            prompts.append(make_prompt(request, defaults, line))
         except RequestError as reason:
             msg = f"{where}: {reason}"
             raise RequestError(msg) from reason
-        prompts.append(prompt)
     return tuple(prompts)
 
 
@@ -80,11 +78,7 @@ class PromptFile:
     """A file of prompts, .jsonl or .txt; each iteration reads it again."""
 
     def __init__(self, path: Path, defaults: PromptDefaults) -> None:
-        """Checks the file's name.
-
-        Args:
-            path: Path of the file.
-            defaults: Options of prompts whose lines leave them open.
+        """Checks the file's name; the defaults are for what lines leave open.
 
         Raises:
             RequestError: If the name ends in neither .jsonl nor .txt.
@@ -115,26 +109,18 @@ class PromptFile:
             msg = f"prompts {self._path}: holds no prompt: expected one on each line"
             raise RequestError(msg)
 
-    def _read(self, number: int, line: bytes, seen: IdIndex) -> Prompt | BadLine:
+    def _read(self, number: int, content: bytes, seen: IdIndex) -> Prompt | BadLine:
         where = f"prompts {self._path} line {number}"
-        # Name of a line whose own is missing, invalid or taken.
-        custom_id = f"line-{number}"
+        # The name of a line whose own is missing, invalid or taken.
+        line = Line(number=number, custom_id=f"line-{number}", where=where)
         try:
-            values = self._parse(line)
+            values = self._parse(content)
             own_id = values.get("custom_id")
-            if own_id is not None and own_id != custom_id:
-                custom_id = _checked_id(own_id, number, seen)
-            return make_prompt(
-                parse_request(values),
-                self._defaults,
-                number=number,
-                custom_id=custom_id,
-                where=where,
-            )
+            if own_id is not None and own_id != line.custom_id:
+                line = replace(line, custom_id=_checked_id(own_id, number, seen))
+            return make_prompt(parse_request(values), self._defaults, line)
         except RequestError as reason:
-            return BadLine.of(
-                number=number, custom_id=custom_id, where=where, error=reason
-            )
+            return BadLine.of(line, reason)
 
     def _parse(self, line: bytes) -> Mapping[str, Any]:
         if len(line) > MAX_LINE_BYTES:
@@ -148,6 +134,47 @@ class PromptFile:
         if self._path.suffix == ".txt":
             return {"prompt": text}
         return parse_json_line(text)
+
+
+def workload_of_prompts(
+    model: Path,
+    prompts: Path,
+    *,
+    batch: int | None = None,
+    new_tokens: int | None = None,
+    output_length_fraction: float | None = None,
+) -> Workload:
+    """Returns the workload of a file of prompts, read as `generate` does and tokenised.
+
+    By default all prompts are served at a time. Prompts that give no maximum of new
+    tokens get the largest one of the file and of `new_tokens`, as in `generate`.
+
+    Raises:
+        RequestError: If the file has a bad line, or a prompt gives no maximum of new
+            tokens and `new_tokens` is absent.
+        CheckpointError: If there is no tokenizer.
+    """
+    tokenizer = Tokenizer.load(model)
+    lengths: list[tuple[int, int | None]] = []
+    for prompt in refuse_bad_lines(PromptFile(prompts, PromptDefaults())):
+        if prompt.max_new_tokens is None and new_tokens is None:
+            msg = f"{prompt.where}: says no max_new_tokens: expected it there, or --new-tokens for such prompts"
+            raise RequestError(msg)
+        try:
+            num_tokens = len(prompt_tokens(prompt, tokenizer))
+        except RequestError as reason:
+            msg = f"{prompt.where}: {reason}"
+            raise RequestError(msg) from reason
+        if num_tokens == 0:
+            msg = f"{prompt.where}: has no token by the tokenizer of {model}: expected at least one; check that the folder holds the model's tokenizer.json"
+            raise RequestError(msg)
+        lengths += [(num_tokens, prompt.max_new_tokens)] * prompt.num_choices
+    maximum = max([own or 0 for _, own in lengths] + [new_tokens or 0])
+    return workload_of_lengths(
+        [(num_tokens, own or maximum) for num_tokens, own in lengths],
+        batch=batch,
+        output_length_fraction=output_length_fraction,
+    )
 
 
 def _checked_id(custom_id: Any, number: int, seen: IdIndex) -> str:

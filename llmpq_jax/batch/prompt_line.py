@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from llmpq_jax.batch.openai import is_batch_line, parse_batch_line
-from llmpq_jax.batch.prompt import Form, Prompt, PromptContent, PromptDefaults
-from llmpq_jax.batch.request_fields import RequestFields, complaint
+from llmpq_jax.batch.prompt import Form, Line, Prompt, PromptDefaults
+from llmpq_jax.batch.request_fields import Asked, RequestFields, complaint
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.request import MAX_TOP_LOGPROBS
 
@@ -44,15 +44,10 @@ class PlainLine(RequestFields):
             raise complaint(text, at=".max_tokens")
         return self
 
-    @property
-    def content(self) -> PromptContent:
-        """The prompt's text."""
-        return self.prompt
-
-    @property
-    def new_tokens_limit(self) -> int | None:
-        """`max_new_tokens`, or `max_tokens`, its other name."""
-        return self.max_tokens if self.max_new_tokens is None else self.max_new_tokens
+    def asked(self) -> Asked:
+        """Returns what is asked for; `max_tokens` is the other name of its limit."""
+        limit = self.max_tokens if self.max_new_tokens is None else self.max_new_tokens
+        return Asked(content=self.prompt, max_new_tokens=limit)
 
 
 def parse_json_line(line: str) -> Mapping[str, Any]:
@@ -94,27 +89,14 @@ def parse_request(values: Mapping[str, Any]) -> RequestFields:
     return PlainLine.parse(values)
 
 
-def make_prompt(
-    request: RequestFields,
-    defaults: PromptDefaults,
-    *,
-    number: int,
-    custom_id: str,
-    where: str,
-) -> Prompt:
-    """Returns a request as a prompt, its ranges checked.
-
-    Args:
-        request: Request that was parsed from a line.
-        defaults: Options for what the request leaves open.
-        number: Number of the line, from 1.
-        custom_id: Name of the prompt in the results.
-        where: Location of the line, for messages.
+def make_prompt(request: RequestFields, defaults: PromptDefaults, line: Line) -> Prompt:
+    """Returns a request as the prompt of a line, its ranges checked.
 
     Raises:
         RequestError: If a value is out of range; the message lacks the line's location.
     """
-    if not request.content:
+    asked = request.asked()
+    if not asked.content:
         msg = "the prompt is empty: expected at least one character"
         raise RequestError(msg)
     stop = defaults.stop if request.stop is None else request.stop
@@ -122,19 +104,18 @@ def make_prompt(
     if not all(isinstance(text, str) and text for text in stop):
         msg = f"stop: found {list(stop)}, expected texts of at least one character"
         raise RequestError(msg)
-    max_new_tokens = request.new_tokens_limit
+    max_new_tokens = asked.max_new_tokens
     if max_new_tokens is None:
         max_new_tokens = defaults.max_new_tokens
     if max_new_tokens is not None and max_new_tokens < 1:
         msg = f"max_new_tokens is {max_new_tokens}, expected at least 1"
         raise RequestError(msg)
-    num_choices = request.num_choices
+    num_choices = asked.num_choices
     if not 1 <= num_choices <= _MAX_CHOICES:
         msg = f"n is {num_choices}, expected 1 to {_MAX_CHOICES}"
         raise RequestError(msg)
-    top_logprobs = request.num_top_logprobs
-    if not 0 <= (top_logprobs or 0) <= MAX_TOP_LOGPROBS:
-        msg = f"logprobs: found {top_logprobs} likeliest tokens, expected 0 to {MAX_TOP_LOGPROBS}"
+    if not 0 <= (asked.top_logprobs or 0) <= MAX_TOP_LOGPROBS:
+        msg = f"logprobs: found {asked.top_logprobs} likeliest tokens, expected 0 to {MAX_TOP_LOGPROBS}"
         raise RequestError(msg)
     given = request.model_dump(
         include={"temperature", "top_k", "top_p", "seed"}, exclude_none=True
@@ -142,16 +123,7 @@ def make_prompt(
     sampling = replace(defaults.sampling, **given)
     # The last choice's seed must be valid too.
     replace(sampling, seed=sampling.seed + num_choices - 1)
+    values = asked._asdict() | {"max_new_tokens": max_new_tokens}
     return Prompt(
-        number=number,
-        custom_id=custom_id,
-        content=request.content,
-        where=where,
-        form=request.form,
-        model=request.served_model,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        stop=stop,
-        num_choices=num_choices,
-        top_logprobs=top_logprobs,
+        **asdict(line), **values, form=request.form, sampling=sampling, stop=stop
     )

@@ -36,13 +36,9 @@ class RequestReader:
     ) -> None:
         """Loads the model's tokenizer.
 
-        Args:
-            strategy: Strategy that serves the requests.
-            lines: Lines to read, any number of times.
-            is_chat: Whether plain prompts go through the checkpoint's chat template.
-            ignores_eos: Whether generation continues after an end-of-text token.
-            is_done: Predicate of a line's name: whether it had its result before the run.
-            buffer: Reorder buffer of the run.
+        Lines are read any number of times. With `is_chat` plain prompts go through the
+        checkpoint's chat template. `is_done` says of a line's name whether it had its
+        result before the run.
         """
         folder = Path(strategy.model.path)
         self.bad_lines: tuple[BadLine, int] | None = None
@@ -58,11 +54,7 @@ class RequestReader:
     def requests(
         self, on_bad_line: Callable[[BadLine], None]
     ) -> Iterator[tuple[RequestKey, Request]]:
-        """Reads all lines that are not done; each choice is a request.
-
-        Args:
-            on_bad_line: Callback for each line that cannot be served.
-        """
+        """Reads all lines that are not done; each choice is a request."""
         self.bad_lines = None
         for line in self._lines:
             if self._is_done(line.custom_id) or self._buffer.is_written(line):
@@ -78,14 +70,10 @@ class RequestReader:
                 for index in range(line.num_choices):
                     if self._buffer.is_waiting(line, index):
                         continue
-                    yield (
-                        (line, index),
-                        replace(
-                            made,
-                            sampling=replace(made.sampling, seed=seed + index),
-                            partial=self._buffer.partial(line, index),
-                        ),
-                    )
+                    sampling = replace(made.sampling, seed=seed + index)
+                    partial = self._buffer.partial(line, index)
+                    request = replace(made, sampling=sampling, partial=partial)
+                    yield (line, index), request
 
     def _request(self, prompt: Prompt) -> Request | BadLine:
         planned = self._strategy.workload.new_tokens
@@ -100,10 +88,5 @@ class RequestReader:
             )
             check_request(request, self._strategy, self._architecture)
         except RequestError as reason:
-            return BadLine.of(
-                number=prompt.number,
-                custom_id=prompt.custom_id,
-                where=prompt.where,
-                error=reason,
-            )
+            return BadLine.of(prompt, reason)
         return request

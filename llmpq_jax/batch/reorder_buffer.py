@@ -24,11 +24,7 @@ class ReorderBuffer:
     """
 
     def __init__(self, on_result: Callable[[Result], None]) -> None:
-        """Starts empty.
-
-        Args:
-            on_result: Callback for each result once it is complete.
-        """
+        """Starts empty; the callback is for each result once it is complete."""
         self._on_result = on_result
         self._written = IdIndex()
         self._waiting: dict[str, dict[int, tuple[Completion, _Plans]]] = {}
@@ -72,13 +68,7 @@ class ReorderBuffer:
         *,
         plan: str,
     ) -> None:
-        """Writes the result of each prompt once all its choices are complete.
-
-        Args:
-            stream: Completions as a plan finishes them.
-            tokenizer: Tokenizer of the model.
-            plan: Name of the plan.
-        """
+        """Writes the result of each prompt once all its choices are complete."""
         for (prompt, index), completion in stream:
             name = prompt.custom_id
             _, earlier = self._partial.pop((name, index), (None, ()))

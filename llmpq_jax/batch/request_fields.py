@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -14,12 +14,7 @@ from llmpq_jax.errors import RequestError
 
 
 def complaint(text: str, *, at: str = "") -> PydanticCustomError:
-    """Returns the error to raise in a validator.
-
-    Args:
-        text: What was found and expected.
-        at: Path below the validated value, such as ".seed" or "[2]".
-    """
+    """Returns the error to raise in a validator, at a path such as ".seed" or "[2]"."""
     return PydanticCustomError("complaint", "{text}", {"text": text, "at": at})
 
 
@@ -36,11 +31,7 @@ class CheckedModel(BaseModel):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, at: str = "") -> Self:
-        """Returns the values as a model.
-
-        Args:
-            values: Parsed JSON object.
-            at: Path of the object within its line, for errors.
+        """Returns the values as a model; errors say where in its line it is.
 
         Raises:
             RequestError: If a value is missing, unknown or of another type; missing
@@ -62,8 +53,26 @@ class CheckedModel(BaseModel):
         return f"unknown key; expected one of {', '.join(names)}"
 
 
+class Asked(NamedTuple):
+    """What a request of any form asks for.
+
+    Attributes:
+        content: Prompt, or messages of a conversation.
+        max_new_tokens: Maximum number of new tokens; None if the request leaves it open.
+        num_choices: Number of continuations.
+        top_logprobs: Number of likeliest tokens to list; None for no log-probabilities.
+        model: Name that the request gives to the model, if any.
+    """
+
+    content: PromptContent
+    max_new_tokens: int | None
+    num_choices: int = 1
+    top_logprobs: int | None = None
+    model: str | None = None
+
+
 class RequestFields(CheckedModel):
-    """Fields common to all forms of a request, and what all forms can be asked for."""
+    """Fields common to all forms of a request."""
 
     form: ClassVar[Form]
 
@@ -74,30 +83,9 @@ class RequestFields(CheckedModel):
     seed: int | None = Field(None, description="a whole number")
     stop: str | list[Any] | None = Field(None, description="a text or a list of them")
 
-    @property
     @abstractmethod
-    def content(self) -> PromptContent:
-        """The prompt, or the messages of a conversation."""
-
-    @property
-    def new_tokens_limit(self) -> int | None:
-        """Maximum number of new tokens; None if the request leaves it open."""
-        return self.max_tokens
-
-    @property
-    def num_choices(self) -> int:
-        """Number of continuations."""
-        return 1
-
-    @property
-    def num_top_logprobs(self) -> int | None:
-        """Number of likeliest tokens to list; None for no log-probabilities."""
-        return None
-
-    @property
-    def served_model(self) -> str | None:
-        """Name that the request gives to the model, if any."""
-        return None
+    def asked(self) -> Asked:
+        """Returns what the request asks for, whatever its form calls it."""
 
 
 def _one_line(model: type[CheckedModel], detail: ErrorDetails, at: str) -> str:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llmpq_jax.batch.logprobs import logprobs_values
 from llmpq_jax.batch.prompt import BadLine, Prompt
 from llmpq_jax.runtime.request import Completion, FinishReason
 
+# Decoded from a token that is part of a character.
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 _OPENAI_REASONS: dict[FinishReason, str] = {
     "eos": "stop",
     "stop": "stop",
@@ -39,11 +40,8 @@ class Result:
 def result_values(result: Result, *, model: str) -> dict[str, Any]:
     """Returns a result's JSON object, in the form of its line.
 
-    A bad line has an error in the form of OpenAI's batches.
-
-    Args:
-        result: Result of a line of any form.
-        model: Name of the model where the line gives it none.
+    A bad line has an error in the form of OpenAI's batches. `model` is the name of the
+    model where the line gives it none.
     """
     line = result.line
     if isinstance(line, BadLine):
@@ -124,4 +122,55 @@ def _openai_choice(
         **answer,
         "logprobs": logprobs_values(completion, token_text, is_chat=is_chat),
         "finish_reason": _OPENAI_REASONS[completion.finish_reason],
+    }
+
+
+def logprobs_values(
+    completion: Completion, token_text: Callable[[int], str], *, is_chat: bool
+) -> dict[str, Any] | None:
+    """Returns those of all tokens but the end-of-text token; None if not asked for."""
+    if completion.logprobs is None:
+        return None
+    num_tokens = len(completion.token_ids) - (completion.finish_reason == "eos")
+    tokens = list(
+        zip(
+            completion.token_ids[:num_tokens],
+            completion.logprobs[:num_tokens],
+            strict=True,
+        )
+    )
+    if is_chat:
+        content = [
+            _token(token_text(token_id), each.logprob)
+            | {
+                "top_logprobs": [
+                    _token(token_text(likely_id), logprob)
+                    for likely_id, logprob in each.top_tokens
+                ]
+            }
+            for token_id, each in tokens
+        ]
+        return {"content": content, "refusal": None}
+    texts = [token_text(token_id) for token_id, _ in tokens]
+    offsets = [0]
+    for text in texts:
+        offsets.append(offsets[-1] + len(text))
+    return {
+        "tokens": texts,
+        "token_logprobs": [each.logprob for _, each in tokens],
+        "top_logprobs": [
+            {token_text(likely_id): logprob for likely_id, logprob in each.top_tokens}
+            for _, each in tokens
+        ],
+        "text_offset": offsets[:-1],
+    }
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    # Decoding does not give the bytes of a part of a character.
+    is_whole = _UNFINISHED not in text
+    return {
+        "token": text,
+        "logprob": logprob,
+        "bytes": list(text.encode()) if is_whole else None,
     }

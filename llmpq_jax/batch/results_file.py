@@ -14,7 +14,6 @@ import stat
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 from llmpq_jax.batch.id_index import IdIndex
@@ -48,13 +47,7 @@ class ResultsFile:
         if_exists: IfExists = "refuse",
         manifest: Manifest | None = None,
     ) -> None:
-        """Opens the file.
-
-        Args:
-            path: Path of the file.
-            if_exists: What to do with an old file.
-            manifest: Manifest to be written next to the results; None for a run that
-                cannot be resumed.
+        """Opens the file; without a manifest, the run cannot be resumed.
 
         Raises:
             RequestError: If the file exists and is not to be replaced or resumed,
@@ -139,12 +132,7 @@ class ResultsFile:
     def __enter__(self) -> ResultsFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _begin(self) -> None:

@@ -14,12 +14,7 @@ from llmpq_jax.cli.options.option_group import (
     option_group,
     option_record,
 )
-from llmpq_jax.cli.options.planner import (
-    ALL_WIDTHS,
-    CHOICES,
-    QUALITY,
-    search_limits,
-)
+from llmpq_jax.cli.options.planner import ALL_WIDTHS, CHOICES, QUALITY, search_limits
 from llmpq_jax.cli.options.problem import SOURCES, read_problem
 from llmpq_jax.cli.options.shared import FILE, JSON, OUT_FILE
 from llmpq_jax.schema.solve_request import SearchLimits

@@ -32,12 +32,7 @@ from llmpq_jax.schema.strategy import StagePrediction, Strategy
 def explain_run(
     path: Path, *, picture: Path | None, trace: Path | None, as_json: bool
 ) -> None:
-    """Compares a run with its prediction, as tables, picture and trace.
-
-    Raises:
-        UsageError: The picture's name ends in no known format.
-        SpecError: The record cannot be read.
-    """
+    """Compares a run with its prediction, as tables, picture and trace."""
     if picture is not None and picture.suffix not in {".png", ".svg"}:
         msg = f"--picture {picture}: expected a name that ends in .png or .svg"
         raise click.UsageError(msg)

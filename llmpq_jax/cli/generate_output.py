@@ -19,8 +19,8 @@ from llmpq_jax.report.console import (
 from llmpq_jax.report.deviation import deviation_line
 from llmpq_jax.report.lines import run_lines
 from llmpq_jax.report.memory import peaks_line
+from llmpq_jax.report.names import continued_text
 from llmpq_jax.report.tables import run_table
-from llmpq_jax.report.texts import continued_text
 from llmpq_jax.runtime.analysis.phase_times import phase_times
 from llmpq_jax.tasks.generate import Served, write_records
 
@@ -35,13 +35,7 @@ def write_and_print(
 ) -> None:
     """Writes the records of a run, then prints its results and where they are.
 
-    Args:
-        served: Outcome of the run.
-        results: Results to print.
-        out: File of the results, if there is one.
-        records: Files of the run's records.
-        command: Command line, for the record.
-        json_model: Name of the model for results as JSON; None to print texts.
+    With `json_model`, the name of the model, results are printed as JSON.
     """
     batches = served.batches
     paths = {"record": records.record, "trace": records.trace}

@@ -9,14 +9,7 @@ from llmpq_jax.cli.options.engine import refuse_without
 from llmpq_jax.cli.options.option_group import command, option, option_group
 from llmpq_jax.cli.options.problem import fixed_workload
 from llmpq_jax.cli.options.profiling import MODE, TIMING, ModeOptions, TimingOptions
-from llmpq_jax.cli.options.shared import (
-    CLUSTER,
-    MODEL,
-    OUT_FILE,
-    OVERWRITE,
-    cache_home,
-)
-from llmpq_jax.cli.profile_modes import calibrate, measure_links
+from llmpq_jax.cli.options.shared import CLUSTER, MODEL, OUT_FILE, OVERWRITE, cache_home
 from llmpq_jax.schema.workload import Workload
 
 if TYPE_CHECKING:
@@ -57,9 +50,13 @@ def profile_command(
     predictions and show how accurate those are.
     """
     if mode.from_run is not None:
+        from llmpq_jax.cli.profile_modes import calibrate
+
         calibrate(mode.from_run, model, cluster, out)
         return
     if mode.between_nodes:
+        from llmpq_jax.cli.profile_modes import measure_links
+
         measure_links(model, cluster, out, workload, mode.address, mode.transport)
         return
     of_ray = {"--address": mode.address, "--transport": mode.transport}

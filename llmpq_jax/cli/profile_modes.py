@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from llmpq_jax.cli.options.engine import chosen_transport, needs_ray, set_worker_up
 from llmpq_jax.cli.options.option_group import typed_options
-
-if TYPE_CHECKING:
-    from llmpq_jax.runtime.engines.transport.config import TransportName
-    from llmpq_jax.schema.workload import Workload
+from llmpq_jax.profiler.grid import grid_for
+from llmpq_jax.report.console import log, print_line, print_table
+from llmpq_jax.report.corrections import links_table, observed_table
+from llmpq_jax.runtime.engines.transport import TransportName
+from llmpq_jax.schema.measurements_file import read_measurements
+from llmpq_jax.schema.record_files import read_cluster
+from llmpq_jax.schema.workload import Workload
+from llmpq_jax.tasks.calibrate_from_run import calibrate_from_run
+from llmpq_jax.tasks.hop_times import notes_on_links
 
 
 def calibrate(record: Path, model: Path, cluster: Path, out: Path) -> None:
     """Calibrates existing measurements by a run."""
     _refuse_others("--from-run")
-
-    from llmpq_jax.report.console import log, print_line, print_paths, print_table
-    from llmpq_jax.report.corrections import links_table, observed_table
-    from llmpq_jax.schema.record_files import read_cluster
-    from llmpq_jax.tasks.calibrate_from_run import calibrate_from_run
 
     found = calibrate_from_run(record, out, model=model, cluster=read_cluster(cluster))
     for note in found.notes:
@@ -31,10 +31,7 @@ def calibrate(record: Path, model: Path, cluster: Path, out: Path) -> None:
     print_table(observed_table(found.measurements))
     if found.links:
         print_table(links_table(found.links))
-    if found.rows:
-        print_paths(written=out)
-    else:
-        print_line(f"unchanged    {out}: it was calibrated by {record} before")
+    _print_outcome(out, found.rows, f"it was calibrated by {record} before")
 
 
 def measure_links(
@@ -51,13 +48,6 @@ def measure_links(
     with needs_ray("--between-nodes"):
         from llmpq_jax.tasks.profile_links import measure_between_nodes
 
-    from llmpq_jax.profiler.grid import grid_for
-    from llmpq_jax.report.console import log, print_line, print_table
-    from llmpq_jax.report.corrections import links_table
-    from llmpq_jax.schema.measurements_file import read_measurements
-    from llmpq_jax.schema.record_files import read_cluster
-    from llmpq_jax.tasks.hop_times import notes_on_links
-
     devices = read_cluster(cluster)
     rows = measure_between_nodes(
         model,
@@ -72,10 +62,11 @@ def measure_links(
     for note in notes_on_links(devices, links):
         log(note)
     print_table(links_table(links))
-    outcome = (
-        f"written      {out}" if rows else f"unchanged    {out}: it has these rows"
-    )
-    print_line(outcome)
+    _print_outcome(out, rows, "it has these rows")
+
+
+def _print_outcome(out: Path, rows: Sequence[object], otherwise: str) -> None:
+    print_line(f"written      {out}" if rows else f"unchanged    {out}: {otherwise}")
 
 
 def _refuse_others(mode: str, *served: str) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from llmpq_jax.units import format_seconds
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from llmpq_jax.planner import Progress
 
 # Columns of tables in files and pipes, which have no width.
 _WIDTH = 120
@@ -23,13 +27,7 @@ class Advance(Protocol):
     def __call__(
         self, count: float, total: float | None = None, note: str | None = None
     ) -> None:
-        """Advances the bar.
-
-        Args:
-            count: Units done since the last call.
-            total: Units to do, once they are known.
-            note: Text to show with the bar, in place of the last one.
-        """
+        """Advances the bar; sets its total, once it is known, and the note in it."""
         ...
 
 
@@ -74,36 +72,24 @@ def print_table(renderable: RenderableType) -> None:
 def progress_bar(what: str, total: float | None, *, unit: str) -> Iterator[Advance]:
     """Shows a bar with its rate and the time left on stderr, if that is a terminal.
 
-    Args:
-        what: Name of the work, such as "loading".
-        total: Units to do; None while they are unknown.
-        unit: Name of the units in the plural, such as "tokens".
-
-    Yields:
-        Function that advances the bar.
+    Yields a function that advances the bar. `what` is the name of the work, such as
+    "loading", `unit` that of its units in the plural, `total` None while it is unknown.
     """
     if not sys.stderr.isatty():
         log(f"{what} …")
         yield _ignore
         return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]}"),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
         console=Console(stderr=True),
     )
     with bar:
@@ -125,3 +111,40 @@ def progress_bar(what: str, total: float | None, *, unit: str) -> Iterator[Advan
 
 def _ignore(count: float, total: float | None = None, note: str | None = None) -> None:
     del count, total, note
+
+
+def state_callback(advance: Advance) -> Callable[[Progress], None]:
+    """Returns a callback for states of a search that advances a bar."""
+    num_shown = 0
+
+    def show(state: Progress) -> None:
+        nonlocal num_shown
+        advance(
+            max(0, state.num_done - num_shown),
+            state.num_subproblems,
+            search_note(state),
+        )
+        num_shown = max(num_shown, state.num_done)
+
+    return show
+
+
+def note_callback(advance: Advance) -> Callable[[str], None]:
+    """Returns a callback that shows notes in a bar, or as lines where there is no terminal."""
+
+    def show_note(note: str) -> None:
+        if sys.stderr.isatty():
+            advance(0, note=note)
+        else:
+            log(note)
+
+    return show_note
+
+
+def search_note(state: Progress) -> str:
+    """Returns the best plan and its bound: "best 12.4 s, bound 12.3 s (gap 0.6 %)"."""
+    if state.best == float("inf"):
+        return "no plan yet"
+    gap = max(0.0, 1.0 - state.bound / state.best) if state.best > 0 else 0.0
+    best, bound = format_seconds(state.best), format_seconds(max(state.bound, 0.0))
+    return f"best {best}, bound {bound} (gap {100 * gap:.2g} %)"

@@ -24,34 +24,24 @@ def explanation_json(
         "source": source,
         **asdict(breakdown),
         "stages": [
-            {
-                **asdict(stage),
-                "spare_bytes": stage.spare_bytes,
-                "is_full": stage.is_full,
-                "binds": binding(stage, breakdown, answers),
-            }
+            _values(stage, "spare_bytes", "is_full")
+            | {"binds": binding(stage, breakdown, answers)}
             for stage in breakdown.stages
         ],
         "phases": [
-            {
-                **asdict(phase),
-                "total_s": phase.terms.total_s,
-                "slowest": phase.slowest.name,
-                "dominant": phase.dominant,
-            }
+            asdict(phase)
+            | {"total_s": phase.terms.total_s, "slowest": phase.slowest.name}
+            | {"dominant": phase.dominant}
             for phase in breakdown.phases
         ],
-        "answers": [
-            {
-                **asdict(answer),
-                "gain": answer.gain,
-                "max_gain": answer.max_gain,
-                "brings": answer.brings,
-            }
-            for answer in answers
-        ],
+        "answers": [_values(each, "gain", "max_gain", "brings") for each in answers],
     }
     return json.dumps(_finite(values), indent=2, ensure_ascii=False)
+
+
+def _values(record: Any, *properties: str) -> dict[str, Any]:
+    """Returns the fields and some properties of a record."""
+    return asdict(record) | {name: getattr(record, name) for name in properties}
 
 
 def _finite(value: Any) -> Any:

@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 def plan_lines(strategy: Strategy, *, int8_omega: float | None = None) -> list[str]:
     """Returns a plan's predicted time and quality, and what is proven of it.
 
-    Args:
-        strategy: Plan to describe.
-        int8_omega: Σω of the same model with all layers at 8 bits, to compare with;
-            None to leave it out.
+    Its Σω is compared with that of the model at 8 bits, unless that is None.
     """
     lines = workload_lines(strategy.workload)
     if (predicted := strategy.predicted) is not None:

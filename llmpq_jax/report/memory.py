@@ -27,10 +27,7 @@ def compiled_memory_table(
 ) -> Table:
     """Shows each stage's memory, predicted and by the compiler's analysis.
 
-    Args:
-        strategy: Strategy that was compiled.
-        programs: Memory of the programs of each stage.
-        loaded: Bytes of each stage's weights on a device; None where not loaded.
+    Bytes of a stage's loaded weights are None where they were not loaded.
     """
     columns = ["compiled", "predicted", "predicted over", "allowed", "peak in"]
     columns.append("temporary")

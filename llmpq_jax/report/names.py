@@ -1,4 +1,4 @@
-"""Short texts of stages, layers and bits, for tables and pictures."""
+"""Short texts of stages, layers and bits, and generated texts made safe to show."""
 
 from __future__ import annotations
 
@@ -23,3 +23,19 @@ def layers_text(stage: Stage) -> str:
     """Returns the first and the last layer of a stage: "0–6"."""
     first, end = stage.layers
     return str(first) if end == first + 1 else f"{first}–{end - 1}"
+
+
+def continued_text(prompt: str, continuation: str) -> str:
+    """Joins a prompt and its continuation, indented."""
+    lines = printable(prompt + continuation).rstrip().split("\n")
+    return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+def printable(text: str) -> str:
+    """Escapes control characters, so that generated text cannot control a terminal."""
+    return "".join(
+        char
+        if char.isprintable() or char in "\n\t"
+        else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )

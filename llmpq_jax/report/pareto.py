@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmpq_jax.files import write_text
 from llmpq_jax.report.picture_style import INK, QUIET, RULE, new_figure, save_figure
@@ -38,10 +38,28 @@ COLUMNS = (
     "bits",
     "solved_in_s",
 )
-_WHAT = {
-    "quality": "Latency by the quality loss allowed",
-    "batch": "Throughput and latency by batch",
-    "devices": "Latency by the number of devices",
+_LATENCY = "latency of the batch (s)"
+_THROUGHPUT = "throughput (new tokens/s)"
+
+
+class _AxisTexts(NamedTuple):
+    title: str
+    label: str
+    setting: str
+
+
+_TEXTS: dict[Axis, _AxisTexts] = {
+    "quality": _AxisTexts(
+        "Latency by the quality loss allowed",
+        "quality loss, Σω (unit of the sensitivities)",
+        "Σω ≤ {:.4g}",
+    ),
+    "batch": _AxisTexts(
+        "Throughput and latency by batch", "batch (prompts together)", "batch {:g}"
+    ),
+    "devices": _AxisTexts(
+        "Latency by the number of devices", "devices used", "{:g} devices"
+    ),
 }
 
 
@@ -60,11 +78,7 @@ def write_csv(
 
 def point_line(axis: Axis, point: SweepPoint) -> str:
     """Returns one point as a line."""
-    setting = {
-        "quality": f"Σω ≤ {point.setting:.4g}",
-        "batch": f"batch {point.setting:g}",
-        "devices": f"{point.setting:g} devices",
-    }[axis]
+    setting = _TEXTS[axis].setting.format(point.setting)
     if point.strategy is None:
         return f"{setting:<14} no plan"
     certificate = point.strategy.certificate
@@ -112,35 +126,24 @@ def write_picture(
 ) -> None:
     """Draws the points, each with an error bar for its certificate's gap.
 
-    Args:
-        path: Path that ends in .png or another format of matplotlib.
-        axis: Quantity that was swept.
-        points: Points of the sweep; those without a plan are left out.
-        front: Points that no other one dominates.
-        basis: Source of the seconds, such as "measured".
+    Points without a plan are left out. `basis` is the source of the seconds, such as
+    "measured".
     """
     solved = [point for point in points if point.strategy is not None]
-    num_panels = 2 if axis == "batch" else 1
-    figure = new_figure(8.0, 3.6 * num_panels + 0.8)
-    panels = figure.subplots(num_panels, 1, squeeze=False, sharex=True)[:, 0]
-    figure.suptitle(f"{_WHAT[axis]} ({basis})", color=INK, fontsize=13)
+    shown = [_THROUGHPUT, _LATENCY] if axis == "batch" else [_LATENCY]
+    figure = new_figure(8.0, 3.6 * len(shown) + 0.8)
+    panels = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
+    figure.suptitle(f"{_TEXTS[axis].title} ({basis})", color=INK, fontsize=13)
+    for panel, what in zip(panels, shown, strict=True):
+        _draw(panel, axis, solved, front, what)
+    panels[-1].set_xlabel(_TEXTS[axis].label, color=INK)
     if axis == "batch":
-        _draw(panels[0], axis, solved, front, "throughput (new tokens/s)")
-        _draw(panels[1], axis, solved, front, "latency of the batch (s)")
-        panels[1].set_xlabel("batch (prompts together)", color=INK)
-        panels[1].set_xscale("log", base=2)
+        panels[-1].set_xscale("log", base=2)
         sizes = sorted({point.setting for point in solved})
-        panels[1].set_xticks(sizes, [f"{size:g}" for size in sizes])
-        panels[1].minorticks_off()
-    else:
-        _draw(panels[0], axis, solved, front, "latency of the batch (s)")
-        names = {
-            "quality": "quality loss, Σω (unit of the sensitivities)",
-            "devices": "devices used",
-        }
-        panels[0].set_xlabel(names[axis], color=INK)
-        if axis == "devices":
-            panels[0].xaxis.get_major_locator().set_params(integer=True)
+        panels[-1].set_xticks(sizes, [f"{size:g}" for size in sizes])
+        panels[-1].minorticks_off()
+    elif axis == "devices":
+        panels[0].xaxis.get_major_locator().set_params(integer=True)
     panels[0].legend(frameon=False, labelcolor=INK)
     save_figure(figure, path)
 
@@ -152,7 +155,7 @@ def _draw(
     front: Sequence[SweepPoint],
     what: str,
 ) -> None:
-    is_throughput = what.startswith("throughput")
+    is_throughput = what == _THROUGHPUT
 
     def position(point: SweepPoint) -> tuple[float, float]:
         across = {

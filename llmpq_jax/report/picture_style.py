@@ -40,10 +40,7 @@ def save_figure(
 ) -> None:
     """Writes a picture reproducibly, in the format of its name's ending.
 
-    Args:
-        figure: Figure to write.
-        path: Path of the picture.
-        metadata: Texts to embed in a PNG, by key; none by default.
+    A PNG contains the metadata, texts by key; by default there are none.
     """
     import matplotlib as mpl
 

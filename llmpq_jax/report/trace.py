@@ -28,12 +28,7 @@ def write_trace(
 ) -> None:
     """Writes batches served one after the other, to open with https://ui.perfetto.dev.
 
-    Args:
-        path: Path of the trace.
-        strategy: Strategy that was run.
-        batches: Records of the batches.
-        predicted: Predicted records of the batches, shown as a second process; none by
-            default.
+    Predicted batches are shown as a second process.
     """
     name = f"llmpq-jax {strategy.model.path}"
     events = _rows(strategy, batches, 1, name)

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from llmpq_jax.schema.strategy import Strategy
 
-# vLLM's names of types.
-_TYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VllmExport:
@@ -42,7 +39,7 @@ def vllm_export(strategy: Strategy) -> VllmExport:
         strategy.model.path,
         *("--pipeline-parallel-size", str(len(strategy.stages))),
         *("--tensor-parallel-size", str(min(widths))),
-        *("--dtype", _TYPES[strategy.precision.activations]),
+        *("--dtype", strategy.precision.activations),
         *("--max-model-len", str(strategy.workload.context_length)),
         *("--max-num-seqs", str(strategy.workload.batch)),
     ]

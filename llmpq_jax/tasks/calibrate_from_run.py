@@ -68,14 +68,7 @@ def calibrate_from_run(
     count twice, and the run may have been planned with any corrections. The same record
     changes nothing the second time.
 
-    Args:
-        record: Run record from `generate --record`.
-        out: Path of the measurements file.
-        model: Folder of the checkpoint, or of its config.json alone.
-        cluster: Cluster whose devices ran.
-
     Raises:
-        SpecError: A file cannot be read, or is of another model.
         MeasurementError: The run is of another model, device or kernels than the
             measurements, or too short.
     """
@@ -139,11 +132,7 @@ class _Sums:
 def _added_up(
     run: RecordedRun, table: Measurements, node_devices: list[NodeDevice]
 ) -> dict[tuple[str, Phase], _Sums]:
-    """Adds up measured and predicted seconds of stages on one device.
-
-    Returns:
-        The sums by kind and phase, kinds in the order of stages, prefill before decode.
-    """
+    """Adds up seconds of stages on one device, by kind in order and by phase."""
     strategy = run.strategy
     latency = _uncorrected(table, strategy)
     last = len(strategy.stages) - 1

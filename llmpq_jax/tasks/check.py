@@ -52,11 +52,8 @@ def fit_stages(
 ) -> list[StageFit]:
     """Compiles every stage on the devices it names, stages in parallel.
 
-    Args:
-        strategy: Strategy whose model path is as seen from here; its config.json is
-            enough unless `loads` is true.
-        loads: True to load the weights too, and run each program once.
-        on_stage: Called after each stage is compiled.
+    The model's config.json is enough, unless `loads` asks to load the weights too and
+    run each program once.
 
     Raises:
         StrategyError: The strategy is for another model, or names devices that are not
@@ -74,21 +71,16 @@ def fit_stages(
         stage = strategy.stages[number]
         program = describe_stage(
             architecture,
-            layers=stage.layers,
-            bits=stage.bits,
-            precision=strategy.precision,
-            sharding=StageSharding(
-                devices[number], group_size=strategy.precision.group_size
-            ),
-            wire_bits=stage.wire_bits,
+            stage,
+            strategy.precision,
+            StageSharding(devices[number], group_size=strategy.precision.group_size),
+            received_bits=strategy.received_bits(number),
         )
         memories = tuple(
             program_memories(
                 program,
                 workload=strategy.workload,
                 micro_batch=strategy.micro_batch,
-                precision=strategy.precision,
-                received_bits=strategy.received_bits(number),
             )
         )
         on_stage()

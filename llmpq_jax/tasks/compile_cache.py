@@ -18,12 +18,8 @@ def keep_compiled(cache_home: Path) -> Path | None:
 
     Each processor and version of JAX has a subfolder, since code for one may not run on
     another. Beyond 2 GiB, the executables that were used longest ago are deleted.
-
-    Args:
-        cache_home: Folder for the caches of all programs.
-
-    Returns:
-        The subfolder; None if JAX is configured otherwise, or the folder is not writable.
+    Returns the subfolder; None if JAX is configured otherwise, or the folder is not
+    writable.
     """
     is_configured = jax.config.values["jax_compilation_cache_dir"] is not None
     if is_configured or not jax.config.values["jax_enable_compilation_cache"]:

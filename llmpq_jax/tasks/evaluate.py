@@ -38,22 +38,12 @@ def evaluate(
 ) -> tuple[TextEvaluation | None, ChoiceEvaluation | None]:
     """Loads a strategy's pipeline and evaluates it on a text, on questions, or both.
 
-    The model at 16 bits passes through the default device layer by layer, so it need not
-    fit there.
-
-    Args:
-        strategy: Strategy to evaluate, its paths as seen from here.
-        text_path: Path of a UTF-8 text; None for no text.
-        questions: Name of a file and the questions in it; None for no questions.
-        window: Tokens of each window; by default 512, or the strategy's context if that
-            is shorter.
-        max_tokens: Number of tokens to read of the text; None for all.
-
-    Returns:
-        The evaluations on the text and on the questions, each None if not asked for.
+    The model at 16 bits passes through the default device layer by layer, so it need
+    not fit there. A window has 512 tokens by default, or the strategy's context if that
+    is shorter; at most `max_tokens` tokens of the text are read. Returns None for what
+    is not asked for.
 
     Raises:
-        CheckpointError: A tensor is missing, damaged, or of another shape.
         RequestError: The text cannot be read, or windows are too long.
         StrategyError: The strategy is for another model, or for devices that are not
             here.

@@ -40,9 +40,6 @@ _SHARES = (0.2, 0.19, 0.235, 0.15)
 def find_model(root: Path) -> Path:
     """Returns the example model's folder, from here or from the package's own checkout.
 
-    Args:
-        root: Root of the checkout that would contain the package.
-
     Raises:
         CheckpointError: The package is not in a checkout.
     """

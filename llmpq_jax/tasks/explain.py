@@ -17,8 +17,7 @@ from llmpq_jax.planner.whatif import (
     list_scenarios,
     request_allowing,
 )
-from llmpq_jax.report.console import log, progress_bar
-from llmpq_jax.report.search_progress import search_note
+from llmpq_jax.report.console import log, progress_bar, search_note
 from llmpq_jax.schema.solve_request import SearchLimits
 from llmpq_jax.schema.strategy import Strategy
 
@@ -46,15 +45,10 @@ def explain(
 ) -> Explanation:
     """Explains a plan; Ctrl-C ends the questions and keeps the answers so far.
 
-    Args:
-        strategy: Plan to explain.
-        request: Problem that it was solved for, or a changed one.
-        more: How much more of each resource is asked about.
-        search: Limits of each search; None to ask nothing.
+    Without limits of a search nothing is asked.
 
     Raises:
         StrategyError: The strategy does not suit the problem.
-        SpecError: The records of the problem do not belong together.
     """
     problem = make_problem(request_allowing(request, strategy))
     plan = incumbent_from_strategy(problem, strategy)

@@ -72,11 +72,7 @@ class Served:
     batches: tuple[BatchRecord, ...]
 
     def check(self, results: Path | None, *, num_kept_errors: int = 0) -> None:
-        """Raises an error if there were bad lines.
-
-        Args:
-            results: File of the results, which says what is wrong with each bad line.
-            num_kept_errors: Number of bad lines in the results of earlier runs.
+        """Raises an error if there were bad lines, which the results say more of.
 
         Raises:
             RequestError: There were bad lines; the message is that of the first.
@@ -105,12 +101,13 @@ def serve_prompts(
     """Serves prompts, each as soon as there is room for it, with progress on stderr.
 
     A prompt that the strategy cannot serve is a bad line: its result says why, and the
-    run continues.
+    run continues. Lines are read twice for each plan; they may be more than memory
+    holds.
 
     Args:
         strategy: Strategy to run, its model path as seen from here.
-        lines: Prompts, read twice for each plan; they may be more than memory holds.
-        settings: How they are served; None for the defaults.
+        lines: Prompts and bad lines.
+        settings: Options of the run; None for the defaults.
         is_done: Predicate of a line's name: whether it has its result already.
         on_result: Called with the result of each other line as soon as it is complete.
         solve_again: Makes a plan for the same workload without failed devices; None if
@@ -210,15 +207,7 @@ def write_records(
     trace: Path | None = None,
     timeline: Path | None = None,
 ) -> None:
-    """Writes when each stage of a run did what, in the given forms.
-
-    Args:
-        served: Outcome of the run.
-        command: Command line, for the record.
-        record: File for the record as JSON lines; None to write none.
-        trace: File for a trace for Perfetto; None to write none.
-        timeline: File for a picture of the last batch; None to draw none.
-    """
+    """Writes when each stage did what, as JSON lines, for Perfetto and as a picture."""
     strategy = served.strategy
     if record is not None:
         header = {

@@ -24,14 +24,9 @@ def hop_times(
     """Returns the median seconds of sending hidden states between nodes, by size.
 
     A hop lasts from when a stage has computed them until they are on the next stage's
-    device. Hops within a node are left out, and hops to a mesh, which are several
-    transfers.
-
-    Args:
-        run: Run as it was recorded.
-        node_devices: First device of each stage.
-        hidden_size: Hidden size of the model.
-        min_samples: Minimum number of transfers of a size; rarer ones are left out.
+    device. Hops within a node are left out, hops to a mesh, which are several
+    transfers, and sizes with fewer than `min_samples`. `node_devices` has the first of
+    each stage.
     """
     stages, precision = run.strategy.stages, run.strategy.precision
     apart = {
@@ -66,14 +61,7 @@ def hop_times(
 def link_time(
     source: NodeDevice, target: NodeDevice, num_bytes: int, seconds: list[float]
 ) -> LinkTime:
-    """Returns the measurements row of transfers between devices of two nodes.
-
-    Args:
-        source: Device that sends.
-        target: Device that receives.
-        num_bytes: Size of each transfer in bytes.
-        seconds: Measured seconds of the transfers.
-    """
+    """Returns the measurements row of transfers between devices of two nodes."""
     timing = summary(seconds)
     return LinkTime(
         source_kind=source.device.kind,
@@ -87,12 +75,7 @@ def link_time(
 
 
 def notes_on_links(cluster: Cluster, links: Iterable[LinkTime]) -> list[str]:
-    """Returns a note on each measured link that the cluster file sets as well.
-
-    Args:
-        cluster: Cluster as its file describes it.
-        links: Links that were measured between nodes.
-    """
+    """Returns a note on each measured link that the cluster file sets as well."""
     in_file = {frozenset(link.between) for link in cluster.links}
     pairs = dict.fromkeys((row.source_node, row.target_node) for row in links)
     return [

@@ -25,23 +25,14 @@ def estimate_sensitivity(
     window: int = 512,
     max_tokens: int | None = None,
 ) -> Sensitivity:
-    """Estimates the sensitivity of every layer of a checkpoint.
+    """Estimates the sensitivity of every layer of a checkpoint on a text.
 
-    Args:
-        folder: Folder of the checkpoint.
-        text_path: UTF-8 text that the losses are estimated on.
-        job: Method and rounding of the estimate.
-        work: Folder for intermediate results, from which an interrupted run continues;
-            deleted at the end.
-        group_size: Maximum number of weights that share an int4 scale.
-        window: Tokens of each window of text.
-        max_tokens: Number of tokens to read of the text; None for all.
+    An interrupted run continues from the folder `work`, which is deleted at the end.
 
     Raises:
         CheckpointError: A tensor is missing, damaged, or of another shape.
         RequestError: The text cannot be read, or windows are longer than the model's
             context.
-        UnsupportedModelError: The model is not implemented.
     """
     model = StreamedModel(folder, group_size=group_size)
     text = open_text(model, text_path, window=window, max_tokens=max_tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +36,7 @@ from llmpq_jax.schema.workload import Workload
 from llmpq_jax.tasks.unmeasured import (
     catalogue_digest,
     config_alone,
+    model_reference,
     roofline_measurements,
 )
 
@@ -89,21 +90,23 @@ def planning_request(
             Path(request.sources.measurements), architecture, cluster, on_note
         )
     group_size = _group_size(measurements)
-    weights = _examine_weights(model, architecture, request, group_size, on_note)
+    reference, sensitivity, allowed, tensor = _examine_weights(
+        model, architecture, request, group_size, on_note
+    )
     return PlanRequest(
         architecture=architecture,
-        model=replace(weights.reference, rounded=weights.sensitivity.rounded),
+        model=replace(reference, rounded=sensitivity.rounded),
         cluster=cluster,
         measurements=measurements,
-        sensitivity=weights.sensitivity,
+        sensitivity=sensitivity,
         workload=workload,
         activations=measurements.activations,
         group_size=group_size,
-        bits=tuple(bits for bits in weights.bits if bits in choices.bits),
+        bits=tuple(bits for bits in allowed if bits in choices.bits),
         head_bits=choices.head_bits,
         kv_bits=choices.kv_bits,
         wire_bits=choices.wire_bits,
-        tensor=weights.tensor,
+        tensor=tensor,
         omega_budget=request.quality.omega_budget,
         theta=request.quality.theta,
         pins=(*choices.pin_layers, *choices.pin_bits),
@@ -122,34 +125,14 @@ def _read_measurements(
     measurements = read_measurements(path)
     check_measurements(measurements, architecture)
     check_kinds(measurements, cluster)
-    today = datetime.now(UTC).date()
-    for doubt in staleness_warnings(
-        measurements, jax_version=version("jax"), today=today
+    kinds = dict.fromkeys(each.device.kind for each in cluster.node_devices)
+    today, jax_version = datetime.now(UTC).date(), version("jax")
+    for note in (
+        *staleness_warnings(measurements, jax_version=jax_version, today=today),
+        *factor_lines(measurements, kinds),
     ):
-        on_note(doubt)
-    kinds = dict.fromkeys(
-        node_device.device.kind for node_device in cluster.node_devices
-    )
-    for line in factor_lines(measurements, kinds):
-        on_note(line)
+        on_note(note)
     return measurements
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Weights:
-    """What a plan needs to know of a model's weights.
-
-    Attributes:
-        reference: Name of the model for the strategy.
-        sensitivity: Quality loss of each layer.
-        bits: Precisions that every layer can be served at.
-        tensor: Numbers of devices that may hold one stage.
-    """
-
-    reference: ModelReference
-    sensitivity: Sensitivity
-    bits: tuple[Bits, ...] = ALL_BITS
-    tensor: tuple[int, ...]
 
 
 def _examine_weights(
@@ -158,8 +141,12 @@ def _examine_weights(
     request: SolveRequest,
     group_size: int,
     on_note: Callable[[str], None],
-) -> _Weights:
-    """Reads what the checkpoint allows, or assumes it if there are no weights to read."""
+) -> tuple[ModelReference, Sensitivity, tuple[Bits, ...], tuple[int, ...]]:
+    """Reads what the checkpoint allows, or assumes it if there are no weights to read.
+
+    Returns the model's reference, each layer's quality loss, the bits that every layer
+    can be served at, and the numbers of devices that may hold one stage.
+    """
     sources, choices = request.sources, request.choices
     sensitivity = None
     if sources.sensitivity is not None:
@@ -167,11 +154,7 @@ def _examine_weights(
     if sources.roofline and not has_weights(model):
         on_note(f"no weights in {model}: all layers count as equally sensitive")
         reference, assumed = config_alone(model, architecture, group_size=group_size)
-        return _Weights(
-            reference=reference,
-            sensitivity=sensitivity or assumed,
-            tensor=choices.tensor,
-        )
+        return reference, sensitivity or assumed, ALL_BITS, choices.tensor
     reader = CheckpointReader(model)
     allowed = plannable_bits(reader, architecture, head=choices.head_bits[0])
     tensor = choices.tensor
@@ -188,15 +171,8 @@ def _examine_weights(
             "no --sensitivity: estimating it from the variance of the weights alone"
         )
         sensitivity = weight_variance(model, group_size=group_size)
-    reference = ModelReference(
-        path=str(model),
-        architecture=architecture.family,
-        num_layers=architecture.num_layers,
-        fingerprint=model_fingerprint(model),
-    )
-    return _Weights(
-        reference=reference, sensitivity=sensitivity, bits=allowed, tensor=tensor
-    )
+    reference = model_reference(model, architecture, model_fingerprint(model))
+    return reference, sensitivity, allowed, tensor
 
 
 def measurements_digest(sources: Sources) -> str:

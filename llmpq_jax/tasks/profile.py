@@ -24,16 +24,9 @@ def measure(
 ) -> Measurements:
     """Measures with a progress bar, and warns of devices whose speed drifted.
 
-    Args:
-        model: Folder of the checkpoint.
-        cluster: Cluster whose devices are measured.
-        out: Measurements file, written row by row.
-        options: Sizes, precisions and widths to measure.
-        overwrites: True to discard what the file holds, instead of continuing it.
-
     Raises:
-        MeasurementError: A kind of device is not here, or the file holds measurements
-            of other circumstances.
+        MeasurementError: A kind of device is not here, or the file to write holds
+            measurements of other circumstances.
     """
     note_missing_kernels(node_device.name for node_device in cluster.node_devices)
     with progress_bar("measuring", None, unit="rows") as advance:

@@ -16,7 +16,7 @@ from llmpq_jax.profiler.links import token_counts
 from llmpq_jax.profiler.stopwatch import STAGE_PAUSE_S
 from llmpq_jax.report.console import progress_bar
 from llmpq_jax.runtime.engines.ray.link_probe import LinkProbe, time_links
-from llmpq_jax.runtime.engines.transport.config import TransportName
+from llmpq_jax.runtime.engines.transport import TransportName
 from llmpq_jax.schema.cluster import Cluster, NodeDevice
 from llmpq_jax.schema.measurements import LinkTime, Measurements
 from llmpq_jax.schema.measurements_file import read_measurements
@@ -36,23 +36,11 @@ def measure_between_nodes(
 ) -> tuple[LinkTime, ...]:
     """Times hidden states between every two nodes in both directions, as under Ray.
 
-    Each pair of kinds is timed on the first device of the kind on its node. What the file
-    has already is not measured again.
-
-    Args:
-        model: Folder of the checkpoint, or of its config.json alone.
-        cluster: Cluster of the devices; those that are never used are left out.
-        out: Measurements of the model on the nodes' devices, added to row by row.
-        grid: Grid whose largest prefill is the largest size.
-        address: Address of the Ray cluster; "auto" for this machine's.
-        transport: Transport of the messages.
-        set_up: Called in each process before JAX starts.
-
-    Returns:
-        The new rows.
+    Each pair of kinds is timed on the first device of the kind on its node, up to the
+    grid's largest prefill. What the file has already is not measured again, and devices
+    that are never used are left out. Returns the new rows.
 
     Raises:
-        SpecError: A file cannot be read.
         MeasurementError: The measurements are of another model, or the cluster has only
             one node.
         StrategyError: A machine serves something else, or lacks a device.

@@ -49,12 +49,9 @@ def plan_under_limit(
 ) -> Strategy:
     """Plans under a limit on measured quality; each round is logged to stderr.
 
-    Args:
-        problem: Problem to solve; its budget for Σω is set here.
-        request: Request that the problem was read from, with the limit and its text.
-        plan: Solves a problem.
-        work: Folder for hidden states between layers.
-        record: File of plans evaluated before, read and added to; None for none.
+    The problem's budget for Σω is set here. The folder `work` is for hidden states
+    between layers. Plans of the record are candidates too, and new ones are added to
+    it.
 
     Raises:
         InfeasibleError: No plan keeps the limit, or none fits the devices.
@@ -175,13 +172,8 @@ def plan_within(
 ) -> Round:
     """Solves and evaluates until a plan keeps the limit; returns the fastest that does.
 
-    Args:
-        limit: Limit on the validation text.
-        omega_budget: Budget for Σω of the first round.
-        plan: Solves under a budget for Σω.
-        evaluate: Measures the quality of a plan.
-        known: Plans evaluated before for the same problem; new ones are added.
-        on_round: Called after every round.
+    The budget for Σω is that of the first round. Plans that are known from earlier are
+    candidates too, and new ones are added to them.
 
     Raises:
         InfeasibleError: No plan of the rounds keeps the limit.

@@ -59,13 +59,9 @@ def write_checkpoint(
 ) -> WrittenCheckpoint:
     """Writes a checkpoint of the weights that a strategy would load, and its strategy.
 
-    Args:
-        strategy_path: File of the strategy.
-        out: Folder to write.
-        overwrite: True to replace a checkpoint that was written by this function.
-
     Raises:
-        RequestError: The folder exists already, or is a file.
+        RequestError: The folder exists already and is not to be replaced, or was not
+            written by this function.
         CheckpointError, StrategyError, UnsupportedModelError: The strategy cannot be
             served from its checkpoint, or that cannot be written.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import eq
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +64,9 @@ def _question(line: str, where: str) -> Question:
         case {"question": str(question), "choices": [*choices], "answer": int(answer)}:
             are_texts = all(isinstance(each, str) and each for each in choices)
             if are_texts and len(choices) >= 2 and 0 <= answer < len(choices):
+                texts = tuple(choices)
                 return Question(
-                    where=where,
-                    question=question,
-                    choices=tuple(choices),
-                    answer=answer,
+                    where=where, question=question, choices=texts, answer=answer
                 )
     msg = f"{where}: found {line[:80]!r}: {_EXPECTED}"
     raise RequestError(msg)
@@ -85,14 +84,10 @@ def choose(
 ) -> tuple[list[int], list[int]]:
     """Returns the index of each question's most likely choice, in total and per byte.
 
-    Args:
-        questions: Questions to answer.
-        tokenizer: Tokenizer of the model.
-        score: Function from tokens [B, T] to float32 logits [B, T, V].
-        longest: Maximum number of tokens of a question with a choice.
+    `score` returns float32 logits [B, T, V] of tokens [B, T].
 
     Raises:
-        RequestError: A question is longer.
+        RequestError: A question with a choice has more than `longest` tokens.
     """
     plain, per_byte = [], []
     for question in questions:
@@ -105,11 +100,8 @@ def choose(
 
 def fraction_right(questions: Sequence[Question], chosen: Sequence[int]) -> float:
     """Returns the share of questions whose right choice was chosen."""
-    right = [
-        question.answer == choice
-        for question, choice in zip(questions, chosen, strict=True)
-    ]
-    return sum(right) / len(right)
+    answers = [question.answer for question in questions]
+    return sum(map(eq, answers, chosen)) / len(answers)
 
 
 def _likelihoods(
@@ -134,14 +126,9 @@ def _likelihoods(
     for number, row in enumerate(rows):
         # Tokens of the choice start where those of question and choice together differ
         # from those of the question alone: its last token may merge with the choice.
-        shared = next(
-            (
-                index
-                for index, (one, other) in enumerate(zip(before, row, strict=False))
-                if one != other
-            ),
-            min(len(before), len(row) - 1),
-        )
+        pairs = enumerate(zip(before, row, strict=False))
+        differ = (index for index, (one, other) in pairs if one != other)
+        shared = next(differ, min(len(before), len(row) - 1))
         own = range(max(1, shared), len(row))
         sums.append(sum(log_p[number, index - 1, row[index]] for index in own))
     return np.array(sums)

@@ -13,10 +13,10 @@ from llmpq_jax.batch.result_line import Result, result_values
 from llmpq_jax.batch.results_file import ResultsFile
 from llmpq_jax.errors import LlmpqError
 from llmpq_jax.profiler import ProfileOptions
-from llmpq_jax.report.console import log, print_line, print_table
+from llmpq_jax.report.console import log, print_line, print_paths, print_table
 from llmpq_jax.report.lines import plan_lines, run_lines
+from llmpq_jax.report.names import continued_text
 from llmpq_jax.report.tables import measurements_table, plan_table, run_table
-from llmpq_jax.report.texts import continued_text
 from llmpq_jax.runtime.request import Sampling
 from llmpq_jax.schema.record_files import read_cluster, read_strategy, write_cluster
 from llmpq_jax.tasks.example import (
@@ -42,10 +42,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
     """Profiles, solves and generates on a small scale, and explains each step.
 
-    Args:
-        work_dir: Folder for all files; those of an earlier run are replaced.
-        model: Checkpoint folder; None for the example model.
-        command: Command line, for the run record.
+    Files of an earlier run are replaced; the default model is the example's.
 
     Raises:
         LlmpqError: A step failed; the message is that step's.
@@ -53,52 +50,38 @@ def quickstart(work_dir: Path, *, model: Path | None, command: str) -> None:
     folder = find_model(CHECKOUT) if model is None else model
     architecture = read_architecture(folder)
     work_dir.mkdir(parents=True, exist_ok=True)
-    print_line(f"llmpq-jax quickstart: {folder}, {architecture.num_layers} layers")
-    print_line()
+    print_line(f"llmpq-jax quickstart: {folder}, {architecture.num_layers} layers\n")
     cluster = _cluster_file(folder, work_dir, is_example=model is None)
     measurements = work_dir / "measurements.toml"
     _profile(folder, cluster, measurements)
     strategy_path = work_dir / "strategy.toml"
     _plan(folder, cluster, measurements, strategy_path)
-    files = {
-        "cluster": cluster,
-        "measurements": measurements,
-        "strategy": strategy_path,
-        "results": work_dir / "results.jsonl",
-        "run record": work_dir / "run.jsonl",
+    results = work_dir / "results.jsonl"
+    records = {
+        "record": work_dir / "run.jsonl",
         "trace": work_dir / "trace.json",
         "timeline": work_dir / "timeline.png",
     }
-    _generate(folder, files, command)
-    for name, path in files.items():
-        print_line(f"{name:<12} {path}")
-    print_line()
-    print_line("Open the trace at https://ui.perfetto.dev, or look at the timeline.")
+    _generate(folder, strategy_path, results, records, command)
+    print_paths(cluster=cluster, measurements=measurements, strategy=strategy_path)
+    print_paths(results=results, run_record=records.pop("record"), **records)
+    print_line("\nOpen the trace at https://ui.perfetto.dev, or look at the timeline.")
 
 
 def _profile(folder: Path, cluster: Path, measurements: Path) -> None:
     print_line(
-        "1 profile    how long a layer takes here at 16, 8 and 4 bits, in both phases:"
-    )
-    print_line(
+        "1 profile    how long a layer takes here at 16, 8 and 4 bits, in both phases:\n"
         "             prefill reads a prompt at once, decode writes token by token"
     )
-    measured = measure(
-        folder,
-        read_cluster(cluster),
-        measurements,
-        PROFILE,
-        overwrites=True,
-    )
+    devices = read_cluster(cluster)
+    measured = measure(folder, devices, measurements, PROFILE, overwrites=True)
     print_table(measurements_table(measured))
     print_line()
 
 
 def _plan(folder: Path, cluster: Path, measurements: Path, out: Path) -> None:
     print_line(
-        "2 solve      where to cut the model, bits for each layer, micro-batches: all at"
-    )
-    print_line(
+        "2 solve      where to cut the model, bits for each layer, micro-batches: all at\n"
         "             once, losing no more quality than int8 where memory allows that"
     )
     _solve(folder, cluster, measurements, out)
@@ -109,13 +92,19 @@ def _plan(folder: Path, cluster: Path, measurements: Path, out: Path) -> None:
     print_line()
 
 
-def _generate(folder: Path, files: dict[str, Path], command: str) -> None:
+def _generate(
+    folder: Path,
+    strategy_path: Path,
+    out: Path,
+    records: dict[str, Path],
+    command: str,
+) -> None:
     """Serves the prompts, writes the records, and prints some of the results."""
-    strategy = read_strategy(files["strategy"])
+    strategy = read_strategy(strategy_path)
     num_stages = len(strategy.stages)
     print_line(f"3 generate   the plan run as a pipeline of {num_stages} stages")
     results: list[Result] = []
-    with ResultsFile(files["results"], if_exists="replace") as file:
+    with ResultsFile(out, if_exists="replace") as file:
 
         def on_result(result: Result) -> None:
             file.add(result_values(result, model=folder.name))
@@ -128,21 +117,15 @@ def _generate(folder: Path, files: dict[str, Path], command: str) -> None:
             ServeSettings(ignores_eos=True),
             on_result=on_result,
         )
-    served.check(files["results"])
-    write_records(
-        served,
-        command=command,
-        record=files["run record"],
-        trace=files["trace"],
-        timeline=files["timeline"],
-    )
+    served.check(out)
+    write_records(served, command=command, **records)
     print_line()
     results.sort(key=lambda result: result.line.number)
     for result in results[:_NUM_SHOWN]:
         assert isinstance(result.line, Prompt)
         print_line(f"── {result.line.custom_id}")
-        print_line(continued_text(result.line.text, result.completions[0].text))
-        print_line()
+        text = continued_text(result.line.text, result.completions[0].text)
+        print_line(f"{text}\n")
     print_table(run_table(strategy, served.batches))
     for line in run_lines(strategy, served.batches):
         print_line(line)

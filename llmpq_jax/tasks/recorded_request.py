@@ -22,17 +22,9 @@ def recorded_request(
     choices: Mapping[str, Any] | None = None,
     quality: Mapping[str, Any] | None = None,
 ) -> SolveRequest:
-    """Returns a strategy's request with some of its values exchanged.
+    """Returns a strategy's request with some of its values exchanged, by name.
 
     A limit that was measured is left out: the strategy has the budget that it led to.
-
-    Args:
-        path: File of the strategy, for messages.
-        strategy: Strategy with or without a request.
-        sources: Sources that replace recorded ones, by name; all that are needed if the
-            strategy has no request.
-        choices: Choices that replace recorded ones, by name.
-        quality: Limits on quality that replace recorded ones, by name.
 
     Raises:
         StrategyError: The strategy has no request and the sources do not suffice, or a

@@ -36,14 +36,7 @@ class Replanner:
         command: str,
         on_plan: Callable[[Strategy], None],
     ) -> None:
-        """Starts with all devices of the problem.
-
-        Args:
-            problem: Problem that the running plan solves.
-            request: Request that the problem was read from.
-            command: Command line, for the provenance of new plans.
-            on_plan: Called with each new plan before it runs.
-        """
+        """Starts with all devices; `on_plan` is called before a plan runs."""
         self._problem = problem
         self._request = request
         self._command = command
@@ -86,16 +79,8 @@ def make_replanner(
 ) -> Replanner:
     """Returns what solves again as a strategy was solved, its choices and limits kept.
 
-    All files are read now: a job of hours must not end because one is missing.
-
-    Args:
-        path: File of the strategy.
-        strategy: Strategy that runs.
-        sources: Sources to use instead of those of the strategy's request, by name.
-        read_problem: Reads the files of a request.
-        command: Command line, for the provenance of new plans.
-        out: File of the results, next to which new plans are written.
-        results: The same file, open, whose job notes new plans.
+    All files are read now: a job of hours must not end because one is missing. New
+    plans are written next to the results' file `out`, whose job notes them.
 
     Raises:
         LlmpqError: The strategy does not say how it was solved, or a file cannot be
@@ -129,12 +114,7 @@ def make_replanner(
 def without(
     problem: PlanRequest, *, devices: frozenset[str], nodes: tuple[str, ...]
 ) -> PlanRequest:
-    """Returns the same problem on the remaining devices.
-
-    Args:
-        problem: Problem with all devices.
-        devices: Full names of failed devices.
-        nodes: Names of the nodes that answer; devices of other nodes have failed too.
+    """Returns a problem without these devices and those of nodes that do not answer.
 
     Raises:
         InfeasibleError: No device remains, or a pinned one does not.

@@ -19,13 +19,7 @@ _SERVING = ("device", "driver", "jax_version", "kernel_path")
 def check_model(
     strategy: Strategy, table: Measurements, model: Path, where: str
 ) -> None:
-    """Refuses a strategy of another model or other types than the measurements.
-
-    Args:
-        strategy: Strategy that was run.
-        table: Measurements to calibrate.
-        model: Folder of the checkpoint, or of its config.json alone.
-        where: Name of the run record, for messages.
+    """Refuses a run of another model or other types than the measurements.
 
     Raises:
         MeasurementError: They are of different models or types.
@@ -66,12 +60,6 @@ def check_batch(
     where: str,
 ) -> None:
     """Refuses a batch that ran on other devices or kernels than were measured.
-
-    Args:
-        batch: Record of the batch.
-        table: Measurements to calibrate.
-        node_devices: First device of each stage.
-        where: Name of the run record, for messages.
 
     Raises:
         MeasurementError: It ran on others, or its record is too old to say.

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from llmpq_jax import __version__
 from llmpq_jax.planner import PlanRequest, plan
-from llmpq_jax.report.console import progress_bar
-from llmpq_jax.report.search_progress import note_callback, state_callback
+from llmpq_jax.report.console import note_callback, progress_bar, state_callback
 from llmpq_jax.schema.solve_request import SearchLimits, SolveRequest
 from llmpq_jax.schema.strategy import Provenance, Strategy
 from llmpq_jax.tasks.planning_request import measurements_digest
@@ -25,12 +24,8 @@ def solve(
 ) -> Strategy:
     """Returns the best plan, with its request and its provenance.
 
-    Args:
-        problem: Problem to solve.
-        request: Request that the problem was read from.
-        command: Command line, for the provenance.
-        work: Folder for what a measured limit needs while it is measured.
-        record: File of plans evaluated before under measured limits; None for none.
+    The folder `work` is for what a measured limit needs, and the file `record` for
+    plans that were evaluated under measured limits, if they are to be kept.
 
     Raises:
         InfeasibleError: No plan fits the devices, or none keeps the limit.
@@ -83,15 +78,7 @@ def with_origin(
     cluster: str,
     measurements: str,
 ) -> Strategy:
-    """Returns a strategy with its request and its provenance.
-
-    Args:
-        strategy: Strategy that was found.
-        request: Request that it answers.
-        command: Command line that was typed.
-        cluster: Name of the cluster.
-        measurements: Digest of the measurements.
-    """
+    """Returns a strategy with its request and its provenance."""
     provenance = Provenance(
         program=f"llmpq-jax {__version__}",
         command=command,

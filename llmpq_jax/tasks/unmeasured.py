@@ -14,7 +14,7 @@ from llmpq_jax.arch.tensors import tensor_widths
 from llmpq_jax.costmodel.assumed_sensitivity import assumed_sensitivity
 from llmpq_jax.costmodel.device_roofline import NodeInterconnect
 from llmpq_jax.costmodel.roofline import roofline
-from llmpq_jax.planner.instance.micro_batches import micro_batches
+from llmpq_jax.planner.instance.subproblems import micro_batches
 from llmpq_jax.schema.cluster import Cluster, NodeDevice
 from llmpq_jax.schema.measurements import Measurements
 from llmpq_jax.schema.sensitivity import Sensitivity
@@ -34,14 +34,8 @@ def roofline_measurements(
 ) -> Measurements:
     """Predicts measurements of every kind of device that a cluster uses.
 
-    Args:
-        model: Folder of the model.
-        architecture: Architecture of the model.
-        cluster: Cluster whose kinds of device are predicted.
-        workload: Prompts that are to be served.
-        prefill: Sequences of a prefill micro-batch; None for all that are tried.
-        decode: Sequences of a decode micro-batch; None for all that are tried.
-        tensor: Numbers of devices of a node that may hold one layer.
+    Sequences of a prefill or decode micro-batch are all that are tried, unless given.
+    `tensor` has the numbers of devices of a node that may hold one layer.
 
     Raises:
         ClusterError: The catalogue lacks a kind of device.
@@ -96,17 +90,24 @@ def _interconnect(
     )
 
 
-def config_alone(
-    model: Path, architecture: Architecture, *, group_size: int
-) -> tuple[ModelReference, Sensitivity]:
-    """Returns the name and the assumed sensitivities of a model without weights."""
-    fingerprint = config_fingerprint(architecture)
-    reference = ModelReference(
+def model_reference(
+    model: Path, architecture: Architecture, fingerprint: str
+) -> ModelReference:
+    """Returns the name of a model for strategies."""
+    return ModelReference(
         path=str(model),
         architecture=architecture.family,
         num_layers=architecture.num_layers,
         fingerprint=fingerprint,
     )
+
+
+def config_alone(
+    model: Path, architecture: Architecture, *, group_size: int
+) -> tuple[ModelReference, Sensitivity]:
+    """Returns the name and the assumed sensitivities of a model without weights."""
+    fingerprint = config_fingerprint(architecture)
+    reference = model_reference(model, architecture, fingerprint)
     sensitivity = assumed_sensitivity(
         architecture, name=model.name, fingerprint=fingerprint, group_size=group_size
     )

@@ -83,8 +83,8 @@ class PlanEvaluator:
 
     def perplexity(self) -> float:
         """Returns the perplexity at 16 bits."""
-        (exact,) = self._losses([unrounded(self._model.num_layers)])
-        return math.exp(float(exact.nll.mean(dtype=np.float64)))
+        (exact,) = self._losses()
+        return _perplexity(exact)
 
     def __call__(self, strategy: Strategy) -> ValidationFigures:
         """Evaluates the weights and the cache that a strategy serves."""
@@ -92,25 +92,25 @@ class PlanEvaluator:
         variant = Variant(
             bits=strategy.bits, head_bits=precision.head_bits, kv_bits=precision.kv_bits
         )
-        exact, found = self._losses([unrounded(self._model.num_layers), variant])
-        before = math.exp(float(exact.nll.mean(dtype=np.float64)))
-        after = math.exp(float(found.nll.mean(dtype=np.float64)))
+        exact, found = self._losses(variant)
+        before = _perplexity(exact)
         return ValidationFigures(
             perplexity=before,
-            perplexity_increase=after - before,
+            perplexity_increase=_perplexity(found) - before,
             kl=max(0.0, float(found.kl.mean(dtype=np.float64))),
         )
 
-    def _losses(self, variants: list[Variant]) -> list[Losses]:
-        return losses_of(self._model, self._text, variants, folder=self._folder)
+    def _losses(self, *variants: Variant) -> list[Losses]:
+        all_variants = [unrounded(self._model.num_layers), *variants]
+        return losses_of(self._model, self._text, all_variants, folder=self._folder)
+
+
+def _perplexity(losses: Losses) -> float:
+    return math.exp(float(losses.nll.mean(dtype=np.float64)))
 
 
 def read_evaluated(path: Path, key: str) -> list[Round]:
-    """Reads the plans of a record that were evaluated for the same problem.
-
-    Args:
-        path: File of JSON lines; a missing file has no plans.
-        key: Hash of the problem and of the validation text.
+    """Reads the plans of a record that were evaluated for the problem of a key.
 
     Raises:
         RequestError: A line cannot be read.

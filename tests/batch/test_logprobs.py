@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmpq_jax.batch.logprobs import logprobs_values
+from llmpq_jax.batch.result_line import logprobs_values
 from llmpq_jax.runtime import Completion
 from llmpq_jax.runtime.request import TokenLogprobs
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpq_jax.batch.openai import ChatBody
-from llmpq_jax.batch.prompt import Prompt, PromptDefaults
+from llmpq_jax.batch.prompt import Line, Prompt, PromptDefaults
 from llmpq_jax.batch.prompt_line import make_prompt, parse_json_line, parse_request
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime import Sampling
@@ -25,9 +25,8 @@ def line_of(url: str, **body: object) -> dict[str, object]:
 
 def prompt_of(values: object) -> Prompt:
     request = parse_request(parse_json_line(json.dumps(values)))
-    return make_prompt(
-        request, PromptDefaults(max_new_tokens=5), number=1, custom_id="a", where="here"
-    )
+    line = Line(number=1, custom_id="a", where="here")
+    return make_prompt(request, PromptDefaults(max_new_tokens=5), line)
 
 
 def test_a_conversation_says_all_that_a_request_may():

@@ -1,8 +1,15 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
-from llmpq_jax.report.console import log, print_line, progress_bar
+from llmpq_jax.report.console import (
+    log,
+    print_line,
+    progress_bar,
+    search_note,
+    state_callback,
+)
 
 
 def test_results_and_progress_go_apart(capsys):
@@ -40,3 +47,28 @@ def test_a_total_may_come_late(capsys, monkeypatch):
         advance(1, 7)
         advance(6)
     assert "7/7" in capsys.readouterr().err
+
+
+@dataclass(frozen=True)
+class State:
+    num_done: int
+    best: float
+    bound: float = 1.98
+    num_subproblems: int = 4
+
+
+def test_the_best_plan_and_its_bound_are_shown():
+    assert search_note(State(0, 2.0)) == "best 2 s, bound 1.98 s (gap 1 %)"
+    assert search_note(State(0, float("inf"))) == "no plan yet"
+
+
+def test_a_subproblem_is_counted_once():
+    moves = []
+
+    def advance(count, total=None, note=None):
+        moves.append((count, total, note))
+
+    show = state_callback(advance)
+    for done in (1, 1, 3, 2):
+        show(State(done, float("inf")))
+    assert moves == [(move, 4, "no plan yet") for move in (1, 0, 2, 0)]

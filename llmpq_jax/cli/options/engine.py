@@ -17,7 +17,7 @@ from llmpq_jax.cli.options.shared import cache_home
 if TYPE_CHECKING:
     from llmpq_jax.checkpoint.weights_cache import WeightsCache
     from llmpq_jax.runtime.engines.engine import StartEngine
-    from llmpq_jax.runtime.engines.transport.config import TransportName
+    from llmpq_jax.runtime.engines.transport import TransportName
 
 ADDRESS: Any = option(
     "Address of the Ray cluster (default: this machine's). "
@@ -66,11 +66,7 @@ class EngineOptions:
     )
 
     def starter(self, *, restarts: bool) -> StartEngine | None:
-        """Returns the function that starts the engine; None for the local one.
-
-        Raises:
-            click.UsageError: The options contradict each other, or Ray is not installed.
-        """
+        """Returns the function that starts the engine; None for the local one."""
         if self.engine == "local":
             typed = {
                 "--address": self.address,
@@ -121,11 +117,7 @@ def needs_ray(option: str) -> Iterator[None]:
 
 
 def chosen_transport(typed: TransportName | None) -> TransportName:
-    """Returns the transport: Ray's calls if Ray is configured to encrypt.
-
-    Raises:
-        click.UsageError: A transport was typed that does not encrypt.
-    """
+    """Returns the transport: Ray's calls, and no other, if Ray is to encrypt."""
     if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
         return typed or "sockets"
     if typed in ("sockets", "transfer"):

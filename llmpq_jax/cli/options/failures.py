@@ -7,12 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from llmpq_jax.cli.options.option_group import (
-    flag,
-    option,
-    option_group,
-    option_record,
-)
+from llmpq_jax.cli.options.option_group import flag, option, option_group, option_record
 
 _SOURCES = ("cluster", "measurements", "sensitivity")
 
@@ -52,11 +47,7 @@ class FailureOptions:
         return {name: path for name, path in named.items() if path is not None}
 
     def check(self, *, engine: str, out: Path | None) -> None:
-        """Refuses options that have no effect.
-
-        Raises:
-            UsageError: There are such options.
-        """
+        """Refuses options that have no effect."""
         if self.on_loss != "restart" and engine != "ray":
             msg = f"--on-loss {self.on_loss} is for --engine ray: expected both or neither"
             raise click.UsageError(msg)

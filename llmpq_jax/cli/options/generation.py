@@ -5,12 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmpq_jax.cli.options.option_group import (
-    flag,
-    option,
-    option_group,
-    option_record,
-)
+from llmpq_jax.cli.options.option_group import flag, option, option_group, option_record
 from llmpq_jax.cli.options.shared import FILE, OUT_FILE, OVERWRITE, POSITIVE, STRATEGY
 
 if TYPE_CHECKING:

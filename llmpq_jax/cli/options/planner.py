@@ -7,12 +7,7 @@ from typing import Any
 
 import click
 
-from llmpq_jax.cli.options.option_group import (
-    OptionGroup,
-    choice,
-    option,
-    option_group,
-)
+from llmpq_jax.cli.options.option_group import OptionGroup, choice, option, option_group
 from llmpq_jax.cli.options.shared import ABOVE_ZERO, FROM_ZERO, POSITIVE, WINDOW
 from llmpq_jax.schema.solve_request import (
     BitsPin,
@@ -26,34 +21,27 @@ _EIGHT_OR_SIXTEEN = {"8": (8,), "16": (16,), "any": (16, 8)}
 ALL_WIDTHS = (1, 2, 4, 8)
 
 
-class _PinType(click.ParamType[Any]):
-    """Reads pins such as 0:12=node0/cuda:0 and 0:2=16."""
+def _pin(value: str, what: str, example: str) -> tuple[int, int, str]:
+    """Reads the first layer, the end and the target of a pin such as 0:2=16."""
+    match = re.fullmatch(r"(\d+):(\d+)=(.+)", value)
+    if match is None:
+        msg = f"{value!r}: expected FIRST:END={what}, such as {example}"
+        raise click.BadParameter(msg)
+    return int(match[1]), int(match[2]), match[3]
 
-    name = "pin"
 
-    def __init__(self, kind: type[LayerPin] | type[BitsPin], example: str) -> None:
-        self._kind = kind
-        self._example = example
+def _layer_pin(value: str) -> LayerPin:
+    first, end, device = _pin(value, "DEVICE", "0:12=node0/cuda:0")
+    return LayerPin(first=first, end=end, device=device)
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> LayerPin | BitsPin:
-        """Reads one pin."""
-        if isinstance(value, LayerPin | BitsPin):
-            return value
-        what = "DEVICE" if self._kind is LayerPin else "BITS"
-        match = re.fullmatch(r"(\d+):(\d+)=(.+)", value)
-        if match is None:
-            msg = f"{value!r}: expected FIRST:END={what}, such as {self._example}"
-            self.fail(msg, param, ctx)
-        first, end = int(match[1]), int(match[2])
-        if self._kind is LayerPin:
-            return LayerPin(first=first, end=end, device=match[3])
-        if match[3] not in {"4", "8", "16"}:
-            msg = f"{value}: found {match[3]} bits, expected one of [4, 8, 16]"
-            self.fail(msg, param, ctx)
-        bits: Any = int(match[3])
-        return BitsPin(first=first, end=end, bits=bits)
+
+def _bits_pin(value: str) -> BitsPin:
+    first, end, typed = _pin(value, "BITS", "0:2=16")
+    if typed not in {"4", "8", "16"}:
+        msg = f"{value}: found {typed} bits, expected one of [4, 8, 16]"
+        raise click.BadParameter(msg)
+    bits: Any = int(typed)
+    return BitsPin(first=first, end=end, bits=bits)
 
 
 CHOICES = option_group(
@@ -101,14 +89,14 @@ CHOICES = option_group(
     pin_layers=option(
         "Place the layers FIRST to END (exclusive) on this device, such as "
         "0:12=node0/cuda:0. May be repeated.",
-        _PinType(LayerPin, "0:12=node0/cuda:0"),
+        _layer_pin,
         multiple=True,
         metavar="FIRST:END=DEVICE",
     ),
     pin_bits=option(
         "Give the layers FIRST to END (exclusive) this precision, such as 0:2=16. May "
         "be repeated.",
-        _PinType(BitsPin, "0:2=16"),
+        _bits_pin,
         multiple=True,
         metavar="FIRST:END=BITS",
     ),

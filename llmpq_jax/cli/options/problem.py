@@ -73,13 +73,8 @@ class WorkloadOptions:
     )
 
     def workload(self, model: Path) -> Workload:
-        """Returns the workload, reading the prompts if they are a file.
-
-        Raises:
-            UsageError: Options are missing, or do not go together.
-            LlmpqError: The prompts cannot be read.
-        """
-        from llmpq_jax.batch.prompt_lengths import workload_of_prompts
+        """Returns the workload, reading the prompts if they are a file."""
+        from llmpq_jax.batch.prompt_file import workload_of_prompts
 
         if self.prompts is not None:
             if self.prompt_length is not None:
@@ -116,9 +111,7 @@ WORKLOAD = option_group("Workload", WorkloadOptions, "workload")
 def fixed_workload(default: Workload | None = None) -> OptionGroup:
     """Makes the options of a workload whose prompts all have one length.
 
-    Args:
-        default: Workload that is taken for options that are not typed; None if all must
-            be typed.
+    All must be typed, unless there is a default.
     """
 
     def size(name: str, help: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,26 +22,17 @@ from llmpq_jax.cli.options.shared import FILE, FROM_ZERO, GROUP_SIZE
 if TYPE_CHECKING:
     from llmpq_jax.profiler.grid import Thoroughness
     from llmpq_jax.profiler.stopwatch import Stopwatch
-    from llmpq_jax.runtime.engines.transport.config import TransportName
+    from llmpq_jax.runtime.engines.transport import TransportName
     from llmpq_jax.schema.precision import Activations, KvBits
 
 
-class _WidthsType(click.ParamType[Any]):
-    """Reads numbers from 1 up with commas between, such as 1,2,4."""
-
-    name = "widths"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """Returns the numbers in ascending order, each once."""
-        if isinstance(value, tuple):
-            return value
-        words = [word.strip() for word in str(value).split(",")]
-        if not all(word.isdecimal() and int(word) for word in words):
-            msg = f"found {value!r}, expected numbers from 1 up with commas between, such as 1,2,4"
-            self.fail(msg, param, ctx)
-        return tuple(sorted({int(word) for word in words}))
+def _widths(value: str) -> tuple[int, ...]:
+    """Reads numbers from 1 up, such as 1,2,4; returns them in ascending order."""
+    words = [word.strip() for word in value.split(",")]
+    if not all(word.isdecimal() and int(word) for word in words):
+        msg = f"found {value!r}, expected numbers from 1 up with commas between, such as 1,2,4"
+        raise click.BadParameter(msg)
+    return tuple(sorted({int(word) for word in words}))
 
 
 @option_record
@@ -62,7 +53,7 @@ class TimingOptions:
     tensor_widths: tuple[int, ...] = option(
         "Numbers of equal devices of a node that layers are split over. "
         "`solve --tensor any` plans with the measured numbers alone.",
-        _WidthsType(),
+        _widths,
         default="1",
         metavar="N,N,…",
     )
