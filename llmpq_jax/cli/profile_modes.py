@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from llmpq_jax.cli.options.engine import chosen_transport, needs_ray, set_worker_up
-from llmpq_jax.cli.options.option_group import typed_options
 from llmpq_jax.profiler.grid import grid_for
 from llmpq_jax.report.console import log, print_line, print_table
 from llmpq_jax.report.corrections import links_table, observed_table
@@ -72,8 +71,25 @@ def _print_outcome(out: Path, rows: Sequence[object], otherwise: str) -> None:
 def _refuse_others(mode: str, *served: str) -> None:
     """Refuses typed options that do not go with an option that replaces measuring."""
     allowed = ("--model", "--cluster", "--out", *served)
-    typed = typed_options(click.get_current_context())
+    typed = _typed_options(click.get_current_context())
     others = sorted(typed - {mode, *allowed})
     if others:
         msg = f"{mode} measures no layers: expected {', '.join(allowed)} with it, and no {', '.join(others)}"
         raise click.UsageError(msg)
+
+
+def _typed_options(context: click.Context) -> set[str]:
+    """Returns the names of the options that were typed, such as "--out"."""
+    found: set[str] = set()
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        # Of flags that choose among values, the one that was typed.
+        is_other_flag = (
+            isinstance(parameter, click.Option)
+            and parameter.is_flag
+            and parameter.flag_value != context.params[name]
+        )
+        if source is click.core.ParameterSource.COMMANDLINE and not is_other_flag:
+            found.add(parameter.opts[0])
+    return found

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import strategy_fingerprint
-from llmpq_jax.costmodel.contention import node_serial_fraction
 from llmpq_jax.costmodel.latency import LatencyModel, fit_latency
 from llmpq_jax.costmodel.micro_batch_latency import MicroBatchShape, micro_batch_s
+from llmpq_jax.costmodel.pipeline_schedule import node_serial_fraction
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.files import write_text
 from llmpq_jax.runtime.analysis.run_file import RecordedRun, read_run

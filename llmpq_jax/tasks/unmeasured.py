@@ -34,7 +34,7 @@ def roofline_measurements(
 ) -> Measurements:
     """Predicts measurements of every kind of device that a cluster uses.
 
-    Sequences of a prefill or decode micro-batch are all that are tried, unless given.
+    All sizes of micro-batches that a plan may try are predicted, or the given ones.
     `tensor` has the numbers of devices of a node that may hold one layer.
 
     Raises:

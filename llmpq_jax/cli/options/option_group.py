@@ -233,20 +233,3 @@ def command(
     """
     rest = [made for name, each in described.items() for made in each.named(name)]
     return click.command(name, cls=_GroupedCommand, groups=groups, rest=rest)
-
-
-def typed_options(context: click.Context) -> set[str]:
-    """Returns the names of the options that were typed, such as "--out"."""
-    found: set[str] = set()
-    for parameter in context.command.params:
-        name = str(parameter.name)
-        source = context.get_parameter_source(name)
-        # Of flags that choose among values, the one that was typed.
-        is_other_flag = (
-            isinstance(parameter, click.Option)
-            and parameter.is_flag
-            and parameter.flag_value != context.params[name]
-        )
-        if source is click.core.ParameterSource.COMMANDLINE and not is_other_flag:
-            found.add(parameter.opts[0])
-    return found
