@@ -20,11 +20,11 @@ from llmpq_jax.costmodel.pipeline_schedule import Host
 from llmpq_jax.planner.instance.device_numbers import DeviceNumbers
 from llmpq_jax.planner.instance.device_symmetry import DeviceTypes
 from llmpq_jax.planner.instance.instance import DeviceGroup, Instance
+from llmpq_jax.planner.search.bounds import Scaling
 from llmpq_jax.planner.search.node_mip import arc_flow
 from llmpq_jax.planner.search.node_mip.candidate_stages import CandidateStages
 from llmpq_jax.planner.search.node_mip.expressions import ArcFlow
 from llmpq_jax.planner.search.node_mip.highs import Model
-from llmpq_jax.planner.search.scaling import Scaling
 from llmpq_jax.planner.search.shortest_path import NodeBounds
 from llmpq_jax.planner.search.stage_costs import TypedStage
 from llmpq_jax.schema.workload import MicroBatch

@@ -111,7 +111,7 @@ def _matrices(
     matrices = [
         source
         for source in sources
-        if source[0].is_matrix and not stored.is_quantized(source[1])
+        if source[0].is_matrix and stored.format_of(source[1]) is None
     ]
     matrices.sort(key=lambda source: source[1].name)
     for name, parts in groupby(matrices, key=lambda source: source[1].name):
