@@ -123,7 +123,6 @@ def make_prompt(request: RequestFields, defaults: PromptDefaults, line: Line) ->
     sampling = replace(defaults.sampling, **given)
     # The last choice's seed must be valid too.
     replace(sampling, seed=sampling.seed + num_choices - 1)
-    values = asked._asdict() | {"max_new_tokens": max_new_tokens}
-    return Prompt(
-        **asdict(line), **values, form=request.form, sampling=sampling, stop=stop
-    )
+    values: dict[str, Any] = asdict(line) | asked._asdict()
+    values["max_new_tokens"] = max_new_tokens
+    return Prompt(**values, form=request.form, sampling=sampling, stop=stop)

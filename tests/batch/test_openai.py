@@ -130,7 +130,7 @@ def test_null_keys_of_a_message_and_further_keys_of_a_part_are_ignored():
 
 def test_a_body_is_parsed_without_its_line():
     body = ChatBody.parse({"messages": HELLO, "top_p": 1, "stream": False})
-    assert body.content == tuple(HELLO)
+    assert body.asked().content == tuple(HELLO)
     with pytest.raises(
         RequestError, match=r"^messages\[0\]: found 1, expected an object"
     ):

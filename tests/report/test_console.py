@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 
+from llmpq_jax.planner import Progress
 from llmpq_jax.report.console import (
     log,
     print_line,
@@ -49,17 +49,15 @@ def test_a_total_may_come_late(capsys, monkeypatch):
     assert "7/7" in capsys.readouterr().err
 
 
-@dataclass(frozen=True)
-class State:
-    num_done: int
-    best: float
-    bound: float = 1.98
-    num_subproblems: int = 4
+def state(num_done: int, best: float) -> Progress:
+    return Progress(
+        num_done=num_done, num_subproblems=4, best=best, bound=1.98, seconds=0.0
+    )
 
 
 def test_the_best_plan_and_its_bound_are_shown():
-    assert search_note(State(0, 2.0)) == "best 2 s, bound 1.98 s (gap 1 %)"
-    assert search_note(State(0, float("inf"))) == "no plan yet"
+    assert search_note(state(0, 2.0)) == "best 2 s, bound 1.98 s (gap 1 %)"
+    assert search_note(state(0, float("inf"))) == "no plan yet"
 
 
 def test_a_subproblem_is_counted_once():
@@ -70,5 +68,5 @@ def test_a_subproblem_is_counted_once():
 
     show = state_callback(advance)
     for done in (1, 1, 3, 2):
-        show(State(done, float("inf")))
+        show(state(done, float("inf")))
     assert moves == [(move, 4, "no plan yet") for move in (1, 0, 2, 0)]
