@@ -1,14 +1,10 @@
 """Seconds between and beyond measured sizes: a physical law, corrected by a table.
 
 The law is a linear combination of features (operations, bytes, a constant) with
-non-negative coefficients. The table is the grid spanned by all measured sizes. Between its
-points seconds are interpolated, along each axis in proportion to the law. A device that
-follows the law is therefore predicted exactly; one that deviates from it (because scores
-outgrow a processor's cache, or kernels change with the number of rows) is followed from
-point to point. Beyond the grid the law's increase is added to the value at its edge.
-
-Law and table are both non-decreasing in every size. For the table this holds because
-isotonic regression removes decreasing noise from its points first.
+non-negative coefficients. The table is the grid spanned by all measured sizes; between its
+points seconds are interpolated in proportion to the law, beyond it the law's increase is
+added to the value at its edge. Law and table are both non-decreasing in every size. Reasons
+are in docs/cost-model.md.
 """
 
 from __future__ import annotations
@@ -20,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import isotonic_regression, nnls
 
-from llmpq_jax.costmodel.monotone_table import Floats, features
+from llmpq_jax.costmodel.monotone_table import Floats, as_points, features, merged
 
 # Weight in the isotonic regression of a grid point that was not measured, relative to one
 # that was.
@@ -52,10 +48,9 @@ class InterpolatedLatency:
 
     def __call__(self, *size: npt.ArrayLike) -> Floats:
         """Returns the seconds at sizes given as one array per axis, which broadcast."""
-        axes = np.broadcast_arrays(*[np.asarray(axis, dtype=float) for axis in size])
-        points = np.stack([axis.ravel() for axis in axes], axis=1)
+        points, shape = as_points(size)
         seconds = self._interpolated(points) if self.uses_table else self.law(points)
-        return seconds.reshape(axes[0].shape)
+        return seconds.reshape(shape)
 
     def law(self, points: Floats) -> Floats:
         """Returns the law's seconds at points given as [points, axes]."""
@@ -115,7 +110,7 @@ def fit_interpolated_latency(
         exponents: Exponents of the features, [features, axes], see `MonotoneTable`.
         noise: Relative error of a measured value; 0 always selects the table.
     """
-    points, values = _merged(sizes, seconds)
+    points, values = merged(sizes, seconds, np.median)
     powers = np.asarray(exponents, dtype=float)
     coefficients = _law(points, values, powers)
     law = np.maximum(features(points, powers) @ coefficients, np.finfo(float).tiny)
@@ -128,16 +123,6 @@ def fit_interpolated_latency(
         coefficients=coefficients,
         uses_table=bool(deviations.mean() > noise) or noise == 0.0,
     )
-
-
-def _merged(sizes: npt.ArrayLike, seconds: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Returns each distinct point once, with the median of its seconds."""
-    measured = np.asarray(seconds, dtype=float)
-    points, group = np.unique(
-        np.asarray(sizes, dtype=float), axis=0, return_inverse=True
-    )
-    groups = [measured[group.ravel() == point] for point in range(len(points))]
-    return points, np.array([np.median(each) for each in groups])
 
 
 def _table(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
 
-from llmpq_jax.costmodel.corrections import correction_factors
 from llmpq_jax.costmodel.interpolation import (
     InterpolatedLatency,
     fit_interpolated_latency,
@@ -155,6 +154,24 @@ class LatencyModel:
         return self.corrections.get((kind, phase), 1.0)
 
 
+def layers_by_key(rows: Iterable[LayerTime]) -> dict[LayerKey, list[LayerTime]]:
+    """Groups measured layers by what they are fitted for."""
+    groups: dict[LayerKey, list[LayerTime]] = defaultdict(list)
+    for row in rows:
+        groups[row.kind, row.phase, row.bits, row.tensor].append(row)
+    return groups
+
+
+def vocabulary_layers_by_key(
+    measurements: Measurements,
+) -> dict[VocabularyLayerKey, list[VocabularyLayerTime]]:
+    """Groups measured embeddings and heads by what they are fitted for."""
+    groups: dict[VocabularyLayerKey, list[VocabularyLayerTime]] = defaultdict(list)
+    for row in measurements.vocabulary_layers:
+        groups[row.kind, row.part, row.bits].append(row)
+    return groups
+
+
 def fit_layer(phase: Phase, rows: Sequence[LayerTime]) -> InterpolatedLatency:
     """Fits the seconds of a layer in one phase, over (rows, tokens)."""
     return fit_interpolated_latency(
@@ -165,29 +182,21 @@ def fit_layer(phase: Phase, rows: Sequence[LayerTime]) -> InterpolatedLatency:
     )
 
 
-def fit_vocabulary_layer(rows: Sequence[VocabularyLayerTime]) -> InterpolatedLatency:
-    """Fits the seconds of the embedding or the head, over rows."""
-    return fit_interpolated_latency(
-        [(row.rows,) for row in rows],
-        [row.seconds for row in rows],
-        VOCABULARY_LAYER_FEATURES,
-        noise=_noise(rows),
-    )
-
-
 def fit_latency(measurements: Measurements) -> LatencyModel:
     """Fits a model to all rows that are not held out."""
-    layers: dict[LayerKey, list[LayerTime]] = defaultdict(list)
-    for row in measurements.layers:
-        if not row.held_out:
-            layers[row.kind, row.phase, row.bits, row.tensor].append(row)
-    others: dict[VocabularyLayerKey, list[VocabularyLayerTime]] = defaultdict(list)
-    for other in measurements.vocabulary_layers:
-        others[other.kind, other.part, other.bits].append(other)
+    fitted = [row for row in measurements.layers if not row.held_out]
     return LatencyModel(
-        layers={key: fit_layer(key[1], rows) for key, rows in layers.items()},
+        layers={
+            key: fit_layer(key[1], rows) for key, rows in layers_by_key(fitted).items()
+        },
         vocabulary_layers={
-            key: fit_vocabulary_layer(rows) for key, rows in others.items()
+            key: fit_interpolated_latency(
+                [(row.rows,) for row in rows],
+                [row.seconds for row in rows],
+                VOCABULARY_LAYER_FEATURES,
+                noise=_noise(rows),
+            )
+            for key, rows in vocabulary_layers_by_key(measurements).items()
         },
         dispatch_overheads={row.kind: row.seconds for row in measurements.dispatch},
         varlen_kinds=frozenset(
@@ -197,6 +206,19 @@ def fit_latency(measurements: Measurements) -> LatencyModel:
         ),
         corrections=correction_factors(measurements),
     )
+
+
+def correction_factors(measurements: Measurements) -> dict[tuple[str, Phase], float]:
+    """Returns measured over predicted seconds of recorded runs, by device kind and phase.
+
+    All runs count together, weighted by their seconds: Σ measured / Σ predicted.
+    """
+    predicted_s: dict[tuple[str, Phase], float] = defaultdict(float)
+    measured_s: dict[tuple[str, Phase], float] = defaultdict(float)
+    for row in measurements.observed:
+        predicted_s[row.kind, row.phase] += row.predicted_s
+        measured_s[row.kind, row.phase] += row.measured_s
+    return {key: measured_s[key] / predicted_s[key] for key in predicted_s}
 
 
 def _noise(rows: Sequence[LayerTime | VocabularyLayerTime]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from llmpq_jax.costmodel.monotone_table import fit_table
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.schema.cluster import Cluster, NodeDevice
@@ -60,18 +62,8 @@ def _either_way(
     measurements: Measurements, kinds: tuple[str, str], nodes: _Nodes
 ) -> list[LinkTime]:
     """Returns the transfers in this direction, or else those in the opposite one."""
-    opposite_kinds, opposite_nodes = (kinds[1], kinds[0]), (nodes[1], nodes[0])
-    return _transfers(measurements, kinds, nodes) or _transfers(
-        measurements, opposite_kinds, opposite_nodes
-    )
-
-
-def _transfers(
-    measurements: Measurements, kinds: tuple[str, str], nodes: _Nodes
-) -> list[LinkTime]:
-    return [
-        row
-        for row in measurements.links
-        if (row.source_kind, row.target_kind) == kinds
-        and (row.source_node, row.target_node) == nodes
-    ]
+    found: dict[tuple[str | None, ...], list[LinkTime]] = defaultdict(list)
+    for row in measurements.links:
+        ends = (row.source_kind, row.target_kind, row.source_node, row.target_node)
+        found[ends].append(row)
+    return found[*kinds, *nodes] or found[*kinds[::-1], *nodes[::-1]]

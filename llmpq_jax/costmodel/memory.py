@@ -93,21 +93,11 @@ def head_bytes(
     )
 
 
-def gathered_logits_bytes(
-    architecture: Architecture, *, micro_batch: MicroBatch, tensor: int
-) -> int:
-    """Returns the bytes that a mesh adds to the head's workspace on each device.
-
-    They are the device's share of the logits, in memory at the same time as all of them.
-    """
-    rows = max(micro_batch.prefill, micro_batch.decode)
-    return logit_share_bytes(architecture, rows=rows, tensor=tensor)
-
-
 def logit_share_bytes(architecture: Architecture, *, rows: int, tensor: int) -> int:
     """Returns the bytes of the logits that a device of a mesh computes for the others.
 
-    0 if it computes all of them: on one device, or if the vocabulary is not divisible.
+    The head's workspace on each device has them and all logits at the same time. 0 if it
+    computes all of them: on one device, or if the vocabulary is not divisible.
     """
     if tensor == 1 or architecture.vocabulary_size % tensor:
         return 0

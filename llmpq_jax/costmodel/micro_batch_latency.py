@@ -43,14 +43,8 @@ def micro_batch_s(
 ) -> float:
     """Predicts the seconds of one micro-batch on a stage of one device.
 
-    Args:
-        latency: Fitted latency model.
-        kind: Kind of the stage's device.
-        bits: Precision of each layer of the stage.
-        shape: Size of the micro-batch. With several steps per call the result is for one
-            step, with its share of the dispatch overhead.
-        has_embedding: True if the stage holds the embedding.
-        head_bits: Precision of the head; None if the stage does not hold it.
+    With several steps per call the result is for one step, with its share of the dispatch
+    overhead. `head_bits` is None if the stage does not hold the head.
 
     Raises:
         MeasurementError: If a layer, the embedding or the head was not measured on the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,7 @@ class MonotoneTable:
 
     def __call__(self, *size: npt.ArrayLike) -> Floats:
         """Returns the quantity at sizes given as one array per axis, which broadcast."""
-        points, shape = _points(size)
+        points, shape = as_points(size)
         smaller = (self.sizes[None] <= points[:, None]).all(axis=2)
         larger = (self.sizes[None] >= points[:, None]).all(axis=2)
         lower = np.where(smaller, self.values, 0.0).max(axis=1)
@@ -52,7 +53,7 @@ class MonotoneTable:
 
     def fitted(self, *size: npt.ArrayLike) -> Floats:
         """Returns the combination of features, at measured points too."""
-        points, shape = _points(size)
+        points, shape = as_points(size)
         return self._fitted(points).reshape(shape)
 
     def _fitted(self, points: Floats) -> Floats:
@@ -76,31 +77,36 @@ def fit_table(
         is_upper: True to scale the fit until no measured value is above it, for
             quantities that must not be predicted too small.
     """
-    measured = np.asarray(values, dtype=float)
     powers = np.asarray(exponents, dtype=float)
-    unique, group = np.unique(
-        np.asarray(sizes, dtype=float), axis=0, return_inverse=True
-    )
-    merge = np.max if is_upper else np.median
-    merged = np.array(
-        [merge(measured[group.ravel() == point]) for point in range(len(unique))]
-    )
+    points, measured = merged(sizes, values, np.max if is_upper else np.median)
     # An upper table may hold zeros, whose relative errors would outweigh all others.
-    floor = merged.max() * (1e-2 if is_upper else 1e-9) or 1.0
-    weights = 1.0 / np.maximum(merged, floor)
-    columns = features(unique, powers)
+    floor = measured.max() * (1e-2 if is_upper else 1e-9) or 1.0
+    weights = 1.0 / np.maximum(measured, floor)
+    columns = features(points, powers)
     # Columns of unit norm: nnls stops early if norms differ by many powers of ten.
     norms = np.linalg.norm(columns * weights[:, None], axis=0)
     scaled = columns * weights[:, None] / norms
-    coefficients = nnls(scaled, merged * weights)[0] / norms
+    coefficients = nnls(scaled, measured * weights)[0] / norms
     if is_upper:
-        coefficients = _lifted(coefficients, columns, merged)
+        coefficients = _lifted(coefficients, columns, measured)
     return MonotoneTable(
-        sizes=unique, values=merged, exponents=powers, coefficients=coefficients
+        sizes=points, values=measured, exponents=powers, coefficients=coefficients
     )
 
 
-def _points(size: tuple[npt.ArrayLike, ...]) -> tuple[Floats, tuple[int, ...]]:
+def merged(
+    sizes: npt.ArrayLike, values: npt.ArrayLike, merge: Callable[[Floats], float]
+) -> tuple[Floats, Floats]:
+    """Returns each distinct point once, with its values merged into one."""
+    measured = np.asarray(values, dtype=float)
+    points, group = np.unique(
+        np.asarray(sizes, dtype=float), axis=0, return_inverse=True
+    )
+    groups = [measured[group.ravel() == point] for point in range(len(points))]
+    return points, np.array([merge(each) for each in groups])
+
+
+def as_points(size: tuple[npt.ArrayLike, ...]) -> tuple[Floats, tuple[int, ...]]:
     """Returns sizes given as one array per axis as [points, axes], and their shape."""
     axes = np.broadcast_arrays(*[np.asarray(axis, dtype=float) for axis in size])
     return np.stack([axis.ravel() for axis in axes], axis=1), axes[0].shape

@@ -19,7 +19,9 @@ were shared. With T the seconds above,
     prefill ≥ (1 − s_p)·T_p + s_p·m_p·Σ_node P
     decode  ≥ (1 − s_d)·T_d + s_d·(n − 1)·m_d·Σ_node D
 
-So k equal stages that are always busy together do the work of k / (1 + s·(k − 1)) devices.
+So k equal stages that are always busy together do the work of c = k / (1 + s·(k − 1))
+devices, and s is (k / c − 1) / (k − 1): of the node's entry in the cluster file, or else the
+mean over the measured numbers of devices.
 """
 
 from __future__ import annotations
@@ -27,8 +29,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from statistics import fmean
 
-from llmpq_jax.schema.measurements import Phase
+from llmpq_jax.schema.cluster import Node
+from llmpq_jax.schema.measurements import PHASES, Measurements, Phase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +94,33 @@ class PhaseSeconds:
         return self.prefill_s + self.decode_s
 
 
+def node_serial_fraction(
+    node: Node, measurements: Measurements, phase: Phase
+) -> float | None:
+    """Returns s of a node in a phase, from 0 to 1; None if its devices share nothing.
+
+    The cluster file takes precedence over measurements. Among measurements of the same
+    number of devices the last one counts.
+    """
+    all_devices = len(node.devices)
+    if node.shared_capacity is not None:
+        return _serial_fraction(all_devices, node.shared_capacity)
+    measured = {
+        row.num_devices or all_devices: row.capacity
+        for row in measurements.shared
+        if row.node == node.name and row.phase in (phase, None)
+    }
+    fractions = [_serial_fraction(k, capacity) for k, capacity in measured.items()]
+    return fmean(fractions) if fractions else None
+
+
+def _serial_fraction(num_devices: int, capacity: float) -> float:
+    if num_devices == 1:
+        return 0.0
+    fraction = (num_devices / capacity - 1) / (num_devices - 1)
+    return min(1.0, max(0.0, fraction))
+
+
 def phase_terms(
     phase: Phase,
     *,
@@ -100,13 +132,8 @@ def phase_terms(
 ) -> PhaseTerms:
     """Returns the parts of one phase's seconds, see the module.
 
-    Args:
-        phase: Prefill or decode, which selects the hosts' serial fraction.
-        stages_s: P or D of each stage, with embedding, head and dispatch overhead.
-        hops_s: P or D of each transfer between consecutive stages.
-        num: Number of micro-batches, m.
-        later_rounds: Decode rounds after the first, n − 2; 0 in prefill.
-        hosts: Stages that share a machine.
+    Stages include embedding, head and dispatch overhead; `num` is m, and `later_rounds`
+    are the decode rounds after the first, n − 2, or 0 in prefill.
     """
     resources = (*stages_s, *hops_s)
     once, slowest = sum(resources), max(resources)
@@ -129,12 +156,9 @@ def phase_terms(
 
 def pipeline_s(
     *,
-    stages_prefill_s: Sequence[float],
-    stages_decode_s: Sequence[float],
-    hops_prefill_s: Sequence[float],
-    hops_decode_s: Sequence[float],
-    num_prefill: int,
-    num_decode: float,
+    stages_s: Sequence[Sequence[float]],
+    hops_s: Sequence[Sequence[float]],
+    num_micro_batches: tuple[float, float],
     new_tokens: int,
     hosts: Sequence[Host] = (),
 ) -> PhaseSeconds:
@@ -143,35 +167,30 @@ def pipeline_s(
     They are infinite if those of any stage are: its device cannot run its part.
 
     Args:
-        stages_prefill_s: P of each stage, with embedding, head and dispatch overhead.
-        stages_decode_s: D of each stage, with embedding, head and dispatch overhead.
-        hops_prefill_s: P of each transfer between consecutive stages.
-        hops_decode_s: D of each transfer between consecutive stages.
-        num_prefill: Number of prefill micro-batches, m_p.
-        num_decode: Number of decode micro-batches, m_d; a mean, so not always whole.
+        stages_s: P and D of each stage, with embedding, head and dispatch overhead.
+        hops_s: P and D of each transfer between consecutive stages.
+        num_micro_batches: m_p and m_d; the latter is a mean, so not always whole.
         new_tokens: New tokens of each row, n.
         hosts: Stages that share a machine.
     """
-    if math.inf in (*stages_prefill_s, *stages_decode_s):
+    if math.inf in chain.from_iterable(stages_s):
         # 0 · ∞ in the formula would be NaN.
         return PhaseSeconds(prefill_s=math.inf, decode_s=math.inf)
-    prefill = phase_terms(
-        "prefill",
-        stages_s=stages_prefill_s,
-        hops_s=hops_prefill_s,
-        num=num_prefill,
-        hosts=hosts,
-    )
-    if new_tokens == 1:
-        return PhaseSeconds(prefill_s=float(prefill.total_s), decode_s=0.0)
-    decode = phase_terms(
-        "decode",
-        stages_s=stages_decode_s,
-        hops_s=hops_decode_s,
-        num=num_decode,
-        later_rounds=new_tokens - 2,
-        hosts=hosts,
+    prefill_s, decode_s = (
+        float(
+            phase_terms(
+                phase,
+                stages_s=stages_s[p],
+                hops_s=hops_s[p],
+                num=num_micro_batches[p],
+                later_rounds=later_rounds,
+                hosts=hosts,
+            ).total_s
+        )
+        for p, (phase, later_rounds) in enumerate(
+            zip(PHASES, (0, new_tokens - 2), strict=True)
+        )
     )
     return PhaseSeconds(
-        prefill_s=float(prefill.total_s), decode_s=float(decode.total_s)
+        prefill_s=prefill_s, decode_s=decode_s if new_tokens > 1 else 0.0
     )

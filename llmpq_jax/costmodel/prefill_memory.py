@@ -1,9 +1,8 @@
 """Working memory of a layer's prefill, from the sizes of its blocks.
 
 A prefill concatenates the tokens of all its rows and computes a layer on them in blocks
-(`schema.buckets`). The compiler frees a buffer after its last use, so the working
-memory is that of the buffers that are live together at the peak. Hidden states that enter
-and leave are arguments and results of the program and are not counted here.
+(`schema.prefill_blocks`). Hidden states that enter and leave are arguments and results of
+the program and are not counted here.
 """
 
 from __future__ import annotations
@@ -24,15 +23,12 @@ _FLOAT32_BYTES = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrefillShape:
-    """Size of one prefill call.
+    """Size of one prefill call: rows of whole prompts, or of chunks of prompts.
 
     Attributes:
-        rows: Number of prompts, or of chunks of prompts.
-        tokens: Tokens of each prompt or chunk.
         slots: Cached tokens that a query may attend to: the prompt's own or, with
             chunks, the whole cache.
         groups: Number of caches that the rows fill.
-        is_chunk: True if the tokens are only a part of their prompts.
     """
 
     rows: int
@@ -47,13 +43,7 @@ def prefill_shape(
 ) -> PrefillShape:
     """Returns the size of the calls in which a micro-batch of prompts is prefilled.
 
-    Args:
-        rows: Rows of the micro-batch.
-        tokens: Tokens of each prompt, padding included.
-        slots: Length of the cache, in tokens.
-        chunk_tokens: Maximum tokens of a prompt that one call computes.
-        cache_rows: Rows of one cache, those of a decode micro-batch; a divisor or a
-            multiple of `rows`.
+    `cache_rows` are the rows of one cache, those of a decode micro-batch.
     """
     num_chunks = num_prefill_chunks(tokens, chunk_tokens)
     return PrefillShape(
@@ -75,18 +65,8 @@ def prefill_working_bytes(
 ) -> int:
     """Returns the bytes of a layer's live buffers on a device, at their peak.
 
-    For n tokens in blocks of B, with D, Q, M and F numbers per token of hidden states,
-    queries, keys and values, and the MLP's inner width on this device, the largest of
-
-        projections  n Q + kept + B (3 D + Q + M)
-        transpose    2 n Q + kept + 3 B D
-        attention    n Q + 2 scores + read
-        MLP          n Q + B F'              F' = 3 F + D if gated, else 2 F + 3 D
-
-    plus the angles of all tokens if positions are rotary. `kept` are keys and values until
-    they are in the cache. `scores` are those of one block. `read` is a copy of the keys
-    and values that the block reads; or, if that is larger, a third copy of the scores
-    with a cache of 8 bits or with chunks that attend in a single block.
+    The largest of projections, transpose, attention and MLP, and the angles of all tokens
+    if positions are rotary: the table in docs/cost-model.md, "Working memory of a prefill".
     """
     a = architecture
     size = ACTIVATION_BYTES[activations]

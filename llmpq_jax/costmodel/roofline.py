@@ -28,7 +28,6 @@ from llmpq_jax.costmodel.device_roofline import (
     DeviceRoofline,
     NodeInterconnect,
 )
-from llmpq_jax.costmodel.layer_roofline import LayerRoofline
 from llmpq_jax.costmodel.memory import hidden_bytes
 from llmpq_jax.schema.buckets import bucket_length
 from llmpq_jax.schema.measurements import (
@@ -37,6 +36,7 @@ from llmpq_jax.schema.measurements import (
     MeasuredKind,
     Measurements,
     Phase,
+    VocabularyLayer,
     VocabularyLayerTime,
 )
 from llmpq_jax.schema.precision import ALL_BITS, Activations, HeadBits, KvBits
@@ -45,6 +45,7 @@ from llmpq_jax.schema.workload import Workload
 _HEAD_BITS: tuple[HeadBits, ...] = (16, 8)
 _KV_BITS: tuple[KvBits, ...] = (16, 8)
 _LOGIT_BYTES = 4
+_LINK_BYTES = (1_000, 100_000_000)
 
 
 def roofline(
@@ -58,18 +59,10 @@ def roofline(
     group_size: int = 128,
     interconnects: Mapping[str, NodeInterconnect] | None = None,
 ) -> Measurements:
-    """Predicts every row that a plan of a workload may need.
+    """Predicts every row that a plan of a workload may need, for some `rows` of micro-batches.
 
-    Args:
-        architecture: Architecture of the model.
-        kinds: Kinds of device to predict.
-        workload: Workload whose prompt and context lengths are predicted.
-        rows: Numbers of rows of micro-batches.
-        name: Name of the model, for display.
-        activations: Type of hidden states.
-        group_size: Number of weights that share an int4 scale.
-        interconnects: Connections inside a node by kind, for kinds whose layers may be
-            spread over several devices; by default none are.
+    `interconnects` are by kind, for kinds whose layers may be spread over several devices;
+    by default none are.
     """
     kinds, sizes = tuple(kinds), sorted(set(rows))
     devices = [
@@ -96,7 +89,16 @@ def roofline(
             for device in devices
             for row in (*_embeddings(device, sizes), *_heads(device, sizes))
         ),
-        links=tuple(_links(kinds)),
+        links=tuple(
+            LinkTime(
+                source_kind=source.name,
+                target_kind=target.name,
+                num_bytes=num_bytes,
+                seconds=LINK_LATENCY_S + num_bytes / LINK_BYTES_PER_S,
+                spread=0.0,
+            )
+            for source, target, num_bytes in product(kinds, kinds, _LINK_BYTES)
+        ),
     )
 
 
@@ -120,15 +122,14 @@ def _layers(device: DeviceRoofline, sizes: Iterable[int]) -> Iterator[LayerTime]
     for width, (phase, length), bits, kv_bits, rows in product(
         widths, lengths, ALL_BITS, _KV_BITS, sizes
     ):
-        yield LayerRoofline(
-            device=device,
+        yield device.layer_row(
             phase=phase,
             bits=bits,
             kv_bits=kv_bits,
             rows=rows,
             length=length,
             width=width,
-        ).row()
+        )
 
 
 def _embeddings(
@@ -140,14 +141,7 @@ def _embeddings(
         hidden = hidden_bytes(
             device.architecture, num_tokens=rows, activations=device.activations
         )
-        yield VocabularyLayerTime(
-            kind=device.kind.name,
-            part="embedding",
-            rows=rows,
-            seconds=device.seconds(0.0, 2 * hidden) + VOCABULARY_LAYER_LAUNCH_S,
-            spread=0.0,
-            workspace_bytes=hidden,
-        )
+        yield _row(device, "embedding", 16, rows, (0.0, 2 * hidden), hidden)
 
 
 def _heads(
@@ -162,26 +156,25 @@ def _heads(
         for rows in sizes:
             logits = rows * a.vocabulary_size * _LOGIT_BYTES
             flops = 2.0 * rows * a.embedding_size * a.vocabulary_size
-            yield VocabularyLayerTime(
-                kind=device.kind.name,
-                part="head",
-                bits=bits,
-                rows=rows,
-                seconds=device.seconds(flops, weights + 2 * logits)
-                + VOCABULARY_LAYER_LAUNCH_S,
-                spread=0.0,
-                workspace_bytes=2 * logits,
-            )
+            work = (flops, weights + 2 * logits)
+            yield _row(device, "head", bits, rows, work, 2 * logits)
 
 
-def _links(kinds: tuple[DeviceKind, ...]) -> Iterator[LinkTime]:
-    for source in kinds:
-        for target in kinds:
-            for num_bytes in (1_000, 100_000_000):
-                yield LinkTime(
-                    source_kind=source.name,
-                    target_kind=target.name,
-                    num_bytes=num_bytes,
-                    seconds=LINK_LATENCY_S + num_bytes / LINK_BYTES_PER_S,
-                    spread=0.0,
-                )
+def _row(
+    device: DeviceRoofline,
+    part: VocabularyLayer,
+    bits: HeadBits,
+    rows: int,
+    work: tuple[float, float],
+    workspace_bytes: int,
+) -> VocabularyLayerTime:
+    """Returns a row of a part from its operations and its bytes of traffic."""
+    return VocabularyLayerTime(
+        kind=device.kind.name,
+        part=part,
+        bits=bits,
+        rows=rows,
+        seconds=device.seconds(*work) + VOCABULARY_LAYER_LAUNCH_S,
+        spread=0.0,
+        workspace_bytes=workspace_bytes,
+    )

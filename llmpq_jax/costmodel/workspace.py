@@ -7,9 +7,9 @@ measurement is above the line. For everything else it is a table over the measur
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 
 import numpy as np
@@ -20,10 +20,11 @@ from llmpq_jax.costmodel.latency import (
     VOCABULARY_LAYER_FEATURES,
     LayerKey,
     VocabularyLayerKey,
+    layers_by_key,
+    vocabulary_layers_by_key,
 )
 from llmpq_jax.costmodel.monotone_table import MonotoneTable, fit_table
 from llmpq_jax.costmodel.prefill_memory import (
-    PrefillShape,
     prefill_shape,
     prefill_working_bytes,
 )
@@ -35,9 +36,8 @@ from llmpq_jax.schema.measurements import (
     Measurements,
     Phase,
     VocabularyLayer,
-    VocabularyLayerTime,
 )
-from llmpq_jax.schema.precision import Activations, Bits, HeadBits, KvBits
+from llmpq_jax.schema.precision import Bits, HeadBits, KvBits
 from llmpq_jax.schema.workload import MicroBatch, Workload
 
 # The compiler places buffers by heuristics: some shapes take up to 9 % more.
@@ -48,41 +48,17 @@ _LINE = ((1.0,), (0.0,))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _PrefillMemory:
-    """Computes the working memory of a layer's prefill.
-
-    Attributes:
-        architecture: Architecture of the model.
-        activations: Type of hidden states.
-        kv_bits: Precision of the cache.
-    """
-
-    architecture: Architecture
-    activations: Activations
-    kv_bits: KvBits
-
-    def working_bytes(self, shape: PrefillShape, tensor: int) -> int:
-        return prefill_working_bytes(
-            self.architecture,
-            shape,
-            activations=self.activations,
-            kv_bits=self.kv_bits,
-            tensor=tensor,
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class WorkspaceModel:
     """Bytes of workspace on each kind of device.
 
     Attributes:
-        prefill: Working memory of a prefill.
+        working_bytes: Working memory of a prefill of some shape and tensor width.
         layers: Bytes by kind, phase, bits and tensor width: of prefill over working
             bytes, of decode over (rows, tokens).
         vocabulary_layers: Bytes over rows, by kind, part and bits.
     """
 
-    prefill: _PrefillMemory
+    working_bytes: Callable[..., int]
     layers: dict[LayerKey, MonotoneTable]
     vocabulary_layers: dict[VocabularyLayerKey, MonotoneTable]
 
@@ -94,59 +70,55 @@ class WorkspaceModel:
         workload: Workload,
         micro_batch: MicroBatch,
         tensor: int = 1,
+        phases: Sequence[Phase] = PHASES,
     ) -> int:
-        """Returns the larger workspace of a layer's two programs."""
-        return max(
-            self.layer_phase_bytes(
-                kind,
-                bits,
-                phase,
-                workload=workload,
-                micro_batch=micro_batch,
-                tensor=tensor,
+        """Returns the largest workspace of a layer's programs of some phases."""
+        sizes, slots = [0.0], bucket_length(workload.context_length)
+        for phase in phases:
+            key = (kind, phase, bits, tensor)
+            if phase == "decode" and workload.new_tokens == 1:
+                continue
+            if key not in self.layers:
+                msg = f"measurements: no workspace of {phase} at {bits} bits, tensor width {tensor}, on {kind!r}: expected [[layer]] rows of it; measure with `llmpq-jax profile`"
+                raise MeasurementError(msg)
+            table = self.layers[key]
+            if phase == "decode":
+                sizes.append(float(table(micro_batch.decode, slots)))
+                continue
+            shape = prefill_shape(
+                rows=micro_batch.prefill,
+                tokens=bucket_length(workload.prompt_length),
+                slots=slots,
+                chunk_tokens=micro_batch.chunk_tokens,
+                cache_rows=micro_batch.decode,
             )
-            for phase in (PHASES if workload.new_tokens > 1 else PHASES[:1])
-        )
+            working_bytes = self.working_bytes(shape, tensor=tensor)
+            sizes.append(_PREFILL_MARGIN * float(table.fitted(working_bytes)))
+        return ceil(max(sizes))
 
-    def layer_phase_bytes(
+    def embedding_bytes(
         self,
         kind: str,
-        bits: Bits,
-        phase: Phase,
         *,
         workload: Workload,
         micro_batch: MicroBatch,
-        tensor: int = 1,
+        phases: Sequence[Phase] = PHASES,
     ) -> int:
-        """Returns the workspace of a layer's program of one phase."""
-        key = (kind, phase, bits, tensor)
-        if key not in self.layers:
-            msg = f"measurements: no workspace of {phase} at {bits} bits, tensor width {tensor}, on {kind!r}: expected [[layer]] rows of it; measure with `llmpq-jax profile`"
-            raise MeasurementError(msg)
-        table, slots = self.layers[key], bucket_length(workload.context_length)
-        if phase == "decode":
-            return ceil(float(table(micro_batch.decode, slots)))
-        shape = prefill_shape(
-            rows=micro_batch.prefill,
-            tokens=bucket_length(workload.prompt_length),
-            slots=slots,
-            chunk_tokens=micro_batch.chunk_tokens,
-            cache_rows=micro_batch.decode,
-        )
-        working_bytes = self.prefill.working_bytes(shape, tensor)
-        return ceil(_PREFILL_MARGIN * float(table.fitted(working_bytes)))
-
-    def embedding_bytes(
-        self, kind: str, *, workload: Workload, micro_batch: MicroBatch
-    ) -> int:
-        """Returns the workspace of embedding a micro-batch of either phase."""
+        """Returns the workspace of embedding a micro-batch of any of some phases."""
         prompt = bucket_length(workload.prompt_length)
-        rows = max(micro_batch.prefill * prompt, micro_batch.decode)
+        rows = max_rows(micro_batch, phases, prompt=prompt)
         return self.vocabulary_layer_bytes(kind, "embedding", 16, rows=rows)
 
-    def head_bytes(self, kind: str, bits: HeadBits, *, micro_batch: MicroBatch) -> int:
-        """Returns the workspace of the head on a micro-batch of either phase."""
-        rows = max(micro_batch.prefill, micro_batch.decode)
+    def head_bytes(
+        self,
+        kind: str,
+        bits: HeadBits,
+        *,
+        micro_batch: MicroBatch,
+        phases: Sequence[Phase] = PHASES,
+    ) -> int:
+        """Returns the workspace of the head on a micro-batch of any of some phases."""
+        rows = max_rows(micro_batch, phases)
         return self.vocabulary_layer_bytes(kind, "head", bits, rows=rows)
 
     def vocabulary_layer_bytes(
@@ -160,37 +132,39 @@ class WorkspaceModel:
         return ceil(float(self.vocabulary_layers[key](rows)))
 
 
+def max_rows(micro_batch: MicroBatch, phases: Sequence[Phase], prompt: int = 1) -> int:
+    """Returns the largest number of rows of some phases, of prefill for each token."""
+    rows = {"prefill": micro_batch.prefill * prompt, "decode": micro_batch.decode}
+    return max(rows[phase] for phase in phases)
+
+
 def fit_workspace(
     measurements: Measurements,
     architecture: Architecture,
     *,
     kv_bits: KvBits = 16,
 ) -> WorkspaceModel:
-    """Fits every table of workspace that the measurements allow.
-
-    Args:
-        measurements: Measurements of the model's layers.
-        architecture: Architecture of the model.
-        kv_bits: Precision of the cache, whose rows alone are used.
-    """
-    prefill = _PrefillMemory(
-        architecture=architecture, activations=measurements.activations, kv_bits=kv_bits
+    """Fits every table of workspace that measurements with a cache of some bits allow."""
+    working_bytes = partial(
+        prefill_working_bytes,
+        architecture,
+        activations=measurements.activations,
+        kv_bits=kv_bits,
     )
     cpus = {each.kind for each in measurements.kinds if each.platform == "cpu"}
-    layers: dict[LayerKey, list[LayerTime]] = defaultdict(list)
-    for row in measurements.layers:
-        if row.kv_bits == kv_bits:
-            layers[row.kind, row.phase, row.bits, row.tensor].append(row)
-    others: dict[VocabularyLayerKey, list[VocabularyLayerTime]] = defaultdict(list)
-    for other in measurements.vocabulary_layers:
-        others[other.kind, other.part, other.bits].append(other)
+    layers = [row for row in measurements.layers if row.kv_bits == kv_bits]
     return WorkspaceModel(
-        prefill=prefill,
+        working_bytes=working_bytes,
         layers={
-            key: _fit_decode(rows)
+            key: fit_table(
+                [(row.batch, row.length) for row in rows],
+                [row.workspace_bytes for row in rows],
+                LAYER_FEATURES["decode"],
+                is_upper=True,
+            )
             if key[1] == "decode"
-            else _fit_prefill(rows, prefill, is_cpu=key[0] in cpus)
-            for key, rows in layers.items()
+            else _fit_prefill(rows, working_bytes, is_cpu=key[0] in cpus)
+            for key, rows in layers_by_key(layers).items()
         },
         vocabulary_layers={
             key: fit_table(
@@ -199,22 +173,13 @@ def fit_workspace(
                 VOCABULARY_LAYER_FEATURES,
                 is_upper=True,
             )
-            for key, rows in others.items()
+            for key, rows in vocabulary_layers_by_key(measurements).items()
         },
     )
 
 
-def _fit_decode(rows: Sequence[LayerTime]) -> MonotoneTable:
-    return fit_table(
-        [(row.batch, row.length) for row in rows],
-        [row.workspace_bytes for row in rows],
-        LAYER_FEATURES["decode"],
-        is_upper=True,
-    )
-
-
 def _fit_prefill(
-    rows: Sequence[LayerTime], prefill: _PrefillMemory, *, is_cpu: bool
+    rows: Sequence[LayerTime], working_bytes: Callable[..., int], *, is_cpu: bool
 ) -> MonotoneTable:
     shapes = [
         prefill_shape(
@@ -228,7 +193,7 @@ def _fit_prefill(
     ]
     table = fit_table(
         [
-            (prefill.working_bytes(shape, row.tensor),)
+            (working_bytes(shape, tensor=row.tensor),)
             for shape, row in zip(shapes, rows, strict=True)
         ],
         [row.workspace_bytes for row in rows],

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool
 
-from llmpq_jax.schema.cluster import Cluster
+from llmpq_jax.schema.cluster import Cluster, Device
 from llmpq_jax.schema.precision import Bits
 from llmpq_jax.schema.solve_request import BitsPin, LayerPin
 
@@ -30,9 +30,7 @@ def check_pins(
         ValueError: If layers are not there or pinned twice, a device is not there or may
             not be used, or a precision is not allowed.
     """
-    uses = {
-        node_device.name: node_device.device.use for node_device in cluster.node_devices
-    }
+    uses = {own.name: own.device.use for own in cluster.node_devices}
     for pin in pins:
         if not 0 <= pin.first < pin.end <= num_layers:
             msg = f"pinned {pin}: expected FIRST:END with END behind FIRST, within 0:{num_layers}, the model's layers"
@@ -50,47 +48,29 @@ def check_pins(
     for number, pin in enumerate(pins):
         for other in pins[:number]:
             overlap = max(pin.first, other.first) < min(pin.end, other.end)
-            if overlap and type(pin) is type(other) and _differ(pin, other):
+            differ = replace(pin, first=0, end=0) != replace(other, first=0, end=0)
+            if overlap and type(pin) is type(other) and differ:
                 msg = f"pinned {other}, and {pin}: expected each layer in one of them"
                 raise ValueError(msg)
 
 
-def _differ(pin: Pin, other: Pin) -> bool:
-    ends = {"first": 0, "end": 0}
-    return replace(pin, **ends) != replace(other, **ends)
-
-
-def may_hold(
-    pins: Sequence[Pin], names: Sequence[str], *, num_layers: int
-) -> Bool[np.ndarray, "L J"]:
-    """Returns whether a layer may be on a device of that name.
+def allowed_by(
+    pins: Sequence[Pin], choices: Sequence[str] | Sequence[Bits], *, num_layers: int
+) -> Bool[np.ndarray, "L choices"]:
+    """Returns whether a layer may be on devices of these names, or have these bits.
 
     A mesh has no name here and holds no layer that is pinned to a device.
     """
-    allowed = np.ones((num_layers, len(names)), dtype=bool)
+    allowed = np.ones((num_layers, len(choices)), dtype=bool)
     for pin in pins:
-        if isinstance(pin, LayerPin):
-            allowed[pin.first : pin.end] &= np.array(names) == pin.device
-    return allowed
-
-
-def may_have(
-    pins: Sequence[Pin], bits: Sequence[Bits], *, num_layers: int
-) -> Bool[np.ndarray, "L B"]:
-    """Returns whether a layer may have these bits."""
-    allowed = np.ones((num_layers, len(bits)), dtype=bool)
-    for pin in pins:
-        if isinstance(pin, BitsPin):
-            allowed[pin.first : pin.end] &= np.array(bits) == pin.bits
+        pinned = pin.device if isinstance(pin, LayerPin) else pin.bits
+        if isinstance(pinned, type(choices[0])):
+            allowed[pin.first : pin.end] &= np.array(choices) == pinned
     return allowed
 
 
 def with_use(cluster: Cluster, uses: Mapping[str, Use]) -> Cluster:
-    """Returns a cluster some of whose devices have another `use`.
-
-    Args:
-        cluster: Cluster with the devices.
-        uses: New use of some devices, by full name.
+    """Returns a cluster some of whose devices, by full name, have another `use`.
 
     Raises:
         ValueError: If one of them is not there.
@@ -100,12 +80,18 @@ def with_use(cluster: Cluster, uses: Mapping[str, Use]) -> Cluster:
         if name not in names:
             msg = f"device {name!r} is not in the cluster: expected one of {', '.join(names)}"
             raise ValueError(msg)
+    return with_devices(
+        cluster, lambda name, device: replace(device, use=uses.get(name, device.use))
+    )
+
+
+def with_devices(cluster: Cluster, change: Callable[[str, Device], Device]) -> Cluster:
+    """Returns a cluster with changed devices; `change` receives each one's full name."""
     nodes = tuple(
         replace(
             node,
             devices=tuple(
-                replace(device, use=uses.get(f"{node.name}/{device.name}", device.use))
-                for device in node.devices
+                change(f"{node.name}/{device.name}", device) for device in node.devices
             ),
         )
         for node in cluster.nodes

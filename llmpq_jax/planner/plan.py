@@ -7,17 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from llmpq_jax.planner.diagnose.infeasible import explain
-from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.instance.subproblems import all_subproblems, uniform_int8_omega
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.planner.result.to_strategy import make_strategy
-from llmpq_jax.planner.search.branch_and_bound import search
-from llmpq_jax.planner.search.search_result import Progress, SearchResult
+from llmpq_jax.planner.search.branch_and_bound import min_omega, search
+from llmpq_jax.planner.search.search_result import Progress
 from llmpq_jax.schema.strategy import Strategy
 
-# The least Σω becomes a budget, so its gap is smaller than that of a latency.
-_OMEGA_GAP = 1e-6
 _UNIFORM_NOTE = (
     "no quality was asked for: omega held at that of a model wholly at 8 bits"
 )
@@ -58,10 +55,6 @@ def plan(
     if budget is None and request.theta == 0:
         budget, note = uniform_int8_omega(problem), _UNIFORM_NOTE
     instances = all_subproblems(problem, omega_budget=budget)
-
-    def left_s() -> float:
-        return time_limit_s - (time.monotonic() - begin)
-
     result = search(
         instances,
         time_limit_s=time_limit_s,
@@ -69,14 +62,17 @@ def plan(
         progress=progress,
     )
     if result.incumbent is None and note is not None and budget is not None:
-        smallest = _min_omega(instances, time_limit_s=left_s())
+        smallest = min_omega(
+            instances, time_limit_s=begin + time_limit_s - time.monotonic()
+        )
         best = smallest.incumbent
         if best is not None:
-            note = _relaxed_note(best.value, budget, is_proven=smallest.is_complete)
+            proven = "that fits" if smallest.is_complete else "found in time"
+            note = f"nothing fits at the omega of a model wholly at 8 bits, {budget:.4g}: held at {best.value:.4g}, the least {proven}"
             budget = max(best.value, budget)
             result = search(
                 [replace(instance, omega_budget=budget) for instance in instances],
-                time_limit_s=left_s(),
+                time_limit_s=begin + time_limit_s - time.monotonic(),
                 relative_gap=relative_gap,
                 known=[(replace(best.instance, omega_budget=budget), best.candidate)],
                 progress=progress,
@@ -91,15 +87,3 @@ def plan(
         note=note,
         seconds=time.monotonic() - begin,
     )
-
-
-def _min_omega(instances: tuple[Instance, ...], *, time_limit_s: float) -> SearchResult:
-    free = [replace(instance, omega_budget=None) for instance in instances]
-    return search(
-        free, time_limit_s=time_limit_s, relative_gap=_OMEGA_GAP, goal="omega"
-    )
-
-
-def _relaxed_note(value: float, uniform: float, *, is_proven: bool) -> str:
-    proven = "the least that fits" if is_proven else "the least found in time"
-    return f"nothing fits at the omega of a model wholly at 8 bits, {uniform:.4g}: held at {value:.4g}, {proven}"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmpq_jax.costmodel.contention import node_serial_fraction
+from llmpq_jax.costmodel.pipeline_schedule import node_serial_fraction
 from llmpq_jax.schema.cluster import Device, Node
 from llmpq_jax.schema.measurements import SharedCapacity
 from tests.costmodel.records import layer_time, measured_kind, measurements

@@ -137,12 +137,12 @@ def planned(micro_batch, workload, prefill_s, decode_s):
 
     hops = [0.0] * (len(decode_s) - 1)
     return schedule, pipeline_s(
-        stages_prefill_s=with_refills("prefill", prefill_s),
-        stages_decode_s=with_refills("decode", decode_s),
-        hops_prefill_s=hops,
-        hops_decode_s=hops,
-        num_prefill=schedule.num_prefill,
-        num_decode=schedule.num_decode,
+        stages_s=(
+            with_refills("prefill", prefill_s),
+            with_refills("decode", decode_s),
+        ),
+        hops_s=(hops, hops),
+        num_micro_batches=(schedule.num_prefill, schedule.num_decode),
         new_tokens=schedule.new_tokens,
     )
 

@@ -39,12 +39,9 @@ def pipelines(draw):
     stages = st.lists(times, min_size=num_stages, max_size=num_stages)
     hops = st.lists(times, min_size=num_stages - 1, max_size=num_stages - 1)
     return {
-        "stages_prefill_s": draw(stages),
-        "stages_decode_s": draw(stages),
-        "hops_prefill_s": draw(hops),
-        "hops_decode_s": draw(hops),
-        "num_prefill": draw(st.integers(1, 9)),
-        "num_decode": draw(st.integers(1, 9)),
+        "stages_s": draw(st.tuples(stages, stages)),
+        "hops_s": draw(st.tuples(hops, hops)),
+        "num_micro_batches": draw(st.tuples(st.integers(1, 9), st.integers(1, 9))),
         "new_tokens": draw(st.integers(1, 30)),
     }
 
@@ -56,14 +53,14 @@ def interleaved(stages, hops):
 @given(pipelines())
 def test_the_formula_is_what_a_simulation_takes(pipeline):
     seconds = pipeline_s(**pipeline)
-    prefill = interleaved(pipeline["stages_prefill_s"], pipeline["hops_prefill_s"])
-    decode = interleaved(pipeline["stages_decode_s"], pipeline["hops_decode_s"])
+    prefill, decode = map(interleaved, pipeline["stages_s"], pipeline["hops_s"])
+    num_prefill, num_decode = pipeline["num_micro_batches"]
     rounds = pipeline["new_tokens"] - 1
     assert seconds.prefill_s == pytest.approx(
-        simulate(prefill, pipeline["num_prefill"], 1), rel=1e-9
+        simulate(prefill, num_prefill, 1), rel=1e-9
     )
     assert seconds.decode_s == pytest.approx(
-        simulate(decode, pipeline["num_decode"], rounds), rel=1e-9
+        simulate(decode, num_decode, rounds), rel=1e-9
     )
     assert seconds.latency_s == seconds.prefill_s + seconds.decode_s
 
@@ -72,16 +69,20 @@ def test_the_formula_is_what_a_simulation_takes(pipeline):
 def test_a_shared_machine_does_a_fraction_of_its_work_serially(
     pipeline, in_prefill, in_decode
 ):
-    num_stages = len(pipeline["stages_prefill_s"])
+    num_stages = len(pipeline["stages_s"][0])
     host = Host(
         members=tuple(range(num_stages)),
         prefill_serial=in_prefill,
         decode_serial=in_decode,
     )
     alone, shared = pipeline_s(**pipeline), pipeline_s(**pipeline, hosts=[host])
-    prefill_work = pipeline["num_prefill"] * sum(pipeline["stages_prefill_s"])
-    rounds = pipeline["new_tokens"] - 1
-    decode_work = rounds * pipeline["num_decode"] * sum(pipeline["stages_decode_s"])
+    work_s = [
+        num * sum(stages_s)
+        for num, stages_s in zip(
+            pipeline["num_micro_batches"], pipeline["stages_s"], strict=True
+        )
+    ]
+    prefill_work, decode_work = work_s[0], (pipeline["new_tokens"] - 1) * work_s[1]
     for found, apart, work, serial in (
         (shared.prefill_s, alone.prefill_s, prefill_work, in_prefill),
         (shared.decode_s, alone.decode_s, decode_work, in_decode),
@@ -95,12 +96,9 @@ def test_equal_stages_work_as_a_processor_that_serves_them_in_turns(
 ):
     """Each does its parallel work alone, then its serial work, in turns with others."""
     seconds = pipeline_s(
-        stages_prefill_s=[0.0] * num_stages,
-        stages_decode_s=[stage_s] * num_stages,
-        hops_prefill_s=[0.0] * (num_stages - 1),
-        hops_decode_s=[0.0] * (num_stages - 1),
-        num_prefill=1,
-        num_decode=num_stages,
+        stages_s=([0.0] * num_stages, [stage_s] * num_stages),
+        hops_s=([0.0] * (num_stages - 1),) * 2,
+        num_micro_batches=(1, num_stages),
         new_tokens=num_rounds + 1,
         hosts=[
             Host(
@@ -121,12 +119,9 @@ def test_equal_stages_work_as_a_processor_that_serves_them_in_turns(
 
 def test_a_machine_slows_its_own_stages_only():
     pipeline = {
-        "stages_prefill_s": [1.0, 1.0],
-        "stages_decode_s": [1.0, 1.0],
-        "hops_prefill_s": [0.0],
-        "hops_decode_s": [0.0],
-        "num_prefill": 10,
-        "num_decode": 2,
+        "stages_s": ([1.0, 1.0], [1.0, 1.0]),
+        "hops_s": ([0.0], [0.0]),
+        "num_micro_batches": (10, 2),
         "new_tokens": 2,
     }
     both = [Host(members=(0, 1), prefill_serial=1.0, decode_serial=1.0)]
@@ -137,10 +132,11 @@ def test_a_machine_slows_its_own_stages_only():
 
 @given(pipelines(), st.data())
 def test_a_slower_stage_never_helps(pipeline, data):
-    stage = data.draw(st.integers(0, len(pipeline["stages_decode_s"]) - 1))
-    slower = np.array(pipeline["stages_decode_s"])
+    prefill_s, decode_s = pipeline["stages_s"]
+    stage = data.draw(st.integers(0, len(decode_s) - 1))
+    slower = np.array(decode_s)
     slower[stage] += data.draw(times)
-    changed = pipeline | {"stages_decode_s": slower.tolist()}
+    changed = pipeline | {"stages_s": (prefill_s, slower.tolist())}
     before, after = pipeline_s(**pipeline).decode_s, pipeline_s(**changed).decode_s
     assert after >= before * (1 - 1e-12)
 
@@ -148,12 +144,9 @@ def test_a_slower_stage_never_helps(pipeline, data):
 @pytest.mark.parametrize("new_tokens", [1, 2, 5])
 def test_a_stage_with_infinite_seconds_makes_the_batch_infinite(new_tokens):
     found = pipeline_s(
-        stages_prefill_s=[1.0, math.inf],
-        stages_decode_s=[1.0, math.inf],
-        hops_prefill_s=[0.0],
-        hops_decode_s=[0.0],
-        num_prefill=1,
-        num_decode=1,
+        stages_s=([1.0, math.inf], [1.0, math.inf]),
+        hops_s=([0.0], [0.0]),
+        num_micro_batches=(1, 1),
         new_tokens=new_tokens,
     )
     assert found.latency_s == math.inf

@@ -100,12 +100,12 @@ def test_no_measured_prefill_is_predicted_too_small():
     ]
     model = fit_workspace(measurements(*rows), ARCHITECTURE)
     for row in rows:
-        size = model.layer_phase_bytes(
+        size = model.layer_bytes(
             "cpu",
             8,
-            "prefill",
             workload=WORKLOAD,
             micro_batch=micro_batch(row.batch, row.batch),
+            phases=("prefill",),
         )
         assert size >= row.workspace_bytes
 
@@ -123,8 +123,8 @@ def test_on_a_cpu_no_prefill_is_predicted_to_need_less_than_its_blocks():
     def predicted(table):
         model = fit_workspace(table, ARCHITECTURE)
         pair = micro_batch(4, 4)
-        return model.layer_phase_bytes(
-            "cpu", 8, "prefill", workload=WORKLOAD, micro_batch=pair
+        return model.layer_bytes(
+            "cpu", 8, workload=WORKLOAD, micro_batch=pair, phases=("prefill",)
         )
 
     assert predicted(here) >= working_bytes(4, 32) > predicted(elsewhere)

@@ -97,14 +97,10 @@ def _costs(
     if float("inf") in stages_s[0] + stages_s[1]:
         return None
     hops = [(o, j, k) for o, (j, k) in zip(wires, pairwise(devices), strict=True)]
-    num_prefill, num_decode = instance.num_micro_batches
     seconds = pipeline_s(
-        stages_prefill_s=stages_s[0],
-        stages_decode_s=stages_s[1],
-        hops_prefill_s=[float(instance.hop_s[0][hop]) for hop in hops],
-        hops_decode_s=[float(instance.hop_s[1][hop]) for hop in hops],
-        num_prefill=num_prefill,
-        num_decode=num_decode,
+        stages_s=stages_s,
+        hops_s=[[float(hop_s[hop]) for hop in hops] for hop_s in instance.hop_s],
+        num_micro_batches=instance.num_micro_batches,
         new_tokens=instance.new_tokens,
         hosts=[
             Host(

@@ -6,10 +6,10 @@ from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.costmodel.memory import (
     NUM_RECEIVE_BUFFERS,
     embedding_bytes,
-    gathered_logits_bytes,
     head_bytes,
     layer_bytes,
     layer_kv_bytes,
+    logit_share_bytes,
     sent_bytes,
 )
 from llmpq_jax.costmodel.workspace import WorkspaceModel
@@ -60,8 +60,10 @@ def stage_memory(
     if is_last:
         needs.append(
             workspace.head_bytes(kind, precision.head_bits, micro_batch=micro_batch)
-            + gathered_logits_bytes(
-                architecture, micro_batch=micro_batch, tensor=tensor
+            + logit_share_bytes(
+                architecture,
+                rows=max(micro_batch.prefill, micro_batch.decode),
+                tensor=tensor,
             )
         )
     kv_cache = layer_kv_bytes(

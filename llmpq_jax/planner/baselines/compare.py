@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from llmpq_jax.planner.baselines.adabits import adabits
-from llmpq_jax.planner.baselines.one_precision import (
+from llmpq_jax.planner.baselines.in_order import (
+    adabits,
     memory_proportional,
     pipeedge,
     uniform,
@@ -36,17 +36,10 @@ Method = Literal[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """One baseline, and the joint plan at its quality or better.
+    """One baseline, and the fastest joint plan found whose Σω is no larger.
 
-    Attributes:
-        method: Name of the baseline.
-        latency_s: Latency of its plan; None if it finds no plan, as all below.
-        omega: Σω of its plan.
-        micro_batch: Micro-batch sizes of its plan.
-        joint_latency_s: Latency of the fastest plan found whose Σω is no larger.
-        joint_omega: Σω of that plan.
-        gap: Gap that is proven of it.
-        seconds: Seconds that its search took.
+    All but the method is None if the baseline finds no plan. The gap is the one proven of
+    the joint plan, whose search took `seconds`.
     """
 
     method: Method
@@ -75,12 +68,9 @@ def compare(
 ) -> tuple[Comparison, ...]:
     """Plans with every baseline, and jointly with each one's Σω as the budget.
 
-    Args:
-        request: The planning problem, without its budget, θ and tensor widths, which the
-            baselines do not know.
-        time_limit_s: Time limit of each joint plan, in seconds.
-        relative_gap: Gap of each joint plan at which its search ends.
-        progress: Function that receives the name of the next method.
+    The request's own budget, θ and tensor widths do not count: the baselines do not know
+    them. Limits are those of each joint plan; `progress` receives the name of the next
+    method.
     """
     problem = make_problem(replace(request, omega_budget=None, theta=0.0, tensor=(1,)))
     rows = []
@@ -90,13 +80,12 @@ def compare(
         if plan is None:
             rows.append(Comparison(method=method))
             continue
-        cost = evaluate(plan.instance, plan.candidate)
         begin = time.monotonic()
         joint = joint_plan(
             problem, plan, time_limit_s=time_limit_s, relative_gap=relative_gap
         )
         assert joint.incumbent is not None, "the baseline's own plan is known"
-        best = evaluate(joint.incumbent.instance, joint.incumbent.candidate)
+        cost, best = plan.cost, joint.incumbent.cost
         rows.append(
             Comparison(
                 method=method,
@@ -116,7 +105,7 @@ def joint_plan(
     problem: Problem, plan: Incumbent, *, time_limit_s: float, relative_gap: float
 ) -> SearchResult:
     """Searches the fastest plan whose Σω is no larger than that of a given plan."""
-    omega = evaluate(plan.instance, plan.candidate).omega
+    omega = plan.cost.omega
     own = replace(plan.instance, omega_budget=omega)
     return search(
         all_subproblems(problem, omega_budget=omega),
@@ -135,31 +124,21 @@ def baselines(problem: Problem) -> Iterator[tuple[Method, Incumbent | None]]:
         for i in searched
         if (i.head_bits, i.kv_bits) == (precision.head_bits, precision.kv_bits)
     ]
-    even = _even_split(problem)
-    own = [make_instance(problem, even, precision, omega_budget=None)]
+    # As the paper's code divides the batch in both phases, and searches prefill alone.
+    rows = -(-problem.request.workload.batch // len(problem.node_devices))
+    pairs = [
+        MicroBatch(prefill=prefill, decode=rows)
+        for prefill in range(1, rows + 1)
+        if rows % prefill == 0
+    ]
+    smaller = [make_instance(problem, p, precision, omega_budget=None) for p in pairs]
+    own = smaller[-1:]
     yield "uniform", _highest_precision(whole, uniform)
     yield "memory-proportional", _highest_precision(whole, memory_proportional)
     yield "PipeEdge", _highest_precision(own, pipeedge)
     yield "PipeEdge, micro-batches searched", _highest_precision(whole, pipeedge)
     yield "adabits", _fastest((i, adabits(i)) for i in own)
-    smaller = [
-        make_instance(problem, pair, precision, omega_budget=None)
-        for pair in _prefill_of(even)
-    ]
     yield "transfer", _fastest((i, transfer(i)) for i in smaller)
-
-
-def _even_split(problem: Problem) -> MicroBatch:
-    """Divides the batch by the number of devices in both phases, as the paper's code does."""
-    rows = -(-problem.request.workload.batch // len(problem.node_devices))
-    return MicroBatch(prefill=rows, decode=rows)
-
-
-def _prefill_of(even: MicroBatch) -> Iterator[MicroBatch]:
-    """Yields divisors of the decode micro-batch, which the paper's code searches."""
-    for rows in range(1, even.decode + 1):
-        if even.decode % rows == 0:
-            yield MicroBatch(prefill=rows, decode=even.decode)
 
 
 def _highest_precision(
@@ -167,19 +146,21 @@ def _highest_precision(
     method: Callable[[Instance, int], Candidate | None],
 ) -> Incumbent | None:
     """Returns the fastest plan at the highest precision that fits in any subproblem."""
-    for b in range(len(instances[0].bits)):
-        plan = _fastest((instance, method(instance, b)) for instance in instances)
-        if plan is not None:
-            return plan
-    return None
+    by_bits = (
+        _fastest((instance, method(instance, b)) for instance in instances)
+        for b in range(len(instances[0].bits))
+    )
+    return next(filter(None, by_bits), None)
 
 
 def _fastest(plans: Iterator[tuple[Instance, Candidate | None]]) -> Incumbent | None:
-    best = None
-    for instance, candidate in plans:
-        if candidate is None:
-            continue
-        value = evaluate(instance, candidate).seconds.latency_s
-        if best is None or value < best.value:
-            best = Incumbent(instance=instance, candidate=candidate, value=value)
-    return best
+    found = [
+        Incumbent(
+            instance=instance,
+            candidate=candidate,
+            value=evaluate(instance, candidate).seconds.latency_s,
+        )
+        for instance, candidate in plans
+        if candidate is not None
+    ]
+    return min(found, key=lambda plan: plan.value, default=None)

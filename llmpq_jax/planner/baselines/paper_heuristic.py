@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from llmpq_jax.planner.baselines.adabits import adabits
+from llmpq_jax.planner.baselines.in_order import adabits
 from llmpq_jax.planner.instance.candidate import Candidate, evaluate, with_min_omega
 from llmpq_jax.planner.instance.device_numbers import DECODE, PREFILL
 from llmpq_jax.planner.instance.instance import Instance
@@ -74,35 +74,22 @@ def trades(
     """Yields every trade between two stages."""
     held = [Counter(bits_indices) for bits_indices in candidate.bits_indices]
     index_of = {bits: b for b, bits in enumerate(instance.bits)}
-    for b in index_of.values():
-        if held[straggler][b] and held[straggler].total() > 1:
-            yield _traded(candidate, straggler, pioneer, taken=(b, 1), given=None)
+    # Index and number of what is taken from the straggler, and index of what it is given.
+    found: list[tuple[int, int, int | None]] = []
+    if held[straggler].total() > 1:
+        found += [(b, 1, None) for b in index_of.values() if held[straggler][b]]
     for p, q, num in TRADES:
-        if p not in index_of or q not in index_of:
-            continue
-        given, taken = index_of[p], index_of[q]
-        if held[pioneer][given] and held[straggler][taken] >= num:
-            yield _traded(
-                candidate, straggler, pioneer, taken=(taken, num), given=given
-            )
-
-
-def _traded(
-    candidate: Candidate,
-    straggler: int,
-    pioneer: int,
-    *,
-    taken: tuple[int, int],
-    given: int | None,
-) -> Candidate:
-    held = [Counter(bits_indices) for bits_indices in candidate.bits_indices]
-    b, num = taken
-    held[straggler][b] -= num
-    held[pioneer][b] += num
-    if given is not None:
-        held[pioneer][given] -= 1
-        held[straggler][given] += 1
-    return Candidate(
-        devices=candidate.devices,
-        bits_indices=tuple(tuple(sorted(stage.elements())) for stage in held),
-    )
+        given, taken = index_of.get(p), index_of.get(q)
+        if given is not None and taken is not None and held[pioneer][given]:
+            found += [(taken, num, given)] if held[straggler][taken] >= num else []
+    for taken, num, given in found:
+        traded = [stage.copy() for stage in held]
+        traded[straggler][taken] -= num
+        traded[pioneer][taken] += num
+        if given is not None:
+            traded[pioneer][given] -= 1
+            traded[straggler][given] += 1
+        yield Candidate(
+            devices=candidate.devices,
+            bits_indices=tuple(tuple(sorted(stage.elements())) for stage in traded),
+        )

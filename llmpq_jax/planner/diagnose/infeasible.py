@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from llmpq_jax.errors import InfeasibleError
-from llmpq_jax.planner.diagnose.conflicts import pin_clash
 from llmpq_jax.planner.diagnose.memory_shortfall import StageShortfall, min_shortfall
+from llmpq_jax.planner.diagnose.pins import pin_clash
 from llmpq_jax.planner.diagnose.relaxations import repairs
 from llmpq_jax.planner.instance.problem import Problem
-from llmpq_jax.planner.instance.subproblems import all_subproblems, smallest_subproblem
-from llmpq_jax.planner.search.branch_and_bound import search
+from llmpq_jax.planner.instance.subproblems import all_subproblems
+from llmpq_jax.planner.search.branch_and_bound import min_omega
 from llmpq_jax.units import format_bytes
 
 # Seconds for the least Σω; most searches take milliseconds.
@@ -24,15 +24,11 @@ def explain(
 ) -> InfeasibleError:
     """Returns the error that says why no subproblem has a plan.
 
-    Args:
-        problem: Problem that has no plan.
-        on_note: Function that receives what is tried, which may take a minute.
+    `on_note` receives what is tried, which may take a minute.
     """
     request = problem.request
     num_layers = request.architecture.num_layers
-    num_pinned = sum(
-        node_device.device.use == "always" for node_device in problem.node_devices
-    )
+    num_pinned = sum(own.device.use == "always" for own in problem.node_devices)
     if num_pinned > num_layers and not problem.device_groups:
         return InfeasibleError(
             f'{num_pinned} devices have use = "always" and the model has {num_layers} '
@@ -41,12 +37,16 @@ def explain(
     on_note("no plan fits; looking for the reason")
     budget = request.omega_budget
     clash = pin_clash(request)
-    lowest = _min_omega(problem) if budget is not None and clash is None else None
-    if clash is None and lowest is None and budget is not None:
-        # Without pins the budget still rules out every plan, without the budget the pins.
-        clash = pin_clash(replace(request, omega_budget=None))
-        if clash is not None:
-            clash += f", but none with omega within {budget:.4g}"
+    lowest = None
+    if clash is None and budget is not None:
+        subproblems = all_subproblems(problem, omega_budget=None)
+        lowest = min_omega(subproblems, time_limit_s=_SEARCH_S).incumbent
+        if lowest is None:
+            # Without pins the budget still rules out every plan, without the budget the
+            # pins.
+            clash = pin_clash(replace(request, omega_budget=None))
+            if clash is not None:
+                clash += f", but none with omega within {budget:.4g}"
     if clash is not None:
         fits = "; ".join(repair.text for repair in repairs(request, on_note))
         advice = f"what would do: {fits}" if fits else "drop or change a pin"
@@ -54,10 +54,15 @@ def explain(
     if lowest is not None:
         return InfeasibleError(
             f"no plan keeps omega within {budget:.4g}: the least that fits "
-            f"the memory is {lowest:.4g}; what would do: an omega of {lowest:.4g}"
+            f"the memory is {lowest.value:.4g}; "
+            f"what would do: an omega of {lowest.value:.4g}"
             + "".join(f"; {repair.text}" for repair in repairs(request, on_note))
         )
-    stages = min_shortfall(smallest_subproblem(problem, omega_budget=None))
+    smallest = min(
+        all_subproblems(problem, omega_budget=None, only_smallest=True),
+        key=lambda subproblem: (subproblem.head_bits, subproblem.kv_bits),
+    )
+    stages = min_shortfall(smallest)
     if stages is None:
         return InfeasibleError(
             "no choice of devices can embed on its first and hold the head on its last: "
@@ -74,23 +79,10 @@ def explain(
     return InfeasibleError(f"no plan fits: {_describe(problem, stages)}; {advice}")
 
 
-def _min_omega(problem: Problem) -> float | None:
-    result = search(
-        all_subproblems(problem, omega_budget=None),
-        time_limit_s=_SEARCH_S,
-        relative_gap=1e-6,
-        goal="omega",
-    )
-    return result.incumbent.value if result.incumbent else None
-
-
 def _describe(problem: Problem, stages: tuple[StageShortfall, ...]) -> str:
     """Says what the plan of the least shortfall lacks, the worst device first."""
-    short = sorted(
-        (stage for stage in stages if stage.lack_bytes),
-        key=lambda stage: -stage.lack_bytes,
-    )
-    worst, *others = short
+    short = [stage for stage in stages if stage.lack_bytes]
+    worst, *others = sorted(short, key=lambda stage: -stage.lack_bytes)
     unit = problem.execution_units[worst.device]
     layers = f"{worst.num_layers} layer{'s' if worst.num_layers > 1 else ''}"
     text = (

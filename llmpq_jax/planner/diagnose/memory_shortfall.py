@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.planner.instance.instance import Instance, Integers
@@ -34,14 +34,9 @@ _ROLES: tuple[_Role, ...] = ((False, False), (True, False), (False, True), (True
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageShortfall:
-    """A stage of the plan of the least shortfall.
+    """A stage of the plan of the least shortfall, on a device of axis J.
 
-    Attributes:
-        device: Device as an index of axis J.
-        num_layers: Number of layers that it holds.
-        bits: Precision of each layer.
-        terms: Bytes that it needs, by part.
-        lack_bytes: Bytes that it needs beyond what the device may fill; 0 if it fits.
+    `lack_bytes` are those beyond what the device may fill; 0 if it fits.
     """
 
     device: int
@@ -156,15 +151,13 @@ def _lacks(
     if (is_first and not d.may_be_first[j]) or (is_last and not d.may_be_last[j]):
         return lacks
     # One stage is the first and the last only if it holds the whole model.
-    lengths = [num_layers] if is_first and is_last else range(1, num_layers + 1)
+    lengths = [num_layers] if is_first and is_last else [*range(1, num_layers + 1)]
     if not d.supported[j].any():
         return lacks
-    counts = np.array(
-        [_uniform(instance, b, num) for b in _served(instance, j) for num in lengths]
-    )
+    counts = _of_one_precision(instance, j, lengths)
     need = stage_bytes(instance, [j], counts, is_first=is_first, is_last=is_last)
     total = need.total.reshape(-1, len(lengths)).min(axis=0)
-    lacks[list(lengths)] = np.maximum(total - d.allowed_bytes[j], 0)
+    lacks[lengths] = np.maximum(total - d.allowed_bytes[j], 0)
     return lacks
 
 
@@ -172,27 +165,20 @@ def _shortfall(
     instance: Instance, j: int, num_layers: int, is_first: bool, is_last: bool
 ) -> StageShortfall:
     """Returns a stage at the bits that need the least; of equal ones, the highest."""
-    served = _served(instance, j)
-    counts = np.array([_uniform(instance, b, num_layers) for b in served])
+    counts = _of_one_precision(instance, j, [num_layers])
     need = stage_bytes(instance, [j], counts, is_first=is_first, is_last=is_last)
     best = int(need.total[0].argmin())
     terms = need.terms(0, best)
     return StageShortfall(
         device=j,
         num_layers=num_layers,
-        bits=instance.bits[served[best]],
+        bits=instance.bits[int(counts[best].argmax())],
         terms=terms,
         lack_bytes=max(0, terms.total - int(instance.devices.allowed_bytes[j])),
     )
 
 
-def _served(instance: Instance, j: int) -> list[int]:
-    """Returns indices of axis B that a device serves, the highest precision first."""
-    return np.flatnonzero(instance.devices.supported[j]).tolist()
-
-
-def _uniform(instance: Instance, b: int, num_layers: int) -> Int[np.ndarray, " B"]:
-    """Returns counts of layers that all have one precision."""
-    counts = np.zeros(len(instance.bits), dtype=np.int64)
-    counts[b] = num_layers
-    return counts
+def _of_one_precision(instance: Instance, j: int, lengths: list[int]) -> Integers:
+    """Returns counts of these lengths at each precision that a device serves, [C, B]."""
+    one = np.eye(len(instance.bits), dtype=np.int64)[instance.devices.supported[j]]
+    return np.kron(one, np.array(lengths)[:, None])

@@ -5,21 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from llmpq_jax.errors import SpecError
-from llmpq_jax.planner.constraints import with_use
-from llmpq_jax.planner.diagnose.feasible import Repair, has_plan
-from llmpq_jax.planner.diagnose.pin_relaxations import pin_repairs
-from llmpq_jax.planner.diagnose.thresholds import largest, smallest
+from llmpq_jax.planner.constraints import with_devices, with_use
+from llmpq_jax.planner.diagnose.feasible import Repair, has_plan, largest, smallest
+from llmpq_jax.planner.diagnose.pins import pin_repairs
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.request import PlanRequest
-from llmpq_jax.schema.cluster import Cluster, Device, Node
+from llmpq_jax.schema.cluster import NodeDevice
 from llmpq_jax.schema.precision import ALL_BITS
 from llmpq_jax.units import GIB, MIB, format_bytes
 
 # Seconds for all of them together; each takes milliseconds to seconds.
 _TIME_S = 60.0
 _MAX_ADDED = 16
+_AT_8_BITS: dict[str, dict[str, Any]] = {
+    "the head at 8 bits": {"head_bits": (8,)},
+    "the cache at 8 bits": {"kv_bits": (8,)},
+}
 
 
 def repairs(
@@ -28,11 +33,7 @@ def repairs(
     """Yields changes of one thing each after which there is a plan.
 
     Of each kind of change the smallest is tried. If none helps without other devices,
-    several changes at once are tried too.
-
-    Args:
-        request: Request that has no plan.
-        on_note: Function that receives what is tried, and what helps.
+    several changes at once are tried too. `on_note` receives what is tried, and what helps.
     """
     deadline = time.monotonic() + _TIME_S
     num_found = 0
@@ -71,37 +72,38 @@ def _workloads(request: PlanRequest) -> Iterator[Repair]:
 
 
 def _precisions(request: PlanRequest) -> Iterator[Repair]:
-    for text, changed in _precision_changes(request):
+    changes = _lower_layers(request)
+    changes |= {
+        text: change
+        for text, change in _AT_8_BITS.items()
+        if not any(8 in getattr(request, name) for name in change)
+    }
+    for text, change in changes.items():
+        changed = replace(request, **change)
         if has_plan(changed):
             yield Repair(text=text, request=changed)
 
 
-def _precision_changes(request: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
+def _lower_layers(request: PlanRequest) -> dict[str, dict[str, Any]]:
+    """Returns what allows layers ever lower precisions, by the text that says so."""
     lower = tuple(bits for bits in ALL_BITS if bits < min(request.bits))
-    for number in range(1, len(lower) + 1):
-        text = f"layers at {' or '.join(str(bits) for bits in lower[:number])} bits"
-        yield text, replace(request, bits=(*request.bits, *lower[:number]))
-    if 8 not in request.head_bits:
-        yield "the head at 8 bits", replace(request, head_bits=(8,))
-    if 8 not in request.kv_bits:
-        yield "the cache at 8 bits", replace(request, kv_bits=(8,))
+    return {
+        f"layers at {' or '.join(map(str, lower[:number]))} bits": {
+            "bits": (*request.bits, *lower[:number])
+        }
+        for number in range(1, len(lower) + 1)
+    }
 
 
 def _devices(request: PlanRequest) -> Iterator[Repair]:
     cluster = request.cluster
-    for use, text in (("never", "{} used"), ("always", "{} left idle")):
-        for node_device in cluster.node_devices:
-            if node_device.device.use == use:
-                free = with_use(cluster, {node_device.name: "any"})
-                freed = replace(request, cluster=free)
-                if has_plan(freed):
-                    yield Repair(text=text.format(node_device.name), request=freed)
-    kinds = dict.fromkeys(p.device.kind for p in cluster.node_devices)
-    for kind in kinds:
-
-        def more(number: int, kind: str = kind) -> PlanRequest:
-            return replace(request, cluster=_with_more(cluster, kind, number))
-
+    for use, text in (("never", "used"), ("always", "left idle")):
+        for own in cluster.node_devices:
+            free = replace(request, cluster=with_use(cluster, {own.name: "any"}))
+            if own.device.use == use and has_plan(free):
+                yield Repair(text=f"{own.name} {text}", request=free)
+    for kind in dict.fromkeys(own.device.kind for own in cluster.node_devices):
+        more = partial(_with_more, request, kind)
         number = smallest(_MAX_ADDED, lambda n, more=more: has_plan(more(n)))
         if number:
             text = "one more device" if number == 1 else f"{number} more devices"
@@ -111,48 +113,39 @@ def _devices(request: PlanRequest) -> Iterator[Repair]:
 def _memory(request: PlanRequest) -> Iterator[Repair]:
     """Yields more memory on one device, of equal devices on the first."""
     cluster, seen = request.cluster, set()
-    for node_device in cluster.node_devices:
-        node, device = node_device.node, node_device.device
-        key = (node.name, device.kind, device.memory_bytes, device.reserve_bytes)
+    for own in cluster.node_devices:
+        device = own.device
+        key = (own.node.name, device.kind, device.memory_bytes, device.reserve_bytes)
         if device.use == "never" or key in seen:
             continue
         seen.add(key)
         # The number of steps is whole, so that the text says no less than what is enough.
         step_bytes = (GIB if device.memory_bytes >= 4 * GIB else MIB) // 4
-
-        def with_more(
-            number: int,
-            name: str = node_device.name,
-            device: Device = device,
-            step_bytes: int = step_bytes,
-        ) -> PlanRequest:
-            memory_bytes = device.memory_bytes + number * step_bytes
-            larger = replace(device, memory_bytes=memory_bytes)
-            return replace(request, cluster=_with(cluster, name, larger))
-
-        number = smallest(
-            1 << 16, lambda n, with_more=with_more: has_plan(with_more(n))
-        )
+        with_more = partial(_with_memory, request, own, step_bytes)
+        number = smallest(1 << 16, lambda n, more=with_more: has_plan(more(n)))
         if number:
-            size = _exactly(number * step_bytes)
-            text = f"{size} more memory on {node_device.name}"
+            text = f"{_exactly(number * step_bytes)} more memory on {own.name}"
             yield Repair(text=text, request=with_more(number))
+
+
+def _with_memory(
+    request: PlanRequest, own: NodeDevice, step_bytes: int, number: int
+) -> PlanRequest:
+    more = own.device.memory_bytes + number * step_bytes
+    larger = replace(own.device, memory_bytes=more)
+    changed = with_devices(
+        request.cluster, lambda name, old: larger if name == own.name else old
+    )
+    return replace(request, cluster=changed)
 
 
 def _together(request: PlanRequest) -> Iterator[Repair]:
     """Yields all precisions lowered at once, or else also a smaller workload."""
     texts: list[str] = []
     changed = request
-    lower = tuple(bits for bits in ALL_BITS if bits < min(request.bits))
-    changes: dict[str, Callable[[PlanRequest], PlanRequest]] = {
-        "the head at 8 bits": lambda old: replace(old, head_bits=(8,)),
-        "the cache at 8 bits": lambda old: replace(old, kv_bits=(8,)),
-    }
-    if lower:
-        text = f"layers at {' or '.join(str(bits) for bits in lower)} bits"
-        changes[text] = lambda old: replace(old, bits=(*old.bits, *lower))
-    for text, change in changes.items():
-        lowered = change(changed)
+    all_lower = [*_lower_layers(request).items()][-1:]
+    for text, change in (*_AT_8_BITS.items(), *all_lower):
+        lowered = replace(changed, **change)
         if lowered != changed and _is_measured(lowered):
             texts.append(text)
             changed = lowered
@@ -183,37 +176,17 @@ def _exactly(size: int) -> str:
     return f"{size / unit:g} {name}"
 
 
-def _with(cluster: Cluster, name: str, device: Device) -> Cluster:
-    """Returns the cluster with the device of that name replaced."""
-    nodes = tuple(
-        replace(
-            node,
-            devices=tuple(
-                device if f"{node.name}/{own.name}" == name else own
-                for own in node.devices
-            ),
-        )
-        for node in cluster.nodes
-    )
-    return replace(cluster, nodes=nodes)
-
-
-def _with_more(cluster: Cluster, kind: str, number: int) -> Cluster:
-    """Returns the cluster with more devices like the first of a kind, on its node."""
-    node_device = next(
-        each for each in cluster.node_devices if each.device.kind == kind
-    )
-    taken = {device.name for device in node_device.node.devices}
-    free = (f"{node_device.device.platform}:{n}" for n in range(len(taken) + number))
+def _with_more(request: PlanRequest, kind: str, number: int) -> PlanRequest:
+    """Returns the request with more devices like the first of a kind, on its node."""
+    cluster = request.cluster
+    own = next(each for each in cluster.node_devices if each.device.kind == kind)
+    taken = {device.name for device in own.node.devices}
+    free = (f"{own.device.platform}:{n}" for n in range(len(taken) + number))
     names = [name for name in free if name not in taken][:number]
-    added = tuple(replace(node_device.device, name=name, use="any") for name in names)
-    nodes: tuple[Node, ...] = tuple(
-        replace(node, devices=node.devices + added)
-        if node.name == node_device.node.name
-        else node
-        for node in cluster.nodes
-    )
-    return replace(cluster, nodes=nodes)
+    added = tuple(replace(own.device, name=name, use="any") for name in names)
+    larger = replace(own.node, devices=own.node.devices + added)
+    nodes = [larger if node.name == own.node.name else node for node in cluster.nodes]
+    return replace(request, cluster=replace(cluster, nodes=tuple(nodes)))
 
 
 # Kinds of change, in the order in which they are tried.

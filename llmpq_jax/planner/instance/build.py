@@ -6,19 +6,29 @@ come out, and the search reads no measurement. Axes as in `instance`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from llmpq_jax.costmodel.contention import node_serial_fraction
 from llmpq_jax.costmodel.continuous_batching import expected_schedule
-from llmpq_jax.costmodel.memory import NUM_RECEIVE_BUFFERS, sent_bytes
-from llmpq_jax.costmodel.pipeline_schedule import Host
-from llmpq_jax.planner.constraints import may_have, may_hold
-from llmpq_jax.planner.instance.device_bytes import DeviceBytes
+from llmpq_jax.costmodel.memory import (
+    NUM_RECEIVE_BUFFERS,
+    embedding_bytes,
+    head_bytes,
+    layer_bytes,
+    layer_kv_bytes,
+    logit_share_bytes,
+    sent_bytes,
+)
+from llmpq_jax.costmodel.pipeline_schedule import Host, node_serial_fraction
+from llmpq_jax.costmodel.workspace import max_rows
+from llmpq_jax.planner.constraints import allowed_by
 from llmpq_jax.planner.instance.device_numbers import DeviceNumbers
-from llmpq_jax.planner.instance.device_seconds import DeviceSeconds, by_phase
+from llmpq_jax.planner.instance.device_seconds import seconds_by_phase
+from llmpq_jax.planner.instance.execution_units import for_each_unit
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.instance.problem import Problem
-from llmpq_jax.schema.measurements import PHASES
+from llmpq_jax.schema.measurements import PHASES, Phase
 from llmpq_jax.schema.strategy import PrecisionChoice
 from llmpq_jax.schema.workload import MicroBatch
 
@@ -30,17 +40,13 @@ def make_instance(
     *,
     omega_budget: float | None,
 ) -> Instance:
-    """Predicts every number of one subproblem, in the order of docs/formulation.md.
-
-    Args:
-        problem: Devices, model and measurements.
-        micro_batch: Rows of a prefill and of a decode micro-batch.
-        precision: Precisions of head and cache, both among the problem's.
-        omega_budget: Largest Σω allowed; None for no limit.
-    """
-    request = problem.request
+    """Predicts every number of one subproblem, in the order of docs/formulation.md."""
+    request, units = problem.request, problem.execution_units
+    num_layers = request.architecture.num_layers
+    devices = [unit.node_devices[0].device for unit in units]
     schedule = expected_schedule(request.workload, micro_batch)
-    seconds = by_phase(problem, micro_batch, precision, schedule)
+    seconds = seconds_by_phase(problem, micro_batch, precision, schedule)
+    hop_s = seconds.pop("hop_s")
     num_bytes = sent_bytes(
         request.architecture,
         workload=request.workload,
@@ -54,8 +60,18 @@ def make_instance(
         bits=problem.bits,
         num_micro_batches=(schedule.num_prefill, schedule.num_decode),
         new_tokens=schedule.new_tokens,
-        devices=_device_numbers(problem, micro_batch, precision, seconds),
-        hop_s=np.stack([phase.hop_s() for phase in seconds]),
+        devices=DeviceNumbers(
+            **seconds,
+            **_held_bytes(problem, micro_batch, precision),
+            **workspace_bytes(problem, micro_batch, precision),
+            allowed_bytes=np.array([device.usable_bytes for device in devices]),
+            width=np.array([unit.width for unit in units]),
+            must_use=np.array([device.use == "always" for device in devices]),
+            may_hold=allowed_by(
+                request.pins, [unit.name for unit in units], num_layers=num_layers
+            ),
+        ),
+        hop_s=hop_s,
         wire_bits=request.wire_bits,
         wire_omega=np.array(
             [
@@ -65,9 +81,7 @@ def make_instance(
         ),
         buffer_bytes=num_bytes,
         received_bytes=NUM_RECEIVE_BUFFERS * num_bytes,
-        may_have=may_have(
-            request.pins, problem.bits, num_layers=request.architecture.num_layers
-        ),
+        may_have=allowed_by(request.pins, problem.bits, num_layers=num_layers),
         device_groups=problem.device_groups,
         hosts=_hosts(problem),
         omega=problem.omega,
@@ -77,37 +91,93 @@ def make_instance(
     )
 
 
-def _device_numbers(
+def _held_bytes(
+    problem: Problem, micro_batch: MicroBatch, precision: PrecisionChoice
+) -> dict[str, np.ndarray]:
+    """Returns the bytes of weights and cache, by the names of `DeviceNumbers`."""
+    request, units = problem.request, problem.execution_units
+    a = request.architecture
+    return {
+        "layer_bytes": for_each_unit(
+            units,
+            lambda _, width: [
+                layer_bytes(a, bits=b, group_size=request.group_size, tensor=width)
+                for b in problem.bits
+            ],
+        ),
+        "kv_bytes": for_each_unit(
+            units,
+            lambda _, width: layer_kv_bytes(
+                a,
+                workload=request.workload,
+                micro_batch=micro_batch,
+                activations=request.activations,
+                kv_bits=precision.kv_bits,
+                tensor=width,
+            ),
+        ),
+        "embedding_bytes": for_each_unit(
+            units, lambda _, width: embedding_bytes(a, tensor=width)
+        ),
+        "head_bytes": for_each_unit(
+            units, lambda _, width: head_bytes(a, precision=precision, tensor=width)
+        ),
+    }
+
+
+def workspace_bytes(
     problem: Problem,
     micro_batch: MicroBatch,
     precision: PrecisionChoice,
-    seconds: tuple[DeviceSeconds, ...],
-) -> DeviceNumbers:
-    held = DeviceBytes(problem=problem, micro_batch=micro_batch, precision=precision)
-    units = problem.execution_units
-    devices = [unit.node_devices[0].device for unit in units]
-    return DeviceNumbers(
-        layer_s=np.stack([phase.layer_s() for phase in seconds]),
-        dispatch_s=np.stack([phase.dispatch_s() for phase in seconds]),
-        whole_dispatch_s=np.stack([phase.whole_dispatch_s() for phase in seconds]),
-        embedding_s=np.stack([phase.embedding_s() for phase in seconds]),
-        head_s=np.stack([phase.head_s() for phase in seconds]),
-        layer_bytes=held.layer_bytes(),
-        kv_bytes=held.kv_bytes(),
-        embedding_bytes=held.embedding_bytes(),
-        head_bytes=held.head_bytes(),
-        workspace_bytes=held.workspace_bytes(),
-        embedding_workspace_bytes=held.embedding_workspace_bytes(),
-        head_workspace_bytes=held.head_workspace_bytes(),
-        allowed_bytes=np.array([device.usable_bytes for device in devices]),
-        width=np.array([unit.width for unit in units]),
-        must_use=np.array([device.use == "always" for device in devices]),
-        may_hold=may_hold(
-            problem.request.pins,
-            [unit.name for unit in units],
-            num_layers=problem.request.architecture.num_layers,
-        ),
-    )
+    phases: Sequence[Phase] = PHASES,
+) -> dict[str, np.ndarray]:
+    """Returns the workspace of the programs of some phases, by the names of `DeviceNumbers`.
+
+    It is 0 where it was not measured.
+    """
+    fitted, units = problem.fitted[precision.kv_bits], problem.execution_units
+    workload, latency = problem.request.workload, fitted.latency
+
+    def layer(kind: str, width: int) -> list[int]:
+        return [
+            fitted.workspace.layer_bytes(
+                kind,
+                bits,
+                workload=workload,
+                micro_batch=micro_batch,
+                tensor=width,
+                phases=phases,
+            )
+            if latency.supports_layer(kind, bits, tensor=width)
+            else 0
+            for bits in problem.bits
+        ]
+
+    def embedding(kind: str, _: int) -> int:
+        if not latency.supports_vocabulary_layer(kind, "embedding", 16):
+            return 0
+        return fitted.workspace.embedding_bytes(
+            kind, workload=workload, micro_batch=micro_batch, phases=phases
+        )
+
+    def head(kind: str, width: int) -> int:
+        bits = precision.head_bits
+        gathered = logit_share_bytes(
+            problem.request.architecture,
+            rows=max_rows(micro_batch, phases),
+            tensor=width,
+        )
+        if not latency.supports_vocabulary_layer(kind, "head", bits):
+            return gathered
+        return gathered + fitted.workspace.head_bytes(
+            kind, bits, micro_batch=micro_batch, phases=phases
+        )
+
+    return {
+        "workspace_bytes": for_each_unit(units, layer),
+        "embedding_workspace_bytes": for_each_unit(units, embedding),
+        "head_workspace_bytes": for_each_unit(units, head),
+    }
 
 
 def _hosts(problem: Problem) -> tuple[Host, ...]:

@@ -69,18 +69,14 @@ class CandidateCost:
 def evaluate(instance: Instance, candidate: Candidate) -> CandidateCost:
     """Adds up the seconds, bytes and ω of a candidate."""
     devices, hops = candidate.devices, candidate.hops
-    num_prefill, num_decode = instance.num_micro_batches
     stages_s = tuple(_stages_s(instance, candidate, p) for p in (PREFILL, DECODE))
     hops_s = tuple(
         tuple(float(instance.hop_s[p][hop]) for hop in hops) for p in (PREFILL, DECODE)
     )
     seconds = pipeline_s(
-        stages_prefill_s=stages_s[PREFILL],
-        stages_decode_s=stages_s[DECODE],
-        hops_prefill_s=hops_s[PREFILL],
-        hops_decode_s=hops_s[DECODE],
-        num_prefill=num_prefill,
-        num_decode=num_decode,
+        stages_s=stages_s,
+        hops_s=hops_s,
+        num_micro_batches=instance.num_micro_batches,
         new_tokens=instance.new_tokens,
         hosts=stage_hosts(instance, devices),
     )
@@ -142,15 +138,10 @@ def with_min_omega(instance: Instance, candidate: Candidate) -> Candidate:
 
 
 def _keeps_pins(instance: Instance, candidate: Candidate) -> bool:
-    held = [
-        (j, b)
-        for j, own in zip(candidate.devices, candidate.bits_indices, strict=True)
-        for b in own
-    ]
-    return all(
-        instance.devices.may_hold[layer, j] and instance.may_have[layer, b]
-        for layer, (j, b) in enumerate(held)
-    )
+    lengths = [len(own) for own in candidate.bits_indices]
+    j, b = np.repeat(candidate.devices, lengths), np.concatenate(candidate.bits_indices)
+    i = np.arange(len(b))
+    return bool((instance.devices.may_hold[i, j] & instance.may_have[i, b]).all())
 
 
 def bits_counts(instance: Instance, bits_indices: tuple[int, ...]) -> np.ndarray:

@@ -1,195 +1,183 @@
 """Predicts what each execution unit takes for one micro-batch of a phase.
 
 A mesh's layers were measured as a mesh; its embedding and head are those of one device,
-since each device of it embeds by itself and chooses from whole logits. Prompts that are
-prefilled alone, between whole micro-batches, add a share of their seconds to each.
+since each device of it embeds by itself and chooses from whole logits. Refills, prompts
+that are prefilled alone between whole micro-batches, add a share of their seconds to each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 from jaxtyping import Float
 
 from llmpq_jax.costmodel.continuous_batching import ExpectedSchedule
-from llmpq_jax.costmodel.latency import LatencyModel, VocabularyLayer
+from llmpq_jax.costmodel.latency import VocabularyLayer
 from llmpq_jax.costmodel.links import transfer_s
 from llmpq_jax.costmodel.memory import logit_share_bytes
-from llmpq_jax.costmodel.refill_latency import RefillLatency
 from llmpq_jax.planner.instance.execution_units import ExecutionUnit, for_each_unit
 from llmpq_jax.planner.instance.problem import Problem
-from llmpq_jax.schema.measurements import PHASES, Phase
+from llmpq_jax.schema.measurements import Phase
 from llmpq_jax.schema.precision import (
     ACTIVATION_BYTES,
-    Bits,
     HeadBits,
     wire_token_bytes,
 )
 from llmpq_jax.schema.strategy import PrecisionChoice
 from llmpq_jax.schema.workload import MicroBatch, Workload
 
-_PerUnit = Float[np.ndarray, " J"]
+_BetweenS = Callable[[ExecutionUnit, ExecutionUnit, int], float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DeviceSeconds:
-    """Seconds of one micro-batch of a phase; infinite where it was not measured.
+class _PhaseWork:
+    """What a phase's micro-batches are: their rows, and the tokens embedded and sent.
 
-    Attributes:
-        problem: Execution units, and the bits on axis B.
-        latency: Latency model for the bits of the cache.
-        head_bits: Precision of the head.
-        phase: Prefill, or one step of decode.
-        rows: Rows of a micro-batch.
-        num_tokens: Tokens that are embedded and sent over a hop.
-        workload: Workload whose layers are run.
-        refills: Prompts that are prefilled alone, as a share for each micro-batch.
-        num_whole_calls: Calls for a micro-batch of a stage that holds the whole model.
+    Refills are pairs of padded prompt length and their number per micro-batch. A stage that
+    holds the whole model takes `num_whole_calls` for a micro-batch.
     """
 
-    problem: Problem
-    latency: LatencyModel
-    head_bits: HeadBits
     phase: Phase
     rows: int
     num_tokens: int
     workload: Workload
-    refills: RefillLatency
-    num_whole_calls: float
+    refills: tuple[tuple[int, float], ...]
+    num_whole_calls: float = 1.0
 
-    def layer_s(self) -> Float[np.ndarray, "J B"]:
-        """Seconds of one layer."""
-        of_phase = {"prefill": self.latency.prefill_s, "decode": self.latency.decode_s}
-
-        def seconds(kind: str, width: int, bits: Bits) -> float:
-            if not self.latency.supports_layer(kind, bits, tensor=width):
-                return np.inf
-            return of_phase[self.phase](
-                kind, bits, rows=self.rows, workload=self.workload, tensor=width
-            ) + self.refills.layer_s(kind, bits, tensor=width)
-
-        bits = self.problem.bits
-        return self._for_each_unit(
-            lambda kind, width: [seconds(kind, width, b) for b in bits]
-        )
-
-    def dispatch_s(self, *, num_calls: float = 1.0) -> _PerUnit:
-        """Fixed dispatch overhead of a stage, in this many calls for a micro-batch."""
-        return self._for_each_unit(
-            lambda kind, _: (
-                num_calls * self.latency.dispatch_s(kind, self.phase)
-                + self.refills.dispatch_s(kind)
-            )
-        )
-
-    def whole_dispatch_s(self) -> _PerUnit:
-        """Dispatch overhead of a stage that holds the whole model."""
-        return self.dispatch_s(num_calls=self.num_whole_calls)
-
-    def embedding_s(self) -> _PerUnit:
-        """Seconds of the embedding."""
-        return self._vocabulary_layer_s("embedding", 16, rows=self.num_tokens)
-
-    def head_s(self) -> _PerUnit:
-        """Seconds of the head, with what a mesh takes to share its logits."""
-        gather_s = _gather_s(self.problem, rows=self.rows)
-        if self.refills.shares:
-            # The head sees one row of each refill.
-            num_refills = self.refills.sum(lambda _: 1.0)
-            gather_s = gather_s + num_refills * _gather_s(self.problem, rows=1)
-        return (
-            self._vocabulary_layer_s("head", self.head_bits, rows=self.rows) + gather_s
-        )
-
-    def hop_s(self) -> Float[np.ndarray, "O J J"]:
-        """Seconds of a hop between any two units; 0 from one to itself."""
-        seconds = _hop_s(self.problem, num_tokens=self.num_tokens)
-        for tokens, share in self.refills.shares:
-            seconds = seconds + share * _hop_s(self.problem, num_tokens=tokens)
-        return seconds
-
-    def _vocabulary_layer_s(
-        self, layer: VocabularyLayer, bits: HeadBits, *, rows: int
-    ) -> _PerUnit:
-        latency = self.latency
-
-        def seconds(kind: str, _: int) -> float:
-            if not latency.supports_vocabulary_layer(kind, layer, bits):
-                return np.inf
-            return latency.vocabulary_layer_s(
-                kind, self.phase, layer, bits, rows=rows
-            ) + self.refills.vocabulary_layer_s(kind, layer, bits)
-
-        return self._for_each_unit(seconds)
-
-    def _for_each_unit(
-        self, ask: Callable[[str, int], float | list[float]]
-    ) -> np.ndarray:
-        return for_each_unit(self.problem.execution_units, ask)
+    def refills_s(self, of_length: Callable[[int], float]) -> float:
+        """Sums a function of the padded prompt length over the refills."""
+        return sum((share * of_length(tokens) for tokens, share in self.refills), 0.0)
 
 
-def by_phase(
+def seconds_by_phase(
     problem: Problem,
     micro_batch: MicroBatch,
     precision: PrecisionChoice,
     schedule: ExpectedSchedule,
-) -> tuple[DeviceSeconds, ...]:
-    """Returns what a subproblem's micro-batches are in each phase, [P]."""
-    latency = problem.fitted[precision.kv_bits].latency
-    rows = {"prefill": micro_batch.prefill, "decode": micro_batch.decode}
-    tokens = {"prefill": schedule.padded_prompt_length, "decode": 1}
+) -> dict[str, np.ndarray]:
+    """Returns the numbers that end in `_s` of an instance and its devices, by name.
+
+    They are infinite where a unit was not measured.
+    """
     first_prompts = Workload(
         batch=micro_batch.prefill,
         prompt_length=schedule.padded_prompt_length,
         new_tokens=1,
     )
-    workloads = {"prefill": first_prompts, "decode": problem.request.workload}
-    num_whole_calls = {"prefill": 1.0, "decode": schedule.dispatches_per_step}
-    return tuple(
-        DeviceSeconds(
-            problem=problem,
-            latency=latency,
-            head_bits=precision.head_bits,
-            phase=phase,
-            rows=rows[phase],
-            num_tokens=rows[phase] * tokens[phase],
-            workload=workloads[phase],
-            refills=RefillLatency(latency=latency, shares=schedule.refills_in(phase)),
-            num_whole_calls=num_whole_calls[phase],
-        )
-        for phase in PHASES
+    prefill = _PhaseWork(
+        phase="prefill",
+        rows=micro_batch.prefill,
+        num_tokens=micro_batch.prefill * schedule.padded_prompt_length,
+        workload=first_prompts,
+        refills=schedule.refills_in("prefill"),
     )
+    decode = _PhaseWork(
+        phase="decode",
+        rows=micro_batch.decode,
+        num_tokens=micro_batch.decode,
+        workload=problem.request.workload,
+        refills=schedule.refills_in("decode"),
+        num_whole_calls=schedule.dispatches_per_step,
+    )
+    between_s = _transfers(problem)
+    phases = [_seconds(problem, precision, w, between_s) for w in (prefill, decode)]
+    return {name: np.stack([own[name] for own in phases]) for name in phases[0]}
 
 
-def _gather_s(problem: Problem, *, rows: int) -> _PerUnit:
+def _seconds(
+    problem: Problem,
+    precision: PrecisionChoice,
+    work: _PhaseWork,
+    between_s: _BetweenS,
+) -> dict[str, np.ndarray]:
+    """Returns the seconds of one phase, each number without its axis P."""
+    latency, units = problem.fitted[precision.kv_bits].latency, problem.execution_units
+    phase, rows = work.phase, work.rows
+    of_phase = latency.prefill_s if phase == "prefill" else latency.decode_s
+
+    def layer_s(kind: str, width: int) -> list[float]:
+        return [
+            of_phase(kind, bits, rows=rows, workload=work.workload, tensor=width)
+            + work.refills_s(
+                lambda tokens, bits=bits: latency.layer_s(
+                    kind, "prefill", bits, rows=1, lengths=tokens, tensor=width
+                )
+            )
+            if latency.supports_layer(kind, bits, tensor=width)
+            else np.inf
+            for bits in problem.bits
+        ]
+
+    def dispatch_s(num_calls: float) -> np.ndarray:
+        return for_each_unit(
+            units,
+            lambda kind, _: (
+                num_calls * latency.dispatch_s(kind, phase)
+                + work.refills_s(lambda _: latency.dispatch_s(kind, "prefill"))
+            ),
+        )
+
+    def vocabulary_layer_s(
+        layer: VocabularyLayer, bits: HeadBits, num_rows: int
+    ) -> np.ndarray:
+        def seconds(kind: str, _: int) -> float:
+            if not latency.supports_vocabulary_layer(kind, layer, bits):
+                return np.inf
+            own_s = latency.vocabulary_layer_s(kind, phase, layer, bits, rows=num_rows)
+            # The head sees one row of each refill.
+            return own_s + work.refills_s(
+                lambda tokens: latency.vocabulary_layer_s(
+                    kind,
+                    "prefill",
+                    layer,
+                    bits,
+                    rows=tokens if layer == "embedding" else 1,
+                )
+            )
+
+        return for_each_unit(units, seconds)
+
+    return {
+        "layer_s": for_each_unit(units, layer_s),
+        "dispatch_s": dispatch_s(1.0),
+        "whole_dispatch_s": dispatch_s(work.num_whole_calls),
+        "embedding_s": vocabulary_layer_s("embedding", 16, work.num_tokens),
+        "head_s": vocabulary_layer_s("head", precision.head_bits, rows)
+        + _gather_s(problem, work, between_s),
+        "hop_s": _hop_s(problem, work, between_s),
+    }
+
+
+def _gather_s(
+    problem: Problem, work: _PhaseWork, between_s: _BetweenS
+) -> Float[np.ndarray, " J"]:
     """What a mesh adds to the head's seconds on one device; 0 for a single device.
 
     Its devices compute a share of the logits each and send it to all others. The product
     itself counts as if it were not shared, since heads are measured on one device.
     """
-    seconds: dict[tuple[str, str, int], float] = {}
-    for unit in problem.execution_units:
-        key = (unit.node_name, unit.kind, unit.width)
-        if key not in seconds:
-            share = logit_share_bytes(
-                problem.request.architecture, rows=rows, tensor=unit.width
-            )
-            seconds[key] = (
-                (unit.width - 1) * _between_s(problem, unit, unit, share)
-                if share
-                else 0.0
-            )
+
+    def seconds(unit: ExecutionUnit, rows: int) -> float:
+        share = logit_share_bytes(
+            problem.request.architecture, rows=rows, tensor=unit.width
+        )
+        return (unit.width - 1) * between_s(unit, unit, share) if share else 0.0
+
+    num_refills = work.refills_s(lambda _: 1.0)
     return np.array(
         [
-            seconds[unit.node_name, unit.kind, unit.width]
+            seconds(unit, work.rows) + num_refills * seconds(unit, 1)
             for unit in problem.execution_units
         ]
     )
 
 
-def _hop_s(problem: Problem, *, num_tokens: int) -> Float[np.ndarray, "O J J"]:
+def _hop_s(
+    problem: Problem, work: _PhaseWork, between_s: _BetweenS
+) -> Float[np.ndarray, "O J J"]:
     """Seconds of a hop between any two units, by the precision it is sent at.
 
     Each device of a mesh receives the whole of the hidden states, one after the other.
@@ -197,33 +185,35 @@ def _hop_s(problem: Problem, *, num_tokens: int) -> Float[np.ndarray, "O J J"]:
     request, units = problem.request, problem.execution_units
     token_bytes = ACTIVATION_BYTES[request.activations]
     hidden_size = request.architecture.hidden_size
-    sizes = [
-        num_tokens * wire_token_bytes(hidden_size, token_bytes, wire_bits=bits)
-        for bits in request.wire_bits
-    ]
-    # A hop depends on nodes and kinds alone, and measured links take a fit each.
-    known: dict[tuple[str, str, str, str], list[float]] = {}
-    seconds = np.zeros((len(sizes), len(units), len(units)))
-    for j, source in enumerate(units):
-        for k, target in enumerate(units):
-            if j == k:
-                continue
-            key = (source.node_name, source.kind, target.node_name, target.kind)
-            if key not in known:
-                known[key] = [
-                    _between_s(problem, source, target, size) for size in sizes
-                ]
-            seconds[:, j, k] = target.width * np.array(known[key])
+    seconds = np.zeros((len(request.wire_bits), len(units), len(units)))
+    for o, bits in enumerate(request.wire_bits):
+        size = wire_token_bytes(hidden_size, token_bytes, wire_bits=bits)
+        for tokens, share in ((work.num_tokens, 1.0), *work.refills):
+            for (j, source), (k, target) in permutations(enumerate(units), 2):
+                once_s = between_s(source, target, tokens * size)
+                seconds[o, j, k] += share * (target.width * once_s)
     return seconds
 
 
-def _between_s(
-    problem: Problem, source: ExecutionUnit, target: ExecutionUnit, num_bytes: int
-) -> float:
-    return transfer_s(
-        problem.request.cluster,
-        problem.request.measurements,
-        source=source.node_devices[0],
-        target=target.node_devices[-1],
-        num_bytes=num_bytes,
-    )
+def _transfers(problem: Problem) -> _BetweenS:
+    """Returns the seconds of one transfer between two units as a function.
+
+    They depend on nodes and kinds alone, and measured links take a fit each.
+    """
+    known: dict[tuple[str, str, str, str, int], float] = {}
+
+    def between_s(
+        source: ExecutionUnit, target: ExecutionUnit, num_bytes: int
+    ) -> float:
+        key = (source.node_name, source.kind, target.node_name, target.kind, num_bytes)
+        if key not in known:
+            known[key] = transfer_s(
+                problem.request.cluster,
+                problem.request.measurements,
+                source=source.node_devices[0],
+                target=target.node_devices[-1],
+                num_bytes=num_bytes,
+            )
+        return known[key]
+
+    return between_s

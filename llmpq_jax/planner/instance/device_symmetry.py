@@ -78,15 +78,13 @@ def device_types(instance: Instance) -> DeviceTypes:
     types_with: dict[bytes, list[list[int]]] = defaultdict(list)
     for j in range(instance.num_devices):
         candidates = types_with[instance.signature(j)]
-        own = next(
-            (type_ for type_ in candidates if _hops_are_equal(instance, type_[0], j)),
-            None,
-        )
-        if own is None:
-            own = []
-            types.append(own)
-            candidates.append(own)
-        own.append(j)
+        for own in candidates:
+            if _hops_are_equal(instance, own[0], j):
+                own.append(j)
+                break
+        else:
+            types.append([j])
+            candidates.append(types[-1])
     members = tuple(tuple(type_) for type_ in types)
     first = [type_[0] for type_ in members]
     group_of, group_sizes = _groups(instance, members)

@@ -73,13 +73,7 @@ def find_execution_units(
 ) -> tuple[tuple[ExecutionUnit, ...], tuple[DeviceGroup, ...]]:
     """Lists single devices in their order, then the meshes that can be made of them.
 
-    Devices of a mesh are `interchangeable_groups`.
-
-    Args:
-        node_devices: Devices that may be used.
-        allowed: Widths that a stage may have.
-        is_served: Whether a kind of device serves layers that are spread over a width.
-        alone: Names of devices that no mesh may have.
+    Devices of a mesh are `interchangeable_groups`; those that are `alone` are in none.
     """
     singles = [
         ExecutionUnit(node_devices=(node_device,))

@@ -28,12 +28,7 @@ from llmpq_jax.schema.strategy import PrecisionChoice
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class FittedModels:
-    """Models fitted to the measurements of layers with a cache of some bits.
-
-    Attributes:
-        latency: Seconds of layers, embedding and head.
-        workspace: Bytes of their workspace.
-    """
+    """Models fitted to the measurements of layers with a cache of some bits."""
 
     latency: LatencyModel
     workspace: WorkspaceModel

@@ -1,4 +1,4 @@
-"""Bytes of stages, by part: of one, or of every possible one at once.
+"""Bytes of stages, by part, and which ones fit: of one, or of every possible one at once.
 
 All layers have equal shapes, so bytes depend on how many of them a stage has at which
 precision, and on whether it embeds and holds the head. Axes: T devices, C counts.
@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool
 
 from llmpq_jax.planner.instance.instance import Instance, Integers
 from llmpq_jax.schema.memory_terms import MemoryTerms
+
+Role = Literal["middle", "first", "last", "only"]
+# In the order of whether it is the first + 2 · whether it is the last.
+ROLES: tuple[Role, ...] = ("middle", "first", "last", "only")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -52,15 +58,7 @@ def stage_bytes(
     is_first: bool,
     is_last: bool,
 ) -> StageBytes:
-    """Returns the bytes of stages on each of some devices.
-
-    Args:
-        instance: Numbers of the subproblem.
-        devices: Devices of the stages, as indices of axis J.
-        counts: Layers at each precision, [C, B].
-        is_first: Whether the stages embed.
-        is_last: Whether the stages hold the head.
-    """
+    """Returns the bytes of stages of counts [C, B] on each of some devices of axis J."""
     d, own = instance.devices, list(devices)
     nothing = np.zeros((len(own), 1), dtype=np.int64)
     embedding = d.embedding_bytes[own, None] if is_first else nothing
@@ -82,3 +80,21 @@ def stage_bytes(
         workspace=workspace,
         buffers=instance.buffer_bytes + (0 if is_first else instance.received_bytes),
     )
+
+
+def fitting_stages(
+    instance: Instance, devices: Sequence[int], counts: Integers
+) -> dict[Role, Bool[np.ndarray, "T C"]]:
+    """Returns whether stages have parts that their devices serve and fit, by role."""
+    d = instance.devices.take(devices)
+    is_served = np.stack([(counts[:, ~own] == 0).all(axis=1) for own in d.supported])
+    fits: dict[Role, Bool[np.ndarray, "T C"]] = {}
+    for role in ROLES:
+        is_first, is_last = role in ("first", "only"), role in ("last", "only")
+        need = stage_bytes(
+            instance, devices, counts, is_first=is_first, is_last=is_last
+        )
+        may_be = (d.may_be_first | (not is_first)) & (d.may_be_last | (not is_last))
+        fits[role] = is_served & may_be[:, None]
+        fits[role] &= need.total <= d.allowed_bytes[:, None]
+    return fits

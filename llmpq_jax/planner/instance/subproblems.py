@@ -1,55 +1,55 @@
-"""The subproblems of a problem, and the default budget that holds in each."""
+"""The subproblems of a problem: which micro-batches are tried, and the default budget."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from llmpq_jax.costmodel.quality import omega_table
 from llmpq_jax.planner.constraints import BitsPin
 from llmpq_jax.planner.instance.build import make_instance
 from llmpq_jax.planner.instance.instance import Instance
-from llmpq_jax.planner.instance.micro_batches import micro_batches
 from llmpq_jax.planner.instance.problem import Problem
 from llmpq_jax.schema.workload import MicroBatch
 
 
-def all_subproblems(
-    problem: Problem, *, omega_budget: float | None
-) -> tuple[Instance, ...]:
-    """Makes an instance of every micro-batch pair and precision of head and cache."""
-    return _instances(problem, _pairs(problem), omega_budget)
+def micro_batches(
+    batch: int, *, prefill: int | None = None, decode: int | None = None
+) -> tuple[MicroBatch, ...]:
+    """Lists the pairs of micro-batch sizes worth trying, smallest first; None is not pinned.
 
+    Sizes are the batch's divisors, which leave no row idle, and the powers of two below
+    it, for which kernels are fast. Of a pair, one divides the other, as caches demand.
 
-def smallest_subproblem(problem: Problem, *, omega_budget: float | None) -> Instance:
-    """Makes the instance that needs the least memory, by rows, head and cache."""
-    return min(
-        smallest_subproblems(problem, omega_budget=omega_budget),
-        key=lambda subproblem: (subproblem.head_bits, subproblem.kv_bits),
+    Raises:
+        ValueError: If both are pinned and neither divides the other.
+    """
+    if prefill is not None and decode is not None:
+        return (MicroBatch(prefill=prefill, decode=decode),)
+    sizes = [
+        rows
+        for rows in range(1, batch + 1)
+        if batch % rows == 0 or rows & (rows - 1) == 0
+    ]
+    return tuple(
+        MicroBatch(prefill=p, decode=d)
+        for p in ([prefill] if prefill else sizes)
+        for d in ([decode] if decode else sizes)
+        if p % d == 0 or d % p == 0
     )
 
 
-def smallest_subproblems(
-    problem: Problem, *, omega_budget: float | None
+def all_subproblems(
+    problem: Problem, *, omega_budget: float | None, only_smallest: bool = False
 ) -> tuple[Instance, ...]:
-    """Makes the instances that need the least memory, of each head and cache.
+    """Makes an instance of every micro-batch pair and precision of head and cache.
 
-    Fewer bits need less memory and lose more, fewer rows only need less: if none of these
+    Or only of the smallest pair: fewer rows only need less memory, so if none of its
     subproblems has a plan, none at all has one.
     """
-    smallest = min(_pairs(problem), key=lambda pair: (pair.prefill, pair.decode))
-    return _instances(problem, [smallest], omega_budget)
-
-
-def _pairs(problem: Problem) -> tuple[MicroBatch, ...]:
     request = problem.request
-    return micro_batches(
+    pairs = micro_batches(
         request.workload.batch, prefill=request.prefill, decode=request.decode
     )
-
-
-def _instances(
-    problem: Problem, pairs: Sequence[MicroBatch], omega_budget: float | None
-) -> tuple[Instance, ...]:
+    if only_smallest:
+        pairs = [min(pairs, key=lambda pair: (pair.prefill, pair.decode))]
     return tuple(
         make_instance(
             problem,
@@ -58,7 +58,7 @@ def _instances(
             omega_budget=omega_budget,
         )
         for pair in pairs
-        for head_bits in problem.request.head_bits
+        for head_bits in request.head_bits
         for kv_bits in problem.kv_bits
     )
 

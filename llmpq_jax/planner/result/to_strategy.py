@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 
-from llmpq_jax.planner.instance.candidate import CandidateCost, evaluate, stage_terms
+from llmpq_jax.planner.instance.candidate import CandidateCost, stage_terms
 from llmpq_jax.planner.instance.device_numbers import DECODE, PREFILL
 from llmpq_jax.planner.instance.problem import Problem
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.planner.search.search_result import Incumbent, SearchResult
-from llmpq_jax.schema.precision import KvBits, WireBits
+from llmpq_jax.schema.precision import WireBits
 from llmpq_jax.schema.strategy import (
     Certificate,
     Mesh,
@@ -33,9 +33,9 @@ def make_strategy(
 ) -> Strategy:
     """Returns the plan with its predictions, its quality and its certificate."""
     request, instance = problem.request, incumbent.instance
-    cost = evaluate(instance, incumbent.candidate)
+    cost = incumbent.cost
     latency_s = cost.seconds.latency_s
-    notes = (note, _kv_note(request, instance.kv_bits), _wire_note(request, incumbent))
+    notes = (note, *_unknown_losses(request, incumbent))
     tokens = request.workload.expected_new_tokens
     return Strategy(
         model=request.model,
@@ -60,18 +60,12 @@ def make_strategy(
     )
 
 
-def _kv_note(request: PlanRequest, kv_bits: KvBits) -> str | None:
-    if kv_bits == 16 or request.sensitivity.kv_8 > 0:
-        return None
-    return (
-        "omega counts the cache's 8 bits as 0: the sensitivities have no loss for them"
-    )
-
-
-def _wire_note(request: PlanRequest, incumbent: Incumbent) -> str | None:
-    if 8 not in _wire_bits(incumbent) or request.sensitivity.wire_8 > 0:
-        return None
-    return "omega counts hops at 8 bits as 0: the sensitivities have no loss for them"
+def _unknown_losses(request: PlanRequest, incumbent: Incumbent) -> Iterator[str]:
+    """Notes choices of the plan that the sensitivities have no loss for."""
+    if incumbent.instance.kv_bits == 8 and request.sensitivity.kv_8 <= 0:
+        yield "omega counts the cache's 8 bits as 0: the sensitivities have no loss for them"
+    if 8 in _wire_bits(incumbent) and request.sensitivity.wire_8 <= 0:
+        yield "omega counts hops at 8 bits as 0: the sensitivities have no loss for them"
 
 
 def _wire_bits(incumbent: Incumbent) -> list[WireBits]:
@@ -118,23 +112,20 @@ def _either(widths: Iterable[int]) -> str:
     return " or ".join(str(bits) for bits in sorted(widths))
 
 
-def _tensor(problem: Problem) -> str:
-    widths = {unit.width for unit in problem.execution_units}
-    if widths == {1}:
-        return "no tensor parallelism"
-    return f"stages over {_either(widths)} equal devices of a node"
-
-
 def _certificate(
     problem: Problem, result: SearchResult, cost: CandidateCost, *, seconds: float
 ) -> Certificate:
     heads, caches = problem.request.head_bits, problem.kv_bits
+    widths = {unit.width for unit in problem.execution_units}
+    tensor = "no tensor parallelism"
+    if widths != {1}:
+        tensor = f"stages over {_either(widths)} equal devices of a node"
     num_pairs = result.num_subproblems // (len(heads) * len(caches))
     covers = (
         f"all orders and subsets of devices, cuts, and bits from {sorted(problem.bits)}; "
         f"{num_pairs} micro-batch pairs; head at {_either(heads)} bits; "
         f"cache at {_either(caches)} bits; "
-        f"each hop at {_either(problem.request.wire_bits)} bits; {_tensor(problem)}"
+        f"each hop at {_either(problem.request.wire_bits)} bits; {tensor}"
         f"{''.join(f'; {pin} pinned' for pin in problem.request.pins)}"
     )
     return Certificate(

@@ -1,6 +1,12 @@
-"""Lower bounds in closed form, which leave most micro-batch pairs unsolved."""
+"""Lower bounds in closed form, which leave most micro-batch pairs unsolved, and units.
+
+HiGHS compares coefficients and residuals with absolute tolerances, so seconds and losses
+in their own units would mix 1e3 with 1e-6. In units of a bound all numbers are near 1.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -47,10 +53,10 @@ def phase_bounds_s(instance: Instance) -> tuple[float, float]:
     """Returns lower bounds on the seconds of each phase, [P]; see `latency_bound_s`."""
     d, bounds = instance.devices, [0.0, 0.0]
     for p in instance.phases:
-        # There is one stage at least.
+        # Every layer where it is fastest, and what the one stage that there is adds.
         once_s = d.embedding_s[p].min() + d.head_s[p].min()
         once_s += d.whole_dispatch_s[p].min()
-        once_s = _sum_s(instance, p, once_s)
+        once_s = float(instance.num_layers * d.layer_s[p].min() + once_s)
         slowest_s = _slowest_s(instance, p)
         m, rounds = instance.num_micro_batches[p], instance.num_rounds[p]
         alone_s = once_s + (m - 1) * slowest_s
@@ -93,12 +99,6 @@ def _sum_over_devices(instance: Instance, values: Floats | Integers) -> float:
     return total + float(values[alone].sum())
 
 
-def _sum_s(instance: Instance, p: int, fixed_s: float) -> float:
-    """Bounds ΣP or ΣD: every layer where it is fastest, and what a stage adds."""
-    fastest = instance.devices.layer_s[p].min()
-    return float(instance.num_layers * fastest + fixed_s)
-
-
 def _slowest_s(instance: Instance, p: int) -> float:
     """Bounds max P or max D: layers spread in proportion to the devices' speeds."""
     fastest = instance.devices.layer_s[p].min(axis=1)
@@ -111,13 +111,9 @@ def _slowest_s(instance: Instance, p: int) -> float:
 def _shared_bound(
     instance: Instance, p: int, alone_s: float, layer_s: Float[np.ndarray, "J B"]
 ) -> float:
-    """Raises the bound of a phase if one shared machine holds every device.
+    """Raises the bound of a phase, `alone_s`, if one shared machine holds every device.
 
-    Args:
-        instance: Numbers of the subproblem.
-        p: Phase, as an index of axis P.
-        alone_s: Lower bound if nothing is shared.
-        layer_s: Seconds of one layer for all micro-batches and rounds.
+    `layer_s` are the seconds of one layer for all micro-batches and rounds.
     """
     for host in instance.hosts:
         if set(host.members) == set(range(instance.num_devices)):
@@ -127,3 +123,32 @@ def _shared_bound(
             work_s = instance.num_layers * layer_min_s
             return max(alone_s, (1 - serial) * alone_s + serial * work_s)
     return alone_s
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scaling:
+    """Units of a Pyomo model's numbers: a bound on the latency, and the largest Σω."""
+
+    time_s: float
+    omega: float
+
+
+def scaling_of(instance: Instance) -> Scaling:
+    """Chooses the units of an instance."""
+    bound_s = latency_bound_s(instance)
+    return Scaling(
+        time_s=bound_s if 0 < bound_s < float("inf") else 1.0,
+        omega=instance.fixed_omega
+        + float(instance.omega.max(axis=1).sum())
+        + float(instance.wire_omega.max()) * (instance.num_layers - 1)
+        or 1.0,
+    )
+
+
+def all_rounds(seconds: Floats, instance: Instance, unit_s: float) -> Floats:
+    """Returns the seconds of all rounds of each phase [P, …], in units.
+
+    Decode seconds of all n − 1 steps are of the order of the latency, as prefill's are.
+    """
+    steps = max(instance.num_rounds[DECODE], 1)
+    return np.stack([seconds[PREFILL] / unit_s, seconds[DECODE] * (steps / unit_s)])

@@ -2,12 +2,9 @@
 
 A node is a subproblem (a micro-batch pair and precisions of head and cache) and bounds on
 the slowest stages A and D of both phases. Nodes are solved in the order of their lower
-bounds, with one incumbent. In a node, Lagrangian multipliers (see `lagrangian`) are
-improved by column generation: the cheapest pipeline under their weights gives a bound and
-a plan at once, and the restricted master LP over the pipelines so far gives the next
-multipliers. A node whose bound reaches the incumbent less the gap is closed. Of another one
-either so few candidate stages are left that HiGHS solves it exactly (`node_mip`), or it is
-branched: its bounds are halved.
+bounds, with one incumbent: column generation closes a node, or so few candidate stages are
+left that HiGHS solves it exactly (`node_mip`), or it is branched: its bounds are halved.
+docs/formulation.md has the whole.
 """
 
 from __future__ import annotations
@@ -33,9 +30,9 @@ from llmpq_jax.planner.search.column_generation import (
     is_within,
     tighten,
 )
-from llmpq_jax.planner.search.incumbent import IncumbentStore, SearchGoal
 from llmpq_jax.planner.search.lagrangian import (
     BUDGET_SLACK,
+    LagrangianWeights,
     lagrangian_weights,
     omega_only,
 )
@@ -45,7 +42,9 @@ from llmpq_jax.planner.search.node_mip.solve_node import solve_node
 from llmpq_jax.planner.search.node_queue import Node, NodeQueue
 from llmpq_jax.planner.search.relaxation import relax
 from llmpq_jax.planner.search.search_result import (
+    IncumbentStore,
     Progress,
+    SearchGoal,
     SearchResult,
     SearchSettings,
 )
@@ -60,6 +59,8 @@ from llmpq_jax.planner.search.stage_table import (
 _STALLED = 0.05
 # Share of the time for searching part of the devices; the rest bounds plans on all.
 _SUBSET_TIME = 0.8
+# The least Σω becomes a budget, so its gap is smaller than that of a latency.
+_OMEGA_GAP = 1e-6
 
 
 def search(
@@ -74,32 +75,18 @@ def search(
 ) -> SearchResult:
     """Finds the best plan over all subproblems, and bounds it.
 
-    Ctrl-C ends the search and keeps the incumbent; with none, it is raised on.
-
-    Args:
-        instances: Subproblems; they share model and devices.
-        time_limit_s: Seconds after which the incumbent is returned, with the gap that is
-            proven.
-        relative_gap: Gap between incumbent and bound at which the search ends.
-        goal: Value that is minimised: latency plus θ·Σω, or Σω alone.
-        known: Plans to start from.
-        progress: Function that is called after every node.
-        settings: How the search divides its work.
+    Ctrl-C ends the search and keeps the incumbent; with none, it is raised on. `goal` is
+    what is minimised: latency plus θ·Σω, or Σω alone. `known` are plans to start from.
     """
     deadline = time.monotonic() + time_limit_s
 
-    def search_all(
-        subproblems: Sequence[Instance],
-        known: Sequence[tuple[Instance, Candidate]],
-        deadline: float,
-    ) -> SearchResult:
+    def searcher(subproblems: Sequence[Instance], deadline: float) -> _Search:
         store = IncumbentStore(goal=goal, relative_gap=relative_gap, deadline=deadline)
-        searcher = _Search(subproblems, store, progress, settings or SearchSettings())
-        return searcher.search(known)
+        return _Search(subproblems, store, progress, settings or SearchSettings())
 
     if goal == "objective" and has_too_many_states(instances[0]):
         shorter = deadline - (1 - _SUBSET_TIME) * time_limit_s
-        result = search_subset(instances, lambda few: search_all(few, (), shorter))
+        result = search_subset(instances, lambda few: searcher(few, shorter).search(()))
         store = IncumbentStore(goal=goal, relative_gap=relative_gap, deadline=deadline)
         for instance, candidate in known:
             store.consider(instance, candidate)
@@ -110,7 +97,15 @@ def search(
         if own is not None:
             return result
         # That part of the devices holds no plan does not mean that all of them hold none.
-    return search_all(instances, known, deadline)
+    return searcher(instances, deadline).search(known)
+
+
+def min_omega(instances: Sequence[Instance], *, time_limit_s: float) -> SearchResult:
+    """Finds the plan of the least Σω that fits, whatever the subproblems' budget."""
+    free = [replace(instance, omega_budget=None) for instance in instances]
+    return search(
+        free, time_limit_s=time_limit_s, relative_gap=_OMEGA_GAP, goal="omega"
+    )
 
 
 class _Search:
@@ -160,13 +155,8 @@ class _Search:
             if bounds[subproblem] >= self._store.cutoff or self._store.left_s <= 0:
                 continue
             table = self._table(subproblem)
-            path = ShortestPath(table, NodeBounds()).cheapest(omega_only(table))
-            bound = (
-                float("inf") if path is None else path.lagrangian_value * (1 - ROUNDING)
-            )
+            bound = self._cheapest(table, omega_only(table))
             bounds[subproblem] = max(bounds[subproblem], bound)
-            if path is not None:
-                self._store.consider_path(table, path.stages)
             self._report()
 
     def _relax_subproblems(self) -> None:
@@ -178,21 +168,19 @@ class _Search:
             if bounds[subproblem] >= self._store.cutoff:
                 continue
             table = self._table(subproblem)
-            if not self._is_possible(table):
-                bounds[subproblem] = float("inf")
-                continue
-            bound, multipliers = relax(table)
-            if bound < self._store.cutoff:
-                weights = lagrangian_weights(table, multipliers)
-                path = ShortestPath(table, NodeBounds()).cheapest(weights)
-                if path is not None:
-                    self._store.consider_path(table, path.stages)
-            node = Node(
-                subproblem=subproblem,
-                node_bounds=NodeBounds(min_s=slowest_bounds_s(table.instance)),
-                multipliers=multipliers,
-            )
-            self._queue.push(bound, node)
+            budget = table.instance.omega_budget
+            limit = np.inf if budget is None else budget * (1 + BUDGET_SLACK)
+            omega = self._cheapest(table, omega_only(table))
+            if np.isfinite(omega) and omega <= limit:
+                bound, multipliers = relax(table)
+                if bound < self._store.cutoff:
+                    self._cheapest(table, lagrangian_weights(table, multipliers))
+                node = Node(
+                    subproblem=subproblem,
+                    node_bounds=NodeBounds(min_s=slowest_bounds_s(table.instance)),
+                    multipliers=multipliers,
+                )
+                self._queue.push(bound, node)
             bounds[subproblem] = float("inf")
 
     def _solve_nodes(self) -> None:
@@ -244,29 +232,19 @@ class _Search:
                 raise KeyboardInterrupt
             if solution.is_proven or not children or bound >= store.cutoff:
                 return queue.close(bound)
+        node = replace(node, multipliers=found.multipliers, paths=found.paths)
         for child in children:
-            queue.push(
-                bound,
-                Node(
-                    subproblem=node.subproblem,
-                    node_bounds=child,
-                    multipliers=found.multipliers,
-                    paths=found.paths,
-                    num_stalled=num_stalled,
-                ),
-            )
+            half = replace(node, node_bounds=child, num_stalled=num_stalled)
+            queue.push(bound, half)
         return None
 
-    def _is_possible(self, table: StageTable) -> bool:
-        """Whether some plan fits and keeps the budget: the one of the least Σω."""
-        path = ShortestPath(table, NodeBounds()).cheapest(omega_only(table))
+    def _cheapest(self, table: StageTable, weights: LagrangianWeights) -> float:
+        """Considers the cheapest pipeline under weights; returns a bound on its value."""
+        path = ShortestPath(table, NodeBounds()).cheapest(weights)
         if path is None:
-            return False
+            return float("inf")
         self._store.consider_path(table, path.stages)
-        budget = table.instance.omega_budget
-        return budget is None or path.lagrangian_value * (1 - ROUNDING) <= budget * (
-            1 + BUDGET_SLACK
-        )
+        return path.lagrangian_value * (1 - ROUNDING)
 
     def _table(self, subproblem: int) -> StageTable:
         if self._counts is None:

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llmpq_jax.planner.search.bounds import omega_bound, phase_bounds_s
-from llmpq_jax.planner.search.incumbent import IncumbentStore
 from llmpq_jax.planner.search.lagrangian import (
     LagrangianWeights,
     Multipliers,
     lagrangian_weights,
 )
 from llmpq_jax.planner.search.restricted_master import RestrictedMaster, column_of
-from llmpq_jax.planner.search.search_result import SearchSettings
+from llmpq_jax.planner.search.search_result import IncumbentStore, SearchSettings
 from llmpq_jax.planner.search.shortest_path import NodeBounds, Path, ShortestPath
 from llmpq_jax.planner.search.stage_table import StageTable
 
@@ -26,13 +25,10 @@ _DIVES = (1.02, 1.05, 1.1, 1.2, 1.4)
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class NodeBound:
-    """What column generation found of a node.
+    """What column generation found of a node: a bound on every plan of it, and why.
 
-    Attributes:
-        value: Lower bound on every plan of the node.
-        weights: Weights that give the best bounds, at most three, the best first.
-        multipliers: Multipliers of the best bound.
-        paths: Pipelines found so far, columns of the restricted master LP.
+    `weights` give the best bounds, at most three, the best first; `multipliers` are those
+    of the best. `paths` are columns of the restricted master LP.
     """
 
     value: float
@@ -48,14 +44,9 @@ def bound_node(
     finder: ShortestPath,
     known: NodeBound,
 ) -> NodeBound:
-    """Improves a node's bound by column generation.
+    """Improves a node's bound by column generation; the store considers every pipeline.
 
-    Args:
-        store: Considers every pipeline that is found.
-        settings: Number of rounds.
-        table: Stage table of the node's subproblem.
-        finder: Shortest paths within the node's bounds.
-        known: Bound, multipliers and pipelines to start from.
+    `finder` is within the node's bounds; `known` is what the rounds start from.
     """
     master = RestrictedMaster(table, finder.node_bounds)
     one = master.add_row(1.0, 1.0)
@@ -144,9 +135,7 @@ def tighten(
         others_s = sum(bound_s for other, bound_s in enumerate(bounds_s) if other != p)
         work = i.num_rounds[p] * i.num_micro_batches[p]
         max_s[p] = min(max_s[p], (seconds - others_s) / work * (1 + ROUNDING))
-    if any(
-        upper < lower for upper, lower in zip(max_s, node_bounds.min_s, strict=True)
-    ):
+    if np.less(max_s, node_bounds.min_s).any():
         return None
     return replace(node_bounds, max_s=tuple(max_s))
 

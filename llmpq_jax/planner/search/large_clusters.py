@@ -9,7 +9,7 @@ covers all devices.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from llmpq_jax.planner.search.stage_table import stage_table
 
 # States of used devices, beyond which one shortest path takes more than a second.
 MAX_STATES = 4000
+# Devices and meshes that are left, and the devices left of each device group.
+_Subset = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def has_too_many_states(instance: Instance) -> bool:
@@ -35,21 +37,19 @@ def search_subset(
     instances: Sequence[Instance],
     search_few: Callable[[list[Instance]], SearchResult],
 ) -> SearchResult:
-    """Searches plans on a subset of the devices, and bounds plans on all of them.
-
-    Args:
-        instances: Subproblems with all devices.
-        search_few: Function that searches subproblems with few devices.
-    """
+    """Searches plans on a subset of the devices, and bounds plans on all of them."""
     result, kept, few = None, (), []
-    for subset in _subsets(instances[0]):
-        kept = subset.kept
-        few = [_restricted(instance, subset) for instance in instances]
+    for kept, group_sizes in _subsets(instances[0]):
+        few = [_restricted(instance, kept, group_sizes) for instance in instances]
         result = search_few(few)
         if result.incumbent is not None:
             break
     assert result is not None, "there is always a subset"
-    bound = min(_relaxed(instance) for instance in instances)
+    # The relaxation reads the types alone, so the shortest tables will do.
+    bound = min(
+        relax(stage_table(i, layer_counts(i.allowed_omega, max_length=1)))[0]
+        for i in instances
+    )
     best = result.incumbent
     if best is not None:
         subproblem = next(
@@ -64,26 +64,7 @@ def search_subset(
     return replace(result, incumbent=best, bound=bound)
 
 
-def _relaxed(instance: Instance) -> float:
-    # The relaxation reads the types alone, so the shortest tables will do.
-    counts = layer_counts(instance.allowed_omega, max_length=1)
-    return relax(stage_table(instance, counts))[0]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _DeviceSubset:
-    """Some of the devices.
-
-    Attributes:
-        kept: Devices and meshes of them that are left, as indices of axis J.
-        group_sizes: Devices left of each of the instance's device groups.
-    """
-
-    kept: tuple[int, ...]
-    group_sizes: tuple[int, ...]
-
-
-def _subsets(instance: Instance) -> Iterator[_DeviceSubset]:
+def _subsets(instance: Instance) -> Iterator[_Subset]:
     """Yields devices to plan for: the fastest groups, then an even share of all."""
     types = device_types(instance)
     layer_s = instance.devices.layer_s[:, types.first].min(axis=2)
@@ -111,9 +92,7 @@ def _subsets(instance: Instance) -> Iterator[_DeviceSubset]:
         yield _subset(instance, types, shares)
 
 
-def _subset(
-    instance: Instance, types: DeviceTypes, group_sizes: Integers
-) -> _DeviceSubset:
+def _subset(instance: Instance, types: DeviceTypes, group_sizes: Integers) -> _Subset:
     """Takes this many devices of each of the types' groups."""
     kept: list[int] = []
     group_of = {}
@@ -122,21 +101,20 @@ def _subset(
     ):
         kept += members[: int(group_sizes[q] // width)]
         group_of[members[0]] = q
-    return _DeviceSubset(
-        kept=tuple(sorted(kept)),
-        group_sizes=tuple(
-            next(int(group_sizes[group_of[j]]) for j in group.members if j in group_of)
-            for group in instance.device_groups
-        ),
+    return tuple(sorted(kept)), tuple(
+        next(int(group_sizes[group_of[j]]) for j in group.members if j in group_of)
+        for group in instance.device_groups
     )
 
 
-def _restricted(instance: Instance, subset: _DeviceSubset) -> Instance:
+def _restricted(
+    instance: Instance, kept: tuple[int, ...], group_sizes: tuple[int, ...]
+) -> Instance:
     """Returns the same numbers with a subset of the devices."""
-    few = instance.with_devices(subset.kept)
+    few = instance.with_devices(kept)
     device_groups = tuple(
         replace(group, num_devices=size)
-        for group, size in zip(few.device_groups, subset.group_sizes, strict=True)
+        for group, size in zip(few.device_groups, group_sizes, strict=True)
         if group.members
     )
     hosts = tuple(host for host in few.hosts if host.members)

@@ -62,26 +62,11 @@ class LayerCounts:
         """Returns a precision for each layer of some counts, as indices of axis B."""
         return tuple(b for b, n in enumerate(self.counts[index]) for _ in range(n))
 
-    def find(self, counts: Integers) -> int:
-        """Returns the index of counts.
-
-        Raises:
-            KeyError: If they are more layers than the tables have.
-        """
-        k = int(counts.sum())
-        if k > self.max_length:
-            raise KeyError(tuple(counts))
-        start, end = self.length_starts[k : k + 2]
-        (index,) = np.nonzero((self.counts[start:end] == counts).all(axis=1))
-        return int(start + index[0])
-
 
 def layer_counts(omega: Float[np.ndarray, "L B"], *, max_length: int) -> LayerCounts:
     """Tabulates every run of at most `max_length` layers of a model.
 
-    Args:
-        omega: Loss of each layer, infinite where it may not have these bits.
-        max_length: Length of the longest run, at most L.
+    `omega` is infinite where a layer may not have these bits.
     """
     num_layers, num_bits = omega.shape
     of_length = [np.zeros((1, num_bits), dtype=np.int64)]

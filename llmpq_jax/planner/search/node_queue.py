@@ -9,21 +9,16 @@ from itertools import count
 
 import numpy as np
 
-from llmpq_jax.planner.search.incumbent import IncumbentStore
 from llmpq_jax.planner.search.lagrangian import Multipliers
+from llmpq_jax.planner.search.search_result import IncumbentStore
 from llmpq_jax.planner.search.shortest_path import NodeBounds, Path
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Node:
-    """A subproblem within bounds.
+    """A subproblem within bounds, with its parent's pipelines and multipliers to start from.
 
-    Attributes:
-        subproblem: Index of its subproblem.
-        node_bounds: Limits on the slowest stages.
-        multipliers: Multipliers to start from.
-        paths: Pipelines of its parent, columns to start from.
-        num_stalled: How many times in a row branching did not raise the bound enough.
+    `num_stalled` counts how many times in a row branching did not raise the bound enough.
     """
 
     subproblem: int

@@ -24,9 +24,8 @@ import numpy as np
 from jaxtyping import Float
 
 from llmpq_jax.planner.instance.device_numbers import DECODE
-from llmpq_jax.planner.search.bounds import latency_bound_s
+from llmpq_jax.planner.search.bounds import all_rounds, latency_bound_s
 from llmpq_jax.planner.search.lagrangian import BUDGET_SLACK, Multipliers
-from llmpq_jax.planner.search.scaling import all_rounds
 from llmpq_jax.planner.search.shortest_path import NodeBounds
 from llmpq_jax.planner.search.stage_costs import TypedStage
 from llmpq_jax.planner.search.stage_table import StageTable
@@ -39,13 +38,10 @@ _BUSY, _EMPTY, _BUDGET = "busy round", "empty round", "budget"
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Column:
-    """What one unit of a column's variable adds.
+    """What one unit of a column's variable adds, in one round.
 
-    Attributes:
-        seconds: Seconds of one round on each type, [P, T].
-        hops_s: Seconds of one round of all its hops, [P].
-        omega: Loss of its layers and hops.
-        entries: Row and coefficient in each of the rows that the caller added.
+    Seconds are on each type, hops all together. `entries` are row and coefficient in each
+    of the rows that the caller added.
     """
 
     seconds: Float[np.ndarray, "P T"]
@@ -154,31 +150,26 @@ class RestrictedMaster:
     def _alone(self, p: int, value: float) -> list[tuple[int, float]]:
         """Entries of a phase's time if nothing is shared, and of that of each host."""
         hosts = zip(self._rows["hosts", p], self._instance.hosts, strict=True)
-        shared = [
-            (row, (1.0 - host.serial_fraction(PHASES[p])) * value)
-            for row, host in hosts
-        ]
+        serial = [(row, host.serial_fraction(PHASES[p])) for row, host in hosts]
+        shared = [(row, (1.0 - fraction) * value) for row, fraction in serial]
         return [(self._rows["time", p][0], value), *shared]
 
     def _shared(
         self, p: int, seconds: Float[np.ndarray, " T"]
     ) -> list[tuple[int, float]]:
         """Entries of the work that is serial on shared machines."""
-        hosts = zip(self._instance.hosts, self._types.hosts, strict=True)
+        rows, hosts = self._rows["hosts", p], self._instance.hosts
         return [
-            (
-                row,
-                host.serial_fraction(PHASES[p]) * float(seconds[list(types)].sum()),
-            )
-            for row, (host, types) in zip(self._rows["hosts", p], hosts, strict=True)
+            (row, host.serial_fraction(PHASES[p]) * float(seconds[list(types)].sum()))
+            for row, host, types in zip(rows, hosts, self._types.hosts, strict=True)
         ]
 
     def slowest_s(self) -> tuple[float, ...]:
         """Returns A and D of the last solution in seconds, [P]."""
         values = self._highs.getSolution().col_value
         slowest_s = [
-            values[column] * self._unit_s / self._rounds[p]
-            for p, column in enumerate(self._slowest_columns)
+            values[column] * self._unit_s / rounds
+            for column, rounds in zip(self._slowest_columns, self._rounds, strict=False)
         ]
         return *slowest_s, *[0.0] * (len(PHASES) - len(slowest_s))
 
@@ -203,11 +194,7 @@ class RestrictedMaster:
         return value + i.theta * i.fixed_omega, multipliers
 
     def _add_variable(
-        self,
-        cost: float,
-        entries: Sequence[tuple[int, float]],
-        *,
-        lower: float = 0.0,
+        self, cost: float, entries: Sequence[tuple[int, float]], lower: float = 0.0
     ) -> int:
         """Adds a column and returns its number."""
         # HiGHS takes no column that names a row twice.

@@ -22,11 +22,11 @@ from jaxtyping import Int
 
 from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.planner.instance.instance import Integers
-from llmpq_jax.planner.search.dp_states import States
+from llmpq_jax.planner.instance.stage_bytes import ROLES, Role
 from llmpq_jax.planner.search.lagrangian import LagrangianWeights
-from llmpq_jax.planner.search.path_program import PathProgram
+from llmpq_jax.planner.search.path_program import PathProgram, States
 from llmpq_jax.planner.search.stage_costs import MiddleCounts, StageCosts, TypedStage
-from llmpq_jax.planner.search.stage_table import ROLES, Role, StageTable
+from llmpq_jax.planner.search.stage_table import StageTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +45,7 @@ class NodeBounds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Path:
-    """A pipeline as a path.
-
-    Attributes:
-        lagrangian_value: Cost under the weights that it was found with.
-        stages: Stages in pipeline order.
-    """
+    """A pipeline, and its cost under the weights that it was found with."""
 
     lagrangian_value: float
     stages: tuple[TypedStage, ...]

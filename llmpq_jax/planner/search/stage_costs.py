@@ -9,8 +9,9 @@ from jaxtyping import Float
 
 from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.planner.instance.instance import Integers
+from llmpq_jax.planner.instance.stage_bytes import Role
 from llmpq_jax.planner.search.lagrangian import LagrangianWeights
-from llmpq_jax.planner.search.stage_table import Role, StageTable
+from llmpq_jax.planner.search.stage_table import StageTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,11 +38,8 @@ class TypedStage:
 class MiddleCounts:
     """Counts of one length that a middle stage of some type may have.
 
-    Attributes:
-        length: Number of layers k.
-        indices: Indices of the counts.
-        losses: Loss of each by first layer, [counts, L − k + 1]; of one column if the
-            first layer makes no difference.
+    Losses are by first layer, [counts, L − k + 1]; of one column if it makes no
+    difference.
     """
 
     length: int
@@ -80,14 +78,13 @@ class StageCosts:
         self.only = np.full(num_types, np.inf)
         self.middle: list[Floats] = []
         for t in range(num_types):
-            k = lengths[allowed["first"][t]]
-            keep = k < num_layers
-            np.minimum.at(self.first[t], k[keep], self.of_role("first", t)[keep])
-            k = lengths[allowed["last"][t]]
-            keep = k < num_layers
-            np.minimum.at(
-                self.last[t], num_layers - k[keep], self.of_role("last", t)[keep]
-            )
+            for role, costs in (("first", self.first), ("last", self.last)):
+                k = lengths[allowed[role][t]]
+                boundary, keep = (
+                    k if role == "first" else num_layers - k,
+                    k < num_layers,
+                )
+                np.minimum.at(costs[t], boundary[keep], self.of_role(role, t)[keep])
             self.only[t] = self.of_role("only", t).min(initial=np.inf)
             longest = middle_counts[t][-1].length if middle_counts[t] else 0
             middle = np.full((num_layers + 1, longest), np.inf)

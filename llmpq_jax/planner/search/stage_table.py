@@ -8,19 +8,14 @@ alone. Axes: T types, C counts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from llmpq_jax.planner.instance.device_numbers import PREFILL
 from llmpq_jax.planner.instance.device_symmetry import DeviceTypes, device_types
 from llmpq_jax.planner.instance.instance import Instance
-from llmpq_jax.planner.instance.stage_bytes import stage_bytes
+from llmpq_jax.planner.instance.stage_bytes import Role, fitting_stages
 from llmpq_jax.planner.search.layer_counts import LayerCounts
-
-Role = Literal["middle", "first", "last", "only"]
-ROLES: tuple[Role, ...] = ("middle", "first", "last", "only")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -63,43 +58,25 @@ def stage_table(instance: Instance, counts: LayerCounts) -> StageTable:
     """Tabulates an instance."""
     types = device_types(instance)
     d = instance.devices.take(types.first)
-    supported, of_counts = d.supported, counts.counts
-    may_hold = np.stack(
-        [(of_counts[:, ~row] == 0).all(axis=1) for row in supported], axis=0
-    )
     fixed_s: dict[Role, Float[np.ndarray, "P T"]] = {
         "middle": d.dispatch_s,
         "first": d.dispatch_s + d.embedding_s,
         "last": d.dispatch_s + d.head_s,
         "only": d.whole_dispatch_s + d.embedding_s + d.head_s,
     }
-    fits: dict[Role, Bool[np.ndarray, "T C"]] = {
-        role: may_hold
-        & np.isfinite(fixed_s[role][PREFILL])[:, None]
-        & (
-            stage_bytes(
-                instance,
-                types.first,
-                of_counts,
-                is_first=role in ("first", "only"),
-                is_last=role in ("last", "only"),
-            ).total
-            <= d.allowed_bytes[:, None]
-        )
-        for role in ROLES
-    }
+    fits = fitting_stages(instance, types.first, counts.counts)
     fits["only"] &= counts.lengths == instance.num_layers
     runs = _longest_runs(d.may_hold.T)
     fits["first"] &= counts.lengths <= runs[:, :1]
     fits["only"] &= counts.lengths <= runs[:, :1]
     fits["last"] &= counts.lengths <= runs[:, instance.num_layers - counts.lengths]
     # Counts that use an unsupported precision fit nowhere, so their seconds are unread.
-    layer_s = np.where(supported, d.layer_s, 0.0)
+    layer_s = np.where(d.supported, d.layer_s, 0.0)
     return StageTable(
         instance=instance,
         types=types,
         counts=counts,
-        layers_s=layer_s @ of_counts.T,
+        layers_s=layer_s @ counts.counts.T,
         fixed_s=fixed_s,
         fits=fits,
         longest_runs=runs,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from llmpq_jax.planner.instance.candidate import evaluate
 from llmpq_jax.planner.search.branch_and_bound import search
 from llmpq_jax.planner.search.search_result import Incumbent, Progress, SearchResult
 from llmpq_jax.planner.whatif.scenarios import Scenario, ScenarioKind
@@ -17,22 +17,12 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """The best plan found after a change.
+    """The best plan found after a change, see `Scenario`; None where there is none.
 
     Attributes:
-        kind: Kind of the scenario.
-        subject: Subject of the scenario.
-        text: Description of the change.
-        devices: Names of the devices that are changed.
-        is_limit: Whether a limit is removed altogether.
         before: Objective of the best plan without the change.
         before_gap: Gap that is proven of that plan.
-        objective: Objective of the best plan found; None if there is none.
         bound: Lower bound on every plan's objective; infinite if none exists.
-        latency_s: Latency of the plan found; None without one.
-        omega: Σω of the plan found; None without one.
-        micro_batch: Micro-batch sizes of the plan found; None without one.
-        num_stages: Number of stages of the plan found; None without one.
         seconds: Seconds that the search took.
         is_interrupted: Whether Ctrl-C ended the search.
     """
@@ -79,14 +69,8 @@ def answer_scenarios(
 ) -> Iterator[Answer]:
     """Searches the best plan of one scenario after the other, until Ctrl-C ends it.
 
-    If removing a limit gains nothing, scenarios with a little more of it are skipped.
-
-    Args:
-        scenarios: Scenarios to answer; the first one changes nothing.
-        plan: Plan that the scenarios are about; it need not fit.
-        time_limit_s: Time limit of each search in seconds.
-        relative_gap: Gap of each search at which it ends.
-        progress: Function that is called after every step of a search.
+    If removing a limit gains nothing, scenarios with a little more of it are skipped. The
+    first scenario changes nothing; the plan they are about need not fit.
     """
     best, before_gap = plan, 0.0
     loose: set[tuple[ScenarioKind, str]] = set()
@@ -94,15 +78,12 @@ def answer_scenarios(
         about = scenario.kind, scenario.subject
         if about in loose:
             continue
-        known = [*scenario.known(best), *scenario.known(plan)]
         result = search(
             scenario.subproblems(),
             time_limit_s=time_limit_s,
             relative_gap=relative_gap,
-            known=known,
-            progress=None
-            if progress is None
-            else lambda state, scenario=scenario: progress(scenario, state),
+            known=[*scenario.known(best), *scenario.known(plan)],
+            progress=None if progress is None else partial(progress, scenario),
         )
         if scenario.kind == "plan":
             before_gap = max(result.gap, _ROUNDING)
@@ -124,7 +105,7 @@ def _answer(
     time_limit_s: float,
 ) -> Answer:
     found = result.incumbent
-    cost = None if found is None else evaluate(found.instance, found.candidate)
+    cost = None if found is None else found.cost
     return Answer(
         kind=scenario.kind,
         subject=scenario.subject,

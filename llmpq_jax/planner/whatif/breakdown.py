@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmpq_jax.costmodel.pipeline_schedule import PhaseTerms, phase_terms
-from llmpq_jax.planner.instance.candidate import CandidateCost, evaluate, stage_hosts
+from llmpq_jax.planner.instance.candidate import CandidateCost, stage_hosts
 from llmpq_jax.planner.instance.problem import Problem
 from llmpq_jax.planner.search.search_result import Incumbent
 from llmpq_jax.planner.whatif.stage_breakdown import StageBreakdown, break_down_stage
@@ -23,11 +23,8 @@ DominantTerm = Literal[
 class Resource:
     """A stage or a link, which micro-batches pass one after the other.
 
-    Attributes:
-        name: Names of its devices; of a link, of its source and target.
-        is_link: True for a link, False for a stage.
-        seconds: Seconds of one micro-batch.
-        slack_s: Seconds by which it may become slower before it is the slowest.
+    `seconds` are those of one micro-batch; `slack_s` is by how many it may become slower
+    before it is the slowest.
     """
 
     name: str
@@ -38,13 +35,9 @@ class Resource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhaseBreakdown:
-    """What one phase takes.
+    """What one phase takes: the parts of its seconds, and its resources in pipeline order.
 
-    Attributes:
-        phase: Name of the phase.
-        num_micro_batches: Number of micro-batches m; where rows end apart, a mean.
-        terms: Parts of its seconds.
-        resources: Stages and links in pipeline order.
+    The number of micro-batches is a mean where rows end apart.
     """
 
     phase: Phase
@@ -73,15 +66,9 @@ class PhaseBreakdown:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanBreakdown:
-    """What a plan takes.
+    """What a plan takes: its stages in pipeline order, prefill, and decode if there is any.
 
-    Attributes:
-        stages: Stages in pipeline order.
-        phases: Prefill, and decode if there is any.
-        latency_s: Seconds of all phases.
-        omega: Σω of the plan.
-        omega_budget: Largest Σω allowed; None for no limit.
-        fits: Whether memory, pins and budget hold.
+    `omega_budget` is None for no limit; `fits` says whether memory, pins and budget hold.
     """
 
     stages: tuple[StageBreakdown, ...]
@@ -93,14 +80,8 @@ class PlanBreakdown:
 
 
 def break_down(problem: Problem, plan: Incumbent, strategy: Strategy) -> PlanBreakdown:
-    """Breaks a plan down into its stages, and into the parts of its phases.
-
-    Args:
-        problem: Problem that it is a plan of.
-        plan: The plan as the search has it.
-        strategy: The plan as its file has it.
-    """
-    cost = evaluate(plan.instance, plan.candidate)
+    """Breaks a plan down into its stages, and into the parts of its phases."""
+    cost = plan.cost
     names = [" + ".join(stage.devices) for stage in strategy.stages]
     return PlanBreakdown(
         stages=tuple(

@@ -1,16 +1,68 @@
 """Changed instances: with more memory or speed, without a limit, or without a device.
 
+A change is made to one device of each type, or to all equal ones of a group.
+
 All but `without_device` keep the indices of axis J, so a plan stays the same plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from llmpq_jax.planner.instance.device_symmetry import device_types
 from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.planner.instance.problem import Problem
+from llmpq_jax.planner.search.search_result import Incumbent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChangedDevices:
+    """Devices that a change is made to, as indices of axis J, and their names.
+
+    `devices` are names of interchangeable devices too; `text` is for messages.
+    """
+
+    members: tuple[int, ...]
+    devices: tuple[str, ...]
+    text: str
+    memory_bytes: int
+    is_used: bool
+    must_use: bool
+
+
+def devices_to_change(problem: Problem, plan: Incumbent) -> Iterator[ChangedDevices]:
+    """Yields one device of each type, a used one if there is one, and whole groups."""
+    instance, units = plan.instance, problem.execution_units
+    used = set(plan.candidate.devices)
+    group_of = {j: group for group in instance.device_groups for j in group.members}
+    seen: set[tuple[int, ...]] = set()
+    for equal in device_types(instance).members:
+        group = group_of.get(equal[0])
+        if group is None:
+            members = (min(equal, key=lambda j: (j not in used, j)),)
+            devices = tuple(units[j].node_devices[0].name for j in equal)
+            text = units[members[0]].name
+            if len(equal) > 1:
+                text += f" (one of {len(equal)} equal ones)"
+        else:
+            members = group.members
+            node_devices = units[members[0]].node_devices
+            devices = tuple(sorted(node_device.name for node_device in node_devices))
+            text = f"each of {', '.join(devices)}"
+        if members in seen:
+            continue
+        seen.add(members)
+        yield ChangedDevices(
+            members=members,
+            devices=devices,
+            text=text,
+            memory_bytes=units[members[0]].node_devices[0].device.memory_bytes,
+            is_used=bool(used & set(members)),
+            must_use=bool(instance.devices.must_use[list(members)].any()),
+        )
 
 
 def with_memory(instance: Instance, members: Sequence[int], more: int) -> Instance:
@@ -23,22 +75,17 @@ def with_memory(instance: Instance, members: Sequence[int], more: int) -> Instan
 def without_memory_limit(instance: Instance, members: Sequence[int]) -> Instance:
     """Lets each of these devices hold the whole model, embedding and head included."""
     d = instance.devices
-    allowed = d.allowed_bytes.copy()
-    for j in members:
-        workspace = (
-            *d.workspace_bytes[j],
-            d.embedding_workspace_bytes[j],
-            d.head_workspace_bytes[j],
-        )
-        whole = (
-            instance.num_layers * (d.layer_bytes[j].max() + d.kv_bytes[j])
-            + d.embedding_bytes[j]
-            + d.head_bytes[j]
-            + max(workspace)
-            + instance.buffer_bytes
-            + instance.received_bytes
-        )
-        allowed[j] = max(allowed[j], whole)
+    workspaces = (d.embedding_workspace_bytes, d.head_workspace_bytes)
+    whole = (
+        instance.num_layers * (d.layer_bytes.max(axis=1) + d.kv_bytes)
+        + d.embedding_bytes
+        + d.head_bytes
+        + np.max([*d.workspace_bytes.T, *workspaces], axis=0)
+        + instance.buffer_bytes
+        + instance.received_bytes
+    )
+    allowed, own = d.allowed_bytes.copy(), list(members)
+    allowed[own] = np.maximum(allowed, whole)[own]
     return _with_allowed_bytes(instance, allowed)
 
 

@@ -21,20 +21,14 @@ from llmpq_jax.planner.instance.subproblems import (
 )
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.planner.result.to_strategy import make_strategy
-from llmpq_jax.planner.search.branch_and_bound import search
+from llmpq_jax.planner.search.branch_and_bound import min_omega, search
 from llmpq_jax.planner.search.search_result import Incumbent
 from llmpq_jax.planner.whatif.sweep_point import Axis, SweepPoint
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sweep:
-    """Solves points of one request.
-
-    Attributes:
-        request: Request that holds at all points.
-        time_limit_s: Time limit of each point in seconds.
-        relative_gap: Gap of each point at which its search ends.
-    """
+    """Solves points of one request, each with the same limits."""
 
     request: PlanRequest
     time_limit_s: float
@@ -55,10 +49,11 @@ class Sweep:
         no_limit = 2 * _max_omega(self.request)
         fastest = self.solve(self.request, no_limit)
         yield fastest
-        lowest = self._min_omega()
+        subproblems = all_subproblems(make_problem(self.request), omega_budget=None)
+        lowest = min_omega(subproblems, time_limit_s=self.time_limit_s).incumbent
         if fastest.strategy is None or lowest is None or fastest.was_interrupted:
             return
-        points = [self.solve(self.request, lowest), fastest]
+        points = [self.solve(self.request, lowest.value), fastest]
         yield points[0]
         while not points[-1].was_interrupted:
             gains = [
@@ -117,18 +112,13 @@ class Sweep:
                     yield point
 
         def bound_s(subset: tuple[int, ...]) -> float:
-            theta = self.request.theta
-            return max(
-                (_bound_s(point, theta) for point in larger(subset)), default=0.0
-            )
+            bounds = (_bound_s(p, self.request.theta) for p in larger(subset))
+            return max(bounds, default=0.0)
 
         for number in range(sum(sizes), 0, -1):
             best = SweepPoint(setting=number, strategy=None)
-            subsets = [
-                subset
-                for subset in itertools.product(*(range(n + 1) for n in sizes))
-                if sum(subset) == number
-            ]
+            every = itertools.product(*(range(n + 1) for n in sizes))
+            subsets = [subset for subset in every if sum(subset) == number]
             for subset in sorted(subsets, key=bound_s):
                 if bound_s(subset) >= best.latency_s * (1 - self.relative_gap):
                     break
@@ -152,13 +142,6 @@ class Sweep:
             return self.request.omega_budget
         return uniform_int8_omega(make_problem(self.request))
 
-    def _min_omega(self) -> float | None:
-        subproblems = all_subproblems(make_problem(self.request), omega_budget=None)
-        result = search(
-            subproblems, time_limit_s=self.time_limit_s, relative_gap=1e-6, goal="omega"
-        )
-        return None if result.incumbent is None else result.incumbent.value
-
     def solve(
         self,
         request: PlanRequest,
@@ -167,13 +150,9 @@ class Sweep:
         setting: float | None = None,
         known: Incumbent | None = None,
     ) -> SweepPoint:
-        """Solves one point.
+        """Solves one point, whose setting is the budget by default.
 
-        Args:
-            request: Request of the point.
-            budget: Largest Σω allowed; None for no limit.
-            setting: Setting of the point; by default the budget.
-            known: Plan that keeps the budget, to start from.
+        `known` is a plan that keeps the budget, to start from.
         """
         begin = time.monotonic()
         problem = make_problem(request)
@@ -192,14 +171,14 @@ class Sweep:
         if best is None:
             return SweepPoint(setting=own_setting, strategy=None)
         seconds = time.monotonic() - begin
+        ended_early = not result.is_complete and result.seconds < self.time_limit_s
         return SweepPoint(
             setting=own_setting,
             strategy=make_strategy(
                 problem, result, best, budget=budget, note=None, seconds=seconds
             ),
             incumbent=best,
-            was_interrupted=not result.is_complete
-            and result.seconds < self.time_limit_s,
+            was_interrupted=ended_early,
         )
 
 
@@ -231,9 +210,7 @@ def _bound_s(point: SweepPoint, theta: float) -> float:
 def _groups(request: PlanRequest) -> list[tuple[str, ...]]:
     """Returns names of interchangeable devices; one that layers are pinned to is alone."""
     alone = {pin.device for pin in request.pins if isinstance(pin, LayerPin)}
-    usable = [
-        each for each in request.cluster.node_devices if each.device.use != "never"
-    ]
+    usable = [own for own in request.cluster.node_devices if own.device.use != "never"]
     others = interchangeable_groups(each for each in usable if each.name not in alone)
     groups = [tuple(each.name for each in group) for group in others]
     return groups + [(each.name,) for each in usable if each.name in alone]
@@ -246,25 +223,19 @@ def _is_within(
     if point.strategy is None:
         return True
     used = {name for stage in point.strategy.stages for name in stage.devices}
-    return all(
-        len(used & set(names)) <= number
-        for names, number in zip(groups, subset, strict=True)
-    )
+    numbers = [len(used.intersection(names)) for names in groups]
+    return all(own <= number for own, number in zip(numbers, subset, strict=True))
 
 
 def _only(
     request: PlanRequest, groups: list[tuple[str, ...]], subset: tuple[int, ...]
 ) -> PlanRequest | None:
     """Returns the request with a subset of the devices, or None if a pin forbids it."""
-    left_out = {
-        name
-        for names, number in zip(groups, subset, strict=True)
-        for name in names[number:]
-    }
+    parts = zip(groups, subset, strict=True)
+    left_out = {name for names, number in parts for name in names[number:]}
     needed = {pin.device for pin in request.pins if isinstance(pin, LayerPin)}
-    if left_out & needed or any(
-        request.cluster.find(name).device.use == "always" for name in left_out
-    ):
+    needed |= {o.name for o in request.cluster.node_devices if o.device.use == "always"}
+    if left_out & needed:
         return None
     cluster = with_use(request.cluster, dict.fromkeys(left_out, "never"))
     return replace(request, cluster=cluster)

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypedDict
+from typing import Any, Literal
 
 from llmpq_jax.errors import SpecError
-from llmpq_jax.planner.diagnose.conflicts import loosened
+from llmpq_jax.planner.diagnose.pins import loosened
 from llmpq_jax.planner.instance.candidate import Candidate
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.instance.problem import Problem, make_problem
 from llmpq_jax.planner.instance.subproblems import all_subproblems
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.planner.search.search_result import Incumbent
-from llmpq_jax.planner.whatif.changed_devices import ChangedDevices, devices_to_change
 from llmpq_jax.planner.whatif.changes import (
+    ChangedDevices,
+    devices_to_change,
     with_memory,
     with_speed,
     without_device,
@@ -74,16 +75,6 @@ class Scenario:
     known: Callable[[Incumbent], Known] = lambda _: ()
 
 
-class _SearchInputs(TypedDict):
-    subproblems: Callable[[], Sequence[Instance]]
-    known: Callable[[Incumbent], Known]
-
-
-class _Subject(TypedDict):
-    subject: str
-    devices: tuple[str, ...]
-
-
 def list_scenarios(
     problem: Problem, strategy: Strategy, plan: Incumbent, increments: Increments
 ) -> Iterator[Scenario]:
@@ -94,8 +85,8 @@ def list_scenarios(
     if all(subproblem.micro_batch != own for subproblem in subproblems):
         # The user may have chosen a pair that a search would not try.
         subproblems = (*subproblems, plan.instance)
-    same = _changed(subproblems, lambda instance: instance)
-    yield Scenario(kind="plan", subject="the plan", text="nothing changed", **same)
+    about_plan = {"kind": "plan", "subject": "the plan", "text": "nothing changed"}
+    yield _changed(subproblems, lambda instance: instance, **about_plan)
     for changed in devices_to_change(problem, plan):
         yield from _about_devices(subproblems, changed, increments)
     if request.omega_budget is not None:
@@ -113,85 +104,91 @@ def list_scenarios(
 
 
 def _changed(
-    subproblems: Sequence[Instance], change: Callable[[Instance], Instance]
-) -> _SearchInputs:
+    subproblems: Sequence[Instance],
+    change: Callable[[Instance], Instance],
+    **about: Any,
+) -> Scenario:
     """Makes the same change in all subproblems, in which a plan stays a plan."""
-    return {
-        "subproblems": lambda: tuple(change(subproblem) for subproblem in subproblems),
-        "known": lambda best: ((change(best.instance), best.candidate),),
-    }
+    return Scenario(
+        subproblems=lambda: tuple(change(subproblem) for subproblem in subproblems),
+        known=lambda best: ((change(best.instance), best.candidate),),
+        **about,
+    )
 
 
 def _about_devices(
     subproblems: Sequence[Instance], changed: ChangedDevices, increments: Increments
 ) -> Iterator[Scenario]:
     members, name = changed.members, changed.text
-    subject: _Subject = {"subject": name, "devices": changed.devices}
-    yield Scenario(
+    about: dict[str, Any] = {"subject": name, "devices": changed.devices}
+    yield _changed(
+        subproblems,
+        lambda i: without_memory_limit(i, members),
         kind="memory",
         text=f"memory without limit on {name}",
         is_limit=True,
-        **subject,
-        **_changed(subproblems, lambda i: without_memory_limit(i, members)),
+        **about,
     )
     extra = round(increments.memory * changed.memory_bytes)
-    yield Scenario(
+    yield _changed(
+        subproblems,
+        lambda i: with_memory(i, members, extra),
         kind="memory",
         text=f"{_percent(increments.memory)} more memory on {name}: {format_bytes(extra)}",
-        **subject,
-        **_changed(subproblems, lambda i: with_memory(i, members, extra)),
+        **about,
     )
-    yield Scenario(
+    yield _changed(
+        subproblems,
+        lambda i: with_speed(i, members, 1 + increments.speed),
         kind="speed",
         text=f"{_percent(increments.speed)} more speed of {name}",
-        **subject,
-        **_changed(subproblems, lambda i: with_speed(i, members, 1 + increments.speed)),
+        **about,
     )
     fewer = [without_device(subproblem, members[0]) for subproblem in subproblems]
     left = [subproblem for subproblem in fewer if subproblem is not None]
     if changed.is_used and not changed.must_use and left:
         what = name if len(members) == 1 else f"one {name[5:]}"
         yield Scenario(
-            kind="device", text=f"without {what}", subproblems=lambda: left, **subject
+            kind="device", text=f"without {what}", subproblems=lambda: left, **about
         )
 
 
 def _about_quality(
     subproblems: Sequence[Instance], budget: float, increments: Increments
 ) -> Iterator[Scenario]:
-    yield Scenario(
-        kind="quality",
-        subject="quality",
+    about = {"kind": "quality", "subject": "quality"}
+    yield _changed(
+        subproblems,
+        lambda i: replace(i, omega_budget=None),
         text="no limit on Σω",
         is_limit=True,
-        **_changed(subproblems, lambda i: replace(i, omega_budget=None)),
+        **about,
     )
     looser = budget * (1 + increments.loss)
-    yield Scenario(
-        kind="quality",
-        subject="quality",
+    yield _changed(
+        subproblems,
+        lambda i: replace(i, omega_budget=looser),
         text=f"Σω up to {_percent(increments.loss)} higher, {looser:.4g}",
-        **_changed(subproblems, lambda i: replace(i, omega_budget=looser)),
+        **about,
     )
 
 
 def _about_decisions(request: PlanRequest, strategy: Strategy) -> Iterator[Scenario]:
     """Yields a scenario without each decision of the user: lowest bits and pins."""
-    changes: list[tuple[str, Callable[[PlanRequest], PlanRequest]]] = []
+    changes: list[tuple[str, PlanRequest]] = []
     lowest = min(request.bits)
     if lowest > min(ALL_BITS):
         text = f"layers below {lowest} bits allowed"
-        changes.append((text, lambda old: replace(old, bits=ALL_BITS)))
-    if request.prefill is not None:
-        text = f"prefill micro-batches not pinned to {request.prefill}"
-        changes.append((text, lambda old: replace(old, prefill=None)))
-    if request.decode is not None:
-        text = f"decode micro-batches not pinned to {request.decode}"
-        changes.append((text, lambda old: replace(old, decode=None)))
-    changes += [(f"without {pin}", change) for pin, change in loosened(request)]
-    for text, change in changes:
+        changes.append((text, replace(request, bits=ALL_BITS)))
+    for name in ("prefill", "decode"):
+        rows = getattr(request, name)
+        if rows is not None:
+            text = f"{name} micro-batches not pinned to {rows}"
+            changes.append((text, replace(request, **{name: None})))
+    changes += [(f"without {pin}", free(request)) for pin, free in loosened(request)]
+    for text, changed in changes:
         try:
-            problem = make_problem(change(request))
+            problem = make_problem(changed)
             own = incumbent_from_strategy(problem, strategy)
         except SpecError:
             # Lower precisions were not measured, for example.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llmpq_jax.costmodel.memory import layer_scale_bytes, logit_share_bytes
+from llmpq_jax.costmodel.memory import layer_scale_bytes
+from llmpq_jax.planner.instance.build import workspace_bytes
 from llmpq_jax.planner.instance.candidate import (
     Candidate,
     CandidateCost,
@@ -18,7 +19,6 @@ from llmpq_jax.planner.instance.instance import Instance, Integers
 from llmpq_jax.planner.instance.problem import Problem
 from llmpq_jax.planner.instance.stage_bytes import stage_bytes
 from llmpq_jax.planner.search.search_result import Incumbent
-from llmpq_jax.schema.buckets import bucket_length
 from llmpq_jax.schema.measurements import PHASES, Phase
 from llmpq_jax.schema.memory_terms import MemoryTerms
 from llmpq_jax.schema.precision import Bits
@@ -30,10 +30,7 @@ class StageBreakdown:
     """What one stage takes on each of its devices.
 
     Attributes:
-        devices: Names of its devices.
         layers: First layer, and end of its layers, exclusive.
-        bits: Precision of each layer.
-        memory: Bytes by part.
         scales: Bytes of the scales among the weights.
         workspace: Bytes of workspace by phase; the larger one is counted.
         reserve_bytes: Bytes of the device that no plan may fill.
@@ -79,15 +76,7 @@ def break_down_stage(
     number: int,
     stage: Stage,
 ) -> StageBreakdown:
-    """Breaks one stage of a plan down.
-
-    Args:
-        problem: Problem that it is a plan of.
-        plan: The plan as the search has it.
-        cost: What the plan costs.
-        number: Number of the stage in pipeline order.
-        stage: The stage as the plan's file has it.
-    """
+    """Breaks one stage of a plan down: its number-th, `stage` in the plan's file."""
     instance, candidate, request = plan.instance, plan.candidate, problem.request
     unit = problem.execution_units[candidate.devices[number]]
     next_bits, next_layer = _next_bytes(instance, candidate, number)
@@ -105,9 +94,7 @@ def break_down_stage(
             )
             for bits in stage.bits
         ),
-        workspace={
-            phase: _workspace(problem, plan, number, stage, phase) for phase in PHASES
-        },
+        workspace={phase: _workspace(problem, plan, number, phase) for phase in PHASES},
         reserve_bytes=unit.node_devices[0].device.reserve_bytes,
         allowed_bytes=int(instance.devices.allowed_bytes[candidate.devices[number]]),
         next_bits_bytes=next_bits,
@@ -145,39 +132,10 @@ def _next_bytes(
     return added(higher) if higher else None, added(longer)
 
 
-def _workspace(
-    problem: Problem, plan: Incumbent, number: int, stage: Stage, phase: Phase
-) -> int:
+def _workspace(problem: Problem, plan: Incumbent, number: int, phase: Phase) -> int:
     """Bytes of workspace that the programs of one phase need."""
-    instance, request = plan.instance, problem.request
-    unit = problem.execution_units[plan.candidate.devices[number]]
-    workspace = problem.fitted[instance.kv_bits].workspace
-    workload, micro_batch = request.workload, instance.micro_batch
-    needs = [0]
-    if phase == "prefill" or workload.new_tokens > 1:
-        needs += [
-            workspace.layer_phase_bytes(
-                unit.kind,
-                bits,
-                phase,
-                workload=workload,
-                micro_batch=micro_batch,
-                tensor=unit.width,
-            )
-            for bits in set(stage.bits)
-        ]
-    rows = micro_batch.prefill if phase == "prefill" else micro_batch.decode
-    if number == 0:
-        tokens = bucket_length(workload.prompt_length) if phase == "prefill" else 1
-        needs.append(
-            workspace.vocabulary_layer_bytes(
-                unit.kind, "embedding", 16, rows=rows * tokens
-            )
-        )
-    if number == len(plan.candidate.devices) - 1:
-        head = workspace.vocabulary_layer_bytes(
-            unit.kind, "head", instance.head_bits, rows=rows
-        )
-        gathered = logit_share_bytes(request.architecture, rows=rows, tensor=unit.width)
-        needs.append(head + gathered)
-    return max(needs)
+    i = plan.instance
+    precision = problem.precision(i.head_bits, i.kv_bits)
+    needs = workspace_bytes(problem, i.micro_batch, precision, phases=(phase,))
+    alone = replace(i, devices=replace(i.devices, **needs))
+    return stage_terms(alone, plan.candidate, number).workspace

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmpq_jax.planner.search.search_result import Incumbent
-from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.schema.strategy import Prediction, Strategy
 
 Axis = Literal["quality", "batch", "devices"]
 
@@ -28,11 +28,13 @@ class SweepPoint:
     was_interrupted: bool = False
 
     @property
+    def _predicted(self) -> Prediction | None:
+        return None if self.strategy is None else self.strategy.predicted
+
+    @property
     def latency_s(self) -> float:
         """Latency of the plan; infinite without one."""
-        if self.strategy is None or self.strategy.predicted is None:
-            return float("inf")
-        return self.strategy.predicted.latency_s
+        return self._predicted.latency_s if self._predicted else float("inf")
 
     @property
     def omega(self) -> float:
@@ -44,16 +46,13 @@ class SweepPoint:
     @property
     def throughput(self) -> float:
         """New tokens per second; 0 without a plan."""
-        if self.strategy is None or self.strategy.predicted is None:
-            return 0.0
-        return self.strategy.predicted.throughput_tokens_per_s
+        return self._predicted.throughput_tokens_per_s if self._predicted else 0.0
 
     @property
     def num_devices(self) -> int:
         """Devices that the plan uses."""
-        if self.strategy is None:
-            return 0
-        return sum(len(stage.devices) for stage in self.strategy.stages)
+        stages = () if self.strategy is None else self.strategy.stages
+        return sum(len(stage.devices) for stage in stages)
 
 
 def front(axis: Axis, points: list[SweepPoint]) -> list[SweepPoint]:

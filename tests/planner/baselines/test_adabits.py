@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from llmpq_jax.planner.baselines.adabits import adabits
+from llmpq_jax.planner.baselines.in_order import adabits
 from llmpq_jax.planner.instance.candidate import Candidate, evaluate
 from tests.planner.random_instances import subproblem_lists
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from llmpq_jax.planner.baselines.one_precision import (
+from llmpq_jax.planner.baselines.in_order import (
     memory_proportional,
     pipeedge,
     uniform,

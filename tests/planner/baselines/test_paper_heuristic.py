@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import given
 
-from llmpq_jax.planner.baselines.adabits import adabits
+from llmpq_jax.planner.baselines.in_order import adabits
 from llmpq_jax.planner.baselines.paper_heuristic import stage_loads_s, trades, transfer
 from llmpq_jax.planner.instance.candidate import evaluate, with_min_omega
 from tests.planner.random_instances import subproblem_lists

@@ -1,4 +1,4 @@
-"""Whether there is a plan, against every plan of every subproblem."""
+"""Whether there is a plan, against every plan of every subproblem; bisection, against counting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpq_jax.planner.constraints import BitsPin
-from llmpq_jax.planner.diagnose.feasible import has_plan
+from llmpq_jax.planner.diagnose.feasible import has_plan, largest, smallest
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.instance.subproblems import all_subproblems
 from llmpq_jax.schema.workload import Workload
@@ -50,3 +50,18 @@ def test_what_was_not_measured_has_no_plan():
     asked = request("fast", measurements=measurements(kinds=("slow",)))
     assert not has_plan(asked)
     assert has_plan(replace(asked, measurements=measurements()))
+
+
+NUMBERS = st.integers(0, 300)
+
+
+@given(NUMBERS, NUMBERS, NUMBERS)
+def test_the_largest_that_fits_is_the_last_when_counting(lower, upper, limit):
+    expected = max((n for n in range(lower, upper + 1) if n <= limit), default=None)
+    assert largest(lower, upper, lambda n: n <= limit) == expected
+
+
+@given(st.integers(1, 300), NUMBERS)
+def test_the_smallest_that_fits_is_the_first_when_counting(upper, limit):
+    expected = min((n for n in range(1, upper + 1) if n >= limit), default=None)
+    assert smallest(upper, lambda n: n >= limit) == expected

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.planner.instance.micro_batches import micro_batches
+from llmpq_jax.planner.instance.subproblems import micro_batches
 
 
 def pairs(batch, **pins):

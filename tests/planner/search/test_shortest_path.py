@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmpq_jax.planner.instance.stage_bytes import ROLES
 from llmpq_jax.planner.search.lagrangian import LagrangianWeights
 from llmpq_jax.planner.search.layer_counts import layer_counts
 from llmpq_jax.planner.search.shortest_path import NodeBounds, ShortestPath
-from llmpq_jax.planner.search.stage_table import ROLES, max_stage_layers, stage_table
+from llmpq_jax.planner.search.stage_table import max_stage_layers, stage_table
 from tests.planner.random_instances import subproblem_lists
 
 CLOSE = 1e-9

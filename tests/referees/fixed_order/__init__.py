@@ -16,8 +16,8 @@ import pyomo.environ as pyo
 
 from llmpq_jax.planner.instance.device_numbers import DECODE, PREFILL
 from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.planner.search.bounds import Scaling, scaling_of
 from llmpq_jax.planner.search.node_mip.highs import Model
-from llmpq_jax.planner.search.scaling import Scaling, scaling_of
 from llmpq_jax.schema.measurements import PHASES
 from tests.referees.fixed_order import memory, placement, quality, time
 from tests.referees.fixed_order.variables import Goal, add_variables

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyomo.environ as pyo
 
 from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.planner.search.bounds import Scaling
 from llmpq_jax.planner.search.node_mip.highs import Model
-from llmpq_jax.planner.search.scaling import Scaling
 from tests.referees.fixed_order.variables import bits_of
 
 

@@ -11,8 +11,8 @@ import pyomo.environ as pyo
 
 from llmpq_jax.planner.instance.device_numbers import DECODE
 from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.planner.search.bounds import Scaling
 from llmpq_jax.planner.search.node_mip.highs import Model
-from llmpq_jax.planner.search.scaling import Scaling
 from llmpq_jax.schema.measurements import PHASES
 from tests.referees.fixed_order.variables import bits_of
 

@@ -77,12 +77,9 @@ def test_it_takes_as_long_as_the_formula_says(
     found = predicted_batch(strategy, run_of(num_prefill, num_decode, new_tokens))
     assert found is not None
     expected = pipeline_s(
-        stages_prefill_s=prefill_s,
-        stages_decode_s=decode_s,
-        hops_prefill_s=(),
-        hops_decode_s=(),
-        num_prefill=num_prefill,
-        num_decode=num_decode,
+        stages_s=(prefill_s, decode_s),
+        hops_s=((), ()),
+        num_micro_batches=(num_prefill, num_decode),
         new_tokens=new_tokens,
     )
     assert found.prefill_s == pytest.approx(expected.prefill_s)

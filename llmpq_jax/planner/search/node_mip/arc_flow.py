@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,76 +17,59 @@ import numpy as np
 import pyomo.environ as pyo
 
 from llmpq_jax.planner.instance.device_numbers import DECODE, PREFILL
+from llmpq_jax.planner.instance.instance import Integers
+from llmpq_jax.planner.search.bounds import all_rounds, scaling_of
 from llmpq_jax.planner.search.node_mip.candidate_stages import CandidateStages
 from llmpq_jax.planner.search.node_mip.expressions import (
+    ArcFlow,
     by_boundary,
     constraint_list,
-    hop_seconds,
-    one_passage,
-    stage_seconds,
-    sum_of_stages,
-    total_omega,
-    unshared_time,
-    weighted_stages,
 )
 from llmpq_jax.planner.search.node_mip.highs import Model
-from llmpq_jax.planner.search.scaling import Scaling, all_rounds, scaling_of
 from llmpq_jax.planner.search.stage_costs import TypedStage
 from llmpq_jax.schema.measurements import PHASES
 
-Add = Callable[[Model, CandidateStages, Scaling], None]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class ArcFlow:
-    """A model ready to be solved.
-
-    Attributes:
-        model: Pyomo model; `stage[s]` says whether candidate stage s is in the plan.
-        unit: Unit of the objective in seconds.
-    """
-
-    model: Model
-    unit: float
+Add = Callable[[ArcFlow], None]
 
 
 def formulate(candidates: CandidateStages) -> ArcFlow:
     """Writes candidate stages as a mixed-integer linear model."""
-    scaling = scaling_of(candidates.instance)
-    model = pyo.ConcreteModel()
-    add_variables(model, candidates, scaling)
+    flow = ArcFlow(candidates=candidates, scaling=scaling_of(candidates.instance))
+    add_variables(flow)
     for add in constraints(candidates.instance.phases).values():
-        add(model, candidates, scaling)
-    add_objective(model, candidates, scaling)
-    return ArcFlow(model=model, unit=scaling.time_s)
+        add(flow)
+    add_objective(flow)
+    return flow
 
 
-def chosen_stages(model: Model, candidates: CandidateStages) -> list[TypedStage]:
+def chosen_stages(flow: ArcFlow) -> list[TypedStage]:
     """Reads the plan off a solved model: its stages in order, and how they send."""
+    model, candidates = flow.model, flow.candidates
     chosen = [s for s in range(len(candidates.stages)) if model.stage[s].value > 0.5]
     chosen.sort(key=lambda s: candidates.first[s])
     stages = []
     for s, after in zip(chosen, [*chosen[1:], chosen[-1]], strict=True):
-        boundary = int(candidates.end[s])
-        types = int(candidates.type[s]), int(candidates.type[after])
+        hop = (
+            int(candidates.end[s]),
+            int(candidates.type[s]),
+            int(candidates.type[after]),
+        )
         wires = [
             o
             for o in range(len(candidates.instance.wire_bits))
-            if (boundary, *types, o) in model.hop
-            and model.hop[boundary, *types, o].value > 0.5
+            if (*hop, o) in model.hop and model.hop[*hop, o].value > 0.5
         ]
         wire_index = wires[0] if wires else 0
         stages.append(replace(candidates.stages[s], wire_index=wire_index))
     return stages
 
 
-def add_variables(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
+def add_variables(flow: ArcFlow) -> None:
     """Adds the variables; the node's bounds are those of the slowest of each phase."""
+    model, candidates = flow.model, flow.candidates
     instance, types = candidates.instance, candidates.types
-    ending = set(zip(candidates.end.tolist(), candidates.type.tolist(), strict=True))
-    starting = set(
-        zip(candidates.first.tolist(), candidates.type.tolist(), strict=True)
-    )
+    ending = by_boundary(candidates.end, candidates.type)
+    starting = by_boundary(candidates.first, candidates.type)
     min_s, max_s = np.array(
         [candidates.node_bounds.min_s, candidates.node_bounds.max_s]
     )
@@ -107,8 +90,10 @@ def add_variables(model: Model, candidates: CandidateStages, scaling: Scaling) -
     # Between several precisions of a hop, whole stages alone would not decide.
     domain = pyo.Binary if num_wires > 1 else pyo.Reals
     model.hop = pyo.Var(hops, domain=domain, bounds=(0, 1), dense=True)
-    lower = dict(zip(PHASES, all_rounds(min_s, instance, scaling.time_s), strict=True))
-    upper = dict(zip(PHASES, all_rounds(max_s, instance, scaling.time_s), strict=True))
+    lower, upper = (
+        dict(zip(PHASES, all_rounds(s, instance, flow.scaling.time_s), strict=True))
+        for s in (min_s, max_s)
+    )
     model.slowest = pyo.Var(
         PHASES,
         bounds=lambda _, phase: (
@@ -120,85 +105,67 @@ def add_variables(model: Model, candidates: CandidateStages, scaling: Scaling) -
     model.round = pyo.Var(domain=pyo.NonNegativeReals)
 
 
-def first_stage(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
+def first_stage(flow: ArcFlow) -> None:
     """(1) One stage starts the model."""
-    del scaling
-    starts = np.flatnonzero(candidates.first == 0)
-    model.first_stage = pyo.Constraint(expr=sum_of_stages(model, starts) == 1)
+    starts = np.flatnonzero(flow.candidates.first == 0)
+    flow.model.first_stage = pyo.Constraint(expr=flow.sum_of_stages(starts) == 1)
 
 
-def flow_out(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
+def flow_out(flow: ArcFlow) -> None:
     """(2) A stage that ends before the model does sends, from its type."""
-    del scaling
-    ending = by_boundary(candidates.end, candidates.type)
-    leaving = defaultdict(list)
-    for i, t, k, o in model.hop:
-        leaving[i, t].append(model.hop[i, t, k, o])
-    model.flow_out = constraint_list(
-        sum_of_stages(model, stages) - sum(leaving[i, t]) == 0
-        for (i, t), stages in ending.items()
-        if i < candidates.instance.num_layers
-    )
+    flow.model.flow_out = _as_many_hops(flow, flow.candidates.end, 1)
 
 
-def flow_in(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
+def flow_in(flow: ArcFlow) -> None:
     """(3) A stage that does not start the model receives, on its type."""
-    del scaling
-    starting = by_boundary(candidates.first, candidates.type)
-    arriving = defaultdict(list)
-    for i, t, k, o in model.hop:
-        arriving[i, k].append(model.hop[i, t, k, o])
-    model.flow_in = constraint_list(
-        sum_of_stages(model, stages) - sum(arriving[i, t]) == 0
-        for (i, t), stages in starting.items()
-        if i > 0
+    flow.model.flow_in = _as_many_hops(flow, flow.candidates.first, 2)
+
+
+def _as_many_hops(flow: ArcFlow, boundary: Integers, side: int) -> pyo.Constraint:
+    """Stages at an inner boundary on a type are as many as hops there, on that side."""
+    hops = defaultdict(list)
+    for hop in flow.model.hop:
+        hops[hop[0], hop[side]].append(flow.model.hop[hop])
+    return constraint_list(
+        flow.sum_of_stages(stages) - sum(hops[key]) == 0
+        for key, stages in by_boundary(boundary, flow.candidates.type).items()
+        if 0 < key[0] < flow.candidates.instance.num_layers
     )
 
 
-def group_devices(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
+def group_devices(flow: ArcFlow) -> None:
     """(4) Stages take no more devices than a group has; all, where all must be used."""
-    del scaling
-    types = candidates.types
-    widths = types.widths[candidates.type].astype(float)
-    on_group = [
-        np.flatnonzero(types.group_of[candidates.type] == q)
-        for q in range(types.num_groups)
-    ]
-    model.group_devices = constraint_list(
+    types, type_of = flow.candidates.types, flow.candidates.type
+    widths = types.widths[type_of].astype(float)
+    flow.model.group_devices = constraint_list(
         (
             size if types.must_use[q] else None,
-            weighted_stages(model, widths, stages),
+            flow.weighted_stages(widths, stages),
             size,
         )
-        for q, (size, stages) in enumerate(
-            zip(types.group_sizes.tolist(), on_group, strict=True)
-        )
-        if len(stages)
+        for q, size in enumerate(types.group_sizes.tolist())
+        if len(stages := np.flatnonzero(types.group_of[type_of] == q))
     )
 
 
-def slowest_stage(
-    model: Model, candidates: CandidateStages, scaling: Scaling, *, p: int
-) -> None:
+def slowest_stage(flow: ArcFlow, *, p: int) -> None:
     """(5) The slowest of a phase is no faster than the stage that holds layer i."""
-    seconds = stage_seconds(candidates, scaling, p)
+    candidates, seconds = flow.candidates, flow.stage_seconds(p)
     holding = (
         np.flatnonzero((candidates.first <= i) & (i < candidates.end))
         for i in range(candidates.instance.num_layers)
     )
     rows = constraint_list(
-        weighted_stages(model, seconds, stages) - model.slowest[PHASES[p]] <= 0
+        flow.weighted_stages(seconds, stages) - flow.model.slowest[PHASES[p]] <= 0
         for stages in holding
         if len(stages)
     )
-    model.add_component(f"{PHASES[p]}_slowest_stage", rows)
+    flow.model.add_component(f"{PHASES[p]}_slowest_stage", rows)
 
 
-def slowest_hop(
-    model: Model, candidates: CandidateStages, scaling: Scaling, *, p: int
-) -> None:
+def slowest_hop(flow: ArcFlow, *, p: int) -> None:
     """(6) Nor than the hop at boundary i."""
-    seconds = hop_seconds(candidates, scaling, p)
+    model, seconds = flow.model, flow.hop_seconds(p)
     at: dict[int, list[Model]] = defaultdict(list)
     for i, t, k, o in model.hop:
         if seconds[o, t, k] > 0:
@@ -209,68 +176,60 @@ def slowest_hop(
     model.add_component(f"{PHASES[p]}_slowest_hop", rows)
 
 
-def busy_round(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
+def busy_round(flow: ArcFlow) -> None:
     """(7) A round of decode is no shorter than the work of its slowest."""
-    del scaling
-    busy = candidates.instance.num_micro_batches[DECODE] * model.slowest["decode"]
+    model, m = flow.model, flow.candidates.instance.num_micro_batches[DECODE]
+    busy = m * model.slowest["decode"]
     model.busy_round = pyo.Constraint(expr=busy - model.round <= 0)
 
 
-def empty_round(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
+def empty_round(flow: ArcFlow) -> None:
     """(8) Nor than the passage of one micro-batch."""
-    once = one_passage(model, candidates, scaling, DECODE)
-    model.empty_round = pyo.Constraint(expr=once - model.round <= 0)
+    once = flow.one_passage(DECODE)
+    flow.model.empty_round = pyo.Constraint(expr=once - flow.model.round <= 0)
 
 
-def schedule(
-    model: Model, candidates: CandidateStages, scaling: Scaling, *, p: int
-) -> None:
+def schedule(flow: ArcFlow, *, p: int) -> None:
     """(9) A phase takes one passage, the other micro-batches and the later rounds."""
-    alone = unshared_time(model, candidates, scaling, p)
-    row = pyo.Constraint(expr=alone - model.time[PHASES[p]] <= 0)
-    model.add_component(f"{PHASES[p]}_schedule", row)
+    row = pyo.Constraint(expr=flow.unshared_time(p) - flow.model.time[PHASES[p]] <= 0)
+    flow.model.add_component(f"{PHASES[p]}_schedule", row)
 
 
-def shared_hosts(
-    model: Model, candidates: CandidateStages, scaling: Scaling, *, p: int
-) -> None:
+def shared_hosts(flow: ArcFlow, *, p: int) -> None:
     """(10) A share of a shared machine's work is serial."""
-    phase, num_types = PHASES[p], candidates.types.num_types
-    seconds = stage_seconds(candidates, scaling, p)
-    work_s = candidates.instance.num_micro_batches[p] * seconds
+    phase, candidates = PHASES[p], flow.candidates
+    instance, types = candidates.instance, candidates.types
+    work_s = instance.num_micro_batches[p] * flow.stage_seconds(p)
     rows = []
-    for host, types in zip(
-        candidates.instance.hosts, candidates.types.hosts, strict=True
-    ):
+    for host, members in zip(instance.hosts, types.hosts, strict=True):
         serial = host.serial_fraction(phase)
         # A mesh works on all of its devices, and its type is listed as often.
-        times = np.bincount(types, minlength=num_types)[candidates.type]
+        times = np.bincount(members, minlength=types.num_types)[candidates.type]
         stages = np.flatnonzero(times)
         if len(stages):
-            alone = (1 - serial) * unshared_time(model, candidates, scaling, p)
-            work = weighted_stages(model, serial * times * work_s, stages)
-            rows.append(alone + work - model.time[phase] <= 0)
-    model.add_component(f"{phase}_shared_hosts", constraint_list(rows))
+            alone = (1 - serial) * flow.unshared_time(p)
+            work = flow.weighted_stages(serial * times * work_s, stages)
+            rows.append(alone + work - flow.model.time[phase] <= 0)
+    flow.model.add_component(f"{phase}_shared_hosts", constraint_list(rows))
 
 
-def omega_budget(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
+def omega_budget(flow: ArcFlow) -> None:
     """(11) Σω, the head's and the cache's included, stays within the budget."""
-    i = candidates.instance
+    i, unit = flow.candidates.instance, flow.scaling.omega
     # Where no stage loses anything there is nothing to hold, and Pyomo wants a variable.
-    if i.omega_budget is None or not (candidates.omega.any() or i.wire_omega.any()):
-        return
-    model.omega_budget = pyo.Constraint(
-        expr=total_omega(model, candidates, 1.0 / scaling.omega)
-        <= (i.omega_budget - i.fixed_omega) / scaling.omega
-    )
+    has_loss = flow.candidates.omega.any() or i.wire_omega.any()
+    if i.omega_budget is not None and has_loss:
+        flow.model.omega_budget = pyo.Constraint(
+            expr=flow.total_omega(1.0 / unit) <= (i.omega_budget - i.fixed_omega) / unit
+        )
 
 
-def add_objective(model: Model, candidates: CandidateStages, scaling: Scaling) -> None:
+def add_objective(flow: ArcFlow) -> None:
     """Minimises latency plus θ·Σω."""
-    i = candidates.instance
-    theta = i.theta / scaling.time_s
+    i, model = flow.candidates.instance, flow.model
+    theta = i.theta / flow.scaling.time_s
     time = model.time["prefill"] + model.time["decode"]
-    omega = total_omega(model, candidates, theta)
+    omega = flow.total_omega(theta)
     model.objective = pyo.Objective(expr=time + omega + theta * i.fixed_omega)
 
 

@@ -17,10 +17,11 @@ from jaxtyping import Bool, Float, Int
 from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.planner.instance.device_symmetry import DeviceTypes
 from llmpq_jax.planner.instance.instance import Instance, Integers
+from llmpq_jax.planner.instance.stage_bytes import ROLES, Role
 from llmpq_jax.planner.search.lagrangian import LagrangianWeights
 from llmpq_jax.planner.search.shortest_path import NodeBounds, ShortestPath
 from llmpq_jax.planner.search.stage_costs import TypedStage
-from llmpq_jax.planner.search.stage_table import ROLES, Role, StageTable
+from llmpq_jax.planner.search.stage_table import StageTable
 
 # Dominated stages are looked for if there are at most this many times too many stages.
 _MAX_COMPARED = 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyomo.environ as pyo
@@ -11,9 +12,9 @@ from jaxtyping import Float
 
 from llmpq_jax.planner.instance.device_numbers import PREFILL
 from llmpq_jax.planner.instance.instance import Integers
+from llmpq_jax.planner.search.bounds import Scaling, all_rounds
 from llmpq_jax.planner.search.node_mip.candidate_stages import CandidateStages
 from llmpq_jax.planner.search.node_mip.highs import Model
-from llmpq_jax.planner.search.scaling import Scaling, all_rounds
 from llmpq_jax.schema.measurements import PHASES
 
 
@@ -21,20 +22,6 @@ def constraint_list(rows: Iterable[Model]) -> pyo.Constraint:
     """Returns one constraint for each row."""
     held = list(rows)
     return pyo.Constraint(range(len(held)), rule=lambda _, row: held[row])
-
-
-def stage_seconds(
-    candidates: CandidateStages, scaling: Scaling, p: int
-) -> Float[np.ndarray, " S"]:
-    """Returns the seconds of each stage in all rounds of a phase, in units."""
-    return all_rounds(candidates.seconds, candidates.instance, scaling.time_s)[p]
-
-
-def hop_seconds(
-    candidates: CandidateStages, scaling: Scaling, p: int
-) -> Float[np.ndarray, "O T T"]:
-    """Returns the seconds of each hop in all rounds of a phase, in units."""
-    return all_rounds(candidates.types.hop_s, candidates.instance, scaling.time_s)[p]
 
 
 def by_boundary(
@@ -47,56 +34,70 @@ def by_boundary(
     return stages
 
 
-def sum_of_stages(model: Model, stages: Iterable[int]) -> Model:
-    """Returns how many of some stages are in the plan."""
-    return pyo.quicksum(model.stage[int(s)] for s in stages)
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class ArcFlow:
+    """Candidate stages and the model that chooses among them.
 
+    Attributes:
+        candidates: Stages that may be chosen.
+        scaling: Units of the model's numbers.
+        model: Pyomo model; `stage[s]` says whether candidate stage s is in the plan.
+    """
 
-def weighted_stages(
-    model: Model, weights: Float[np.ndarray, " S"], stages: Iterable[int]
-) -> Model:
-    """Returns the sum of weights over those of some stages that are in the plan."""
-    terms = [(float(weights[s]), model.stage[int(s)]) for s in stages if weights[s]]
-    return pyo.quicksum((w * stage for w, stage in terms)) if terms else 0.0
+    candidates: CandidateStages
+    scaling: Scaling
+    model: Model = field(default_factory=pyo.ConcreteModel)
 
+    def stage_seconds(self, p: int) -> Float[np.ndarray, " S"]:
+        """Returns the seconds of each stage in all rounds of a phase, in units."""
+        c = self.candidates
+        return all_rounds(c.seconds, c.instance, self.scaling.time_s)[p]
 
-def weighted_hops(model: Model, weights: Float[np.ndarray, "O T T"]) -> Model:
-    """Returns the sum of weights over the hops of the plan."""
-    return sum(
-        float(weights[o, t, k]) * model.hop[i, t, k, o]
-        for i, t, k, o in model.hop
-        if weights[o, t, k] > 0
-    )
+    def hop_seconds(self, p: int) -> Float[np.ndarray, "O T T"]:
+        """Returns the seconds of each hop in all rounds of a phase, in units."""
+        c = self.candidates
+        return all_rounds(c.types.hop_s, c.instance, self.scaling.time_s)[p]
 
+    def sum_of_stages(self, stages: Iterable[int]) -> Model:
+        """Returns how many of some stages are in the plan."""
+        return pyo.quicksum(self.model.stage[int(s)] for s in stages)
 
-def one_passage(
-    model: Model, candidates: CandidateStages, scaling: Scaling, p: int
-) -> Model:
-    """Returns the time of one micro-batch over all stages and hops, in all rounds."""
-    seconds = stage_seconds(candidates, scaling, p)
-    stages = weighted_stages(model, seconds, range(len(seconds)))
-    return stages + weighted_hops(model, hop_seconds(candidates, scaling, p))
+    def weighted_stages(
+        self, weights: Float[np.ndarray, " S"], stages: Iterable[int]
+    ) -> Model:
+        """Returns the sum of weights over those of some stages that are in the plan."""
+        stage = self.model.stage
+        terms = [(float(weights[s]), stage[int(s)]) for s in stages if weights[s]]
+        return pyo.quicksum((w * each for w, each in terms)) if terms else 0.0
 
+    def weighted_hops(self, weights: Float[np.ndarray, "O T T"]) -> Model:
+        """Returns the sum of weights over the hops of the plan."""
+        return sum(
+            float(weights[o, t, k]) * self.model.hop[i, t, k, o]
+            for i, t, k, o in self.model.hop
+            if weights[o, t, k] > 0
+        )
 
-def unshared_time(
-    model: Model, candidates: CandidateStages, scaling: Scaling, p: int
-) -> Model:
-    """Returns the time of a phase if no machine is shared."""
-    instance = candidates.instance
-    rounds, m = instance.num_rounds[p], instance.num_micro_batches[p]
-    once = (1.0 / rounds) * one_passage(model, candidates, scaling, p)
-    first_round = once + (m - 1) / rounds * model.slowest[PHASES[p]]
-    if p == PREFILL:
-        return first_round
-    return first_round + (rounds - 1) / rounds * model.round
+    def one_passage(self, p: int) -> Model:
+        """Returns the time of one micro-batch over all stages and hops, in all rounds."""
+        seconds = self.stage_seconds(p)
+        stages = self.weighted_stages(seconds, range(len(seconds)))
+        return stages + self.weighted_hops(self.hop_seconds(p))
 
+    def unshared_time(self, p: int) -> Model:
+        """Returns the time of a phase if no machine is shared."""
+        instance = self.candidates.instance
+        rounds, m = instance.num_rounds[p], instance.num_micro_batches[p]
+        once = (1.0 / rounds) * self.one_passage(p)
+        first_round = once + (m - 1) / rounds * self.model.slowest[PHASES[p]]
+        if p == PREFILL:
+            return first_round
+        return first_round + (rounds - 1) / rounds * self.model.round
 
-def total_omega(model: Model, candidates: CandidateStages, scale: float) -> Model:
-    """Returns Σω of stages and hops, times a scale."""
-    loss = scale * candidates.instance.wire_omega
-    num_types = candidates.types.num_types
-    by_hop = np.broadcast_to(loss[:, None, None], (len(loss), num_types, num_types))
-    stages = weighted_stages(
-        model, scale * candidates.omega, range(len(candidates.stages))
-    )
-    return stages + weighted_hops(model, by_hop)
+    def total_omega(self, scale: float) -> Model:
+        """Returns Σω of stages and hops, times a scale."""
+        c, num_types = self.candidates, self.candidates.types.num_types
+        loss = scale * c.instance.wire_omega
+        by_hop = np.broadcast_to(loss[:, None, None], (len(loss), num_types, num_types))
+        stages = self.weighted_stages(scale * c.omega, range(len(c.stages)))
+        return stages + self.weighted_hops(by_hop)

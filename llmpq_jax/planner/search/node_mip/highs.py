@@ -19,17 +19,21 @@ Status = Literal["optimal", "infeasible", "stopped", "interrupted"]
 
 # Far below any difference between two plans; bytes are the finest at 1e-9 of a device.
 _TOLERANCE = 1e-9
+_STATUSES: dict[Any, Status] = {
+    highspy.HighsModelStatus.kInfeasible: "infeasible",
+    highspy.HighsModelStatus.kObjectiveBound: "infeasible",
+    highspy.HighsModelStatus.kOptimal: "optimal",
+    highspy.HighsModelStatus.kTimeLimit: "stopped",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """Result of a solve.
+    """Result of a solve; a solution is written to the model's variables.
 
-    Attributes:
-        status: "optimal" within the gap; "infeasible", or worse than the cutoff;
-            "stopped" at the time limit; "interrupted" by Ctrl-C.
-        has_solution: Whether the model's variables hold a solution.
-        bound: Lower bound on every solution; the cutoff if none is better.
+    The status is "optimal" within the gap; "infeasible", or worse than the cutoff;
+    "stopped" at the time limit; "interrupted" by Ctrl-C. The bound is the cutoff if none is
+    better.
     """
 
     status: Status
@@ -46,11 +50,7 @@ def solve(
 ) -> Outcome:
     """Minimises a mixed-integer linear model and writes the solution to its variables.
 
-    Args:
-        model: Pyomo model with one objective that is minimised.
-        time_limit_s: Seconds after which the best solution so far is kept.
-        relative_gap: Gap between solution and bound at which the search ends.
-        cutoff: Value above which solutions are not looked for; None for no limit.
+    Solutions above the cutoff are not looked for.
 
     Raises:
         RuntimeError: If HiGHS reports an error, which a sound model does not cause.
@@ -81,18 +81,14 @@ def solve(
         for variable, value in zip(form.columns, values, strict=True):
             variable.set_value(value, skip_validation=True)
     bound = info.mip_dual_bound
-    statuses = highspy.HighsModelStatus
     if is_interrupted:
         return Outcome(status="interrupted", has_solution=has_solution, bound=bound)
-    if status in {statuses.kInfeasible, statuses.kObjectiveBound}:
-        reached = np.inf if cutoff is None else cutoff
-        return Outcome(status="infeasible", has_solution=False, bound=reached)
-    if status == statuses.kOptimal:
-        return Outcome(status="optimal", has_solution=True, bound=bound)
-    if status == statuses.kTimeLimit:
-        return Outcome(status="stopped", has_solution=has_solution, bound=bound)
-    msg = f"HiGHS ended with {highs.modelStatusToString(status)!r}: expected an optimum, a proof that there is none, or the time limit"
-    raise RuntimeError(msg)
+    if status not in _STATUSES:
+        msg = f"HiGHS ended with {highs.modelStatusToString(status)!r}: expected an optimum, a proof that there is none, or the time limit"
+        raise RuntimeError(msg)
+    if _STATUSES[status] == "infeasible":
+        has_solution, bound = False, np.inf if cutoff is None else cutoff
+    return Outcome(status=_STATUSES[status], has_solution=has_solution, bound=bound)
 
 
 def _run(highs: Any) -> bool:
@@ -124,8 +120,9 @@ def _as_lp(form: Any) -> Any:
     lp.num_col_, lp.num_row_ = matrix.shape[1], matrix.shape[0]
     lp.col_cost_ = np.asarray(form.c.todense()).ravel()
     lp.offset_ = float(form.c_offset[0])
-    lp.col_lower_ = np.array([_or(v.lb, -highspy.kHighsInf) for v in form.columns])
-    lp.col_upper_ = np.array([_or(v.ub, highspy.kHighsInf) for v in form.columns])
+    inf = highspy.kHighsInf
+    lp.col_lower_ = np.array([-inf if v.lb is None else v.lb for v in form.columns])
+    lp.col_upper_ = np.array([inf if v.ub is None else v.ub for v in form.columns])
     lp.row_lower_, lp.row_upper_ = lower, upper
     lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
     lp.a_matrix_.start_ = matrix.indptr
@@ -136,7 +133,3 @@ def _as_lp(form: Any) -> Any:
         kinds.kContinuous if v.is_continuous() else kinds.kInteger for v in form.columns
     ]
     return lp
-
-
-def _or(bound: float | None, absent: float) -> float:
-    return absent if bound is None else bound

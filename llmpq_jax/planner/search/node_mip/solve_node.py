@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llmpq_jax.planner.search.column_generation import NodeBound
-from llmpq_jax.planner.search.incumbent import IncumbentStore
-from llmpq_jax.planner.search.search_result import SearchSettings
+from llmpq_jax.planner.search.search_result import IncumbentStore, SearchSettings
 from llmpq_jax.planner.search.shortest_path import ShortestPath
 from llmpq_jax.planner.search.stage_table import StageTable
 
@@ -18,12 +17,9 @@ _SHAVE = 1e-7
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeSolution:
-    """Bound of a node that was given to HiGHS.
+    """A bound on a node's plans that are better than the incumbent.
 
-    Attributes:
-        bound: Lower bound on the node's plans that are better than the incumbent.
-        is_proven: True if HiGHS proved the bound, False if it hit its time limit.
-        is_interrupted: Whether Ctrl-C ended it.
+    It is not proven if HiGHS hit its time limit, or Ctrl-C interrupted it.
     """
 
     bound: float
@@ -40,18 +36,10 @@ def solve_node(
     *,
     max_columns: int | None,
 ) -> NodeSolution | None:
-    """Solves a node exactly with HiGHS.
+    """Solves a node exactly with HiGHS, ruling stages out by the weights that are `known`.
 
-    Returns None if more than `max_columns` candidate stages remain.
-
-    Args:
-        store: Considers the plan that is found.
-        settings: Time limit of HiGHS if `max_columns` is given.
-        table: Stage table of the node's subproblem.
-        finder: Shortest paths within the node's bounds.
-        known: Bound of the node so far, and weights that rule stages out.
-        max_columns: Largest number of candidate stages; None for a node that cannot be
-            branched.
+    Returns None if more than `max_columns` candidate stages remain. A node that cannot be
+    branched has no such limit, and no time limit but the search's.
     """
     # Pyomo takes a second to import, which commands that do not solve should not pay.
     from llmpq_jax.planner.search.node_mip.arc_flow import chosen_stages, formulate
@@ -79,14 +67,14 @@ def solve_node(
                 float("inf") if max_columns is None else settings.node_mip_s,
             ),
             relative_gap=store.relative_gap,
-            cutoff=cutoff / written.unit if np.isfinite(cutoff) else None,
+            cutoff=cutoff / written.scaling.time_s if np.isfinite(cutoff) else None,
         )
-        reached = min(reached, max(known.value, outcome.bound * written.unit))
+        reached = min(reached, max(known.value, outcome.bound * written.scaling.time_s))
         is_proven = outcome.status != "stopped"
         is_taken = not outcome.has_solution
         if outcome.has_solution:
             before = store.incumbent
-            store.consider_path(table, chosen_stages(written.model, candidates))
+            store.consider_path(table, chosen_stages(written))
             is_taken = store.incumbent is not before
         if outcome.status == "interrupted":
             return NodeSolution(bound=reached, is_proven=False, is_interrupted=True)
