@@ -5,7 +5,6 @@ not change what is computed; and keys for which only one value is implemented. A
 table is refused unless it is null, false or empty, so that no key is ignored by accident.
 """
 
-from llmpq_jax.arch.families._config import Config
 from llmpq_jax.arch.families._read_config import (
     FAMILIES,
     QUANTIZATION,
@@ -17,7 +16,6 @@ from llmpq_jax.arch.families._read_config import (
 __all__ = [
     "FAMILIES",
     "QUANTIZATION",
-    "Config",
     "read_architecture",
     "read_json",
     "read_quantization",

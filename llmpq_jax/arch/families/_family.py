@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from llmpq_jax.arch.architecture import Architecture
-from llmpq_jax.arch.families._config import Config
+from llmpq_jax.arch.families.config import Config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from llmpq_jax.arch.architecture import Architecture
-from llmpq_jax.arch.families._config import ACTIVATIONS, Config, head_width
 from llmpq_jax.arch.families._family import Family
 from llmpq_jax.arch.families._rope import ROPE_DEFAULTS, ROPE_FIXED_VALUES, read_rope
+from llmpq_jax.arch.families.config import ACTIVATIONS, Config, head_width
 from llmpq_jax.errors import SpecError
 
 _SHARED: Mapping[str, object] = {

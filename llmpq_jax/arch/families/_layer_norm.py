@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from llmpq_jax.arch.architecture import Architecture
-from llmpq_jax.arch.families._config import ACTIVATIONS, Config, head_width
 from llmpq_jax.arch.families._family import Family
+from llmpq_jax.arch.families.config import ACTIVATIONS, Config, head_width
 
 
 def _build_opt(config: Config) -> Architecture:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from llmpq_jax.arch.architecture import Architecture
-from llmpq_jax.arch.families._config import Config
 from llmpq_jax.arch.families._family import Family
 from llmpq_jax.arch.families._gated import LLAMA, MISTRAL, QWEN2, QWEN3
 from llmpq_jax.arch.families._layer_norm import BLOOM, OPT
+from llmpq_jax.arch.families.config import Config
 from llmpq_jax.errors import SpecError, UnsupportedModelError
 from llmpq_jax.files import reading
 

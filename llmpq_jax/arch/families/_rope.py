@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llmpq_jax.arch.architecture import Rope
-from llmpq_jax.arch.families._config import Config
+from llmpq_jax.arch.families.config import Config
 from llmpq_jax.errors import SpecError
 
 ROPE_DEFAULTS: Mapping[str, object] = {

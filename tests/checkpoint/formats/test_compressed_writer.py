@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.arch.families import Config
+from llmpq_jax.arch.families.config import Config
 from llmpq_jax.checkpoint.formats import Linear, QuantizedMatrix
 from llmpq_jax.checkpoint.formats._matrix import pack_nibbles
 from llmpq_jax.checkpoint.formats._words import (
