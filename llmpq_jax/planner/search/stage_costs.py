@@ -77,14 +77,13 @@ class StageCosts:
         self.last = np.full((num_types, num_layers + 1), np.inf)
         self.only = np.full(num_types, np.inf)
         self.middle: list[Floats] = []
+        by_end: dict[Role, Floats] = {"first": self.first, "last": self.last}
         for t in range(num_types):
-            for role, costs in (("first", self.first), ("last", self.last)):
+            for role, costs in by_end.items():
                 k = lengths[allowed[role][t]]
-                boundary, keep = (
-                    k if role == "first" else num_layers - k,
-                    k < num_layers,
-                )
-                np.minimum.at(costs[t], boundary[keep], self.of_role(role, t)[keep])
+                keep = k < num_layers
+                boundary = (k if role == "first" else num_layers - k)[keep]
+                np.minimum.at(costs[t], boundary, self.of_role(role, t)[keep])
             self.only[t] = self.of_role("only", t).min(initial=np.inf)
             longest = middle_counts[t][-1].length if middle_counts[t] else 0
             middle = np.full((num_layers + 1, longest), np.inf)
