@@ -9,6 +9,7 @@ from contextlib import closing
 from math import ceil
 from statistics import median
 
+from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.profiler.session import Session
 from llmpq_jax.profiler.stage_bench import StageContents
 from llmpq_jax.profiler.stage_ring import Ring
@@ -37,8 +38,10 @@ def measure_shared_capacity(
     shape = session.options.grid.middle
     missing = missing_shared_capacity(session, cluster, devices)
     for node in dict.fromkeys(node for node, *_ in missing):
-        wanted = [(phase, number) for other, phase, number in missing if other == node]
-        programs = dict.fromkeys((phase, shape) for phase, _ in wanted)
+        wanted: list[tuple[Phase, int]] = [
+            (phase, number) for other, phase, number in missing if other == node
+        ]
+        programs: set[tuple[Phase, Shape]] = {(phase, shape) for phase, _ in wanted}
         contents = StageContents(
             num_layers=session.num_stacked, bits=session.options.bits[0]
         )

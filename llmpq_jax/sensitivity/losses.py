@@ -162,7 +162,8 @@ def _run_layer(
 def _compare(
     model: StreamedModel, work: WorkFolder, text: Text, variants: Sequence[Variant]
 ) -> list[Losses]:
-    heads = {bits: model.head(bits) for bits in {each.head_bits for each in variants}}
+    widths: set[HeadBits] = {variant.head_bits for variant in variants}
+    heads = {bits: model.head(bits) for bits in widths}
     last = {
         stream: work.load(f"{model.num_layers}-{index}")
         for index, stream in enumerate(_streams(variants)[-1])
