@@ -7,7 +7,7 @@ field that is not understood is refused by name. docs/checkpoints.md has the for
 
 from llmpq_jax.checkpoint.formats._find_format import read_format
 from llmpq_jax.checkpoint.formats._format import Format, FormatTensor, Linear, LowBits
-from llmpq_jax.checkpoint.formats._matrix import QuantizedMatrix
+from llmpq_jax.checkpoint.formats.quantized_matrix import QuantizedMatrix
 
 __all__ = [
     "Format",

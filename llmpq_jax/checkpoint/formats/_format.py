@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from llmpq_jax.checkpoint.formats._matrix import (
+from llmpq_jax.checkpoint.formats.quantized_matrix import (
     BFLOAT16,
     LowBits,
     QuantizedMatrix,

@@ -27,8 +27,8 @@ from llmpq_jax.checkpoint.formats._format import (
     Linear,
     our_layout,
 )
-from llmpq_jax.checkpoint.formats._matrix import LowBits, QuantizedMatrix
-from llmpq_jax.checkpoint.formats._words import centred, unpack_columns
+from llmpq_jax.checkpoint.formats.quantized_matrix import LowBits, QuantizedMatrix
+from llmpq_jax.checkpoint.formats.words import centred, unpack_columns
 from llmpq_jax.checkpoint.formats.gptq import group_size_in
 
 _FEATURE_AT = (0, 2, 4, 6, 1, 3, 5, 7)

@@ -37,8 +37,8 @@ from llmpq_jax.checkpoint.formats._format import (
     Linear,
     our_layout,
 )
-from llmpq_jax.checkpoint.formats._matrix import LowBits, QuantizedMatrix
-from llmpq_jax.checkpoint.formats._words import centred, unpack_columns, unpack_rows
+from llmpq_jax.checkpoint.formats.quantized_matrix import LowBits, QuantizedMatrix
+from llmpq_jax.checkpoint.formats.words import centred, unpack_columns, unpack_rows
 from llmpq_jax.checkpoint.formats.gptq import bits_in
 
 Storage = Literal["pack-quantized", "int-quantized"]

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from llmpq_jax.checkpoint.formats._matrix import QuantizedMatrix, unpack_nibbles
-from llmpq_jax.checkpoint.formats._words import pack_columns, shifted
+from llmpq_jax.checkpoint.formats.quantized_matrix import QuantizedMatrix, unpack_nibbles
+from llmpq_jax.checkpoint.formats.words import pack_columns, shifted
 from llmpq_jax.checkpoint.formats.compressed_tensors import NAME, PACKED, Scheme
 
 

@@ -30,8 +30,8 @@ from llmpq_jax.checkpoint.formats._format import (
     Linear,
     our_layout,
 )
-from llmpq_jax.checkpoint.formats._matrix import LowBits, QuantizedMatrix
-from llmpq_jax.checkpoint.formats._words import centred, unpack_columns, unpack_rows
+from llmpq_jax.checkpoint.formats.quantized_matrix import LowBits, QuantizedMatrix
+from llmpq_jax.checkpoint.formats.words import centred, unpack_columns, unpack_rows
 
 BITS: Mapping[str, LowBits] = {"4": 4, "8": 8}
 _ZEROS_LESS = {"gptq": 1, "gptq_v2": 0}

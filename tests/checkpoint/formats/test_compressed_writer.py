@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 
 from llmpq_jax.arch.families.config import Config
 from llmpq_jax.checkpoint.formats import Linear, QuantizedMatrix
-from llmpq_jax.checkpoint.formats._matrix import pack_nibbles
-from llmpq_jax.checkpoint.formats._words import (
-    centred,
-    pack_columns,
-    shifted,
-    unpack_columns,
-)
 from llmpq_jax.checkpoint.formats.compressed_tensors import read_compressed_tensors
 from llmpq_jax.checkpoint.formats.compressed_writer import (
     description,
     packed_tensors,
     scheme_of,
+)
+from llmpq_jax.checkpoint.formats.quantized_matrix import pack_nibbles
+from llmpq_jax.checkpoint.formats.words import (
+    centred,
+    pack_columns,
+    shifted,
+    unpack_columns,
 )
 from tests.checkpoint.formats.writers import pack
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int8, Int32, UInt8
 
-from llmpq_jax.checkpoint.formats._matrix import LowBits
+from llmpq_jax.checkpoint.formats.quantized_matrix import LowBits
 
 
 def unpack_rows(
