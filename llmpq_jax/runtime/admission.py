@@ -51,11 +51,6 @@ def check_memory(
 ) -> None:
     """Refuses a strategy, perhaps edited by hand, with a stage that does not fit.
 
-    Args:
-        strategy: Strategy with the memory that each stage may use.
-        facts: Properties of the loaded stages.
-        shape: Shape of the batch to serve.
-
     Raises:
         StrategyError: If weights and caches of a stage exceed the memory it may use.
     """

@@ -38,13 +38,10 @@ class BatchShape:
         prompt_lengths: Sequence[int],
         context_lengths: Sequence[int],
     ) -> BatchShape:
-        """Returns a batch's shape, rounded up to whole micro-batches and length buckets.
+        """Returns a batch's shape, in whole micro-batches and length buckets.
 
-        Args:
-            micro_batch: Sizes of the plan's micro-batches.
-            batch: Rows that are served at a time, if there are as many prompts.
-            prompt_lengths: Tokens of each prompt, in the order of service.
-            context_lengths: Tokens of each prompt and its longest completion together.
+        Lengths are tokens of each prompt in the order of service, at most `batch` at a
+        time, and of each prompt together with its longest completion.
         """
         num_rows = min(batch, len(prompt_lengths))
         decode_rows = micro_batch.decode

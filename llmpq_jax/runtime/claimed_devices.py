@@ -28,10 +28,8 @@ def find_devices(strategy: Strategy) -> list[tuple[JaxDevice, ...]]:
 def claim_devices(names: Sequence[str]) -> tuple[JaxDevice, ...]:
     """Starts JAX on one stage's devices alone, in a process without other stages.
 
-    GPUs of other stages stay invisible to the process; CPU devices are emulated.
-
-    Args:
-        names: Full names of the devices, all of one platform.
+    GPUs of other stages stay invisible to the process; CPU devices are emulated. The
+    full names are all of one platform.
 
     Raises:
         StrategyError: If a device is missing.

@@ -16,11 +16,7 @@ from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.admission import check_memory, check_request
 from llmpq_jax.runtime.analysis.run_record import BatchRecord
-from llmpq_jax.runtime.engines.engine import (
-    DeviceFailedError,
-    Engine,
-    StartEngine,
-)
+from llmpq_jax.runtime.engines.engine import DeviceFailedError, Engine, StartEngine
 from llmpq_jax.runtime.engines.local import start_local
 from llmpq_jax.runtime.request import Completion, PartialCompletion, Request, Sampling
 from llmpq_jax.runtime.scoring import score

@@ -23,13 +23,8 @@ def prefill_messages(
 ) -> list[Message]:
     """Returns the chunks of one prefill micro-batch, and counts it in its groups.
 
-    Args:
-        groups: Decode groups of the batch.
-        slots: Slots whose sequences are prefilled; a slot without an active sequence
-            becomes a row of padding.
-        shape: Shape of the batch, which says how prompts are cut into chunks.
-        micro_batch: Number of the micro-batch.
-        num_tokens: Tokens of each row, padding included; a bucket's length.
+    A slot without an active sequence becomes a row of padding; each row has
+    `num_tokens` tokens, padding included, which is the length of a bucket.
     """
     token_BT = np.zeros((len(slots), num_tokens), np.int32)
     length_B = np.ones(len(slots), np.int32)
@@ -73,15 +68,9 @@ def decode_message(
     num_steps: int,
     output: OutputKind,
 ) -> Message:
-    """Returns the next decode steps of a group, and counts them.
+    """Returns a group's decode steps after a result, and counts them.
 
-    Args:
-        number: Number of the group.
-        group: Group whose prompts are in the caches.
-        previous: Last result of the group.
-        num_slots: Slots of each row's cache.
-        num_steps: Steps to run without a return to the scheduler.
-        output: What the last stage returns.
+    They are `num_steps` steps without a return to the scheduler.
     """
     # Tokens of a decode step return to the first stage without a copy to the host.
     stays_on_device = previous.phase == "decode" and previous.output == "tokens"
@@ -90,7 +79,6 @@ def decode_message(
         micro_batch=number,
         step=group.num_steps + 1,
         groups=(number,),
-        first_row=0,
         payload=previous.payload if stays_on_device else group.token_B.copy(),
         # The last token of a row comes right behind what the caches hold of it.
         slot_B=np.minimum(group.length_B, num_slots - 1),

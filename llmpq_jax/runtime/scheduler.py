@@ -34,8 +34,7 @@ from llmpq_jax.runtime.decode_group import (
 )
 from llmpq_jax.runtime.engines.engine import Engine, StageFailedError
 from llmpq_jax.runtime.scheduled_messages import decode_message, prefill_messages
-from llmpq_jax.runtime.sequence import Sequence
-from llmpq_jax.runtime.waiting_queue import WaitingQueue
+from llmpq_jax.runtime.sequence import Sequence, WaitingQueue
 from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL, bucket_length
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.sampling import unpack_logprobs

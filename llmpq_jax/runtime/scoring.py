@@ -22,13 +22,7 @@ def score(
     *,
     stepwise: bool,
 ) -> Float[np.ndarray, "B L V"]:
-    """Returns the logits after each token of rows of equal length.
-
-    Args:
-        engine: Engine whose stages score.
-        micro_batch: Micro-batches of the plan.
-        token_ids: Tokens of each row, [B, L].
-        stepwise: Whether to go token by token through the cache.
+    """Returns logits after each token of rows of equal length; see `Pipeline.score`.
 
     Raises:
         RequestError: If rows have unequal lengths or no tokens.
@@ -98,7 +92,6 @@ def _score_stepwise(
                 micro_batch=group,
                 step=position,
                 groups=(group,),
-                first_row=0,
                 payload=np.ascontiguousarray(tokens[:, position]),
                 slot_B=ones * position,
                 sampling=greedy_rows(rows),
@@ -123,7 +116,6 @@ def _prefill(
         micro_batch=group,
         step=step,
         groups=(group,),
-        first_row=0,
         payload=np.ascontiguousarray(chunk),
         slot_B=lengths,
         sampling=greedy_rows(len(tokens)),

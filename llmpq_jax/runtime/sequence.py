@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from llmpq_jax.runtime.request import (
-    Completion,
-    FinishReason,
-    Request,
-    TokenLogprobs,
-)
+from llmpq_jax.runtime.request import Completion, FinishReason, Request, TokenLogprobs
 
 if TYPE_CHECKING:
     from llmpq_jax.stage.sampling import Logprobs
@@ -42,13 +37,7 @@ class Sequence:
     def __init__(
         self, request: Request, *, eos_ids: Collection[int], decoder: TextDecoder
     ) -> None:
-        """Starts from the request's partial completion.
-
-        Args:
-            request: Request to serve.
-            eos_ids: Tokens that end a text.
-            decoder: Text decoder that has decoded nothing yet.
-        """
+        """Starts from the request's partial completion, with an unused decoder."""
         self.request = request
         self.token_ids = list(request.partial.token_ids)
         self.logprobs: list[TokenLogprobs] = list(request.partial.logprobs)
@@ -153,3 +142,24 @@ class Sequence:
         if starts:
             self._text = self._text[: min(starts)]
         return bool(starts)
+
+
+class WaitingQueue:
+    """Sequences in the order in which they get slots; true while there are any.
+
+    They may be more than memory holds: only the next one is read ahead.
+    """
+
+    def __init__(self, sequences: Iterable[Sequence]) -> None:
+        """Reads the first sequence."""
+        self._sequences = iter(sequences)
+        self._next = next(self._sequences, None)
+
+    def __bool__(self) -> bool:
+        return self._next is not None
+
+    def pop(self) -> Sequence:
+        """Removes and returns the next sequence."""
+        assert self._next is not None, "no sequence waits"
+        popped, self._next = self._next, next(self._sequences, None)
+        return popped

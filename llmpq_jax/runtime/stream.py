@@ -42,16 +42,7 @@ class Stream:
         keeps_events: bool,
         on_tokens: Callable[[int], None],
     ) -> None:
-        """Takes an engine whose stages are prepared for the requests.
-
-        Args:
-            engine: Engine that runs the stages.
-            strategy: Strategy of the stages.
-            tokenizer: Tokenizer of the model.
-            summary: Summary of the requests.
-            keeps_events: Whether the record keeps all events.
-            on_tokens: Called with the number of new tokens of each result.
-        """
+        """Takes an engine that is prepared for the requests; see `Pipeline.stream`."""
         self.record: BatchRecord | None = None
         self._engine = engine
         self._strategy = strategy

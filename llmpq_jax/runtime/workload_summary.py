@@ -91,11 +91,8 @@ def summarize_workload(
 ) -> WorkloadSummary | None:
     """Reads requests and summarises them; returns None if there are none.
 
-    Args:
-        requests: Requests, each of which is dropped once it is counted.
-        strategy: Strategy that will serve them.
-        look_ahead: Number of requests in the window from which the next is taken; by
-            default a few batches.
+    Each is dropped once it is counted. The next is taken from a window of `look_ahead`
+    requests, by default of a few batches.
     """
     if look_ahead is None:
         look_ahead = _BATCHES_AHEAD * strategy.workload.batch
@@ -136,13 +133,8 @@ def longest_first(
 ) -> Iterator[T]:
     """Yields the items with the most new tokens first, within a moving window.
 
-    Otherwise a few long items may remain at the end, with most rows empty. Items with as
-    many new tokens keep their order.
-
-    Args:
-        items: Items in any order.
-        new_tokens: Largest number of new tokens of an item.
-        look_ahead: Number of items in the window.
+    Otherwise a few long items may remain at the end, with most rows empty. Items with
+    as many new tokens keep their order.
     """
     window: list[tuple[int, int, T]] = []
     for index, item in enumerate(items):

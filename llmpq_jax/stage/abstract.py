@@ -21,10 +21,10 @@ from llmpq_jax.arch.tensors import (
 from llmpq_jax.checkpoint.load import Weights
 from llmpq_jax.costmodel.memory import NUM_RECEIVE_BUFFERS, cache_rows
 from llmpq_jax.schema.buckets import bucket_length, num_prefill_chunks
-from llmpq_jax.schema.precision import SCALE_BYTES, Bits, HeadBits, WireBits
-from llmpq_jax.schema.strategy import PrecisionChoice
+from llmpq_jax.schema.precision import Bits, HeadBits, WireBits
+from llmpq_jax.schema.strategy import PrecisionChoice, Stage
 from llmpq_jax.schema.workload import MicroBatch, Workload
-from llmpq_jax.stage.build import DTYPES, build_module
+from llmpq_jax.stage.build import build_module
 from llmpq_jax.stage.compiled import Function, StageProgram
 from llmpq_jax.stage.sampling import greedy_rows
 from llmpq_jax.stage.sharding import StageSharding
@@ -62,41 +62,27 @@ class ProgramMemory:
 
 def describe_stage(
     architecture: Architecture,
-    *,
-    layers: tuple[int, int],
-    bits: tuple[Bits, ...],
+    stage: Stage,
     precision: PrecisionChoice,
     sharding: StageSharding,
-    wire_bits: WireBits = 16,
+    *,
+    received_bits: WireBits = 16,
 ) -> StageProgram:
     """Makes a stage's program from descriptions of the weights that it would load.
 
     The weights are described as rounded here; those of a quantised checkpoint may have
     another layout.
-
-    Args:
-        architecture: Architecture of the model.
-        layers: First layer and the layer after the last.
-        bits: Bit width of each layer.
-        precision: Precisions of the whole model.
-        sharding: Devices of the stage.
-        wire_bits: Bits of the hidden states that the stage sends.
     """
     weights = _TracedWeights(architecture, sharding)
     made: list[StageProgram] = []
 
     def make() -> list[jax.Array]:
-        """Builds the stage from traced arrays."""
-        module = build_module(
-            architecture,
-            weights,
-            sharding,
-            layers=layers,
-            bits=bits,
-            precision=precision,
-            wire_bits=wire_bits,
+        module = build_module(architecture, weights, sharding, stage, precision)
+        made.append(
+            StageProgram(
+                module, sharding, kv_bits=precision.kv_bits, received_bits=received_bits
+            )
         )
-        made.append(StageProgram(module, sharding))
         return made[0].leaves
 
     described = jax.eval_shape(make)
@@ -109,11 +95,7 @@ def describe_stage(
 
 
 class _TracedWeights:
-    """Weights of a stage as arrays that JAX only traces.
-
-    Attributes:
-        shardings: Sharding of each array, by the array's id.
-    """
+    """Weights of a stage as arrays that JAX only traces; shardings are by their ids."""
 
     def __init__(self, architecture: Architecture, sharding: StageSharding) -> None:
         self._architecture = architecture
@@ -142,99 +124,50 @@ class _TracedWeights:
 
 
 def program_memories(
-    program: StageProgram,
-    *,
-    workload: Workload,
-    micro_batch: MicroBatch,
-    precision: PrecisionChoice,
-    received_bits: WireBits = 16,
+    program: StageProgram, *, workload: Workload, micro_batch: MicroBatch
 ) -> Iterator[ProgramMemory]:
-    """Compiles the programs that serve a workload, and yields the memory of each.
-
-    Args:
-        program: Stage, loaded or described (`describe_stage`).
-        workload: Workload to serve.
-        micro_batch: Sizes of the micro-batches.
-        precision: Precisions of the whole model.
-        received_bits: Bits of the hidden states that the stage before sends.
-    """
+    """Compiles a stage, loaded or described, and yields each program's memory."""
     num_tokens = bucket_length(workload.prompt_length)
     num_slots = max(bucket_length(workload.context_length), num_tokens)
     num_chunks = num_prefill_chunks(num_tokens, micro_batch.chunk_tokens)
     prefill, decode = micro_batch.prefill, micro_batch.decode
     num_groups = max(1, prefill // decode)
-    arguments = _Arguments(program, precision, received_bits)
     describe = program.sharding.describe
-    cache = arguments.cache(decode, num_slots)
-    dtype = DTYPES[precision.activations]
-    row_bytes = num_slots * program.slot_bytes(dtype, precision.kv_bits)
+    cache = program.group_cache(decode, num_slots, is_described=True)
+
+    def inputs(num_rows: int, num_tokens: int | None) -> jax.ShapeDtypeStruct:
+        return describe(*program.input_shape(num_rows, num_tokens))
+
+    def rows(num_rows: int) -> jax.ShapeDtypeStruct:
+        packed = program.pack(np.zeros(num_rows, np.int32), greedy_rows(num_rows))
+        return describe(packed.shape, packed.dtype)
 
     def memory(function: Function, arguments: Any, num_groups: int) -> ProgramMemory:
         waiting_rows = cache_rows(workload, micro_batch) - num_groups * decode
-        return _memory(program, function, arguments, waiting_rows * row_bytes)
+        waiting = waiting_rows * num_slots * program.slot_bytes
+        return _memory(program, function, arguments, waiting)
 
     yield memory(
         "prefill" if num_chunks == 1 else "extend",
         (
-            arguments.inputs(prefill, num_tokens // num_chunks),
+            inputs(prefill, num_tokens // num_chunks),
             (cache,) * num_groups,
-            describe((), jnp.int32) if num_chunks == 1 else describe((2,), jnp.int32),
-            arguments.rows(prefill),
+            describe(() if num_chunks == 1 else (2,), jnp.int32),
+            rows(prefill),
         ),
         num_groups,
     )
     if workload.new_tokens == 1:
         return
-    inputs = arguments.inputs(decode, 1)
-    if program.has_embedding:
-        inputs = describe((decode,), jnp.int32)
-    decoded = (inputs, cache, arguments.rows(decode))
+    decoded = (inputs(decode, None), cache, rows(decode))
     if program.is_whole_model:
         yield memory("steps", (*decoded, describe((), jnp.int32)), 1)
     else:
         yield memory("decode", decoded, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Arguments:
-    """Descriptions of a program's arguments."""
-
-    program: StageProgram
-    precision: PrecisionChoice
-    received_bits: WireBits
-
-    def inputs(self, num_rows: int, num_tokens: int) -> jax.ShapeDtypeStruct:
-        describe = self.program.sharding.describe
-        if self.program.has_embedding:
-            return describe((num_rows, num_tokens), jnp.int32)
-        width = self.program.architecture.hidden_size
-        if self.received_bits == 8:
-            return describe((num_rows, num_tokens, width + SCALE_BYTES), jnp.int8)
-        dtype = DTYPES[self.precision.activations]
-        return describe((num_rows, num_tokens, width), dtype)
-
-    def rows(self, num_rows: int) -> jax.ShapeDtypeStruct:
-        packed = self.program.pack(np.zeros(num_rows, np.int32), greedy_rows(num_rows))
-        return self.program.sharding.describe(packed.shape, packed.dtype)
-
-    def cache(self, num_rows: int, num_slots: int) -> tuple[Any, ...]:
-        return tuple(
-            self.program.sharding.describe_cache(
-                self.program.architecture,
-                num_rows=num_rows,
-                num_slots=num_slots,
-                dtype=DTYPES[self.precision.activations],
-                kv_bits=self.precision.kv_bits,
-            )
-            for _ in range(self.program.num_layers)
-        )
-
-
 def _memory(
-    program: StageProgram,
-    function: Function,
-    arguments: tuple[Any, ...],
-    waiting: int,
+    program: StageProgram, function: Function, arguments: tuple[Any, ...], waiting: int
 ) -> ProgramMemory:
     compiled = program.compile(function, "tokens", arguments).memory_analysis()
     inputs = arguments[0]

@@ -12,7 +12,7 @@ from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.kernels import Weight
 from llmpq_jax.model import DecoderLayer, Embedding, Head
-from llmpq_jax.schema.precision import Activations, Bits, KvBits, WireBits
+from llmpq_jax.schema.precision import Activations, KvBits, WireBits
 from llmpq_jax.schema.strategy import PrecisionChoice, Stage
 from llmpq_jax.stage.compiled import StageProgram
 from llmpq_jax.stage.emulated_devices import JaxDevice
@@ -56,18 +56,15 @@ def build_worker(
         store.architecture,
         CheckpointWeights(store=store, sharding=sharding, cache=weights_cache),
         sharding,
-        layers=stage.layers,
-        bits=stage.bits,
-        precision=precision,
-        wire_bits=stage.wire_bits,
+        stage,
+        precision,
         on_layer=on_layer,
     )
     return StageWorker(
-        StageProgram(module, sharding),
+        StageProgram(
+            module, sharding, kv_bits=precision.kv_bits, received_bits=received_bits
+        ),
         stage=number,
-        dtype=module.dtype,
-        kv_bits=precision.kv_bits,
-        received_bits=received_bits,
     )
 
 
@@ -75,32 +72,19 @@ def build_module(
     architecture: Architecture,
     weights: StageWeights,
     sharding: StageSharding,
-    *,
-    layers: tuple[int, int],
-    bits: tuple[Bits, ...],
+    stage: Stage,
     precision: PrecisionChoice,
-    wire_bits: WireBits,
+    *,
     on_layer: Callable[[], None] = lambda: None,
 ) -> StageModule:
-    """Builds a stage's module, loading its weights layer by layer.
-
-    Args:
-        architecture: Architecture of the model.
-        weights: Weights of the stage.
-        sharding: Devices of the stage.
-        layers: First layer of the stage, and the one after its last.
-        bits: Bits of each layer.
-        precision: Precisions of the whole model.
-        wire_bits: Bits of the hidden states that the stage sends.
-        on_layer: Function that is called after each layer is loaded.
-    """
+    """Builds a stage's module, loading its weights layer by layer."""
     dtype = DTYPES[precision.activations]
-    first, end = layers
+    first, end = stage.layers
     embedding = head = None
     if first == 0:
         embedding = Embedding(architecture, weights.embedding(), dtype=dtype)
     modules = []
-    for number, layer_bits in enumerate(bits, first):
+    for number, layer_bits in enumerate(stage.bits, first):
         modules.append(
             build_layer(
                 architecture,
@@ -119,7 +103,7 @@ def build_module(
         layers=modules,
         head=head,
         dtype=dtype,
-        wire_bits=wire_bits,
+        wire_bits=stage.wire_bits,
     )
 
 

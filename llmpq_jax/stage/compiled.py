@@ -13,8 +13,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from llmpq_jax.model import make_cache
 from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL
-from llmpq_jax.schema.precision import KvBits, kv_token_bytes
+from llmpq_jax.schema.precision import SCALE_BYTES, KvBits, WireBits, kv_token_bytes
 from llmpq_jax.stage.module import GroupCache, StageModule, last_hidden
 from llmpq_jax.stage.sampling import (
     SamplingRows,
@@ -30,6 +31,8 @@ Phase = Literal["prefill", "decode"]
 # that is the whole model.
 Function = Literal["prefill", "extend", "decode", "steps"]
 OutputKind = Literal["tokens", "logprobs", "logits"]
+
+Merge = Callable[[list[jax.Array]], StageModule]
 
 # The default scheduler of XLA:CPU hoists every conversion of a stage's weights to its
 # start and so keeps a float32 copy of the whole stage alive.
@@ -49,9 +52,19 @@ class StageProgram:
         executables: Compiled functions by function, output, types and shapes.
     """
 
-    def __init__(self, module: StageModule, sharding: StageSharding) -> None:
+    def __init__(
+        self,
+        module: StageModule,
+        sharding: StageSharding,
+        *,
+        kv_bits: KvBits = 16,
+        received_bits: WireBits = 16,
+    ) -> None:
         self.architecture = module.architecture
+        self.dtype = module.dtype
         self.sharding = sharding
+        self.kv_bits: KvBits = kv_bits
+        self.received_bits: WireBits = received_bits
         self.has_embedding = module.embedding is not None
         self.has_head = module.head is not None
         self.num_layers = len(module.layers)
@@ -71,13 +84,14 @@ class StageProgram:
                 held[shard.device] += shard.data.nbytes
         return max(held.values())
 
-    def slot_bytes(self, dtype: jnp.dtype, kv_bits: KvBits) -> int:
-        """Returns the bytes of the cache of one token of one row, on each device."""
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of the cache of one token of one row, on each device."""
         return self.num_layers * kv_token_bytes(
             self.architecture.num_kv_heads // self.sharding.width,
             self.architecture.head_dim,
-            dtype.itemsize,
-            kv_bits=kv_bits,
+            self.dtype.itemsize,
+            kv_bits=self.kv_bits,
         )
 
     @property
@@ -98,6 +112,38 @@ class StageProgram:
             working_bytes = max(working_bytes, own)
         return working_bytes
 
+    def input_shape(
+        self, num_rows: int, num_tokens: int | None
+    ) -> tuple[tuple[int, ...], Any]:
+        """Returns shape and type of inputs; `num_tokens` is None for decode."""
+        if self.has_embedding:
+            shape = (num_rows,) if num_tokens is None else (num_rows, num_tokens)
+            return shape, jnp.int32
+        shape = (num_rows, num_tokens or 1, self.architecture.hidden_size)
+        if self.received_bits == 8:
+            return (*shape[:2], shape[2] + SCALE_BYTES), jnp.int8
+        return shape, self.dtype
+
+    def group_cache(
+        self, num_rows: int, num_slots: int, *, is_described: bool = False
+    ) -> GroupCache:
+        """Allocates a group's empty cache, or describes it to compile for."""
+        sharding = NamedSharding(self.sharding.mesh, CACHE_PARTITION)
+        make = partial(jnp.zeros, device=sharding)
+        if is_described:
+            make = partial(jax.ShapeDtypeStruct, sharding=sharding)
+        return tuple(
+            make_cache(
+                make,
+                self.architecture,
+                num_rows=num_rows,
+                num_slots=num_slots,
+                dtype=self.dtype,
+                kv_bits=self.kv_bits,
+            )
+            for _ in range(self.num_layers)
+        )
+
     def prefill(
         self,
         inputs: jax.Array | np.ndarray,
@@ -109,23 +155,21 @@ class StageProgram:
         first_position: int | None = None,
         output: OutputKind = "tokens",
     ) -> tuple[jax.Array, tuple[GroupCache, ...]]:
-        """Runs prompts, or a chunk of long ones; the given caches are donated.
-
-        See `StageModule.prefill` and, for a chunk that has a `first_position`,
-        `StageModule.extend`.
+        """Runs prompts, or a chunk (`StageModule.prefill`); given caches are donated.
 
         Returns:
             Hidden states, or from the last stage each row's next token [B], its packed
             log-probabilities [B, N], or all logits [B, T, V]; and the caches. The next
             token of a row whose prompt does not end in the chunk has no meaning.
         """
-        packed = self.pack(length_B, sampling)
-        if first_position is None:
-            inputs, row, rows = self.sharding.put((inputs, np.int32(first_row), packed))
-            return self.run("prefill", output, (inputs, caches, row, rows))
-        start = np.array([first_row, first_position], np.int32)
-        inputs, start, rows = self.sharding.put((inputs, start, packed))
-        return self.run("extend", output, (inputs, caches, start, rows))
+        function: Function = "prefill"
+        start: Any = np.int32(first_row)
+        if first_position is not None:
+            function, start = "extend", np.array([first_row, first_position], np.int32)
+        inputs, start, rows = self.sharding.put(
+            (inputs, start, self.pack(length_B, sampling))
+        )
+        return self.run(function, output, (inputs, caches, start, rows))
 
     def decode(
         self,
@@ -161,13 +205,6 @@ class StageProgram:
     ) -> tuple[jax.Array, jax.Array, GroupCache]:
         """Decodes several tokens of each row in one call; the given cache is donated.
 
-        Args:
-            inputs: Last token of each row, [B].
-            cache: Cache of the group.
-            position_B: Position of each of these tokens.
-            sampling: Sampling parameters of each row.
-            num_steps: Number of tokens to decode, at most `MAX_STEPS_PER_CALL`.
-
         Returns:
             Tokens [MAX_STEPS_PER_CALL, B], the first `num_steps` of them valid; the last
             ones [B]; and the cache.
@@ -186,14 +223,8 @@ class StageProgram:
     ) -> Any:
         """Returns the executable for arguments of these shapes, compiled at the first call.
 
-        Args:
-            function: Function of the stage.
-            output: Kind of output that the last stage returns.
-            arguments: Arrays on this stage's mesh, or their descriptions
-                (`StageSharding.describe`).
-
-        Returns:
-            The executable, called as `executable(leaves, *arguments)`.
+        Arguments are arrays on this stage's mesh, or their descriptions
+        (`StageSharding.describe`); it is called as `executable(leaves, *arguments)`.
         """
         inputs, caches = arguments[:2]
         if not self.has_head:
@@ -221,18 +252,18 @@ class StageProgram:
         self, function: Function, output: OutputKind, arguments: tuple[Any, ...]
     ) -> Any:
         """Returns a function under `jax.jit`, for arguments such as `compile` takes."""
-        body = partial(_BODIES[function], self._graph, self.tree, output)
+        merge = partial(_merged, self._graph, self.tree)
+        body = partial(_BODIES[function], merge, output)
         shardings: dict[str, Any] = {}
         if self.sharding.width > 1:
             mesh = self.sharding.mesh
+            leaves = [leaf.sharding.spec for leaf in self.leaves]
             caches = jax.tree.map(lambda _: CACHE_PARTITION, arguments[1])
             whole = [
-                jax.tree.map(lambda _: PartitionSpec(), item) for item in arguments
+                jax.tree.map(lambda _: PartitionSpec(), each) for each in arguments
             ]
-            returned = (
-                *[PartitionSpec()] * (2 if function == "steps" else 1),
-                caches,
-            )
+            results = [PartitionSpec()] * (2 if function == "steps" else 1)
+            returned = (*results, caches)
             # JAX pairs each donated cache with its output only if it knows the outputs'
             # shardings. Otherwise XLA pairs buffers by size: it may give a cache's buffer
             # to hidden states of the same size, and then copies every cache.
@@ -242,12 +273,7 @@ class StageProgram:
             body = jax.shard_map(
                 body,
                 mesh=mesh,
-                in_specs=(
-                    [leaf.sharding.spec for leaf in self.leaves],
-                    whole[0],
-                    caches,
-                    *whole[2:],
-                ),
+                in_specs=(leaves, whole[0], caches, *whole[2:]),
                 out_specs=returned,
                 axis_names={TENSOR_AXIS},
                 check_vma=False,
@@ -261,25 +287,12 @@ class StageProgram:
         )
 
 
-def _prefill_body(
-    graph: Any,
-    tree: Any,
-    output: OutputKind,
-    leaves: list[jax.Array],
-    inputs: jax.Array,
-    caches: tuple[GroupCache, ...],
-    first_row: jax.Array,
-    rows: jax.Array,
-) -> tuple[jax.Array, tuple[GroupCache, ...]]:
-    module = nnx.merge(graph, jax.tree.unflatten(tree, leaves))
-    with jax.named_scope("prefill"):
-        hidden, caches = module.prefill(inputs, caches, first_row)
-        return _after_prompts(module, output, hidden, 0, rows), caches
+def _merged(graph: Any, tree: Any, leaves: list[jax.Array]) -> StageModule:
+    return nnx.merge(graph, jax.tree.unflatten(tree, leaves))
 
 
-def _extend_body(
-    graph: Any,
-    tree: Any,
+def _prompts_body(
+    merge: Merge,
     output: OutputKind,
     leaves: list[jax.Array],
     inputs: jax.Array,
@@ -287,37 +300,20 @@ def _extend_body(
     start: jax.Array,
     rows: jax.Array,
 ) -> tuple[jax.Array, tuple[GroupCache, ...]]:
-    first_row, first_position = start
-    module = nnx.merge(graph, jax.tree.unflatten(tree, leaves))
-    with jax.named_scope("extend"):
-        hidden, caches = module.extend(inputs, caches, first_row, first_position)
-        return _after_prompts(module, output, hidden, first_position, rows), caches
-
-
-def _after_prompts(
-    module: StageModule,
-    output: OutputKind,
-    hidden: jax.Array,
-    first_position: jax.Array | int,
-    rows: jax.Array,
-) -> jax.Array:
-    """Returns a stage's result for prompts, or for a chunk of them.
-
-    Args:
-        module: Module of the stage.
-        output: Kind of output that the last stage returns.
-        hidden: Hidden states after the stage's layers, [B, T, D].
-        first_position: Position of the first of these tokens.
-        rows: Packed numbers of each row, see `pack_rows`.
-    """
-    if module.head is None:
-        return module.to_wire(hidden)
-    if output == "logits":
-        return module.head(hidden)
-    length_B, sampling = unpack_rows(rows)
-    assert sampling is not None
-    logits = module.head(last_hidden(hidden, length_B - first_position))
-    return _chosen(output, logits, sampling, length_B)
+    """Runs prompts from row `start` on, or a chunk from [row, position] on."""
+    first_row, first_position = start if start.ndim else (start, None)
+    module = merge(leaves)
+    with jax.named_scope("prefill" if first_position is None else "extend"):
+        hidden, caches = module.prefill(inputs, caches, first_row, first_position)
+        if module.head is None:
+            return module.to_wire(hidden), caches
+        if output == "logits":
+            return module.head(hidden), caches
+        length_B, sampling = unpack_rows(rows)
+        assert sampling is not None
+        end_B = length_B - (0 if first_position is None else first_position)
+        logits = module.head(last_hidden(hidden, end_B))
+        return _chosen(output, logits, sampling, length_B), caches
 
 
 def _chosen(
@@ -332,8 +328,7 @@ def _chosen(
 
 
 def _decode_body(
-    graph: Any,
-    tree: Any,
+    merge: Merge,
     output: OutputKind,
     leaves: list[jax.Array],
     inputs: jax.Array,
@@ -341,7 +336,7 @@ def _decode_body(
     rows: jax.Array,
 ) -> tuple[jax.Array, GroupCache]:
     position_B, sampling = unpack_rows(rows)
-    module = nnx.merge(graph, jax.tree.unflatten(tree, leaves))
+    module = merge(leaves)
     with jax.named_scope("decode"):
         hidden, cache = module.decode(inputs, cache, position_B)
         if module.head is None:
@@ -354,8 +349,7 @@ def _decode_body(
 
 
 def _steps_body(
-    graph: Any,
-    tree: Any,
+    merge: Merge,
     output: OutputKind,
     leaves: list[jax.Array],
     inputs: jax.Array,
@@ -372,7 +366,7 @@ def _steps_body(
         held, number = jax.lax.optimization_barrier((leaves, number))
         # A finished row writes to its last slot again, which is never read.
         here = rows.at[0].set(jnp.minimum(rows[0] + number, last_slot))
-        next_B, cache = _decode_body(graph, tree, output, held, last_B, cache, here)
+        next_B, cache = _decode_body(merge, output, held, last_B, cache, here)
         return tokens_TB.at[number].set(next_B), next_B, cache
 
     tokens_TB = jnp.zeros((MAX_STEPS_PER_CALL, inputs.shape[0]), jnp.int32)
@@ -380,8 +374,8 @@ def _steps_body(
 
 
 _BODIES: dict[Function, Callable[..., Any]] = {
-    "prefill": _prefill_body,
-    "extend": _extend_body,
+    "prefill": _prompts_body,
+    "extend": _prompts_body,
     "decode": _decode_body,
     "steps": _steps_body,
 }

@@ -1,25 +1,18 @@
-"""Runs one stage in a thread of its own, which empties an inbox of messages."""
+"""Runs stages in threads of their own, each of which empties an inbox of messages."""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
 
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.worker import StageWorker
 
-
-@runtime_checkable
-class Connection(Protocol):
-    """A one-way connection from a stage to the receiver of its results."""
-
-    def send(self, message: Message) -> None:
-        """Sends a message; returns without waiting until it is processed."""
-        ...
+# Sends a message to the receiver of a stage's results, without waiting for its work.
+Send = Callable[[Message], None]
 
 
 class StageLoop:
@@ -34,18 +27,12 @@ class StageLoop:
         self,
         worker: StageWorker,
         *,
-        downstream: Connection,
+        downstream: Send,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """Starts the thread; `close` ends it.
-
-        Args:
-            worker: Worker of the stage.
-            downstream: Connection that the stage's results are sent to.
-            on_failure: Called in the stage's thread with an exception that it raised.
-        """
+        """Starts the thread, in which the functions are called; `close` ends it."""
         self.worker = worker
-        self._onward = downstream
+        self._downstream = downstream
         self._on_failure = on_failure
         self._inbox: queue.SimpleQueue[tuple[Message, float] | None] = (
             queue.SimpleQueue()
@@ -76,6 +63,39 @@ class StageLoop:
     def _serve(self) -> None:
         while (item := self._inbox.get()) is not None:
             try:
-                self._onward.send(self.worker.process(*item))
+                self._downstream(self.worker.process(*item))
             except BaseException as error:
                 self._on_failure(error)
+
+
+class StageChain:
+    """Stages of one process in pipeline order, each of which sends to the next."""
+
+    def __init__(self, workers: Sequence[StageWorker]) -> None:
+        """Starts a thread per stage; `close` ends them."""
+        self.workers = tuple(workers)
+        self._results: queue.SimpleQueue[Message | BaseException] = queue.SimpleQueue()
+        self._loops: list[StageLoop] = []
+        downstream: Send = self._results.put
+        for worker in reversed(self.workers):
+            loop = StageLoop(
+                worker, downstream=downstream, on_failure=self._results.put
+            )
+            self._loops.insert(0, loop)
+            downstream = loop.send
+
+    def submit(self, message: Message) -> None:
+        """Sends a micro-batch to the first stage, without waiting for it."""
+        self._loops[0].send(message)
+
+    def next_result(self) -> Message:
+        """Waits for the next result of the last stage; raises what a stage raised."""
+        result = self._results.get()
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def close(self) -> None:
+        """Ends the threads once their inboxes are empty."""
+        for loop in self._loops:
+            loop.close()

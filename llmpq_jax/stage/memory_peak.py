@@ -10,6 +10,7 @@ from typing import Literal
 from llmpq_jax.stage.emulated_devices import JaxDevice
 
 PeakSource = Literal["device", "compiler"]
+_COUNTED = "peak_bytes_in_use"  # of a device's own statistics, if it has them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,28 +36,14 @@ class StagePeak:
     programs: int
     waiting: int
 
-
-def stage_peak(
-    devices: Iterable[JaxDevice],
-    *,
-    weights: int,
-    kv_cache: int,
-    programs: int,
-    waiting: int,
-) -> StagePeak:
-    """Returns the peak that the devices count, or the sum of the parts if they do not."""
-    counted = [
-        size for device in devices if (size := _counted_bytes(device)) is not None
-    ]
-    parts = {
-        "weights": weights,
-        "kv_cache": kv_cache,
-        "programs": programs,
-        "waiting": waiting,
-    }
-    if counted:
-        return StagePeak(peak_bytes=max(counted), source="device", **parts)
-    return StagePeak(peak_bytes=sum(parts.values()), source="compiler", **parts)
+    @classmethod
+    def of(cls, devices: Iterable[JaxDevice], **parts: int) -> StagePeak:
+        """Returns the peak that devices count, or the sum of parts if they do not."""
+        stats = [device.memory_stats() or {} for device in devices]
+        counted = [each[_COUNTED] for each in stats if each.get(_COUNTED) is not None]
+        if counted:
+            return cls(peak_bytes=max(counted), source="device", **parts)
+        return cls(peak_bytes=sum(parts.values()), source="compiler", **parts)
 
 
 class HighWaterMark:
@@ -82,9 +69,3 @@ class HighWaterMark:
     def highest(self) -> int:
         """Maximum since the last reset, in bytes."""
         return self._highest
-
-
-def _counted_bytes(device: JaxDevice) -> int | None:
-    """Returns a device's own count of its peak, or None if it has none."""
-    stats = device.memory_stats()
-    return stats.get("peak_bytes_in_use") if stats else None

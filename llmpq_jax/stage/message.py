@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -43,7 +43,7 @@ class Message:
     micro_batch: int
     step: int
     groups: tuple[int, ...]
-    first_row: int
+    first_row: int = 0
     payload: jax.Array | np.ndarray
     slot_B: np.ndarray
     sampling: SamplingRows
@@ -102,3 +102,12 @@ class StageEvent:
     rows: int = 0
     tokens: float = 0.0
     slots: int = 0
+
+    def shifted(self, seconds: float) -> StageEvent:
+        """Returns the event with its times on a clock that is ahead by some seconds."""
+        return replace(
+            self,
+            received_s=self.received_s + seconds,
+            started_s=self.started_s + seconds,
+            ended_s=self.ended_s + seconds,
+        )

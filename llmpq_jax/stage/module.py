@@ -43,16 +43,7 @@ class StageModule(nnx.Module):
         dtype: jnp.dtype,
         wire_bits: WireBits = 16,
     ) -> None:
-        """Joins the parts of a stage.
-
-        Args:
-            architecture: Architecture of the model.
-            embedding: Embedding, None on all but the first stage.
-            layers: Consecutive layers of the decoder.
-            head: Head, None on all but the last stage.
-            dtype: Type of activations.
-            wire_bits: Bits of the hidden states that the stage sends.
-        """
+        """Joins the parts of a stage, with the type of its activations."""
         self.architecture = architecture
         self.dtype = dtype
         self.wire_bits = wire_bits
@@ -65,62 +56,49 @@ class StageModule(nnx.Module):
         inputs: Array,
         caches: tuple[GroupCache, ...],
         first_row: Int[Array, ""],
+        first_position: Int[Array, ""] | None = None,
     ) -> tuple[Array, tuple[GroupCache, ...]]:
-        """Runs whole prompts, padded right, and stores their keys and values.
+        """Runs prompts, padded right, or a chunk, and stores their keys and values.
 
         Args:
             inputs: Tokens [B, T] or received hidden states [B, T, D].
             caches: Caches of the groups that the rows belong to, in order: one group
                 that the rows are part of, or several that they fill.
             first_row: First of the rows in the group, if they are part of one.
+            first_position: Position of a chunk's first token, the same in all rows,
+                whose earlier chunks the caches hold; None for whole prompts.
 
         Returns:
             Hidden states [B, T, D], before `to_wire`, and the caches with the prompts in
             them.
         """
-        context = fresh_context(self.architecture, *inputs.shape[:2])
-        hidden = self._embed(inputs, context)
-        return self._through_layers(hidden, caches, first_row, 0, context)
-
-    def extend(
-        self,
-        inputs: Array,
-        caches: tuple[GroupCache, ...],
-        first_row: Int[Array, ""],
-        first_position: Int[Array, ""],
-    ) -> tuple[Array, tuple[GroupCache, ...]]:
-        """Runs one chunk of long prompts, whose earlier chunks the caches hold.
-
-        Args:
-            inputs: Tokens [B, T] or received hidden states [B, T, D] of the chunk.
-            caches: Caches of the groups, see `prefill`.
-            first_row: First of the rows, see `prefill`.
-            first_position: Position of the chunk's first token, the same in all rows.
-
-        Returns:
-            Hidden states [B, T, D], and the caches with the chunk in them.
-        """
         num_rows, num_tokens = inputs.shape[:2]
-        position_BT = jnp.broadcast_to(
-            first_position + jnp.arange(num_tokens), (num_rows, num_tokens)
-        )
-        num_slots = caches[0][0].num_slots if caches[0] else num_tokens
-        context = cached_context(self.architecture, position_BT, num_slots)
+        if first_position is None:
+            context = fresh_context(self.architecture, num_rows, num_tokens)
+        else:
+            position_BT = jnp.broadcast_to(
+                first_position + jnp.arange(num_tokens), (num_rows, num_tokens)
+            )
+            num_slots = caches[0][0].num_slots if caches[0] else num_tokens
+            context = cached_context(self.architecture, position_BT, num_slots)
         hidden = self._embed(inputs, context)
-        return self._through_layers(hidden, caches, first_row, first_position, context)
+        first_slot = 0 if first_position is None else first_position
+        by_layer: list[tuple[LayerCache, ...]] = []
+        for layer, groups in zip(self.layers, zip(*caches, strict=True), strict=True):
+            cache = PromptCache(groups, first_row, first_slot, len(context.slot_S))
+            hidden, cache = layer.prefill(hidden, cache, context)
+            by_layer.append(cache.groups)
+        if not by_layer:
+            return hidden, caches
+        return hidden, tuple(zip(*by_layer, strict=True))
 
     def decode(
         self, inputs: Array, cache: GroupCache, position_B: Int[Array, " B"]
     ) -> tuple[Array, GroupCache]:
         """Runs one token of each row of a group against its cache.
 
-        Args:
-            inputs: Tokens [B] or received hidden states [B, 1, D].
-            cache: Cache of the group.
-            position_B: Position of each token.
-
-        Returns:
-            Hidden states [B, 1, D], and the cache with the tokens in it.
+        Inputs are tokens [B] or received hidden states [B, 1, D]. Returns hidden states
+        [B, 1, D], and the cache with the tokens in it.
         """
         if self.embedding is not None:
             inputs = inputs[:, None]
@@ -136,24 +114,6 @@ class StageModule(nnx.Module):
     def to_wire(self, hidden: Array) -> Array:
         """Returns hidden states as they are sent to the next stage."""
         return pack_hidden(hidden) if self.wire_bits == 8 else hidden
-
-    def _through_layers(
-        self,
-        hidden: Array,
-        caches: tuple[GroupCache, ...],
-        first_row: Int[Array, ""],
-        first_slot: Int[Array, ""] | int,
-        context: Context,
-    ) -> tuple[Array, tuple[GroupCache, ...]]:
-        """Runs prompts, or a chunk of them, through the layers; see `PromptCache`."""
-        by_layer: list[tuple[LayerCache, ...]] = []
-        for layer, groups in zip(self.layers, zip(*caches, strict=True), strict=True):
-            cache = PromptCache(groups, first_row, first_slot, len(context.slot_S))
-            hidden, cache = layer.prefill(hidden, cache, context)
-            by_layer.append(cache.groups)
-        if not by_layer:
-            return hidden, caches
-        return hidden, tuple(zip(*by_layer, strict=True))
 
     def _embed(self, inputs: Array, context: Context) -> Array:
         if self.embedding is None:

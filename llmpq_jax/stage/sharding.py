@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.tensors import TensorSpec, shard_for
 from llmpq_jax.checkpoint.host_tensor import HostTensor
 from llmpq_jax.checkpoint.load import Weights
 from llmpq_jax.errors import StrategyError
 from llmpq_jax.kernels import PanelArray, Weight, serve_matrix, serving_layout
-from llmpq_jax.model import LayerCache, make_cache
 from llmpq_jax.quant import QArray, quantize
-from llmpq_jax.quant.shard import with_groups_cut
-from llmpq_jax.schema.precision import Bits, KvBits
+from llmpq_jax.quant.qarray import with_groups_cut
+from llmpq_jax.schema.precision import Bits
 from llmpq_jax.stage.emulated_devices import JaxDevice
 
 TENSOR_AXIS = "tensor"
@@ -59,11 +55,6 @@ class StageSharding:
     def replicated(self) -> NamedSharding:
         """Sharding of an array that is whole on each device."""
         return NamedSharding(self.mesh, PartitionSpec())
-
-    @property
-    def cache_sharding(self) -> NamedSharding:
-        """Sharding of a cache's arrays, their heads cut over the mesh."""
-        return NamedSharding(self.mesh, CACHE_PARTITION)
 
     def put(self, array: Any) -> Any:
         """Puts an array, or a tree of them, on each device whole."""
@@ -121,11 +112,7 @@ class StageSharding:
     def trace_weight(
         self, spec: TensorSpec, array: jax.Array, bits: Bits
     ) -> tuple[Weight, list[NamedSharding]]:
-        """Returns a weight in its served layout while JAX only traces, see `put_weight`.
-
-        Returns:
-            The weight as it is served, and the sharding of each of its arrays.
-        """
+        """Returns a traced weight as it is served, and each array's sharding."""
         shard = shard_for(spec, self.width)
         served = self._serve(array, bits, shard) if spec.is_matrix else array
         return served, [
@@ -136,10 +123,9 @@ class StageSharding:
     def _leaf_sharding(
         self, num_axes: int, shard: str, in_panels: bool
     ) -> NamedSharding:
-        partition = (
-            _panel_partition(shard) if in_panels else _partition(shard, num_axes)
+        return NamedSharding(
+            self.mesh, _partition(shard, num_axes, in_panels=in_panels)
         )
-        return NamedSharding(self.mesh, partition)
 
     def _serve(self, weight: jax.Array | QArray, bits: Bits, shard: str) -> Weight:
         if bits != 16 and not isinstance(weight, QArray):
@@ -157,61 +143,20 @@ class StageSharding:
             num_row_cuts=self.width if shard == "rows" else 1,
         )
 
-    def empty_cache(
-        self,
-        architecture: Architecture,
-        *,
-        num_rows: int,
-        num_slots: int,
-        dtype: jnp.dtype,
-        kv_bits: KvBits,
-    ) -> LayerCache:
-        """Allocates one layer's cache, its heads cut over the mesh."""
-        return make_cache(
-            partial(jnp.zeros, device=self.cache_sharding),
-            architecture,
-            num_rows=num_rows,
-            num_slots=num_slots,
-            dtype=dtype,
-            kv_bits=kv_bits,
-        )
-
-    def describe_cache(
-        self,
-        architecture: Architecture,
-        *,
-        num_rows: int,
-        num_slots: int,
-        dtype: jnp.dtype,
-        kv_bits: KvBits,
-    ) -> LayerCache:
-        """Describes a cache that `empty_cache` would allocate, to compile for."""
-        return make_cache(
-            partial(jax.ShapeDtypeStruct, sharding=self.cache_sharding),
-            architecture,
-            num_rows=num_rows,
-            num_slots=num_slots,
-            dtype=dtype,
-            kv_bits=kv_bits,
-        )
-
 
 CACHE_PARTITION = PartitionSpec(None, None, TENSOR_AXIS, None)
 
 
-def _partition(shard: str, num_axes: int) -> PartitionSpec:
-    """Cuts features along the last axis; groups, or rows, along the first."""
-    if shard == "columns":
-        return PartitionSpec(*([None] * (num_axes - 1)), TENSOR_AXIS)
-    if shard == "rows":
-        return PartitionSpec(TENSOR_AXIS, *([None] * (num_axes - 1)))
-    return PartitionSpec()
+def _partition(shard: str, num_axes: int, *, in_panels: bool) -> PartitionSpec:
+    """Cuts features along the last axis; groups, or rows, along the first.
 
-
-def _panel_partition(shard: str) -> PartitionSpec:
-    """Cuts panels, which are runs of features, and rows along the axis after them."""
-    if shard == "columns":
-        return PartitionSpec(TENSOR_AXIS, None, None)
-    if shard == "rows":
-        return PartitionSpec(None, TENSOR_AXIS, None)
-    return PartitionSpec()
+    Panels, which are runs of features, come first, and rows after them.
+    """
+    if shard == "whole":
+        return PartitionSpec()
+    axis = num_axes - 1 if shard == "columns" else 0
+    if in_panels:
+        axis = 0 if shard == "columns" else 1
+    return PartitionSpec(
+        *(TENSOR_AXIS if each == axis else None for each in range(num_axes))
+    )

@@ -10,13 +10,11 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from llmpq_jax.schema.precision import SCALE_BYTES, KvBits, WireBits
 from llmpq_jax.stage.compiled import OutputKind, StageProgram
 from llmpq_jax.stage.hardware import Machine, machine_of
-from llmpq_jax.stage.memory_peak import HighWaterMark, StagePeak, stage_peak
+from llmpq_jax.stage.memory_peak import HighWaterMark, StagePeak
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.module import GroupCache
 from llmpq_jax.stage.sampling import greedy_rows
@@ -69,29 +67,10 @@ class StageFacts:
 class StageWorker:
     """Runs messages through one stage."""
 
-    def __init__(
-        self,
-        program: StageProgram,
-        *,
-        stage: int,
-        dtype: jnp.dtype,
-        kv_bits: KvBits = 16,
-        received_bits: WireBits = 16,
-    ) -> None:
-        """Takes a program, and the types of its inputs and caches.
-
-        Args:
-            program: Compiled functions of the stage.
-            stage: Number of the stage in the pipeline.
-            dtype: Type of activations.
-            kv_bits: Bits of a value in the cache.
-            received_bits: Bits of the hidden states that the stage before sends.
-        """
+    def __init__(self, program: StageProgram, *, stage: int) -> None:
+        """Takes a program, and the number of its stage."""
         self.program = program
         self.stage = stage
-        self.dtype = dtype
-        self.kv_bits: KvBits = kv_bits
-        self.received_bits: WireBits = received_bits
         self._events: deque[StageEvent] = deque()
         self.caches: dict[int, GroupCache] = {}
         self._num_slots = 0
@@ -109,7 +88,7 @@ class StageWorker:
         self._inbox_bytes.reset()
         self._num_slots = num_slots
         for group in range(num_groups):
-            self.caches[group] = self._empty_group(num_rows, num_slots)
+            self.caches[group] = self.program.group_cache(num_rows, num_slots)
 
     def free(self) -> None:
         """Frees the caches."""
@@ -126,14 +105,14 @@ class StageWorker:
         """Properties of the stage that do not change while it is loaded."""
         return StageFacts(
             weight_bytes=self.program.weight_bytes,
-            slot_bytes=self.program.slot_bytes(self.dtype, self.kv_bits),
+            slot_bytes=self.program.slot_bytes,
             machine=machine_of(self.sharding.devices[0]),
         )
 
     @property
     def peak(self) -> StagePeak:
         """Peak memory of the stage; caches count while they are allocated."""
-        return stage_peak(
+        return StagePeak.of(
             self.sharding.devices,
             weights=self.program.weight_bytes,
             kv_cache=self.cache_bytes,
@@ -158,19 +137,17 @@ class StageWorker:
         """
         if shapes in self._prepared:
             return
-        decode_rows, num_slots = shapes.decode_rows, shapes.num_slots
-        num_groups = max(1, shapes.prefill_rows // decode_rows)
+        num_rows = shapes.prefill_rows
         caches = tuple(
-            self._empty_group(decode_rows, num_slots) for _ in range(num_groups)
+            self.program.group_cache(shapes.decode_rows, shapes.num_slots)
+            for _ in range(max(1, num_rows // shapes.decode_rows))
         )
         _, caches = self.program.prefill(
-            self._blank_inputs(
-                shapes.prefill_rows, shapes.num_tokens // shapes.num_chunks
-            ),
+            self._blank_inputs(num_rows, shapes.num_tokens // shapes.num_chunks),
             caches,
             0,
-            np.ones(shapes.prefill_rows, np.int32),
-            greedy_rows(shapes.prefill_rows),
+            np.ones(num_rows, np.int32),
+            greedy_rows(num_rows),
             first_position=None if shapes.num_chunks == 1 else 0,
             output=shapes.output,
         )
@@ -181,18 +158,12 @@ class StageWorker:
 
     def _prepare_decode(self, cache: GroupCache, shapes: StageShapes) -> None:
         num_rows = shapes.decode_rows
-        inputs = self._blank_inputs(num_rows, 1)
-        if self.program.has_embedding:
-            inputs = inputs[:, 0]
-        position_B, sampling = np.ones(num_rows, np.int32), greedy_rows(num_rows)
+        inputs = self._blank_inputs(num_rows, None)
+        arguments = (inputs, cache, np.ones(num_rows, np.int32), greedy_rows(num_rows))
         if self.program.is_whole_model and shapes.output == "tokens":
-            result, *_ = self.program.decode_steps(
-                inputs, cache, position_B, sampling, num_steps=1
-            )
+            result, *_ = self.program.decode_steps(*arguments, num_steps=1)
         else:
-            result, _ = self.program.decode(
-                inputs, cache, position_B, sampling, output=shapes.output
-            )
+            result, _ = self.program.decode(*arguments, output=shapes.output)
         result.block_until_ready()
 
     def process(self, message: Message, received_s: float) -> Message:
@@ -204,35 +175,25 @@ class StageWorker:
         started_s = time.perf_counter()
         self._inbox_bytes.add(-message.payload.nbytes)
         caches = tuple(self.caches.pop(group) for group in message.groups)
+        rows = (message.slot_B, message.sampling)
         tokens = None
         if message.phase == "prefill":
             payload, caches = self.program.prefill(
                 message.payload,
                 caches,
                 message.first_row,
-                message.slot_B,
-                message.sampling,
+                *rows,
                 first_position=message.first_position,
                 output=message.output,
             )
         elif self.program.is_whole_model and message.output == "tokens":
-            tokens, payload, cache = self.program.decode_steps(
-                message.payload,
-                caches[0],
-                message.slot_B,
-                message.sampling,
-                num_steps=message.num_steps,
+            tokens, payload, *caches = self.program.decode_steps(
+                message.payload, caches[0], *rows, num_steps=message.num_steps
             )
-            caches = (cache,)
         else:
-            payload, cache = self.program.decode(
-                message.payload,
-                caches[0],
-                message.slot_B,
-                message.sampling,
-                output=message.output,
+            payload, *caches = self.program.decode(
+                message.payload, caches[0], *rows, output=message.output
             )
-            caches = (cache,)
         self.caches.update(zip(message.groups, caches, strict=True))
         payload.block_until_ready()
         self._events.append(
@@ -256,12 +217,8 @@ class StageWorker:
         """Returns the message of the decode step after one that is done."""
         # A finished row writes to its last slot again, which is never read.
         slot_B = np.minimum(result.slot_B + 1, self._num_slots - 1)
-        return replace(
-            result,
-            step=result.step + 1,
-            slot_B=slot_B,
-            steps_left=result.steps_left - 1,
-        )
+        step, steps_left = result.step + 1, result.steps_left - 1
+        return replace(result, step=step, slot_B=slot_B, steps_left=steps_left)
 
     def _tokens(self, message: Message) -> float:
         """Returns the value of `StageEvent.tokens` for a message."""
@@ -270,23 +227,5 @@ class StageWorker:
         held = message.slot_B + 1 + (message.num_steps - 1) / 2
         return float(np.minimum(held, self._num_slots).mean())
 
-    def _blank_inputs(self, num_rows: int, num_tokens: int) -> np.ndarray:
-        if self.program.has_embedding:
-            return np.zeros((num_rows, num_tokens), np.int32)
-        width = self.program.architecture.hidden_size
-        if self.received_bits == 8:
-            return np.zeros((num_rows, num_tokens, width + SCALE_BYTES), np.int8)
-        return np.zeros((num_rows, num_tokens, width), self.dtype)
-
-    def _empty_group(self, num_rows: int, num_slots: int) -> GroupCache:
-        architecture = self.program.architecture
-        return tuple(
-            self.sharding.empty_cache(
-                architecture,
-                num_rows=num_rows,
-                num_slots=num_slots,
-                dtype=self.dtype,
-                kv_bits=self.kv_bits,
-            )
-            for _ in range(self.program.num_layers)
-        )
+    def _blank_inputs(self, num_rows: int, num_tokens: int | None) -> np.ndarray:
+        return np.zeros(*self.program.input_shape(num_rows, num_tokens))

@@ -11,7 +11,7 @@ import pytest
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.request import Request
-from llmpq_jax.schema.strategy import PrecisionChoice, Strategy
+from llmpq_jax.schema.strategy import PrecisionChoice, Stage, Strategy
 from llmpq_jax.schema.workload import MicroBatch, Workload
 from llmpq_jax.stage.abstract import describe_stage, program_memories
 from llmpq_jax.stage.compiled import StageProgram
@@ -28,13 +28,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def described(strategy: Strategy, pipeline: Pipeline, number: int) -> StageProgram:
-    stage = strategy.stages[number]
     return describe_stage(
         pipeline.architecture,
-        layers=stage.layers,
-        bits=stage.bits,
-        precision=strategy.precision,
-        sharding=StageSharding(local_workers(pipeline)[number].sharding.devices),
+        strategy.stages[number],
+        strategy.precision,
+        StageSharding(local_workers(pipeline)[number].sharding.devices),
     )
 
 
@@ -85,7 +83,6 @@ def test_program_memories_are_those_of_the_programs_that_run(
                     described(strategy, pipeline, number),
                     workload=strategy.workload,
                     micro_batch=strategy.micro_batch,
-                    precision=strategy.precision,
                 )
             }
             real = worker.program.executables
@@ -146,10 +143,13 @@ def test_a_prefill_keeps_keys_of_earlier_layers_in_the_cache_alone(
         precision = PrecisionChoice(activations="float32", kv_bits=kv_bits)
         program = describe_stage(
             architecture,
-            layers=(1, 1 + num_layers),
-            bits=(16,) * num_layers,
-            precision=precision,
-            sharding=StageSharding(tuple(jax.devices()[:1])),
+            Stage(
+                device="node0/cpu:0",
+                layers=(1, 1 + num_layers),
+                bits=(16,) * num_layers,
+            ),
+            precision,
+            StageSharding(tuple(jax.devices()[:1])),
         )
         memories = program_memories(
             program,
@@ -157,7 +157,6 @@ def test_a_prefill_keeps_keys_of_earlier_layers_in_the_cache_alone(
             micro_batch=MicroBatch(
                 prefill=prefill, decode=decode, chunk_tokens=chunk_tokens
             ),
-            precision=precision,
         )
         temporary.append(next(memories).temporary)
     tokens = prefill * min(128, chunk_tokens)
@@ -169,17 +168,15 @@ def test_on_a_mesh_hidden_states_of_a_cache_s_size_do_not_reuse_its_buffer(tmp_p
     """Chunks of 32 tokens, 64 wide; on each device caches of 64 slots, 32 wide."""
     program = describe_stage(
         read_architecture(write_tiny_model(tmp_path)),
-        layers=(1, 3),
-        bits=(16, 16),
-        precision=PrecisionChoice(activations="float32"),
-        sharding=StageSharding(tuple(jax.devices()[:2])),
+        Stage(device="node0/cpu:0", layers=(1, 3), bits=(16, 16)),
+        PrecisionChoice(activations="float32"),
+        StageSharding(tuple(jax.devices()[:2])),
     )
     memory = next(
         program_memories(
             program,
             workload=Workload(batch=4, prompt_length=60, new_tokens=1),
             micro_batch=MicroBatch(prefill=4, decode=4, chunk_tokens=32),
-            precision=PrecisionChoice(activations="float32"),
         )
     )
     assert memory.function == "extend"

@@ -10,7 +10,7 @@ import pytest
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.request import Request
 from llmpq_jax.stage.abstract import describe_stage, program_memories
-from llmpq_jax.stage.memory_peak import HighWaterMark, stage_peak
+from llmpq_jax.stage.memory_peak import HighWaterMark, StagePeak
 from llmpq_jax.stage.sharding import StageSharding
 from tests.tiny_models import make_strategy, write_tiny_model
 
@@ -22,14 +22,14 @@ def device(**stats):
 
 
 def test_the_peak_of_devices_that_count_is_theirs():
-    peak = stage_peak([device(peak_bytes_in_use=40), device()], **PARTS)
+    peak = StagePeak.of([device(peak_bytes_in_use=40), device()], **PARTS)
     assert (peak.peak_bytes, peak.source) == (40, "device")
     fullest = [device(peak_bytes_in_use=size) for size in (40, 60)]
-    assert stage_peak(fullest, **PARTS).peak_bytes == 60
+    assert StagePeak.of(fullest, **PARTS).peak_bytes == 60
 
 
 def test_without_a_count_the_peak_is_the_sum_of_the_parts():
-    peak = stage_peak([device(), device(bytes_in_use=9)], **PARTS)
+    peak = StagePeak.of([device(), device(bytes_in_use=9)], **PARTS)
     assert (peak.peak_bytes, peak.source) == (11, "compiler")
 
 
@@ -77,16 +77,14 @@ def test_a_peak_is_that_of_the_programs_that_ran(tmp_path, widths, kv_bits):
     ):
         program = describe_stage(
             architecture,
-            layers=stage.layers,
-            bits=stage.bits,
-            precision=strategy.precision,
-            sharding=StageSharding(tuple(devices[each] for each in widths[number])),
+            stage,
+            strategy.precision,
+            StageSharding(tuple(devices[each] for each in widths[number])),
         )
         memories = program_memories(
             program,
             workload=strategy.workload,
             micro_batch=strategy.micro_batch,
-            precision=strategy.precision,
         )
         peak = times.peak
         assert peak is not None

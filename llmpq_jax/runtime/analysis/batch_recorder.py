@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from llmpq_jax.runtime.analysis.run_record import BatchRecord, StageTimes
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.hardware import Machine
 from llmpq_jax.stage.memory_peak import StagePeak
-from llmpq_jax.stage.message import Phase, StageEvent
+from llmpq_jax.stage.message import StageEvent
 
 
 @dataclass(kw_only=True, slots=True)
@@ -23,12 +23,6 @@ class _Sums:
     busy_s: float = 0.0
     waiting_s: float = 0.0
 
-    def mean_s(self, phase: Phase) -> float:
-        """Returns the mean seconds of one micro-batch or decode step, 0 if none ran."""
-        if phase == "prefill":
-            return self.prefill_s / self.num_prefills if self.num_prefills else 0.0
-        return self.decode_s / self.num_decodes if self.num_decodes else 0.0
-
 
 class BatchRecorder:
     """Makes the record of a run from the stages' events."""
@@ -41,15 +35,14 @@ class BatchRecorder:
         num_first_prefills: int,
         keeps_events: bool = True,
     ) -> None:
-        """Starts a record without events.
+        """Starts a record at a time of the events' clock.
 
         Args:
             strategy: Strategy that is run.
             started_s: Start of the run, on the events' clock.
             num_first_prefills: Number of the plan's prefill micro-batches; those with
                 higher numbers prefill requests that waited for a slot.
-            keeps_events: Whether to keep all events, for timelines and traces; their
-                number grows with the run.
+            keeps_events: Whether to keep all events, for timelines and traces.
         """
         self._strategy = strategy
         self._started_s = started_s
@@ -62,30 +55,20 @@ class BatchRecorder:
     def add(self, events: Iterable[StageEvent]) -> None:
         """Adds events, in any order."""
         for event in events:
-            self._add(event)
-
-    def _add(self, event: StageEvent) -> None:
-        sums = self._sums[event.stage]
-        seconds = event.ended_s - event.started_s
-        sums.busy_s += seconds
-        sums.waiting_s += event.started_s - event.received_s
-        if event.phase == "decode":
-            sums.decode_s += seconds
-            sums.num_decodes += event.num_steps
-        elif event.micro_batch < self._num_first_prefills:
-            sums.prefill_s += seconds
-            # The chunks of a long prompt are one micro-batch.
-            sums.num_prefills += event.num_steps if event.step == 0 else 0
-            self._prefill_s = max(self._prefill_s, event.ended_s - self._started_s)
-        if self._keeps_events:
-            self._events.append(
-                replace(
-                    event,
-                    received_s=event.received_s - self._started_s,
-                    started_s=event.started_s - self._started_s,
-                    ended_s=event.ended_s - self._started_s,
-                )
-            )
+            sums = self._sums[event.stage]
+            seconds = event.ended_s - event.started_s
+            sums.busy_s += seconds
+            sums.waiting_s += event.started_s - event.received_s
+            if event.phase == "decode":
+                sums.decode_s += seconds
+                sums.num_decodes += event.num_steps
+            elif event.micro_batch < self._num_first_prefills:
+                sums.prefill_s += seconds
+                # The chunks of a long prompt are one micro-batch.
+                sums.num_prefills += event.num_steps if event.step == 0 else 0
+                self._prefill_s = max(self._prefill_s, event.ended_s - self._started_s)
+            if self._keeps_events:
+                self._events.append(event.shifted(-self._started_s))
 
     def record(
         self,
@@ -95,25 +78,20 @@ class BatchRecorder:
         num_new_tokens: int,
         memory_bytes: Sequence[int],
         peaks: Mapping[int, StagePeak],
-        machines: Sequence[Machine],
+        machines: Sequence[Machine | None],
     ) -> BatchRecord:
-        """Returns the record of the whole run.
+        """Returns the record of a run that ended at a time of the events' clock.
 
-        Args:
-            ended_s: End of the run, on the events' clock.
-            num_requests: Number of requests served.
-            num_new_tokens: Number of tokens generated.
-            memory_bytes: Bytes of each stage's weights and caches, on each device.
-            peaks: Peak memory by stage, as far as it is known.
-            machines: Hardware of each stage.
+        Bytes are those of each stage's weights and caches, on each device; peaks are by
+        stage, as far as they are known.
         """
         total_s = ended_s - self._started_s
         stages = tuple(
             StageTimes(
                 stage=number,
                 devices=stage.devices,
-                prefill_s=sums.mean_s("prefill"),
-                decode_s=sums.mean_s("decode"),
+                prefill_s=_mean(sums.prefill_s, sums.num_prefills),
+                decode_s=_mean(sums.decode_s, sums.num_decodes),
                 busy_s=sums.busy_s,
                 idle_s=max(0.0, total_s - sums.busy_s),
                 waiting_s=sums.waiting_s,
@@ -134,3 +112,7 @@ class BatchRecorder:
             stages=stages,
             events=tuple(events),
         )
+
+
+def _mean(total_s: float, count: int) -> float:
+    return total_s / count if count else 0.0

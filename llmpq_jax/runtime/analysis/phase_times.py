@@ -44,12 +44,7 @@ class StagePhase:
 
 
 def phase_times(strategy: Strategy, batch: BatchRecord) -> tuple[StagePhase, ...]:
-    """Returns the times of each stage, and within it of each phase.
-
-    Args:
-        strategy: Strategy of the run, with its predictions.
-        batch: Record of the run, with its events.
-    """
+    """Returns the times of each stage, and within it of each phase."""
     ended_s: dict[tuple[int, Phase, int, int], float] = {
         (event.stage, event.phase, event.micro_batch, event.step): event.ended_s
         for event in batch.events

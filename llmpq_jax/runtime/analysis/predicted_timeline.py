@@ -9,10 +9,12 @@ strategy does not record them, and so are prompts that waited for a slot.
 from __future__ import annotations
 
 import heapq
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from llmpq_jax.runtime.analysis.run_record import BatchRecord, StageTimes
+from llmpq_jax.runtime.analysis.batch_recorder import BatchRecorder
+from llmpq_jax.runtime.analysis.run_record import BatchRecord
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.compiled import Phase
 from llmpq_jax.stage.message import StageEvent
@@ -51,35 +53,24 @@ def predicted_batch(strategy: Strategy, batch: BatchRecord) -> BatchRecord | Non
         ended_s = max(ended_s, left_s)
         if index + 1 < len(groups[group]):
             heapq.heappush(ready, (left_s, group, index + 1))
-    return BatchRecord(
+    recorder = BatchRecorder(strategy, started_s=0.0, num_first_prefills=sys.maxsize)
+    recorder.add(replay.events)
+    return recorder.record(
+        ended_s=ended_s,
         num_requests=batch.num_requests,
         num_new_tokens=batch.num_new_tokens,
-        prefill_s=prefill_s,
-        decode_s=ended_s - prefill_s,
-        stages=tuple(
-            _times(times, [e for e in replay.events if e.stage == number], ended_s)
-            for number, times in enumerate(batch.stages)
-        ),
-        events=tuple(sorted(replay.events, key=lambda e: (e.started_s, e.stage))),
+        memory_bytes=[times.memory_bytes for times in batch.stages],
+        peaks={},
+        machines=[None] * len(batch.stages),
     )
 
 
 class _Replay:
-    """Stages that run micro-batches for their predicted seconds.
-
-    Attributes:
-        events: Events so far.
-    """
+    """Stages that run micro-batches for their predicted seconds, idle at first."""
 
     def __init__(
         self, seconds: Mapping[Phase, Sequence[float]], *, num_chunks: Mapping[int, int]
     ) -> None:
-        """Starts with idle stages.
-
-        Args:
-            seconds: Predicted seconds of a micro-batch on each stage, by phase.
-            num_chunks: Number of chunks of each prefill micro-batch, by its number.
-        """
         self.events: list[StageEvent] = []
         self._seconds = seconds
         self._num_chunks = num_chunks
@@ -107,24 +98,3 @@ class _Replay:
             )
             self._free_s[number] = ready_s = ended_s
         return ready_s
-
-
-def _times(times: StageTimes, events: list[StageEvent], total_s: float) -> StageTimes:
-    """Returns the times of one stage in the replay."""
-
-    def mean_s(phase: Phase) -> float:
-        own = [event for event in events if event.phase == phase]
-        passes = sum(e.num_steps for e in own if phase == "decode" or e.step == 0)
-        return sum(e.ended_s - e.started_s for e in own) / passes if passes else 0.0
-
-    busy_s = sum(event.ended_s - event.started_s for event in events)
-    return StageTimes(
-        stage=times.stage,
-        devices=times.devices,
-        prefill_s=mean_s("prefill"),
-        decode_s=mean_s("decode"),
-        busy_s=busy_s,
-        idle_s=max(0.0, total_s - busy_s),
-        waiting_s=sum(event.started_s - event.received_s for event in events),
-        memory_bytes=times.memory_bytes,
-    )

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from llmpq_jax.errors import SpecError
+from llmpq_jax.files import reading
 from llmpq_jax.runtime.analysis.run_record import BatchRecord
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.schema.toml import decode_record
@@ -42,12 +43,9 @@ def read_run(path: Path) -> RecordedRun:
         SpecError: If the file is missing or is no run record.
     """
     where = f"run record {path}"
-    try:
+    expected = "JSON lines; make it with `llmpq-jax generate --record FILE`"
+    with reading(path, "run record", expected, SpecError):
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as reason:
-        cause = reason.strerror if isinstance(reason, OSError) else "not UTF-8 text"
-        msg = f"{where}: cannot be read ({cause}): expected JSON lines; make it with `llmpq-jax generate --record FILE`"
-        raise SpecError(msg) from reason
     header: dict[str, Any] | None = None
     batches: dict[int, dict[str, Any]] = {}
     events: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)

@@ -81,13 +81,10 @@ def write_run_record(
     header: dict[str, Any],
     phases: Sequence[Sequence[StagePhase]],
 ) -> None:
-    """Writes a header, then for each batch its summary, its stages' phases and its events.
+    """Writes a header, then of each batch its summary, stages' phases and events.
 
-    Args:
-        path: Path of the file.
-        batches: Records of the batches.
-        header: Fields of the first line, such as the command and the strategy.
-        phases: Times of each batch by stage and phase (`phase_times`).
+    The header has the command and the strategy; `phases` are each batch's
+    `phase_times`.
     """
     lines = [json.dumps({"record": "run", **header})]
     for number, (batch, own) in enumerate(zip(batches, phases, strict=True)):

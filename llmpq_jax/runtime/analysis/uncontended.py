@@ -23,11 +23,8 @@ def uncontended_seconds(
 ) -> list[float]:
     """Returns the seconds that each event would have taken without other devices.
 
-    Args:
-        strategy: Strategy of the run.
-        events: Events of the run, in any order.
-        serial_fraction: Function of a node's name and a phase that returns the fraction
-            of work that its devices serialise, or None if they share nothing.
+    The fraction that a node's devices serialise in a phase is None if they share
+    nothing.
     """
     stages = [
         (stage.devices[0].partition("/")[0], len(stage.devices))

@@ -60,22 +60,11 @@ class Engine(Protocol):
     def prepare(
         self, shapes: Sequence[StageShapes], *, on_stage: Callable[[], None]
     ) -> None:
-        """Compiles all stages at the same time.
-
-        Args:
-            shapes: Input shapes that each stage compiles for.
-            on_stage: Called after each stage is compiled.
-        """
+        """Compiles all stages at the same time; calls `on_stage` after each one."""
         ...
 
     def allocate(self, *, num_groups: int, num_rows: int, num_slots: int) -> None:
-        """Makes every stage's empty caches.
-
-        Args:
-            num_groups: Number of decode groups.
-            num_rows: Rows of each group.
-            num_slots: Slots of a row's cache.
-        """
+        """Makes every stage's empty caches: slots in each row of each decode group."""
         ...
 
     def free(self) -> None:
@@ -109,10 +98,7 @@ class Engine(Protocol):
         ...
 
     def peaks(self) -> dict[int, StagePeak]:
-        """Returns each stage's peak memory, by stage; failed stages are left out.
-
-        It must be called while the caches are allocated.
-        """
+        """Returns peaks by stage while caches are allocated, without failed stages."""
         ...
 
     def close(self) -> None:

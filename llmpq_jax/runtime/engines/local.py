@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from llmpq_jax.checkpoint.open_store import open_store
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
@@ -13,9 +11,9 @@ from llmpq_jax.runtime.claimed_devices import find_devices
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.build import build_worker
 from llmpq_jax.stage.emulated_devices import emulate_cpu_devices
-from llmpq_jax.stage.loop import Connection, StageLoop
+from llmpq_jax.stage.loop import StageChain
 from llmpq_jax.stage.memory_peak import StagePeak
-from llmpq_jax.stage.message import Message, StageEvent
+from llmpq_jax.stage.message import StageEvent
 from llmpq_jax.stage.worker import StageFacts, StageShapes, StageWorker
 
 
@@ -25,12 +23,7 @@ def start_local(
     on_layer: Callable[[], None],
     weights_cache: WeightsCache | None = None,
 ) -> LocalEngine:
-    """Loads every stage onto devices of this machine.
-
-    Args:
-        strategy: Strategy to run.
-        on_layer: Called after each layer is loaded.
-        weights_cache: Cache of rounded weights, by default none.
+    """Loads every stage onto this machine's devices; calls `on_layer` after each layer.
 
     Raises:
         StrategyError: If the strategy is for another model, or for missing devices.
@@ -57,43 +50,8 @@ def start_local(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """An exception that a stage's thread raised."""
-
-    error: BaseException
-
-
-@dataclass(frozen=True, slots=True)
-class _Results:
-    """Queue of the last stage's results, and of all stages' failures."""
-
-    waiting: queue.SimpleQueue[Message | _Failure]
-
-    def send(self, message: Message) -> None:
-        """Queues a result."""
-        self.waiting.put(message)
-
-    def fail(self, error: BaseException) -> None:
-        """Queues an exception that a stage raised."""
-        self.waiting.put(_Failure(error))
-
-
-class LocalEngine:
-    """Sends messages from stage to stage, and queues the last stage's results."""
-
-    def __init__(self, workers: Sequence[StageWorker]) -> None:
-        """Starts a thread per stage; `close` ends them."""
-        self.workers = tuple(workers)
-        self._results = _Results(queue.SimpleQueue())
-        downstream: Connection = self._results
-        loops: list[StageLoop] = []
-        for worker in reversed(self.workers):
-            downstream = StageLoop(
-                worker, downstream=downstream, on_failure=self._results.fail
-            )
-            loops.append(downstream)
-        self._loops = tuple(reversed(loops))
+class LocalEngine(StageChain):
+    """Runs the stages of one process."""
 
     @property
     def facts(self) -> tuple[StageFacts, ...]:
@@ -130,21 +88,6 @@ class LocalEngine:
         for worker in self.workers:
             worker.free()
 
-    def submit(self, message: Message) -> None:
-        """Sends a micro-batch to the first stage, without waiting for it."""
-        self._loops[0].send(message)
-
-    def next_result(self) -> Message:
-        """Waits for the next result of the last stage.
-
-        Raises:
-            BaseException: If a stage raised it.
-        """
-        result = self._results.waiting.get()
-        if isinstance(result, _Failure):
-            raise result.error
-        return result
-
     def recover(self) -> None:
         """Does nothing: stages of one process fail together."""
 
@@ -155,8 +98,3 @@ class LocalEngine:
     def peaks(self) -> dict[int, StagePeak]:
         """Returns each stage's peak memory while its caches are allocated, by stage."""
         return {worker.stage: worker.peak for worker in self.workers}
-
-    def close(self) -> None:
-        """Ends the threads once their inboxes are empty."""
-        for loop in self._loops:
-            loop.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmpq_jax.cli.options.engine import EngineOptions
-from llmpq_jax.runtime.engines.transport.config import TransportName
+from llmpq_jax.runtime.engines.transport import TransportName
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_ray_is_to_encrypt_what_it_carries(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
+@pytest.mark.xdist_group("ray, engine and links")
 def test_ray_gives_the_results_of_the_local_engine(run, strategy, machines, tmp_path):
     words = ["generate", "--strategy", strategy, "--json", "--ignore-eos"]
     for text in ("def f", "import os", "x = 1"):

@@ -16,8 +16,8 @@ import ray
 from llmpq_jax.checkpoint.open_store import open_store
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.runtime.claimed_devices import claim_devices
-from llmpq_jax.runtime.engines.ray.process_checks import Heartbeat, check_version
-from llmpq_jax.runtime.engines.transport.config import TransportConfig
+from llmpq_jax.runtime.engines.ray.health import Heartbeat, check_version
+from llmpq_jax.runtime.engines.transport import TransportConfig
 from llmpq_jax.runtime.engines.transport.endpoint import Endpoint, open_endpoint
 from llmpq_jax.runtime.engines.transport.serialized import (
     SerializedMessage,
@@ -26,7 +26,7 @@ from llmpq_jax.runtime.engines.transport.serialized import (
 )
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.build import build_worker
-from llmpq_jax.stage.loop import Connection, StageLoop
+from llmpq_jax.stage.loop import Send, StageLoop
 from llmpq_jax.stage.memory_peak import StagePeak
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.worker import StageFacts, StageShapes, StageWorker
@@ -52,8 +52,8 @@ class StageActor:
         )
         self._steps: dict[int, list[np.ndarray]] = {}
         self._endpoint: Endpoint | None = None
-        self._first_stage: Connection | None = None
-        self._next_stage: Connection | None = None
+        self._first_stage: Send | None = None
+        self._next_stage: Send | None = None
 
     def load(
         self,
@@ -73,8 +73,8 @@ class StageActor:
             transport: Transport of the run.
 
         Raises:
-            StrategyError: If the strategy is for another model or for missing devices, or
-                this machine has another version of llmpq-jax.
+            StrategyError: If `start_local` would raise it, or the version is another
+                one.
             CheckpointError: If the weights are missing or damaged.
         """
         check_version(version)
@@ -122,10 +122,7 @@ class StageActor:
     def start_epoch(self, epoch: int, first_stage: Any, next_stage: Any) -> None:
         """Drops the messages of the epoch before, and starts one with an empty inbox.
 
-        Args:
-            epoch: Number of the epoch.
-            first_stage: Address of the first stage.
-            next_stage: Address of the stage after this one; None after the last.
+        The stages are given by their addresses; None follows the last stage.
         """
         assert self._endpoint is not None, "load comes first"
         # From here on no message of the epoch before is received or sent.
@@ -141,7 +138,9 @@ class StageActor:
         self._steps = {}
         waiting, self._outbox = self._outbox, queue.SimpleQueue()
         waiting.put(None)
-        self._loop = StageLoop(self._loaded, downstream=self, on_failure=self._fail)
+        self._loop = StageLoop(
+            self._loaded, downstream=self.send, on_failure=self._fail
+        )
 
     def prepare(self, shapes: Sequence[StageShapes]) -> None:
         """Compiles the stage for input shapes."""
@@ -192,8 +191,7 @@ class StageActor:
     def collect(self) -> list[SerializedMessage]:
         """Waits for results, and returns all that are ready; none when the epoch ends.
 
-        Raises:
-            BaseException: If the stage raised it.
+        An exception of the stage is raised in their place.
         """
         outbox = self._outbox
         items = [outbox.get()]
@@ -209,14 +207,14 @@ class StageActor:
         if message.epoch != self._epoch:
             return
         if self._next_stage is not None:
-            self._next_stage.send(message)
+            self._next_stage(message)
             return
         if message.phase == "decode" and message.tokens is None:
             steps = self._steps.setdefault(message.micro_batch, [])
             steps.append(np.asarray(message.payload))
             if message.steps_left:
                 assert self._first_stage is not None
-                self._first_stage.send(self._loaded.next_step(message))
+                self._first_stage(self._loaded.next_step(message))
                 return
             message = replace(message, tokens=np.stack(steps), num_steps=len(steps))
             del self._steps[message.micro_batch]

@@ -74,11 +74,12 @@ def place_actors(
 ) -> PlacedActors:
     """Connects to a Ray cluster and starts an actor on each of some nodes.
 
-    A node serves one command at a time, because its actors share its whole resource.
+    A node serves one command at a time, because its actors share its whole resource; it
+    is repeated for several actors. Methods of an actor may be in `CONCURRENCY_GROUPS`.
 
     Args:
-        nodes: Names of the nodes in the cluster file, repeated for several actors on one.
-        actor: Class of the actors; its methods may be in `CONCURRENCY_GROUPS`.
+        nodes: Names of the nodes in the cluster file.
+        actor: Class of the actors.
         address: Address of the cluster, "auto" for this machine's, or "local" to start
             one on this machine that has all nodes.
         required_by: Name of what names the nodes, for messages.

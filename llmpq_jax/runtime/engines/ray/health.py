@@ -1,4 +1,4 @@
-"""Monitors the health of actors: which have failed, and how far they have loaded."""
+"""The health of actors: which have failed, and how far they have loaded."""
 
 from __future__ import annotations
 
@@ -11,9 +11,38 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from llmpq_jax.runtime.engines.ray.process_checks import Heartbeat
+from llmpq_jax import __version__
+from llmpq_jax.errors import StrategyError
 
 _PERIOD_S = 0.25
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heartbeat:
+    """An actor's answer to a health check.
+
+    Attributes:
+        process: Unique name of the actor's process.
+        pid: Process id on its machine.
+        clock_s: Current `time.perf_counter` of the process.
+        num_layers: Number of layers loaded so far.
+    """
+
+    process: str
+    pid: int
+    clock_s: float
+    num_layers: int
+
+
+def check_version(version: str) -> None:
+    """Refuses to work for an engine of another version of llmpq-jax.
+
+    Raises:
+        StrategyError: If this machine has another version.
+    """
+    if version != __version__:
+        msg = f"llmpq-jax is {__version__} here and {version} where the run was started: expected the same version; install it here"
+        raise StrategyError(msg)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,13 +75,7 @@ class HealthMonitor:
         heartbeat_timeout_s: float,
         on_layer: Callable[[], None],
     ) -> None:
-        """Starts the thread; `close` ends it.
-
-        Args:
-            actors: Actors of the stages, in pipeline order.
-            heartbeat_timeout_s: Seconds without an answer after which a worker has failed.
-            on_layer: Called after each layer is loaded for the first time.
-        """
+        """Starts the thread, which also calls `on_layer`; `close` ends it."""
         self._actors = actors
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._on_layer = on_layer

@@ -15,7 +15,7 @@ from llmpq_jax.errors import LlmpqError, WorkerFailedError
 from llmpq_jax.runtime.engines.ray.cluster_nodes import place_actors
 from llmpq_jax.runtime.engines.ray.probe_actor import ProbeActor
 from llmpq_jax.runtime.engines.ray.ray_engine import DEFAULT_HEARTBEAT_TIMEOUT_S
-from llmpq_jax.runtime.engines.transport.config import TransportConfig, TransportName
+from llmpq_jax.runtime.engines.transport import TransportConfig, TransportName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,17 +46,9 @@ def time_links(
 ) -> Generator[tuple[LinkProbe, list[float]], None, None]:
     """Yields the seconds of several transfers of each probe, as they are taken.
 
-    A process is started for each device, on its machine, and ended after the last probe.
-
-    Args:
-        probes: Transfers to time; those between the same two devices come together.
-        hidden_size: Width of hidden states.
-        dtype: Type of hidden states.
-        pause_s: Seconds before each transfer.
-        address: Address of the Ray cluster; see `place_actors`.
-        heartbeat_timeout_s: Seconds without a reply after which a link has failed.
-        transport: Transport of the messages; see `TransportConfig`.
-        set_up: Called in each process before JAX starts.
+    A process is started for each device, on its machine, and ended after the last
+    probe. Probes between the same two devices come together, with `pause_s` before each
+    transfer. See `start_ray` for the cluster, its failures and the transport.
 
     Raises:
         DeviceFailedError: If a machine is not part of the cluster.

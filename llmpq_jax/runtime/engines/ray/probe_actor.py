@@ -12,14 +12,14 @@ import numpy as np
 import ray
 
 from llmpq_jax.runtime.claimed_devices import claim_devices
-from llmpq_jax.runtime.engines.ray.process_checks import check_version
-from llmpq_jax.runtime.engines.transport.config import TransportConfig
+from llmpq_jax.runtime.engines.ray.health import check_version
+from llmpq_jax.runtime.engines.transport import TransportConfig
 from llmpq_jax.runtime.engines.transport.endpoint import Endpoint, open_endpoint
 from llmpq_jax.runtime.engines.transport.serialized import (
     SerializedMessage,
     deserialize,
 )
-from llmpq_jax.stage.loop import Connection
+from llmpq_jax.stage.loop import Send
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.sampling import greedy_rows
 from llmpq_jax.stage.sharding import StageSharding
@@ -45,7 +45,7 @@ class ProbeActor:
     def __init__(self) -> None:
         """Does nothing that may fail, because Ray reports failures of `load` better."""
         self._epoch = 0
-        self._peer: Connection | None = None
+        self._peer: Send | None = None
         self._replies: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def load(
@@ -59,16 +59,11 @@ class ProbeActor:
     ) -> Any:
         """Starts JAX on a device; returns the address of this process for others.
 
-        Args:
-            device: Full name of the device.
-            version: Version of llmpq-jax in the calling process.
-            set_up: Called before JAX starts.
-            transport: Transport of the messages.
-            hidden_size: Width of hidden states.
-            dtype: Type of hidden states.
+        `set_up` is called before JAX starts; see `time_links` for the rest.
 
         Raises:
-            StrategyError: If the device is missing, or llmpq-jax has another version here.
+            StrategyError: If the device is missing, or llmpq-jax has another version
+                here.
         """
         check_version(version)
         set_up()
@@ -101,12 +96,7 @@ class ProbeActor:
     ) -> None:
         """Takes the endpoint and the device of this process.
 
-        Args:
-            endpoint: Endpoint of this process.
-            sharding: Device of the hidden states.
-            timeout_s: Seconds to wait for a reply, besides those of a slow transfer.
-            hidden_size: Width of hidden states.
-            dtype: Type of hidden states.
+        A reply may take `timeout_s` besides the seconds of a slow transfer.
         """
         self._endpoint = endpoint
         self._sharding = sharding
@@ -115,12 +105,7 @@ class ProbeActor:
         self._dtype = dtype
 
     def start_epoch(self, epoch: int, peer: Any) -> None:
-        """Connects to another process.
-
-        Args:
-            epoch: Number of the epoch; messages of others are dropped.
-            peer: Address of the other process.
-        """
+        """Connects to another process; messages of other epochs are dropped."""
         self._epoch = epoch
         self._endpoint.disconnect()
         self._replies = queue.SimpleQueue()
@@ -129,14 +114,10 @@ class ProbeActor:
     def one_way_seconds(self, num_tokens: int, pause_s: float) -> list[float]:
         """Times transfers of hidden states to the peer; returns the seconds of each.
 
-        A sample is a round trip with all hidden states there and one token's back, minus
-        half of a round trip with one token's both ways. So clocks of different machines
-        are not compared.
-
-        Args:
-            num_tokens: Number of tokens whose hidden states are sent.
-            pause_s: Seconds before each round trip, because a stage in a pipeline also
-                waits between messages.
+        A sample is a round trip with all hidden states there and one token's back,
+        minus half of a round trip with one token's both ways. So clocks of different
+        machines are not compared. A pause comes before each round trip, because a stage
+        in a pipeline also waits between messages.
 
         Raises:
             ConnectionError: If there is no reply.
@@ -203,7 +184,6 @@ class ProbeActor:
             micro_batch=0,
             step=step,
             groups=(0,),
-            first_row=0,
             payload=self._sharding.put(hidden).block_until_ready(),
             slot_B=np.ones(1, np.int32),
             sampling=greedy_rows(1),
@@ -212,4 +192,4 @@ class ProbeActor:
 
     def _send(self, message: Message) -> None:
         assert self._peer is not None, "start_epoch comes first"
-        self._peer.send(message)
+        self._peer(message)

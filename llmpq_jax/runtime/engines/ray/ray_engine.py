@@ -18,11 +18,8 @@ from llmpq_jax.runtime.engines.engine import StageFailedError
 from llmpq_jax.runtime.engines.ray.actor import StageActor
 from llmpq_jax.runtime.engines.ray.cluster_nodes import place_actors
 from llmpq_jax.runtime.engines.ray.workers import Workers
-from llmpq_jax.runtime.engines.transport.config import TransportConfig, TransportName
-from llmpq_jax.runtime.engines.transport.serialized import (
-    deserialize,
-    serialize,
-)
+from llmpq_jax.runtime.engines.transport import TransportConfig, TransportName
+from llmpq_jax.runtime.engines.transport.serialized import deserialize, serialize
 from llmpq_jax.schema.strategy import ModelReference, Strategy
 from llmpq_jax.stage.memory_peak import StagePeak
 from llmpq_jax.stage.message import Message, StageEvent
@@ -89,12 +86,9 @@ def start_ray(
 
 
 class RayEngine:
-    """Sends messages to the first stage's actor, and collects results of the last one's.
+    """Sends messages to the first stage's actor, and collects the last one's results.
 
     Between stages messages go from actor to actor; see `StageActor`.
-
-    Attributes:
-        workers: Workers of the stages.
     """
 
     supports_multi_step = True
@@ -143,12 +137,7 @@ class RayEngine:
         first.receive.remote(serialize(replace(message, epoch=self.workers.epoch)))
 
     def next_result(self) -> Message:
-        """Waits for the next result of the last stage.
-
-        Raises:
-            StageFailedError: If a worker failed; all micro-batches in flight are lost.
-            BaseException: If a stage raised it.
-        """
+        """Waits for the next result of the last stage; see `Engine.next_result`."""
         if self._epoch != self.workers.epoch:
             # Calls of an older epoch have no results, or are never answered.
             self._epoch = self.workers.epoch
@@ -169,33 +158,16 @@ class RayEngine:
         return self._results.popleft()
 
     def recover(self) -> None:
-        """Waits until Ray has restarted failed workers, and loads them.
-
-        Raises:
-            DeviceFailedError: If a machine or a device has failed, or a worker fails
-                repeatedly.
-            WorkerFailedError: If a worker has failed, and is not to be recovered.
-        """
+        """Waits until Ray has restarted failed workers, and loads them."""
         self.workers.recover()
 
     def take_events(self) -> list[StageEvent]:
-        """Returns the stages' events since the last call, on this process's clock.
-
-        The events of a failed worker are lost.
-        """
+        """Returns events on this process's clock, without those of failed workers."""
         events: list[StageEvent] = []
         with suppress(StageFailedError):
             for number, taken in self.workers.calls.call_all("take_events"):
                 ahead_s = _clock_ahead_s(self.workers.actors[number])
-                events += [
-                    replace(
-                        event,
-                        received_s=event.received_s - ahead_s,
-                        started_s=event.started_s - ahead_s,
-                        ended_s=event.ended_s - ahead_s,
-                    )
-                    for event in taken
-                ]
+                events += [event.shifted(-ahead_s) for event in taken]
         return events
 
     def peaks(self) -> dict[int, StagePeak]:

@@ -21,7 +21,7 @@ _REPORT_S = 2.0
 
 
 class StageCalls:
-    """Calls to the actors of all stages.
+    """Calls to the actors of all stages, which are in pipeline order.
 
     Attributes:
         actors: Actors of the stages, in pipeline order.
@@ -36,25 +36,14 @@ class StageCalls:
         *,
         may_recover: Callable[[], bool],
     ) -> None:
-        """Takes actors, and what monitors them.
-
-        Args:
-            actors: Actors of the stages, in pipeline order.
-            stages: Stages of the strategy, for messages.
-            monitor: Monitor of the actors' health.
-            may_recover: Function that returns whether a broken connection is recovered.
-        """
+        """Takes actors, their monitor, and what says if a connection is recovered."""
         self.actors = actors
         self.stages = stages
         self._monitor = monitor
         self._may_recover = may_recover
 
     def call_all(self, method: str, *arguments: Any) -> Iterator[tuple[int, Any]]:
-        """Calls a method of all actors, and yields each stage's answer as it comes.
-
-        Raises:
-            StageFailedError: If a worker has failed.
-        """
+        """Calls a method of all actors; yields each stage's answer as it comes."""
         calls = {
             getattr(actor, method).remote(*arguments): number
             for number, actor in enumerate(self.actors)
@@ -70,9 +59,6 @@ class StageCalls:
 
     def wait_any(self, calls: dict[Any, int]) -> list[tuple[Any, Any]]:
         """Waits until one of some calls has an answer; returns the calls that have one.
-
-        Args:
-            calls: Calls, each with the number of its stage.
 
         Raises:
             StageFailedError: If a worker has failed.

@@ -20,7 +20,7 @@ from llmpq_jax.runtime.engines.engine import (
 from llmpq_jax.runtime.engines.ray.cluster_nodes import PlacedActors
 from llmpq_jax.runtime.engines.ray.health import HealthMonitor, WorkerFailure
 from llmpq_jax.runtime.engines.ray.stage_calls import POLL_S, StageCalls
-from llmpq_jax.runtime.engines.transport.config import TransportConfig
+from llmpq_jax.runtime.engines.transport import TransportConfig
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.worker import StageFacts
 
@@ -53,15 +53,8 @@ class Workers:
     ) -> None:
         """Takes actors that have loaded nothing yet; `close` ends them.
 
-        Args:
-            strategy: Strategy with the model's absolute path, the same on all machines.
-            placed: Actors of the stages.
-            transport: Transport between the stages.
-            heartbeat_timeout_s: Seconds without an answer after which a worker has failed.
-            restart_timeout_s: Seconds after which a failed worker has failed for good.
-            restarts: Whether failed workers are recovered.
-            on_layer: Called after each layer is loaded for the first time.
-            set_up: Function that each process calls before JAX starts, see `start_ray`.
+        See `start_ray` for times and functions. The strategy's paths are absolute, and
+        the same on all machines.
         """
         self.strategy = strategy
         self.transport = transport
@@ -101,12 +94,7 @@ class Workers:
         return tuple(self._facts[number] for number in range(len(self.actors)))
 
     def load(self) -> None:
-        """Loads all stages that are not loaded, at the same time, and starts an epoch.
-
-        Raises:
-            DeviceFailedError: If a machine has failed, or a worker fails repeatedly.
-            WorkerFailedError: If a worker has failed, and is not to be recovered.
-        """
+        """Loads all stages that are not loaded, in parallel, and starts an epoch."""
         while True:
             try:
                 self._load_rest()
@@ -148,10 +136,7 @@ class Workers:
     ) -> None:
         """Calls a method of all actors; repeats it after recovery if a worker fails.
 
-        Args:
-            method: Name of the method.
-            *arguments: Arguments of the method.
-            on_answer: Called with the number of each stage that answers.
+        `on_answer` is called with the number of each stage that answers.
         """
         while True:
             try:

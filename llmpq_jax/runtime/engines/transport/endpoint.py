@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llmpq_jax.runtime.engines.transport.config import TransportConfig
-from llmpq_jax.runtime.engines.transport.serialized import HostCodec, serialize
+from llmpq_jax.runtime.engines.transport import TransportConfig
+from llmpq_jax.runtime.engines.transport.serialized import MessageCodec, serialize
 from llmpq_jax.runtime.engines.transport.sockets import SocketEndpoint
-from llmpq_jax.stage.loop import Connection
+from llmpq_jax.stage.loop import Send
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.sharding import StageSharding
 
@@ -22,8 +21,8 @@ class Endpoint(Protocol):
         """Address that `connect` of another process takes to reach this one."""
         ...
 
-    def connect(self, address: Any, epoch: int) -> Connection:
-        """Returns a connection to another process, for the messages of an epoch."""
+    def connect(self, address: Any, epoch: int) -> Send:
+        """Returns a function that sends an epoch's messages to another process."""
         ...
 
     def disconnect(self) -> int:
@@ -40,7 +39,7 @@ def open_endpoint(
     on_message: Callable[[Message], None],
     on_disconnect: Callable[[int, BaseException], None],
 ) -> Endpoint:
-    """Opens the endpoint of the process of an actor.
+    """Opens the endpoint of this actor's process.
 
     Args:
         config: Transport of the run.
@@ -53,7 +52,7 @@ def open_endpoint(
     """
     if config.name == "calls":
         return ActorEndpoint(actor)
-    codec = HostCodec()
+    codec = MessageCodec()
     if config.name == "transfer":
         # Imported only here, because it is experimental and may be missing.
         from llmpq_jax.runtime.engines.transport.transfer_server import TransferServer
@@ -71,19 +70,11 @@ class ActorEndpoint:
         """Takes the handle of this process's actor."""
         self.address = address
 
-    def connect(self, address: Any, epoch: int) -> Connection:
-        """Returns a connection to another actor."""
+    def connect(self, address: Any, epoch: int) -> Send:
+        """Returns a function that sends messages to another actor."""
         del epoch  # each message has its own
-        return _ActorConnection(address)
+        return lambda message: address.receive.remote(serialize(message))
 
     def disconnect(self) -> int:
         """Does nothing, because there are only calls, which Ray ends; returns 0."""
         return 0
-
-
-@dataclass(frozen=True, slots=True)
-class _ActorConnection:
-    actor: Any
-
-    def send(self, message: Message) -> None:
-        self.actor.receive.remote(serialize(message))

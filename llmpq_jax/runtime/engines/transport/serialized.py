@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -47,32 +47,19 @@ def deserialize(serialized: SerializedMessage) -> Message:
     return replace(serialized.message, payload=payload)
 
 
-class MessageCodec(Protocol):
-    """Encodes the messages of one process for a connection, and decodes others'."""
+class MessageCodec:
+    """Encodes the messages of one process for a connection, and decodes others'.
+
+    This one sends whole messages through the host's memory.
+    """
 
     def encode(self, message: Message) -> Any:
         """Returns the object to pickle and send."""
-        ...
+        return serialize(message)
 
     def decode(self, received: Any) -> Message:
         """Returns the message of a received object; an exception ends the connection."""
-        ...
-
-    def release(self) -> None:
-        """Frees what is held for messages that will not be received."""
-        ...
-
-
-class HostCodec:
-    """Sends whole messages through the host's memory."""
-
-    def encode(self, message: Message) -> SerializedMessage:
-        """Returns the serialized message."""
-        return serialize(message)
-
-    def decode(self, received: SerializedMessage) -> Message:
-        """Returns the deserialized message."""
         return deserialize(received)
 
     def release(self) -> None:
-        """Does nothing, because nothing is held."""
+        """Frees what is held for messages that will not be received: here nothing."""

@@ -17,8 +17,9 @@ from contextlib import suppress
 from multiprocessing import AuthenticationError, connection
 from typing import Any
 
-from llmpq_jax.runtime.engines.transport.config import TransportConfig
+from llmpq_jax.runtime.engines.transport import TransportConfig
 from llmpq_jax.runtime.engines.transport.serialized import MessageCodec
+from llmpq_jax.stage.loop import Send
 from llmpq_jax.stage.message import Message
 
 # To connect, and to prove the key.
@@ -46,15 +47,10 @@ class SocketEndpoint:
         on_message: Callable[[Message], None],
         on_disconnect: Callable[[int, BaseException], None],
     ) -> None:
-        """Starts to listen; `close` ends it.
+        """Starts to listen at a host's address; `close` ends it.
 
-        Args:
-            host: Address of this machine in the cluster.
-            config: Transport of the run.
-            codec: Codec of the messages.
-            on_message: Called with each message, in the thread of its connection.
-            on_disconnect: Called with the epoch and the cause when an incoming connection
-                ends.
+        In the threads of incoming connections `on_message` is called with each message,
+        and `on_disconnect` with the epoch and the cause when a connection ends.
         """
         self._config = config
         self._codec = codec
@@ -65,11 +61,11 @@ class SocketEndpoint:
         self._connections: list[SocketConnection] = []
         threading.Thread(target=self._accept, name="accept", daemon=True).start()
 
-    def connect(self, address: Address, epoch: int) -> SocketConnection:
-        """Returns a connection to another process, for the messages of an epoch."""
+    def connect(self, address: Address, epoch: int) -> Send:
+        """Returns a function that sends an epoch's messages to another process."""
         made = SocketConnection(address, self._config, epoch, self._codec)
         self._connections.append(made)
-        return made
+        return made.send
 
     def disconnect(self) -> int:
         """Ends all outgoing connections; returns how many there were."""
@@ -126,11 +122,7 @@ class SocketConnection:
         self._outgoing: connection.Connection | None = None
 
     def send(self, message: Message) -> None:
-        """Sends a message.
-
-        Raises:
-            ConnectionError: If it cannot be sent.
-        """
+        """Sends a message; raises ConnectionError if it cannot be sent."""
         encoded = self._codec.encode(message)
         try:
             if self._outgoing is None:
@@ -156,10 +148,8 @@ def _authenticated(
 ) -> connection.Connection:
     """Returns a connection over which both ends have proved that they know the key.
 
-    It is a duplicate of the socket, which can still be shut down.
-
-    Raises:
-        AuthenticationError: If the other end does not know the key.
+    It is a duplicate of the socket, which can still be shut down. AuthenticationError
+    is raised if the other end does not know the key.
     """
     peer.settimeout(None)
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

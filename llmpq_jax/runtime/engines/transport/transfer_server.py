@@ -18,8 +18,9 @@ import numpy as np
 from jax.experimental import transfer
 from jax.sharding import SingleDeviceSharding
 
-from llmpq_jax.runtime.engines.transport.config import TransportConfig
+from llmpq_jax.runtime.engines.transport import TransportConfig
 from llmpq_jax.runtime.engines.transport.serialized import (
+    MessageCodec,
     SerializedMessage,
     deserialize,
     serialize,
@@ -47,7 +48,7 @@ class TransferDescriptor:
     shape: tuple[int, ...] | None = None
 
 
-class TransferServer:
+class TransferServer(MessageCodec):
     """A codec that offers hidden states for pulling, and pulls those of others."""
 
     def __init__(
@@ -55,10 +56,7 @@ class TransferServer:
     ) -> None:
         """Starts the server, which runs until the process ends.
 
-        Args:
-            host: Address of this machine in the cluster.
-            config: Transport of the run.
-            sharding: Devices of the stage, the first of which pulls.
+        The first of the stage's devices pulls.
         """
         (self._device, *_) = sharding.devices
         self._timeout_s = config.timeout_s
@@ -85,11 +83,7 @@ class TransferServer:
         )
 
     def decode(self, received: TransferDescriptor) -> Message:
-        """Returns the message, its payload pulled.
-
-        Raises:
-            ConnectionError: If the payload cannot be pulled.
-        """
+        """Returns the message, its payload pulled, or raises ConnectionError."""
         message = deserialize(received.serialized)
         if received.shape is None:
             return message

@@ -63,7 +63,7 @@ class Arrays:
 def probe_with(link: Link) -> ProbeActor:
     probe = ProbeActor()
     endpoint: Any = SimpleNamespace(
-        disconnect=lambda: 0, connect=lambda _peer, _epoch: link
+        disconnect=lambda: 0, connect=lambda _peer, _epoch: link.send
     )
     arrays: Any = Arrays()
     dtype = np.dtype(np.float32)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.runtime.engines.transport.config import TransportConfig
-from llmpq_jax.runtime.engines.transport.serialized import HostCodec
+from llmpq_jax.runtime.engines.transport import TransportConfig
+from llmpq_jax.runtime.engines.transport.serialized import MessageCodec
 from llmpq_jax.runtime.engines.transport.sockets import SocketEndpoint
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.sampling import greedy_rows
@@ -31,7 +31,7 @@ class End:
         self.endpoint = SocketEndpoint(
             "127.0.0.1",
             config,
-            HostCodec(),
+            MessageCodec(),
             on_message=self._on_message,
             on_disconnect=lambda epoch, reason: self.broken.put((epoch, reason)),
         )
@@ -76,9 +76,9 @@ def message(payload: np.ndarray, *, step: int = 1) -> Message:
 @given(st.lists(st.sampled_from([0, 1, 4095, 4096, 16384, 300_000]), max_size=4))
 def test_messages_come_whole_and_in_order(open_end, config, sizes):
     here, there = open_end(config), open_end(config)
-    connection = here.endpoint.connect(there.endpoint.address, 3)
+    send = here.endpoint.connect(there.endpoint.address, 3)
     for step, size in enumerate(sizes):
-        connection.send(message(np.arange(size, dtype=np.float32), step=step))
+        send(message(np.arange(size, dtype=np.float32), step=step))
     for step, size in enumerate(sizes):
         found = there.received.get(timeout=60)
         assert found.step == step
@@ -90,20 +90,20 @@ def test_messages_come_whole_and_in_order(open_end, config, sizes):
 def test_a_peer_that_does_not_know_the_key_is_refused(open_end, config):
     there = open_end(config)
     stranger = open_end(TransportConfig(name="sockets", timeout_s=30))
-    connection = stranger.endpoint.connect(there.endpoint.address, 3)
+    send = stranger.endpoint.connect(there.endpoint.address, 3)
     with pytest.raises(ConnectionError, match=r"the connection to 127.0.0.1:\d+ broke"):
-        connection.send(message(np.zeros(1)))
+        send(message(np.zeros(1)))
     with socket.create_connection(there.endpoint.address) as noise:
         noise.sendall(b"\x00\x00\x00\x04\x80\x05N." * 100)
-    connection = open_end(config).endpoint.connect(there.endpoint.address, 3)
-    connection.send(message(np.ones(1)))
+    send = open_end(config).endpoint.connect(there.endpoint.address, 3)
+    send(message(np.ones(1)))
     np.testing.assert_array_equal(there.received.get(timeout=60).payload, np.ones(1))
     assert there.received.empty()
 
 
 def test_the_end_of_a_connection_is_reported_with_its_epoch(open_end, config):
     here, there = open_end(config), open_end(config)
-    here.endpoint.connect(there.endpoint.address, 7).send(message(np.zeros(1)))
+    here.endpoint.connect(there.endpoint.address, 7)(message(np.zeros(1)))
     there.received.get(timeout=60)
     here.endpoint.disconnect()
     epoch, reason = there.broken.get(timeout=60)
@@ -114,22 +114,22 @@ def test_the_end_of_a_connection_is_reported_with_its_epoch(open_end, config):
 def test_sending_to_a_closed_endpoint_is_an_error(open_end, config):
     here, there = open_end(config), End(config)
     there.endpoint.close()
-    connection = here.endpoint.connect(there.endpoint.address, 3)
+    send = here.endpoint.connect(there.endpoint.address, 3)
     with pytest.raises(ConnectionError, match="refused"):
-        connection.send(message(np.zeros(1)))
+        send(message(np.zeros(1)))
 
 
 def test_sending_to_a_peer_that_stopped_reading_can_be_ended(open_end, config):
     here, there = open_end(config), open_end(config)
     there.may_receive.clear()
-    connection = here.endpoint.connect(there.endpoint.address, 3)
+    send_one = here.endpoint.connect(there.endpoint.address, 3)
     ended: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
     began = threading.Event()
 
     def send() -> None:
         try:
             while True:
-                connection.send(message(np.zeros(1 << 20)))
+                send_one(message(np.zeros(1 << 20)))
                 began.set()
         except ConnectionError as reason:
             ended.put(reason)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmpq_jax.runtime.engines.transport.config import TransportConfig
+from llmpq_jax.runtime.engines.transport import TransportConfig
 from llmpq_jax.runtime.engines.transport.transfer_server import (
     TransferServer,
 )
