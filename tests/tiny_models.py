@@ -10,7 +10,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import model_fingerprint
-from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.schema.buckets import PREFILL_CHUNK_TOKENS
 from llmpq_jax.schema.precision import Bits, KvBits, WireBits
 from llmpq_jax.schema.strategy import (
@@ -21,6 +20,7 @@ from llmpq_jax.schema.strategy import (
     Strategy,
 )
 from llmpq_jax.schema.workload import MicroBatch, Workload
+from tests.random_checkpoints import write_random_checkpoint
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

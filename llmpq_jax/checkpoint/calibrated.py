@@ -80,11 +80,7 @@ class CalibratedWeights:
     """
 
     def __init__(self, folder: Path, *, fingerprint: str) -> None:
-        """Opens a folder.
-
-        Args:
-            folder: Folder that `llmpq-jax indicate --rounding` wrote.
-            fingerprint: Fingerprint of the model that the weights are expected to be of.
+        """Opens a folder that `llmpq-jax indicate --rounding` wrote for a model.
 
         Raises:
             CheckpointError: The folder is incomplete or damaged, or is another model's.

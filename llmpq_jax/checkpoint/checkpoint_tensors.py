@@ -47,19 +47,19 @@ class CheckpointTensors:
         self.format: Format | None = read_format(reader.folder)
         self.names = CheckpointNames(architecture, reader)
 
-    def is_quantized(self, file: FileTensor) -> bool:
-        """Returns whether a tensor is a matrix that the checkpoint has quantised."""
-        return (
+    def format_of(self, file: FileTensor) -> Format | None:
+        """Returns the format of a matrix that the checkpoint has quantised, or None."""
+        is_quantized = (
             self.format is not None
             and file.is_transposed
             and f"{file.module}.{self.format.marker}" in self.reader
         )
+        return self.format if is_quantized else None
 
     def allowed_bits(self, file: FileTensor) -> tuple[Bits, ...]:
         """Returns the bits that a matrix can be served at: its own and 16, or any."""
-        if self.format is None or not self.is_quantized(file):
-            return ALL_BITS
-        return (16, self.format.bits(self._linear(file)))
+        found = self.format_of(file)
+        return ALL_BITS if found is None else (16, found.bits(self._linear(file)))
 
     def require_bits(self, file: FileTensor, bits: Bits) -> None:
         """Checks that a matrix can be served at these bits.
@@ -77,38 +77,36 @@ class CheckpointTensors:
     def check(self, file: FileTensor) -> set[str]:
         """Checks the existence, shape and type of a tensor, by headers.
 
-        Returns:
-            The names of the file's tensors that it is made of.
+        Returns the names of the file's tensors that it is made of.
 
         Raises:
             CheckpointError: It is missing, or has another shape or type.
         """
-        if not self.is_quantized(file):
+        found = self.format_of(file)
+        if found is None:
             self._check_plain(file)
             return {file.name}
-        tensors = self._file_tensors(file)
+        tensors = found.file_tensors(self._linear(file), self.reader)
         for tensor in tensors:
-            self._check_format_tensor(file, tensor)
+            self._check_format_tensor(found, file, tensor)
         return {f"{file.module}.{tensor.suffix}" for tensor in tensors}
 
     def read(self, file: FileTensor) -> np.ndarray | QuantizedMatrix:
-        """Checks and reads a tensor.
-
-        Returns:
-            A plain tensor as the file has it, a quantised one in our layout.
+        """Checks and reads a tensor: plain as it is, or quantised in our layout.
 
         Raises:
-            CheckpointError: The tensor is not as `check` wants it, or the file is
-                damaged.
+            CheckpointError: It is not as `check` wants it, or the file is damaged.
         """
         self.check(file)
-        if self.format is None or not self.is_quantized(file):
+        found = self.format_of(file)
+        if found is None:
             return self.reader.read(file.name)
+        linear = self._linear(file)
         tensors = {
             tensor.suffix: self.reader.read(f"{file.module}.{tensor.suffix}")
-            for tensor in self._file_tensors(file)
+            for tensor in found.file_tensors(linear, self.reader)
         }
-        return self.format.matrix(self._linear(file), tensors)
+        return found.matrix(linear, tensors)
 
     def is_zero_bias(self, name: str) -> bool:
         """Returns whether a tensor is a bias of zeros, as AutoGPTQ gave every matrix."""
@@ -122,7 +120,6 @@ class CheckpointTensors:
 
     def _linear(self, file: FileTensor) -> Linear:
         num_features, num_contracted = file.shape
-        assert self.format is not None
         if file.fused_part is not None:
             num_features //= 3
         return Linear(
@@ -132,15 +129,12 @@ class CheckpointTensors:
             num_features=num_features,
         )
 
-    def _file_tensors(self, file: FileTensor) -> tuple[FormatTensor, ...]:
-        assert self.format is not None
-        return self.format.file_tensors(self._linear(file), self.reader)
-
-    def _check_format_tensor(self, file: FileTensor, tensor: FormatTensor) -> None:
-        assert self.format is not None
+    def _check_format_tensor(
+        self, found: Format, file: FileTensor, tensor: FormatTensor
+    ) -> None:
         name = f"{file.module}.{tensor.suffix}"
         shown = [length if length >= 0 else "any" for length in tensor.shape]
-        expected = f"expected {' or '.join(tensor.dtypes)} {shown} for a {self.format.name} matrix [{file.shape[1]}, {file.shape[0]}]"
+        expected = f"expected {' or '.join(tensor.dtypes)} {shown} for a {found.name} matrix [{file.shape[1]}, {file.shape[0]}]"
         if name not in self.reader:
             msg = f"checkpoint {self.reader.folder}: tensor {name!r} is missing: {expected}; fetch the checkpoint again"
             raise CheckpointError(msg)

@@ -31,13 +31,9 @@ class HostTensor:
     def of(
         cls, spec: TensorSpec, values: np.ndarray | QArray, *, bits: Bits
     ) -> HostTensor:
-        """Returns a tensor, given its elements in a file.
+        """Returns a tensor, given its elements in our layout and any floating type.
 
-        Args:
-            spec: Description of the weight.
-            values: Elements in our layout, in any floating type; rounded to bfloat16
-                if the weight is served at 16 bits and has more.
-            bits: Bits at which the matrices of its layer are served.
+        They are rounded to bfloat16 if the weight is served at 16 bits and has more.
         """
         served_bits: Bits = bits if spec.is_matrix else 16
         if served_bits == 16 and isinstance(values, np.ndarray):

@@ -19,12 +19,9 @@ Weights: TypeAlias = dict[str, Weight]
 def load_weights(tensors: Iterable[HostTensor], *, group_size: int = 128) -> Weights:
     """Puts tensors on the default device, and quantises them there.
 
-    Weights stay in the layout of `quant.QArray`; for the layout that kernels serve see
+    Weights stay in the layout of `quant.QArray`, with int4 groups of at most
+    `group_size` rows; for the layout that kernels serve see
     `stage.sharding.StageSharding.put_weights`.
-
-    Args:
-        tensors: Tensors of one layer, the embedding or the head, from a `WeightStore`.
-        group_size: Number of rows of an int4 group, at most.
     """
     weights: Weights = {}
     for tensor in tensors:

@@ -68,8 +68,7 @@ class _Names:
         layers: Name of the list of layers, before a layer's number.
         layer: File's names of a layer's modules, by our names.
         outer: File's names of the modules of embedding and head, by our names.
-        harmless: Pattern of tensors that older versions of transformers wrote and that
-            are not needed.
+        harmless: Pattern of unneeded tensors of older versions of transformers.
     """
 
     prefixes: tuple[str, ...]
@@ -227,11 +226,6 @@ class CheckpointNames:
             fused_part=part,
             num_heads=self.architecture.num_heads,
         )
-
-
-def all_files(names: CheckpointNames) -> dict[str, FileTensor]:
-    """Returns every tensor that an unquantised checkpoint must have, by its name there."""
-    return {file.name: file for _, file in all_sources(names)}
 
 
 def all_sources(names: CheckpointNames) -> Sources:

@@ -61,14 +61,6 @@ class CheckpointReader:
         """Reads a whole tensor into new memory."""
         return read_stored(self._find(name))
 
-    def read_rows(self, name: str, first: int, end: int) -> np.ndarray:
-        """Reads rows from `first` to `end`, exclusive, and nothing else of the file."""
-        tensor = self._find(name)
-        if not tensor.shape or not 0 <= first <= end <= tensor.shape[0]:
-            msg = f"rows {first} to {end} of tensor {name!r} with shape {list(tensor.shape)}: expected a range within its first axis"
-            raise ValueError(msg)
-        return read_stored(tensor, rows=(first, end))
-
     def _find(self, name: str) -> StoredTensor:
         if name not in self._tensors:
             msg = f"checkpoint {self.folder}: tensor {name!r} is missing: expected it among the {len(self)} that the files have"

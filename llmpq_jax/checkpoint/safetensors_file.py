@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from llmpq_jax.errors import CheckpointError
+from llmpq_jax.files import reading
 
 _MAX_HEADER_BYTES = 100_000_000
 DTYPES: dict[str, np.dtype] = {
@@ -68,18 +69,17 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: The file cannot be read, is not safetensors, or is cut short.
     """
-    try:
-        with path.open("rb") as file:
-            file_bytes = file.seek(0, 2)
-            file.seek(0)
-            header_bytes = int.from_bytes(file.read(8), "little")
-            if file_bytes < 8 or header_bytes > min(_MAX_HEADER_BYTES, file_bytes - 8):
-                msg = f"weights {path}: {file_bytes} bytes cannot hold a header of {header_bytes}: expected a whole safetensors file; fetch it again"
-                raise CheckpointError(msg)
-            text = file.read(header_bytes)
-    except OSError as reason:
-        msg = f"weights {path}: cannot be read ({reason.strerror or reason}): expected a safetensors file"
-        raise CheckpointError(msg) from reason
+    with (
+        reading(path, "weights", "a safetensors file", CheckpointError),
+        path.open("rb") as file,
+    ):
+        file_bytes = file.seek(0, 2)
+        file.seek(0)
+        header_bytes = int.from_bytes(file.read(8), "little")
+        if file_bytes < 8 or header_bytes > min(_MAX_HEADER_BYTES, file_bytes - 8):
+            msg = f"weights {path}: {file_bytes} bytes cannot hold a header of {header_bytes}: expected a whole safetensors file; fetch it again"
+            raise CheckpointError(msg)
+        text = file.read(header_bytes)
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as reason:
@@ -98,22 +98,17 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def read_stored(
-    tensor: StoredTensor, *, rows: tuple[int, int] | None = None
-) -> np.ndarray:
-    """Reads a tensor, or rows of it from a first one to a last one, exclusive.
+def read_stored(tensor: StoredTensor) -> np.ndarray:
+    """Reads a tensor.
 
     Raises:
         CheckpointError: The file is missing or has become shorter.
     """
-    first, end = rows if rows is not None else (0, 0)
-    shape = tensor.shape if rows is None else (end - first, *tensor.shape[1:])
-    skipped_bytes = first * prod(tensor.shape[1:]) * tensor.dtype.itemsize
-    array = np.empty(shape, tensor.dtype)
+    array = np.empty(tensor.shape, tensor.dtype)
     target = array.reshape(-1).view(np.uint8).data
     try:
         with tensor.path.open("rb", buffering=0) as file:
-            file.seek(tensor.offset_bytes + skipped_bytes)
+            file.seek(tensor.offset_bytes)
             # One call reads at most 2 GiB on Linux.
             while target and (count := file.readinto(target)):
                 target = target[count:]

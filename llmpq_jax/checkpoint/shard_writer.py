@@ -25,12 +25,7 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, *, shard_bytes: int = 256 * MIB) -> None:
-        """Starts with no file.
-
-        Args:
-            folder: Existing folder that files are written to.
-            shard_bytes: Largest size of a file, unless more are added together.
-        """
+        """Starts with no file; only what is added together exceeds `shard_bytes`."""
         self._folder = folder
         self._shard_bytes = shard_bytes
         self._buffered: dict[str, np.ndarray] = {}

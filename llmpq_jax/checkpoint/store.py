@@ -1,9 +1,4 @@
-"""A checkpoint's weights in our layout, read one tensor at a time.
-
-for tensor in store.layer(3, bits=4):
-weights[tensor.name] = sharding.put_weight(tensor)
-del tensor  # before the next one is read
-"""
+"""A checkpoint's weights in our layout, read one tensor at a time."""
 
 from __future__ import annotations
 
@@ -65,11 +60,7 @@ class WeightStore:
         return self._read(self.tensors.names.embedding(), bits=16)
 
     def layer(self, layer: int, *, bits: Bits) -> Iterator[HostTensor]:
-        """Reads the weights of one decoder layer.
-
-        Args:
-            layer: Number of the layer, from 0.
-            bits: Bits at which its matrices are served.
+        """Reads the weights of a decoder layer, its matrices to be served at some bits.
 
         Raises:
             CheckpointError: A tensor is missing, damaged, or of another shape, or is
@@ -104,7 +95,7 @@ class WeightStore:
 
         def name_of_reading(source: tuple[object, FileTensor]) -> str:
             file = source[1]
-            return file.module if self.tensors.is_quantized(file) else file.name
+            return file.name if self.tensors.format_of(file) is None else file.module
 
         by_reading = sorted(sources, key=name_of_reading)
         for _, group in groupby(by_reading, key=name_of_reading):

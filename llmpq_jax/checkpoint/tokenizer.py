@@ -78,8 +78,7 @@ class Tokenizer:
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
         """Returns the tokens of a conversation, up to the start of the model's answer.
 
-        Args:
-            messages: Messages of the conversation, each with "role" and "content".
+        Each message has a "role" and a "content".
 
         Raises:
             RequestError: The checkpoint has no chat template, or its template refuses

@@ -89,10 +89,7 @@ class WeightsCache:
     def __init__(self, folder: Path, *, log: Callable[[str], None]) -> None:
         """Opens a cache; its folder is created when the first file is written.
 
-        Args:
-            folder: Folder of the files.
-            log: Function that is called with one line if a file is damaged, and if
-                files cannot be written.
+        A line is logged if a file is damaged, and if files cannot be written.
         """
         self.folder = folder
         self._log = log
@@ -101,9 +98,6 @@ class WeightsCache:
 
     def read(self, key: CacheKey) -> Iterator[tuple[str, Weight]]:
         """Reads the weights of a key one by one, their arrays in host memory.
-
-        Args:
-            key: Key from `weights_key`.
 
         Raises:
             NotCachedError: There is no file for the key, or the file is damaged, which

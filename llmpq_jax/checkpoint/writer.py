@@ -15,8 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from llmpq_jax.arch.families._quantization import KEY
-from llmpq_jax.arch.families._read_config import read_json
+from llmpq_jax.arch.families import QUANTIZATION, read_json
 from llmpq_jax.checkpoint.formats import QuantizedMatrix
 from llmpq_jax.checkpoint.formats.compressed_tensors import Scheme
 from llmpq_jax.checkpoint.formats.compressed_writer import (
@@ -159,14 +158,9 @@ def _file_tensors(
     schemes: dict[str, Scheme],
     plain: list[str],
 ) -> dict[str, np.ndarray]:
-    """Returns a module's tensors as they are written, and records its matrices' formats.
+    """Returns a module's tensors as they are written, without those written before.
 
-    Args:
-        folder: Folder of the checkpoint that was read, for messages.
-        module: Module as it would be served.
-        written: Names that are written already.
-        schemes: Formats of quantised matrices by module name; extended.
-        plain: Names of matrices at 16 bits; extended.
+    Formats of quantised matrices, and names of those at 16 bits, are added.
     """
     tensors: dict[str, np.ndarray] = {}
     for tensor, file in module.targets:
@@ -205,10 +199,10 @@ def _write_config(
     before: Path, folder: Path, schemes: dict[str, Scheme], plain: list[str]
 ) -> None:
     values = read_json(before / "config.json")
-    values.pop(KEY, None)
+    values.pop(QUANTIZATION, None)
     if HEAD.removesuffix(".weight") in schemes:
         values["tie_word_embeddings"] = False
     if schemes:
-        values[KEY] = description(schemes, plain)
+        values[QUANTIZATION] = description(schemes, plain)
     text = json.dumps(values, indent=2, ensure_ascii=False)
     write_text(folder / "config.json", text + "\n")

@@ -5,12 +5,7 @@ from llmpq_jax.kernels.layout import serve_matrix, serving_layout
 from llmpq_jax.kernels.native_attention import attend_to_cache, serves_attention
 from llmpq_jax.kernels.panels import PanelArray
 from llmpq_jax.kernels.path import device_kernel_path, kernel_path
-from llmpq_jax.kernels.product import (
-    Weight,
-    WeightMatrix,
-    multiply,
-    multiply_together,
-)
+from llmpq_jax.kernels.product import Weight, WeightMatrix, multiply, multiply_together
 
 __all__ = [
     "GroupArray",

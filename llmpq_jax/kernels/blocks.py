@@ -17,7 +17,6 @@ _WANTED_PROGRAMS = 256
 _MIN_BLOCK, _MAX_ROWS, _MAX_FEATURES, _MIN_FEATURES = 16, 64, 128, 32
 _MAX_TILE_BYTES = 128  # of one row of hidden states, or of one column of weights
 _PARTIAL_SHARE = 4
-SHARED_BYTES = 99 << 10  # of a program at compute capability 8.6 and 8.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,29 +41,6 @@ class Blocks:
     num_warps: int
     num_stages: int
 
-    def num_programs(self, num_rows: int, num_features: int) -> int:
-        """Returns the number of programs."""
-        cut = -(-num_rows // self.rows) * -(-num_features // self.features)
-        return cut * self.num_splits
-
-    def shared_bytes(self, itemsize: int, rows_per_value: int) -> int:
-        """Returns an upper bound of a program's shared memory.
-
-        Each stage holds hidden states and packed weights; the weights of one step are
-        held once more as the numbers that are multiplied.
-
-        Args:
-            itemsize: Bytes of a hidden state.
-            rows_per_value: Number of weights in a byte.
-        """
-        contracted = self.stored_rows * rows_per_value
-        staged = (
-            contracted * self.rows * itemsize
-            + self.stored_rows * self.features
-            + 5 * self.features  # scale and zero point
-        )
-        return self.num_stages * staged + contracted * self.features * itemsize
-
 
 def choose_blocks(
     *,
@@ -76,12 +52,8 @@ def choose_blocks(
 ) -> Blocks:
     """Chooses the division of a product.
 
-    Args:
-        num_rows: Number of rows of hidden states.
-        num_stored: Number of rows of bytes in the whole weight, C or C/2.
-        num_features: Number of columns of the weight, F.
-        stored_per_group: Number of rows of bytes in a group, a multiple of 16.
-        itemsize: Bytes of a hidden state.
+    Stored rows are rows of bytes, C or C/2 in the whole weight; those of a group are a
+    multiple of 16. `itemsize` is the bytes of a hidden state.
     """
     stored_rows = MIN_ROWS
     while (

@@ -106,15 +106,11 @@ def group_kernel(
 ) -> GroupKernel | None:
     """Returns the product that a weight is laid out for, or None to leave its layout.
 
-    With Triton, Pallas's takes int4 and grouped int8, while XLA itself fuses int8 with one
-    scale per feature into its product. int4 with one scale per feature must not be left to
-    XLA as `QArray` packs it: the compiler of JAX 0.10.2 crashes. Without Triton all
-    products are faster in groups. An odd group cannot be halved, and stays.
-
-    Args:
-        weight: Weight whose groups are cut already.
-        has_triton: True if the GPU's compute capability is at least 8.0.
-        num_row_cuts: Number of devices that its rows are cut over.
+    With Triton, Pallas's takes int4 and grouped int8, while XLA itself fuses int8 with
+    one scale per feature into its product. int4 with one scale per feature must not be
+    left to XLA as `QArray` packs it: the compiler of JAX 0.10.2 crashes. Without Triton
+    all products are faster in groups. An odd group cannot be halved, and stays. Groups
+    are cut already if rows are cut over `num_row_cuts` devices.
     """
     rows_per_value = 8 // weight.bits
     if weight.group_size % rows_per_value:

@@ -25,18 +25,11 @@ _ROUNDED_NATIVELY = ("float32", "bfloat16", "float16")
 def serve_matrix(
     matrix_CF: np.ndarray | QArray, *, bits: Bits, group_size: int, device: Any
 ) -> Weight:
-    """Returns a matrix as one device serves it.
+    """Returns a matrix as a device serves it; a quantised one keeps its integers.
 
-    A checkpoint's matrix, the transpose of a C-contiguous [F, C], is rounded straight into
-    panels where native kernels serve; else it is put on the device, rounded, and given
-    its layout in turn. The integers and scales are the same.
-
-    Args:
-        matrix_CF: Matrix on the host; one that is quantised keeps its integers and
-            scales.
-        bits: Bits of the result; 16 keeps the type.
-        group_size: Number of rows of an int4 group, at most.
-        device: JAX device that serves it.
+    A checkpoint's matrix, the transpose of a C-contiguous [F, C], is rounded straight
+    into panels where native kernels serve; else it is put on the device, rounded, and
+    given its layout in turn. The integers and scales are the same.
     """
     if isinstance(matrix_CF, QArray):
         return serving_layout(jax.device_put(matrix_CF, device), device=device)
@@ -66,13 +59,10 @@ def serving_layout(
     num_cuts: int = 1,
     num_row_cuts: int = 1,
 ) -> Weight:
-    """Returns a weight in the layout of a device's kernels, or as it is if they have none.
+    """Returns a weight in the layout of a device's kernels, if they have one.
 
-    Args:
-        weight: Whole matrix; if its rows are to be cut, its groups are cut already.
-        device: JAX device, one of those that serve it.
-        num_cuts: Number of devices that its features are cut over.
-        num_row_cuts: Number of devices that its rows are cut over.
+    The whole matrix is given, its groups cut already if its rows are to be cut.
+    Features are cut over `num_cuts` devices, rows over `num_row_cuts`.
     """
     path = device_kernel_path(device)
     if path.startswith("native"):

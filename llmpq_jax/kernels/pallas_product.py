@@ -25,16 +25,10 @@ def multiply_with_pallas(
 ) -> Float[Array, "M F"]:
     """Returns rows @ weight in the rows' type, summed in float32.
 
-    Integers less their zero point are exact in each type of hidden states, so no weight is
-    rounded: a group's scale multiplies its float32 sum. Without CUDA the kernel is
-    interpreted, slowly but as exactly.
-
-    Args:
-        rows: Hidden states in the order of the weight's rows.
-        values: Integers of the weight, packed as `nibbles` describes.
-        scale: Step between two consecutive integers, for each group and feature.
-        zero_point: Integer that represents zero; None if that is 0.
-        bits: Bits of an integer, 4 or 8.
+    The weight's arrays are those of `GroupArray`. Integers less their zero point are
+    exact in each type of hidden states, so no weight is rounded: a group's scale
+    multiplies its float32 sum. Without CUDA the kernel is interpreted, slowly but as
+    exactly.
     """
     num_groups, stored_per_group, num_features = values.shape
     blocks = choose_blocks(

@@ -104,12 +104,8 @@ def fits_panels(
 ) -> bool:
     """Returns whether the native kernels can serve a weight.
 
-    Args:
-        weight: Whole matrix; if its rows are to be cut, its groups are cut already.
-        num_cuts: Number of devices that its features are cut over; each must hold whole
-            panels.
-        num_row_cuts: Number of devices that its rows are cut over; each must hold one
-            group at 8 bits.
+    Groups are cut already if rows are to be cut. Each device must hold whole panels of
+    features, and one group at 8 bits.
     """
     if isinstance(weight, QArray):
         if weight.zero_point is not None or weight.permutation is not None:
@@ -145,13 +141,8 @@ def round_to_panels(
 ) -> PanelArray:
     """Rounds a matrix as a checkpoint has it, features first, straight into panels.
 
-    The integers and scales are those of `quant.quantizer` on its transpose.
-
-    Args:
-        weight_FC: Matrix in float32, bfloat16 or float16; at 16 bits bfloat16, whose
-            values are kept.
-        bits: Bits of the result.
-        group_size: Number of rows that share a scale: all of them at 8 bits.
+    The integers and scales are those of `quant.quantizer` on its transpose. At 16 bits
+    the matrix is bfloat16 and keeps its values; at 8 a group is all rows.
     """
     native_path()
     num_features, num_contracted = weight_FC.shape

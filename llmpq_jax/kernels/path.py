@@ -14,14 +14,9 @@ _MIN_FOR_TRITON = (8, 0)
 def kernel_path(platform: str, capability: str = "") -> str:
     """Returns the name of the kernels that serve a backend.
 
-    Args:
-        platform: JAX's name of the backend, or the one plans use.
-        capability: Compute capability of an NVIDIA GPU, such as "8.6".
-
-    Returns:
-        On a CPU "native-" and one of `native.KERNELS`, if there is a library. On an
-        NVIDIA GPU "pallas-sm80" from compute capability 8.0 on, the digits being its
-        own, and "xla-sm70" below. Anywhere else "xla".
+    On a CPU it is "native-" and one of `native.KERNELS`, if there is a library; on an
+    NVIDIA GPU "pallas-sm80" from compute capability 8.0 on, the digits being its own,
+    and "xla-sm70" below; anywhere else "xla".
 
     Raises:
         LlmpqError: The environment asks for kernels that this processor cannot run.

@@ -25,15 +25,7 @@ def multiply_without_triton(
     *,
     bits: int,
 ) -> Float[Array, "M F"]:
-    """Returns rows @ weight in the rows' type, summed in float32.
-
-    Args:
-        rows: Hidden states in the order of the weight's rows.
-        values: Integers of the weight, packed as `nibbles` describes.
-        scale: Step between two consecutive integers, for each group and feature.
-        zero_point: Integer that represents zero; None if that is 0.
-        bits: Bits of an integer, 4 or 8.
-    """
+    """Returns rows @ weight, given as `GroupArray` has it, summed in float32."""
     parts = unpack_groups(values.astype(jnp.int32), bits=bits)
     if zero_point is not None:
         offset = zero_point[:, None, :].astype(jnp.int32)

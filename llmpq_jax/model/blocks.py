@@ -30,15 +30,13 @@ def over_tokens(
     Args:
         run: Function of the module and the arrays, and of the context if there is one.
         module: Module whose weights the function uses.
-        arrays_BT: Arrays that are cut into blocks; the function gets each block as one
-            row.
+        arrays_BT: Arrays that are cut into blocks, each given as one row.
         zero: Zero from `cache.PromptCache.zero`. A single block is a step of a loop
             too: otherwise XLA would compute some results again, and keep each layer's
-            operands of them until the end.
-        context: Context of the tokens, cut into the same blocks; None if the function
-            takes none.
-        is_in_place: True to overwrite the first array with the result, which has the
-            same shape and type.
+                operands of them until the end.
+        context: Context of the tokens, cut into the same blocks, if the function has
+            one.
+        is_in_place: True to overwrite the first array with the result of its shape.
     """
     num_rows, num_tokens = arrays_BT[0].shape[:2]
     size = token_block(num_rows * num_tokens)

@@ -192,15 +192,10 @@ class DecoderLayer(nnx.Module):
         kv_bits: KvBits = 16,
         tensor_axis: str | None = None,
     ) -> None:
-        """Builds a layer over its weights.
+        """Builds a layer over its weights, keyed by `TensorSpec.name`.
 
-        Args:
-            architecture: Architecture of the model.
-            layer: Number of the layer, from 0.
-            weights: Weights of the layer, keyed by `TensorSpec.name`.
-            kv_bits: Bits of keys and values that prompts attend to.
-            tensor_axis: Mesh axis over whose devices the heads are cut; None if they
-                are on one device.
+        Prompts attend to keys and values of `kv_bits`. Heads are cut over the devices
+        of a mesh axis, `tensor_axis`; None if they are on one device.
         """
         self.attention_norm = Norm(weights, "attention_norm", architecture)
         self.attention = Attention(
@@ -220,17 +215,10 @@ class DecoderLayer(nnx.Module):
         cache: LayerCache | None,
         context: Context,
     ) -> tuple[Float[Array, "B T D"], LayerCache]:
-        """Applies the layer.
+        """Applies the layer to a token of each row, or without a cache to prompts.
 
-        Args:
-            hidden_BTD: Hidden states that enter the layer.
-            cache: Keys and values of earlier tokens, to which each row adds one; None
-                for a pass over whole prompts.
-            context: Context of this step.
-
-        Returns:
-            The hidden states that leave the layer, and the keys and values attended to:
-            the cache with the new tokens in it, or without one the new tokens' own.
+        Returns the hidden states that leave the layer, and the keys and values attended
+        to: the cache with the new tokens in it, or without one the new tokens' own.
         """
         query, new = _before(self, hidden_BTD, context=context)
         mixed, memory = self.attention.mix(query, new, cache, context)
@@ -242,11 +230,7 @@ class DecoderLayer(nnx.Module):
         cache: PromptCache,
         context: Context,
     ) -> tuple[Float[Array, "B T D"], PromptCache]:
-        """Applies the layer to prompts or chunks of them, in blocks.
-
-        Returns:
-            The hidden states that leave the layer, and the cache with the prompts in it.
-        """
+        """Applies the layer to prompts or chunks of them in blocks, as `__call__`."""
         query, new = over_tokens(
             partial(_before, kv_bits=cache.kv_bits),
             self,
@@ -296,11 +280,8 @@ class Head(nnx.Module):
     ) -> None:
         """Builds the head over its weights (see `arch.tensors`).
 
-        Args:
-            architecture: Architecture of the model.
-            weights: Weights of the head, keyed by `TensorSpec.name`.
-            gather_over: Mesh axis over whose devices the vocabulary is cut; None if
-                each device has all of it.
+        The vocabulary is cut over the devices of a mesh axis, `gather_over`; None if
+        each device has all of it.
         """
         has_norm = architecture.has_final_norm
         self.norm = Norm(weights, "norm", architecture) if has_norm else None

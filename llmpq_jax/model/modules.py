@@ -22,14 +22,10 @@ class Linear(nnx.Module):
     def __init__(
         self, weights: Weights, name: str, *, sum_over: str | None = None
     ) -> None:
-        """Selects the map's weights from a layer's.
+        """Selects a map's weights from a layer's, by the prefix of their names.
 
-        Args:
-            weights: Weights of the layer, keyed by `TensorSpec.name`.
-            name: Prefix of the map's names.
-            sum_over: Mesh axis over whose devices the contracted axis is cut; partial
-                products are summed over it before the bias is added once. None if it
-                is not cut.
+        If the contracted axis is cut over the devices of a mesh axis, partial products
+        are summed over it, `sum_over`, before the bias is added once.
         """
         self.weight = nnx.Param(weights[f"{name}.weight"])
         self.bias = _bias(weights, name)

@@ -57,17 +57,13 @@ def fresh_context(
 ) -> Context:
     """Returns the context of whole prompts, each from position 0, padded on the right."""
     position = jnp.broadcast_to(jnp.arange(num_tokens), (num_rows, num_tokens))
-    return _context(architecture, position, num_tokens)
+    return cached_context(architecture, position, num_tokens)
 
 
 def cached_context(
     architecture: Architecture, position_BT: Int[Array, "B T"], num_slots: int
 ) -> Context:
     """Returns the context of tokens that continue a cache of `num_slots` slots."""
-    return _context(architecture, position_BT, num_slots)
-
-
-def _context(architecture: Architecture, position_BT: Array, num_slots: int) -> Context:
     cosine = sine = None
     if architecture.rope is not None:
         rates = jnp.asarray(rotation_rates(architecture.rope, architecture.head_dim))

@@ -1,10 +1,10 @@
-"""A weight at a low bit width: the record, rounding, packing, and a slow reference."""
+"""A weight at a low bit width: the record, rounding and packing."""
 
-from llmpq_jax.quant.product import matmul
 from llmpq_jax.quant.qarray import (
     Leaf,
     QArray,
     dequantize,
+    matmul,
     permuted,
     unpacked_values,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import gcd
 from typing import Literal, TypeAlias
 
 import jax
@@ -9,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
-
-from llmpq_jax.quant.product import matmul, matmul_in_float32
 
 # Arrays are NumPy's on the host and JAX's on a device.
 Leaf: TypeAlias = jax.Array | np.ndarray
@@ -82,7 +82,7 @@ class QArray:
         hidden = permuted(hidden, self.permutation)
         if self.num_groups == 1 and self.zero_point is None:
             integers = unpacked_values(self).astype(hidden.dtype)
-            product = matmul_in_float32(hidden, integers)
+            product = _matmul_in_float32(hidden, integers)
             scale = self.scale[0].reshape((1,) * (product.ndim - 1) + (-1,))
             return (product * scale).astype(hidden.dtype)
         return matmul(hidden, dequantize(self).astype(hidden.dtype))
@@ -114,3 +114,47 @@ def permuted(
     if permutation is None:
         return hidden
     return jnp.take(hidden, permutation, axis=-1)
+
+
+def matmul(
+    hidden: Float[Array, "*rows C"], matrix_CF: Float[Array, "C F"]
+) -> Float[Array, "*rows F"]:
+    """Returns the product in `hidden`'s type, summed in float32."""
+    return _matmul_in_float32(hidden, matrix_CF).astype(hidden.dtype)
+
+
+def _matmul_in_float32(
+    hidden: Float[Array, "*rows C"], matrix_CF: Float[Array, "C F"]
+) -> Float[Array, "*rows F"]:
+    """Returns the product in float32."""
+    contracted = ((hidden.ndim - 1,), (0,))
+    return jax.lax.dot_general(
+        hidden, matrix_CF, (contracted, ((), ())), preferred_element_type=jnp.float32
+    )
+
+
+def with_groups_cut(weight: QArray, width: int) -> QArray:
+    """Repeats scales until `width` equal ranges of rows hold whole groups.
+
+    For a tensor-parallel stage: its shards hold the integers and scales of the whole
+    weight; only scales that two shards need are stored twice.
+
+    Raises:
+        ValueError: The rows do not divide by `width`, or are permuted.
+    """
+    if weight.num_contracted % width:
+        msg = f"{weight.num_contracted} rows cannot be cut into {width}: expected a divisor"
+        raise ValueError(msg)
+    if weight.permutation is not None:
+        msg = "rows in a permuted order cannot be cut: expected a weight without act-order"
+        raise ValueError(msg)
+    rows = weight.num_contracted // width
+    repeats = weight.group_size // gcd(weight.group_size, rows)
+    if repeats == 1 and weight.num_groups % width == 0:
+        return weight
+    zero_point = weight.zero_point
+    if zero_point is not None:
+        zero_point = jnp.repeat(zero_point, repeats, axis=0)
+    return replace(
+        weight, scale=jnp.repeat(weight.scale, repeats, axis=0), zero_point=zero_point
+    )

@@ -23,13 +23,13 @@ from llmpq_jax.arch.tensors import (
     layer_tensors,
 )
 from llmpq_jax.checkpoint.load import load_weights
-from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
 from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.kernels import Weight
 from llmpq_jax.quant import QArray, quantize
 from tests.checkpoint.configs import CONFIGS
+from tests.random_checkpoints import write_random_checkpoint
 
 
 def _open(folder: Path, name: str = "llama", dtype: type | None = None) -> WeightStore:

@@ -10,7 +10,7 @@ import pytest
 
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families import FAMILIES, read_architecture
-from llmpq_jax.checkpoint.names import CheckpointNames, all_files
+from llmpq_jax.checkpoint.names import CheckpointNames, all_sources
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from tests.checkpoint.configs import CONFIGS
 
@@ -28,7 +28,8 @@ def test_files_that_transformers_wrote_hold_these_names_and_shapes(
     folder: Path,
 ) -> None:
     reader = CheckpointReader(folder)
-    files = all_files(CheckpointNames(read_architecture(folder), reader))
+    sources = all_sources(CheckpointNames(read_architecture(folder), reader))
+    files = {file.name: file for _, file in sources}
     assert {file.name: file.shape for file in files.values()} == {
         name: reader.shape(name) for name in reader
     }

@@ -16,7 +16,6 @@ from safetensors.numpy import load_file, save_file
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import model_fingerprint
 from llmpq_jax.checkpoint.load import load_weights
-from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
 from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.checkpoint.validate import check_bits, check_checkpoint, layer_bits
@@ -34,6 +33,7 @@ from tests.checkpoint.formats.writers import (
     write_compressed,
     write_gptq,
 )
+from tests.random_checkpoints import write_random_checkpoint
 from tests.same_tokens import logit_tolerance
 from tests.tiny_models import make_strategy, write_tiny_model
 

@@ -79,20 +79,6 @@ def test_what_was_written_is_read(
             read = reader.read(key)
             assert (read.shape, read.dtype) == (array.shape, array.dtype)
             assert _bits(read) == _bits(array)
-            if array.ndim:
-                first, end = array.shape[0] // 3, array.shape[0]
-                assert _bits(reader.read_rows(key, first, end)) == _bits(array[first:])
-
-
-@pytest.mark.parametrize(("first", "end"), [(-1, 1), (2, 1), (0, 4)])
-def test_rows_outside_a_tensor_are_refused(
-    tmp_path: Path, first: int, end: int
-) -> None:
-    save_file({"a": np.zeros((3, 2), np.float32)}, tmp_path / WHOLE)
-    with pytest.raises(
-        ValueError, match=rf"rows {first} to {end} of tensor 'a' with shape"
-    ):
-        CheckpointReader(tmp_path).read_rows("a", first, end)
 
 
 def test_a_reader_can_be_sent_to_another_process(tmp_path: Path) -> None:

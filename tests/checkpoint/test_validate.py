@@ -13,13 +13,13 @@ from safetensors.numpy import load_file, save_file
 
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.checkpoint.open_store import open_store
-from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
 from llmpq_jax.checkpoint.validate import check_checkpoint, plannable_bits
 from llmpq_jax.checkpoint.writer import write_served_weights
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.schema.precision import Bits, HeadBits
 from tests.checkpoint.configs import CONFIGS
+from tests.random_checkpoints import write_random_checkpoint
 from tests.tiny_models import make_strategy
 
 

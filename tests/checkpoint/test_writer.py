@@ -22,19 +22,19 @@ from llmpq_jax.checkpoint.calibrated import Calibration, finish, write_matrices
 from llmpq_jax.checkpoint.load import Weights, load_weights
 from llmpq_jax.checkpoint.names import CheckpointNames
 from llmpq_jax.checkpoint.open_store import open_store
-from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
 from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.checkpoint.validate import check_bits, check_checkpoint
 from llmpq_jax.checkpoint.writer import write_served_weights
 from llmpq_jax.errors import UnsupportedModelError
 from llmpq_jax.quant import QArray
-from llmpq_jax.quant.reference import reference_weight
 from llmpq_jax.quant.rounding import round_weight
 from llmpq_jax.schema.precision import Bits
 from llmpq_jax.schema.strategy import Strategy
 from tests.checkpoint.configs import CONFIGS
 from tests.checkpoint.formats.independent_reader import read_folder
+from tests.random_checkpoints import write_random_checkpoint
+from tests.referees.quantized_product import reference_weight
 from tests.tiny_models import make_strategy
 
 _GATED = {"hidden_size": 64, "intermediate_size": 96}

@@ -11,8 +11,8 @@ import numpy as np
 
 from llmpq_jax.kernels import Weight, multiply
 from llmpq_jax.quant import QArray
-from llmpq_jax.quant.reference import reference_product, reference_weight
 from tests.kernels.native_cases import UNIT
+from tests.referees.quantized_product import reference_product, reference_weight
 
 _FURTHER_ROUNDINGS = 8
 

@@ -10,8 +10,8 @@ from llmpq_jax.kernels.native_attention import attend_to_cache
 from llmpq_jax.kernels.panels import multiply_panels, to_panels
 from llmpq_jax.model import LayerCache
 from llmpq_jax.quant import QArray, quantize
-from llmpq_jax.quant.reference import reference_weight
 from llmpq_jax.schema.precision import KvBits
+from tests.referees.quantized_product import reference_weight
 
 UNIT = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 

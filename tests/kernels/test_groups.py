@@ -22,9 +22,9 @@ from llmpq_jax.kernels import (
 from llmpq_jax.kernels.groups import to_groups
 from llmpq_jax.kernels.nibbles import unpack_groups
 from llmpq_jax.quant import quantize
-from llmpq_jax.quant.reference import reference_weight
 from llmpq_jax.schema.precision import group_size_for, matrix_bytes
 from tests.kernels.group_cases import draw_weight, fake_gpu
+from tests.referees.quantized_product import reference_weight
 
 OLD, NEW = fake_gpu("7.5"), fake_gpu("8.0")
 

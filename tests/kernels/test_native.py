@@ -25,8 +25,8 @@ from llmpq_jax.kernels import (
 from llmpq_jax.kernels.native import KERNELS
 from llmpq_jax.kernels.panels import PANEL, ROWS_PER_WORD, to_panels
 from llmpq_jax.quant import quantize
-from llmpq_jax.quant.reference import reference_weight
 from tests.kernels.native_cases import check_attention, check_product
+from tests.referees.quantized_product import reference_weight
 
 pytestmark = pytest.mark.skipif(
     kernel_path("cpu") == "xla", reason="there is no native library: no C++ compiler"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.kernels import multiply
 from llmpq_jax.quant import quantize
-from llmpq_jax.quant.reference import reference_product
+from tests.referees.quantized_product import reference_product
 
 
 @st.composite

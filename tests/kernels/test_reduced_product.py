@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from llmpq_jax.kernels import multiply
 from llmpq_jax.kernels.groups import to_groups
 from llmpq_jax.kernels.reduced_product import MAX_REDUCED_ROWS
-from llmpq_jax.quant.reference import reference_product, reference_weight
 from tests.kernels.group_cases import check_product, draw_weight, lowered_for_cuda
 from tests.kernels.native_cases import UNIT
+from tests.referees.quantized_product import reference_product, reference_weight
 
 
 @st.composite

@@ -16,13 +16,13 @@ import llmpq_jax.model.blocks
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.tensors import layer_tensors
 from llmpq_jax.checkpoint.host_tensor import HostTensor
-from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.model import Context, LayerCache, PromptCache, fresh_context
 from llmpq_jax.model.attention import attend, store_and_attend
 from llmpq_jax.profiler.stage_bench import random_weight
 from llmpq_jax.schema.buckets import token_block
 from llmpq_jax.stage.build import build_layer
 from llmpq_jax.stage.sharding import StageSharding
+from tests.random_checkpoints import write_random_checkpoint
 from tests.tiny_models import CONFIG
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 8

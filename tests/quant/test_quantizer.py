@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpq_jax.quant import QArray, dequantize, quantize, unpacked_values
-from llmpq_jax.quant.reference import reference_product, reference_weight
-from llmpq_jax.quant.shard import with_groups_cut
+from llmpq_jax.quant.qarray import with_groups_cut
 from llmpq_jax.schema.precision import group_size_for, matrix_bytes
+from tests.referees.quantized_product import reference_product, reference_weight
 
 _BITS = st.sampled_from([4, 8])
 _GROUPS = st.sampled_from([32, 64, 128])

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from llmpq_jax.quant import QArray, dequantize, quantize
 from llmpq_jax.quant.rounding import round_weight, rounded
-from llmpq_jax.quant.rounding.methods import output_error
 from llmpq_jax.quant.rounding.scales import clipped_scales, nearest_scales
 
 NUM_CONTRACTED, NUM_FEATURES, GROUP = 64, 6, 32
@@ -40,8 +39,9 @@ def _round(weight, moment, method, largest=7):
 
 def _error(weight, moment, method) -> float:
     values, scale = _round(weight, moment, method)
-    errors = output_error(jnp.asarray(weight), values, scale, jnp.asarray(moment))
-    return float(errors.sum())
+    served = values.astype(jnp.float32) * jnp.repeat(scale, GROUP, axis=0)
+    error = served - jnp.asarray(weight)
+    return float(jnp.einsum("CF,CF->F", error, jnp.asarray(moment) @ error).sum())
 
 
 @given(problems(), st.sampled_from(_METHODS), st.sampled_from([3, 7, 127]))

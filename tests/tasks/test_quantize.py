@@ -13,7 +13,6 @@ import pytest
 
 from llmpq_jax.checkpoint.load import load_weights
 from llmpq_jax.checkpoint.open_store import open_store
-from llmpq_jax.checkpoint.random_weights import write_random_checkpoint
 from llmpq_jax.errors import UnsupportedModelError
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.schema.record_files import read_strategy, write_strategy
@@ -21,6 +20,7 @@ from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.tasks.quantize import STRATEGY, write_checkpoint
 from tests.checkpoint.configs import CONFIGS
 from tests.checkpoint.test_quantized import FORMATS, write_foreign
+from tests.random_checkpoints import write_random_checkpoint
 from tests.tiny_models import make_strategy, write_tiny_model
 
 PROMPTS = [[5, 99, 3, 200, 17], [42], [7, 7, 7]]

@@ -55,7 +55,7 @@ class Linear:
         return self.num_contracted // group_size
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class FormatTensor:
     """A tensor of the file that a quantised matrix is made of.
 
@@ -89,12 +89,7 @@ class Format(ABC):
     def file_tensors(
         self, linear: Linear, found: Container[str]
     ) -> tuple[FormatTensor, ...]:
-        """Returns the tensors that a quantised matrix is made of.
-
-        Args:
-            linear: Matrix with its name and shape.
-            found: Names of the tensors that the checkpoint has.
-        """
+        """Returns the tensors of a quantised matrix, given the names that are there."""
 
     @abstractmethod
     def matrix(
@@ -114,13 +109,8 @@ def our_layout(
 ) -> QuantizedMatrix:
     """Returns a matrix in our layout, given a format's integers, scales and groups.
 
-    Args:
-        linear: Matrix with its name and shape, for messages.
-        values_CF: Integers in the order of the inputs, as int8.
-        scale_GF: Scales in any floating type.
-        bits: Bits of an integer.
-        zero_point_GF: Integers that represent zero, as int8; dropped if all are 0.
-        group_of_C: Group of each input; None if groups are in the order of the inputs.
+    Integers and zero points are int8, scales of any floating type; zero points that are
+    all 0 are dropped. `group_of_C` is None if groups are in the order of the inputs.
 
     Raises:
         CheckpointError: Groups are of several sizes, features cannot be packed in

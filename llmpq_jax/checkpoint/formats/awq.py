@@ -1,15 +1,6 @@
-"""AWQ, as AutoAWQ writes it in its layout "gemm".
+"""AWQ, as AutoAWQ writes it in its layout "gemm"; docs/checkpoints.md describes it.
 
-Of a matrix with C inputs and F features, 4 bits:
-
-    qweight int32 [C, F/8]   integers q of 8 consecutive features to a word
-    qzeros  int32 [G, F/8]   zero points z, packed the same way
-    scales  [G, F]
-
-    weight[i, f] = scales[g, f] · (q[i, f] − z[g, f])     with g = i // group_size
-
-Bits 4n to 4n + 3 of word w hold feature 8w + (0, 2, 4, 6, 1, 3, 5, 7)[n], an order in
-which a GPU unpacks them in pairs.
+A word's features are in an order in which a GPU unpacks them in pairs.
 """
 
 from __future__ import annotations
@@ -19,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llmpq_jax.arch.families import Config
+from llmpq_jax.arch.families.config import Config
 from llmpq_jax.checkpoint.formats._format import (
     FLOATS,
     Format,
@@ -27,9 +18,9 @@ from llmpq_jax.checkpoint.formats._format import (
     Linear,
     our_layout,
 )
+from llmpq_jax.checkpoint.formats.gptq import group_size_in
 from llmpq_jax.checkpoint.formats.quantized_matrix import LowBits, QuantizedMatrix
 from llmpq_jax.checkpoint.formats.words import centred, unpack_columns
-from llmpq_jax.checkpoint.formats.gptq import group_size_in
 
 _FEATURE_AT = (0, 2, 4, 6, 1, 3, 5, 7)
 _PER_WORD = 8
@@ -81,11 +72,9 @@ class Awq(Format):
             )
         g = linear.groups_of(self.group_size)
         return (
-            FormatTensor(
-                suffix="qweight", shape=(c, f // _PER_WORD), dtypes=("int32",)
-            ),
-            FormatTensor(suffix="qzeros", shape=(g, f // _PER_WORD), dtypes=("int32",)),
-            FormatTensor(suffix="scales", shape=(g, f), dtypes=FLOATS),
+            FormatTensor("qweight", (c, f // _PER_WORD), ("int32",)),
+            FormatTensor("qzeros", (g, f // _PER_WORD), ("int32",)),
+            FormatTensor("scales", (g, f), FLOATS),
         )
 
     def matrix(

@@ -1,23 +1,12 @@
 """compressed-tensors, as llm-compressor writes it: integers of 4 or 8 bits.
 
-Of a matrix with C inputs and F features, p = 32 / bits and h = 2^(bits−1):
+docs/checkpoints.md describes its tensors. A scale is [F, 1] of strategy "channel" and
+[1] of "tensor". In packed zero points consecutive features share a word, in packed
+weights consecutive inputs; a last word may not be full.
 
-    format pack-quantized
-        weight_packed      int32 [F, ⌈C/p⌉]  q + h of p consecutive inputs to a word
-        weight_shape       int   [2]         F and C
-        weight_zero_point  int32 [⌈F/p⌉, G]  z + h of p consecutive features to a word
-    format int-quantized
-        weight             int8 [F, C]       q
-        weight_zero_point  int8 [F, G]       z
-    both
-        weight_scale       [F, G]; [F, 1] of strategy "channel", [1] of "tensor"
-        weight_g_idx       int32 [C]         the group of each input, of actorder "group"
-
-    weight[f, i] = weight_scale[f, g] · (q[f, i] − z[f, g])   with g = i // group_size
-
-Zero points are stored if `symmetric` is false. A module has the bits and groups of the
-group of config.json whose targets match it: first those that name the module, then
-patterns ("re:…", from the name's start), then the class Linear.
+A module has the bits and groups of the group of config.json whose targets match it:
+first those that name the module, then patterns ("re:…", from the name's start), then
+the class Linear.
 """
 
 from __future__ import annotations
@@ -29,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from llmpq_jax.arch.families import Config
+from llmpq_jax.arch.families.config import Config
 from llmpq_jax.checkpoint.formats._format import (
     FLOATS,
     Format,
@@ -37,9 +26,9 @@ from llmpq_jax.checkpoint.formats._format import (
     Linear,
     our_layout,
 )
+from llmpq_jax.checkpoint.formats.gptq import bits_in
 from llmpq_jax.checkpoint.formats.quantized_matrix import LowBits, QuantizedMatrix
 from llmpq_jax.checkpoint.formats.words import centred, unpack_columns, unpack_rows
-from llmpq_jax.checkpoint.formats.gptq import bits_in
 
 Storage = Literal["pack-quantized", "int-quantized"]
 NAME = "compressed-tensors"
@@ -118,30 +107,22 @@ class CompressedTensors(Format):
         g = linear.groups_of(scheme.group_size)
         per_word = 32 // scheme.bits
         scale_shape = (1,) if scheme.has_one_scale else (f, g)
-        zeros = FormatTensor(
-            suffix="weight_zero_point", shape=scale_shape, dtypes=("int8",)
-        )
+        zeros = FormatTensor("weight_zero_point", scale_shape, ("int8",))
         if scheme.storage == PACKED:
             words = (f, -(-c // per_word))
             parts = [
-                FormatTensor(suffix="weight_packed", shape=words, dtypes=("int32",)),
-                FormatTensor(
-                    suffix="weight_shape", shape=(2,), dtypes=("int64", "int32")
-                ),
+                FormatTensor("weight_packed", words, ("int32",)),
+                FormatTensor("weight_shape", (2,), ("int64", "int32")),
             ]
             if not scheme.has_one_scale:
                 zeros = replace(zeros, shape=(-(-f // per_word), g), dtypes=("int32",))
         else:
-            parts = [FormatTensor(suffix="weight", shape=(f, c), dtypes=("int8",))]
-        parts.append(
-            FormatTensor(suffix="weight_scale", shape=scale_shape, dtypes=FLOATS)
-        )
+            parts = [FormatTensor("weight", (f, c), ("int8",))]
+        parts.append(FormatTensor("weight_scale", scale_shape, FLOATS))
         if not scheme.is_symmetric:
             parts.append(zeros)
         if scheme.has_order:
-            parts.append(
-                FormatTensor(suffix="weight_g_idx", shape=(c,), dtypes=("int32",))
-            )
+            parts.append(FormatTensor("weight_g_idx", (c,), ("int32",)))
         return tuple(parts)
 
     def matrix(
@@ -194,33 +175,28 @@ class CompressedTensors(Format):
         return centred(unpack_rows(stored, scheme.bits)[:num_features], scheme.bits)
 
     def _scheme_of(self, linear: Linear) -> Scheme:
-        matches = (
-            scheme
-            for is_match in (_is_name, _is_pattern, _is_class)
-            for scheme in self.schemes
-            if any(is_match(target, linear.module) for target in scheme.targets)
-        )
-        scheme = next(matches, None)
-        if scheme is None:
+        matches = [
+            (rank, number)
+            for number, scheme in enumerate(self.schemes)
+            for target in scheme.targets
+            if (rank := _rank(target, linear.module)) is not None
+        ]
+        if not matches:
             linear.refuse(
                 "is quantised, but no group under config_groups has it among its "
                 "targets: expected config.json and weights to agree; fetch both again"
             )
-        return scheme
+        return self.schemes[min(matches)[1]]
 
 
-def _is_name(target: str, module: str) -> bool:
-    return target == module
-
-
-def _is_pattern(target: str, module: str) -> bool:
+def _rank(target: str, module: str) -> int | None:
+    """Returns the rank of a target that names, matches or has the class of a module."""
+    if target == module:
+        return 0
     text = target.removeprefix("re:")
-    return text != target and re.match(text, module) is not None
-
-
-def _is_class(target: str, module: str) -> bool:
-    del module
-    return target == "Linear"
+    if text != target and re.match(text, module):
+        return 1
+    return 2 if target == "Linear" else None
 
 
 def read_compressed_tensors(config: Config) -> CompressedTensors:

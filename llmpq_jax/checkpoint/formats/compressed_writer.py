@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from llmpq_jax.checkpoint.formats.quantized_matrix import QuantizedMatrix, unpack_nibbles
-from llmpq_jax.checkpoint.formats.words import pack_columns, shifted
 from llmpq_jax.checkpoint.formats.compressed_tensors import NAME, PACKED, Scheme
+from llmpq_jax.checkpoint.formats.quantized_matrix import (
+    QuantizedMatrix,
+    unpack_nibbles,
+)
+from llmpq_jax.checkpoint.formats.words import pack_columns, shifted
 
 
 def scheme_of(matrix: QuantizedMatrix) -> Scheme:
@@ -48,12 +51,7 @@ def packed_tensors(matrix: QuantizedMatrix) -> dict[str, np.ndarray]:
 
 
 def description(schemes: Mapping[str, Scheme], plain: Sequence[str]) -> dict[str, Any]:
-    """Returns the content of quantization_config in config.json.
-
-    Args:
-        schemes: Schemes of quantised modules, by name.
-        plain: Names of matrices that stay at 16 bits.
-    """
+    """Returns quantization_config of config.json; `plain` matrices stay at 16 bits."""
     modules_of: dict[Scheme, list[str]] = {}
     for module, scheme in schemes.items():
         modules_of.setdefault(replace(scheme, targets=()), []).append(module)

@@ -1,17 +1,8 @@
-"""GPTQ, as AutoGPTQ and GPTQModel write it.
+"""GPTQ, as AutoGPTQ and GPTQModel write it; docs/checkpoints.md describes its tensors.
 
-Of a matrix with C inputs and F features, `bits` 4 or 8 and p = 32 / bits:
-
-    qweight int32 [C/p, F]   integers q of p consecutive inputs to a word
-    qzeros  int32 [G, F/p]   zero points z of p consecutive features to a word
-    scales  [G, F]
-    g_idx   int32 [C]        the group of each input; without it, input i's is i // size
-
-    weight[i, f] = scales[g, f] · (q[i, f] − z[g, f])     with g = g_idx[i]
-
-Format "gptq" stores zero points less one: every word of qzeros was written minus the
-word of p ones, and is read plus it, whatever was borrowed between them. Format "gptq_v2"
-stores them as they are. Symmetric files have z = 2^(bits−1) everywhere.
+Every word of zero points in format "gptq" was written minus the word of p ones, and is
+read plus it, whatever was borrowed between them. Symmetric files have z = 2^(bits−1)
+everywhere.
 """
 
 from __future__ import annotations
@@ -22,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llmpq_jax.arch.families import Config
+from llmpq_jax.arch.families.config import Config
 from llmpq_jax.checkpoint.formats._format import (
     FLOATS,
     Format,
@@ -118,12 +109,12 @@ class Gptq(Format):
             )
         g = linear.groups_of(scheme.group_size)
         parts = (
-            FormatTensor(suffix="qweight", shape=(c // per_word, f), dtypes=("int32",)),
-            FormatTensor(suffix="qzeros", shape=(g, f // per_word), dtypes=("int32",)),
-            FormatTensor(suffix="scales", shape=(g, f), dtypes=FLOATS),
+            FormatTensor("qweight", (c // per_word, f), ("int32",)),
+            FormatTensor("qzeros", (g, f // per_word), ("int32",)),
+            FormatTensor("scales", (g, f), FLOATS),
         )
         if f"{linear.module}.g_idx" in found:
-            parts += (FormatTensor(suffix="g_idx", shape=(c,), dtypes=("int32",)),)
+            parts += (FormatTensor("g_idx", (c,), ("int32",)),)
         return parts
 
     def matrix(

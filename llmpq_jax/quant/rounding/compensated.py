@@ -29,13 +29,9 @@ def compensated(
     *,
     largest: int,
 ) -> Int8[Array, "C F"]:
-    """Returns integers for given scales.
+    """Returns integers, at most `largest` in magnitude, for given scales of groups.
 
-    Args:
-        weight_CF: Weight in float32.
-        scale_GF: Scales of the groups of rows.
-        moment_CC: Second moment E[x·xᵀ] of the inputs.
-        largest: Largest integer; the smallest is its negative.
+    The moment is E[x·xᵀ] of the inputs, the weight in float32.
 
     Raises:
         ValueError: The moments are not finite.

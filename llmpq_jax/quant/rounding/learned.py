@@ -24,15 +24,10 @@ def learned_scales(
 ) -> Float[Array, "G F"]:
     """Returns scales with a smaller tr(ΔWᵀ·H·ΔW) than the given ones, or these.
 
-    Adam changes the scales' logarithms; the derivative of a rounded weight by its scale
-    is its integer, as if that were constant (a straight-through estimate). Each feature
-    keeps the best scales that were found.
-
-    Args:
-        weight_CF: Weight in float32.
-        scale_GF: Scales to start from.
-        moment_CC: Second moment H = E[x·xᵀ] of the inputs.
-        largest: Largest integer; the smallest is its negative.
+    H = E[x·xᵀ] is the second moment of the inputs. Adam changes the scales' logarithms;
+    the derivative of a rounded weight by its scale is its integer, as if that were
+    constant (a straight-through estimate). Each feature keeps the best scales that were
+    found.
     """
     num_groups, num_features = scale_GF.shape
     grouped = weight_CF.reshape(num_groups, -1, num_features)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int8
 
@@ -12,11 +11,7 @@ from llmpq_jax.quant.qarray import QArray
 from llmpq_jax.quant.quantizer import LARGEST_INTEGER, packed
 from llmpq_jax.quant.rounding.compensated import compensated
 from llmpq_jax.quant.rounding.learned import learned_scales
-from llmpq_jax.quant.rounding.scales import (
-    clipped_scales,
-    nearest_scales,
-    to_integers,
-)
+from llmpq_jax.quant.rounding.scales import clipped_scales, nearest_scales, to_integers
 from llmpq_jax.schema.precision import Rounding, group_size_for
 
 
@@ -83,16 +78,3 @@ def rounded(
         values = compensated(weight_CF, scale, moment_CC, largest=largest)
         return values, scale
     return to_integers(weight_CF, scale, largest=largest), scale
-
-
-def output_error(
-    weight_CF: jax.Array,
-    values_CF: jax.Array,
-    scale_GF: jax.Array,
-    moment_CC: jax.Array,
-) -> Float[Array, " F"]:
-    """Returns E[(Δwᵀx)²] of each feature, which all methods but "nearest" reduce."""
-    group = weight_CF.shape[0] // scale_GF.shape[0]
-    served = values_CF.astype(jnp.float32) * jnp.repeat(scale_GF, group, axis=0)
-    error = served - weight_CF.astype(jnp.float32)
-    return jnp.einsum("CF,CF->F", error, moment_CC @ error)

@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from llmpq_jax.checkpoint.formats import Linear, QuantizedMatrix, read_format
 from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
 from llmpq_jax.quant import QArray
-from llmpq_jax.quant.reference import reference_weight
 from tests.checkpoint.formats.writers import Written
+from tests.referees.quantized_product import reference_weight
 
 MODULE = "model.layers.0.mlp.up_proj"
 

@@ -13,11 +13,10 @@ from typing import Literal
 
 import ml_dtypes
 import numpy as np
-from safetensors.numpy import save_file
 
 from llmpq_jax.arch.families import read_architecture
-from llmpq_jax.checkpoint.names import CheckpointNames, FileTensor, all_files
-from llmpq_jax.checkpoint.reader import INDEX, WHOLE
+from llmpq_jax.checkpoint.names import CheckpointNames, all_sources
+from llmpq_jax.checkpoint.shard_writer import ShardWriter
 from llmpq_jax.units import MIB
 
 StoredDtype = Literal["bfloat16", "float32"]
@@ -53,23 +52,14 @@ def write_random_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dict(config), indent=2) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
-    files = all_files(CheckpointNames(read_architecture(folder)))
-    shards = _shards(files, _DTYPES[dtype].itemsize, shard_bytes)
+    sources = all_sources(CheckpointNames(read_architecture(folder)))
+    files = {file.name: file for _, file in sources}
     generator = np.random.default_rng(seed)
-    file_of: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        name = WHOLE if len(shards) == 1 else name
-        tensors = {
-            file.name: _draw(file.shape, file.is_transposed, generator, _DTYPES[dtype])
-            for file in shard
-        }
-        save_file(tensors, folder / name, metadata={"format": "pt"})
-        file_of |= dict.fromkeys(tensors, name)
-        del tensors
-    if len(shards) > 1:
-        index = {"metadata": {}, "weight_map": file_of}
-        (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
+    shards = ShardWriter(folder, shard_bytes=shard_bytes)
+    for name, file in files.items():
+        drawn = _draw(file.shape, file.is_transposed, generator, _DTYPES[dtype])
+        shards.add({name: drawn})
+    shards.finish()
 
 
 def _draw(
@@ -88,18 +78,3 @@ def _draw(
         # Scales of norms are near 1; such biases do no harm.
         part[:] = noise * contracted**-0.5 if is_matrix else 1 + noise * 0.1
     return array
-
-
-def _shards(
-    files: Mapping[str, FileTensor], element_bytes: int, shard_bytes: int
-) -> list[list[FileTensor]]:
-    shards: list[list[FileTensor]] = [[]]
-    filled_bytes = 0
-    for file in files.values():
-        size = int(np.prod(file.shape)) * element_bytes
-        if shards[-1] and filled_bytes + size > shard_bytes:
-            shards.append([])
-            filled_bytes = 0
-        shards[-1].append(file)
-        filled_bytes += size
-    return shards

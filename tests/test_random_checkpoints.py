@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from llmpq_jax.arch.families import read_architecture
-from llmpq_jax.checkpoint.random_weights import (
-    StoredDtype,
-    write_random_checkpoint,
-)
 from llmpq_jax.checkpoint.reader import INDEX, CheckpointReader
 from llmpq_jax.checkpoint.validate import check_checkpoint
 from llmpq_jax.errors import UnsupportedModelError
 from tests.checkpoint.configs import CONFIGS
+from tests.random_checkpoints import (
+    StoredDtype,
+    write_random_checkpoint,
+)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
