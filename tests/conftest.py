@@ -12,9 +12,9 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.compile_cache import BUILD, begin_with_kept, keep, kept_folder
-from tests.durations import group_of, group_seconds, record_durations
-from tests.ray_machines import ON_LOOPBACK, Machines
+from tests.support.compile_cache import BUILD, begin_with_kept, keep, kept_folder
+from tests.support.durations import group_of, group_seconds, record_durations
+from tests.support.ray_machines import ON_LOOPBACK, Machines
 
 HAS_GPU = (
     importlib.util.find_spec("jax_cuda12_plugin") is not None
@@ -25,6 +25,14 @@ HAS_GPU = (
 _MAX_MAPPINGS = 30_000
 
 PROFILE = os.environ.get("LLMPQ_TEST_PROFILE", "quick")
+
+# At reduced counts most of a test's time was XLA's optimisation of programs that run for
+# a millisecond. With these flags XLA compiles them in a fifth of the time; at full counts,
+# and where references are compared (`make test`), programs are compiled as users' are.
+_QUICK_TO_COMPILE = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
+IS_OPTIMIZED = PROFILE == "full" or "LLMPQ_TEST_OPTIMIZED" in os.environ
 
 settings.register_profile(
     "quick",
@@ -46,6 +54,9 @@ settings.register_profile(
 def pytest_configure(config: pytest.Config) -> None:
     """Sets what must stand before JAX's backend starts and before tests are read."""
     os.environ.update(ON_LOOPBACK)
+    if not IS_OPTIMIZED:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} {_QUICK_TO_COMPILE}".strip()
     settings.load_profile(PROFILE)
     # The CPU comes first, so that laws mean the same on every machine; a test marked
     # `gpu` asks for its device by name.
@@ -62,6 +73,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Cleanups run last in, first out: what was compiled is kept before it is removed.
     config.add_cleanup(lambda: keep(Path(compiled.name), kept_folder()))
     jax.config.update("jax_compilation_cache_dir", compiled.name)
+    # Otherwise the folder's name is part of each program's key.
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

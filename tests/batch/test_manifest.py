@@ -15,7 +15,7 @@ from llmpq_jax.batch.manifest import (
 from llmpq_jax.batch.prompt import BadLine, Prompt, PromptDefaults
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime import Sampling
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 DEFAULTS = PromptDefaults(sampling=Sampling(temperature=1, seed=3), stop=("x",))
 NAMED = Prompt(number=1, custom_id="a", content="text", where="a.jsonl line 1")

@@ -5,7 +5,7 @@ import pytest
 from llmpq_jax.batch.prompt import Form, Prompt, prompt_tokens
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
-from tests.tiny_models import write_tiny_model
+from tests.support.tiny_models import write_tiny_model
 
 
 def prompt_of(content, form: Form = "plain"):

@@ -8,7 +8,7 @@ import pytest
 from llmpq_jax.batch.prompt_file import workload_of_prompts
 from llmpq_jax.errors import RequestError
 from llmpq_jax.schema.workload import Workload
-from tests.tiny_models import write_tiny_model
+from tests.support.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from llmpq_jax.batch.reorder_buffer import ReorderBuffer
 from llmpq_jax.batch.result_line import Result
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.runtime.request import Completion, PartialCompletion
-from tests.tiny_models import write_tiny_model
+from tests.support.tiny_models import write_tiny_model
 
 NUM_CHOICES = (1, 2, 3)
 PROMPTS = [

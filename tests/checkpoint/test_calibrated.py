@@ -21,7 +21,7 @@ from llmpq_jax.checkpoint.calibrated import (
 from llmpq_jax.errors import CheckpointError, StrategyError
 from llmpq_jax.quant import QArray, quantize
 from llmpq_jax.runtime import Pipeline
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 CALIBRATION = Calibration(
     fingerprint="sha256:1", rounding="gptq", group_size=32, text="t"

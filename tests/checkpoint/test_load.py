@@ -29,7 +29,7 @@ from llmpq_jax.errors import CheckpointError
 from llmpq_jax.kernels import Weight
 from llmpq_jax.quant import QArray, quantize
 from tests.checkpoint.configs import CONFIGS
-from tests.random_checkpoints import write_random_checkpoint
+from tools.random_checkpoints import write_random_checkpoint
 
 
 def _open(folder: Path, name: str = "llama", dtype: type | None = None) -> WeightStore:

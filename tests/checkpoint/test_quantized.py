@@ -33,9 +33,9 @@ from tests.checkpoint.formats.writers import (
     write_compressed,
     write_gptq,
 )
-from tests.random_checkpoints import write_random_checkpoint
-from tests.same_tokens import logit_tolerance
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.same_tokens import logit_tolerance
+from tests.support.tiny_models import make_strategy, write_tiny_model
+from tools.random_checkpoints import write_random_checkpoint
 
 Write = Callable[[np.random.Generator, int, int], Written]
 TOKENS = [[5, 99, 3, 200, 17, 42]]

@@ -19,8 +19,8 @@ from llmpq_jax.checkpoint.writer import write_served_weights
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.schema.precision import Bits, HeadBits
 from tests.checkpoint.configs import CONFIGS
-from tests.random_checkpoints import write_random_checkpoint
-from tests.tiny_models import make_strategy
+from tests.support.tiny_models import make_strategy
+from tools.random_checkpoints import write_random_checkpoint
 
 
 def _check(

@@ -14,7 +14,7 @@ from llmpq_jax.checkpoint import weights_file
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.engines.local import start_local
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 # What is cached: the layers of 4 and 8 bits, not the one of 16 or the head.
 STAGES = [((0,), [16, 8]), ((1,), [4, 8])]

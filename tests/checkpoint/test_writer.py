@@ -33,9 +33,9 @@ from llmpq_jax.schema.precision import Bits
 from llmpq_jax.schema.strategy import Strategy
 from tests.checkpoint.configs import CONFIGS
 from tests.checkpoint.formats.independent_reader import read_folder
-from tests.random_checkpoints import write_random_checkpoint
 from tests.referees.quantized_product import reference_weight
-from tests.tiny_models import make_strategy
+from tests.support.tiny_models import make_strategy
+from tools.random_checkpoints import write_random_checkpoint
 
 _GATED = {"hidden_size": 64, "intermediate_size": 96}
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -14,8 +14,8 @@ from llmpq_jax.checkpoint.writer import write_served_weights
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.schema.precision import Bits
 from llmpq_jax.schema.strategy import Strategy
-from tests.same_tokens import logit_tolerance
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.same_tokens import logit_tolerance
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 QUANTIZED = GOLDEN / "quantized"

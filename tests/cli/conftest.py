@@ -15,7 +15,7 @@ from llmpq_jax.cli import main
 from llmpq_jax.profiler import contention, dispatch_overhead, stopwatch
 from llmpq_jax.schema.cluster import Cluster, Device, Node
 from llmpq_jax.schema.record_files import write_cluster, write_strategy
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 
 from llmpq_jax.schema.record_files import read_strategy, write_strategy
 from llmpq_jax.schema.strategy import StagePrediction
-from tests.tiny_models import write_tiny_model
+from tests.support.tiny_models import write_tiny_model
 
 
 @pytest.fixture

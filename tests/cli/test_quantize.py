@@ -9,7 +9,7 @@ import pytest
 from llmpq_jax.arch.fingerprint import model_fingerprint
 from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.schema.record_files import read_strategy, write_strategy
-from tests.tiny_models import make_strategy
+from tests.support.tiny_models import make_strategy
 
 
 @pytest.fixture

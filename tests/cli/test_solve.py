@@ -29,7 +29,7 @@ from llmpq_jax.schema.solve_request import (
 )
 from llmpq_jax.sensitivity.weight_variance import weight_variance
 from tests.cli.conftest import SIZES
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 ROOT = Path(__file__).parents[2]
 

@@ -22,8 +22,8 @@ from llmpq_jax.profiler.stage_bench import random_weight
 from llmpq_jax.schema.buckets import token_block
 from llmpq_jax.stage.build import build_layer
 from llmpq_jax.stage.sharding import StageSharding
-from tests.random_checkpoints import write_random_checkpoint
-from tests.tiny_models import CONFIG
+from tests.support.tiny_models import CONFIG
+from tools.random_checkpoints import write_random_checkpoint
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 8
 

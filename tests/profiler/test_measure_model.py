@@ -24,7 +24,7 @@ from tests.profiler.fakes import (
     device,
     layer_s,
 )
-from tests.tiny_models import CONFIG, write_tiny_model
+from tests.support.tiny_models import CONFIG, write_tiny_model
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from llmpq_jax.runtime import Pipeline, Request
 from llmpq_jax.schema.precision import KvBits
 from llmpq_jax.schema.strategy import Strategy
-from tests.local_workers import local_workers
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.local_workers import local_workers
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 TOKENS = [[17, 250, 3, 99, 4, 181, 77, 30]]
 

@@ -11,7 +11,7 @@ from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime import Pipeline, Request, Sampling
 from llmpq_jax.runtime.request import MAX_TOP_LOGPROBS
 from llmpq_jax.stage.sampling import MAX_TOP_LOGPROBS as MAX_RETURNED
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from llmpq_jax.runtime import Pipeline, Request
 from llmpq_jax.stage.message import Message
 from llmpq_jax.stage.worker import StageWorker
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 # Only a pipeline that does not overlap waits this long, and then the test fails.
 _PATIENCE_S = 60

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmpq_jax.runtime import Completion, Pipeline, Request, Sampling
 from llmpq_jax.runtime.request import PartialCompletion
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 NEW_TOKENS = 8
 REQUESTS = [

@@ -17,8 +17,8 @@ from llmpq_jax.runtime import Pipeline, Request, Sampling
 from llmpq_jax.runtime.scheduler import Scheduler
 from llmpq_jax.schema.record_files import write_strategy
 from llmpq_jax.schema.strategy import StagePrediction, Strategy
-from tests.local_workers import local_workers
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.local_workers import local_workers
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from llmpq_jax.runtime import Pipeline, Request, Sampling
 from llmpq_jax.schema.precision import Bits, KvBits
-from tests.same_tokens import compare_all, logit_tolerance
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.same_tokens import compare_all, logit_tolerance
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 # An example compiles every stage of two pipelines, so each law is a group of its own: at
 # full counts one process would still be at all of them when the others are done.

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from llmpq_jax.runtime import Pipeline, Request, Sampling
-from tests.same_tokens import compare_all, logit_tolerance
-from tests.tiny_models import make_strategy
+from tests.support.same_tokens import compare_all, logit_tolerance
+from tests.support.tiny_models import make_strategy
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"
 _MODEL = _EXAMPLES / "tiny-code-lm"

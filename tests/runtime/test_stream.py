@@ -10,7 +10,7 @@ from llmpq_jax.runtime import Pipeline, Request, Sampling
 from llmpq_jax.runtime.sequence import Sequence
 from llmpq_jax.runtime.workload_summary import summarize_workload
 from llmpq_jax.stage.message import StageEvent
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 
 @pytest.fixture(scope="module")

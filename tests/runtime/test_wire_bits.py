@@ -11,8 +11,8 @@ from llmpq_jax.runtime import Pipeline, Request
 from llmpq_jax.schema.precision import Bits, WireBits
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.sensitivity.streamed_model import StreamedModel, round_wire
-from tests.local_workers import local_workers
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.local_workers import local_workers
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 TOKENS = [[17, 250, 3, 99, 4, 181, 77, 30]]
 BITS: list[Bits] = [8, 16, 4, 8]

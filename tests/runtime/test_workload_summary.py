@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from llmpq_jax.runtime import Request
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.workload_summary import longest_first, summarize_workload
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 
 @pytest.fixture(scope="module")

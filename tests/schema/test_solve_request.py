@@ -10,7 +10,7 @@ from llmpq_jax.errors import StrategyError
 from llmpq_jax.schema.record_files import read_strategy, write_strategy
 from llmpq_jax.schema.solve_request import QualityLimits, SolveRequest, Sources
 from llmpq_jax.schema.toml import decode_record
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 
 @pytest.fixture(scope="module")

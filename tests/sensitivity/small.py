@@ -10,7 +10,7 @@ import numpy as np
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.sensitivity.streamed_model import StreamedModel
 from llmpq_jax.sensitivity.text import Text, read_text
-from tests.tiny_models import write_tiny_model
+from tests.support.tiny_models import write_tiny_model
 
 WINDOW = 16
 

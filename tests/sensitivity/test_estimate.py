@@ -24,9 +24,9 @@ from llmpq_jax.sensitivity.estimate import (
 )
 from llmpq_jax.sensitivity.job import METHODS, SensitivityJob
 from llmpq_jax.sensitivity.losses import Variant, losses_of, one_layer
-from tests.same_tokens import logit_tolerance
 from tests.sensitivity.small import small_model, small_text
-from tests.tiny_models import make_strategy
+from tests.support.same_tokens import logit_tolerance
+from tests.support.tiny_models import make_strategy
 
 
 @pytest.fixture(scope="module")

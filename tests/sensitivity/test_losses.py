@@ -18,9 +18,9 @@ from llmpq_jax.sensitivity.losses import (
     one_layer,
     unrounded,
 )
-from tests.same_tokens import logit_tolerance
 from tests.sensitivity.small import small_model, small_text
-from tests.tiny_models import make_strategy
+from tests.support.same_tokens import logit_tolerance
+from tests.support.tiny_models import make_strategy
 
 _WIDTHS = st.lists(st.sampled_from([4, 8, 16]), min_size=4, max_size=4).map(tuple)
 _VARIANTS = st.builds(

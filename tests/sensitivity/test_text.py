@@ -9,7 +9,7 @@ import pytest
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
 from llmpq_jax.sensitivity.text import read_text
-from tests.tiny_models import write_tiny_model
+from tests.support.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.quant import QArray, dequantize, quantize
 from llmpq_jax.sensitivity.weight_variance import noise_to_signal, weight_variance
-from tests.random_checkpoints import write_random_checkpoint
-from tests.tiny_models import CONFIG, write_tiny_model
+from tests.support.tiny_models import CONFIG, write_tiny_model
+from tools.random_checkpoints import write_random_checkpoint
 
 low_bits = st.sampled_from((4, 8))
 group_sizes = st.sampled_from((32, 64, 128))

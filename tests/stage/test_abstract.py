@@ -16,8 +16,8 @@ from llmpq_jax.schema.workload import MicroBatch, Workload
 from llmpq_jax.stage.abstract import describe_stage, program_memories
 from llmpq_jax.stage.compiled import StageProgram
 from llmpq_jax.stage.sharding import StageSharding
-from tests.local_workers import local_workers
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.local_workers import local_workers
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL, SCORE_BLOCK_BYTES
 from llmpq_jax.schema.precision import Bits
 from llmpq_jax.stage.sampling import greedy_rows, sampling_rows
 from llmpq_jax.stage.worker import StageShapes, StageWorker
-from tests.local_workers import local_workers
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.local_workers import local_workers
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 ROWS = 2
 SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 16}

@@ -16,9 +16,9 @@ from llmpq_jax.model import make_cache
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.stage.compiled import StageProgram
 from llmpq_jax.stage.sampling import greedy_rows
-from tests.local_workers import local_workers
-from tests.same_tokens import logit_tolerance
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.local_workers import local_workers
+from tests.support.same_tokens import logit_tolerance
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
 NUM_MATRICES = 7

@@ -12,7 +12,7 @@ from llmpq_jax.runtime.request import Request
 from llmpq_jax.stage.abstract import describe_stage, program_memories
 from llmpq_jax.stage.memory_peak import HighWaterMark, StagePeak
 from llmpq_jax.stage.sharding import StageSharding
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 PARTS = {"weights": 5, "kv_cache": 3, "programs": 2, "waiting": 1}
 

@@ -40,7 +40,7 @@ from llmpq_jax.schema.toml import to_toml
 from llmpq_jax.stage.hardware import Machine
 from llmpq_jax.stage.message import StageEvent
 from llmpq_jax.tasks.calibrate_from_run import calibrate_from_run
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 MACHINE = Machine(
     device="made-up", driver="made-up", jax_version="0.0", kernel_path="native-avx512"

@@ -16,7 +16,7 @@ from llmpq_jax.tasks.example import (
     find_model,
     four_cpu_devices,
 )
-from tests.tiny_models import write_tiny_model
+from tests.support.tiny_models import write_tiny_model
 
 
 def test_the_committed_cluster_is_the_one_that_would_be_made():

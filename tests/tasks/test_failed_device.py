@@ -16,7 +16,7 @@ from llmpq_jax.runtime.request import Sampling
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.message import Message
 from llmpq_jax.tasks.generate import Served, ServeSettings, serve_prompts
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 LINES: list[Prompt | BadLine] = [
     Prompt(

@@ -20,8 +20,8 @@ from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.tasks.quantize import STRATEGY, write_checkpoint
 from tests.checkpoint.configs import CONFIGS
 from tests.checkpoint.test_quantized import FORMATS, write_foreign
-from tests.random_checkpoints import write_random_checkpoint
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.tiny_models import make_strategy, write_tiny_model
+from tools.random_checkpoints import write_random_checkpoint
 
 PROMPTS = [[5, 99, 3, 200, 17], [42], [7, 7, 7]]
 _SIZES: dict[str, Any] = {

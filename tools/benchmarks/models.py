@@ -15,7 +15,7 @@ from llmpq_jax.runtime.request import Request
 from llmpq_jax.schema.precision import Activations, Bits, HeadBits
 from llmpq_jax.schema.strategy import ModelReference, PrecisionChoice, Stage, Strategy
 from llmpq_jax.schema.workload import MicroBatch, Workload
-from tests.random_checkpoints import write_random_checkpoint
+from tools.random_checkpoints import write_random_checkpoint
 
 
 def llama(

@@ -17,8 +17,8 @@ from llmpq_jax.schema.cluster import Cluster, Device, Link, Node
 from llmpq_jax.schema.record_files import read_strategy, write_cluster, write_strategy
 from llmpq_jax.schema.solve_request import QualityLimits
 from tests.cli.conftest import SIZES
-from tests.ray_machines import Machines
-from tests.tiny_models import make_strategy
+from tests.support.ray_machines import Machines
+from tests.support.tiny_models import make_strategy
 
 NAMES = ("left", "right")
 NUM_LINES = 9
@@ -113,7 +113,7 @@ def rows_of(path: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
+@pytest.mark.xdist_group("ray, failures")
 @pytest.mark.parametrize(
     "starts_again", [False, pytest.param(True, marks=pytest.mark.full)]
 )
@@ -165,7 +165,7 @@ def test_a_job_goes_on_without_a_machine_that_is_gone(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
+@pytest.mark.xdist_group("ray, failures")
 def test_a_machine_that_is_not_there_at_the_start_is_solved_without(
     run, solve, prompts, machines, left, tmp_path
 ):
@@ -183,7 +183,7 @@ def test_a_machine_that_is_not_there_at_the_start_is_solved_without(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
+@pytest.mark.xdist_group("ray, failures")
 def test_what_is_done_is_kept_where_nothing_fits_on_what_is_left(
     fails, solve, prompts, machines, kill_right, tmp_path
 ):

@@ -10,8 +10,8 @@ import pytest
 
 from llmpq_jax.runtime.engines.engine import StartEngine
 from llmpq_jax.schema.strategy import Strategy
-from tests.ray_machines import Machines, set_worker_up
-from tests.tiny_models import make_strategy, write_tiny_model
+from tests.support.ray_machines import Machines, set_worker_up
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 
 @pytest.fixture(scope="package")

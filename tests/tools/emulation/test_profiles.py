@@ -5,7 +5,7 @@ import pytest
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.schema.measurements_file import read_measurements
 from llmpq_jax.schema.record_files import read_cluster, write_cluster
-from tests.tiny_models import write_tiny_model
+from tests.support.tiny_models import write_tiny_model
 from tools.emulation.nodes import EmulatedNodes
 from tools.emulation.profiles import profile_nodes
 

@@ -10,9 +10,9 @@ from llmpq_jax.runtime.engines.engine import DeviceFailedError
 from llmpq_jax.runtime.engines.ray import link_probe
 from llmpq_jax.runtime.engines.ray.link_probe import LinkProbe, time_links
 from llmpq_jax.runtime.engines.ray.probe_actor import ProbeActor
-from tests.ray_machines import Machines
+from tests.support.ray_machines import Machines
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray, engine and links")]
 
 DEVICES = ("node0/cpu:0", "node1/cpu:1")
 PROBES = tuple(

@@ -14,10 +14,10 @@ from llmpq_jax.errors import StrategyError, WorkerFailedError
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.engines.engine import DeviceFailedError
 from llmpq_jax.schema.precision import Bits
-from tests.ray_machines import on_nodes, some_requests
-from tests.tiny_models import make_strategy
+from tests.support.ray_machines import on_nodes, some_requests
+from tests.support.tiny_models import make_strategy
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray, engine and links")]
 
 # An example starts a process for each stage, which compiles.
 _EXAMPLES = max(2, settings().max_examples // 20)

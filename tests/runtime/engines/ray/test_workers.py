@@ -21,9 +21,9 @@ from llmpq_jax.runtime.engines.engine import DeviceFailedError, StartEngine
 from llmpq_jax.runtime.engines.ray.ray_engine import RayEngine
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.message import Message
-from tests.ray_machines import Machines, on_nodes, set_worker_up, some_requests
+from tests.support.ray_machines import Machines, on_nodes, set_worker_up, some_requests
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray, failures")]
 
 REQUESTS = some_requests(6, new_tokens=16)
 

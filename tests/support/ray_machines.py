@@ -1,6 +1,6 @@
 """Machines of a Ray cluster on loopback: `Machines`, and the process that runs them.
 
-    python -m tests.ray_machines node0 node1
+    python -m tests.support.ray_machines node0 node1
 
 They are started in a process of their own because Ray forks, which a process with JAX's
 threads must not do. The process prints the cluster's address, then executes lines of stdin,
@@ -29,7 +29,7 @@ ON_LOOPBACK = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN", secrets.token_hex(32)),
 }
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 
 
 class Machines:
@@ -37,7 +37,7 @@ class Machines:
 
     def __init__(self, *names: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.ray_machines", *names],
+            [sys.executable, "-m", "tests.support.ray_machines", *names],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -119,6 +119,7 @@ def set_worker_up(compiled: str, started: str | None = None) -> None:
     jax.config.update("jax_compilation_cache_dir", compiled)
     # With a limit JAX locks the folder, which several workers share.
     jax.config.update("jax_compilation_cache_max_size", 1 << 30)
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

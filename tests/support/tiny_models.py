@@ -20,7 +20,7 @@ from llmpq_jax.schema.strategy import (
     Strategy,
 )
 from llmpq_jax.schema.workload import MicroBatch, Workload
-from tests.random_checkpoints import write_random_checkpoint
+from tools.random_checkpoints import write_random_checkpoint
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

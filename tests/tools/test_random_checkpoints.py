@@ -13,7 +13,7 @@ from llmpq_jax.checkpoint.reader import INDEX, CheckpointReader
 from llmpq_jax.checkpoint.validate import check_checkpoint
 from llmpq_jax.errors import UnsupportedModelError
 from tests.checkpoint.configs import CONFIGS
-from tests.random_checkpoints import (
+from tools.random_checkpoints import (
     StoredDtype,
     write_random_checkpoint,
 )

@@ -1,6 +1,6 @@
 """Seconds that groups of tests take, so that the longest ones start first.
 
-    LLMPQ_TEST_DURATIONS=tests/durations.json make test
+    LLMPQ_TEST_DURATIONS=tests/support/durations.json make test
 
 writes them anew. A group is what pytest-xdist keeps in one process: a module, or a mark's
 name.
