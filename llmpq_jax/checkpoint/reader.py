@@ -21,9 +21,6 @@ class CheckpointReader:
 
     Iterates over names, in the files' order. All headers are read and checked when the
     reader is made; no file stays open, so a reader may be kept and pickled.
-
-    Attributes:
-        folder: Folder of the checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -18,8 +18,8 @@ def check_checkpoint(reader: CheckpointReader, architecture: Architecture) -> No
     """Checks that a checkpoint has the tensors of a model, and no others.
 
     Raises:
-        CheckpointError: A tensor is missing, has another shape or another type, or
-            belongs to no module of the model.
+        CheckpointError: A tensor is missing, wrong, or belongs to no module of the
+            model.
         UnsupportedModelError: The format of quantised weights is not implemented.
     """
     stored = CheckpointTensors(reader, architecture)
@@ -84,8 +84,7 @@ def plannable_bits(
 ) -> tuple[Bits, ...]:
     """Returns the bits that every layer can be served at, highest first.
 
-    Plans choose among the same bits for all layers, so bits that only some layers can
-    have are left out.
+    Plans choose among the same bits for all layers, so others are left out.
 
     Raises:
         CheckpointError: Only 16 bits would remain although layers are quantised, or the

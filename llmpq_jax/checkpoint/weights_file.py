@@ -34,8 +34,7 @@ def read_weights(path: Path, key: Mapping[str, object]) -> Iterator[tuple[str, W
     Raises:
         FileNotFoundError: There is none.
         CheckpointError: The file is cut short, or its header does not match it.
-        SafetensorError: The safetensors library cannot read the file's metadata.
-        KeyError: The file's metadata are incomplete.
+            SafetensorError, KeyError: The file's metadata are unreadable or incomplete.
         ValueError: The file was written for another key, or an array has changed.
     """
     path.stat()

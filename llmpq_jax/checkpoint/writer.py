@@ -72,14 +72,9 @@ def write_served_weights(
     shard_bytes: int = 256 * MIB,
     on_module: Callable[[], None] = lambda: None,
 ) -> tuple[WrittenModule, ...]:
-    """Writes weights and config.json into a folder.
+    """Writes weights and config.json of a strategy's model into an empty folder.
 
-    Args:
-        store: Weights of the strategy's model.
-        strategy: Strategy whose bits the weights get.
-        folder: Existing empty folder.
-        shard_bytes: Largest size of a file, as in `ShardWriter`.
-        on_module: Function that is called after the embedding, each layer, and the head.
+    `on_module` is called after the embedding, each layer, and the head.
 
     Raises:
         CheckpointError: The checkpoint is damaged, or the disk is full.

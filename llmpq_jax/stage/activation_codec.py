@@ -25,13 +25,7 @@ def pack_hidden(hidden: Float[Array, "*tokens D"]) -> Int8[Array, "*tokens D_and
 def unpack_hidden(
     received: Array, width: int, dtype: jnp.dtype
 ) -> Float[Array, "*tokens D"]:
-    """Returns received hidden states, unpacked if they are packed.
-
-    Args:
-        received: Floats [.., width], or packed int8 [.., width + 4].
-        width: Width of the model's hidden states.
-        dtype: Type of the stage's activations.
-    """
+    """Returns received hidden states, [.., width], unpacked if they are packed int8."""
     if received.dtype != jnp.int8:
         return received
     scale = jax.lax.bitcast_convert_type(received[..., width:], jnp.float32)

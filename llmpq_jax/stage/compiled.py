@@ -205,9 +205,8 @@ class StageProgram:
     ) -> tuple[jax.Array, jax.Array, GroupCache]:
         """Decodes several tokens of each row in one call; the given cache is donated.
 
-        Returns:
-            Tokens [MAX_STEPS_PER_CALL, B], the first `num_steps` of them valid; the last
-            ones [B]; and the cache.
+        Returns tokens [MAX_STEPS_PER_CALL, B], the first `num_steps` of them valid; the
+        last ones [B]; and the cache.
         """
         inputs, rows, steps = self.sharding.put(
             (inputs, self.pack(position_B, sampling), np.int32(num_steps))

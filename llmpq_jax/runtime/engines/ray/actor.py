@@ -65,17 +65,9 @@ class StageActor:
     ) -> StageFacts:
         """Loads a stage from this machine's disk onto its devices.
 
-        Args:
-            strategy: Strategy with the model's path on this machine.
-            number: Number of the stage.
-            version: Version of llmpq-jax in the engine's process.
-            set_up: Called before JAX starts; returns the cache of rounded weights.
-            transport: Transport of the run.
-
-        Raises:
-            StrategyError: If `start_local` would raise it, or the version is another
-                one.
-            CheckpointError: If the weights are missing or damaged.
+        The strategy has the model's path on this machine. `set_up` is called before JAX
+        starts and returns the cache of rounded weights. For errors see `start_local`;
+        another version of llmpq-jax than the engine's is a StrategyError.
         """
         check_version(version)
         weights_cache = set_up()

@@ -105,13 +105,7 @@ class Workers:
                 return
 
     def recover(self) -> None:
-        """Waits until Ray has restarted failed workers, and loads them.
-
-        Raises:
-            DeviceFailedError: If a machine or a device has failed, or a worker fails
-                repeatedly.
-            WorkerFailedError: If a worker has failed, and is not to be recovered.
-        """
+        """Waits until Ray has restarted failed workers, and loads them."""
         self._await_restart()
         try:
             self.load()

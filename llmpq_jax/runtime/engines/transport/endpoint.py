@@ -39,16 +39,11 @@ def open_endpoint(
     on_message: Callable[[Message], None],
     on_disconnect: Callable[[int, BaseException], None],
 ) -> Endpoint:
-    """Opens the endpoint of this actor's process.
+    """Opens the endpoint of an actor's process on a host of the cluster.
 
-    Args:
-        config: Transport of the run.
-        sharding: Devices of the stage.
-        actor: Handle of the actor.
-        host: Address of this machine in the cluster.
-        on_message: Called with each message that does not come by a call of the actor.
-        on_disconnect: Called with the epoch and the cause when an incoming connection
-            ends, so that messages may be lost.
+    `on_message` is called with each message that does not come by a call of the actor,
+    and `on_disconnect` with the epoch and the cause when an incoming connection ends,
+    so that messages may be lost.
     """
     if config.name == "calls":
         return ActorEndpoint(actor)
