@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmpq_jax.arch.architecture import Architecture
-from llmpq_jax.planner.constraints import Pin, check_pins
+from llmpq_jax.planner.pins import Pin, check_pins
 from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.measurements import Measurements
 from llmpq_jax.schema.precision import (

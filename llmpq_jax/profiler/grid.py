@@ -93,7 +93,7 @@ class Grid:
         return max(shape.rows * shape.num_tokens for shape in self.shapes)
 
 
-QUICK_GRID = Grid.of(
+QUICKSTART_GRID = Grid.of(
     (1, 4, 16),
     ((64, 128), (16, 32)),
     held_out=(

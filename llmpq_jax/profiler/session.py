@@ -9,7 +9,7 @@ from typing import TypeVar
 import jax
 
 from llmpq_jax.arch.architecture import Architecture
-from llmpq_jax.profiler.grid import QUICK_GRID, Grid, Shape
+from llmpq_jax.profiler.grid import QUICKSTART_GRID, Grid, Shape
 from llmpq_jax.profiler.journal import Journal
 from llmpq_jax.profiler.stage_bench import StageBench, StageContents
 from llmpq_jax.profiler.stopwatch import Stopwatch, Timing, summary_of_rounds
@@ -43,7 +43,7 @@ class ProfileOptions:
     bits: tuple[Bits, ...] = ALL_BITS
     kv_bits: KvBits = 16
     tensor_widths: tuple[int, ...] = (1,)
-    grid: Grid = QUICK_GRID
+    grid: Grid = QUICKSTART_GRID
     kinds: Collection[str] | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 

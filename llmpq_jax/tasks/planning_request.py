@@ -22,7 +22,7 @@ from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.validate import plannable_bits
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.planner import PlanRequest
-from llmpq_jax.planner.constraints import Use, with_use
+from llmpq_jax.planner.pins import Use, with_use
 from llmpq_jax.report.corrections import factor_lines
 from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.measurements import Measurements

@@ -12,7 +12,7 @@ from llmpq_jax.batch.manifest import plan_path
 from llmpq_jax.batch.results_file import ResultsFile
 from llmpq_jax.errors import InfeasibleError, MeasurementError
 from llmpq_jax.planner import PlanRequest
-from llmpq_jax.planner.constraints import with_use
+from llmpq_jax.planner.pins import with_use
 from llmpq_jax.report.console import log
 from llmpq_jax.runtime.engines.engine import DeviceFailedError
 from llmpq_jax.schema.record_files import write_strategy

@@ -14,9 +14,9 @@ from llmpq_jax.costmodel.quality import total_omega
 from llmpq_jax.costmodel.workspace import fit_workspace
 from llmpq_jax.errors import InfeasibleError, MeasurementError
 from llmpq_jax.planner import PlanRequest, Progress, plan
-from llmpq_jax.planner.constraints import LayerPin
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.instance.subproblems import all_subproblems
+from llmpq_jax.planner.pins import LayerPin
 from llmpq_jax.planner.search import branch_and_bound as search_module
 from llmpq_jax.schema.measurements import DispatchTime
 from llmpq_jax.schema.workload import Workload

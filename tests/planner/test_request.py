@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmpq_jax.planner.constraints import BitsPin, LayerPin
+from llmpq_jax.planner.pins import BitsPin, LayerPin
 from tests.planner.requests import cluster, request
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.profiler.grid import QUICK_GRID, Grid, Shape, grid_for
+from llmpq_jax.profiler.grid import QUICKSTART_GRID, Grid, Shape, grid_for
 from llmpq_jax.schema.buckets import bucket_length
 from llmpq_jax.schema.workload import Workload
 
@@ -81,8 +81,8 @@ def test_full_serves_every_shorter_workload_from_within(workload):
 
 
 def test_the_quick_grid_has_few_shapes():
-    assert len(QUICK_GRID.shapes) == 6
-    assert QUICK_GRID.max_tokens == 16 * 64
+    assert len(QUICKSTART_GRID.shapes) == 6
+    assert QUICKSTART_GRID.max_tokens == 16 * 64
 
 
 def test_a_cache_shorter_than_the_prompt_is_refused():

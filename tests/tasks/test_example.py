@@ -5,7 +5,7 @@ import pytest
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.costmodel.memory import layer_bytes, layer_kv_bytes
 from llmpq_jax.errors import CheckpointError
-from llmpq_jax.profiler.grid import QUICK_GRID, Shape
+from llmpq_jax.profiler.grid import QUICKSTART_GRID, Shape
 from llmpq_jax.schema.buckets import bucket_length
 from llmpq_jax.schema.record_files import read_cluster
 from llmpq_jax.schema.workload import MicroBatch
@@ -47,7 +47,7 @@ def test_the_quick_grid_measures_the_very_batch_that_is_run():
         num_tokens=bucket_length(WORKLOAD.prompt_length),
         num_slots=bucket_length(WORKLOAD.context_length),
     )
-    assert shape in QUICK_GRID.shapes
+    assert shape in QUICKSTART_GRID.shapes
 
 
 def test_the_example_is_found_from_here_and_from_its_checkout(tmp_path, monkeypatch):

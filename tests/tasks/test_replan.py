@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from llmpq_jax.errors import InfeasibleError
-from llmpq_jax.planner.constraints import LayerPin, with_use
+from llmpq_jax.planner.pins import LayerPin, with_use
 from llmpq_jax.runtime.engines.engine import DeviceFailedError
 from llmpq_jax.schema.solve_request import SolveRequest, Sources
 from llmpq_jax.schema.strategy import Strategy

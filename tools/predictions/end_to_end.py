@@ -23,7 +23,7 @@ from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import model_fingerprint
 from llmpq_jax.kernels import kernel_path
 from llmpq_jax.planner import PlanRequest, plan
-from llmpq_jax.planner.constraints import BitsPin, LayerPin, Pin
+from llmpq_jax.planner.pins import BitsPin, LayerPin, Pin
 from llmpq_jax.profiler import ProfileOptions, profile
 from llmpq_jax.profiler.grid import grid_for
 from llmpq_jax.runtime import Pipeline, Request

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from llmpq_jax.errors import InfeasibleError
 from llmpq_jax.planner.diagnose.memory_shortfall import StageShortfall, min_shortfall
-from llmpq_jax.planner.diagnose.pins import pin_clash
+from llmpq_jax.planner.diagnose.pin_conflicts import pin_clash
 from llmpq_jax.planner.diagnose.relaxations import repairs
 from llmpq_jax.planner.instance.problem import Problem
 from llmpq_jax.planner.instance.subproblems import all_subproblems

@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 from llmpq_jax.errors import SpecError
-from llmpq_jax.planner.constraints import with_devices, with_use
 from llmpq_jax.planner.diagnose.feasible import Repair, has_plan, largest, smallest
-from llmpq_jax.planner.diagnose.pins import pin_repairs
+from llmpq_jax.planner.diagnose.pin_conflicts import pin_repairs
 from llmpq_jax.planner.instance.problem import make_problem
+from llmpq_jax.planner.pins import with_devices, with_use
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.schema.cluster import NodeDevice
 from llmpq_jax.schema.precision import ALL_BITS

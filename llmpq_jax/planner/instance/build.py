@@ -22,12 +22,12 @@ from llmpq_jax.costmodel.memory import (
 )
 from llmpq_jax.costmodel.pipeline_schedule import Host, node_serial_fraction
 from llmpq_jax.costmodel.workspace import max_rows
-from llmpq_jax.planner.constraints import allowed_by
 from llmpq_jax.planner.instance.device_numbers import DeviceNumbers
 from llmpq_jax.planner.instance.device_seconds import seconds_by_phase
 from llmpq_jax.planner.instance.execution_units import for_each_unit
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.instance.problem import Problem
+from llmpq_jax.planner.pins import allowed_by
 from llmpq_jax.schema.measurements import PHASES, Phase
 from llmpq_jax.schema.strategy import PrecisionChoice
 from llmpq_jax.schema.workload import MicroBatch

@@ -14,12 +14,12 @@ from llmpq_jax.costmodel.latency import LatencyModel, VocabularyLayer, fit_laten
 from llmpq_jax.costmodel.quality import omega_table, whole_model_omega
 from llmpq_jax.costmodel.workspace import WorkspaceModel, fit_workspace
 from llmpq_jax.errors import MeasurementError, SpecError
-from llmpq_jax.planner.constraints import BitsPin, LayerPin
 from llmpq_jax.planner.instance.execution_units import (
     ExecutionUnit,
     find_execution_units,
 )
 from llmpq_jax.planner.instance.instance import DeviceGroup
+from llmpq_jax.planner.pins import BitsPin, LayerPin
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.schema.cluster import NodeDevice
 from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits, KvBits

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from llmpq_jax.costmodel.quality import omega_table
-from llmpq_jax.planner.constraints import BitsPin
 from llmpq_jax.planner.instance.build import make_instance
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.instance.problem import Problem
+from llmpq_jax.planner.pins import BitsPin
 from llmpq_jax.schema.workload import MicroBatch
 
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from llmpq_jax.planner.constraints import LayerPin, with_use
 from llmpq_jax.planner.instance.execution_units import interchangeable_groups
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.instance.subproblems import (
@@ -19,6 +18,7 @@ from llmpq_jax.planner.instance.subproblems import (
     max_wire_omega,
     uniform_int8_omega,
 )
+from llmpq_jax.planner.pins import LayerPin, with_use
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.planner.result.to_strategy import make_strategy
 from llmpq_jax.planner.search.branch_and_bound import min_omega, search

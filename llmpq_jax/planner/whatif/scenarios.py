@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from llmpq_jax.errors import SpecError
-from llmpq_jax.planner.diagnose.pins import loosened
+from llmpq_jax.planner.diagnose.pin_conflicts import loosened
 from llmpq_jax.planner.instance.candidate import Candidate
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.instance.problem import Problem, make_problem

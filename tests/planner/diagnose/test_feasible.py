@@ -7,10 +7,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.planner.constraints import BitsPin
 from llmpq_jax.planner.diagnose.feasible import has_plan, largest, smallest
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.instance.subproblems import all_subproblems
+from llmpq_jax.planner.pins import BitsPin
 from llmpq_jax.schema.workload import Workload
 from tests.planner.requests import measurements, request
 from tests.referees import enumeration

@@ -9,8 +9,8 @@ import pytest
 
 from llmpq_jax.errors import InfeasibleError
 from llmpq_jax.planner import plan
-from llmpq_jax.planner.constraints import BitsPin, LayerPin
 from llmpq_jax.planner.diagnose.relaxations import repairs
+from llmpq_jax.planner.pins import BitsPin, LayerPin
 from llmpq_jax.schema.workload import Workload, workload_of_lengths
 from tests.planner.requests import MIB, cluster, measurements, request
 

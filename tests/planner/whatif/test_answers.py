@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from llmpq_jax.errors import InfeasibleError
 from llmpq_jax.planner import plan
-from llmpq_jax.planner.constraints import BitsPin, LayerPin
 from llmpq_jax.planner.instance.problem import make_problem
+from llmpq_jax.planner.pins import BitsPin, LayerPin
 from llmpq_jax.planner.whatif import (
     Increments,
     answer_scenarios,

@@ -9,9 +9,9 @@ from itertools import combinations, pairwise
 import pytest
 
 from llmpq_jax.planner import plan
-from llmpq_jax.planner.constraints import LayerPin
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.instance.subproblems import uniform_int8_omega
+from llmpq_jax.planner.pins import LayerPin
 from llmpq_jax.planner.search.search_result import SearchResult
 from llmpq_jax.planner.whatif.pareto import Sweep
 from llmpq_jax.planner.whatif.sweep_point import SweepPoint, front

@@ -9,9 +9,9 @@ import pytest
 
 from llmpq_jax.errors import InfeasibleError, MeasurementError
 from llmpq_jax.planner import plan
-from llmpq_jax.planner.constraints import BitsPin, LayerPin, with_use
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.instance.subproblems import all_subproblems
+from llmpq_jax.planner.pins import BitsPin, LayerPin, with_use
 from llmpq_jax.schema.workload import Workload
 from tests.planner.requests import cluster, measurements, reason, request
 from tests.referees import enumeration

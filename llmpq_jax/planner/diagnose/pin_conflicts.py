@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from llmpq_jax.planner.constraints import BitsPin, Pin, with_use
 from llmpq_jax.planner.diagnose.feasible import Repair, has_plan, largest
+from llmpq_jax.planner.pins import BitsPin, Pin, with_use
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.schema.precision import ALL_BITS
 
