@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from llmpq_jax.planner import PlanRequest, plan
     from llmpq_jax.profiler import ProfileOptions, profile
     from llmpq_jax.runtime import Completion, Pipeline, Request, Sampling
-    from llmpq_jax.schema.cluster_file import read_cluster
+    from llmpq_jax.schema.record_files import (
+        read_cluster,
+        read_strategy,
+        write_strategy,
+    )
     from llmpq_jax.schema.solve_request import SolveRequest, Sources
-    from llmpq_jax.schema.strategy_file import read_strategy, write_strategy
     from llmpq_jax.schema.workload import Workload
     from llmpq_jax.tasks.planning_request import planning_request
 
@@ -74,9 +77,9 @@ _HOMES = {
     "plan": "planner",
     "planning_request": "tasks.planning_request",
     "profile": "profiler",
-    "read_cluster": "schema.cluster_file",
-    "read_strategy": "schema.strategy_file",
-    "write_strategy": "schema.strategy_file",
+    "read_cluster": "schema.record_files",
+    "read_strategy": "schema.record_files",
+    "write_strategy": "schema.record_files",
 }
 
 
