@@ -12,7 +12,7 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.compile_cache import BUILD, begin_with_kept, keep, kept_folder
+from tests.support.compile_cache import BUILD, drop_oldest, exchange, kept_folder
 from tests.support.durations import group_of, group_seconds, record_durations
 from tests.support.ray_machines import ON_LOOPBACK, Machines
 
@@ -69,9 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
         prefix="compiled-by-a-test-process-", dir=BUILD, ignore_cleanup_errors=True
     )
     config.add_cleanup(compiled.cleanup)
-    begin_with_kept(Path(compiled.name), kept_folder())
-    # Cleanups run last in, first out: what was compiled is kept before it is removed.
-    config.add_cleanup(lambda: keep(Path(compiled.name), kept_folder()))
+    config.add_cleanup(lambda: drop_oldest(kept_folder()))
+    exchange(Path(compiled.name), kept_folder())
     jax.config.update("jax_compilation_cache_dir", compiled.name)
     # Otherwise the folder's name is part of each program's key.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
@@ -81,8 +80,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def free_executables() -> Iterator[None]:
-    """Gives executables back before a process has as many mappings as Linux allows."""
+    """Gives executables back before a process has as many mappings as Linux allows.
+
+    What was compiled is exchanged with the other processes first.
+    """
     yield
+    exchange(Path(jax.config.values["jax_compilation_cache_dir"]), kept_folder())
     maps = Path("/proc/self/maps")
     if not maps.exists() or maps.read_bytes().count(b"\n") > _MAX_MAPPINGS:
         jax.clear_caches()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from statistics import fmean
 
 import numpy as np
@@ -182,6 +183,8 @@ def fit_layer(phase: Phase, rows: Sequence[LayerTime]) -> InterpolatedLatency:
     )
 
 
+# A sweep or an explanation solves dozens of problems with the same measurements.
+@lru_cache(maxsize=16)
 def fit_latency(measurements: Measurements) -> LatencyModel:
     """Fits a model to all rows that are not held out."""
     fitted = [row for row in measurements.layers if not row.held_out]

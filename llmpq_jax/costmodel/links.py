@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import lru_cache
 
-from llmpq_jax.costmodel.monotone_table import fit_table
+from llmpq_jax.costmodel.monotone_table import MonotoneTable, fit_table
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.schema.cluster import Cluster, NodeDevice
 from llmpq_jax.schema.measurements import LinkTime, Measurements
@@ -53,9 +54,13 @@ def transfer_s(
             f"{'' if nodes[0] == nodes[1] else ' --between-nodes'}"
         )
         raise MeasurementError(msg)
+    return float(_fit_link(tuple(rows))(num_bytes))
+
+
+@lru_cache(maxsize=1024)
+def _fit_link(rows: tuple[LinkTime, ...]) -> MonotoneTable:
     sizes = [(row.num_bytes,) for row in rows]
-    table = fit_table(sizes, [row.seconds for row in rows], LINK_FEATURES)
-    return float(table(num_bytes))
+    return fit_table(sizes, [row.seconds for row in rows], LINK_FEATURES)
 
 
 def _either_way(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from math import ceil
 
 import numpy as np
@@ -138,6 +138,8 @@ def max_rows(micro_batch: MicroBatch, phases: Sequence[Phase], prompt: int = 1) 
     return max(rows[phase] for phase in phases)
 
 
+# A sweep or an explanation solves dozens of problems with the same measurements.
+@lru_cache(maxsize=16)
 def fit_workspace(
     measurements: Measurements,
     architecture: Architecture,

@@ -154,15 +154,6 @@ def store_and_attend(
     )
     per_row = num_tokens // tokens
 
-    def mix(number: Array | int, query: Array, position: Array) -> Array:
-        return attend(
-            query,
-            stored.some_rows(number // per_row * rows, rows),
-            context._replace(position_BT=position),
-            window=window,
-            slopes_N=slopes_N,
-        )
-
     num_blocks = num_rows * num_tokens // (rows * tokens)
     position = context.position_BT.reshape(num_blocks, rows, tokens)
 
@@ -170,9 +161,14 @@ def store_and_attend(
         # Mixed values overwrite their query.
         query = jax.lax.dynamic_index_in_dim(mixed, number, keepdims=False)
         here = jax.lax.dynamic_index_in_dim(position, number, keepdims=False)
-        return jax.lax.dynamic_update_index_in_dim(
-            mixed, mix(number, query, here), number, 0
+        block = attend(
+            query,
+            stored.some_rows(number // per_row * rows, rows),
+            context._replace(position_BT=here),
+            window=window,
+            slopes_N=slopes_N,
         )
+        return jax.lax.dynamic_update_index_in_dim(mixed, block, number, 0)
 
     blocks = query_BTNH.reshape(num_blocks, rows, tokens, *query_BTNH.shape[2:])
     mixed = jax.lax.fori_loop(0, num_blocks + cache.zero, step, blocks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -33,48 +34,64 @@ def over_tokens(
         arrays_BT: Arrays that are cut into blocks, each given as one row.
         zero: Zero from `cache.PromptCache.zero`. A single block is a step of a loop
             too: otherwise XLA would compute some results again, and keep each layer's
-                operands of them until the end.
+            operands of them until the end.
         context: Context of the tokens, cut into the same blocks, if the function has
             one.
         is_in_place: True to overwrite the first array with the result of its shape.
     """
     num_rows, num_tokens = arrays_BT[0].shape[:2]
     size = token_block(num_rows * num_tokens)
-    graph, state = nnx.split(module)
-
-    def flat(array: jax.Array) -> jax.Array:
-        return array.reshape(-1, *array.shape[2:])
-
-    arrays = tuple(map(flat, arrays_BT))
-
-    def block(weights: Any, number: jax.Array, arrays: tuple[jax.Array, ...]) -> Any:
-        def cut(array: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_slice_in_dim(array, number * size, size)[None]
-
-        more = {} if context is None else {"context": context.some_tokens(flat, cut)}
-        return run(nnx.merge(graph, weights), *map(cut, arrays), **more)
-
-    def step(number: jax.Array, made: Any) -> Any:
-        # Bound to the step's number, the weights cannot be converted before the loop,
-        # which would keep a float32 copy of all that are not float32.
-        weights, number = jax.lax.optimization_barrier((state, number))
-        given = (made, *arrays[1:]) if is_in_place else arrays
-        return jax.tree.map(
-            lambda whole, part: jax.lax.dynamic_update_slice_in_dim(
-                whole, part[0], number * size, 0
-            ),
-            made,
-            block(weights, number, given),
-        )
-
+    graph, weights = nnx.split(module)
+    arrays = tuple(array.reshape(-1, *array.shape[2:]) for array in arrays_BT)
+    block = partial(_block, run, graph, context, size)
     start: Any = arrays[0]
     if not is_in_place:
-        made = jax.eval_shape(block, state, jnp.int32(0), arrays)
+        made = jax.eval_shape(block, weights, jnp.int32(0), arrays)
         start = _filler(made, arrays[0])
+    step = partial(_step, block, weights, arrays, size, is_in_place)
     num_blocks = num_rows * num_tokens // size
     done = jax.lax.fori_loop(0, num_blocks + zero, step, start)
     return jax.tree.map(
         lambda array: array.reshape(num_rows, num_tokens, *array.shape[1:]), done
+    )
+
+
+def _block(
+    run: Callable[..., Any],
+    graph: Any,
+    context: Context | None,
+    size: int,
+    weights: Any,
+    number: jax.Array,
+    arrays: tuple[jax.Array, ...],
+) -> Any:
+    """Returns the function's result for one block of the arrays' tokens."""
+    first = number * size
+    parts = [jax.lax.dynamic_slice_in_dim(array, first, size)[None] for array in arrays]
+    more = {} if context is None else {"context": context.some_tokens(first, size)}
+    return run(nnx.merge(graph, weights), *parts, **more)
+
+
+def _step(
+    block: Callable[..., Any],
+    weights: Any,
+    arrays: tuple[jax.Array, ...],
+    size: int,
+    is_in_place: bool,
+    number: jax.Array,
+    made: Any,
+) -> Any:
+    """Writes a block's result to its place in what was made of the blocks before."""
+    # Bound to the step's number, the weights cannot be converted before the loop, which
+    # would keep a float32 copy of all that are not float32.
+    weights, number = jax.lax.optimization_barrier((weights, number))
+    given = (made, *arrays[1:]) if is_in_place else arrays
+    return jax.tree.map(
+        lambda whole, part: jax.lax.dynamic_update_slice_in_dim(
+            whole, part[0], number * size, 0
+        ),
+        made,
+        block(weights, number, given),
     )
 
 

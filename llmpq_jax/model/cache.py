@@ -79,13 +79,13 @@ class LayerCache(NamedTuple):
         first_slot: Int[Array, ""] | int = 0,
     ) -> LayerCache:
         """Writes rows and slots from a first one on; `new` may have fewer of both."""
-
-        def write(block: Array, rows: Array) -> Array:
-            zero = jnp.zeros_like(first_row)
-            start = (first_row, zero + first_slot, zero, zero)
-            return jax.lax.dynamic_update_slice(block, rows, start)
-
-        return jax.tree.map(write, self, new.at(self.kv_bits))
+        zero = jnp.zeros_like(first_row)
+        start = (first_row, zero + first_slot, zero, zero)
+        return jax.tree.map(
+            lambda block, rows: jax.lax.dynamic_update_slice(block, rows, start),
+            self,
+            new.at(self.kv_bits),
+        )
 
     def with_tokens(
         self, new: LayerCache, first_slot_B: Int[Array, " B"]

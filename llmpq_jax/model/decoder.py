@@ -73,14 +73,13 @@ class Attention(nnx.Module):
         self.key = Linear(weights, "attention.key")
         self.value = Linear(weights, "attention.value")
         self.output = Linear(weights, "attention.output", sum_over=tensor_axis)
-
-        def head_norm(name: str) -> Norm | None:
-            return (
-                Norm(weights, name, architecture) if architecture.has_qk_norm else None
-            )
-
-        self.query_norm = head_norm("attention.query_norm")
-        self.key_norm = head_norm("attention.key_norm")
+        query_norm, key_norm = (
+            Norm(weights, f"attention.{name}_norm", architecture)
+            if architecture.has_qk_norm
+            else None
+            for name in ("query", "key")
+        )
+        self.query_norm, self.key_norm = query_norm, key_norm
         self.head_dim = architecture.head_dim
         self.num_alibi_heads = (
             architecture.num_heads if architecture.position == "alibi" else 0

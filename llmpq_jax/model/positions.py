@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -30,20 +30,15 @@ class Context(NamedTuple):
     cosine_BTH: Float[Array, "B T H"] | None
     sine_BTH: Float[Array, "B T H"] | None
 
-    def some_tokens(
-        self, flat: Callable[[Array], Array], cut: Callable[[Array], Array]
-    ) -> Context:
-        """Returns the context of some tokens, cut from the concatenation of all rows."""
-
-        def some(array: Array | None) -> Any:
-            return None if array is None else cut(flat(array))
-
-        return Context(
-            position_BT=some(self.position_BT),
-            slot_S=self.slot_S,
-            cosine_BTH=some(self.cosine_BTH),
-            sine_BTH=some(self.sine_BTH),
+    def some_tokens(self, first: Int[Array, ""], count: int) -> Context:
+        """Returns the context of some tokens of the concatenation of all rows."""
+        position_BT, cosine_BTH, sine_BTH = jax.tree.map(
+            lambda array: jax.lax.dynamic_slice_in_dim(
+                array.reshape(-1, *array.shape[2:]), first, count
+            )[None],
+            (self.position_BT, self.cosine_BTH, self.sine_BTH),
         )
+        return Context(position_BT, self.slot_S, cosine_BTH, sine_BTH)
 
     def visible_BTS(self, window: int | None) -> Bool[Array, "B T S"]:
         """Returns which keys a query attends to: its own and earlier ones in a window."""

@@ -3,10 +3,16 @@ from __future__ import annotations
 import pytest
 
 from llmpq_jax.schema.measurements_file import read_measurements
+from tests.cli.conftest import SIZES
 
 
-def test_every_precision_and_phase_is_measured_and_tabled(profiled):
-    path, result = profiled
+def test_every_precision_and_phase_is_measured_and_tabled(
+    run, model, cluster, tmp_path
+):
+    path = tmp_path / "measurements.toml"
+    words = ("--model", model, "--cluster", cluster, "--out", path, *SIZES)
+    result = run("profile", *words)
+    assert result.exit_code == 0, result.output
     rows = read_measurements(path).layers
     assert {(row.phase, row.bits) for row in rows} == {
         (phase, bits) for phase in ("prefill", "decode") for bits in (4, 8, 16)

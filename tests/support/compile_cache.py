@@ -1,10 +1,10 @@
-"""Where tests keep what XLA compiles, for later modules and later runs.
+"""Where tests keep what XLA compiles, for other processes, later modules and later runs.
 
 Laws compile the same small programs again and again. Two processes that share a folder
 may read what the other has half written, and a lock makes JAX scan the folder at every
-write; so each process works in a folder of its own, begins with what earlier runs kept,
-and adds its own to that when it ends. Code compiled for another processor may not run
-here, so what is kept is named by the processor's features and by XLA's version.
+write; so each process works in a folder of its own, and exchanges what is in it with what
+is kept, before its first module and after each. Code compiled for another processor may
+not run here, so what is kept is named by the processor's features and by XLA's version.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ def kept_folder() -> Path:
     return BUILD / f"compiled-for-tests-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
-def begin_with_kept(folder: Path, kept: Path) -> None:
-    """Links what is kept into a process's own folder."""
-    for path in kept.glob("*") if kept.is_dir() else ():
-        with suppress(OSError):  # another file system, or removed meanwhile
-            os.link(path, folder / path.name)
+def exchange(folder: Path, kept: Path) -> None:
+    """Links what is kept into a process's own folder, and what it compiled to that."""
+    kept.mkdir(parents=True, exist_ok=True)
+    own, others = ({path.name for path in each.iterdir()} for each in (folder, kept))
+    ways = ((folder, kept, own - others), (kept, folder, others - own))
+    for source, target, names in ways:
+        for name in names:
+            with suppress(OSError):  # there or gone meanwhile, or another file system
+                os.link(source / name, target / name)
 
 
-def keep(folder: Path, kept: Path) -> None:
-    """Links what a process compiled to what is kept, and drops the oldest of too much."""
-    with suppress(OSError):
-        kept.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
-            with suppress(FileExistsError):
-                os.link(path, kept / path.name)
+def drop_oldest(kept: Path) -> None:
+    """Deletes the oldest of what is kept, where that is too much."""
+    with suppress(OSError):  # another process may be at it
         files = sorted(kept.iterdir(), key=lambda path: -path.stat().st_mtime)
         size = 0
         for path in files:

@@ -147,6 +147,9 @@ def _serve(names: list[str]) -> None:
                 "health_check_period_ms": 500,
                 "health_check_timeout_ms": 2000,
                 "health_check_failure_threshold": 3,
+                # Each starting worker imports for seconds, and actors start their own.
+                "enable_worker_prestart": False,
+                "prestart_worker_first_driver": False,
             },
         },
     )
