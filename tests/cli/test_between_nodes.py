@@ -38,7 +38,7 @@ def copied(measurements: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray, engine and links")
+@pytest.mark.xdist_group("ray")
 def test_links_between_nodes_are_measured_and_planned_with(
     run, fails, model, apart, copied, machines: Machines, tmp_path
 ):
@@ -77,7 +77,7 @@ def test_links_between_nodes_are_measured_and_planned_with(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray, engine and links")
+@pytest.mark.xdist_group("ray")
 def test_a_link_of_the_cluster_file_is_said_to_come_first(
     run, model, copied, machines: Machines, tmp_path
 ):

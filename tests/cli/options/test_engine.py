@@ -62,7 +62,7 @@ def test_ray_is_to_encrypt_what_it_carries(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray, engine and links")
+@pytest.mark.xdist_group("ray")
 def test_ray_gives_the_results_of_the_local_engine(run, strategy, machines, tmp_path):
     words = ["generate", "--strategy", strategy, "--json", "--ignore-eos"]
     for text in ("def f", "import os", "x = 1"):

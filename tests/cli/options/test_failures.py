@@ -113,7 +113,7 @@ def rows_of(path: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray, failures")
+@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize(
     "starts_again", [False, pytest.param(True, marks=pytest.mark.full)]
 )
@@ -165,7 +165,7 @@ def test_a_job_goes_on_without_a_machine_that_is_gone(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray, failures")
+@pytest.mark.xdist_group("ray")
 def test_a_machine_that_is_not_there_at_the_start_is_solved_without(
     run, solve, prompts, machines, left, tmp_path
 ):
@@ -183,7 +183,7 @@ def test_a_machine_that_is_not_there_at_the_start_is_solved_without(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray, failures")
+@pytest.mark.xdist_group("ray")
 def test_what_is_done_is_kept_where_nothing_fits_on_what_is_left(
     fails, solve, prompts, machines, kill_right, tmp_path
 ):

@@ -12,7 +12,7 @@ from llmpq_jax.runtime.engines.ray.link_probe import LinkProbe, time_links
 from llmpq_jax.runtime.engines.ray.probe_actor import ProbeActor
 from tests.support.ray_machines import Machines
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray, engine and links")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 DEVICES = ("node0/cpu:0", "node1/cpu:1")
 PROBES = tuple(

@@ -17,7 +17,7 @@ from llmpq_jax.schema.precision import Bits
 from tests.support.ray_machines import on_nodes, some_requests
 from tests.support.tiny_models import make_strategy
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray, engine and links")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 # An example starts a process for each stage, which compiles.
 _EXAMPLES = max(2, settings().max_examples // 20)

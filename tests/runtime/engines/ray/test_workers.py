@@ -23,7 +23,7 @@ from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.message import Message
 from tests.support.ray_machines import Machines, on_nodes, set_worker_up, some_requests
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray, failures")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 REQUESTS = some_requests(6, new_tokens=16)
 
