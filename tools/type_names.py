@@ -6,7 +6,7 @@ import dataclasses
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BeforeValidator
+from llmpq_jax.schema.field_types import Bytes
 
 _PLAIN = {int: "integer", float: "number", str: "text", bool: "boolean"}
 
@@ -18,8 +18,8 @@ def type_name(hint: Any) -> str:
         TypeError: If the type has no name here.
     """
     if get_origin(hint) is Annotated:
-        # The only type with its own reader is a number of bytes.
-        if any(isinstance(extra, BeforeValidator) for extra in hint.__metadata__):
+        # An alias may be added to what makes it a number of bytes.
+        if set(get_args(Bytes)) <= set(get_args(hint)):
             return 'bytes: integer, or text such as `"24 GiB"`'
         return type_name(hint.__origin__)
     inner, is_many = record_in(hint)

@@ -23,6 +23,7 @@ from llmpq_jax.batch.prompt_line import (
 )
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
+from llmpq_jax.files import reading
 from llmpq_jax.schema.workload import Workload, workload_of_lengths
 from llmpq_jax.units import MIB
 
@@ -96,15 +97,15 @@ class PromptFile:
             RequestError: If the file cannot be read or has no line.
         """
         is_empty = True
-        try:
-            with self._path.open("rb") as file, closing(IdIndex()) as seen:
-                for number, line in enumerate(_raw_lines(file), start=1):
-                    if line.strip():
-                        is_empty = False
-                        yield self._read(number, line, seen)
-        except OSError as reason:
-            msg = f"prompts {self._path}: cannot be read ({reason.strerror or reason}): expected a .jsonl or .txt file"
-            raise RequestError(msg) from reason
+        with (
+            reading(self._path, "prompts", "a .jsonl or .txt file", RequestError),
+            self._path.open("rb") as file,
+            closing(IdIndex()) as seen,
+        ):
+            for number, line in enumerate(_raw_lines(file), start=1):
+                if line.strip():
+                    is_empty = False
+                    yield self._read(number, line, seen)
         if is_empty:
             msg = f"prompts {self._path}: holds no prompt: expected one on each line"
             raise RequestError(msg)

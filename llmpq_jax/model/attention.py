@@ -153,7 +153,6 @@ def store_and_attend(
         num_slots=cache.num_slots,
     )
     per_row = num_tokens // tokens
-
     num_blocks = num_rows * num_tokens // (rows * tokens)
     position = context.position_BT.reshape(num_blocks, rows, tokens)
 

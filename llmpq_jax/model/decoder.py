@@ -73,13 +73,13 @@ class Attention(nnx.Module):
         self.key = Linear(weights, "attention.key")
         self.value = Linear(weights, "attention.value")
         self.output = Linear(weights, "attention.output", sum_over=tensor_axis)
-        query_norm, key_norm = (
-            Norm(weights, f"attention.{name}_norm", architecture)
-            if architecture.has_qk_norm
-            else None
-            for name in ("query", "key")
+        has_norm = architecture.has_qk_norm
+        self.query_norm = (
+            Norm(weights, "attention.query_norm", architecture) if has_norm else None
         )
-        self.query_norm, self.key_norm = query_norm, key_norm
+        self.key_norm = (
+            Norm(weights, "attention.key_norm", architecture) if has_norm else None
+        )
         self.head_dim = architecture.head_dim
         self.num_alibi_heads = (
             architecture.num_heads if architecture.position == "alibi" else 0

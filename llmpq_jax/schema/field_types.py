@@ -1,23 +1,21 @@
 """Types of fields that a file holds in another form than a record.
 
-The context of reading and writing is the path of the file; None where there is no file.
+Paths in a file are relative to its folder; without a file, values stay as they are.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
-
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    PlainSerializer,
-    SerializationInfo,
-    ValidationInfo,
-)
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 from llmpq_jax.units import GIB, MIB, parse_bytes
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
 
 
 def file_key(cls: type[Any], field: str) -> str:
@@ -27,30 +25,57 @@ def file_key(cls: type[Any], field: str) -> str:
     return next(filter(None, aliases), field)
 
 
-def _from_file(found: str, info: ValidationInfo) -> str:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _FileForm:
+    """Conversions between a file and a record; both get the file's path, if there is one.
+
+    pydantic asks for a schema when it first reads such a record: commands that read none
+    start without it.
+    """
+
+    read: Callable[[Any, Path | None], Any] = lambda value, _: value
+    write: Callable[[Any, Path | None], Any]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.with_info_before_validator_function(
+            lambda value, info: self.read(value, info.context),
+            handler(source),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda value, info: self.write(value, info.context),
+                info_arg=True,
+                when_used="json",
+            ),
+        )
+
+
+def _from_file(found: object, file: Path | None) -> object:
     """Returns a path in a file as a path from the working directory."""
-    if info.context is None or Path(found).is_absolute():
+    if file is None or not isinstance(found, str) or Path(found).is_absolute():
         return found
-    return os.path.normpath(info.context.parent / found)
+    return os.path.normpath(file.parent / found)
 
 
-def _to_file(path: str, info: SerializationInfo) -> str:
+def _to_file(path: str | None, file: Path | None) -> str | None:
     """Returns a path as it is written in a file; absolute ones do not change."""
-    if info.context is None or Path(path).is_absolute():
+    if file is None or path is None or Path(path).is_absolute():
         return path
-    return Path(os.path.relpath(path, info.context.parent)).as_posix()
+    return Path(os.path.relpath(path, file.parent)).as_posix()
 
 
-def _with_six_digits(value: float, info: SerializationInfo) -> float:
-    is_rounded = info.context is not None and isinstance(value, float)
+def _with_six_digits(value: float | None, file: Path | None) -> float | None:
+    is_rounded = file is not None and isinstance(value, float)
     return float(f"{value:.6g}") if is_rounded else value
 
 
-def _read_bytes(value: object) -> object:
+def _read_bytes(value: object, _: Path | None) -> object:
     return parse_bytes(value) if isinstance(value, str) else value
 
 
-def _write_bytes(value: int) -> str | int:
+def _write_bytes(value: int, _: Path | None) -> str | int:
     for unit, size in (("GiB", GIB), ("MiB", MIB)):
         if value and value % size == 0:
             return f"{value // size} {unit}"
@@ -58,11 +83,7 @@ def _write_bytes(value: int) -> str | int:
 
 
 # Path that is relative to the file's folder in the file, unless it is absolute.
-FilePath = Annotated[
-    str, AfterValidator(_from_file), PlainSerializer(_to_file, when_used="json")
-]
+FilePath = Annotated[str, _FileForm(read=_from_file, write=_to_file)]
 # Number that is written to six significant digits, more than can be measured.
-Predicted = Annotated[float, PlainSerializer(_with_six_digits, when_used="json")]
-Bytes = Annotated[
-    int, BeforeValidator(_read_bytes), PlainSerializer(_write_bytes, when_used="json")
-]
+Predicted = Annotated[float, _FileForm(write=_with_six_digits)]
+Bytes = Annotated[int, _FileForm(read=_read_bytes, write=_write_bytes)]

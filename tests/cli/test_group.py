@@ -12,8 +12,7 @@ from llmpq_jax.cli import main
 from llmpq_jax.cli.group import command_as_typed
 
 # What `--help` may import besides Python's own: each takes a few hundredths of a second.
-LIGHT = {"click", "llmpq_jax", "pydantic", "pydantic_core"}
-LIGHT |= {"typing_extensions", "typing_inspection"}
+LIGHT = {"click", "llmpq_jax"}
 LIST_HEAVY = f"""
 import sys
 before = set(sys.modules)

@@ -198,7 +198,7 @@ def _hop_s(
 def _transfers(problem: Problem) -> _BetweenS:
     """Returns the seconds of one transfer between two units as a function.
 
-    They depend on nodes and kinds alone, and measured links take a fit each.
+    They depend on nodes and kinds alone, and all measured links are searched for each.
     """
     known: dict[tuple[str, str, str, str, int], float] = {}
 
