@@ -1,7 +1,7 @@
 """Working memory of a layer's prefill, from the sizes of its blocks.
 
 A prefill concatenates the tokens of all its rows and computes a layer on them in blocks
-(`schema.prefill_blocks`). Hidden states that enter and leave are arguments and results of
+(`schema.buckets`). Hidden states that enter and leave are arguments and results of
 the program and are not counted here.
 """
 
