@@ -14,6 +14,9 @@ pip = $(python) -m pip install --quiet --disable-pip-version-check --no-compile 
 sources = llmpq_jax tools tests examples
 references = tests/model/test_golden.py tests/runtime/test_shipped_model.py
 
+# Or each of the hundreds of processes that tests start would compile what it imports again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help quickstart test test-full quick coverage lint format docs clean
@@ -27,7 +30,8 @@ quickstart: $(VENV)/.installed
 # The last ones again, as users' programs are compiled: by all of XLA's optimisations.
 test: $(VENV)/.installed-for-tests
 	LLMPQ_TEST_PROFILE=quick $(python) -m pytest $(PYTEST_OPTIONS)
-	LLMPQ_TEST_PROFILE=quick LLMPQ_TEST_OPTIMIZED=1 $(python) -m pytest $(PYTEST_OPTIONS) $(references)
+	LLMPQ_TEST_DURATIONS= LLMPQ_TEST_PROFILE=quick LLMPQ_TEST_OPTIMIZED=1 \
+		$(python) -m pytest $(PYTEST_OPTIONS) $(references)
 
 test-full: $(VENV)/.installed-for-tests
 	LLMPQ_TEST_PROFILE=full $(python) -m pytest $(PYTEST_OPTIONS) --durations=20

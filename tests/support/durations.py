@@ -38,7 +38,7 @@ def record_durations(report: pytest.TestReport) -> None:
     """Counts a test's seconds; the file that the environment names is written at exit."""
     path = os.environ.get("LLMPQ_TEST_DURATIONS")
     # Of pytest-xdist's processes the controlling one alone sees all tests.
-    if path is None or "PYTEST_XDIST_WORKER" in os.environ:
+    if not path or "PYTEST_XDIST_WORKER" in os.environ:
         return
     if not _SECONDS:
         atexit.register(_write, Path(path))
