@@ -1,16 +1,21 @@
-"""config.json is read as transformers reads it, or refused; nothing in it is ignored."""
+"""config.json is read as transformers reads it, or refused; only what it ignores is ignored."""
 
 from __future__ import annotations
 
+import ast
 import json
+import logging
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING
@@ -54,12 +59,58 @@ def test_defaults_are_those_of_transformers(family: str) -> None:
     assert ours == {key: theirs[key] for key in ours}
 
 
+# Read by transformers, but of no effect on logits: how a class of tokens is told apart
+# (num_labels, problem_type), what is returned, and training.
+READ_WITHOUT_EFFECT = {
+    "_attn_implementation",
+    "classifier_dropout",
+    "default_theta",
+    "get_text_config",
+    "standardize_rope_params",
+    "validate_rope",
+    # Of classes with layers of chunked attention, which none of these families has.
+    "attention_chunk_size",
+    # Derived from other keys.
+    "json",
+}
+
+
+def _read_by_models(family: str) -> set[str]:
+    """Returns the attributes of configs that transformers' code of a family reads."""
+    folder = Path(transformers.__file__).parent
+    sources = [
+        folder / "models" / family / f"modeling_{family}.py",
+        folder / "modeling_rope_utils.py",
+        folder / "masking_utils.py",
+    ]
+    found: set[str] = set()
+    for source in sources:
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Attribute(value=of, attr=name) if _is_config(of):
+                    found.add(name)
+                case ast.Call(
+                    func=ast.Name("getattr"), args=[of, ast.Constant(str(name)), *_]
+                ) if _is_config(of):
+                    found.add(name)
+    assert "vocab_size" in found, "the code is not where it was"
+    return found
+
+
+def _is_config(node: ast.expr) -> bool:
+    return ast.unparse(node) in {"config", "self.config"}
+
+
 @pytest.mark.parametrize("family", ALL)
-def test_every_key_that_transformers_writes_is_in_a_table(family: str) -> None:
+def test_every_key_that_transformers_knows_is_in_a_table(family: str) -> None:
     config_class: Any = CONFIG_MAPPING[family]
     table = FAMILIES[family]
-    known = {*table.known_keys, *table.all_fixed_values}
+    known = {*table.known_keys, *table.all_fixed_values, *table.aliases}
+    # Only rotary families read the lengths and windows that shared code looks for.
+    known |= {"layer_types", "max_position_embeddings", "head_dim", "sliding_window"}
+    known |= {"num_key_value_heads", "rope_parameters"}
     assert {field.name for field in fields(config_class)} <= known
+    assert _read_by_models(family) - READ_WITHOUT_EFFECT <= known
     assert read(config_class().to_dict()) == read({"model_type": family})
 
 
@@ -241,10 +292,6 @@ def test_a_path_may_be_the_file_or_its_folder() -> None:
             r"rope_type is 'dynamic'",
         ),
         (
-            {"model_type": "llama", "rope_parameters": LLAMA3 | {"beta_fast": 32}},
-            r"rope_parameters\.beta_fast is 32: implemented for 'llama3' rotary",
-        ),
-        (
             {"model_type": "llama", "rope_parameters": {"full_attention": {"a": 1}}},
             r"rope_parameters\.full_attention is \{'a': 1\}",
         ),
@@ -263,6 +310,14 @@ def test_a_path_may_be_the_file_or_its_folder() -> None:
         (
             {"model_type": "opt", "layer_norm_elementwise_affine": False},
             r"layer_norm_elementwise_affine is False: implemented is True or null",
+        ),
+        (
+            {"model_type": "llama", "is_causal": False},
+            r"is_causal is False: implemented is True or null",
+        ),
+        (
+            {"model_type": "llama", "per_layer_config": {"0": {"head_dim": 8}}},
+            r"per_layer_config is \{'0': .*\}: implemented is null",
         ),
         (
             {"model_type": "opt", "is_encoder_decoder": True},
@@ -295,9 +350,76 @@ def test_what_is_not_implemented_is_refused(
         st.just(True),
     ),
 )
-def test_an_unknown_key_is_never_ignored(family: str, key: str, value: object) -> None:
-    with pytest.raises(UnsupportedModelError, match=rf"config\.json: {key} is "):
-        read({"model_type": family, key: value})
+def test_a_key_that_transformers_does_not_know_is_ignored_and_logged(
+    family: str, key: str, value: object
+) -> None:
+    with logged() as lines:
+        assert read({"model_type": family, key: value}) == read({"model_type": family})
+    (line,) = lines
+    assert line.endswith(f"config.json: ignored {key}, which {family} does not have")
+
+
+def test_a_rotary_key_of_another_type_is_ignored_and_logged() -> None:
+    with logged() as lines:
+        config = {"model_type": "llama", "rope_parameters": LLAMA3 | {"beta_fast": 32}}
+        assert read(config) == read(config | {"rope_parameters": LLAMA3})
+    (line,) = lines
+    assert "ignored rope_parameters.beta_fast, which the rotary embedding" in line
+
+
+def test_many_ignored_keys_are_one_line() -> None:
+    with logged() as lines:
+        read({"model_type": "llama"} | {f"key_{number}": 1 for number in range(9)})
+    (line,) = lines
+    assert "ignored key_0, key_1, key_2, key_3, key_4, key_5 and 3 more, which" in line
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """Collects the lines that the package logs as warnings."""
+    lines: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    logger, handler = logging.getLogger("llmpq_jax"), Collect(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+
+
+PUBLISHED: dict[str, dict[str, Any]] = json.loads(
+    Path(__file__).with_name("published_configs.json").read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_published_configurations_are_read_as_transformers_reads_them(
+    name: str,
+) -> None:
+    published = PUBLISHED[name]
+    ours, theirs = read(published), _transformers_config(published)
+    assert ours.family == published["model_type"]
+    assert ours.num_layers == theirs.num_hidden_layers
+    assert ours.hidden_size == theirs.hidden_size
+    assert ours.num_heads == theirs.num_attention_heads
+    assert ours.vocabulary_size == theirs.vocab_size
+    assert ours.ties_head == theirs.tie_word_embeddings
+    table = FAMILIES[ours.family]
+    in_tables = {*table.known_keys, *table.all_fixed_values, *table.aliases}
+    ignored = set(published) - in_tables
+    # What is ignored changes nothing that transformers knows of.
+    assert (
+        read({key: published[key] for key in published if key not in ignored}) == ours
+    )
+
+
+def test_every_family_has_published_configurations() -> None:
+    assert {each["model_type"] for each in PUBLISHED.values()} == set(ALL)
+    assert len(PUBLISHED) >= 25
 
 
 @pytest.mark.parametrize("value", [None, False, "", [], {}])

@@ -1,8 +1,9 @@
 """Reads config.json of a Hugging Face checkpoint as an `Architecture`.
 
 Every family has a table: keys that are used, with Hugging Face's defaults; keys that do
-not change what is computed; and keys for which only one value is implemented. A key in no
-table is refused unless it is null, false or empty, so that no key is ignored by accident.
+not change what is computed; and keys for which only one value is implemented. Tests hold
+the tables against the classes of transformers and what its models read, so a key in no
+table cannot change what transformers computes: it is ignored, and logged.
 """
 
 from llmpq_jax.arch.families._read_config import (

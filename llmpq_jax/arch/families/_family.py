@@ -125,4 +125,7 @@ _COMMON_FIXED_VALUES: Mapping[str, object] = {
     "add_cross_attention": False,
     "tie_encoder_decoder": False,
     "chunk_size_feed_forward": 0,
+    # Attributes that any config may have and that all models of transformers read.
+    "is_causal": True,
+    "per_layer_config": None,
 }

@@ -50,9 +50,7 @@ def read_architecture(path: Path) -> Architecture:
         values=_with_canonical_names(path, values, family),
         defaults=family.defaults,
     )
-    config.refuse_unknown_keys(
-        family.known_keys, family.all_fixed_values, what=model_type
-    )
+    config.check_keys(family.known_keys, family.all_fixed_values, what=model_type)
     try:
         return family.build(config)
     except ValueError as reason:

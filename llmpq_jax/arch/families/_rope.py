@@ -36,10 +36,13 @@ def read_rope(config: Config) -> Rope:
         SpecError: If a value is missing, has a wrong type, or contradicts another.
     """
     inner = _inner(config)
+    for name, value in inner.values.items():
+        if isinstance(value, dict):
+            inner.not_implemented(name, value, "one rotary embedding for all layers")
     kind = inner.choice("rope_type", {name: name for name in _KEYS})
     _require_agreement(config, inner, kind)
-    inner.refuse_unknown_keys(
-        _KEYS[kind], ROPE_FIXED_VALUES, what=f"{kind!r} rotary embeddings"
+    inner.check_keys(
+        _KEYS[kind], ROPE_FIXED_VALUES, what=f"the rotary embedding {kind!r}"
     )
     theta = inner.number("rope_theta")
     if kind == "default":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -13,6 +15,11 @@ from llmpq_jax.arch.architecture import Activation
 from llmpq_jax.errors import SpecError, UnsupportedModelError
 
 T = TypeVar("T")
+
+# Values that ask for nothing, besides null.
+_EMPTY = ("", [], {})
+_MAX_KEYS = 6
+_logger = logging.getLogger(__name__)
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -97,23 +104,47 @@ class Config:
         msg = f"config {self.path}: {self.inside}{key} is {_short(value)}: implemented is {implemented}; choose another checkpoint"
         raise UnsupportedModelError(msg)
 
-    def refuse_unknown_keys(
-        self, known: frozenset[str], fixed_values: Mapping[str, object], *, what: str
+    def check_keys(
+        self, known: Collection[str], fixed_values: Mapping[str, object], *, what: str
     ) -> None:
-        """Refuses keys in no table, and keys with another than their fixed value.
+        """Refuses keys that ask for what is not implemented; ignores unknown ones.
+
+        Keys with another than their fixed value are refused, unless it is null. Keys in
+        neither table are unknown to the library that defines the file, so they change
+        nothing; those with a value are logged once, as a warning.
+
+        Args:
+            known: Keys that may have any value.
+            fixed_values: Keys for which only one value is implemented, with this value.
+            what: Name of what the keys belong to, for the message.
 
         Raises:
-            UnsupportedModelError: If there is such a key.
+            UnsupportedModelError: If a key has another than its fixed value.
         """
+        unknown = []
         for key, value in self.values.items():
             if key in known or value is None:
                 continue
             if key in fixed_values:
-                if value != fixed_values[key]:
-                    self.not_implemented(key, value, f"{fixed_values[key]!r} or null")
-            elif value is not False and value not in ("", [], {}):
-                msg = f"config {self.path}: {self.inside}{key} is {_short(value)}: implemented for {what} are configs without it, or with null; what it changes is not known here, so choose another checkpoint"
-                raise UnsupportedModelError(msg)
+                fixed = fixed_values[key]
+                is_off = value in _EMPTY or (fixed is None and value is False)
+                if value != fixed and not is_off:
+                    shown = "null" if fixed is None else f"{fixed!r} or null"
+                    self.not_implemented(key, value, shown)
+            elif value is not False and value not in _EMPTY:
+                unknown.append(f"{self.inside}{key}")
+        if unknown:
+            _log_ignored(self.path, what, tuple(unknown))
+
+
+@cache
+def _log_ignored(path: Path, what: str, keys: tuple[str, ...]) -> None:
+    shown = ", ".join(keys[:_MAX_KEYS])
+    more = len(keys) - _MAX_KEYS
+    tail = f" and {more} more" if more > 0 else ""
+    _logger.warning(
+        "config %s: ignored %s%s, which %s does not have", path, shown, tail, what
+    )
 
 
 def head_width(config: Config, hidden_size: int, num_heads: int) -> int:

@@ -2,7 +2,7 @@
 
 Each format has a module that reads its description in config.json, names the tensors of
 one matrix, and converts them to our layout without changing an integer or a scale. A
-field that is not understood is refused by name. docs/checkpoints.md has the formulas.
+field that asks for what is not implemented is refused by name. docs/checkpoints.md has the formulas.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from llmpq_jax.arch.families import read_quantization
 from llmpq_jax.arch.families.config import Config
 from llmpq_jax.checkpoint.formats._format import Format, FormatTensor, Linear, LowBits
+from llmpq_jax.checkpoint.formats.auto_round import read_auto_round
 from llmpq_jax.checkpoint.formats.awq import read_awq
 from llmpq_jax.checkpoint.formats.compressed_tensors import read_compressed_tensors
 from llmpq_jax.checkpoint.formats.gptq import read_gptq
@@ -30,6 +31,8 @@ __all__ = [
 _READERS: Mapping[str, Callable[[Config], Format]] = {
     "gptq": read_gptq,
     "awq": read_awq,
+    "auto-round": read_auto_round,
+    "intel/auto-round": read_auto_round,
     "compressed-tensors": read_compressed_tensors,
 }
 

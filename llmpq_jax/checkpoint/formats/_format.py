@@ -21,6 +21,34 @@ from llmpq_jax.errors import CheckpointError
 
 FLOATS = ("bfloat16", "float16", "float32")
 
+# What AutoRound writes into every format: how it was made, and what the tensors show.
+COMMON_IGNORED_KEYS = frozenset(
+    [
+        "autoround_version",
+        "backend",
+        "enable_quanted_input",
+        "iters",
+        "model_free",
+        "modules_to_not_convert",
+        "provider",
+        "static_attention_granularity",
+        "static_kv_granularity",
+        "to_quant_block_names",
+    ]
+)
+# Quantised activations, caches and scales, and rotated inputs, are not implemented.
+COMMON_FIXED_VALUES: Mapping[str, object] = {
+    "act_bits": 16,
+    "data_type": "int",
+    "hadamard_config": None,
+    "rotation_config": None,
+    "static_attention_dtype": None,
+    "static_kv_dtype": None,
+    "super_bits": None,
+    "super_group_size": None,
+    "transform_config": None,
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Linear:

@@ -12,6 +12,8 @@ import numpy as np
 
 from llmpq_jax.arch.families.config import Config
 from llmpq_jax.checkpoint.formats._format import (
+    COMMON_FIXED_VALUES,
+    COMMON_IGNORED_KEYS,
     FLOATS,
     Format,
     FormatTensor,
@@ -31,15 +33,25 @@ _ALIASES = {"w_bit": "bits", "q_group_size": "group_size"}
 _HARMLESS = frozenset(
     [
         "quant_method",
-        "backend",
+        "desc_act",
         "do_fuse",
         "exllama_config",
         "fuse_max_seq_len",
         "lm_head",
+        "meta",
         "modules_to_fuse",
-        "modules_to_not_convert",
+        "pack_method",
+        "sym",
     ]
 )
+_FIXED_VALUES: Mapping[str, object] = {
+    **COMMON_FIXED_VALUES,
+    "adapter": None,
+    "format": "gemm",
+    "method": "awq",
+    "pack_dtype": "int32",
+    "rotation": None,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +60,11 @@ class Awq(Format):
 
     Attributes:
         group_size: Number of inputs that share a scale; −1 for all of them.
+        is_symmetric: True if the config says that zero points are half the range.
     """
 
     group_size: int
+    is_symmetric: bool
     name = "awq"
     marker = "qweight"
 
@@ -81,12 +95,18 @@ class Awq(Format):
         self, linear: Linear, tensors: Mapping[str, np.ndarray]
     ) -> QuantizedMatrix:
         """See `Format`."""
+        zero_point_GF = _in_order(tensors["qzeros"])
+        if self.is_symmetric and zero_point_GF.any():
+            linear.refuse(
+                'has zero points other than 8, and config.json "zero_point": false: '
+                "expected them to agree; fetch both again"
+            )
         return our_layout(
             linear,
             _in_order(tensors["qweight"]),
             tensors["scales"],
             bits=4,
-            zero_point_GF=_in_order(tensors["qzeros"]),
+            zero_point_GF=zero_point_GF,
             group_of_C=None,
         )
 
@@ -95,14 +115,15 @@ def read_awq(config: Config) -> Awq:
     """Reads the description, refusing by name what is not implemented."""
     values = {_ALIASES.get(key, key): value for key, value in config.values.items()}
     config = replace(config, values=values, defaults=_DEFAULTS)
-    known = _HARMLESS | {"bits", "group_size", *_DEFAULTS}
-    config.refuse_unknown_keys(known, {}, what="awq")
+    known = COMMON_IGNORED_KEYS | _HARMLESS | {"bits", "group_size", *_DEFAULTS}
+    config.check_keys(known, _FIXED_VALUES, what="awq")
     if config.integer("bits") != 4:
         config.not_implemented("bits", config.get("bits"), "4")
     config.choice("version", {"gemm": None, "GEMM": None})
-    if not config.flag("zero_point"):
-        config.not_implemented("zero_point", False, "true")
-    return Awq(group_size=group_size_in(config))
+    return Awq(
+        group_size=group_size_in(config),
+        is_symmetric=not config.flag("zero_point"),
+    )
 
 
 def _in_order(words: np.ndarray) -> np.ndarray:

@@ -4,9 +4,10 @@ docs/checkpoints.md describes its tensors. A scale is [F, 1] of strategy "channe
 [1] of "tensor". In packed zero points consecutive features share a word, in packed
 weights consecutive inputs; a last word may not be full.
 
-A module has the bits and groups of the group of config.json whose targets match it:
-first those that name the module, then patterns ("re:…", from the name's start), then
-the class Linear.
+A module has the bits and groups of the group of config.json whose targets match it, in
+the order of the compressed-tensors library: first targets that name the module, then
+patterns ("re:…", from the name's start) by their text, then the class Linear. Of groups
+with the same target the last one counts.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ _HARMLESS = frozenset(
         "version",
     ]
 )
+_FIXED_VALUES: Mapping[str, object] = {
+    "kv_cache_scheme": None,
+    "transform_config": None,
+}
 _HARMLESS_OF_WEIGHTS = frozenset(
     ["observer", "observer_kwargs", "scale_dtype", "zp_dtype", "group_size"]
 )
@@ -175,18 +180,18 @@ class CompressedTensors(Format):
         return centred(unpack_rows(stored, scheme.bits)[:num_features], scheme.bits)
 
     def _scheme_of(self, linear: Linear) -> Scheme:
-        matches = [
-            (rank, number)
-            for number, scheme in enumerate(self.schemes)
+        matches = {
+            (rank, target): scheme
+            for scheme in self.schemes
             for target in scheme.targets
             if (rank := _rank(target, linear.module)) is not None
-        ]
+        }
         if not matches:
             linear.refuse(
                 "is quantised, but no group under config_groups has it among its "
                 "targets: expected config.json and weights to agree; fetch both again"
             )
-        return self.schemes[min(matches)[1]]
+        return matches[min(matches)]
 
 
 def _rank(target: str, module: str) -> int | None:
@@ -202,7 +207,7 @@ def _rank(target: str, module: str) -> int | None:
 def read_compressed_tensors(config: Config) -> CompressedTensors:
     """Reads the description, refusing by name what is not implemented."""
     config = replace(config, defaults={"format": None, "sparsity_config": None})
-    config.refuse_unknown_keys(_HARMLESS, {}, what=NAME)
+    config.check_keys(_HARMLESS, _FIXED_VALUES, what=NAME)
     status = config.values.get("quantization_status")
     if status not in (None, "compressed"):
         config.not_implemented("quantization_status", status, "'compressed'")
@@ -224,8 +229,10 @@ def read_compressed_tensors(config: Config) -> CompressedTensors:
 
 def _read_group(group: Config, config: Config) -> Scheme:
     # Quantised activations are refused: products are not computed with them.
-    group.refuse_unknown_keys(
-        frozenset(["targets", "weights", "format"]), {}, what=NAME
+    group.check_keys(
+        ("targets", "weights", "format"),
+        {"input_activations": None, "output_activations": None},
+        what=NAME,
     )
     storage = group if group.values.get("format") is not None else config
     targets = group.get("targets")
@@ -240,9 +247,9 @@ def _read_group(group: Config, config: Config) -> Scheme:
         _inner(group, "weights", group.get("weights")),
         defaults={"type": "int", "symmetric": True, "strategy": None, "actorder": None},
     )
-    weights.refuse_unknown_keys(
+    weights.check_keys(
         _HARMLESS_OF_WEIGHTS | frozenset(weights.defaults) | {"num_bits"},
-        {"dynamic": False},
+        {"block_structure": None, "dynamic": False},
         what=NAME,
     )
     weights.choice("type", {"int": None})

@@ -15,6 +15,8 @@ import numpy as np
 
 from llmpq_jax.arch.families.config import Config
 from llmpq_jax.checkpoint.formats._format import (
+    COMMON_FIXED_VALUES,
+    COMMON_IGNORED_KEYS,
     FLOATS,
     Format,
     FormatTensor,
@@ -24,17 +26,14 @@ from llmpq_jax.checkpoint.formats._format import (
 from llmpq_jax.checkpoint.formats.quantized_matrix import LowBits, QuantizedMatrix
 from llmpq_jax.checkpoint.formats.words import centred, unpack_columns, unpack_rows
 
-BITS: Mapping[str, LowBits] = {"4": 4, "8": 8}
-_ZEROS_LESS = {"gptq": 1, "gptq_v2": 0}
+ZEROS_LESS = {"gptq": 1, "gptq_v2": 0}
 _DEFAULTS = {"checkpoint_format": "gptq", "dynamic": None}
-# How it was made, what another engine does with it, and what the tensors themselves show:
-# which modules are quantised, their zero points and the order of their groups.
+# How it was made, and what the tensors themselves show: which modules are quantised, and
+# the order of their groups.
 _HARMLESS = frozenset(
     [
         "quant_method",
         "act_group_aware",
-        "autoround_version",
-        "backend",
         "batch_size",
         "block_name_to_quantize",
         "cache_block_outputs",
@@ -53,25 +52,44 @@ _HARMLESS = frozenset(
         "model_seqlen",
         "module_name_preceding_first_block",
         "modules_in_block_to_quantize",
-        "modules_to_not_convert",
         "mse",
         "pad_token_id",
         "quantizer",
         "static_groups",
-        "sym",
         "tokenizer",
         "true_sequential",
         "use_cuda_fp16",
         "use_exllama",
     ]
 )
-_NEUTRAL = {"is_marlin_format": False, "pack_dtype": "int32"}
+_KNOWN = COMMON_IGNORED_KEYS | _HARMLESS | {"bits", "group_size", "sym", *_DEFAULTS}
+# GPTQModel's adapters and rotations change what is multiplied.
+_FIXED_VALUES: Mapping[str, object] = {
+    **COMMON_FIXED_VALUES,
+    "adapter": None,
+    "is_marlin_format": False,
+    "method": "gptq",
+    "pack_dtype": "int32",
+    "rotation": None,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Scheme:
+class Scheme:
+    """How some modules are quantised.
+
+    Attributes:
+        bits: Bits of an integer.
+        group_size: Number of inputs that share a scale; −1 for all of them.
+        is_symmetric: True if the config says that zero points are half the range.
+    """
+
     bits: LowBits
     group_size: int
+    is_symmetric: bool
+
+
+Rules = tuple[tuple[re.Pattern[str], Scheme | None], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +103,8 @@ class Gptq(Format):
         zeros_less: Number that was subtracted from the stored zero points.
     """
 
-    scheme: _Scheme
-    rules: tuple[tuple[re.Pattern[str], _Scheme | None], ...] = ()
+    scheme: Scheme
+    rules: Rules = ()
     zeros_less: int
     name = "gptq"
     marker = "qweight"
@@ -121,19 +139,31 @@ class Gptq(Format):
         self, linear: Linear, tensors: Mapping[str, np.ndarray]
     ) -> QuantizedMatrix:
         """See `Format`."""
-        bits = self.bits(linear)
-        ones = sum(1 << shift for shift in range(0, 32, bits))
-        zeros = tensors["qzeros"].view(np.uint32) + np.uint32(self.zeros_less * ones)
+        scheme = self._scheme_of(linear)
+        bits = scheme.bits
+        zero_point_GF = _zero_points(tensors["qzeros"], bits, less=self.zeros_less)
+        if scheme.is_symmetric and zero_point_GF.any():
+            linear.refuse(
+                'has zero points other than half the range, and config.json "sym": true: '
+                f"expected them to agree; {self._remedy(tensors['qzeros'], bits)}"
+            )
         return our_layout(
             linear,
             centred(unpack_rows(tensors["qweight"], bits), bits),
             tensors["scales"],
             bits=bits,
-            zero_point_GF=centred(unpack_columns(zeros.view(np.int32), bits), bits),
+            zero_point_GF=zero_point_GF,
             group_of_C=tensors.get("g_idx"),
         )
 
-    def _scheme_of(self, linear: Linear) -> _Scheme:
+    def _remedy(self, words_GW: np.ndarray, bits: LowBits) -> str:
+        """Returns what to do about zero points of a symmetric file that are not."""
+        for name, less in ZEROS_LESS.items():
+            if not _zero_points(words_GW, bits, less=less).any():
+                return f'write "checkpoint_format": "{name}", which these are of'
+        return "fetch both again"
+
+    def _scheme_of(self, linear: Linear) -> Scheme:
         for pattern, scheme in self.rules:
             if pattern.match(linear.module):
                 if scheme is None:
@@ -148,13 +178,28 @@ class Gptq(Format):
 def read_gptq(config: Config) -> Gptq:
     """Reads the description, refusing by name what is not implemented."""
     config = replace(config, defaults=_DEFAULTS, values=_renamed(config.values))
-    known = _HARMLESS | {"bits", "group_size", *_DEFAULTS}
-    config.refuse_unknown_keys(known, _NEUTRAL, what="gptq")
-    scheme = _Scheme(bits=bits_in(config), group_size=group_size_in(config))
+    config.check_keys(_KNOWN, _FIXED_VALUES, what="gptq")
+    scheme = scheme_in(config)
     return Gptq(
         scheme=scheme,
         rules=_rules(config, scheme),
-        zeros_less=config.choice("checkpoint_format", _ZEROS_LESS),
+        zeros_less=config.choice("checkpoint_format", ZEROS_LESS),
+    )
+
+
+def scheme_in(config: Config, otherwise: Scheme | None = None) -> Scheme:
+    """Reads bits, group size and symmetry; absent ones are those of another scheme."""
+    if otherwise is not None:
+        defaults = {
+            "bits": otherwise.bits,
+            "group_size": otherwise.group_size,
+            "sym": otherwise.is_symmetric,
+        }
+        config = replace(config, defaults=defaults)
+    return Scheme(
+        bits=bits_in(config),
+        group_size=group_size_in(config),
+        is_symmetric=config.values.get("sym", config.defaults.get("sym")) is True,
     )
 
 
@@ -180,15 +225,13 @@ def _renamed(values: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def _rules(
-    config: Config, scheme: _Scheme
-) -> tuple[tuple[re.Pattern[str], _Scheme | None], ...]:
+def _rules(config: Config, scheme: Scheme) -> Rules:
     found = config.get("dynamic")
     if found is None or found is False:
         return ()
     if not isinstance(found, dict):
         config.refuse("dynamic", found, "an object of patterns and what holds for them")
-    rules: list[tuple[re.Pattern[str], _Scheme | None]] = []
+    rules: list[tuple[re.Pattern[str], Scheme | None]] = []
     for text, changes in found.items():
         key = f"dynamic.{text}"
         if not isinstance(changes, dict):
@@ -201,15 +244,15 @@ def _rules(
             rules.append((pattern, None))
             continue
         inner = Config(
-            path=config.path,
-            values=changes,
-            defaults={"bits": scheme.bits, "group_size": scheme.group_size},
-            inside=f"{config.inside}{key}.",
+            path=config.path, values=changes, inside=f"{config.inside}{key}."
         )
-        inner.refuse_unknown_keys(
-            _HARMLESS | {"bits", "group_size"}, _NEUTRAL, what="gptq"
-        )
-        rules.append(
-            (pattern, _Scheme(bits=bits_in(inner), group_size=group_size_in(inner)))
-        )
+        inner.check_keys(_KNOWN, _FIXED_VALUES, what="gptq")
+        rules.append((pattern, scheme_in(inner, scheme)))
     return tuple(rules)
+
+
+def _zero_points(words_GW: np.ndarray, bits: LowBits, *, less: int) -> np.ndarray:
+    """Unpacks zero points, from which a number was subtracted, less half the range."""
+    ones = sum(1 << shift for shift in range(0, 32, bits))
+    zeros = words_GW.view(np.uint32) + np.uint32(less * ones)
+    return centred(unpack_columns(zeros.view(np.int32), bits), bits)

@@ -56,8 +56,8 @@ def test_older_names_of_the_fields_are_read(tmp_path: Path) -> None:
     [
         ({"bits": 8}, r"quantization_config\.bits is 8: implemented is 4"),
         ({"version": "gemv"}, r"version is 'gemv': implemented is 'gemm', 'GEMM'"),
-        ({"zero_point": False}, r"zero_point is False: implemented is true"),
-        ({"rotation": "hadamard"}, r"rotation is 'hadamard': implemented for awq"),
+        ({"rotation": "hadamard"}, r"rotation is 'hadamard': implemented is null"),
+        ({"format": "gemv_fast"}, r"format is 'gemv_fast': implemented is 'gemm'"),
     ],
 )
 def test_what_is_not_implemented_is_refused_by_name(
@@ -65,6 +65,19 @@ def test_what_is_not_implemented_is_refused_by_name(
 ) -> None:
     with pytest.raises(LlmpqError, match=message):
         read_linear(tmp_path, {"qweight": np.zeros(1)}, awq_config(**changes), (32, 8))
+
+
+def test_a_file_without_zero_points_has_8_everywhere(tmp_path: Path) -> None:
+    written = write_awq(
+        np.random.default_rng(0), 32, 8, group_size=32, has_zero_points=False
+    )
+    description = awq_config(zero_point=False)
+    matrix = read_linear(tmp_path, written.tensors, description, (32, 8))
+    assert matrix.zero_point is None
+    check_meaning(matrix, written)
+    written = write_awq(np.random.default_rng(0), 32, 8, group_size=32)
+    with pytest.raises(CheckpointError, match="has zero points other than 8, and"):
+        read_linear(tmp_path, written.tensors, description, (32, 8))
 
 
 def test_features_that_fill_no_words_are_refused(tmp_path: Path) -> None:

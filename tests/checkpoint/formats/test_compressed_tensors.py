@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpq_jax.errors import CheckpointError, LlmpqError
-from tests.checkpoint.formats.one_linear import check_meaning, read_linear
+from tests.checkpoint.formats.one_linear import MODULE, check_meaning, read_linear
 from tests.checkpoint.formats.writers import (
     BRAIN,
     HALF,
@@ -174,7 +174,7 @@ DYNAMIC = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True}
         (
             f"{GROUP}.input_activations",
             DYNAMIC,
-            r"group_0\.input_activations is \{.*\}: implemented for compressed-tensors",
+            r"group_0\.input_activations is \{.*\}: implemented is null",
         ),
         (f"{GROUP}.output_activations", DYNAMIC, r"output_activations is \{"),
         (f"{GROUP}.targets", "Linear", r"targets: found 'Linear', expected a list of"),
@@ -185,11 +185,10 @@ DYNAMIC = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True}
         (f"{GROUP}.weights.strategy", "block", r"strategy is 'block': implemented is"),
         (f"{GROUP}.weights.dynamic", True, r"weights\.dynamic is True: implemented is"),
         (f"{GROUP}.weights.actorder", "row", r"actorder is 'row': implemented is 'wei"),
-        (f"{GROUP}.weights.rotation", 1, r"weights\.rotation is 1: implemented for co"),
         (
             f"{GROUP}.weights.block_structure",
             [128, 128],
-            r"block_structure is \[128, 128\]: implemented for compressed-tensors",
+            r"block_structure is \[128, 128\]: implemented is null",
         ),
     ],
 )
@@ -200,6 +199,36 @@ def test_what_is_not_implemented_is_refused_by_name(
         read_linear(
             tmp_path, {"weight_scale": np.zeros(1)}, _changed(path, value), (64, 8)
         )
+
+
+@pytest.mark.parametrize(
+    ("targets", "which"),
+    [
+        # Of patterns the first by its text counts, wherever its group stands.
+        ((["re:.*up_proj"], ["re:.*mlp.*"]), 1),
+        ((["re:.*mlp.*"], ["re:.*up_proj"]), 0),
+        ((["re:.*up_proj"], [MODULE]), 1),
+        ((["Linear"], ["re:.*up_proj"]), 1),
+        ((["Linear"], ["Linear"]), 1),
+    ],
+)
+def test_overlapping_groups_count_as_in_the_library(
+    tmp_path: Path, targets: tuple[list[str], list[str]], which: int
+) -> None:
+    bits = 8 if which else 4
+    written = write_compressed(
+        np.random.default_rng(0), 64, 8, bits=bits, strategy="channel"
+    )
+    description = compressed_config(
+        targets=targets[0], strategy="channel", group_size=None
+    )
+    other = compressed_config(
+        targets=targets[1], num_bits=8, strategy="channel", group_size=None
+    )
+    description["config_groups"]["group_1"] = other["config_groups"]["group_0"]
+    matrix = read_linear(tmp_path, written.tensors, description, (64, 8))
+    assert matrix.bits == bits
+    check_meaning(matrix, written)
 
 
 def test_a_module_that_no_group_names_is_refused(tmp_path: Path) -> None:

@@ -77,9 +77,8 @@ def test_a_file_without_g_idx_has_its_groups_in_order(tmp_path: Path) -> None:
         act_order=False,
         with_g_idx=False,
     )
-    check_meaning(
-        read_linear(tmp_path, written.tensors, gptq_config(), (64, 8)), written
-    )
+    description = gptq_config(sym=False)
+    check_meaning(read_linear(tmp_path, written.tensors, description, (64, 8)), written)
 
 
 def test_a_group_of_minus_one_is_all_rows(tmp_path: Path) -> None:
@@ -107,7 +106,7 @@ def test_the_first_rule_that_matches_says_bits_and_groups(tmp_path: Path) -> Non
         r"+:.*\.layers\.0\.mlp": {"bits": 8, "group_size": 16},
         r".*up_proj": {"bits": 4},
     }
-    description = gptq_config(dynamic=rules)
+    description = gptq_config(dynamic=rules, sym=False)
     matrix = read_linear(tmp_path, written.tensors, description, (64, 8))
     assert matrix.bits == 8
     check_meaning(matrix, written)
@@ -136,12 +135,19 @@ def test_a_quantised_module_that_a_rule_leaves_out_is_refused(tmp_path: Path) ->
         ({"format": "bitblas"}, r"checkpoint_format is 'bitblas': implemented is"),
         ({"is_marlin_format": True}, r"is_marlin_format is True: implemented is False"),
         ({"pack_dtype": "int16"}, r"pack_dtype is 'int16': implemented is 'int32'"),
-        ({"adapter": {"rank": 8}}, r"adapter is \{'rank': 8\}: implemented for gptq"),
+        ({"adapter": {"rank": 8}}, r"adapter is \{'rank': 8\}: implemented is null"),
+        ({"rotation": "hadamard"}, r"rotation is 'hadamard': implemented is null"),
+        ({"method": "qqq"}, r"method is 'qqq': implemented is 'gptq' or null"),
+        ({"data_type": "mx_fp"}, r"data_type is 'mx_fp': implemented is 'int'"),
+        ({"act_bits": 8}, r"act_bits is 8: implemented is 16 or null"),
         ({"dynamic": ["a"]}, r"dynamic: found \['a'\], expected an object of patterns"),
         ({"dynamic": {"a": 4}}, r"dynamic\.a: found 4, expected an object"),
         ({"dynamic": {"(": {}}}, r"dynamic\.\(: found '\(', expected a pattern"),
         ({"dynamic": {"a": {"bits": 3}}}, r"dynamic\.a\.bits is 3: implemented is 4"),
-        ({"dynamic": {"a": {"x": 3}}}, r"dynamic\.a\.x is 3: implemented for gptq"),
+        (
+            {"dynamic": {"a": {"rotation": "hadamard"}}},
+            r"dynamic\.a\.rotation is 'hadamard': implemented is null",
+        ),
     ],
 )
 def test_what_is_not_implemented_is_refused_by_name(
@@ -149,6 +155,40 @@ def test_what_is_not_implemented_is_refused_by_name(
 ) -> None:
     with pytest.raises(LlmpqError, match=message):
         read_linear(tmp_path, {"qweight": np.zeros(1)}, gptq_config(**changes), (64, 8))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("stored", "said"), [("gptq_v2", "gptq"), ("gptq", "gptq_v2")])
+def test_a_symmetric_file_with_the_zero_points_of_the_other_version_is_refused(
+    tmp_path: Path,
+    bits: Literal[4, 8],
+    stored: Literal["gptq", "gptq_v2"],
+    said: str,
+) -> None:
+    written = write_gptq(
+        np.random.default_rng(0),
+        64,
+        8,
+        bits=bits,
+        group_size=32,
+        sym=True,
+        act_order=False,
+        version=stored,
+    )
+    description = gptq_config(bits=bits, sym=True, checkpoint_format=said)
+    message = rf'"sym": true: .*; write "checkpoint_format": "{stored}", which these'
+    with pytest.raises(CheckpointError, match=message):
+        read_linear(tmp_path, written.tensors, description, (64, 8))
+
+
+def test_a_symmetric_file_with_zero_points_of_its_own_is_refused(
+    tmp_path: Path,
+) -> None:
+    written = write_gptq(
+        np.random.default_rng(0), 64, 8, group_size=32, sym=False, act_order=False
+    )
+    with pytest.raises(CheckpointError, match=r"zero points other than half .*; fetch"):
+        read_linear(tmp_path, written.tensors, gptq_config(sym=True), (64, 8))
 
 
 def _linear(tmp_path: Path, num_contracted: int, num_features: int) -> Linear:

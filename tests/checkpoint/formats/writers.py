@@ -114,11 +114,14 @@ def write_awq(
     group_size: int,
     dtype: np.dtype = HALF,
     are_powers: bool = False,
+    has_zero_points: bool = True,
 ) -> Written:
     """AutoAWQ's layout for its GEMM: words along the features, their order mixed."""
     num_groups = num_inputs // group_size
     integer_CF = generator.integers(0, 16, (num_inputs, num_features))
     zero_GF = generator.integers(0, 16, (num_groups, num_features))
+    if not has_zero_points:
+        zero_GF[:] = 8
     scale_GF = draw_scales(
         generator, (num_groups, num_features), dtype, are_powers=are_powers
     )
