@@ -98,6 +98,11 @@ class Architecture:
     embedding_size: int
     ties_head: bool = False
 
+    @property
+    def position_limit(self) -> int | None:
+        """Number of positions that the model has at all; None if it computes them."""
+        return self.max_positions if self.position == "learned" else None
+
     def __post_init__(self) -> None:
         require_positive(self)
         if self.num_heads % self.num_kv_heads:

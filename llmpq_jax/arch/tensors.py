@@ -6,6 +6,7 @@ them, and the memory model sums their bytes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import gcd, prod
 from typing import Literal
 
@@ -156,16 +157,35 @@ def shard_for(tensor: TensorSpec, tensor_width: int) -> Shard:
 
 
 def tensor_widths(architecture: Architecture, max_width: int) -> tuple[int, ...]:
-    """Returns the tensor-parallel widths up to `max_width` that divide a layer evenly."""
+    """Returns the tensor-parallel widths up to `max_width` that divide a layer evenly.
+
+    Key-value heads are divided, or copied where there are fewer of them than devices.
+    """
+
+    def divides(width: int) -> bool:
+        a = for_width(architecture, width)
+        return width == 1 or (
+            a.num_heads % width == 0
+            and a.num_kv_heads % width == 0
+            and a.intermediate_size % width == 0
+            and (a.intermediate_size // width) % 2 == 0
+            and (a.num_kv_heads * a.head_dim // width) % 2 == 0
+        )
+
+    return tuple(width for width in range(1, max_width + 1) if divides(width))
+
+
+def for_width(architecture: Architecture, width: int) -> Architecture:
+    """Returns the architecture as a stage of `width` devices serves it.
+
+    If there are fewer key-value heads than devices, each is copied so that every device
+    has one; a query head n still reads head n // (N / K) (Shazeer, 2019, shares them).
+    """
     a = architecture
-    return tuple(
-        width
-        for width in range(1, max_width + 1)
-        if a.num_kv_heads % width == 0
-        and a.intermediate_size % width == 0
-        and (a.intermediate_size // width) % 2 == 0
-        and (a.num_kv_heads * a.head_dim // width) % 2 == 0
-    )
+    is_copied = width > a.num_kv_heads and width % a.num_kv_heads == 0
+    if not is_copied or a.num_heads % width:
+        return a
+    return replace(a, num_kv_heads=width)
 
 
 def _linear(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ml_dtypes
 import numpy as np
 
-from llmpq_jax.arch.tensors import TensorSpec
+from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.tensors import TensorSpec, for_width
 from llmpq_jax.quant import QArray
 from llmpq_jax.schema.precision import Bits
+
+_KEY_VALUE_NAMES = ("attention.key.", "attention.value.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -40,6 +43,32 @@ class HostTensor:
             is_half = values.dtype.itemsize == 2
             values = values if is_half else values.astype(ml_dtypes.bfloat16)
         return cls(spec=spec, values=values, bits=served_bits)
+
+    def for_width(self, architecture: Architecture, width: int) -> HostTensor:
+        """Returns a layer's tensor with as many key-value heads as `width` devices need."""
+        served = for_width(architecture, width)
+        copies = served.num_kv_heads // architecture.num_kv_heads
+        if copies == 1 or not self.name.startswith(_KEY_VALUE_NAMES):
+            return self
+        shape = (*self.spec.shape[:-1], self.spec.shape[-1] * copies)
+
+        def with_copies(array: np.ndarray) -> np.ndarray:
+            heads = array.reshape(*array.shape[:-1], architecture.num_kv_heads, -1)
+            return np.repeat(heads, copies, axis=-2).reshape(*array.shape[:-1], -1)
+
+        values = self.values
+        if isinstance(values, QArray):
+            # The permutation is of the inputs.
+            scale, zeros = np.asarray(values.scale), values.zero_point
+            values = replace(
+                values,
+                values=with_copies(np.asarray(values.values)),
+                scale=with_copies(scale),
+                zero_point=None if zeros is None else with_copies(np.asarray(zeros)),
+            )
+        else:
+            values = with_copies(values)
+        return replace(self, spec=replace(self.spec, shape=shape), values=values)
 
     @property
     def name(self) -> str:

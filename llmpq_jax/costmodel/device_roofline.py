@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.catalogue import DeviceKind
-from llmpq_jax.arch.tensors import layer_tensors, tensors_bytes
+from llmpq_jax.arch.tensors import for_width, layer_tensors, tensors_bytes
 from llmpq_jax.costmodel.memory import hidden_bytes
 from llmpq_jax.costmodel.prefill_memory import prefill_shape, prefill_working_bytes
 from llmpq_jax.schema.buckets import PREFILL_CHUNK_TOKENS
@@ -87,7 +87,7 @@ class DeviceRoofline:
 
         `length` counts tokens of a prompt in prefill, cached tokens in decode.
         """
-        a, is_prefill = self.architecture, phase == "prefill"
+        a, is_prefill = for_width(self.architecture, width), phase == "prefill"
         num_tokens = rows * (length if is_prefill else 1)
         size = ACTIVATION_BYTES[self.activations]
         # Width inside the MLP on each device; hidden states are whole on each.
@@ -128,7 +128,7 @@ class DeviceRoofline:
 
     def _weights_bytes(self, bits: Bits, width: int) -> int:
         return tensors_bytes(
-            layer_tensors(self.architecture),
+            layer_tensors(for_width(self.architecture, width)),
             bits=bits,
             group_size=self.group_size,
             tensor_width=width,

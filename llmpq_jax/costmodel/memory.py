@@ -5,6 +5,7 @@ from __future__ import annotations
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.tensors import (
     embedding_tensors,
+    for_width,
     head_tensors,
     layer_tensors,
     tensor_scale_bytes,
@@ -30,7 +31,7 @@ def layer_bytes(
     architecture: Architecture, *, bits: Bits, group_size: int, tensor: int = 1
 ) -> int:
     """Returns the bytes of one layer's weights."""
-    tensors = layer_tensors(architecture)
+    tensors = layer_tensors(for_width(architecture, tensor))
     return tensors_bytes(tensors, bits=bits, group_size=group_size, tensor_width=tensor)
 
 
@@ -40,7 +41,7 @@ def layer_scale_bytes(
     """Returns the bytes of the scales of one layer's weights."""
     return sum(
         tensor_scale_bytes(each, bits=bits, group_size=group_size, tensor_width=tensor)
-        for each in layer_tensors(architecture)
+        for each in layer_tensors(for_width(architecture, tensor))
     )
 
 
@@ -58,7 +59,7 @@ def layer_kv_bytes(
     They are bucket(s + n) · rows · `kv_token_bytes`: a cache has the length of the bucket
     of the longest context.
     """
-    a = architecture
+    a = for_width(architecture, tensor)
     slots = bucket_length(workload.context_length) * cache_rows(workload, micro_batch)
     heads = a.num_kv_heads // tensor
     size = ACTIVATION_BYTES[activations]

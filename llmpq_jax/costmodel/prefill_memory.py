@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.tensors import for_width
 from llmpq_jax.schema.buckets import attention_block, num_prefill_chunks, token_block
 from llmpq_jax.schema.precision import (
     ACTIVATION_BYTES,
@@ -68,7 +69,7 @@ def prefill_working_bytes(
     The largest of projections, transpose, attention and MLP, and the angles of all tokens
     if positions are rotary: the table in docs/cost-model.md, "Working memory of a prefill".
     """
-    a = architecture
+    a = for_width(architecture, tensor)
     size = ACTIVATION_BYTES[activations]
     heads, kv_heads = a.num_heads // tensor, a.num_kv_heads // tensor
     hidden, inner = a.hidden_size, a.intermediate_size // tensor

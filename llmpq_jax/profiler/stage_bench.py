@@ -21,6 +21,7 @@ from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.tensors import (
     TensorSpec,
     embedding_tensors,
+    for_width,
     head_tensors,
     layer_tensors,
 )
@@ -226,6 +227,7 @@ def _random_module(
             for tensor in tensors
         )
 
+    architecture = for_width(architecture, sharding.width)
     embedding = head = None
     if contents.has_embedding:
         weights = draw(embedding_tensors(architecture), 16)

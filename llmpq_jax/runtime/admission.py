@@ -36,6 +36,11 @@ def check_request(
     if length + request.max_new_tokens > max_context:
         msg = f"the prompt has {length} tokens and {request.max_new_tokens} new ones are requested: expected at most {max_context} together, which the strategy plans for; request fewer or solve with a larger --new-tokens"
         raise RequestError(msg)
+    limit = architecture.position_limit
+    # The last new token is never read.
+    if limit is not None and length + request.max_new_tokens - 1 > limit:
+        msg = f"the prompt has {length} tokens and {request.max_new_tokens} new ones are requested: expected at most {limit + 1} together, since the model has {limit} positions; request fewer"
+        raise RequestError(msg)
     unknown = [
         token
         for token in request.token_ids

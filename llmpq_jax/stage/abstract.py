@@ -15,6 +15,7 @@ from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.tensors import (
     TensorSpec,
     embedding_tensors,
+    for_width,
     head_tensors,
     layer_tensors,
 )
@@ -98,7 +99,7 @@ class _TracedWeights:
     """Weights of a stage as arrays that JAX only traces; shardings are by their ids."""
 
     def __init__(self, architecture: Architecture, sharding: StageSharding) -> None:
-        self._architecture = architecture
+        self._architecture = for_width(architecture, sharding.width)
         self._sharding = sharding
         self.shardings: dict[int, NamedSharding] = {}
 

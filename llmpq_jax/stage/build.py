@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 
 from llmpq_jax.arch.architecture import Architecture
-from llmpq_jax.arch.tensors import head_tensors, shard_for
+from llmpq_jax.arch.tensors import for_width, head_tensors, shard_for
 from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.kernels import Weight
@@ -78,6 +78,7 @@ def build_module(
     on_layer: Callable[[], None] = lambda: None,
 ) -> StageModule:
     """Builds a stage's module, loading its weights layer by layer."""
+    architecture = for_width(architecture, sharding.width)
     dtype = DTYPES[precision.activations]
     first, end = stage.layers
     embedding = head = None

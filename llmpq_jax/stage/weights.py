@@ -68,7 +68,12 @@ class CheckpointWeights:
 
     def layer(self, layer: int, bits: Bits) -> Weights:
         """Returns the weights of one layer, its matrices at these bits."""
-        return self._through_cache(layer, bits, self.store.layer(layer, bits=bits))
+        architecture, width = self.store.architecture, self.sharding.width
+        tensors = (
+            tensor.for_width(architecture, width)
+            for tensor in self.store.layer(layer, bits=bits)
+        )
+        return self._through_cache(layer, bits, tensors)
 
     def head(self, bits: HeadBits) -> Weights:
         """Returns the weights after the last layer."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import has_weights, model_fingerprint
+from llmpq_jax.arch.model_limits import check_widths
 from llmpq_jax.errors import StrategyError
 from llmpq_jax.runtime.claimed_devices import find_devices
 from llmpq_jax.schema.strategy import Strategy
@@ -64,6 +65,7 @@ def fit_stages(
     if has_weights(folder) and model_fingerprint(folder) != strategy.model.fingerprint:
         msg = f"the strategy is for {strategy.model.fingerprint}, the model in {folder} is {model_fingerprint(folder)}: solve again for this model"
         raise StrategyError(msg)
+    check_widths(strategy, architecture)
     emulate_cpu_devices([name for stage in strategy.stages for name in stage.devices])
     devices = find_devices(strategy)
 

@@ -11,6 +11,7 @@ from llmpq_jax.arch.architecture import Architecture, Rope
 from llmpq_jax.arch.tensors import (
     TensorSpec,
     embedding_tensors,
+    for_width,
     head_tensors,
     layer_tensors,
     tensor_bytes,
@@ -153,7 +154,7 @@ def test_shards_hold_the_whole_weight_and_repeat_only_scales(architecture, bits,
     """Each shard is at least its share; at 16 bits only what is not sharded is repeated."""
     if width not in tensor_widths(architecture, width):
         return
-    for tensor in layer_tensors(architecture):
+    for tensor in layer_tensors(for_width(architecture, width)):
         whole = tensor_bytes(tensor, bits=bits, group_size=128)
         shard = tensor_bytes(tensor, bits=bits, group_size=128, tensor_width=width)
         if tensor.shard == "whole":
@@ -168,11 +169,35 @@ def test_shards_hold_the_whole_weight_and_repeat_only_scales(architecture, bits,
 def test_widths_divide_heads_and_rows_evenly(architecture, max_width):
     widths = tensor_widths(architecture, max_width)
     assert widths[0] == 1
-    assert all(architecture.num_kv_heads % width == 0 for width in widths)
     for width in widths:
-        tensors_bytes(
-            layer_tensors(architecture), bits=4, group_size=64, tensor_width=width
-        )
+        served = for_width(architecture, width)
+        assert served.num_heads % width == served.num_kv_heads % width == 0
+        assert served.num_kv_heads == max(architecture.num_kv_heads, width)
+        tensors_bytes(layer_tensors(served), bits=4, group_size=64, tensor_width=width)
+
+
+@pytest.mark.parametrize(
+    ("num_heads", "num_kv_heads", "expected"),
+    [
+        (8, 1, (1, 2, 4, 8)),
+        (8, 2, (1, 2, 4, 8)),
+        (14, 2, (1, 2, 14)),
+        (9, 3, (1, 3, 9)),
+        (12, 4, (1, 2, 4, 12)),
+        (32, 8, (1, 2, 4, 8, 16, 32)),
+    ],
+)
+def test_key_value_heads_are_copied_where_devices_outnumber_them(
+    num_heads: int, num_kv_heads: int, expected: tuple[int, ...]
+) -> None:
+    architecture = replace(
+        LLAMA,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=8,
+        intermediate_size=2 * 32 * 7 * 9,
+    )
+    assert tensor_widths(architecture, 32) == expected
 
 
 def test_a_width_that_does_not_divide_a_weight_is_refused():
