@@ -34,9 +34,17 @@ class CheckpointTensors:
         architecture: Architecture of the model.
         format: Format of quantised matrices; None if the checkpoint has none.
         names: Names of the model's tensors in the checkpoint.
+        rounds_unquantized: True to round matrices of layers that a quantised checkpoint
+            keeps at 16 bits or more.
     """
 
-    def __init__(self, reader: CheckpointReader, architecture: Architecture) -> None:
+    def __init__(
+        self,
+        reader: CheckpointReader,
+        architecture: Architecture,
+        *,
+        rounds_unquantized: bool = False,
+    ) -> None:
         """Reads how the checkpoint is quantised, if it is.
 
         Raises:
@@ -44,6 +52,7 @@ class CheckpointTensors:
         """
         self.reader = reader
         self.architecture = architecture
+        self.rounds_unquantized = rounds_unquantized
         self.format: Format | None = read_format(reader.folder)
         self.names = CheckpointNames(architecture, reader)
 
@@ -56,22 +65,42 @@ class CheckpointTensors:
         )
         return self.format if is_quantized else None
 
+    def is_kept(self, file: FileTensor) -> bool:
+        """Returns whether a quantised checkpoint keeps a matrix of a layer unquantised.
+
+        Its maker found that rounding it costs too much, so no plan rounds it unasked.
+        """
+        return (
+            self.format is not None
+            and self.names.is_in_layer(file)
+            and self.format_of(file) is None
+        )
+
     def allowed_bits(self, file: FileTensor) -> tuple[Bits, ...]:
-        """Returns the bits that a matrix can be served at: its own and 16, or any."""
+        """Returns the bits that a matrix can be served at, highest first."""
         found = self.format_of(file)
-        return ALL_BITS if found is None else (16, found.bits(self._linear(file)))
+        if found is not None:
+            return (16, found.bits(self._linear(file)))
+        if self.is_kept(file) and not self.rounds_unquantized:
+            return (16,)
+        return ALL_BITS
 
     def require_bits(self, file: FileTensor, bits: Bits) -> None:
         """Checks that a matrix can be served at these bits.
 
         Raises:
-            CheckpointError: The checkpoint has it quantised to other bits.
+            CheckpointError: The checkpoint has it quantised to other bits, or keeps it
+                unquantised among quantised ones.
         """
         allowed = self.allowed_bits(file)
         if bits in allowed:
             return
         assert self.format is not None
-        msg = f"checkpoint {self.reader.folder}: {file.module} holds integers of {allowed[-1]} bits ({self.format.name}), the plan asks for {bits}: expected {allowed[-1]} or 16; change the plan's bits there, or plan for the unquantised checkpoint"
+        where = f"checkpoint {self.reader.folder}: {file.module}"
+        if allowed == (16,):
+            msg = f"{where} is kept at 16 bits in a {self.format.name} checkpoint, the plan asks for {bits}: expected 16, since its maker kept it for its weight; plan again, with --round-unquantized if it is to be rounded nevertheless"
+        else:
+            msg = f"{where} holds integers of {allowed[-1]} bits ({self.format.name}), the plan asks for {bits}: expected {allowed[-1]} or 16; change the plan's bits there, or plan for the unquantised checkpoint"
         raise CheckpointError(msg)
 
     def check(self, file: FileTensor) -> set[str]:
@@ -148,6 +177,9 @@ class CheckpointTensors:
 
     def _check_plain(self, file: FileTensor) -> None:
         reader, model = self.reader, describe(self.architecture)
+        if self.format is not None and f"{file.module}.{self.format.marker}" in reader:
+            msg = f"checkpoint {reader.folder}: {file.module} is quantised ({self.format.name}): implemented are plain embeddings; choose a checkpoint that keeps them at 16 bits"
+            raise CheckpointError(msg)
         if file.fused_part is not None and self.format is not None:
             fused = file.name.removesuffix(".weight")
             if f"{fused}.{self.format.marker}" in reader:

@@ -162,10 +162,19 @@ class CheckpointNames:
         self._names = _FAMILIES[architecture.family]
         table = f"{self._names.outer['tokens']}.weight"
         present = set(found)
-        self.prefix = next(
-            (prefix for prefix in self._names.prefixes if prefix + table in present),
-            self._names.prefixes[0],
-        )
+        self.prefix = self._find_prefix(table, present)
+        # A file may hold both tables although the config ties them: transformers serves
+        # what is stored then, and shares the only one otherwise.
+        self._table, self._head = self.prefix + table, HEAD
+        if architecture.ties_head and HEAD not in present:
+            self._head = self._table
+        elif architecture.ties_head and self._table not in present:
+            self._table = HEAD
+
+    @property
+    def shares_table(self) -> bool:
+        """Whether head and embedding are one tensor of the file."""
+        return self._head == self._table
 
     def layer(self, layer: int) -> Sources:
         """Returns the tensors of a layer, each with its tensor of the file."""
@@ -175,13 +184,22 @@ class CheckpointNames:
             for tensor in layer_tensors(self.architecture)
         )
 
+    def is_in_layer(self, file: FileTensor) -> bool:
+        """Returns whether a tensor of the file belongs to a decoder layer."""
+        return file.name.startswith(f"{self.prefix}{self._names.layers}.")
+
     def embedding(self) -> Sources:
         """Returns the tensors before the first layer, each with its tensor of the file."""
         outer = dict(self._names.outer)
         # BLOOM has a norm in the embedding and in the head; ours are both called "norm".
         outer.setdefault("norm", "word_embeddings_layernorm")
         return tuple(
-            (tensor, self._file_tensor(tensor, self.prefix, outer))
+            (
+                tensor,
+                FileTensor(name=self._table, shape=tensor.shape)
+                if tensor.name == "tokens"
+                else self._file_tensor(tensor, self.prefix, outer),
+            )
             for tensor in embedding_tensors(self.architecture)
         )
 
@@ -192,10 +210,8 @@ class CheckpointNames:
         sources = []
         for tensor in head_tensors(self.architecture):
             if tensor.name == "vocabulary.weight":
-                table = f"{self.prefix}{outer['tokens']}.weight"
-                name = table if self.architecture.ties_head else HEAD
                 file = FileTensor(
-                    name=name, shape=tensor.shape[::-1], is_transposed=True
+                    name=self._head, shape=tensor.shape[::-1], is_transposed=True
                 )
             else:
                 file = self._file_tensor(tensor, self.prefix, outer)
@@ -204,8 +220,20 @@ class CheckpointNames:
 
     def is_harmless(self, name: str) -> bool:
         """Returns whether a tensor that belongs to no module may be ignored."""
-        is_copy = name == HEAD and self.architecture.ties_head
-        return is_copy or self._names.harmless.fullmatch(name) is not None
+        return self._names.harmless.fullmatch(name) is not None
+
+    def _find_prefix(self, table: str, present: set[str]) -> str:
+        """Returns the prefix of the table of tokens, or without one that of layers."""
+        prefixes = self._names.prefixes
+        with_table = (prefix for prefix in prefixes if prefix + table in present)
+        with_layers = (
+            prefix
+            for prefix in prefixes
+            if any(
+                name.startswith(f"{prefix}{self._names.layers}.0.") for name in present
+            )
+        )
+        return next(with_table, next(with_layers, prefixes[0]))
 
     def _file_tensor(
         self, tensor: TensorSpec, before: str, modules: Mapping[str, str]

@@ -7,6 +7,7 @@ from pathlib import Path
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import model_fingerprint
+from llmpq_jax.arch.model_limits import check_widths
 from llmpq_jax.checkpoint.calibrated import CalibratedWeights
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.store import WeightStore
@@ -29,16 +30,27 @@ def open_store(strategy: Strategy) -> WeightStore:
     _check_model(strategy, architecture, folder)
     reader = CheckpointReader(folder)
     check_checkpoint(reader, architecture)
-    head_bits = strategy.precision.head_bits
-    check_bits(reader, architecture, layers=strategy.bits, head=head_bits)
-    calibrated = _calibrated_weights(strategy)
-    return WeightStore(reader, architecture, calibrated=calibrated)
+    precision = strategy.precision
+    check_bits(
+        reader,
+        architecture,
+        layers=strategy.bits,
+        head=precision.head_bits,
+        rounds_unquantized=precision.rounds_unquantized,
+    )
+    return WeightStore(
+        reader,
+        architecture,
+        calibrated=_calibrated_weights(strategy),
+        rounds_unquantized=precision.rounds_unquantized,
+    )
 
 
 def _check_model(strategy: Strategy, architecture: Architecture, folder: Path) -> None:
     if architecture.num_layers != strategy.model.num_layers:
         msg = f"the strategy is for {strategy.model.num_layers} layers, the model in {folder} has {architecture.num_layers}: solve for this model"
         raise StrategyError(msg)
+    check_widths(strategy, architecture)
     found = model_fingerprint(folder)
     if found != strategy.model.fingerprint:
         msg = f"the strategy is for the model {strategy.model.fingerprint}, {folder} holds {found}: solve for this model, or correct model.path"

@@ -39,8 +39,12 @@ class WeightStore:
         architecture: Architecture,
         *,
         calibrated: CalibratedWeights | None = None,
+        rounds_unquantized: bool = False,
     ) -> None:
         """Opens a checkpoint; no weight is read yet.
+
+        With `rounds_unquantized`, matrices that a quantised checkpoint keeps unquantised
+        may be rounded.
 
         Raises:
             UnsupportedModelError: The checkpoint is quantised in a way that is not
@@ -49,11 +53,18 @@ class WeightStore:
         self.reader = reader
         self.architecture = architecture
         self.calibrated = calibrated
-        self.tensors = CheckpointTensors(reader, architecture)
+        self.tensors = CheckpointTensors(
+            reader, architecture, rounds_unquantized=rounds_unquantized
+        )
 
     def with_calibrated(self, calibrated: CalibratedWeights) -> WeightStore:
         """Returns the same model with matrices at 4 and 8 bits from another folder."""
-        return WeightStore(self.reader, self.architecture, calibrated=calibrated)
+        return WeightStore(
+            self.reader,
+            self.architecture,
+            calibrated=calibrated,
+            rounds_unquantized=self.tensors.rounds_unquantized,
+        )
 
     def embedding(self) -> Iterator[HostTensor]:
         """Reads the weights before the first layer, at 16 bits; see `layer`."""

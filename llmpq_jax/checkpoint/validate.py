@@ -47,14 +47,17 @@ def check_bits(
     *,
     layers: Sequence[Bits],
     head: HeadBits,
+    rounds_unquantized: bool = False,
 ) -> None:
     """Checks that a checkpoint can be served at these bits.
 
     Raises:
         CheckpointError: A matrix is quantised to bits that are neither 16 nor those
-            asked for.
+            asked for, or kept unquantised among quantised ones and is to be rounded.
     """
-    stored = CheckpointTensors(reader, architecture)
+    stored = CheckpointTensors(
+        reader, architecture, rounds_unquantized=rounds_unquantized
+    )
     for layer, bits in enumerate(layers):
         for tensor, file in stored.names.layer(layer):
             if tensor.is_matrix:
@@ -64,61 +67,60 @@ def check_bits(
             stored.require_bits(file, head)
 
 
-def layer_bits(
-    reader: CheckpointReader, architecture: Architecture
+def plannable_bits(
+    reader: CheckpointReader,
+    architecture: Architecture,
+    *,
+    head: HeadBits,
+    rounds_unquantized: bool = False,
 ) -> tuple[tuple[Bits, ...], ...]:
     """Returns the bits that each layer can be served at, highest first.
 
-    A layer that the checkpoint has at 4 or 8 bits can be served at those or at 16, one
-    that mixes both at 16 alone, and any other layer at all bits.
+    A layer that the checkpoint has at 4 or 8 bits can be served at those or at 16. One
+    that mixes both, or that keeps matrices unquantised among quantised ones, can be
+    served at 16 alone, unless the latter are to be rounded. Any other layer can be
+    served at all bits.
+
+    Raises:
+        CheckpointError: The head cannot be served at its bits.
     """
-    stored = CheckpointTensors(reader, architecture)
-    return tuple(
+    stored = CheckpointTensors(
+        reader, architecture, rounds_unquantized=rounds_unquantized
+    )
+    found = tuple(
         _shared_bits(stored, stored.names.layer(layer))
         for layer in range(architecture.num_layers)
     )
-
-
-def plannable_bits(
-    reader: CheckpointReader, architecture: Architecture, *, head: HeadBits
-) -> tuple[Bits, ...]:
-    """Returns the bits that every layer can be served at, highest first.
-
-    Plans choose among the same bits for all layers, so others are left out.
-
-    Raises:
-        CheckpointError: Only 16 bits would remain although layers are quantised, or the
-            head cannot be served at its bits.
-    """
-    found = layer_bits(reader, architecture)
-    shared: tuple[Bits, ...] = tuple(
-        bits for bits in ALL_BITS if all(bits in each for each in found)
-    )
-    if len(shared) == 1 and any(len(each) > 1 for each in found):
-        layers_of: dict[tuple[Bits, ...], list[int]] = {}
-        for layer, bits in enumerate(found):
-            layers_of.setdefault(bits, []).append(layer)
-        choices = "; ".join(
-            f"{', '.join(map(str, bits))} bits for layers {_ranges(layers)}"
-            for bits, layers in layers_of.items()
-        )
-        msg = f"checkpoint {reader.folder}: can be served at {choices}: expected bits below 16 that all layers share, among which a plan chooses; serve it by its own strategy.toml if it has one, or plan for the unquantised checkpoint"
-        raise CheckpointError(msg)
     check_bits(reader, architecture, layers=(), head=head)
-    return shared
+    return found
 
 
-def _ranges(layers: Sequence[int]) -> str:
-    """Formats ascending numbers with runs joined, as in "0–2, 5"."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and runs[-1][-1] == layer - 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return ", ".join(
-        str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs
+def kept_matrices(
+    reader: CheckpointReader, architecture: Architecture
+) -> tuple[str, ...]:
+    """Returns the names of matrices of layers that a quantised checkpoint keeps unquantised."""
+    stored = CheckpointTensors(reader, architecture)
+    return tuple(
+        file.module
+        for layer in range(architecture.num_layers)
+        for tensor, file in stored.names.layer(layer)
+        if tensor.is_matrix and stored.is_kept(file)
     )
+
+
+def rounding_note(reader: CheckpointReader, architecture: Architecture) -> str | None:
+    """Returns a remark on weights that 16 bits cannot hold; None if there are none."""
+    stored = CheckpointTensors(reader, architecture)
+    wide = sorted(
+        {
+            reader.dtype(file.name).name
+            for _, file in all_sources(stored.names)
+            if stored.format_of(file) is None and reader.dtype(file.name).itemsize > 2
+        }
+    )
+    if not wide:
+        return None
+    return f"checkpoint {reader.folder}: holds {' and '.join(wide)} weights, which are rounded to bfloat16 where they are served at 16 bits (relative error up to 0.2 %)"
 
 
 def _shared_bits(stored: CheckpointTensors, sources: Sources) -> tuple[Bits, ...]:

@@ -107,15 +107,16 @@ def write_served_weights(
         del module, tensors
         on_module()
     shards.finish()
-    _write_config(store.reader.folder, folder, schemes, plain)
+    has_head = any(name.startswith(HEAD.removesuffix("weight")) for name in written)
+    _write_config(store.reader.folder, folder, schemes, plain, has_head=has_head)
     return tuple(results)
 
 
 def _modules(store: WeightStore, strategy: Strategy) -> Iterator[_Module]:
     """Loads the modules one by one, as they would be served."""
     architecture, precision = store.architecture, strategy.precision
-    ties_head = architecture.ties_head and precision.head_bits == 16
     sources = store.tensors.names
+    ties_head = sources.shares_table and precision.head_bits == 16
     targets = CheckpointNames(replace(architecture, ties_head=ties_head))
     if any(file.fused_part is not None for _, file in targets.layer(0)):
         msg = f"checkpoint {store.reader.folder}: {architecture.family} keeps query, key and value in one matrix: implemented are families that keep them apart; serve the strategy from this checkpoint"
@@ -191,11 +192,16 @@ def _on_host(weight: QArray) -> QuantizedMatrix:
 
 
 def _write_config(
-    before: Path, folder: Path, schemes: dict[str, Scheme], plain: list[str]
+    before: Path,
+    folder: Path,
+    schemes: dict[str, Scheme],
+    plain: list[str],
+    *,
+    has_head: bool,
 ) -> None:
     values = read_json(before / "config.json")
     values.pop(QUANTIZATION, None)
-    if HEAD.removesuffix(".weight") in schemes:
+    if has_head:
         values["tie_word_embeddings"] = False
     if schemes:
         values[QUANTIZATION] = description(schemes, plain)

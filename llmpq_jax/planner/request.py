@@ -36,6 +36,10 @@ class PlanRequest:
         activations: Type of hidden states and of the cache.
         group_size: Maximum number of weights that share an int4 scale.
         bits: Precisions that a layer may have.
+        layer_bits: Precisions that each layer of the checkpoint can have, of `bits`; empty
+            if every layer can have all of them.
+        rounds_unquantized: True if matrices that a quantised checkpoint keeps unquantised
+            are rounded.
         head_bits: Precisions that the head may have; the planner chooses one.
         kv_bits: Precisions that the cache may have, as far as they were measured; 16 keeps
             it in the type of the activations.
@@ -59,6 +63,8 @@ class PlanRequest:
     activations: Activations = "float32"
     group_size: Literal[32, 64, 128] = 128
     bits: tuple[Bits, ...] = ALL_BITS
+    layer_bits: tuple[tuple[Bits, ...], ...] = ()
+    rounds_unquantized: bool = False
     head_bits: tuple[HeadBits, ...] = (16,)
     kv_bits: tuple[KvBits, ...] = (16,)
     wire_bits: tuple[WireBits, ...] = (16,)
@@ -73,6 +79,10 @@ class PlanRequest:
         for name in ("bits", "head_bits", "kv_bits", "wire_bits"):
             if not getattr(self, name):
                 msg = f"{name} is empty: expected at least one precision"
+                raise ValueError(msg)
+        for layer, own in enumerate(self.layer_bits):
+            if not set(own) & set(self.bits):
+                msg = f"layer {layer} of the checkpoint can be served at {_either(own)} bits: expected one of them among {_either(self.bits)}, the precisions that a layer may have"
                 raise ValueError(msg)
         if not self.tensor or min(self.tensor) < 1:
             msg = f"tensor is {self.tensor}: expected at least one width, from 1 up"
@@ -96,3 +106,7 @@ class PlanRequest:
             if rows is not None and not 1 <= rows <= self.workload.batch:
                 msg = f"{name} is pinned to {rows} rows: expected 1 to {self.workload.batch}, the batch"
                 raise ValueError(msg)
+
+
+def _either(bits: tuple[Bits, ...]) -> str:
+    return " or ".join(map(str, bits))

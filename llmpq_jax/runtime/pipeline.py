@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,9 @@ from jaxtyping import Float
 
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
+from llmpq_jax.checkpoint.validate import rounding_note
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.admission import check_memory, check_request
 from llmpq_jax.runtime.analysis.run_record import BatchRecord
@@ -26,6 +29,8 @@ from llmpq_jax.schema.record_files import read_strategy
 from llmpq_jax.schema.strategy import Strategy
 
 Key = TypeVar("Key")
+
+_logger = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -88,7 +93,11 @@ class Pipeline:
             strategy = read_strategy(Path(strategy))
         engine = start(strategy, on_layer=on_layer)
         folder = Path(strategy.model.path)
-        return cls(strategy, read_architecture(folder), Tokenizer.load(folder), engine)
+        architecture = read_architecture(folder)
+        note = rounding_note(CheckpointReader(folder), architecture)
+        if note is not None:
+            _logger.warning(note)
+        return cls(strategy, architecture, Tokenizer.load(folder), engine)
 
     def generate(
         self,

@@ -89,6 +89,8 @@ class PlannerChoices:
         pin_bits: Layers that have a given precision.
         use: Full names of devices that must hold a stage.
         leave_idle: Full names of devices that must not hold a stage.
+        round_unquantized: True to round matrices of layers that a quantised checkpoint
+            keeps at 16 bits or more.
     """
 
     bits: tuple[Bits, ...] = ALL_BITS
@@ -102,6 +104,7 @@ class PlannerChoices:
     pin_bits: tuple[BitsPin, ...] = ()
     use: tuple[str, ...] = ()
     leave_idle: tuple[str, ...] = ()
+    round_unquantized: bool = False
 
     def __post_init__(self) -> None:
         for name in self.use:

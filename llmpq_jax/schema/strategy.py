@@ -52,6 +52,8 @@ class PrecisionChoice:
         kv_bits: Precision of the cache; 16 is the type of hidden states.
         rounding: Rounding method of the weights.
         group_size: Maximum number of weights that share an int4 scale.
+        rounds_unquantized: True if matrices of layers that a quantised checkpoint keeps
+            at 16 bits or more are rounded to their layer's precision.
     """
 
     activations: Activations = "bfloat16"
@@ -59,6 +61,7 @@ class PrecisionChoice:
     kv_bits: KvBits = 16
     rounding: Rounding = "nearest"
     group_size: Literal[32, 64, 128] = 128
+    rounds_unquantized: bool = False
 
 
 @record

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from llmpq_jax.schema.precision import Bits, HeadBits, KvBits
+from llmpq_jax.schema.precision import Activations, Bits, HeadBits, KvBits
 from llmpq_jax.sensitivity.streamed_model import StreamedModel, batches, round_wire
 from llmpq_jax.sensitivity.text import Text
 from llmpq_jax.sensitivity.work_folder import WorkFolder
@@ -31,12 +31,14 @@ class Variant:
         head_bits: Bit width of the head's matrix.
         kv_bits: Bit width of the cache.
         wire_bits: Bit width of hidden states between any two layers.
+        activations: Type of hidden states and of a cache of 16 bits.
     """
 
     bits: tuple[Bits, ...]
     head_bits: HeadBits = 16
     kv_bits: KvBits = 16
     wire_bits: Literal[8, 16] = 16
+    activations: Activations = "float32"
 
     def prefix(self, layer: int) -> Variant:
         """Returns the variant with equal bit widths before a layer and 16-bit weights after.
@@ -45,14 +47,14 @@ class Variant:
         for all variants with an equal prefix.
         """
         if layer == 0:
-            return unrounded(len(self.bits))
+            return replace(unrounded(len(self.bits)), activations=self.activations)
         kept = self.bits[:layer]
         later: tuple[Bits, ...] = (16,) * (len(self.bits) - layer)
         return replace(self, bits=(*kept, *later), head_bits=16)
 
 
 def unrounded(num_layers: int) -> Variant:
-    """Returns the model at 16 bits, which other variants are compared with."""
+    """Returns the model at 16 bits in float32, which other variants are compared with."""
     return Variant(bits=(16,) * num_layers)
 
 
@@ -105,7 +107,9 @@ def losses_of(
     every = distinct([unrounded(model.num_layers), *variants])
     first = work.state.get("layer", 0)
     if first == 0:
-        work.save("0-0", model.embed(text.tokens))
+        for index, stream in enumerate(_streams(every)[0]):
+            hidden = model.embed(text.tokens, activations=stream.activations)
+            work.save(f"0-{index}", hidden)
     on_stream(sum(map(len, _streams(every)[1 : first + 1])))
     for layer in range(first, model.num_layers):
         _run_layer(model, work, every, layer, on_stream)
@@ -151,7 +155,12 @@ def _run_layer(
             continue
         weights = model.layer_weights(layer, bits)
         for index, stream in leaving:
-            run = model.layer(layer, weights, kv_bits=stream.kv_bits)
+            run = model.layer(
+                layer,
+                weights,
+                kv_bits=stream.kv_bits,
+                activations=stream.activations,
+            )
             hidden = run(work.load(f"{layer}-{entering[stream.prefix(layer)]}"))
             if stream.wire_bits == 8 and layer + 1 < model.num_layers:
                 hidden = round_wire(hidden)
@@ -162,8 +171,10 @@ def _run_layer(
 def _compare(
     model: StreamedModel, work: WorkFolder, text: Text, variants: Sequence[Variant]
 ) -> list[Losses]:
-    widths: set[HeadBits] = {variant.head_bits for variant in variants}
-    heads = {bits: model.head(bits) for bits in widths}
+    heads = {
+        (bits, activations): model.head(bits, activations=activations)
+        for bits, activations in dict.fromkeys(map(_head_of, variants))
+    }
     last = {
         stream: work.load(f"{model.num_layers}-{index}")
         for index, stream in enumerate(_streams(variants)[-1])
@@ -172,14 +183,18 @@ def _compare(
     parts: list[list[tuple[np.ndarray, ...]]] = [[] for _ in variants]
     for batch in batches(text.tokens):
         tokens = jnp.asarray(text.tokens[batch])
-        reference = heads[16](exact[batch])
+        reference = heads[_head_of(unrounded(model.num_layers))](exact[batch])
         for variant, found in zip(variants, parts, strict=True):
             hidden = last[variant.prefix(model.num_layers)]
-            logits = heads[variant.head_bits](hidden[batch])
+            logits = heads[_head_of(variant)](hidden[batch])
             figures = compare_logits(logits, reference, tokens)
             found.append(tuple(np.asarray(figure) for figure in figures))
     joined = [map(np.concatenate, zip(*found, strict=True)) for found in parts]
     return [Losses(nll=nll, kl=kl, agrees=agrees) for nll, kl, agrees in joined]
+
+
+def _head_of(variant: Variant) -> tuple[HeadBits, Activations]:
+    return variant.head_bits, variant.activations
 
 
 @jax.jit

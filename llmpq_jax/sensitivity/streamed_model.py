@@ -21,7 +21,7 @@ from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.checkpoint.validate import check_checkpoint
 from llmpq_jax.model import Embedding, fresh_context
 from llmpq_jax.quant import round_rows
-from llmpq_jax.schema.precision import Bits, HeadBits, KvBits
+from llmpq_jax.schema.precision import Activations, Bits, HeadBits, KvBits
 from llmpq_jax.stage.build import build_head, build_layer
 from llmpq_jax.stage.sharding import StageSharding
 
@@ -31,13 +31,19 @@ _MAX_BATCH_TOKENS = 4096
 
 
 class StreamedModel:
-    """Runs a checkpoint layer by layer over windows of text, in float32.
+    """Runs a checkpoint layer by layer over windows of text.
 
-    Layers are quantised, laid out and multiplied as stages serve them.
+    Layers are quantised, laid out and multiplied as stages serve them. Hidden states are
+    float32 arrays between layers, computed in the type that is asked for.
     """
 
-    def __init__(self, folder: Path, *, group_size: int = 128) -> None:
+    def __init__(
+        self, folder: Path, *, group_size: int = 128, rounds_unquantized: bool = False
+    ) -> None:
         """Reads the checkpoint's headers; no weights yet.
+
+        With `rounds_unquantized`, matrices that a quantised checkpoint keeps unquantised
+        are rounded.
 
         Raises:
             CheckpointError: If a tensor is missing, damaged, or of another shape.
@@ -47,7 +53,9 @@ class StreamedModel:
         self.architecture = read_architecture(folder)
         reader = CheckpointReader(folder)
         check_checkpoint(reader, self.architecture)
-        self.store = WeightStore(reader, self.architecture)
+        self.store = WeightStore(
+            reader, self.architecture, rounds_unquantized=rounds_unquantized
+        )
         self.fingerprint = model_fingerprint(folder)
         self.group_size = group_size
         self.sharding = StageSharding((jax.devices()[0],), group_size=group_size)
@@ -57,16 +65,20 @@ class StreamedModel:
         """Number of decoder layers."""
         return self.architecture.num_layers
 
-    def embed(self, tokens_WT: Int[np.ndarray, "W T"]) -> Hidden:
+    def embed(
+        self, tokens_WT: Int[np.ndarray, "W T"], *, activations: Activations = "float32"
+    ) -> Hidden:
         """Returns the hidden states before the first layer."""
         weights = self.sharding.put_weights(self.store.embedding())
-        dtype = jnp.dtype(jnp.float32)
+        dtype = jnp.dtype(activations)
         embedding = Embedding(self.architecture, weights, dtype=dtype)
         graph, state = nnx.split(embedding)
 
         def run(tokens: np.ndarray) -> jax.Array:
             positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
-            return _apply(graph, state, jnp.asarray(tokens), jnp.asarray(positions))
+            return _apply(
+                graph, state, jnp.asarray(tokens), jnp.asarray(positions)
+            ).astype(jnp.float32)
 
         return _in_batches(run, tokens_WT)
 
@@ -88,24 +100,34 @@ class StreamedModel:
         return self.sharding.put_weights(self.store.layer(layer, bits=bits))
 
     def layer(
-        self, layer: int, weights: Weights, *, kv_bits: KvBits = 16
+        self,
+        layer: int,
+        weights: Weights,
+        *,
+        kv_bits: KvBits = 16,
+        activations: Activations = "float32",
     ) -> Callable[[Hidden], Hidden]:
         """Returns a function that applies a layer to hidden states."""
+        dtype = jnp.dtype(activations)
         module = build_layer(
             self.architecture, layer, weights, self.sharding, kv_bits=kv_bits
         )
         graph, state = nnx.split(module)
 
         def run(hidden: np.ndarray) -> jax.Array:
-            return _layer(graph, self.architecture, state, jnp.asarray(hidden))
+            served = jnp.asarray(hidden, dtype)
+            return _layer(graph, self.architecture, state, served).astype(jnp.float32)
 
         return partial(_in_batches, run)
 
-    def head(self, bits: HeadBits = 16) -> Callable[[np.ndarray], jax.Array]:
+    def head(
+        self, bits: HeadBits = 16, *, activations: Activations = "float32"
+    ) -> Callable[[np.ndarray], jax.Array]:
         """Returns a function from a batch of hidden states to float32 logits [.., V]."""
+        dtype = jnp.dtype(activations)
         weights = self.sharding.put_weights(self.store.head(bits=bits))
         graph, state = nnx.split(build_head(self.architecture, weights, self.sharding))
-        return lambda hidden: _apply(graph, state, jnp.asarray(hidden))
+        return lambda hidden: _apply(graph, state, jnp.asarray(hidden, dtype))
 
 
 def round_wire(hidden: Hidden) -> Hidden:

@@ -13,7 +13,7 @@ are larger than others'.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import groupby
 from pathlib import Path
 
@@ -73,6 +73,31 @@ def weight_variance(
         head_8=omegas(names.head())[8],
         layers=tuple(rows),
     )
+
+
+def matrix_noise(
+    folder: Path, modules: Collection[str], *, group_size: int = 128
+) -> dict[LowBits, float]:
+    """Returns the mean of `noise_to_signal` of some unquantised matrices of layers, by bits.
+
+    Args:
+        folder: Folder of the checkpoint.
+        modules: Names of the matrices there, without ".weight".
+        group_size: Maximum number of weights that share an int4 scale.
+    """
+    architecture = read_architecture(folder)
+    stored = CheckpointTensors(CheckpointReader(folder), architecture)
+    sources = tuple(
+        source
+        for layer in range(architecture.num_layers)
+        for source in stored.names.layer(layer)
+        if source[1].module in modules
+    )
+    sums = dict.fromkeys(LOW_BITS, 0.0)
+    for weight_CF in _matrices(stored, sources):
+        for bits in LOW_BITS:
+            sums[bits] += noise_to_signal(weight_CF, bits=bits, group_size=group_size)
+    return {bits: total / len(modules) for bits, total in sums.items()}
 
 
 def noise_to_signal(

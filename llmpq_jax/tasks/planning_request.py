@@ -18,8 +18,9 @@ from llmpq_jax.arch.measurement_checks import (
     check_measurements,
     staleness_warnings,
 )
+from llmpq_jax.arch.model_limits import check_positions
 from llmpq_jax.checkpoint.reader import CheckpointReader
-from llmpq_jax.checkpoint.validate import plannable_bits
+from llmpq_jax.checkpoint.validate import kept_matrices, plannable_bits, rounding_note
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.planner import PlanRequest
 from llmpq_jax.planner.pins import Use, with_use
@@ -69,6 +70,9 @@ def planning_request(
     """
     choices = request.choices
     architecture = read_architecture(model)
+    note = check_positions(architecture, workload)
+    if note is not None:
+        on_note(note)
     uses: dict[str, Use] = dict.fromkeys(choices.use, "always")
     uses |= dict.fromkeys(choices.leave_idle, "never")
     cluster = with_use(read_cluster(Path(request.sources.cluster)), uses)
@@ -90,7 +94,7 @@ def planning_request(
             Path(request.sources.measurements), architecture, cluster, on_note
         )
     group_size = _group_size(measurements)
-    reference, sensitivity, allowed, tensor = _examine_weights(
+    reference, sensitivity, layer_bits, tensor = _examine_weights(
         model, architecture, request, group_size, on_note
     )
     return PlanRequest(
@@ -102,7 +106,14 @@ def planning_request(
         workload=workload,
         activations=measurements.activations,
         group_size=group_size,
-        bits=tuple(bits for bits in allowed if bits in choices.bits),
+        bits=tuple(
+            bits
+            for bits in ALL_BITS
+            if bits in choices.bits
+            and (not layer_bits or any(bits in own for own in layer_bits))
+        ),
+        layer_bits=layer_bits,
+        rounds_unquantized=choices.round_unquantized,
         head_bits=choices.head_bits,
         kv_bits=choices.kv_bits,
         wire_bits=choices.wire_bits,
@@ -141,11 +152,11 @@ def _examine_weights(
     request: SolveRequest,
     group_size: int,
     on_note: Callable[[str], None],
-) -> tuple[ModelReference, Sensitivity, tuple[Bits, ...], tuple[int, ...]]:
+) -> tuple[ModelReference, Sensitivity, tuple[tuple[Bits, ...], ...], tuple[int, ...]]:
     """Reads what the checkpoint allows, or assumes it if there are no weights to read.
 
-    Returns the model's reference, each layer's quality loss, the bits that every layer
-    can be served at, and the numbers of devices that may hold one stage.
+    Returns the model's reference, each layer's quality loss, the bits that each layer can
+    be served at (none without weights), and the numbers of devices that may hold one stage.
     """
     sources, choices = request.sources, request.choices
     sensitivity = None
@@ -154,9 +165,23 @@ def _examine_weights(
     if sources.roofline and not has_weights(model):
         on_note(f"no weights in {model}: all layers count as equally sensitive")
         reference, assumed = config_alone(model, architecture, group_size=group_size)
-        return reference, sensitivity or assumed, ALL_BITS, choices.tensor
+        return reference, sensitivity or assumed, (), choices.tensor
     reader = CheckpointReader(model)
-    allowed = plannable_bits(reader, architecture, head=choices.head_bits[0])
+    allowed = plannable_bits(
+        reader,
+        architecture,
+        head=choices.head_bits[0],
+        rounds_unquantized=choices.round_unquantized,
+    )
+    rounding = rounding_note(reader, architecture)
+    if rounding is not None:
+        on_note(rounding)
+    kept = kept_matrices(reader, architecture)
+    if kept and not choices.round_unquantized:
+        on_note(
+            f"the checkpoint keeps {len(kept)} matrices unquantised ({kept[0]}, …): their "
+            "layers are planned at 16 bits; --round-unquantized rounds them"
+        )
     tensor = choices.tensor
     if max(tensor) > 1 and any(name.endswith("g_idx") for name in reader):
         on_note(
@@ -164,6 +189,8 @@ def _examine_weights(
             "each stage has one device"
         )
         tensor = (1,)
+    if kept and choices.round_unquantized:
+        on_note(_cost_of_rounding(model, kept, group_size))
     if sensitivity is None:
         from llmpq_jax.sensitivity.weight_variance import weight_variance
 
@@ -173,6 +200,15 @@ def _examine_weights(
         sensitivity = weight_variance(model, group_size=group_size)
     reference = model_reference(model, architecture, model_fingerprint(model))
     return reference, sensitivity, allowed, tensor
+
+
+def _cost_of_rounding(model: Path, kept: tuple[str, ...], group_size: int) -> str:
+    """Returns a line on what it costs to round matrices that the checkpoint keeps."""
+    from llmpq_jax.sensitivity.weight_variance import matrix_noise
+
+    noise = matrix_noise(model, kept, group_size=group_size)
+    shown = ", ".join(f"{noise[bits]:.2g} at {bits} bits" for bits in noise)
+    return f"--round-unquantized: {len(kept)} matrices that the checkpoint keeps unquantised may be rounded; expected noise over signal in their outputs, on average: {shown}"
 
 
 def measurements_digest(sources: Sources) -> str:

@@ -59,7 +59,11 @@ def plan_under_limit(
             something cannot be read.
     """
     limit = measured_limit(request.quality)
-    model = StreamedModel(Path(problem.model.path), group_size=problem.group_size)
+    model = StreamedModel(
+        Path(problem.model.path),
+        group_size=problem.group_size,
+        rounds_unquantized=problem.rounds_unquantized,
+    )
     if problem.sensitivity.rounded is not None:
         folder = Path(problem.sensitivity.rounded)
         weights = CalibratedWeights(folder, fingerprint=model.fingerprint)

@@ -87,10 +87,13 @@ class PlanEvaluator:
         return _perplexity(exact)
 
     def __call__(self, strategy: Strategy) -> ValidationFigures:
-        """Evaluates the weights and the cache that a strategy serves."""
+        """Evaluates the weights, the cache and the activations that a strategy serves."""
         precision = strategy.precision
         variant = Variant(
-            bits=strategy.bits, head_bits=precision.head_bits, kv_bits=precision.kv_bits
+            bits=strategy.bits,
+            head_bits=precision.head_bits,
+            kv_bits=precision.kv_bits,
+            activations=precision.activations,
         )
         exact, found = self._losses(variant)
         before = _perplexity(exact)

@@ -98,6 +98,29 @@ def test_the_prefix_is_the_one_the_file_uses(
     assert names.embedding()[0][1].name == table
 
 
+@pytest.mark.parametrize("name", ["mistral", "opt", "bloom"])
+def test_a_stored_head_is_read_though_the_config_ties_it(
+    tmp_path: Path, name: str
+) -> None:
+    architecture = _architecture(tmp_path, CONFIGS[name])
+    assert architecture.ties_head
+    (_, table), *_ = CheckpointNames(architecture).embedding()
+    names = CheckpointNames(architecture, [table.name, "lm_head.weight"])
+    assert names.embedding()[0][1].name == table.name
+    assert names.head()[-1][1].name == "lm_head.weight"
+    assert not names.shares_table
+
+
+def test_a_head_alone_is_the_embedding_too(tmp_path: Path) -> None:
+    architecture = _architecture(tmp_path, CONFIGS["mistral"])
+    layer = "layers.0.mlp.up_proj.weight"
+    names = CheckpointNames(architecture, ["lm_head.weight", layer])
+    assert names.embedding()[0][1].name == "lm_head.weight"
+    assert not names.embedding()[0][1].is_transposed
+    assert names.head()[-1][1].name == "lm_head.weight"
+    assert layer in {file.name for _, file in names.layer(0)}
+
+
 def test_a_tied_head_is_the_embedding_turned_round(tmp_path: Path) -> None:
     names = CheckpointNames(_architecture(tmp_path, CONFIGS["mistral"]))
     _, table = names.embedding()[0]

@@ -18,7 +18,12 @@ from llmpq_jax.arch.fingerprint import model_fingerprint
 from llmpq_jax.checkpoint.load import load_weights
 from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
 from llmpq_jax.checkpoint.store import WeightStore
-from llmpq_jax.checkpoint.validate import check_bits, check_checkpoint, layer_bits
+from llmpq_jax.checkpoint.validate import (
+    check_bits,
+    check_checkpoint,
+    kept_matrices,
+    plannable_bits,
+)
 from llmpq_jax.errors import CheckpointError, StrategyError, UnsupportedModelError
 from llmpq_jax.quant import QArray
 from llmpq_jax.runtime import Pipeline
@@ -154,7 +159,7 @@ def test_its_own_bits_and_16_are_allowed_and_others_refused(
     model, bits = foreign
     reader, architecture = CheckpointReader(model), read_architecture(model)
     check_checkpoint(reader, architecture)
-    assert layer_bits(reader, architecture) == ((16, bits),) * 4
+    assert plannable_bits(reader, architecture, head=16) == ((16, bits),) * 4
     check_bits(reader, architecture, layers=(bits, 16, bits, 16), head=8)
     other = 12 - bits
     message = rf"layers\.2\.self_attn\.q_proj holds integers of {bits} bits \(.*\), the plan asks for {other}: expected {bits} or 16"
@@ -199,7 +204,9 @@ def test_act_order_is_not_cut_over_a_mesh(tmp_path: Path) -> None:
         _logits(model, bits, devices=(0, 1))
 
 
-def test_a_plain_matrix_among_quantised_ones_is_rounded_as_planned(gptq: Path) -> None:
+@pytest.fixture
+def keeps_down(gptq: Path) -> Path:
+    """A checkpoint that keeps one matrix of layer 1 at 16 bits."""
     twin = load_file(gptq.parent / "dense" / WHOLE)
     tensors = {
         name: array
@@ -207,9 +214,46 @@ def test_a_plain_matrix_among_quantised_ones_is_rounded_as_planned(gptq: Path) -
         if not name.startswith(f"{DOWN}.")
     }
     save_file(tensors | {f"{DOWN}.weight": twin[f"{DOWN}.weight"]}, gptq / WHOLE)
-    _check(gptq)
-    layer = load_weights(_open(gptq).layer(1, bits=4))
-    assert isinstance(layer["mlp.down.weight"], QArray)
+    return gptq
+
+
+def test_a_plain_matrix_among_quantised_ones_is_kept_unless_asked(
+    keeps_down: Path,
+) -> None:
+    _check(keeps_down)
+    reader, architecture = CheckpointReader(keeps_down), read_architecture(keeps_down)
+    assert kept_matrices(reader, architecture) == (DOWN,)
+    plannable = plannable_bits(reader, architecture, head=8)
+    assert plannable == ((16, 4), (16,), (16, 4), (16, 4))
+    message = r"layers\.1\.mlp\.down_proj is kept at 16 bits in a gptq checkpoint, the plan asks for 4: expected 16"
+    with pytest.raises(CheckpointError, match=message):
+        check_bits(reader, architecture, layers=(4, 4, 4, 4), head=8)
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(_open(keeps_down).layer(1, bits=4))
+
+
+def test_a_kept_matrix_is_rounded_on_request(keeps_down: Path) -> None:
+    reader, architecture = CheckpointReader(keeps_down), read_architecture(keeps_down)
+    plannable = plannable_bits(reader, architecture, head=8, rounds_unquantized=True)
+    assert plannable == ((16, 4),) * 4
+    store = WeightStore(reader, architecture, rounds_unquantized=True)
+    assert isinstance(load_weights(store.layer(1, bits=4))["mlp.down.weight"], QArray)
+
+
+def test_a_plan_serves_kept_matrices_as_they_are(keeps_down: Path) -> None:
+    expected = _logits(keeps_down.parent / "dense", 16)
+    strategy = make_strategy(keeps_down, [((0,), [4, 16, 4, 4])])
+    with Pipeline.load(strategy) as pipeline:
+        found = np.asarray(pipeline.score(TOKENS)[0])
+    tolerance = 2 * logit_tolerance(read_architecture(keeps_down), expected)
+    np.testing.assert_allclose(found, expected, atol=tolerance, rtol=0)
+
+
+def test_a_quantised_embedding_is_refused_by_name(gptq: Path) -> None:
+    table = "model.embed_tokens"
+    _change(gptq, {f"{table}.qweight": np.zeros((3, 8), np.int32)}, f"{table}.weight")
+    with pytest.raises(CheckpointError, match=r"embed_tokens is quantised \(gptq\)"):
+        _check(gptq)
 
 
 @pytest.mark.parametrize(

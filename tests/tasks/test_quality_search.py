@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpq_jax.errors import InfeasibleError, RequestError
+from llmpq_jax.schema.precision import Activations, KvBits
 from llmpq_jax.schema.sensitivity import CalibrationText, LayerSensitivity, Sensitivity
 from llmpq_jax.schema.strategy import (
     ModelReference,
@@ -20,14 +22,19 @@ from llmpq_jax.schema.strategy import (
     Strategy,
 )
 from llmpq_jax.schema.workload import MicroBatch, Workload
+from llmpq_jax.sensitivity.streamed_model import StreamedModel
+from llmpq_jax.tasks.evaluate import evaluate
+from llmpq_jax.tasks.indicate import open_text
 from llmpq_jax.tasks.quality_search import first_budget, plan_within
 from llmpq_jax.tasks.validation import (
     Limit,
+    PlanEvaluator,
     Round,
     ValidationFigures,
     read_evaluated,
     write_evaluated,
 )
+from tests.support.tiny_models import make_strategy, write_tiny_model
 
 LAYERS = 6
 # Omega of a layer at 4 bits; at 8 it loses nothing.
@@ -209,3 +216,27 @@ def test_a_record_returns_what_was_evaluated_for_the_same_problem(tmp_path):
     path.write_text(path.read_text() + '{"key": "a"}\n')
     with pytest.raises(RequestError, match="line 4: cannot be read"):
         read_evaluated(path, "a")
+
+
+@pytest.mark.parametrize("kv_bits", [16, 8])
+def test_a_plan_is_judged_with_the_activations_that_it_serves(
+    tmp_path: Path, kv_bits: KvBits
+) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog, twice. " * 4)
+    streamed = StreamedModel(model)
+    windows = open_text(streamed, text, window=16, max_tokens=128)
+    served = make_strategy(model, [((0,), [8, 16, 8, 4])], kv_bits=kv_bits)
+    figures: dict[Activations, ValidationFigures] = {}
+    for activations in ("float32", "bfloat16"):
+        strategy = replace(
+            served, precision=replace(served.precision, activations=activations)
+        )
+        judge = PlanEvaluator(streamed, windows, folder=tmp_path / activations)
+        figures[activations] = judge(strategy)
+        evaluation, _ = evaluate(strategy, text_path=text, window=16, max_tokens=128)
+        assert evaluation is not None
+        assert figures[activations].kl == pytest.approx(evaluation.kl_mean, rel=0.05)
+    assert figures["bfloat16"].kl > figures["float32"].kl
+    assert figures["bfloat16"].perplexity == figures["float32"].perplexity

@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from llmpq_jax.cli.options.option_group import OptionGroup, choice, option, option_group
+from llmpq_jax.cli.options.option_group import (
+    OptionGroup,
+    choice,
+    flag,
+    option,
+    option_group,
+)
 from llmpq_jax.cli.options.shared import ABOVE_ZERO, FROM_ZERO, POSITIVE, WINDOW
 from llmpq_jax.schema.solve_request import (
     BitsPin,
@@ -109,6 +115,10 @@ CHOICES = option_group(
         "Leave this device idle, whatever the cluster file says. May be repeated.",
         multiple=True,
         metavar="DEVICE",
+    ),
+    round_unquantized=flag(
+        "Round matrices too that a quantised checkpoint keeps at 16 bits or more; their "
+        "layers are served at 16 bits otherwise."
     ),
 )
 

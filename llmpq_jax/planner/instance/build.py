@@ -81,7 +81,8 @@ def make_instance(
         ),
         buffer_bytes=num_bytes,
         received_bytes=NUM_RECEIVE_BUFFERS * num_bytes,
-        may_have=allowed_by(request.pins, problem.bits, num_layers=num_layers),
+        may_have=allowed_by(request.pins, problem.bits, num_layers=num_layers)
+        & _in_checkpoint(problem),
         device_groups=problem.device_groups,
         hosts=_hosts(problem),
         omega=problem.omega,
@@ -89,6 +90,13 @@ def make_instance(
         omega_budget=omega_budget,
         theta=request.theta,
     )
+
+
+def _in_checkpoint(problem: Problem) -> np.ndarray:
+    """Returns whether the checkpoint can have a layer at a precision, [L, B]."""
+    request = problem.request
+    choices = request.layer_bits or (problem.bits,) * request.architecture.num_layers
+    return np.array([[bits in own for bits in problem.bits] for own in choices])
 
 
 def _held_bytes(

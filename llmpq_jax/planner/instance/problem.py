@@ -71,6 +71,7 @@ class Problem:
             kv_bits=kv_bits,
             rounding=self.request.sensitivity.rounding,
             group_size=self.request.group_size,
+            rounds_unquantized=self.request.rounds_unquantized,
         )
 
     def fixed_omega(self, head_bits: HeadBits, kv_bits: KvBits) -> float:

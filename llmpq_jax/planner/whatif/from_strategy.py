@@ -46,6 +46,10 @@ def request_allowing(request: PlanRequest, strategy: Strategy) -> PlanRequest:
         request,
         workload=strategy.workload,
         bits=tuple(b for b in ALL_BITS if b in request.bits or b in strategy.bits),
+        layer_bits=tuple(
+            _with(own, [used])
+            for own, used in zip(request.layer_bits, strategy.bits, strict=False)
+        ),
         head_bits=_with(request.head_bits, [strategy.precision.head_bits]),
         kv_bits=_with(request.kv_bits, [strategy.precision.kv_bits]),
         wire_bits=_with(request.wire_bits, wire_bits),
