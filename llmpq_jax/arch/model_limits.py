@@ -9,14 +9,11 @@ from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.schema.workload import Workload
 
 
-def check_positions(architecture: Architecture, workload: Workload) -> str | None:
-    """Compares a workload with a model's positions.
+def check_positions(architecture: Architecture, workload: Workload) -> tuple[str, ...]:
+    """Compares a workload with a model's positions, and returns warnings.
 
     Learned positions end, so a longer context is refused. Rotary ones are computed for
     any length, as transformers does too, but the model was not trained for them.
-
-    Returns:
-        A warning, or None if the context is within the positions.
 
     Raises:
         ValueError: If the model has no positions for the workload's context.
@@ -24,13 +21,15 @@ def check_positions(architecture: Architecture, workload: Workload) -> str | Non
     # The last new token is never read.
     num_read, known = workload.context_length - 1, architecture.max_positions
     if architecture.position == "alibi" or num_read <= known:
-        return None
+        return ()
     found = f"--prompt-length {workload.prompt_length} and --new-tokens {workload.new_tokens}"
     limit = architecture.position_limit
     if limit is not None:
         msg = f"{found} need {num_read} positions, the model has {limit}: expected at most {limit + 1} tokens together; plan for fewer"
         raise ValueError(msg)
-    return f"{found} need {num_read} positions, the model was trained for {known}: longer texts may lose their thread"
+    return (
+        f"{found} need {num_read} positions, the model was trained for {known}: longer texts may lose their thread",
+    )
 
 
 def check_widths(strategy: Strategy, architecture: Architecture) -> None:

@@ -70,12 +70,9 @@ def planning_request(
     """
     choices = request.choices
     architecture = read_architecture(model)
-    note = check_positions(architecture, workload)
-    if note is not None:
+    for note in check_positions(architecture, workload):
         on_note(note)
-    uses: dict[str, Use] = dict.fromkeys(choices.use, "always")
-    uses |= dict.fromkeys(choices.leave_idle, "never")
-    cluster = with_use(read_cluster(Path(request.sources.cluster)), uses)
+    cluster = _read_cluster(request)
     if request.sources.measurements is None:
         on_note(
             "--roofline: seconds are predicted from data-sheet figures, not measured"
@@ -106,12 +103,7 @@ def planning_request(
         workload=workload,
         activations=measurements.activations,
         group_size=group_size,
-        bits=tuple(
-            bits
-            for bits in ALL_BITS
-            if bits in choices.bits
-            and (not layer_bits or any(bits in own for own in layer_bits))
-        ),
+        bits=_shared_choices(choices.bits, layer_bits),
         layer_bits=layer_bits,
         rounds_unquantized=choices.round_unquantized,
         head_bits=choices.head_bits,
@@ -124,6 +116,21 @@ def planning_request(
         prefill=choices.prefill_micro_batch,
         decode=choices.decode_micro_batch,
     )
+
+
+def _read_cluster(request: SolveRequest) -> Cluster:
+    """Reads the cluster, with the devices that are to be used or left idle."""
+    uses: dict[str, Use] = dict.fromkeys(request.choices.use, "always")
+    uses |= dict.fromkeys(request.choices.leave_idle, "never")
+    return with_use(read_cluster(Path(request.sources.cluster)), uses)
+
+
+def _shared_choices(
+    bits: tuple[Bits, ...], layer_bits: tuple[tuple[Bits, ...], ...]
+) -> tuple[Bits, ...]:
+    """Returns the precisions that are allowed and that some layer can have."""
+    found = {each for own in layer_bits for each in own} or set(ALL_BITS)
+    return tuple(each for each in ALL_BITS if each in bits and each in found)
 
 
 def _read_measurements(

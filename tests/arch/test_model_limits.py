@@ -14,7 +14,7 @@ from llmpq_jax.schema.workload import Workload
 
 def _check(
     folder: Path, family: str, prompt_length: int, new_tokens: int
-) -> str | None:
+) -> tuple[str, ...]:
     config = {"model_type": family, "max_position_embeddings": 40}
     (folder / "config.json").write_text(json.dumps(config))
     workload = Workload(batch=1, prompt_length=prompt_length, new_tokens=new_tokens)
@@ -26,7 +26,7 @@ def test_a_context_within_the_positions_is_not_remarked_on(
     tmp_path: Path, family: str
 ) -> None:
     # The last new token is not read.
-    assert _check(tmp_path, family, 30, 11) is None
+    assert _check(tmp_path, family, 30, 11) == ()
 
 
 def test_learned_positions_end(tmp_path: Path) -> None:
@@ -36,10 +36,9 @@ def test_learned_positions_end(tmp_path: Path) -> None:
 
 
 def test_rotary_positions_are_warned_about(tmp_path: Path) -> None:
-    note = _check(tmp_path, "llama", 30, 12)
-    assert note is not None
+    (note,) = _check(tmp_path, "llama", 30, 12)
     assert "need 41 positions, the model was trained for 40" in note
 
 
 def test_positions_without_an_end_are_not_remarked_on(tmp_path: Path) -> None:
-    assert _check(tmp_path, "bloom", 3000, 1200) is None
+    assert _check(tmp_path, "bloom", 3000, 1200) == ()
