@@ -73,23 +73,9 @@ def planning_request(
     for note in check_positions(architecture, workload):
         on_note(note)
     cluster = _read_cluster(request)
-    if request.sources.measurements is None:
-        on_note(
-            "--roofline: seconds are predicted from data-sheet figures, not measured"
-        )
-        measurements = roofline_measurements(
-            model,
-            architecture,
-            cluster,
-            workload,
-            prefill=choices.prefill_micro_batch,
-            decode=choices.decode_micro_batch,
-            tensor=choices.tensor,
-        )
-    else:
-        measurements = _read_measurements(
-            Path(request.sources.measurements), architecture, cluster, on_note
-        )
+    measurements = _measurements(
+        model, architecture, cluster, workload, request, on_note
+    )
     group_size = _group_size(measurements)
     reference, sensitivity, layer_bits, tensor = _examine_weights(
         model, architecture, request, group_size, on_note
@@ -133,14 +119,30 @@ def _shared_choices(
     return tuple(each for each in ALL_BITS if each in bits and each in found)
 
 
-def _read_measurements(
-    path: Path,
+def _measurements(
+    model: Path,
     architecture: Architecture,
     cluster: Cluster,
+    workload: Workload,
+    request: SolveRequest,
     on_note: Callable[[str], None],
 ) -> Measurements:
-    """Reads measurements, checks them, and notes what is doubtful or corrected."""
-    measurements = read_measurements(path)
+    """Predicts measurements, or reads them, and notes what is doubtful or corrected."""
+    choices, path = request.choices, request.sources.measurements
+    if path is None:
+        on_note(
+            "--roofline: seconds are predicted from data-sheet figures, not measured"
+        )
+        return roofline_measurements(
+            model,
+            architecture,
+            cluster,
+            workload,
+            prefill=choices.prefill_micro_batch,
+            decode=choices.decode_micro_batch,
+            tensor=choices.tensor,
+        )
+    measurements = read_measurements(Path(path))
     check_measurements(measurements, architecture)
     check_kinds(measurements, cluster)
     kinds = dict.fromkeys(each.device.kind for each in cluster.node_devices)

@@ -225,7 +225,7 @@ def test_a_plain_matrix_among_quantised_ones_is_kept_unless_asked(
     assert kept_matrices(reader, architecture) == (DOWN,)
     plannable = plannable_bits(reader, architecture, head=8)
     assert plannable == ((16, 4), (16,), (16, 4), (16, 4))
-    message = r"layers\.1\.mlp\.down_proj is kept at 16 bits in a gptq checkpoint, the plan asks for 4: expected 16"
+    message = r"layers\.1\.mlp\.down_proj is kept at 16 bits \(the others are gptq\), the plan asks for 4: expected 16"
     with pytest.raises(CheckpointError, match=message):
         check_bits(reader, architecture, layers=(4, 4, 4, 4), head=8)
     with pytest.raises(CheckpointError, match=message):
