@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from llmpq_jax.costmodel.latency import correction_factors
+from llmpq_jax.report.names import counted
 from llmpq_jax.report.table_style import ReportTable, new_table
 from llmpq_jax.schema.measurements import PHASES, LinkTime, Measurements
 from llmpq_jax.units import format_bytes, format_seconds
@@ -63,9 +64,8 @@ def factor_lines(measurements: Measurements, kinds: Collection[str]) -> list[str
         ]
         runs = {row.record for row in measurements.observed if row.kind == kind}
         if parts:
-            counted = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
             found.append(
                 f"{kind}: seconds are multiplied by {' and '.join(parts)}, calibrated "
-                f"from {counted}"
+                f"from {counted(len(runs), 'run')}"
             )
     return found

@@ -7,7 +7,7 @@ from itertools import groupby
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from llmpq_jax.report.names import bits_text, devices_text, layers_text
+from llmpq_jax.report.names import bits_text, counted, devices_text, layers_text
 from llmpq_jax.report.table_style import ReportTable, arrow, known, new_table
 from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.measurements import LayerTime, Measurements
@@ -40,8 +40,8 @@ def plan_table(strategy: Strategy) -> ReportTable:
     prefill, decode = strategy.micro_batch.prefill, strategy.micro_batch.decode
     table.caption = (
         "predicted seconds of one micro-batch: "
-        f"{_count(prefill, 'prompt')} in prefill, "
-        f"one step of {_count(decode, 'sequence')} in decode"
+        f"{counted(prefill, 'prompt')} in prefill, "
+        f"one step of {counted(decode, 'sequence')} in decode"
     )
     return table
 
@@ -193,7 +193,7 @@ def written_table(parts: Sequence[WrittenModule]) -> ReportTable:
 
     for (kind, bits), group in groupby(sorted(parts, key=key), key):
         own = list(group)
-        name = _count(len(own), "layer") if order[kind] == "layer" else order[kind]
+        name = counted(len(own), "layer") if order[kind] == "layer" else order[kind]
         table.add_row(name, str(-bits), *map(format_bytes, sizes(own)))
     before, after = sizes(parts)
     table.add_section()
@@ -208,7 +208,3 @@ def _placement(stage: Stage) -> tuple[str, str, str]:
 
 def _of(used_bytes: int, allowed_bytes: int) -> str:
     return f"{format_bytes(used_bytes)} of {format_bytes(allowed_bytes)}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

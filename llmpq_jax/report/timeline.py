@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmpq_jax.report.names import devices_text, layers_text
+from llmpq_jax.report.names import counted, devices_text, layers_text
 from llmpq_jax.report.picture_style import (
     INK,
     PHASE_COLOURS,
@@ -86,7 +86,8 @@ def timeline_figure(strategy: Strategy, batch: BatchRecord) -> Figure:
 
 
 def _size(batch: BatchRecord) -> str:
-    return f"{batch.num_requests} prompts, {batch.num_new_tokens:,} new tokens"
+    prompts = counted(batch.num_requests, "prompt")
+    return f"{prompts}, {counted(batch.num_new_tokens, 'new token')}"
 
 
 def _figure(
