@@ -86,7 +86,8 @@ def sweep_command(
     from llmpq_jax.planner.whatif.pareto import Sweep
     from llmpq_jax.planner.whatif.sweep_point import SweepPoint, front
     from llmpq_jax.report.console import log, print_line, progress_bar
-    from llmpq_jax.report.pareto import point_line, write_csv, write_picture
+    from llmpq_jax.report.pareto import point_line, sweep_figure, write_csv
+    from llmpq_jax.report.picture_style import save_figure
 
     request = SolveRequest(sources=sources, choices=choices, quality=quality)
     sweep = Sweep(
@@ -112,7 +113,8 @@ def sweep_command(
         raise InfeasibleError(msg)
     picture = out.with_suffix(".png")
     basis = "predicted from data-sheet figures" if sources.roofline else "predicted"
-    write_picture(picture, axis, found, kept, basis=basis)
+    figure = sweep_figure(axis, found, kept, request=sweep.request, basis=basis)
+    save_figure(figure, picture)
     for point in kept:
         print_line(point_line(axis, point))
     print_line(
