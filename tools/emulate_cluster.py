@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich import box
-from rich.table import Table
 
 from llmpq_jax.errors import LlmpqError
 from llmpq_jax.report.console import log, print_table
+from llmpq_jax.report.table_style import ReportTable, new_table
 from tools.emulation.achieved import (
     Achieved,
     check_achieved,
@@ -148,24 +147,20 @@ def start(nodes: EmulatedNodes, command: tuple[str, ...]) -> None:
     sys.exit(code)
 
 
-def achieved_table(achieved: Sequence[Achieved]) -> Table:
+def achieved_table(achieved: Sequence[Achieved]) -> ReportTable:
     """Shows measured speeds, compared with the file's."""
-    table = Table(
-        title="Speeds while all nodes compute, relative to one processor without limits",
-        title_justify="left",
-        box=box.SIMPLE,
+    table = new_table(
+        "Speeds while all nodes compute, relative to one processor without limits",
+        "node",
+        right=(
+            "asked",
+            "processor time",
+            "computing",
+            "off",
+            "reading memory",
+            "after a pause",
+        ),
     )
-    table.add_column("node")
-    columns = (
-        "asked",
-        "processor time",
-        "computing",
-        "off",
-        "reading memory",
-        "after a pause",
-    )
-    for column in columns:
-        table.add_column(column, justify="right")
     for node in achieved:
         table.add_row(
             node.name,

@@ -17,8 +17,9 @@ INTRODUCTION = """\
 
 <!-- Written by tools/write_cli_docs.py from the commands' own help; edit it there. -->
 
-Results go to stdout, progress and logs to stderr. A command exits with 0, with 1 and one
-line that says what is wrong, or with 2 if it was called wrongly.
+Results go to stdout, logs and progress to stderr: in a terminal as a bar, else as a line
+about once a minute. A command exits with 0, with 1 and one line that says what is wrong, or
+with 2 if it was called wrongly.
 """
 
 

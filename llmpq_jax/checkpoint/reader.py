@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llmpq_jax.arch.model_folder import check_model_folder
 from llmpq_jax.checkpoint.safetensors_file import StoredTensor, read_header, read_stored
 from llmpq_jax.errors import CheckpointError
 
@@ -70,9 +71,7 @@ def _read_headers(folder: Path) -> dict[str, StoredTensor]:
         return read_header(folder / WHOLE)
     if (folder / INDEX).is_file():
         return _read_shards(folder / INDEX)
-    if not folder.is_dir():
-        msg = f"checkpoint {folder}: is not a folder: expected the folder of a Hugging Face checkpoint"
-        raise CheckpointError(msg)
+    check_model_folder(folder)
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if pickles:
         msg = f"checkpoint {folder}: found {', '.join(pickles[:3])} but no safetensors: expected {WHOLE} or {INDEX}; pickles may run code and are never read, convert them with transformers' save_pretrained"

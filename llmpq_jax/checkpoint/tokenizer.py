@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmpq_jax.arch.model_folder import check_model_folder
 from llmpq_jax.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
@@ -48,10 +49,8 @@ class Tokenizer:
             # Importing transformers takes seconds.
             from transformers import AutoTokenizer
 
-        if not folder.is_dir():
-            # transformers would take the path for a name to look up elsewhere.
-            msg = f"tokenizer {folder}: is not a folder: expected a checkpoint folder with tokenizer.json"
-            raise CheckpointError(msg)
+        # transformers would take another path for a name to look up elsewhere.
+        check_model_folder(folder)
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False

@@ -36,18 +36,34 @@ def compare_command(
     paper's heuristic. Each is compared with the fastest plan that loses no more quality.
     """
     from dataclasses import asdict
+    from itertools import count
+    from typing import get_args
 
-    from llmpq_jax.planner.baselines.compare import compare
+    from llmpq_jax.planner.baselines.compare import Method, compare
     from llmpq_jax.report.comparison import comparison_table
-    from llmpq_jax.report.console import log, print_json, print_line, print_table
+    from llmpq_jax.report.console import (
+        note_callback,
+        print_json,
+        print_line,
+        print_table,
+        progress_bar,
+    )
 
     problem = read_problem(model, workload, SolveRequest(sources=sources))
-    rows = compare(
-        problem,
-        time_limit_s=search.time_limit_s,
-        relative_gap=search.gap,
-        progress=lambda method: log(f"comparing with {method} …"),
-    )
+    begun = count()
+    with progress_bar("comparing", len(get_args(Method)), unit="methods") as advance:
+        show_note = note_callback(advance)
+
+        def on_method(method: str) -> None:
+            advance(min(1, next(begun)))
+            show_note(f"comparing with {method}")
+
+        rows = compare(
+            problem,
+            time_limit_s=search.time_limit_s,
+            relative_gap=search.gap,
+            progress=on_method,
+        )
     if as_json:
         print_json([asdict(row) | {"ratio": row.ratio} for row in rows])
         return

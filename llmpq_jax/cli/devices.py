@@ -37,13 +37,13 @@ def devices_command(
 ) -> None:
     """Write a cluster file for this machine.
 
-    It has each device's kind and free memory, and the number of cores. Run this on each
-    machine, put the [[node]] tables into one file, and add a [[link]] between each two
-    machines.
+    It has each device's kind and free memory, and the number of cores. Of several
+    machines, run this on each with its own --node, put the [[node]] tables into one file,
+    and measure the links between them by `llmpq-jax profile --between-nodes`.
     """
     from llmpq_jax.errors import ClusterError
     from llmpq_jax.profiler.machine import describe_machine
-    from llmpq_jax.report.console import print_line, print_paths, print_table
+    from llmpq_jax.report.console import log, print_line, print_paths, print_table
     from llmpq_jax.report.tables import machine_table
     from llmpq_jax.schema.record_files import cluster_text, write_cluster
 
@@ -56,6 +56,12 @@ def devices_command(
     cluster = describe_machine(
         node=node, num_cpu_devices=cpu_devices, measures_links=links
     )
+    if links and not cluster.links:
+        log(
+            f"--links: {node} has one device, whose memory was read; there is no link "
+            "within it to measure. `llmpq-jax profile --between-nodes` measures those "
+            "between machines"
+        )
     if out is None:
         print_line(cluster_text(cluster).rstrip())
         return

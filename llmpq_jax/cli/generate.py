@@ -44,6 +44,7 @@ def generate_command(
     failures.check(engine=engine.engine, out=batch.out)
     start = engine.starter(restarts=failures.on_loss != "stop")
 
+    from llmpq_jax.arch.model_folder import check_model_folder
     from llmpq_jax.batch.prompt_file import PromptFile, make_prompts
     from llmpq_jax.batch.result_line import result_values
     from llmpq_jax.cli.generate_output import write_and_print
@@ -57,6 +58,8 @@ def generate_command(
         else PromptFile(batch.prompts_path, sampling.defaults)
     )
     strategy = read_strategy(batch.strategy_path)
+    # Before a file of results is begun.
+    check_model_folder(Path(strategy.model.path))
     model = Path(strategy.model.path).resolve().name
     keep_compiled(cache_home())
     settings = ServeSettings(

@@ -85,8 +85,9 @@ def sweep_command(
     from llmpq_jax.errors import InfeasibleError
     from llmpq_jax.planner.whatif.pareto import Sweep
     from llmpq_jax.planner.whatif.sweep_point import SweepPoint, front
-    from llmpq_jax.report.console import log, print_line
-    from llmpq_jax.report.pareto import point_line, write_csv, write_picture
+    from llmpq_jax.report.console import log, print_line, progress_bar
+    from llmpq_jax.report.pareto import point_line, sweep_figure, write_csv
+    from llmpq_jax.report.picture_style import save_figure
 
     request = SolveRequest(sources=sources, choices=choices, quality=quality)
     sweep = Sweep(
@@ -95,22 +96,25 @@ def sweep_command(
         relative_gap=search.gap,
     )
     found: list[SweepPoint] = []
-    try:
-        for point in sweep.points(axis, max_points=points):
-            found.append(point)
-            log(point_line(axis, point))
-            write_csv(out, axis, found, front(axis, found))
-            if point.was_interrupted:
-                log("interrupted: the points so far are kept")
-    except KeyboardInterrupt:
-        log("interrupted: the points so far are kept")
+    with progress_bar("solving", points, unit="points") as advance:
+        try:
+            for point in sweep.points(axis, max_points=points):
+                found.append(point)
+                advance(1)
+                log(point_line(axis, point))
+                write_csv(out, axis, found, front(axis, found))
+                if point.was_interrupted:
+                    log("interrupted: the points so far are kept")
+        except KeyboardInterrupt:
+            log("interrupted: the points so far are kept")
     kept = front(axis, found)
     if not kept:
         msg = "no point has a plan: `llmpq-jax solve` says what is short of what"
         raise InfeasibleError(msg)
     picture = out.with_suffix(".png")
     basis = "predicted from data-sheet figures" if sources.roofline else "predicted"
-    write_picture(picture, axis, found, kept, basis=basis)
+    figure = sweep_figure(axis, found, kept, request=sweep.request, basis=basis)
+    save_figure(figure, picture)
     for point in kept:
         print_line(point_line(axis, point))
     print_line(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import combinations
 
 from llmpq_jax.costmodel.monotone_table import MonotoneTable, fit_table
 from llmpq_jax.errors import MeasurementError
-from llmpq_jax.schema.cluster import Cluster, NodeDevice
+from llmpq_jax.schema.cluster import Cluster, Link, NodeDevice
 from llmpq_jax.schema.measurements import LinkTime, Measurements
 
 # Exponents over bytes: bytes over bandwidth, and latency.
 LINK_FEATURES = [(1,), (0,)]
+
+# Bytes per second and latency that a message proposes: 10 Gbit/s, and a PCIe 3 slot.
+_BETWEEN_NODES = (1.25e9, 1e-4)
+_WITHIN_NODE = (12e9, 3e-5)
 
 _Nodes = tuple[str | None, str | None]
 
@@ -37,23 +44,9 @@ def transfer_s(
     link = cluster.link_between(source, target)
     if link is not None:
         return link.latency_s + num_bytes / link.bandwidth_bytes_per_s
-    kinds = (source.device.kind, target.device.kind)
-    nodes = (source.node.name, target.node.name)
-    within_node = (None, None)
-    # Transfers within a node are recorded without its name.
-    candidates = [within_node] if nodes[0] == nodes[1] else [nodes, within_node]
-    rows = next(
-        filter(None, (_either_way(measurements, kinds, each) for each in candidates)),
-        [],
-    )
+    rows = _measured(measurements, source, target)
     if not rows:
-        msg = (
-            f"no link between {source.name} ({kinds[0]}) and {target.name} ({kinds[1]}): "
-            f"expected a [[link]] between {nodes[0]!r} and {nodes[1]!r} in the "
-            "cluster file, or measured ones; measure with `llmpq-jax profile`"
-            f"{'' if nodes[0] == nodes[1] else ' --between-nodes'}"
-        )
-        raise MeasurementError(msg)
+        raise MeasurementError(_no_link(cluster, measurements, source, target))
     return float(_fit_link(tuple(rows))(num_bytes))
 
 
@@ -61,6 +54,67 @@ def transfer_s(
 def _fit_link(rows: tuple[LinkTime, ...]) -> MonotoneTable:
     sizes = [(row.num_bytes,) for row in rows]
     return fit_table(sizes, [row.seconds for row in rows], LINK_FEATURES)
+
+
+def _measured(
+    measurements: Measurements, source: NodeDevice, target: NodeDevice
+) -> list[LinkTime]:
+    """Returns the transfers that those of two devices are predicted from."""
+    kinds = (source.device.kind, target.device.kind)
+    nodes = (source.node.name, target.node.name)
+    within_node = (None, None)
+    # Transfers within a node are recorded without its name.
+    candidates = [within_node] if nodes[0] == nodes[1] else [nodes, within_node]
+    found = (_either_way(measurements, kinds, each) for each in candidates)
+    return next(filter(None, found), [])
+
+
+def _no_link(
+    cluster: Cluster, measurements: Measurements, source: NodeDevice, target: NodeDevice
+) -> str:
+    """Returns the message for a missing link, with a line for the cluster file."""
+    ends = " and ".join(
+        f"{each.name} ({each.device.kind})" for each in (source, target)
+    )
+    measure = "llmpq-jax profile"
+    if source.node.name != target.node.name:
+        measure += " --between-nodes"
+    place = "at the top of the cluster file"
+    if cluster.links:
+        place += ", in place of its links"
+    line = _toml_line((*cluster.links, *_missing_links(cluster, measurements)))
+    return (
+        f"no link between {ends}: expected it in the cluster file or in the "
+        f"measurements; measure it with `{measure}`, or write this line {place}, with "
+        f"your own numbers: {line}"
+    )
+
+
+def _missing_links(cluster: Cluster, measurements: Measurements) -> Iterator[Link]:
+    """Yields a link with assumed numbers for each two nodes that lack theirs."""
+    usable = [each for each in cluster.node_devices if each.device.use != "never"]
+    pairs = {
+        (one.node.name, other.node.name): None
+        for one, other in combinations(usable, 2)
+        if cluster.link_between(one, other) is None
+        and not _measured(measurements, one, other)
+    }
+    for one, other in pairs:
+        bandwidth, latency_s = _WITHIN_NODE if one == other else _BETWEEN_NODES
+        yield Link(
+            between=(one, other), bandwidth_bytes_per_s=bandwidth, latency_s=latency_s
+        )
+
+
+def _toml_line(links: Iterable[Link]) -> str:
+    # As an array, since [[link]] needs lines of its own and a message has one.
+    texts = (
+        f"{{between = {json.dumps(link.between, ensure_ascii=False)}, "
+        f"bandwidth_bytes_per_s = {link.bandwidth_bytes_per_s!r}, "
+        f"latency_s = {link.latency_s!r}}}"
+        for link in links
+    )
+    return f"link = [{', '.join(texts)}]"
 
 
 def _either_way(

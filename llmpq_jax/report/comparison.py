@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
-from llmpq_jax.report.table_style import UNKNOWN, new_table
+from llmpq_jax.report.table_style import UNKNOWN, ReportTable, new_table
 from llmpq_jax.units import format_seconds
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ COLUMNS = (
 )
 
 
-def comparison_table(rows: Sequence[Comparison]) -> Table:
+def comparison_table(rows: Sequence[Comparison]) -> ReportTable:
     """Shows each baseline and the fastest joint plan of at least its quality."""
     table = new_table(
         "Baselines, each with the fastest joint plan of at least its quality",

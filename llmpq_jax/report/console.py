@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from llmpq_jax.report.progress_lines import ProgressLines, every_minute
 from llmpq_jax.units import format_seconds
 
 if TYPE_CHECKING:
@@ -69,15 +71,32 @@ def print_table(renderable: RenderableType) -> None:
 
 
 @contextmanager
-def progress_bar(what: str, total: float | None, *, unit: str) -> Iterator[Advance]:
-    """Shows a bar with its rate and the time left on stderr, if that is a terminal.
+def progress_bar(
+    what: str,
+    total: float | None,
+    *,
+    unit: str,
+    repeating: Callable[
+        [Callable[[], None]], AbstractContextManager[None]
+    ] = every_minute,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Advance]:
+    """Shows long work on stderr: a bar in a terminal, else a line about once a minute.
 
-    Yields a function that advances the bar. `what` is the name of the work, such as
-    "loading", `unit` that of its units in the plural, `total` None while it is unknown.
+    Yields a function that advances it.
+
+    Args:
+        what: Name of the work, such as "loading".
+        total: Number of units of the work; None while it is unknown.
+        unit: Name of the units, in the plural.
+        repeating: Context in which an action is called about once a minute.
+        clock: Function that returns the time in seconds.
     """
     if not sys.stderr.isatty():
         log(f"{what} …")
-        yield _ignore
+        lines = ProgressLines(what, total, unit=unit, clock=clock)
+        with repeating(lambda: log(lines.line())):
+            yield lines.advance
         return
     from rich import progress
     from rich.console import Console
@@ -107,10 +126,6 @@ def progress_bar(what: str, total: float | None, *, unit: str) -> Iterator[Advan
             bar.update(task, rate=unit if speed is None else f"{unit}, {speed:.3g}/s")
 
         yield advance
-
-
-def _ignore(count: float, total: float | None = None, note: str | None = None) -> None:
-    del count, total, note
 
 
 def state_callback(advance: Advance) -> Callable[[Progress], None]:

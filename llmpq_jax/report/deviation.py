@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from llmpq_jax.report.names import devices_text
-from llmpq_jax.report.table_style import known, new_table
+from llmpq_jax.report.table_style import ReportTable, known, new_table
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_seconds
 
@@ -19,12 +17,13 @@ if TYPE_CHECKING:
 
 def deviation_table(
     strategy: Strategy, batches: Sequence[Sequence[StagePhase]]
-) -> Table:
+) -> ReportTable:
     """Shows predicted and measured seconds of each stage in each phase."""
     table = new_table(
         "Predicted and actual, one row per stage and phase",
         *("device", "phase"),
         right=("predicted", "measured", "ratio", "busy", "idle", "queued", "link"),
+        identified_by=("device", "phase"),
     )
     for rows in zip(*batches, strict=True):
         first = rows[0]
@@ -43,7 +42,7 @@ def deviation_table(
         )
     table.caption = (
         "predicted and measured: seconds of one micro-batch, predicted for the sizes that "
-        "were planned;\nbusy and idle: of the phase; queued: in the inbox of a busy stage; "
+        "were planned; busy and idle: of the phase; queued: in the inbox of a busy stage; "
         "link: in transfer to the stage"
     )
     return table

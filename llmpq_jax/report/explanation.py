@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
-from llmpq_jax.report.table_style import UNKNOWN, known, new_table
+from llmpq_jax.report.table_style import UNKNOWN, ReportTable, known, new_table
 from llmpq_jax.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -19,14 +17,19 @@ if TYPE_CHECKING:
 _CELLS = 8
 
 
-def memory_table(breakdown: PlanBreakdown, answers: Sequence[Answer] = ()) -> Table:
+def memory_table(
+    breakdown: PlanBreakdown, answers: Sequence[Answer] = ()
+) -> ReportTable:
     """Shows the bytes of each stage, by part, and which limits bind it."""
-    table = new_table("Memory of each stage, on each of its devices", "device")
-    for name in ("weights", "scales", "KV", "vocabulary", "workspace", "buffers"):
-        table.add_column(name, justify="right", no_wrap=name != "workspace")
-    table.add_column("used of allowed", justify="right")
-    table.add_column("filled", no_wrap=True)
-    table.add_column("binds")
+    table = new_table(
+        "Memory of each stage, on each of its devices",
+        "device",
+        right=(
+            *("weights", "scales", "KV", "vocabulary", "workspace", "buffers"),
+            "used of allowed",
+        ),
+        last=("filled", "binds"),
+    )
     for stage in breakdown.stages:
         memory = stage.memory
         table.add_row(
@@ -43,7 +46,8 @@ def memory_table(breakdown: PlanBreakdown, answers: Sequence[Answer] = ()) -> Ta
             ", ".join(binding(stage, breakdown, answers)) or UNKNOWN,
         )
     table.caption = (
-        "vocabulary: embedding and head; workspace: of prefill / of decode, the larger counts;\n"
+        "vocabulary: embedding and head; workspace: of prefill / of decode, the larger "
+        "counts; "
         "binds: without this limit a faster plan exists, or the stage is the slowest"
     )
     reserves = {stage.reserve_bytes for stage in breakdown.stages} - {0}
@@ -55,12 +59,16 @@ def memory_table(breakdown: PlanBreakdown, answers: Sequence[Answer] = ()) -> Ta
     return table
 
 
-def seconds_table(breakdown: PlanBreakdown) -> Table:
+def seconds_table(breakdown: PlanBreakdown) -> ReportTable:
     """Shows the seconds of each stage and link, and the slowest one in each phase."""
     table = new_table(
         "Seconds of one micro-batch, and slack to the slowest",
         "stage or link",
-        right=[name for each in breakdown.phases for name in (each.phase, "slack")],
+        right=[
+            name
+            for each in breakdown.phases
+            for name in (each.phase, f"slack in {each.phase}")
+        ],
     )
     for number, resource in enumerate(breakdown.phases[0].resources):
         cells: list[str] = []
@@ -97,7 +105,7 @@ def plan_findings(breakdown: PlanBreakdown, answers: Sequence[Answer]) -> list[s
     return lines
 
 
-def answers_table(answers: Sequence[Answer]) -> Table:
+def answers_table(answers: Sequence[Answer]) -> ReportTable:
     """Shows the gain of each change, the largest first within each kind."""
     table = new_table(
         "Solved with one change each: which limits bind, and the gain of a little more",
@@ -110,7 +118,7 @@ def answers_table(answers: Sequence[Answer]) -> Table:
     gap = answers[0].before_gap
     table.caption = (
         "gain: of the best plan found, negative where the change costs; gain bound: proven "
-        f"upper bound of the gain;\ngains within {gap:.2%}, the gap of the plan they are "
+        f"upper bound of the gain; gains within {gap:.2%}, the gap of the plan they are "
         "measured from, count as none; micro-batches: sequences in prefill / in decode"
     )
     if any(map(_weighs_quality, answers)):

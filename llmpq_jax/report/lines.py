@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llmpq_jax.report.names import counted
 from llmpq_jax.schema.strategy import Certificate, Quality, Strategy
 from llmpq_jax.schema.workload import Workload
 from llmpq_jax.units import format_seconds
@@ -23,10 +24,12 @@ def plan_lines(strategy: Strategy, *, int8_omega: float | None = None) -> list[s
         basis = "predicted"
         if predicted.source != "measured":
             basis += " from data-sheet figures; no device was measured"
+        workload = strategy.workload
+        phases = _phases(
+            workload, workload.num_prompts, predicted.prefill_s, predicted.decode_s
+        )
         lines.append(
-            f"time         prefill {format_seconds(predicted.prefill_s)} + decode "
-            f"{format_seconds(predicted.decode_s)} = "
-            f"{format_seconds(predicted.latency_s)}, "
+            f"time         {' + '.join(phases)} = {format_seconds(predicted.latency_s)}, "
             f"{predicted.throughput_tokens_per_s:,.0f} tokens/s ({basis})"
         )
     if (quality := strategy.quality) is not None:
@@ -58,27 +61,56 @@ def workload_lines(workload: Workload) -> list[str]:
 
 
 def run_lines(strategy: Strategy, batches: Sequence[BatchRecord]) -> list[str]:
-    """Returns a run's tokens and seconds, and the prediction for a full batch."""
-    num_tokens = sum(batch.num_new_tokens for batch in batches)
+    """Returns a run's tokens and seconds, and the prediction for the planned workload."""
+    workload, found = strategy.workload, strategy.predicted
+    num_requests = max(batch.num_requests for batch in batches)
     total_s = sum(batch.latency_s for batch in batches)
     prefill_s = sum(batch.prefill_s for batch in batches)
-    times = (total_s, prefill_s, total_s - prefill_s, num_tokens / total_s)
-    lines = [f"measured     {_pace(num_tokens, *times)}"]
-    if (found := strategy.predicted) is not None:
-        planned = strategy.workload.expected_new_tokens
-        times = (found.latency_s, found.prefill_s, found.decode_s)
-        pace = _pace(planned, *times, found.throughput_tokens_per_s)
-        lines.append(f"predicted    {pace}, for the batch it was planned for")
+    measured = _pace(
+        sum(batch.num_new_tokens for batch in batches),
+        sum(batch.num_requests for batch in batches),
+        _phases(workload, num_requests, prefill_s, total_s - prefill_s),
+        total_s,
+    )
+    lines = [f"measured     {measured}"]
+    if found is not None:
+        planned = _pace(
+            workload.expected_new_tokens,
+            workload.num_prompts,
+            _phases(workload, workload.num_prompts, found.prefill_s, found.decode_s),
+            found.latency_s,
+        )
+        line = f"predicted    {planned}, for the workload that was planned"
+        if num_requests < workload.batch:
+            line += (
+                f"; to be compared only with a full batch: {counted(num_requests, 'prompt')} left "
+                f"{workload.batch - num_requests:,} of its {workload.batch:,} rows empty"
+            )
+        lines.append(line)
     return lines
 
 
 def _pace(
-    num_tokens: int, total_s: float, prefill_s: float, decode_s: float, tokens_s: float
+    num_tokens: int, num_prompts: int, phases: Sequence[str], total_s: float
 ) -> str:
     return (
-        f"{num_tokens:,} new tokens in {format_seconds(total_s)} (prefill "
-        f"{format_seconds(prefill_s)}, decode {format_seconds(decode_s)}): "
-        f"{tokens_s:,.0f} tokens/s"
+        f"{counted(num_tokens, 'new token')} of {counted(num_prompts, 'prompt')} in "
+        f"{format_seconds(total_s)} ({', '.join(phases)}): "
+        f"{num_tokens / total_s:,.0f} tokens/s"
+    )
+
+
+def _phases(
+    workload: Workload, num_prompts: int, prefill_s: float, decode_s: float
+) -> tuple[str, str]:
+    """Names the seconds until the first prompts have their first token, and the others."""
+    prefill, decode = "prefill", "decode"
+    if num_prompts > workload.batch:
+        prefill += f" of the first {counted(workload.batch, 'prompt')}"
+        decode += " and other prompts"
+    return (
+        f"{prefill} {format_seconds(prefill_s)}",
+        f"{decode} {format_seconds(decode_s)}",
     )
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from llmpq_jax.report.names import devices_text, layers_text
-from llmpq_jax.report.table_style import UNKNOWN, arrow, known, new_table
+from llmpq_jax.report.table_style import (
+    UNKNOWN,
+    ReportTable,
+    arrow,
+    known,
+    new_table,
+)
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_bytes
 
@@ -24,7 +28,7 @@ def compiled_memory_table(
     strategy: Strategy,
     programs: Sequence[Sequence[ProgramMemory]],
     loaded: Sequence[int | None],
-) -> Table:
+) -> ReportTable:
     """Shows each stage's memory, predicted and by the compiler's analysis.
 
     Bytes of a stage's loaded weights are None where they were not loaded.
@@ -50,7 +54,7 @@ def compiled_memory_table(
             *([] if weights is None else [format_bytes(weights)]),
         )
     table.caption = (
-        "compiled: arguments, outputs and temporary memory of the largest program,\n"
+        "compiled: arguments, outputs and temporary memory of the largest program, "
         "less aliased memory, plus the caches of waiting micro-batches"
     )
     return table
@@ -65,7 +69,7 @@ def stage_peaks(batches: Sequence[BatchRecord]) -> list[StagePeak | None]:
     return found
 
 
-def peaks_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
+def peaks_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> ReportTable:
     """Shows predicted and peak bytes of each stage, by part."""
     table = new_table(
         "Memory on each device: predicted → at its peak",
@@ -95,7 +99,7 @@ def peaks_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
         )
     table.caption = (
         "predicted for the sizes that were planned; weights with embedding and head; "
-        "work: temporary\nmemory of the largest program, its inputs and outputs, and "
+        "work: temporary memory of the largest program, its inputs and outputs, and "
         "waiting messages"
     )
     sources = dict.fromkeys(peak.source for peak in peaks if peak is not None)

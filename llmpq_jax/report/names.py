@@ -25,6 +25,11 @@ def layers_text(stage: Stage) -> str:
     return str(first) if end == first + 1 else f"{first}–{end - 1}"
 
 
+def counted(number: int, what: str) -> str:
+    """Returns a number of things: "1 prompt", "5,000 prompts"."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def continued_text(prompt: str, continuation: str) -> str:
     """Joins a prompt and its continuation, indented."""
     lines = printable(prompt + continuation).rstrip().split("\n")

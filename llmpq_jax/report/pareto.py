@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from llmpq_jax.costmodel.quality import total_omega
 from llmpq_jax.files import write_text
-from llmpq_jax.report.picture_style import INK, QUIET, RULE, new_figure, save_figure
+from llmpq_jax.report.names import counted
+from llmpq_jax.report.picture_style import INK, QUIET, RULE, new_figure
+from llmpq_jax.schema.precision import LOW_BITS
 from llmpq_jax.units import format_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+    from llmpq_jax.planner import PlanRequest
     from llmpq_jax.planner.whatif.sweep_point import Axis, SweepPoint
 
 # Blue and orange differ in every kind of colour vision; the markers differ too.
@@ -38,6 +44,8 @@ COLUMNS = (
     "bits",
     "solved_in_s",
 )
+# Characters of a line below the axis.
+_UNIT_CHARACTERS = 105
 _LATENCY = "latency of the batch (s)"
 _THROUGHPUT = "throughput (new tokens/s)"
 
@@ -51,14 +59,14 @@ class _AxisTexts(NamedTuple):
 _TEXTS: dict[Axis, _AxisTexts] = {
     "quality": _AxisTexts(
         "Latency by the quality loss allowed",
-        "quality loss, Σω (unit of the sensitivities)",
+        "estimated loss of quality Σω, summed over the layers",
         "Σω ≤ {:.4g}",
     ),
     "batch": _AxisTexts(
         "Throughput and latency by batch", "batch (prompts together)", "batch {:g}"
     ),
     "devices": _AxisTexts(
-        "Latency by the number of devices", "devices used", "{:g} devices"
+        "Latency by the number of devices", "devices used", "devices {:g}"
     ),
 }
 
@@ -86,7 +94,7 @@ def point_line(axis: Axis, point: SweepPoint) -> str:
     return (
         f"{setting:<14} {format_seconds(point.latency_s)}, "
         f"{point.throughput:,.4g} tokens/s, Σω {point.omega:.4g}, "
-        f"{point.num_devices} used, gap {certificate.gap:.2%}"
+        f"{counted(point.num_devices, 'device')}, gap {certificate.gap:.2%}"
     )
 
 
@@ -116,36 +124,44 @@ def _cells(axis: Axis, point: SweepPoint, *, is_on_front: bool) -> list[object]:
     ]
 
 
-def write_picture(
-    path: Path,
+def sweep_figure(
     axis: Axis,
     points: Sequence[SweepPoint],
     front: Sequence[SweepPoint],
     *,
+    request: PlanRequest,
     basis: str,
-) -> None:
+) -> Figure:
     """Draws the points, each with an error bar for its certificate's gap.
 
-    Points without a plan are left out. `basis` is the source of the seconds, such as
-    "measured".
+    Points without a plan are left out. `request` is what was solved for each point, and
+    `basis` the source of the seconds, such as "measured".
     """
     solved = [point for point in points if point.strategy is not None]
     shown = [_THROUGHPUT, _LATENCY] if axis == "batch" else [_LATENCY]
     figure = new_figure(8.0, 3.6 * len(shown) + 0.8)
     panels = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
     figure.suptitle(f"{_TEXTS[axis].title} ({basis})", color=INK, fontsize=13)
+    panels[0].set_title(_subject(axis, request), color=QUIET, fontsize=10)
     for panel, what in zip(panels, shown, strict=True):
         _draw(panel, axis, solved, front, what)
     panels[-1].set_xlabel(_TEXTS[axis].label, color=INK)
+    if axis == "quality":
+        _explain_omega(panels[-1], request)
     if axis == "batch":
         panels[-1].set_xscale("log", base=2)
         sizes = sorted({point.setting for point in solved})
         panels[-1].set_xticks(sizes, [f"{size:g}" for size in sizes])
         panels[-1].minorticks_off()
     elif axis == "devices":
-        panels[0].xaxis.get_major_locator().set_params(integer=True)
-    panels[0].legend(frameon=False, labelcolor=INK)
-    save_figure(figure, path)
+        numbers = sorted({point.num_devices for point in solved})
+        panels[0].set_xticks(range(numbers[0], numbers[-1] + 1))
+        panels[0].set_xlim(numbers[0] - 0.5, numbers[-1] + 0.5)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower left", frameon=False, labelcolor=INK
+    )
+    return figure
 
 
 def _draw(
@@ -169,7 +185,12 @@ def _draw(
     positions = {position(point) for point in ordered}
     others = [point for point in points if position(point) not in positions]
     for chosen, colour, marker, label in (
-        (ordered, _FRONT, "o", "on the front (bar: gap of the certificate)"),
+        (
+            ordered,
+            _FRONT,
+            "o",
+            "on the front: no other is better in both (bar: gap of the certificate)",
+        ),
         (others, _OTHER, "x", "dominated by another point"),
     ):
         if not chosen:
@@ -200,12 +221,49 @@ def _draw(
             drawstyle="steps-post" if is_stepped else "default",
         )
     axes.set_ylabel(what, color=INK)
-    axes.set_ylim(bottom=0)
+    highest = max(position(point)[1] for point in points)
+    # Points that differ little would be at the edge, and be cut there.
+    axes.set_ylim(0, 1.12 * highest)
     axes.grid(color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _subject(axis: Axis, request: PlanRequest) -> str:
+    """Returns what was planned: "llama on two servers: 16 prompts of 64 tokens, …"."""
+    workload = request.workload
+    prompts = "prompts" if axis == "batch" else counted(workload.num_prompts, "prompt")
+    longest = "up to " if workload.lengths else ""
+    return (
+        f"{Path(request.model.path).resolve().name} on {request.cluster.name}: {prompts} "
+        f"of {longest}{counted(workload.prompt_length, 'token')}, "
+        f"{longest}{workload.new_tokens:,} new ones"
+    )
+
+
+def _explain_omega(axes: Axes, request: PlanRequest) -> None:
+    """Adds the unit of Σω, and marks that of all layers at one precision."""
+    unit = textwrap.fill(request.sensitivity.unit, _UNIT_CHARACTERS)
+    axes.set_xlabel(f"{axes.get_xlabel()}\n({unit})", color=INK, fontsize=9)
+    left, right = axes.get_xlim()
+    for bits in LOW_BITS:
+        uniform = (bits,) * request.architecture.num_layers
+        omega = total_omega(request.sensitivity, uniform)
+        if bits not in request.bits or not left <= omega <= right:
+            continue
+        axes.axvline(omega, color=QUIET, linewidth=1.0, linestyle=":")
+        axes.annotate(
+            f"all layers at {bits} bits ",
+            (omega, 0.02),
+            xycoords=("data", "axes fraction"),
+            rotation=90,
+            ha="right",
+            va="bottom",
+            color=QUIET,
+            fontsize=9,
+        )
 
 
 def _open(point: SweepPoint, value: float) -> float:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
-from llmpq_jax.report.table_style import known, new_table
+from llmpq_jax.report.table_style import ReportTable, known, new_table
 from llmpq_jax.schema.sensitivity import Sensitivity
 
 if TYPE_CHECKING:
@@ -16,11 +14,10 @@ _BAR = 24
 _omega = "{:.3g}".format
 
 
-def sensitivity_table(sensitivity: Sensitivity) -> Table:
+def sensitivity_table(sensitivity: Sensitivity) -> ReportTable:
     """Shows the quality loss of each layer, with a bar for 4 bits."""
     title = f"Quality loss of each layer, by {sensitivity.method}"
-    table = new_table(title, "layer", right=("8 bits", "4 bits"))
-    table.add_column("")
+    table = new_table(title, "layer", right=("8 bits", "4 bits"), last=("",))
     by_layer: dict[int, dict[int, float]] = {}
     for row in sensitivity.layers:
         by_layer.setdefault(row.layer, {})[row.bits] = row.omega
@@ -46,7 +43,7 @@ def sensitivity_table(sensitivity: Sensitivity) -> Table:
     return table
 
 
-def evaluation_table(evaluation: TextEvaluation) -> Table:
+def evaluation_table(evaluation: TextEvaluation) -> ReportTable:
     """Compares a strategy with the model at 16 bits."""
     table = new_table(
         f"The strategy on {evaluation.text}, compared with 16 bits",
@@ -73,7 +70,7 @@ def evaluation_table(evaluation: TextEvaluation) -> Table:
     return table
 
 
-def choices_table(choices: ChoiceEvaluation) -> Table:
+def choices_table(choices: ChoiceEvaluation) -> ReportTable:
     """Shows the fraction of questions that each answers correctly."""
     title = f"{choices.num_questions} questions of {choices.name}"
     table = new_table(title, "correct", right=("16 bits", "strategy"))

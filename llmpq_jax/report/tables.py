@@ -7,10 +7,8 @@ from itertools import groupby
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
-from llmpq_jax.report.names import bits_text, devices_text, layers_text
-from llmpq_jax.report.table_style import arrow, known, new_table
+from llmpq_jax.report.names import bits_text, counted, devices_text, layers_text
+from llmpq_jax.report.table_style import ReportTable, arrow, known, new_table
 from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.measurements import LayerTime, Measurements
 from llmpq_jax.schema.strategy import Stage, Strategy
@@ -20,8 +18,11 @@ if TYPE_CHECKING:
     from llmpq_jax.checkpoint.writer import WrittenModule
     from llmpq_jax.runtime.analysis.run_record import BatchRecord
 
+# Columns that identify a measured layer.
+_LAYER = ("kind", "phase", "bits", "KV", "over")
 
-def plan_table(strategy: Strategy) -> Table:
+
+def plan_table(strategy: Strategy) -> ReportTable:
     """Shows the layers of each stage and its predicted memory and seconds."""
     table = new_table(
         "The plan: one row per stage, in pipeline order",
@@ -38,14 +39,14 @@ def plan_table(strategy: Strategy) -> Table:
         )
     prefill, decode = strategy.micro_batch.prefill, strategy.micro_batch.decode
     table.caption = (
-        "predicted seconds of one micro-batch:\n"
-        f"{_count(prefill, 'prompt')} in prefill, "
-        f"one step of {_count(decode, 'sequence')} in decode"
+        "predicted seconds of one micro-batch: "
+        f"{counted(prefill, 'prompt')} in prefill, "
+        f"one step of {counted(decode, 'sequence')} in decode"
     )
     return table
 
 
-def run_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
+def run_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> ReportTable:
     """Compares measured with predicted numbers of each stage.
 
     Predicted memory is all that the plan counts; measured memory is weights and caches,
@@ -80,18 +81,19 @@ def run_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> Table:
             f"{sum(time.busy_s for time in times) / total_s:.0%}",
         )
     table.caption = (
-        "memory held by weights and caches; seconds of one micro-batch;\n"
+        "memory held by weights and caches; seconds of one micro-batch; "
         "busy: fraction of the run during which the stage computed"
     )
     return table
 
 
-def measurements_table(measurements: Measurements) -> Table:
+def measurements_table(measurements: Measurements) -> ReportTable:
     """Shows the median layer of each kind of device, by phase and bits."""
     table = new_table(
         "One layer, median over the measured batches and lengths",
         *("kind", "phase"),
         right=("bits", "KV", "over", "median", "fastest", "slowest", "spread"),
+        identified_by=_LAYER,
     )
 
     def key(row: LayerTime) -> tuple[str, str, int, int, int]:
@@ -108,13 +110,14 @@ def measurements_table(measurements: Measurements) -> Table:
             f"± {median(row.spread for row in group):.1%}",
         )
     table.caption = (
-        "over: number of devices that share the layer; fastest and slowest: over the grid;\n"
+        "over: number of devices that share the layer; fastest and slowest: over the "
+        "grid; "
         "spread: of repeated runs"
     )
     return table
 
 
-def accuracy_table(measurements: Measurements) -> Table:
+def accuracy_table(measurements: Measurements) -> ReportTable:
     """Shows the error of predicted layers at sizes that were left out of the fit."""
     table = new_table(
         "One layer, predicted at sizes that were left out of the fit",
@@ -129,6 +132,7 @@ def accuracy_table(measurements: Measurements) -> Table:
             "largest",
             "spread",
         ),
+        identified_by=_LAYER,
     )
     # The last row of a layer replaces earlier ones.
     latest = {
@@ -148,7 +152,7 @@ def accuracy_table(measurements: Measurements) -> Table:
     return table
 
 
-def machine_table(cluster: Cluster) -> Table:
+def machine_table(cluster: Cluster) -> ReportTable:
     """Shows the memory of each device, and below it cores and links."""
     table = new_table(
         "Devices of this machine: one row per device",
@@ -170,10 +174,13 @@ def machine_table(cluster: Cluster) -> Table:
     return table
 
 
-def written_table(parts: Sequence[WrittenModule]) -> Table:
+def written_table(parts: Sequence[WrittenModule]) -> ReportTable:
     """Shows bytes before and after, of embedding, head and the layers of each precision."""
     table = new_table(
-        "The checkpoint: bytes before and after", "", right=("bits", "before", "after")
+        "The checkpoint: bytes before and after",
+        "",
+        right=("bits", "before", "after"),
+        identified_by=("", "bits"),
     )
     order = ("embedding", "layer", "head")
 
@@ -186,7 +193,7 @@ def written_table(parts: Sequence[WrittenModule]) -> Table:
 
     for (kind, bits), group in groupby(sorted(parts, key=key), key):
         own = list(group)
-        name = _count(len(own), "layer") if order[kind] == "layer" else order[kind]
+        name = counted(len(own), "layer") if order[kind] == "layer" else order[kind]
         table.add_row(name, str(-bits), *map(format_bytes, sizes(own)))
     before, after = sizes(parts)
     table.add_section()
@@ -201,7 +208,3 @@ def _placement(stage: Stage) -> tuple[str, str, str]:
 
 def _of(used_bytes: int, allowed_bytes: int) -> str:
     return f"{format_bytes(used_bytes)} of {format_bytes(allowed_bytes)}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

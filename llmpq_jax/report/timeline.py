@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmpq_jax.report.names import devices_text, layers_text
+from llmpq_jax.report.names import counted, devices_text, layers_text
 from llmpq_jax.report.picture_style import (
     INK,
     PHASE_COLOURS,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 _WIDTH_IN = 12.0
 _ROW_IN = 0.5
 _ROUNDS_SHOWN = 3
-_START = f"prefill and the first {_ROUNDS_SHOWN} rounds of decode"
 # Width of a label's digit, as a fraction of the axes.
 _DIGIT_SHARE = 0.0065
 
@@ -58,15 +57,14 @@ def comparison_figure(
     """
     shown_s = max(predicted.latency_s, batch.latency_s)
     zoom_s = max(_end_of_start(predicted), _end_of_start(batch))
-    what = "the whole batch"
     if zoom_s < 0.6 * shown_s:
-        shown_s, what = zoom_s, _START
+        shown_s = zoom_s
     before, after = map(format_seconds, (predicted.latency_s, batch.latency_s))
     above = (
         f"Predicted for stages only, without links and shared machines: {before} in "
-        f"all, shown is {what}"
+        f"all, shown is {_part(predicted, shown_s)}"
     )
-    below = f"Measured: {after} in all, shown is {what}"
+    below = f"Measured: {after} in all, shown is {_part(batch, shown_s)}"
     return _figure(
         f"{_size(batch)}: the predicted and the measured timeline of each stage",
         strategy,
@@ -79,14 +77,15 @@ def timeline_figure(strategy: Strategy, batch: BatchRecord) -> Figure:
     panels = [(batch, batch.latency_s, "The whole batch")]
     zoom_s = _end_of_start(batch)
     if zoom_s < 0.6 * batch.latency_s:
-        panels.insert(0, (batch, zoom_s, f"The start: {_START}"))
+        panels.insert(0, (batch, zoom_s, f"The start: {_part(batch, zoom_s)}"))
     latency = format_seconds(batch.latency_s)
     title = f"{_size(batch)} in {latency}: the timeline of each stage"
     return _figure(title, strategy, panels)
 
 
 def _size(batch: BatchRecord) -> str:
-    return f"{batch.num_requests} prompts, {batch.num_new_tokens:,} new tokens"
+    prompts = counted(batch.num_requests, "prompt")
+    return f"{prompts}, {counted(batch.num_new_tokens, 'new token')}"
 
 
 def _figure(
@@ -103,7 +102,7 @@ def _figure(
     figure.suptitle(title, color=INK, fontsize=14)
     for each, (batch, end_s, what) in zip(axes, panels, strict=True):
         _draw(each, batch.events, names, end_s, what)
-    _add_legend(axes[0])
+    _add_legend(figure)
     return figure
 
 
@@ -151,28 +150,46 @@ def _draw(
     axes.spines["bottom"].set_color(RULE)
 
 
-def _add_legend(axes: Axes) -> None:
+def _add_legend(figure: Figure) -> None:
     from matplotlib.patches import Patch
 
     handles = [
         Patch(color=colours[0], label=phase) for phase, colours in PHASE_COLOURS.items()
     ]
-    axes.legend(
+    figure.legend(
         handles=handles,
         title="numbers and shades: micro-batches",
         title_fontsize=9,
         fontsize=10,
         ncols=2,
-        loc="lower right",
-        bbox_to_anchor=(1.0, 1.0),
+        loc="outside lower left",
         frameon=False,
     )
 
 
 def _end_of_start(batch: BatchRecord) -> float:
-    """Returns the time at which the first rounds of decode end."""
-    return max(
+    """Returns the time at which the first rounds of decode end.
+
+    Prompts that waited for a slot are prefilled later.
+    """
+    decode_s = (
         event.ended_s
         for event in batch.events
-        if event.phase == "prefill" or event.step <= _ROUNDS_SHOWN
+        if event.phase == "decode" and event.step <= _ROUNDS_SHOWN
     )
+    return max(decode_s, default=batch.prefill_s)
+
+
+def _part(batch: BatchRecord, end_s: float) -> str:
+    """Names what of a batch is done by a time."""
+    if end_s >= batch.latency_s:
+        return "the whole batch"
+    if end_s < batch.prefill_s:
+        return "the start of prefill"
+    unfinished = [
+        event.step
+        for event in batch.events
+        if event.phase == "decode" and event.ended_s > end_s
+    ]
+    rounds = counted(min(unfinished, default=1) - 1, "round")
+    return f"prefill and the first {rounds} of decode"

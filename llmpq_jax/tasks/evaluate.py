@@ -145,8 +145,15 @@ def _evaluate_choices(
         return np.concatenate(parts)
 
     shares = []
-    for score in (exactly, as_served):
-        chosen = choose(questions, pipeline.tokenizer, score, longest=longest)
+    for what, score in (("16 bits", exactly), ("strategy", as_served)):
+        with progress_bar(what, len(questions), unit="questions") as advance:
+            chosen = choose(
+                questions,
+                pipeline.tokenizer,
+                score,
+                longest=longest,
+                on_question=lambda advance=advance: advance(1),
+            )
         shares += [fraction_right(questions, choice) for choice in chosen]
     return ChoiceEvaluation(
         name=name,

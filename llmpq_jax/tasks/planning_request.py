@@ -24,6 +24,7 @@ from llmpq_jax.checkpoint.validate import kept_matrices, plannable_bits, roundin
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.planner import PlanRequest
 from llmpq_jax.planner.pins import Use, with_use
+from llmpq_jax.report.console import progress_bar
 from llmpq_jax.report.corrections import factor_lines
 from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.measurements import Measurements
@@ -206,7 +207,11 @@ def _examine_weights(
         on_note(
             "no --sensitivity: estimating it from the variance of the weights alone"
         )
-        sensitivity = weight_variance(model, group_size=group_size)
+        num_layers = architecture.num_layers
+        with progress_bar("estimating", num_layers, unit="layers") as advance:
+            sensitivity = weight_variance(
+                model, group_size=group_size, on_layer=lambda: advance(1)
+            )
     reference = model_reference(model, architecture, model_fingerprint(model))
     return reference, sensitivity, allowed, tensor
 

@@ -70,7 +70,6 @@ def plan_under_limit(
         model.store = model.store.with_calibrated(weights)
     text = _open_validation_text(model, request.quality, problem.sensitivity)
     evaluate = PlanEvaluator(model, text, folder=work)
-    log("evaluating 16 bits on the validation text …")
     perplexity = evaluate.perplexity()
     key = _record_key(problem, request, model, text)
     known = [] if record is None else read_evaluated(record, key)

@@ -81,10 +81,12 @@ def choose(
     score: Callable[[np.ndarray], np.ndarray],
     *,
     longest: int,
+    on_question: Callable[[], None] = lambda: None,
 ) -> tuple[list[int], list[int]]:
     """Returns the index of each question's most likely choice, in total and per byte.
 
-    `score` returns float32 logits [B, T, V] of tokens [B, T].
+    `score` returns float32 logits [B, T, V] of tokens [B, T]; `on_question` is called
+    after each question.
 
     Raises:
         RequestError: A question with a choice has more than `longest` tokens.
@@ -95,6 +97,7 @@ def choose(
         sizes = np.array([len(choice.encode()) for choice in question.choices])
         plain.append(int(likelihoods.argmax()))
         per_byte.append(int((likelihoods / sizes).argmax()))
+        on_question()
     return plain, per_byte
 
 

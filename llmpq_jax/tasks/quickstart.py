@@ -76,7 +76,6 @@ def _profile(folder: Path, cluster: Path, measurements: Path) -> None:
     devices = read_cluster(cluster)
     measured = measure(folder, devices, measurements, PROFILE, overwrites=True)
     print_table(measurements_table(measured))
-    print_line()
 
 
 def _plan(folder: Path, cluster: Path, measurements: Path, out: Path) -> None:

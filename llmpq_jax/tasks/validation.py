@@ -13,9 +13,16 @@ import numpy as np
 
 from llmpq_jax.errors import RequestError
 from llmpq_jax.files import write_text
+from llmpq_jax.report.console import progress_bar
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.schema.toml import decode_record, to_toml
-from llmpq_jax.sensitivity.losses import Losses, Variant, losses_of, unrounded
+from llmpq_jax.sensitivity.losses import (
+    Losses,
+    Variant,
+    losses_of,
+    num_streams,
+    unrounded,
+)
 from llmpq_jax.sensitivity.streamed_model import StreamedModel
 from llmpq_jax.sensitivity.text import Text
 
@@ -73,7 +80,7 @@ class Round:
 
 
 class PlanEvaluator:
-    """Evaluates plans on a validation text, layer by layer on the default device."""
+    """Evaluates plans on a validation text, layer by layer, with progress on stderr."""
 
     def __init__(self, model: StreamedModel, text: Text, *, folder: Path) -> None:
         """Takes the model, with its calibrated weights if it has any, and the text."""
@@ -104,8 +111,17 @@ class PlanEvaluator:
         )
 
     def _losses(self, *variants: Variant) -> list[Losses]:
-        all_variants = [unrounded(self._model.num_layers), *variants]
-        return losses_of(self._model, self._text, all_variants, folder=self._folder)
+        num_layers = self._model.num_layers
+        all_variants = [unrounded(num_layers), *variants]
+        total = num_streams(num_layers, all_variants)
+        with progress_bar("evaluating", total, unit="layers") as advance:
+            return losses_of(
+                self._model,
+                self._text,
+                all_variants,
+                folder=self._folder,
+                on_stream=advance,
+            )
 
 
 def _perplexity(losses: Losses) -> float:

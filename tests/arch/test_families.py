@@ -22,7 +22,7 @@ from transformers import CONFIG_MAPPING
 
 from llmpq_jax.arch.architecture import Architecture, Rope
 from llmpq_jax.arch.families import FAMILIES, read_architecture
-from llmpq_jax.errors import SpecError, UnsupportedModelError
+from llmpq_jax.errors import CheckpointError, SpecError, UnsupportedModelError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "models"
 ALL = sorted(FAMILIES)
@@ -541,7 +541,12 @@ def test_an_invalid_config_is_refused(
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"nowhere: cannot be read \(No such file"):
+    with pytest.raises(SpecError, match=r"config.json: cannot be read \(No such file"):
+        read_architecture(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nowhere: is not a folder: expected"):
         read_architecture(tmp_path / "nowhere")
 
 

@@ -122,7 +122,7 @@ def test_safetensors_of_another_name_are_named(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        CheckpointError, match=r"nowhere: is not a folder: expected the"
+        CheckpointError, match=r"nowhere: is not a folder: expected one with"
     ):
         CheckpointReader(tmp_path / "nowhere")
 

@@ -174,7 +174,7 @@ def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_never_taken_for_a_name_to_fetch(tmp_path: Path) -> None:
     with pytest.raises(
-        CheckpointError, match=r"nowhere: is not a folder: expected a check"
+        CheckpointError, match=r"nowhere: is not a folder: expected one with"
     ):
         Tokenizer.load(tmp_path / "nowhere")
 

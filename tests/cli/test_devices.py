@@ -45,6 +45,11 @@ def test_a_node_has_a_name_without_a_slash(fails, name):
     assert line.startswith(f"--node {name!r}: expected a name without a slash")
 
 
-def test_links_need_two_devices(fails):
-    line = fails("devices", "--links")
-    assert "one device: expected two or more to measure links between" in line
+def test_one_device_has_no_link_and_is_written_all_the_same(run, tmp_path):
+    out = tmp_path / "cluster.toml"
+    result = run("devices", "--links", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "node0 has one device, whose memory was read; there is no" in result.stderr
+    cluster = read_cluster(out)
+    assert len(cluster.node_devices) == 1
+    assert cluster.links == ()

@@ -29,7 +29,7 @@ def test_prompts_are_continued_and_the_run_is_tabled(run, strategy, expected):
     assert "── prompt-2: 8 new tokens, ended by length" in result.stdout
     assert "  def f" in result.stdout
     assert re.search(r"node0/cpu:0 +0–1 +16 8 ", result.stdout)
-    assert "16 new tokens in" in result.stdout
+    assert "16 new tokens of 2 prompts in" in result.stdout
     assert "loading …" in result.stderr
 
 
@@ -161,7 +161,7 @@ def test_bad_lines_become_errors_and_stop_nothing(run, strategy, tmp_path):
         "custom_id, max_new_tokens, max_tokens, temperature, top_k, top_p, seed, stop "
         f"(and 3 more lines: {out} says what of each)"
     )
-    assert "4 new tokens in" in result.stdout
+    assert "4 new tokens of 2 prompts in" in result.stdout
     rows = {
         row["custom_id"]: row for row in map(json.loads, out.read_text().splitlines())
     }

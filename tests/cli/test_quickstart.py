@@ -47,7 +47,7 @@ def test_the_whole_way_works_and_works_again(run, model, tmp_path, monkeypatch):
     assert len(lines) == 16
     assert all(json.loads(line)["num_new_tokens"] == 64 for line in lines)
     assert "The run: predicted → measured" in result.stdout
-    assert "1,024 new tokens in" in end
+    assert "1,024 new tokens of 16 prompts in" in end
     for path in files.values():
         assert path.startswith(str(work_dir))
 

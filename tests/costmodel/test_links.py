@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llmpq_jax.costmodel.links import transfer_s
 from llmpq_jax.errors import MeasurementError
 from llmpq_jax.schema.measurements import LinkTime
+from llmpq_jax.schema.record_files import cluster_text, read_cluster
 from tests.costmodel.records import measurements, two_nodes
 
 
@@ -74,10 +77,28 @@ def test_transfers_between_the_same_nodes_come_before_those_of_the_same_kinds():
     assert seconds(with_link, "a/cpu:0", "b/cpu:0", 500, known) == 1.0
 
 
-def test_an_unknown_pair_is_refused_with_both_remedies():
-    with pytest.raises(
-        MeasurementError, match=r"no link between a/cpu:1 \(slow\) and b"
-    ):
+@pytest.mark.parametrize("links", [(), ((("a", "a"), 1000.0, 0.5),)])
+def test_an_unknown_pair_is_refused_with_both_remedies(links, tmp_path):
+    cluster = two_nodes(*links)
+    with pytest.raises(MeasurementError) as refused:
+        seconds(cluster, "a/cpu:1", "b/cpu:0", 100, measurements())
+    message = str(refused.value)
+    assert message.startswith("no link between a/cpu:1 (slow) and b/cpu:0 (")
+    assert "measure it with `llmpq-jax profile --between-nodes`, or write" in message
+    assert ("in place of its links" in message) == bool(links)
+    # The line completes the file that lacks it.
+    line = message.partition("with your own numbers: ")[2]
+    path = tmp_path / "cluster.toml"
+    path.write_text(f"{line}\n{cluster_text(replace(cluster, links=()))}")
+    mended = read_cluster(path)
+    assert mended.links[: len(links)] == cluster.links
+    for source in mended.node_devices:
+        for target in mended.node_devices:
+            if source.name != target.name:
+                assert seconds(mended, source.name, target.name, 100, measurements())
+
+
+def test_a_measured_pair_is_not_in_the_line():
+    with pytest.raises(MeasurementError, match=r"link = \[\{between") as refused:
         seconds(two_nodes(), "a/cpu:1", "b/cpu:0", 100)
-    with pytest.raises(MeasurementError, match=r"\[\[link\]\] between 'a' and 'b'"):
-        seconds(two_nodes(), "a/cpu:1", "b/cpu:0", 100)
+    assert str(refused.value).count("between = ") == 1

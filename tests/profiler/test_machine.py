@@ -102,7 +102,6 @@ def test_a_cpu_is_listed_with_an_accelerator_only_if_asked_for(devices):
     [
         ([], {"num_cpu_devices": 0}, "no accelerator, and no CPU devices asked for"),
         ([], {"num_cpu_devices": 4000}, r"--cpu-devices 4000: JAX has \d+ here"),
-        ([], {"measures_links": True}, "one device: expected two or more"),
         ([accelerator()], {}, "its driver does not report its memory"),
         (
             [accelerator("tpu", bytes_limit=GIB)],

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from llmpq_jax.planner import Progress
 from llmpq_jax.report.console import (
@@ -18,11 +20,46 @@ def test_results_and_progress_go_apart(capsys):
     assert capsys.readouterr() == ("result\n", "progress\n")
 
 
-def test_a_pipe_gets_one_line_instead_of_a_bar(capsys):
+def test_a_pipe_gets_one_line_of_short_work(capsys):
     with progress_bar("loading", 3, unit="layers") as advance:
         advance(1)
         advance(2)
     assert capsys.readouterr() == ("", "loading …\n")
+
+
+def test_a_pipe_gets_a_line_of_long_work_each_minute(capsys):
+    now_s = 0.0
+    minutes: list[Callable[[], None]] = []
+
+    @contextmanager
+    def repeating(action: Callable[[], None]) -> Iterator[None]:
+        minutes.append(action)
+        yield
+        minutes.clear()
+
+    with progress_bar(
+        *("solving", None),
+        unit="subproblems",
+        repeating=repeating,
+        clock=lambda: now_s,
+    ) as advance:
+        (log_minute,) = minutes
+        now_s = 60.0
+        log_minute()
+        advance(5, 20, "no plan yet")
+        now_s = 125.0
+        log_minute()
+        advance(15, note="best 2 s")
+        now_s = 200.0
+        log_minute()
+    assert minutes == []
+    assert capsys.readouterr().err.splitlines() == [
+        "solving …",
+        "solving: 0 subproblems in 60 s",
+        "solving: 5 of 20 subproblems in 2 min 05 s, 0.04/s, about 6 min 15 s left; "
+        "no plan yet",
+        "solving: 20 of 20 subproblems in 3 min 20 s, 0.1/s; best 2 s",
+    ]
 
 
 def test_a_terminal_gets_a_bar_with_its_rate(capsys, monkeypatch):

@@ -33,10 +33,28 @@ def test_a_plan_by_hand_has_no_lines():
 def test_a_run_of_two_batches_adds_them_up():
     batch = samples.batch()
     measured, predicted = run_lines(samples.strategy(), [batch, batch])
-    assert f"{2 * batch.num_new_tokens} new tokens" in measured
+    assert f"{2 * batch.num_new_tokens} new tokens of 16 prompts in" in measured
     rate = batch.num_new_tokens / batch.latency_s
     assert measured.endswith(f"{rate:,.0f} tokens/s")
-    assert "128 new tokens in 100 ms" in predicted
+    assert "128 new tokens of 8 prompts in 100 ms" in predicted
+    assert predicted.endswith("for the workload that was planned")
+
+
+def test_a_batch_that_was_not_full_is_not_compared_without_a_word():
+    few = replace(samples.batch(), num_requests=2, num_new_tokens=32)
+    measured, predicted = run_lines(samples.strategy(), [few])
+    assert "32 new tokens of 2 prompts in" in measured
+    assert predicted.endswith("with a full batch: 2 prompts left 6 of its 8 rows empty")
+
+
+def test_the_prefill_of_a_long_run_is_that_of_its_first_prompts():
+    many = replace(samples.batch(), num_requests=5000, prefill_s=0.332, decode_s=99.0)
+    measured, predicted = run_lines(samples.strategy(), [many])
+    assert (
+        "(prefill of the first 8 prompts 332 ms, decode and other prompts 99 s)"
+        in measured
+    )
+    assert "(prefill 20 ms, decode 80 ms)" in predicted
 
 
 def test_prompts_of_many_lengths_are_shown_as_they_are_planned():
@@ -48,4 +66,6 @@ def test_prompts_of_many_lengths_are_shown_as_they_are_planned():
         "workload     3 prompts, 2 at a time: memory for prompts of 100 and contexts of "
         "140 tokens, time for 11.67 new tokens a prompt on average (0.5 of the maximum)"
     )
-    assert "35 new tokens in 100 ms" in run_lines(plan, [samples.batch()])[1]
+    assert (
+        "35 new tokens of 3 prompts in 100 ms" in run_lines(plan, [samples.batch()])[1]
+    )

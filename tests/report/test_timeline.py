@@ -60,6 +60,51 @@ def test_prediction_and_run_have_one_axis_of_time():
     assert _spans(above) == _spans(below) > 0
 
 
+def _scaled(batch, factor):
+    events = tuple(
+        replace(
+            event,
+            received_s=factor * event.received_s,
+            started_s=factor * event.started_s,
+            ended_s=factor * event.ended_s,
+        )
+        for event in batch.events
+    )
+    return replace(
+        batch,
+        events=events,
+        prefill_s=factor * batch.prefill_s,
+        decode_s=factor * batch.decode_s,
+    )
+
+
+def test_each_panel_says_how_many_rounds_it_shows():
+    batch = samples.batch(num_steps=60)
+    slow = _scaled(batch, 2.0)
+    above, below = comparison_figure(samples.strategy(), slow, batch).axes
+    end_s = above.get_xlim()[1] / 1e3
+    rounds = [
+        step
+        for step in range(1, 61)
+        if all(e.ended_s <= end_s for e in batch.events if e.step == step)
+    ]
+    assert above.get_title(loc="left").endswith("the first 3 rounds of decode")
+    assert len(rounds) > 3
+    shown = f"the first {len(rounds)} rounds of decode"
+    assert below.get_title(loc="left").endswith(shown)
+
+
+def test_prompts_that_waited_are_not_of_the_start():
+    batch = samples.batch(num_steps=60)
+    (prefill, *_) = batch.events
+    late_s = batch.latency_s - prefill.ended_s
+    late = replace(
+        prefill, micro_batch=9, started_s=late_s, ended_s=late_s + prefill.ended_s
+    )
+    waited = replace(batch, events=(*batch.events, late))
+    assert drawn(waited).axes[0].get_xlim() == drawn(batch).axes[0].get_xlim()
+
+
 def test_pictures_are_written(tmp_path):
     batch = samples.batch()
     write_timeline(tmp_path / "run.png", samples.strategy(), batch)

@@ -17,6 +17,7 @@ from llmpq_jax.arch.families._family import Family
 from llmpq_jax.arch.families._gated import LLAMA, MISTRAL, QWEN2, QWEN3
 from llmpq_jax.arch.families._layer_norm import BLOOM, OPT
 from llmpq_jax.arch.families.config import Config
+from llmpq_jax.arch.model_folder import check_model_folder
 from llmpq_jax.errors import SpecError, UnsupportedModelError
 from llmpq_jax.files import reading
 
@@ -32,10 +33,13 @@ def read_architecture(path: Path) -> Architecture:
     """Reads the architecture of a checkpoint, from its folder or its config.json.
 
     Raises:
+        CheckpointError: If there is nothing at the path.
         SpecError: If the file is missing or is not JSON, or a value has a wrong type.
         UnsupportedModelError: If the model needs something that is not implemented.
     """
-    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        check_model_folder(path)
+        path = path / "config.json"
     values = read_json(path)
     model_type = values.get("model_type")
     if not isinstance(model_type, str):

@@ -30,7 +30,8 @@ def cache_home() -> Path:
 
 
 MODEL: Any = option(
-    "Checkpoint folder with config.json, safetensors and tokenizer.",
+    "Checkpoint folder with config.json, safetensors and tokenizer; nothing is "
+    "downloaded.",
     FILE,
     required=True,
     metavar="DIR",
