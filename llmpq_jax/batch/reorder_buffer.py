@@ -83,7 +83,7 @@ class ReorderBuffer:
                         line=prompt,
                         completions=tuple(completion for completion, _ in choices),
                         plans=tuple(dict.fromkeys(plans)),
-                        token_text=lambda token_id: tokenizer.decode([token_id]),
+                        start_decoder=tokenizer.text_decoder,
                     )
                 )
 

@@ -130,15 +130,21 @@ class Completion:
 
     Attributes:
         token_ids: Generated tokens, an end-of-text token included.
-        text: Text of the tokens, without special tokens and without the stop text.
+        text: Text that continues the prompt's, without special tokens and without the
+            stop text.
         finish_reason: "eos" after an end-of-text token, "stop" at a stop text, "length"
             after `max_new_tokens` tokens.
-        num_prompt_tokens: Number of tokens of the prompt.
+        prompt_token_ids: Tokens of the prompt.
         logprobs: Log-probabilities of each token, None unless the request asks for them.
     """
 
     token_ids: tuple[int, ...]
     text: str
     finish_reason: FinishReason
-    num_prompt_tokens: int
+    prompt_token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] | None = None
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Number of tokens of the prompt."""
+        return len(self.prompt_token_ids)

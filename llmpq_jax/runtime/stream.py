@@ -123,9 +123,8 @@ class Stream:
         eos_ids = self._tokenizer.eos_ids
         for number, (key, request) in enumerate(ordered):
             _check_counted(request, number, self._summary, self._shape)
-            sequence = Sequence(
-                request, eos_ids=eos_ids, decoder=self._tokenizer.text_decoder()
-            )
+            decoder = self._tokenizer.text_decoder(request.token_ids)
+            sequence = Sequence(request, eos_ids=eos_ids, decoder=decoder)
             keys[sequence] = key
             yield sequence
 

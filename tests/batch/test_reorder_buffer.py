@@ -24,7 +24,7 @@ KEYS = [(prompt, index) for prompt in PROMPTS for index in range(prompt.num_choi
 def completion_of(prompt: Prompt, index: int) -> Completion:
     name = f"{prompt.custom_id} {index}"
     return Completion(
-        token_ids=(1,), text=name, finish_reason="eos", num_prompt_tokens=1
+        token_ids=(1,), text=name, finish_reason="eos", prompt_token_ids=(1,)
     )
 
 

@@ -10,7 +10,10 @@ from llmpq_jax.runtime import Completion
 
 PROMPT = Prompt(number=3, custom_id="a", content="naïve", where="line 3")
 COMPLETION = Completion(
-    token_ids=(1, 2), text="\u2028ja", finish_reason="eos", num_prompt_tokens=5
+    token_ids=(1, 2),
+    text="\u2028ja",
+    finish_reason="eos",
+    prompt_token_ids=(3, 1, 4, 1, 5),
 )
 
 

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.request import Request, Sampling
 from llmpq_jax.runtime.sequence import Sequence
+from tests.support.small_tokenizers import SPECIAL, write_sentencepiece
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,9 @@ class Letters:
     def rest(self) -> str:
         return ""
 
+    def special_text(self, token_id: int) -> str:
+        return ""
+
 
 @given(
     st.lists(st.integers(0, 2), min_size=1, max_size=12),
@@ -77,3 +82,41 @@ def test_text_ends_before_the_first_stop_text_or_at_the_limit(
             text = text[: min(starts)]
             break
     assert sequence.completion().text == text
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_sentencepiece(folder)
+    return Tokenizer.load(folder)
+
+
+END = SPECIAL.index("<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("stop", "eos_ids", "text", "reason"),
+    [
+        ("<|im_end|>", (), " ab", "stop"),
+        ("b<|im_end|> c", (), " a", "stop"),
+        ("b<|im_end|>", (END,), " a", "stop"),
+        (" a", (), "", "stop"),
+        ("im_end", (), " ab cd", "length"),
+        ("zz", (END,), " ab", "eos"),
+    ],
+)
+def test_special_tokens_are_searched_for_stop_texts_but_are_no_text(
+    tokenizer: Tokenizer, stop: str, eos_ids: tuple[int, ...], text: str, reason: str
+) -> None:
+    ab, cd = (
+        tokenizer.encode(each, adds_special_tokens=False) for each in ("ab", "cd")
+    )
+    tokens = [*ab, END, *cd]
+    prompt_ids = tokenizer.encode("x")
+    request = Request(token_ids=prompt_ids, max_new_tokens=len(tokens), stop=(stop,))
+    decoder = tokenizer.text_decoder(prompt_ids)
+    sequence = Sequence(request, eos_ids=eos_ids, decoder=decoder)
+    for token in tokens:
+        sequence.append(token)
+    completion = sequence.completion()
+    assert (completion.text, completion.finish_reason) == (text, reason)

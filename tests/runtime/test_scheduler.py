@@ -51,6 +51,9 @@ class NoText:
     def rest(self) -> str:
         return ""
 
+    def special_text(self, token_id: int) -> str:
+        return ""
+
 
 @dataclass
 class HashEngine:
