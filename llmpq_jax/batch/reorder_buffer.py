@@ -74,9 +74,9 @@ class ReorderBuffer:
             _, earlier = self._partial.pop((name, index), (None, ()))
             waiting = self._waiting.setdefault(name, {})
             waiting[index] = completion, (*earlier, plan)
-            if len(waiting) == prompt.num_choices:
+            if len(waiting) == prompt.num_requests:
                 del self._waiting[name]
-                choices = [waiting[number] for number in range(prompt.num_choices)]
+                choices = [waiting[number] for number in range(prompt.num_requests)]
                 plans = [each for _, plans in choices for each in plans]
                 self.write(
                     Result(

@@ -29,7 +29,8 @@ class Result:
 
     Attributes:
         line: Prompt or bad line that was read.
-        completions: Completions of the prompt, one for each choice; none of a bad line.
+        completions: Completions of the prompts, all choices of one after the other; none
+            of a bad line.
         plans: Names of the strategies that generated them (`plan_name`), in order.
         start_decoder: Function that decodes the tokens, for log-probabilities; None if no
             completion has any.
@@ -90,7 +91,10 @@ def _openai_line(
 def _openai_body(prompt: Prompt, result: Result, model: str) -> dict[str, Any]:
     is_chat = prompt.form == "chat"
     completions = result.completions
-    num_prompt = completions[0].num_prompt_tokens
+    # Each prompt counts once, whatever its number of choices.
+    num_prompt = sum(
+        each.num_prompt_tokens for each in completions[:: prompt.num_choices]
+    )
     num_new = sum(len(completion.token_ids) for completion in completions)
     return {
         "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}",

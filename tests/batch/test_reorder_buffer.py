@@ -15,10 +15,10 @@ from tests.support.tiny_models import write_tiny_model
 
 NUM_CHOICES = (1, 2, 3)
 PROMPTS = [
-    Prompt(number=n, custom_id=f"p{n}", content="x", where="here", num_choices=n)
+    Prompt(number=n, custom_id=f"p{n}", contents=("x",), where="here", num_choices=n)
     for n in NUM_CHOICES
 ]
-KEYS = [(prompt, index) for prompt in PROMPTS for index in range(prompt.num_choices)]
+KEYS = [(prompt, index) for prompt in PROMPTS for index in range(prompt.num_requests)]
 
 
 def completion_of(prompt: Prompt, index: int) -> Completion:
@@ -55,9 +55,9 @@ def test_a_result_is_written_once_with_its_choices_in_order_and_their_plans(
     for result in results:
         prompt = result.line
         assert isinstance(prompt, Prompt)
-        expected = [completion_of(prompt, i) for i in range(prompt.num_choices)]
+        expected = [completion_of(prompt, i) for i in range(prompt.num_requests)]
         assert list(result.completions) == expected
-        keys = [(prompt, index) for index in range(prompt.num_choices)]
+        keys = [(prompt, index) for index in range(prompt.num_requests)]
         by_first = any(key not in left or key == left[0] for key in keys)
         by_second = any(key in left for key in keys)
         plans = (("first", by_first), ("second", by_second))

@@ -182,33 +182,43 @@ def test_bad_lines_become_errors_and_stop_nothing(run, strategy, tmp_path):
     assert "── plain: 2 new tokens" in shown.stdout
 
 
-def test_each_choice_is_drawn_with_a_seed_of_its_own(run, strategy, tmp_path):
+def test_each_choice_of_each_prompt_is_drawn_as_on_a_line_of_its_own(
+    run, strategy, tmp_path
+):
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "results.jsonl"
-    asked = {"prompt": "def f", "temperature": 1.5, "max_tokens": 4, "logprobs": 1}
+    asked = {"temperature": 1.5, "max_tokens": 4, "logprobs": 1}
+    texts, seeds = ["def f", "class A"], [7, 8, 9]
     several = {
         "custom_id": "all",
         "url": "/v1/completions",
-        "body": {**asked, "n": 5, "seed": 7},
+        "body": {**asked, "prompt": texts, "n": len(seeds), "seed": seeds[0]},
     }
     alone = [
         {
-            "custom_id": f"seed {seed}",
+            "custom_id": f"{text} {seed}",
             "url": "/v1/completions",
-            "body": {**asked, "seed": seed},
+            "body": {**asked, "prompt": text, "seed": seed},
         }
-        for seed in range(7, 12)
+        for text in texts
+        for seed in seeds
     ]
     prompts.write_text("\n".join(json.dumps(line) for line in (several, *alone)))
     words = ("generate", "--strategy", strategy, "--prompts", prompts, "--out", out)
     assert run(*words, "--ignore-eos").exit_code == 0
-    choices = {
-        row["custom_id"]: row["response"]["body"]["choices"]
+    bodies = {
+        row["custom_id"]: row["response"]["body"]
         for row in map(json.loads, out.read_text().splitlines())
     }
-    assert len(choices) == 6
+    assert len(bodies) == 1 + len(alone)
+    choices = {name: body["choices"] for name, body in bodies.items()}
     together = choices["all"]
+    assert len(together) == len(alone)
+    # Each prompt is counted once.
+    counts = [bodies[f"{text} 7"]["usage"]["prompt_tokens"] for text in texts]
+    assert bodies["all"]["usage"]["prompt_tokens"] == sum(counts)
+    assert bodies["all"]["usage"]["completion_tokens"] == 4 * len(alone)
     for number, choice in enumerate(together):
-        (one,) = choices[f"seed {7 + number}"]
+        (one,) = choices[str(alone[number]["custom_id"])]
         assert choice.keys() == one.keys()
         assert (choice["index"], one["index"]) == (number, 0)
         assert choice["text"] == one["text"]
@@ -307,10 +317,10 @@ def test_options_that_contradict_are_wrong_use(run, strategy, words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--temperature", -1), "temperature is -1.0, expected a finite number"),
+        (("--temperature", -1), "temperature is -1.0, expected 0 to 3.4e+38"),
         (("--top-k", -1), "top_k is -1, expected 0"),
-        (("--top-p", 0), "top_p is 0.0, expected more than 0"),
-        (("--seed", -1), "seed is -1, expected 0 to"),
+        (("--top-p", 2), "top_p is 2.0, expected 0 to 1"),
+        (("--seed", 2**63), "seed is 9223372036854775808, expected -9223"),
         (("--stop", ""), "stop: found [''], expected texts"),
         (("--prompt", ""), "prompt 2: the prompt is empty"),
     ],

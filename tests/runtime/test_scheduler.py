@@ -132,7 +132,7 @@ class HashEngine:
                     fed = given if step == 0 else steps[-1][index]
                     sequences[slot] = [*sequences[slot][:position], int(fed)]
                 tokens.append(
-                    next_token(sequences[slot], int(message.sampling.seed_B[index]))
+                    next_token(sequences[slot], int(message.sampling.seed_low_B[index]))
                 )
             steps.append(np.array(tokens, np.int32))
         self.num_steps += message.num_steps
