@@ -21,6 +21,8 @@ _MAX_REASON = 600
 Form = Literal["plain", "completion", "chat"]
 
 
+ErrorCode = Literal["invalid_request", "server_error"]
+
 # Text, token ids, or messages with "role" and "content".
 PromptContent = str | tuple[int, ...] | tuple[Mapping[str, str], ...]
 
@@ -97,18 +99,24 @@ class BadLine(Line):
 
     Attributes:
         reason: Message on one line, without the location.
+        code: Kind of the error: whether the line or the model is the cause.
     """
 
     reason: str
+    code: ErrorCode = "invalid_request"
 
     @classmethod
-    def of(cls, line: Line, error: RequestError) -> BadLine:
+    def of(
+        cls, line: Line, error: RequestError, *, code: ErrorCode = "invalid_request"
+    ) -> BadLine:
         """Makes a bad line of an error; the message is cut to one line of bounded length."""
         reason = " ".join(str(error).split())
         if len(reason) > _MAX_REASON:
             reason = f"{reason[: _MAX_REASON // 2]} … {reason[-_MAX_REASON // 2 :]}"
         name, where = line.custom_id, line.where
-        return cls(number=line.number, custom_id=name, where=where, reason=reason)
+        return cls(
+            number=line.number, custom_id=name, where=where, reason=reason, code=code
+        )
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"

@@ -51,7 +51,7 @@ def result_values(result: Result, *, model: str) -> dict[str, Any]:
     line = result.line
     if isinstance(line, BadLine):
         error = {
-            "code": "invalid_request",
+            "code": line.code,
             "message": line.reason,
             "line": line.number,
         }

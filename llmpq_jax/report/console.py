@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from llmpq_jax.files import json_text
 from llmpq_jax.units import format_seconds
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def print_line(text: str = "") -> None:
 
 def print_json(values: object) -> None:
     """Writes values to stdout as JSON."""
-    print_line(json.dumps(values, indent=2))
+    print_line(json_text(values, indent=2))
 
 
 def print_paths(**paths: Path | None) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from llmpq_jax.errors import RequestError
 
-FinishReason = Literal["eos", "stop", "length"]
+FinishReason = Literal["eos", "stop", "length", "error"]
 # The same as in `stage.sampling`, which imports JAX.
 MAX_TOP_LOGPROBS = 20
 # What the devices' types hold: int32, float32 and, in two words, int64.
@@ -149,9 +149,10 @@ class Completion:
         text: Text that continues the prompt's, without special tokens and without the
             stop text.
         finish_reason: "eos" after an end-of-text token, "stop" at a stop text, "length"
-            after `max_new_tokens` tokens.
+            after `max_new_tokens` tokens, "error" where the model's logits are no numbers.
         prompt_token_ids: Tokens of the prompt.
         logprobs: Log-probabilities of each token, None unless the request asks for them.
+        error: Message that says what happened if it ended by an error; None otherwise.
     """
 
     token_ids: tuple[int, ...]
@@ -159,6 +160,7 @@ class Completion:
     finish_reason: FinishReason
     prompt_token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] | None = None
+    error: str | None = None
 
     @property
     def num_prompt_tokens(self) -> int:

@@ -9,6 +9,7 @@ from llmpq_jax.runtime.generated_text import GeneratedText
 from llmpq_jax.runtime.request import Completion, FinishReason, Request, TokenLogprobs
 
 if TYPE_CHECKING:
+    from llmpq_jax.stage.message import NotFinite
     from llmpq_jax.stage.sampling import Logprobs
 
 
@@ -37,6 +38,8 @@ class Sequence:
         logprobs: Log-probabilities of these tokens, empty unless the request asks for
             them.
         finish_reason: Reason why generation ended, None before.
+        not_finite: Place where the model's numbers were first not finite, if that ended
+            it and the place was found.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Sequence:
         self.token_ids = list(request.partial.token_ids)
         self.logprobs: list[TokenLogprobs] = list(request.partial.logprobs)
         self.finish_reason: FinishReason | None = None
+        self.not_finite: NotFinite | None = None
         self._eos_ids = () if request.ignores_eos else eos_ids
         self._decoder = decoder
         self._text = GeneratedText(request.stop)
@@ -70,6 +74,11 @@ class Sequence:
         # stages do not wait for it.
         if self.request.stop and self._decode():
             self.finish_reason = "stop"
+
+    def fail(self, found: NotFinite | None) -> None:
+        """Ends generation because the model's logits are not finite."""
+        self.finish_reason = "error"
+        self.not_finite = found
 
     def append_logprobs(self, logprobs: Logprobs, row: int) -> None:
         """Appends the log-probabilities of the next token, if the request asks for them."""

@@ -20,6 +20,8 @@ MAX_TOP_LOGPROBS = 20
 # a larger temperature may underflow; they are nothing to noise long before.
 _MIN_TEMPERATURE, _MAX_TEMPERATURE = 1e-30, 1e30
 _WORD = 2**32 - 1
+# What takes the place of a token where the logits are NaN or infinite.
+NOT_FINITE = -1
 
 
 class SamplingRows(NamedTuple):
@@ -102,7 +104,8 @@ def choose_tokens(
 ) -> Int[Array, " B"]:
     """Returns one token per row, sampled for `position_B`.
 
-    Uses the Gumbel-max trick: the argmax of logits / temperature + Gumbel noise.
+    Uses the Gumbel-max trick: the argmax of logits / temperature + Gumbel noise. A row
+    whose largest logit is no finite number gets `NOT_FINITE`.
     """
     greedy = _top(logits_BV)
     is_drawn = rows.temperature_B > 0
@@ -110,7 +113,9 @@ def choose_tokens(
     def draw(_: None) -> Array:
         return jnp.where(is_drawn, _draw(logits_BV, rows, position_B), greedy)
 
-    return jax.lax.cond(jnp.any(is_drawn), draw, lambda _: greedy, None)
+    chosen = jax.lax.cond(jnp.any(is_drawn), draw, lambda _: greedy, None)
+    is_finite = jnp.isfinite(jnp.max(logits_BV, axis=-1))
+    return jnp.where(is_finite, chosen, NOT_FINITE)
 
 
 def with_logprobs(

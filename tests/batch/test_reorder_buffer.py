@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -62,6 +63,31 @@ def test_a_result_is_written_once_with_its_choices_in_order_and_their_plans(
         by_second = any(key in left for key in keys)
         plans = (("first", by_first), ("second", by_second))
         assert set(result.plans) == {name for name, is_used in plans if is_used}
+
+
+def test_a_prompt_that_the_model_failed_at_is_a_bad_line(tokenizer):
+    """Its other choices are dropped; the next prompts have their results."""
+    results: list[Result] = []
+    one, two, three = PROMPTS
+    failed = replace(
+        completion_of(two, 0), finish_reason="error", error="logits are no numbers"
+    )
+    stream = [
+        ((one, 0), completion_of(one, 0)),
+        ((two, 1), completion_of(two, 1)),
+        ((two, 0), failed),
+        *(((three, index), completion_of(three, index)) for index in range(3)),
+    ]
+    with closing(ReorderBuffer(results.append)) as buffer:
+        assert buffer.failed is None
+        buffer.write_complete(stream, tokenizer, plan="first")
+        assert buffer.is_written(two)
+        bad = results[1].line
+        assert isinstance(bad, BadLine)
+        assert (bad.custom_id, bad.code) == ("p2", "server_error")
+        assert bad.reason == "logits are no numbers"
+        assert buffer.failed == (bad, 1)
+    assert [result.line for result in results] == [one, bad, three]
 
 
 def test_partial_completions_can_be_dropped():

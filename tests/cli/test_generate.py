@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from llmpq_jax.runtime import Pipeline, Sampling
 from llmpq_jax.schema.record_files import read_strategy, write_strategy
@@ -98,6 +101,38 @@ def test_options_choose_how_tokens_are_drawn(run, strategy):
     )
     (row,) = json.loads(result.stdout)["results"]
     assert (row["text"], row["finish_reason"]) == (wanted.text, wanted.finish_reason)
+
+
+def test_a_model_of_no_numbers_makes_errors_and_no_results(run, model, tmp_path):
+    spoilt = tmp_path / "model"
+    shutil.copytree(model, spoilt)
+    weights = load_file(spoilt / "model.safetensors")
+    down = "model.layers.1.mlp.down_proj.weight"
+    weights[down] = weights[down] * np.nan
+    save_file(weights, spoilt / "model.safetensors")
+    plan = tmp_path / "strategy.toml"
+    write_strategy(plan, make_strategy(spoilt, [((0,), [16] * 4)]))
+    prompts = tmp_path / "prompts.jsonl"
+    body = {"prompt": [5, 6], "max_tokens": 3, "logprobs": 2, "n": 2}
+    lines = [
+        {"custom_id": "openai", "url": "/v1/completions", "body": body},
+        {"custom_id": "plain", "prompt": "a"},
+    ]
+    prompts.write_text("\n".join(json.dumps(line) for line in lines))
+    out = tmp_path / "results.jsonl"
+    words = ("generate", "--strategy", plan, "--prompts", prompts, "--out", out)
+    result = run(*words, "--weights-cache", "none")
+    assert result.exit_code == 1
+    reason = "layer 1 on node0/cpu:0 is the first part whose results are not finite"
+    assert reason in result.stderr.splitlines()[-1]
+    assert "(and 1 more line" in result.stderr.splitlines()[-1]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {row["custom_id"] for row in rows} == {"openai", "plain"}
+    for row in rows:
+        assert row["response"] is None
+        assert row["error"]["code"] == "server_error"
+        assert reason in row["error"]["message"]
+    assert run(*words, "--resume").exit_code == 1
 
 
 def test_chat_goes_through_the_template(run, fails, strategy, tmp_path):
