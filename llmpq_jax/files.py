@@ -1,13 +1,17 @@
-"""Files and folders that are written completely or not at all."""
+"""Files and folders that are written completely or not at all, and their JSON."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from llmpq_jax.errors import LlmpqError, RequestError
 
@@ -28,6 +32,29 @@ def reading(
     except UnicodeDecodeError as reason:
         msg = f"{what} {path}: is not UTF-8 text (byte {reason.start}): expected {expected}"
         raise error(msg) from reason
+
+
+def json_text(
+    value: Any, *, indent: int | None = None, ensure_ascii: bool = True
+) -> str:
+    """Returns a value as JSON. Numbers that are not finite, which it lacks, become null."""
+    dump = partial(
+        json.dumps, indent=indent, ensure_ascii=ensure_ascii, allow_nan=False
+    )
+    try:
+        return dump(value)
+    except ValueError:
+        return dump(_finite(value))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def write_text(path: Path, text: str) -> None:

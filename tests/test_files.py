@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import stat
 from pathlib import Path
@@ -8,7 +9,14 @@ from typing import Any
 import pytest
 
 from llmpq_jax.errors import RequestError
-from llmpq_jax.files import new_folder, write_text
+from llmpq_jax.files import json_text, new_folder, write_text
+
+
+def test_numbers_that_json_lacks_become_null() -> None:
+    finite = {"a": [1.5, None, "NaN"], "b": (True, 2)}
+    assert json.loads(json_text(finite)) == {"a": [1.5, None, "NaN"], "b": [True, 2]}
+    others = {"a": [float("nan"), 1.5], "b": (float("inf"), {"c": -float("inf")})}
+    assert json_text(others) == '{"a": [null, 1.5], "b": [null, {"c": null}]}'
 
 
 def test_writing_makes_folders_and_leaves_no_temporary_file(tmp_path: Path) -> None:

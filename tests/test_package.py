@@ -164,3 +164,26 @@ def test_constraints_hold_names_and_versions_that_the_project_accepts():
 
 def test_the_package_says_that_it_is_typed():
     assert (ROOT / "llmpq_jax/py.typed").exists()
+
+
+# Where JSON is digested or only looked at, or is another program's config.
+UNCHECKED_JSON = {
+    "arch/fingerprint.py",
+    "batch/manifest.py",
+    "batch/prompt_line.py",
+    "checkpoint/weights_file.py",
+    "checkpoint/writer.py",
+}
+
+
+def test_json_is_written_without_numbers_that_it_does_not_have():
+    unchecked = set()
+    for path in sorted((ROOT / "llmpq_jax").glob("**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) == "json.dump":
+                unchecked.add(str(path))
+            if isinstance(node, ast.Call) and "json.dumps" in ast.unparse(node)[:30]:
+                keywords = {word.arg for word in node.keywords}
+                if "allow_nan" not in keywords:
+                    unchecked.add(str(path.relative_to(ROOT / "llmpq_jax")))
+    assert unchecked == UNCHECKED_JSON

@@ -12,10 +12,18 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from llmpq_jax.batch.prompt import Form
-from llmpq_jax.batch.request_fields import Asked, CheckedModel, RequestFields, complaint
+from llmpq_jax.batch.request_fields import (
+    Asked,
+    CheckedModel,
+    RequestFields,
+    WholeNumber,
+    as_whole_number,
+    complaint,
+    short_repr,
+)
 
 # Accepted with any value, because they do not change the answer.
-_IGNORED_FIELDS = frozenset(
+_IGNORED_FIELDS: frozenset[str] = frozenset(
     {
         "metadata",
         "prompt_cache_key",
@@ -50,55 +58,101 @@ def _join_parts(content: Any) -> Any:
     for index, part in enumerate(content):
         is_text = isinstance(part, dict) and part.get("type") == "text"
         if not (is_text and isinstance(part.get("text"), str)):
-            text = f'found {part!r}, expected {{"type": "text", "text": "…"}}: nothing else is supported'
+            text = f'found {short_repr(part)}, expected {{"type": "text", "text": "…"}}: nothing else is supported'
             raise complaint(text, at=f"[{index}]")
     return "".join(part["text"] for part in content)
 
 
-def _check_token_ids(prompt: Any) -> Any:
-    # JSON's true and false are Python's int too.
-    if isinstance(prompt, list) and not all(type(each) is int for each in prompt):
-        text = "found a list that is not of token ids, expected one text: put several on lines of their own"
-        raise complaint(text)
-    return prompt
+def _as_prompts(prompt: Any) -> Any:
+    """Returns a prompt as a list of one; token ids as whole numbers."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if not isinstance(prompt, list):
+        return prompt
+    if any(isinstance(each, str) for each in prompt):
+        if all(isinstance(each, str) for each in prompt):
+            return prompt
+    elif any(isinstance(each, list) for each in prompt):
+        if all(isinstance(each, list) for each in prompt):
+            return [_as_token_ids(each) for each in prompt]
+    else:
+        return [_as_token_ids(prompt)]
+    text = "found a list of several kinds, expected texts alone, or token ids, or lists of token ids"
+    raise complaint(text)
 
 
-class Message(CheckedModel):
-    """A message of a conversation; its content's parts are joined to one text."""
+def _as_token_ids(values: list[Any]) -> list[int]:
+    token_ids = [as_whole_number(each) for each in values]
+    for index, token_id in enumerate(token_ids):
+        # JSON's true and false are Python's int too.
+        if type(token_id) is not int:
+            text = f"found {short_repr(token_id)}, expected a token id"
+            raise complaint(text, at=f"[{index}]")
+    return token_ids
+
+
+class _OpenAIModel(CheckedModel):
+    """An object of OpenAI's; null is equivalent to an absent key.
+
+    Attributes:
+        ignored: Keys that are accepted with any value.
+        no_op_values: Unsupported keys, each with the values that ask for nothing.
+    """
+
+    ignored: ClassVar[frozenset[str]] = frozenset()
+    no_op_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_asks_for_nothing(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {
+            key: value
+            for key, value in values.items()
+            if value is not None
+            and key not in cls.ignored
+            and value not in cls.no_op_values.get(key, ())
+        }
+
+    @classmethod
+    def refusal(cls, key: str, value: Any) -> str:
+        if key not in cls.no_op_values:
+            return super().refusal(key, value)
+        expected = " or ".join(repr(each) for each in cls.no_op_values[key])
+        return (
+            f"found {short_repr(value)}, expected {expected}: nothing else is supported"
+        )
+
+
+class Message(_OpenAIModel):
+    """A message of a conversation; its content's parts are joined to one text.
+
+    An answer of OpenAI's or of vLLM's is one too, if it is a text alone.
+    """
 
     expected = "an object with role and content"
+    no_op_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "annotations": ([],),
+        "reasoning": ("",),
+        "reasoning_content": ("",),
+        "refusal": ("",),
+        "tool_calls": ([],),
+    }
 
     role: str = Field(description="a text")
     content: Annotated[str, BeforeValidator(_join_parts)] = Field(description="a text")
     name: str | None = Field(None, description="a text")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, values: Any) -> Any:
-        return _without_nulls(values)
 
+class _Body(_OpenAIModel, RequestFields):
+    """Fields of both endpoints' bodies."""
 
-class _Body(RequestFields):
-    """Fields of both endpoints' bodies; null is equivalent to an absent key."""
+    ignored = _IGNORED_FIELDS
+    no_op_values = _NO_OP_VALUES
 
     model: str | None = Field(None, description="a text")
-    n: int = Field(1, description="a whole number")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_what_asks_for_nothing(cls, values: Any) -> Any:
-        return {
-            key: value
-            for key, value in _without_nulls(values).items()
-            if key not in _IGNORED_FIELDS and value not in _NO_OP_VALUES.get(key, ())
-        }
-
-    @classmethod
-    def refusal(cls, key: str, value: Any) -> str:
-        if key not in _NO_OP_VALUES:
-            return super().refusal(key, value)
-        expected = " or ".join(repr(each) for each in _NO_OP_VALUES[key])
-        return f"found {value!r}, expected {expected}: nothing else is supported"
+    n: WholeNumber = Field(1, description="a whole number")
 
 
 class ChatBody(_Body):
@@ -107,9 +161,11 @@ class ChatBody(_Body):
     form: ClassVar[Form] = "chat"
 
     messages: list[Message] = Field(min_length=1, description="a list of messages")
-    max_completion_tokens: int | None = Field(None, description="a whole number")
+    max_completion_tokens: WholeNumber | None = Field(
+        None, description="a whole number"
+    )
     logprobs: bool | None = Field(None, description="true or false")
-    top_logprobs: int | None = Field(None, description="a whole number")
+    top_logprobs: WholeNumber | None = Field(None, description="a whole number")
 
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
@@ -127,8 +183,9 @@ class ChatBody(_Body):
     def asked(self) -> Asked:
         """Returns what is asked for; `max_tokens` is the older name of its limit."""
         newer = self.max_completion_tokens
+        messages = tuple(each.model_dump(exclude_none=True) for each in self.messages)
         return Asked(
-            content=tuple(each.model_dump(exclude_none=True) for each in self.messages),
+            contents=(messages,),
             max_new_tokens=self.max_tokens if newer is None else newer,
             num_choices=self.n,
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
@@ -141,16 +198,17 @@ class CompletionBody(_Body):
 
     form: ClassVar[Form] = "completion"
 
-    prompt: Annotated[str | list[int], BeforeValidator(_check_token_ids)] = Field(
-        description="a text or a list of token ids"
+    prompt: Annotated[list[str] | list[list[int]], BeforeValidator(_as_prompts)] = (
+        Field(description="a text or a list of token ids, or a list of these")
     )
-    logprobs: int | None = Field(None, description="a whole number")
+    logprobs: WholeNumber | None = Field(None, description="a whole number")
 
     def asked(self) -> Asked:
         """Returns what is asked for; `logprobs` is a number here."""
-        prompt = self.prompt
         return Asked(
-            content=prompt if isinstance(prompt, str) else tuple(prompt),
+            contents=tuple(
+                each if isinstance(each, str) else tuple(each) for each in self.prompt
+            ),
             max_new_tokens=self.max_tokens,
             num_choices=self.n,
             top_logprobs=self.logprobs,
@@ -176,7 +234,11 @@ class BatchLine(CheckedModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_nulls(cls, values: Any) -> Any:
-        return _without_nulls(values, keys=("url", "body"))
+        return {
+            key: value
+            for key, value in values.items()
+            if value is not None or key not in ("url", "body")
+        }
 
 
 def is_batch_line(values: Mapping[str, Any]) -> bool:
@@ -192,14 +254,3 @@ def parse_batch_line(values: Mapping[str, Any]) -> ChatBody | CompletionBody:
     """
     line = BatchLine.parse(values)
     return BODIES[line.url].parse(line.body, at="body")
-
-
-def _without_nulls(values: Any, *, keys: tuple[str, ...] | None = None) -> Any:
-    """Drops keys that are null, of all or some keys; leaves other values as they are."""
-    if not isinstance(values, dict):
-        return values
-    return {
-        key: value
-        for key, value in values.items()
-        if value is not None or (keys is not None and key not in keys)
-    }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from llmpq_jax.errors import RequestError
-from llmpq_jax.runtime.request import Sampling
+from llmpq_jax.runtime.request import Sampling, check_max_new_tokens
 
 if TYPE_CHECKING:
     from llmpq_jax.checkpoint.tokenizer import Tokenizer
@@ -20,6 +20,8 @@ _MAX_REASON = 600
 # A plain line, or a request to one of OpenAI's two endpoints.
 Form = Literal["plain", "completion", "chat"]
 
+
+ErrorCode = Literal["invalid_request", "server_error"]
 
 # Text, token ids, or messages with "role" and "content".
 PromptContent = str | tuple[int, ...] | tuple[Mapping[str, str], ...]
@@ -45,20 +47,20 @@ class Prompt(Line):
     """A prompt with its options.
 
     Attributes:
-        content: Text or token ids of the prompt, or messages of a conversation, each
-            with "role" and "content".
+        contents: Prompts of the line, in the order of their results: the text or token
+            ids of each, or messages of a conversation, each with "role" and "content".
         form: Form of the line, and so of its result.
         model: Name that the line gives to the model; None if it gives none.
         max_new_tokens: Maximum number of new tokens; None for the strategy's.
         sampling: Rule by which tokens are chosen.
         stop: Texts that end the continuation; the first one that appears is cut off
             with all that follows.
-        num_choices: Number of continuations; each after the first draws with the next
-            seed.
+        num_choices: Number of continuations of each prompt; each after the first draws
+            with the next seed.
         top_logprobs: Number of likeliest tokens to list; see `Request`.
     """
 
-    content: PromptContent
+    contents: tuple[PromptContent, ...]
     form: Form = "plain"
     model: str | None = None
     max_new_tokens: int | None = None
@@ -68,14 +70,27 @@ class Prompt(Line):
     top_logprobs: int | None = None
 
     @property
+    def num_requests(self) -> int:
+        """Number of continuations of all prompts."""
+        return len(self.contents) * self.num_choices
+
+    @property
     def text(self) -> str:
-        """Text to show for the prompt; of a conversation the last message."""
-        if isinstance(self.content, str):
-            return self.content
-        last = self.content[-1]
+        """Text to show for the first prompt."""
+        return self.text_of(0)
+
+    def text_of(self, index: int) -> str:
+        """Returns the text to show for the prompt of one of the continuations.
+
+        Of a conversation it is the last message.
+        """
+        content = self.contents[index // self.num_choices]
+        if isinstance(content, str):
+            return content
+        last = content[-1]
         if isinstance(last, Mapping):
             return last["content"]
-        return " ".join(str(token_id) for token_id in self.content)
+        return " ".join(str(token_id) for token_id in content)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,18 +99,24 @@ class BadLine(Line):
 
     Attributes:
         reason: Message on one line, without the location.
+        code: Kind of the error: whether the line or the model is the cause.
     """
 
     reason: str
+    code: ErrorCode = "invalid_request"
 
     @classmethod
-    def of(cls, line: Line, error: RequestError) -> BadLine:
+    def of(
+        cls, line: Line, error: RequestError, *, code: ErrorCode = "invalid_request"
+    ) -> BadLine:
         """Makes a bad line of an error; the message is cut to one line of bounded length."""
         reason = " ".join(str(error).split())
         if len(reason) > _MAX_REASON:
             reason = f"{reason[: _MAX_REASON // 2]} … {reason[-_MAX_REASON // 2 :]}"
         name, where = line.custom_id, line.where
-        return cls(number=line.number, custom_id=name, where=where, reason=reason)
+        return cls(
+            number=line.number, custom_id=name, where=where, reason=reason, code=code
+        )
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
@@ -109,11 +130,15 @@ class PromptDefaults:
     sampling: Sampling = field(default=GREEDY)
     stop: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.max_new_tokens is not None:
+            check_max_new_tokens(self.max_new_tokens)
+
 
 def prompt_tokens(
     prompt: Prompt, tokenizer: Tokenizer, *, is_chat: bool = False
-) -> tuple[int, ...]:
-    """Returns the token ids that the model continues.
+) -> tuple[tuple[int, ...], ...]:
+    """Returns the token ids that the model continues, of each prompt of a line.
 
     Conversations go through the checkpoint's chat template, and with `is_chat` plain
     prompts too, as a user's message.
@@ -121,9 +146,18 @@ def prompt_tokens(
     Raises:
         RequestError: If the template is missing or refuses the conversation.
     """
-    content = prompt.content
+    is_message = prompt.form == "plain" and is_chat
+    return tuple(
+        _content_tokens(content, tokenizer, is_message=is_message)
+        for content in prompt.contents
+    )
+
+
+def _content_tokens(
+    content: PromptContent, tokenizer: Tokenizer, *, is_message: bool
+) -> tuple[int, ...]:
     if isinstance(content, str):
-        if prompt.form == "plain" and is_chat:
+        if is_message:
             return tokenizer.encode_chat([{"role": "user", "content": content}])
         return tokenizer.encode(content)
     token_ids = tuple(each for each in content if isinstance(each, int))

@@ -21,6 +21,7 @@ from llmpq_jax.batch.prompt_line import (
     parse_json_line,
     parse_request,
 )
+from llmpq_jax.batch.request_fields import short_repr
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
 from llmpq_jax.files import reading
@@ -162,14 +163,18 @@ def workload_of_prompts(
             msg = f"{prompt.where}: says no max_new_tokens: expected it there, or --new-tokens for such prompts"
             raise RequestError(msg)
         try:
-            num_tokens = len(prompt_tokens(prompt, tokenizer))
+            token_ids_of_each = prompt_tokens(prompt, tokenizer)
         except RequestError as reason:
             msg = f"{prompt.where}: {reason}"
             raise RequestError(msg) from reason
-        if num_tokens == 0:
+        if not all(token_ids_of_each):
             msg = f"{prompt.where}: has no token by the tokenizer of {model}: expected at least one; check that the folder holds the model's tokenizer.json"
             raise RequestError(msg)
-        lengths += [(num_tokens, prompt.max_new_tokens)] * prompt.num_choices
+        lengths += [
+            (len(token_ids), prompt.max_new_tokens)
+            for token_ids in token_ids_of_each
+            for _ in range(prompt.num_choices)
+        ]
     maximum = max([own or 0 for _, own in lengths] + [new_tokens or 0])
     return workload_of_lengths(
         [(num_tokens, own or maximum) for num_tokens, own in lengths],
@@ -180,7 +185,7 @@ def workload_of_prompts(
 
 def _checked_id(custom_id: Any, number: int, seen: IdIndex) -> str:
     if not isinstance(custom_id, str):
-        msg = f"custom_id: found {custom_id!r}, expected a text"
+        msg = f"custom_id: found {short_repr(custom_id)}, expected a text"
         raise RequestError(msg)
     if not custom_id:
         msg = "custom_id is empty: expected at least one character"

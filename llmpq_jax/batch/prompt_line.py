@@ -11,9 +11,15 @@ from pydantic import Field, field_validator, model_validator
 
 from llmpq_jax.batch.openai import is_batch_line, parse_batch_line
 from llmpq_jax.batch.prompt import Form, Line, Prompt, PromptDefaults
-from llmpq_jax.batch.request_fields import Asked, RequestFields, complaint
+from llmpq_jax.batch.request_fields import (
+    Asked,
+    RequestFields,
+    WholeNumber,
+    complaint,
+    short_repr,
+)
 from llmpq_jax.errors import RequestError
-from llmpq_jax.runtime.request import MAX_TOP_LOGPROBS
+from llmpq_jax.runtime.request import MAX_TOP_LOGPROBS, check_max_new_tokens
 
 # OpenAI's maximum too.
 _MAX_CHOICES = 128
@@ -26,7 +32,7 @@ class PlainLine(RequestFields):
 
     prompt: str = Field(description="a text")
     custom_id: str | None = Field(None, description="a text")
-    max_new_tokens: int | None = Field(None, description="a whole number")
+    max_new_tokens: WholeNumber | None = Field(None, description="a whole number")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -47,7 +53,7 @@ class PlainLine(RequestFields):
     def asked(self) -> Asked:
         """Returns what is asked for; `max_tokens` is the other name of its limit."""
         limit = self.max_tokens if self.max_new_tokens is None else self.max_new_tokens
-        return Asked(content=self.prompt, max_new_tokens=limit)
+        return Asked(contents=(self.prompt,), max_new_tokens=limit)
 
 
 def parse_json_line(line: str) -> Mapping[str, Any]:
@@ -58,19 +64,18 @@ def parse_json_line(line: str) -> Mapping[str, Any]:
     """
     try:
         values = json.loads(line)
+        if "\\u" in line:
+            json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError as reason:
+        half = ascii(reason.object[reason.start])
+        msg = f"holds {half}, half of a character: expected both halves, or the character itself"
+        raise RequestError(msg) from reason
     except (ValueError, RecursionError) as reason:
         msg = f'is not JSON ({reason}): expected {{"prompt": "…"}}'
         raise RequestError(msg) from reason
     if not isinstance(values, dict):
         msg = f'found a {type(values).__name__}, expected an object such as {{"prompt": "…"}}'
         raise RequestError(msg)
-    if "\\u" in line:
-        try:
-            json.dumps(values, ensure_ascii=False).encode()
-        except UnicodeEncodeError as reason:
-            half = ascii(reason.object[reason.start])
-            msg = f"holds {half}, half of a character: expected both halves, or the character itself"
-            raise RequestError(msg) from reason
     return values
 
 
@@ -96,20 +101,19 @@ def make_prompt(request: RequestFields, defaults: PromptDefaults, line: Line) ->
         RequestError: If a value is out of range; the message lacks the line's location.
     """
     asked = request.asked()
-    if not asked.content:
+    if not (asked.contents and all(asked.contents)):
         msg = "the prompt is empty: expected at least one character"
         raise RequestError(msg)
     stop = defaults.stop if request.stop is None else request.stop
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
     if not all(isinstance(text, str) and text for text in stop):
-        msg = f"stop: found {list(stop)}, expected texts of at least one character"
+        msg = f"stop: found {short_repr(list(stop))}, expected texts of at least one character"
         raise RequestError(msg)
     max_new_tokens = asked.max_new_tokens
     if max_new_tokens is None:
         max_new_tokens = defaults.max_new_tokens
-    if max_new_tokens is not None and max_new_tokens < 1:
-        msg = f"max_new_tokens is {max_new_tokens}, expected at least 1"
-        raise RequestError(msg)
+    if max_new_tokens is not None:
+        check_max_new_tokens(max_new_tokens)
     num_choices = asked.num_choices
     if not 1 <= num_choices <= _MAX_CHOICES:
         msg = f"n is {num_choices}, expected 1 to {_MAX_CHOICES}"
@@ -121,8 +125,6 @@ def make_prompt(request: RequestFields, defaults: PromptDefaults, line: Line) ->
         include={"temperature", "top_k", "top_p", "seed"}, exclude_none=True
     )
     sampling = replace(defaults.sampling, **given)
-    # The last choice's seed must be valid too.
-    replace(sampling, seed=sampling.seed + num_choices - 1)
     values: dict[str, Any] = asdict(line) | asked._asdict()
     values["max_new_tokens"] = max_new_tokens
     return Prompt(**values, form=request.form, sampling=sampling, stop=stop)

@@ -59,34 +59,43 @@ class RequestReader:
         for line in self._lines:
             if self._is_done(line.custom_id) or self._buffer.is_written(line):
                 continue
-            made = line if isinstance(line, BadLine) else self._request(line)
+            made = line if isinstance(line, BadLine) else self._requests(line)
             if isinstance(made, BadLine):
                 first, count = self.bad_lines or (made, 0)
                 self.bad_lines = first, count + 1
                 on_bad_line(made)
             else:
                 assert isinstance(line, Prompt)
-                seed = made.sampling.seed
-                for index in range(line.num_choices):
+                for index in range(line.num_requests):
                     if self._buffer.is_waiting(line, index):
                         continue
-                    sampling = replace(made.sampling, seed=seed + index)
-                    partial = self._buffer.partial(line, index)
-                    request = replace(made, sampling=sampling, partial=partial)
+                    number, choice = divmod(index, line.num_choices)
+                    request = replace(
+                        made[number],
+                        sampling=line.sampling.with_next_seed(choice),
+                        partial=self._buffer.partial(line, index),
+                    )
                     yield (line, index), request
 
-    def _request(self, prompt: Prompt) -> Request | BadLine:
+    def _requests(self, prompt: Prompt) -> tuple[Request, ...] | BadLine:
+        """Returns the requests of a line's prompts, without their further choices."""
         planned = self._strategy.workload.new_tokens
         try:
-            request = Request(
-                token_ids=prompt_tokens(prompt, self._tokenizer, is_chat=self._is_chat),
-                max_new_tokens=prompt.max_new_tokens or planned,
-                sampling=prompt.sampling,
-                stop=prompt.stop,
-                ignores_eos=self._ignores_eos,
-                top_logprobs=prompt.top_logprobs,
+            requests = tuple(
+                Request(
+                    token_ids=token_ids,
+                    max_new_tokens=prompt.max_new_tokens or planned,
+                    sampling=prompt.sampling,
+                    stop=prompt.stop,
+                    ignores_eos=self._ignores_eos,
+                    top_logprobs=prompt.top_logprobs,
+                )
+                for token_ids in prompt_tokens(
+                    prompt, self._tokenizer, is_chat=self._is_chat
+                )
             )
-            check_request(request, self._strategy, self._architecture)
+            for request in requests:
+                check_request(request, self._strategy, self._architecture)
         except RequestError as reason:
             return BadLine.of(prompt, reason)
-        return request
+        return requests

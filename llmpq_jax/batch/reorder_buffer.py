@@ -8,6 +8,7 @@ from llmpq_jax.batch.id_index import IdIndex
 from llmpq_jax.batch.prompt import BadLine, Prompt
 from llmpq_jax.batch.result_line import Result
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
+from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.request import Completion, PartialCompletion
 
 # A prompt and the index of one of its choices.
@@ -21,10 +22,15 @@ class ReorderBuffer:
     It holds which lines have their result, the choices that wait for others of their
     prompt, and the partial completions of requests that a plan could not finish: no
     more than the requests of one batch and the choices of their prompts.
+
+    Attributes:
+        failed: First prompt that the model failed at, as a bad line, and the number of
+            such prompts; None if there was none.
     """
 
     def __init__(self, on_result: Callable[[Result], None]) -> None:
         """Starts empty; the callback is for each result once it is complete."""
+        self.failed: tuple[BadLine, int] | None = None
         self._on_result = on_result
         self._written = IdIndex()
         self._waiting: dict[str, dict[int, tuple[Completion, _Plans]]] = {}
@@ -74,18 +80,29 @@ class ReorderBuffer:
             _, earlier = self._partial.pop((name, index), (None, ()))
             waiting = self._waiting.setdefault(name, {})
             waiting[index] = completion, (*earlier, plan)
-            if len(waiting) == prompt.num_choices:
+            if len(waiting) == prompt.num_requests:
                 del self._waiting[name]
-                choices = [waiting[number] for number in range(prompt.num_choices)]
+                choices = [waiting[number] for number in range(prompt.num_requests)]
+                errors = [each.error for each, _ in choices if each.error is not None]
+                if errors:
+                    self._write_failed(prompt, errors[0])
+                    continue
                 plans = [each for _, plans in choices for each in plans]
                 self.write(
                     Result(
                         line=prompt,
                         completions=tuple(completion for completion, _ in choices),
                         plans=tuple(dict.fromkeys(plans)),
-                        token_text=lambda token_id: tokenizer.decode([token_id]),
+                        start_decoder=tokenizer.text_decoder,
                     )
                 )
+
+    def _write_failed(self, prompt: Prompt, error: str) -> None:
+        """Writes the error of a prompt of which the model made no text."""
+        line = BadLine.of(prompt, RequestError(error), code="server_error")
+        first, count = self.failed or (line, 0)
+        self.failed = first, count + 1
+        self.write(Result(line=line))
 
     def close(self) -> None:
         """Deletes the temporary file."""

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import reprlib
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Self, get_args
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from llmpq_jax.batch.prompt import Form, PromptContent
 from llmpq_jax.errors import RequestError
+
+# Found values may be of any size and depth.
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 200
+
+
+def short_repr(value: Any) -> str:
+    """Returns a found value for a message, abridged if it is long or deep."""
+    return _REPR.repr(value)
+
+
+def as_whole_number(value: Any) -> Any:
+    """Returns a number such as 4.0 as a whole one, which it is in JSON; others as they are."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+WholeNumber = Annotated[int, BeforeValidator(as_whole_number)]
 
 
 def complaint(text: str, *, at: str = "") -> PydanticCustomError:
@@ -57,14 +77,14 @@ class Asked(NamedTuple):
     """What a request of any form asks for.
 
     Attributes:
-        content: Prompt, or messages of a conversation.
+        contents: Prompts, or messages of a conversation.
         max_new_tokens: Maximum number of new tokens; None if the request leaves it open.
-        num_choices: Number of continuations.
+        num_choices: Number of continuations of each prompt.
         top_logprobs: Number of likeliest tokens to list; None for no log-probabilities.
         model: Name that the request gives to the model, if any.
     """
 
-    content: PromptContent
+    contents: tuple[PromptContent, ...]
     max_new_tokens: int | None
     num_choices: int = 1
     top_logprobs: int | None = None
@@ -76,11 +96,11 @@ class RequestFields(CheckedModel):
 
     form: ClassVar[Form]
 
-    max_tokens: int | None = Field(None, description="a whole number")
+    max_tokens: WholeNumber | None = Field(None, description="a whole number")
     temperature: int | float | None = Field(None, description="a number")
-    top_k: int | None = Field(None, description="a whole number")
+    top_k: WholeNumber | None = Field(None, description="a whole number")
     top_p: int | float | None = Field(None, description="a number")
-    seed: int | None = Field(None, description="a whole number")
+    seed: WholeNumber | None = Field(None, description="a whole number")
     stop: str | list[Any] | None = Field(None, description="a text or a list of them")
 
     @abstractmethod
@@ -114,4 +134,4 @@ def _one_line(model: type[CheckedModel], detail: ErrorDetails, at: str) -> str:
         case "too_short":
             return f"{at}: found none, expected at least one"
         case _:
-            return f"{at}: found {detail['input']!r}, expected {expected}"
+            return f"{at}: found {short_repr(detail['input'])}, expected {expected}"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmpq_jax.batch.logprobs import logprobs_values
 from llmpq_jax.batch.prompt import BadLine, Prompt
+from llmpq_jax.checkpoint.text_decoder import TextDecoder
 from llmpq_jax.runtime.request import Completion, FinishReason
 
-# Decoded from a token that is part of a character.
-_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+# Starts decoding the continuation of a prompt's tokens.
+StartDecoder = Callable[[Sequence[int]], TextDecoder]
+
 _OPENAI_REASONS: dict[FinishReason, str] = {
     "eos": "stop",
     "stop": "stop",
@@ -26,15 +29,17 @@ class Result:
 
     Attributes:
         line: Prompt or bad line that was read.
-        completions: Completions of the prompt, one for each choice; none of a bad line.
+        completions: Completions of the prompts, all choices of one after the other; none
+            of a bad line.
         plans: Names of the strategies that generated them (`plan_name`), in order.
-        token_text: Function from a token id to its text, for log-probabilities.
+        start_decoder: Function that decodes the tokens, for log-probabilities; None if no
+            completion has any.
     """
 
     line: Prompt | BadLine
     completions: tuple[Completion, ...] = ()
     plans: tuple[str, ...] = ()
-    token_text: Callable[[int], str] = str
+    start_decoder: StartDecoder | None = None
 
 
 def result_values(result: Result, *, model: str) -> dict[str, Any]:
@@ -46,7 +51,7 @@ def result_values(result: Result, *, model: str) -> dict[str, Any]:
     line = result.line
     if isinstance(line, BadLine):
         error = {
-            "code": "invalid_request",
+            "code": line.code,
             "message": line.reason,
             "line": line.number,
         }
@@ -86,7 +91,10 @@ def _openai_line(
 def _openai_body(prompt: Prompt, result: Result, model: str) -> dict[str, Any]:
     is_chat = prompt.form == "chat"
     completions = result.completions
-    num_prompt = completions[0].num_prompt_tokens
+    # Each prompt counts once, whatever its number of choices.
+    num_prompt = sum(
+        each.num_prompt_tokens for each in completions[:: prompt.num_choices]
+    )
     num_new = sum(len(completion.token_ids) for completion in completions)
     return {
         "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}",
@@ -94,7 +102,7 @@ def _openai_body(prompt: Prompt, result: Result, model: str) -> dict[str, Any]:
         "created": int(time.time()),
         "model": model,
         "choices": [
-            _openai_choice(index, completion, result.token_text, is_chat=is_chat)
+            _openai_choice(index, completion, result.start_decoder, is_chat=is_chat)
             for index, completion in enumerate(completions)
         ],
         "usage": {
@@ -108,7 +116,7 @@ def _openai_body(prompt: Prompt, result: Result, model: str) -> dict[str, Any]:
 def _openai_choice(
     index: int,
     completion: Completion,
-    token_text: Callable[[int], str],
+    start_decoder: StartDecoder | None,
     *,
     is_chat: bool,
 ) -> dict[str, Any]:
@@ -117,60 +125,14 @@ def _openai_choice(
         if is_chat
         else {"text": completion.text}
     )
+    logprobs = None
+    if completion.logprobs is not None:
+        assert start_decoder is not None
+        decoder = start_decoder(completion.prompt_token_ids)
+        logprobs = logprobs_values(completion, decoder, is_chat=is_chat)
     return {
         "index": index,
         **answer,
-        "logprobs": logprobs_values(completion, token_text, is_chat=is_chat),
+        "logprobs": logprobs,
         "finish_reason": _OPENAI_REASONS[completion.finish_reason],
-    }
-
-
-def logprobs_values(
-    completion: Completion, token_text: Callable[[int], str], *, is_chat: bool
-) -> dict[str, Any] | None:
-    """Returns those of all tokens but the end-of-text token; None if not asked for."""
-    if completion.logprobs is None:
-        return None
-    num_tokens = len(completion.token_ids) - (completion.finish_reason == "eos")
-    tokens = list(
-        zip(
-            completion.token_ids[:num_tokens],
-            completion.logprobs[:num_tokens],
-            strict=True,
-        )
-    )
-    if is_chat:
-        content = [
-            _token(token_text(token_id), each.logprob)
-            | {
-                "top_logprobs": [
-                    _token(token_text(likely_id), logprob)
-                    for likely_id, logprob in each.top_tokens
-                ]
-            }
-            for token_id, each in tokens
-        ]
-        return {"content": content, "refusal": None}
-    texts = [token_text(token_id) for token_id, _ in tokens]
-    offsets = [0]
-    for text in texts:
-        offsets.append(offsets[-1] + len(text))
-    return {
-        "tokens": texts,
-        "token_logprobs": [each.logprob for _, each in tokens],
-        "top_logprobs": [
-            {token_text(likely_id): logprob for likely_id, logprob in each.top_tokens}
-            for _, each in tokens
-        ],
-        "text_offset": offsets[:-1],
-    }
-
-
-def _token(text: str, logprob: float) -> dict[str, Any]:
-    # Decoding does not give the bytes of a part of a character.
-    is_whole = _UNFINISHED not in text
-    return {
-        "token": text,
-        "logprob": logprob,
-        "bytes": list(text.encode()) if is_whole else None,
     }

@@ -24,6 +24,7 @@ from llmpq_jax.batch.manifest import (
     write_manifest,
 )
 from llmpq_jax.errors import RequestError
+from llmpq_jax.files import json_text
 
 # What to do with a file that exists already.
 IfExists = Literal["refuse", "replace", "resume"]
@@ -82,7 +83,7 @@ class ResultsFile:
         Raises:
             RequestError: If it cannot be written. Earlier lines stay.
         """
-        line = json.dumps(values, ensure_ascii=False).encode() + b"\n"
+        line = json_text(values, ensure_ascii=False).encode() + b"\n"
         try:
             if not self._has_begun:
                 self._begin()

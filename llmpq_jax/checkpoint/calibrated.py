@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from llmpq_jax.checkpoint.safetensors_file import read_header, read_stored
 from llmpq_jax.errors import CheckpointError
-from llmpq_jax.files import write_bytes, write_text
+from llmpq_jax.files import json_text, write_bytes, write_text
 from llmpq_jax.quant import QArray
 from llmpq_jax.schema.precision import LowBits, Rounding
 
@@ -68,7 +68,7 @@ def finish(folder: Path, calibration: Calibration) -> None:
         for path in sorted(folder.glob("*.safetensors"))
     }
     content = {"schema": 1, **asdict(calibration), "files": files}
-    write_text(folder / MANIFEST, json.dumps(content, indent=2) + "\n")
+    write_text(folder / MANIFEST, json_text(content, indent=2) + "\n")
 
 
 class CalibratedWeights:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors.numpy import save_file
 
 from llmpq_jax.checkpoint.reader import INDEX, WHOLE
 from llmpq_jax.errors import CheckpointError
-from llmpq_jax.files import write_text
+from llmpq_jax.files import json_text, write_text
 from llmpq_jax.units import MIB
 
 
@@ -57,7 +56,7 @@ class ShardWriter:
             "metadata": {"total_size": self._total_bytes},
             "weight_map": file_of,
         }
-        write_text(self._folder / INDEX, json.dumps(content, indent=2) + "\n")
+        write_text(self._folder / INDEX, json_text(content, indent=2) + "\n")
 
     def _write(self) -> None:
         if not self._buffered:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmpq_jax.arch.model_folder import check_model_folder
+from llmpq_jax.checkpoint.text_decoder import TextDecoder
+from llmpq_jax.checkpoint.token_bytes import TokenBytes
 from llmpq_jax.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-# What a byte-level tokenizer decodes an unfinished character to.
-_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 class Tokenizer:
@@ -37,6 +36,8 @@ class Tokenizer:
         self.eos_ids = eos_ids
         self._tokenizer = tokenizer
         self._folder = folder
+        self._bytes = TokenBytes(tokenizer)
+        self._special_texts = _special_texts(tokenizer)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -107,42 +108,23 @@ class Tokenizer:
         )
         return text
 
-    def text_decoder(self) -> TextDecoder:
-        """Starts decoding one continuation token by token."""
-        return TextDecoder(self)
+    def has_text(self, token_id: int) -> bool:
+        """Whether a token is part of a text: it is in the vocabulary and not special."""
+        if token_id in self._special_texts:
+            return False
+        return bool(self._tokenizer.convert_ids_to_tokens(token_id))
 
+    def special_text(self, token_id: int) -> str:
+        """Returns how a special token is written, which no text has; "" for all others."""
+        return self._special_texts.get(token_id, "")
 
-class TextDecoder:
-    """Decodes tokens one by one, holding incomplete characters back.
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """Returns the bytes of a token by itself; None if it is not in the vocabulary."""
+        return self._bytes.of(token_id)
 
-    A token's text may depend on the one before it (a leading space is dropped at the
-    start of a text), so a short window is decoded again with every token.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        """Starts with no tokens."""
-        self._tokenizer = tokenizer
-        self._token_ids: list[int] = []
-        self._window_start = 0
-        self._num_shown = 0
-
-    def add(self, token_id: int) -> str:
-        """Adds a token; returns the text it completed, possibly empty."""
-        self._token_ids.append(token_id)
-        text = self.rest()
-        if not text or text.endswith(_UNFINISHED):
-            return ""
-        self._window_start = self._num_shown
-        self._num_shown = len(self._token_ids)
-        return text
-
-    def rest(self) -> str:
-        """Returns the text that is held back, such as half a character."""
-        window = self._token_ids[self._window_start :]
-        shown = self._num_shown - self._window_start
-        return self._tokenizer.decode(window)[
-            len(self._tokenizer.decode(window[:shown])) :
-        ]
+    def text_decoder(self, prompt_ids: Sequence[int] = ()) -> TextDecoder:
+        """Starts decoding a prompt's continuation token by token."""
+        return TextDecoder(self, prompt_ids)
 
 
 @contextmanager
@@ -160,8 +142,23 @@ def _without_torch_warning() -> Iterator[None]:
         logger.removeFilter(is_other_warning)
 
 
+def _special_texts(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """Returns how each token that decoding leaves out is written."""
+    special_ids = set(tokenizer.all_special_ids)
+    added: Any = tokenizer.added_tokens_decoder
+    return {
+        token_id: token.content
+        for token_id, token in added.items()
+        if token.special or token_id in special_ids
+    }
+
+
 def _eos_ids(folder: Path, fallback: object) -> tuple[int, ...]:
-    """Returns the tokens that end a text, from the first file that names them."""
+    """Returns the tokens that end a text.
+
+    As in transformers, generation_config.json takes the place of config.json. Where the
+    file has none, it is the tokenizer's, as in vLLM.
+    """
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         try:
@@ -174,6 +171,7 @@ def _eos_ids(folder: Path, fallback: object) -> tuple[int, ...]:
         found = values.get("eos_token_id") if isinstance(values, dict) else None
         if found is not None:
             return _as_ids(found, where=f"config {path}")
+        break
     return (
         _as_ids(fallback, where=f"tokenizer {folder}") if fallback is not None else ()
     )

@@ -70,12 +70,13 @@ def _print_texts(results: Sequence[Result]) -> None:
         if not isinstance(line, Prompt):
             print_line(f"── {line.custom_id}: {line}\n")
             continue
-        for completion in result.completions:
+        for index, completion in enumerate(result.completions):
             print_line(
                 f"── {line.custom_id}: {len(completion.token_ids)} new tokens, "
                 f"ended by {completion.finish_reason}"
             )
-            print_line(continued_text(line.text, completion.text) + "\n")
+            text = continued_text(line.text_of(index), completion.text)
+            print_line(f"{text}\n")
 
 
 def _print_run(served: Served) -> None:

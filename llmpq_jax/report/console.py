@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from llmpq_jax.files import json_text
 from llmpq_jax.report.progress_lines import ProgressLines, every_minute
 from llmpq_jax.units import format_seconds
 
@@ -41,7 +41,7 @@ def print_line(text: str = "") -> None:
 
 def print_json(values: object) -> None:
     """Writes values to stdout as JSON."""
-    print_line(json.dumps(values, indent=2))
+    print_line(json_text(values, indent=2))
 
 
 def print_paths(**paths: Path | None) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmpq_jax.files import json_text
 from llmpq_jax.report.explanation import binding
 
 if TYPE_CHECKING:
@@ -36,20 +35,9 @@ def explanation_json(
         ],
         "answers": [_values(each, "gain", "max_gain", "brings") for each in answers],
     }
-    return json.dumps(_finite(values), indent=2, ensure_ascii=False)
+    return json_text(values, indent=2, ensure_ascii=False)
 
 
 def _values(record: Any, *properties: str) -> dict[str, Any]:
     """Returns the fields and some properties of a record."""
     return asdict(record) | {name: getattr(record, name) for name in properties}
-
-
-def _finite(value: Any) -> Any:
-    """Replaces numbers that JSON cannot represent by None."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

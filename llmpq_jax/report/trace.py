@@ -6,12 +6,11 @@ start and a duration in microseconds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmpq_jax.files import write_text
+from llmpq_jax.files import json_text, write_text
 from llmpq_jax.report.names import devices_text, layers_text
 from llmpq_jax.schema.strategy import Strategy
 
@@ -35,7 +34,7 @@ def write_trace(
     if predicted:
         events += _rows(strategy, predicted, 2, f"{name}, as predicted")
     trace = {"traceEvents": events, "displayTimeUnit": "ms"}
-    write_text(path, json.dumps(trace) + "\n")
+    write_text(path, json_text(trace) + "\n")
 
 
 def _rows(

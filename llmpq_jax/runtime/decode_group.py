@@ -11,7 +11,7 @@ import numpy as np
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.sequence import Sequence
 from llmpq_jax.stage.compiled import OutputKind
-from llmpq_jax.stage.sampling import SamplingRows, greedy_rows
+from llmpq_jax.stage.sampling import SamplingRows, greedy_rows, sampling_rows
 
 
 class BatchSlot(NamedTuple):
@@ -74,9 +74,11 @@ class DecodeGroup:
         """Puts a sequence into a row."""
         self.sequences[row] = sequence
         choice = sequence.request.sampling
-        values = (choice.temperature, choice.top_k, choice.top_p, choice.seed)
-        for array_B, value in zip(self.sampling, values, strict=True):
-            np.asarray(array_B)[row] = value
+        own = sampling_rows(
+            [choice.temperature], [choice.top_k], [choice.top_p], [choice.seed]
+        )
+        for array_B, value_1 in zip(self.sampling, own, strict=True):
+            np.asarray(array_B)[row] = value_1[0]
 
 
 def prefill_slots(shape: BatchShape) -> Iterator[list[BatchSlot]]:

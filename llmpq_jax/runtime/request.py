@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmpq_jax.errors import RequestError
 
-FinishReason = Literal["eos", "stop", "length"]
+FinishReason = Literal["eos", "stop", "length", "error"]
 # The same as in `stage.sampling`, which imports JAX.
 MAX_TOP_LOGPROBS = 20
-_LARGEST_SEED = 2**32 - 1
+# What the devices' types hold: int32, float32 and, in two words, int64.
+_MAX_COUNT = 2**31 - 1
+_MAX_TEMPERATURE = (2 - 2**-23) * 2.0**127
+_SEED_LIMIT = 2**63
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,9 +23,10 @@ class Sampling:
     Attributes:
         temperature: Divisor of the logits; 0 takes the likeliest token.
         top_k: Number of likeliest tokens to draw from; 0 for all.
-        top_p: Probability mass of the likeliest tokens to draw from; 1 for all.
-        seed: Seed of the request's random numbers; the same seed gives the same text in
-            every batch.
+        top_p: Probability mass of the likeliest tokens to draw from; 1 for all, 0 for the
+            likeliest one.
+        seed: Seed of the request's random numbers, an integer of 64 bits; the same seed
+            gives the same text in every batch.
     """
 
     temperature: float = 0.0
@@ -31,20 +35,34 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            msg = (
-                f"temperature is {self.temperature}, expected a finite number from 0 up"
-            )
+        if not 0 <= self.temperature <= _MAX_TEMPERATURE:
+            msg = f"temperature is {self.temperature}, expected 0 to {_MAX_TEMPERATURE:.1e}"
             raise RequestError(msg)
-        if self.top_k < 0:
-            msg = f"top_k is {self.top_k}, expected 0 (all tokens) or more"
+        if not 0 <= self.top_k <= _MAX_COUNT:
+            msg = f"top_k is {self.top_k}, expected 0 (all tokens) to {_MAX_COUNT}"
             raise RequestError(msg)
-        if not 0 < self.top_p <= 1:
-            msg = f"top_p is {self.top_p}, expected more than 0 and at most 1"
+        if not 0 <= self.top_p <= 1:
+            msg = f"top_p is {self.top_p}, expected 0 to 1"
             raise RequestError(msg)
-        if not 0 <= self.seed <= _LARGEST_SEED:
-            msg = f"seed is {self.seed}, expected 0 to {_LARGEST_SEED}"
+        if not -_SEED_LIMIT <= self.seed < _SEED_LIMIT:
+            msg = f"seed is {self.seed}, expected {-_SEED_LIMIT} to {_SEED_LIMIT - 1}"
             raise RequestError(msg)
+
+    def with_next_seed(self, steps: int) -> Sampling:
+        """Returns the parameters with a later seed; the first follows the last one."""
+        seed = (self.seed + steps + _SEED_LIMIT) % (2 * _SEED_LIMIT) - _SEED_LIMIT
+        return replace(self, seed=seed)
+
+
+def check_max_new_tokens(count: int) -> None:
+    """Refuses a number of tokens that devices cannot count to.
+
+    Raises:
+        RequestError: If it is less than 1 or no int32.
+    """
+    if not 1 <= count <= _MAX_COUNT:
+        msg = f"max_new_tokens is {count}, expected 1 to {_MAX_COUNT}"
+        raise RequestError(msg)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,9 +118,7 @@ class Request:
         if not self.token_ids:
             msg = "the prompt is empty: expected at least one token"
             raise RequestError(msg)
-        if self.max_new_tokens < 1:
-            msg = f"max_new_tokens is {self.max_new_tokens}, expected at least 1"
-            raise RequestError(msg)
+        check_max_new_tokens(self.max_new_tokens)
         if any(not text for text in self.stop):
             msg = "a stop text is empty: expected at least one character"
             raise RequestError(msg)
@@ -130,15 +146,23 @@ class Completion:
 
     Attributes:
         token_ids: Generated tokens, an end-of-text token included.
-        text: Text of the tokens, without special tokens and without the stop text.
+        text: Text that continues the prompt's, without special tokens and without the
+            stop text.
         finish_reason: "eos" after an end-of-text token, "stop" at a stop text, "length"
-            after `max_new_tokens` tokens.
-        num_prompt_tokens: Number of tokens of the prompt.
+            after `max_new_tokens` tokens, "error" where the model's logits are no numbers.
+        prompt_token_ids: Tokens of the prompt.
         logprobs: Log-probabilities of each token, None unless the request asks for them.
+        error: Message that says what happened if it ended by an error; None otherwise.
     """
 
     token_ids: tuple[int, ...]
     text: str
     finish_reason: FinishReason
-    num_prompt_tokens: int
+    prompt_token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] | None = None
+    error: str | None = None
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Number of tokens of the prompt."""
+        return len(self.prompt_token_ids)

@@ -13,7 +13,9 @@ keep the stages busy; those of a later prompt are sent one by one, so that other
 decode in between.
 
 When a stage has failed and is recovered, each sequence keeps its slot, and its prompt and
-tokens so far are prefilled again.
+tokens so far are prefilled again. The same follows when logits of a sequence are not finite:
+that sequence fails, and the others get new caches, because an attention weight of 0 does not
+hide a NaN that is left in a slot.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -36,8 +38,8 @@ from llmpq_jax.runtime.engines.engine import Engine, StageFailedError
 from llmpq_jax.runtime.scheduled_messages import decode_message, prefill_messages
 from llmpq_jax.runtime.sequence import Sequence, WaitingQueue
 from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL, bucket_length
-from llmpq_jax.stage.message import Message
-from llmpq_jax.stage.sampling import unpack_logprobs
+from llmpq_jax.stage.message import Message, NotFinite
+from llmpq_jax.stage.sampling import NOT_FINITE, unpack_logprobs
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -60,6 +62,8 @@ class Scheduler:
     _groups: list[DecodeGroup] = field(init=False)
     # Chunks to send once the one before them is done, by micro-batch.
     _later_chunks: dict[int, deque[Message]] = field(default_factory=dict)
+    # Sequences whose logits are not finite, by their slots.
+    _failing: dict[BatchSlot, Sequence] = field(default_factory=dict)
     _num_prefills: int = 0
     _in_flight: int = 0
 
@@ -92,6 +96,8 @@ class Scheduler:
             self._recover()
             return []
         finished = self._postprocess(result)
+        if self._failing:
+            return finished + self._fail_sequences()
         self._schedule(result)
         return finished
 
@@ -109,18 +115,22 @@ class Scheduler:
             steps = np.asarray(result.tokens)[: result.num_steps]
         finished: list[Sequence] = []
         num_tokens = 0
-        for index, (group, row) in enumerate(self._rows_of(result)):
+        for index, slot in enumerate(self._slots_of(result)):
             if result.phase == "prefill" and not result.ends_prompt(index):
                 continue
-            group.token_B[row] = steps[-1, index]
+            group = self._groups[slot.group]
+            group.token_B[slot.row] = steps[-1, index]
             if result.phase == "decode":
-                group.length_B[row] += len(steps)
-            sequence = group.sequences[row]
-            if sequence is None or sequence.is_finished:
+                group.length_B[slot.row] += len(steps)
+            sequence = group.active_in(slot.row)
+            if sequence is None or slot in self._failing:
                 continue
-            if logprobs is not None:
-                sequence.append_logprobs(logprobs, index)
             for token_id in steps[:, index]:
+                if token_id == NOT_FINITE:
+                    self._failing[slot] = sequence
+                    break
+                if logprobs is not None:
+                    sequence.append_logprobs(logprobs, index)
                 sequence.append(int(token_id))
                 num_tokens += 1
                 if sequence.is_finished:
@@ -129,11 +139,11 @@ class Scheduler:
         self.on_tokens(num_tokens)
         return finished
 
-    def _rows_of(self, message: Message) -> list[tuple[DecodeGroup, int]]:
-        """Returns the group and the row in it of each row of a micro-batch."""
+    def _slots_of(self, message: Message) -> list[BatchSlot]:
+        """Returns the slot of each row of a micro-batch."""
         rows_per_group = len(message.slot_B) // len(message.groups)
         return [
-            (self._groups[number], message.first_row + index)
+            BatchSlot(number, message.first_row + index)
             for number in message.groups
             for index in range(rows_per_group)
         ]
@@ -221,17 +231,64 @@ class Scheduler:
             self.engine.submit(message)
             self._in_flight += 1
 
+    def _fail_sequences(self) -> list[Sequence]:
+        """Ends failing sequences; the others continue with new caches.
+
+        Returns the sequences that finished, failing ones included.
+        """
+        finished: list[Sequence] = []
+        try:
+            while self._in_flight:
+                finished += self._postprocess(self._receive())
+            for slot, sequence in self._failing.items():
+                sequence.fail(self._find_not_finite(slot))
+        except StageFailedError:
+            self._in_flight = 0
+            self.engine.recover()
+        for sequence in self._failing.values():
+            if not sequence.is_finished:
+                sequence.fail(None)
+        finished += self._failing.values()
+        self._failing.clear()
+        self._restart()
+        return finished
+
+    def _find_not_finite(self, slot: BatchSlot) -> NotFinite | None:
+        """Prefills a failing sequence again, and returns where its values stop being finite."""
+        self._allocate()
+        sequence = self._groups[slot.group].sequences[slot.row]
+        assert sequence is not None
+        messages = self._prefill([slot], bucket_length(len(sequence.history)))
+        self._send(
+            *(
+                replace(message, checks_finite=True, output="tokens")
+                for message in messages
+            )
+        )
+        results = [self._receive() for _ in messages]
+        found = (result.not_finite for result in results)
+        return next((place for place in found if place is not None), None)
+
     def _recover(self) -> None:
         """Recovers a failed stage, and prefills all active sequences again."""
         self._in_flight = 0
-        self._later_chunks.clear()
+        self._failing.clear()
         self.engine.recover()
+        self._restart()
+
+    def _allocate(self) -> None:
         shape = self.shape
         self.engine.allocate(
             num_groups=shape.num_groups,
             num_rows=shape.decode_rows,
             num_slots=shape.num_slots,
         )
+
+    def _restart(self) -> None:
+        """Prefills all active sequences again, into new caches."""
+        self._later_chunks.clear()
+        shape = self.shape
+        self._allocate()
         for group in self._groups:
             group.num_prefills = 0
         for slots in prefill_slots(shape):

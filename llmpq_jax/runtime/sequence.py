@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from llmpq_jax.runtime.generated_text import GeneratedText
 from llmpq_jax.runtime.request import Completion, FinishReason, Request, TokenLogprobs
 
 if TYPE_CHECKING:
+    from llmpq_jax.stage.message import NotFinite
     from llmpq_jax.stage.sampling import Logprobs
 
 
@@ -22,6 +24,10 @@ class TextDecoder(Protocol):
         """Returns the remaining text at the end, such as half a character."""
         ...
 
+    def special_text(self, token_id: int) -> str:
+        """Returns how a special token is written, which no text has; "" for all others."""
+        ...
+
 
 class Sequence:
     """The state of one request in a batch.
@@ -32,6 +38,8 @@ class Sequence:
         logprobs: Log-probabilities of these tokens, empty unless the request asks for
             them.
         finish_reason: Reason why generation ended, None before.
+        not_finite: Place where the model's numbers were first not finite, if that ended
+            it and the place was found.
     """
 
     def __init__(
@@ -42,9 +50,10 @@ class Sequence:
         self.token_ids = list(request.partial.token_ids)
         self.logprobs: list[TokenLogprobs] = list(request.partial.logprobs)
         self.finish_reason: FinishReason | None = None
+        self.not_finite: NotFinite | None = None
         self._eos_ids = () if request.ignores_eos else eos_ids
         self._decoder = decoder
-        self._text = ""
+        self._text = GeneratedText(request.stop)
         self._num_decoded = 0
 
     @property
@@ -58,17 +67,18 @@ class Sequence:
             return
         self.token_ids.append(token_id)
         if token_id in self._eos_ids:
-            self._finish("eos")
-            return
+            self.finish_reason = "eos"
+        elif not self.num_left:
+            self.finish_reason = "length"
         # Stop texts need the text at once. Otherwise it is decoded at the end, so that the
         # stages do not wait for it.
-        if self.request.stop:
-            self._decode_text()
-            if self._cut_at_stop():
-                self.finish_reason = "stop"
-                return
-        if not self.num_left:
-            self._finish("length")
+        if self.request.stop and self._decode():
+            self.finish_reason = "stop"
+
+    def fail(self, found: NotFinite | None) -> None:
+        """Ends generation because the model's logits are not finite."""
+        self.finish_reason = "error"
+        self.not_finite = found
 
     def append_logprobs(self, logprobs: Logprobs, row: int) -> None:
         """Appends the log-probabilities of the next token, if the request asks for them."""
@@ -108,40 +118,29 @@ class Sequence:
         """Returns the completion of a finished sequence; to be called once."""
         assert self.finish_reason is not None
         if not self.request.stop:
-            self._decode_text()
-            self._text += self._decoder.rest()
+            self._decode()
         return Completion(
             token_ids=tuple(self.token_ids),
-            text=self._text,
+            text=self._text.text,
             finish_reason=self.finish_reason,
-            num_prompt_tokens=len(self.request.token_ids),
+            prompt_token_ids=self.request.token_ids,
             logprobs=None
             if self.request.top_logprobs is None
             else tuple(self.logprobs),
         )
 
-    def _finish(self, reason: FinishReason) -> None:
-        self.finish_reason = reason
-        if self.request.stop:
-            self._text += self._decoder.rest()
-            if self._cut_at_stop():
-                self.finish_reason = "stop"
+    def _decode(self) -> bool:
+        """Decodes the tokens that are not decoded yet; returns whether a stop text appeared.
 
-    def _decode_text(self) -> None:
-        """Decodes the tokens that are not decoded yet; end-of-text tokens have no text."""
+        End-of-text tokens have no text.
+        """
         for token_id in self.token_ids[self._num_decoded :]:
-            if token_id not in self._eos_ids:
-                self._text += self._decoder.add(token_id)
-        self._num_decoded = len(self.token_ids)
-
-    def _cut_at_stop(self) -> bool:
-        """Cuts the text at the first stop text; returns whether there is one."""
-        starts = [
-            start for stop in self.request.stop if (start := self._text.find(stop)) >= 0
-        ]
-        if starts:
-            self._text = self._text[: min(starts)]
-        return bool(starts)
+            self._num_decoded += 1
+            has_text = token_id not in self._eos_ids
+            text = self._decoder.add(token_id) if has_text else ""
+            if self._text.add(text, self._decoder.special_text(token_id)):
+                return True
+        return self.is_finished and self._text.add(self._decoder.rest())
 
 
 class WaitingQueue:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
@@ -13,6 +14,7 @@ from llmpq_jax.runtime.analysis.batch_recorder import BatchRecorder
 from llmpq_jax.runtime.analysis.run_record import BatchRecord
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.engines.engine import Engine
+from llmpq_jax.runtime.not_finite import not_finite_reason
 from llmpq_jax.runtime.request import Completion, PartialCompletion, Request
 from llmpq_jax.runtime.scheduler import Scheduler
 from llmpq_jax.runtime.sequence import Sequence
@@ -105,7 +107,7 @@ class Stream:
                 self._num_new_tokens += sequence.num_generated
                 if self._num_requests % _REQUESTS_PER_COLLECTION == 0:
                     recorder.add(self._engine.take_events())
-                yield keys.pop(sequence), sequence.completion()
+                yield keys.pop(sequence), self._completion(sequence)
             recorder.add(self._engine.take_events())
             self.record = self._record(recorder)
         finally:
@@ -123,11 +125,21 @@ class Stream:
         eos_ids = self._tokenizer.eos_ids
         for number, (key, request) in enumerate(ordered):
             _check_counted(request, number, self._summary, self._shape)
-            sequence = Sequence(
-                request, eos_ids=eos_ids, decoder=self._tokenizer.text_decoder()
-            )
+            decoder = self._tokenizer.text_decoder(request.token_ids)
+            sequence = Sequence(request, eos_ids=eos_ids, decoder=decoder)
             keys[sequence] = key
             yield sequence
+
+    def _completion(self, sequence: Sequence) -> Completion:
+        completion = sequence.completion()
+        if completion.finish_reason != "error":
+            return completion
+        error = not_finite_reason(
+            sequence.not_finite,
+            self._strategy,
+            num_tokens=len(completion.token_ids),
+        )
+        return replace(completion, error=error)
 
     def _record(self, recorder: BatchRecorder) -> BatchRecord:
         shape = self._shape

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from llmpq_jax.errors import CheckpointError
 from llmpq_jax.files import write_text
 
 _STATE = "state.json"
@@ -37,7 +38,11 @@ class WorkFolder:
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Writes progress and results so far, as JSON."""
-        text = json.dumps({"key": self._key, "state": state})
+        try:
+            text = json.dumps({"key": self._key, "state": state}, allow_nan=False)
+        except ValueError as reason:
+            msg = f"sensitivity {self.folder}: an estimate is NaN or infinite: expected finite numbers; check the checkpoint's weights"
+            raise CheckpointError(msg) from reason
         write_text(self.folder / _STATE, text + "\n")
 
     def save(self, name: str, array: np.ndarray) -> None:

@@ -30,7 +30,8 @@ Phase = Literal["prefill", "decode"]
 # "extend" prefills one chunk of long prompts; "steps" runs several decode steps on a stage
 # that is the whole model.
 Function = Literal["prefill", "extend", "decode", "steps"]
-OutputKind = Literal["tokens", "logprobs", "logits"]
+# "finite" is of every stage, others of the last one: which of its parts give finite values.
+OutputKind = Literal["tokens", "logprobs", "logits", "finite"]
 
 Merge = Callable[[list[jax.Array]], StageModule]
 
@@ -160,7 +161,9 @@ class StageProgram:
         Returns:
             Hidden states, or from the last stage each row's next token [B], its packed
             log-probabilities [B, N], or all logits [B, T, V]; and the caches. The next
-            token of a row whose prompt does not end in the chunk has no meaning.
+            token of a row whose prompt does not end in the chunk has no meaning. If the
+            output is "finite", whether the hidden states before the first layer, and
+            those after each layer, are finite, [1 + layers].
         """
         function: Function = "prefill"
         start: Any = np.int32(first_row)
@@ -226,7 +229,7 @@ class StageProgram:
         (`StageSharding.describe`); it is called as `executable(leaves, *arguments)`.
         """
         inputs, caches = arguments[:2]
-        if not self.has_head:
+        if not self.has_head and output != "finite":
             # Hidden states are the same whatever the last stage returns.
             output = "tokens"
         # All caches of a stage have the same shape and type.
@@ -302,8 +305,14 @@ def _prompts_body(
     """Runs prompts from row `start` on, or a chunk from [row, position] on."""
     first_row, first_position = start if start.ndim else (start, None)
     module = merge(leaves)
+    seen: list[jax.Array] = []
     with jax.named_scope("prefill" if first_position is None else "extend"):
-        hidden, caches = module.prefill(inputs, caches, first_row, first_position)
+        hidden, caches = module.prefill(
+            inputs, caches, first_row, first_position, on_hidden=seen.append
+        )
+        if output == "finite":
+            end_B = rows[0] - (0 if first_position is None else first_position)
+            return _are_finite(seen, end_B), caches
         if module.head is None:
             return module.to_wire(hidden), caches
         if output == "logits":
@@ -313,6 +322,14 @@ def _prompts_body(
         end_B = length_B - (0 if first_position is None else first_position)
         logits = module.head(last_hidden(hidden, end_B))
         return _chosen(output, logits, sampling, length_B), caches
+
+
+def _are_finite(hidden: list[jax.Array], end_B: jax.Array) -> jax.Array:
+    """Returns whether each of some hidden states is finite, padding aside."""
+    is_padding_BT1 = (
+        jnp.arange(hidden[0].shape[1])[None, :, None] >= end_B[:, None, None]
+    )
+    return jnp.stack([jnp.all(jnp.isfinite(h) | is_padding_BT1) for h in hidden])
 
 
 def _chosen(

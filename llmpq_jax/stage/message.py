@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from llmpq_jax.stage.compiled import OutputKind, Phase
 from llmpq_jax.stage.sampling import SamplingRows
+
+
+class NotFinite(NamedTuple):
+    """A place where values are NaN or infinite.
+
+    Attributes:
+        stage: Number of the stage.
+        part: Index of the part of the stage: 0 for its embedding or what it receives,
+            then its layers, then its head.
+    """
+
+    stage: int
+    part: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -37,6 +51,8 @@ class Message:
             stages are processes, the last one sends its tokens straight to the first.
         epoch: Number of the pipeline's epoch; each recovery starts a new one, and
             messages of older ones are dropped.
+        checks_finite: Whether stages check the results of this prefill of one row.
+        not_finite: First place where that found one that is not finite.
     """
 
     phase: Phase
@@ -54,6 +70,8 @@ class Message:
     tokens: jax.Array | np.ndarray | None = None
     steps_left: int = 0
     epoch: int = 0
+    checks_finite: bool = False
+    not_finite: NotFinite | None = None
 
     @property
     def first_position(self) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from flax import nnx
@@ -57,6 +57,8 @@ class StageModule(nnx.Module):
         caches: tuple[GroupCache, ...],
         first_row: Int[Array, ""],
         first_position: Int[Array, ""] | None = None,
+        *,
+        on_hidden: Callable[[Array], None] = lambda _: None,
     ) -> tuple[Array, tuple[GroupCache, ...]]:
         """Runs prompts, padded right, or a chunk, and stores their keys and values.
 
@@ -67,6 +69,8 @@ class StageModule(nnx.Module):
             first_row: First of the rows in the group, if they are part of one.
             first_position: Position of a chunk's first token, the same in all rows,
                 whose earlier chunks the caches hold; None for whole prompts.
+            on_hidden: Called with the hidden states before the first layer and after
+                each layer.
 
         Returns:
             Hidden states [B, T, D], before `to_wire`, and the caches with the prompts in
@@ -82,11 +86,13 @@ class StageModule(nnx.Module):
             num_slots = caches[0][0].num_slots if caches[0] else num_tokens
             context = cached_context(self.architecture, position_BT, num_slots)
         hidden = self._embed(inputs, context)
+        on_hidden(hidden)
         first_slot = 0 if first_position is None else first_position
         by_layer: list[tuple[LayerCache, ...]] = []
         for layer, groups in zip(self.layers, zip(*caches, strict=True), strict=True):
             cache = PromptCache(groups, first_row, first_slot, len(context.slot_S))
             hidden, cache = layer.prefill(hidden, cache, context)
+            on_hidden(hidden)
             by_layer.append(cache.groups)
         if not by_layer:
             return hidden, caches

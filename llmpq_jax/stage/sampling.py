@@ -6,7 +6,7 @@ for, so that a request gets the same tokens in every batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,6 +16,12 @@ from jaxtyping import Array, Float, Int, UInt32
 
 # Largest number of likeliest tokens, as in OpenAI's API.
 MAX_TOP_LOGPROBS = 20
+# Logits divided by less may overflow; noise is nothing to them long before. The inverse of
+# a larger temperature may underflow; they are nothing to noise long before.
+_MIN_TEMPERATURE, _MAX_TEMPERATURE = 1e-30, 1e30
+_WORD = 2**32 - 1
+# What takes the place of a token where the logits are NaN or infinite.
+NOT_FINITE = -1
 
 
 class SamplingRows(NamedTuple):
@@ -25,24 +31,37 @@ class SamplingRows(NamedTuple):
         temperature_B: Divisor of the logits; 0 takes the likeliest token.
         top_k_B: Number of likeliest tokens to draw from; 0 for all.
         top_p_B: Probability mass of the likeliest tokens to draw from; 1 for all.
-        seed_B: Seed of the row's random numbers.
+        seed_low_B: Lower 32 bits of the seed of the row's random numbers.
+        seed_high_B: Upper 32 bits of that seed.
     """
 
     temperature_B: Float[Array | np.ndarray, " B"]
     top_k_B: Int[Array | np.ndarray, " B"]
     top_p_B: Float[Array | np.ndarray, " B"]
-    seed_B: UInt32[Array | np.ndarray, " B"]
+    seed_low_B: UInt32[Array | np.ndarray, " B"]
+    seed_high_B: UInt32[Array | np.ndarray, " B"]
 
 
 def sampling_rows(
-    temperature: list[float], top_k: list[int], top_p: list[float], seed: list[int]
+    temperature: Sequence[int | float],
+    top_k: Sequence[int],
+    top_p: Sequence[int | float],
+    seed: Sequence[int],
 ) -> SamplingRows:
-    """Returns parameters, one entry per row, in the types that a compiled stage takes."""
+    """Returns parameters, one entry per row, in the types that a compiled stage takes.
+
+    A seed is an integer of 64 bits; a negative one is the same as its two's complement.
+    """
+    temperature_B = np.minimum(np.asarray(temperature, np.float32), _MAX_TEMPERATURE)
     return SamplingRows(
-        temperature_B=np.asarray(temperature, np.float32),
+        temperature_B=np.where(
+            temperature_B < _MIN_TEMPERATURE, np.float32(0), temperature_B
+        ),
         top_k_B=np.asarray(top_k, np.int32),
-        top_p_B=np.asarray(top_p, np.float32),
-        seed_B=np.asarray(seed, np.uint32),
+        # At 0 the likeliest token is left, as at any number below its probability.
+        top_p_B=np.maximum(np.asarray(top_p, np.float32), np.finfo(np.float32).tiny),
+        seed_low_B=np.asarray([each & _WORD for each in seed], np.uint32),
+        seed_high_B=np.asarray([each >> 32 & _WORD for each in seed], np.uint32),
     )
 
 
@@ -52,7 +71,7 @@ def greedy_rows(count: int) -> SamplingRows:
 
 
 def pack_rows(slot_B: np.ndarray, sampling: SamplingRows | None) -> np.ndarray:
-    """Packs the host's numbers of each row into one int32 array, [1 or 5, B].
+    """Packs the host's numbers of each row into one int32 array, [1 or 6, B].
 
     One array is one transfer to the device. Values of other types keep their bits;
     `unpack_rows` restores them.
@@ -69,12 +88,13 @@ def unpack_rows(
     if rows.shape[0] == 1:
         return slot_B, None
     bits = jax.lax.bitcast_convert_type
-    temperature_B, top_k_B, top_p_B, seed_B = rows[1:]
+    temperature_B, top_k_B, top_p_B, seed_low_B, seed_high_B = rows[1:]
     sampling = SamplingRows(
         temperature_B=bits(temperature_B, jnp.float32),
         top_k_B=top_k_B,
         top_p_B=bits(top_p_B, jnp.float32),
-        seed_B=bits(seed_B, jnp.uint32),
+        seed_low_B=bits(seed_low_B, jnp.uint32),
+        seed_high_B=bits(seed_high_B, jnp.uint32),
     )
     return slot_B, sampling
 
@@ -84,7 +104,8 @@ def choose_tokens(
 ) -> Int[Array, " B"]:
     """Returns one token per row, sampled for `position_B`.
 
-    Uses the Gumbel-max trick: the argmax of logits / temperature + Gumbel noise.
+    Uses the Gumbel-max trick: the argmax of logits / temperature + Gumbel noise. A row
+    whose largest logit is no finite number gets `NOT_FINITE`.
     """
     greedy = _top(logits_BV)
     is_drawn = rows.temperature_B > 0
@@ -92,7 +113,9 @@ def choose_tokens(
     def draw(_: None) -> Array:
         return jnp.where(is_drawn, _draw(logits_BV, rows, position_B), greedy)
 
-    return jax.lax.cond(jnp.any(is_drawn), draw, lambda _: greedy, None)
+    chosen = jax.lax.cond(jnp.any(is_drawn), draw, lambda _: greedy, None)
+    is_finite = jnp.isfinite(jnp.max(logits_BV, axis=-1))
+    return jnp.where(is_finite, chosen, NOT_FINITE)
 
 
 def with_logprobs(
@@ -144,11 +167,13 @@ def perturbed_logits(
 ) -> Float[Array, "B V"]:
     """Returns logits / temperature + Gumbel noise; −∞ for tokens cut off by top-k or top-p."""
     temperature = jnp.where(rows.temperature_B > 0, rows.temperature_B, 1.0)
-    scaled = logits_BV / temperature[:, None]
-    likely = _cut_off_if(jnp.any(rows.top_k_B > 0), _top_k, scaled, rows.top_k_B)
-    kept = _cut_off_if(jnp.any(rows.top_p_B < 1), _nucleus, likely, rows.top_p_B)
+    # Before the division, by which different logits may become equal.
+    likely = _cut_off_if(jnp.any(rows.top_k_B > 0), _top_k, logits_BV, rows.top_k_B)
+    scaled = likely / temperature[:, None]
+    kept = _cut_off_if(jnp.any(rows.top_p_B < 1), _nucleus, scaled, rows.top_p_B)
     draw = jax.vmap(_gumbel, (0, 0, None))
-    noise = draw(jnp.asarray(rows.seed_B), position_B, logits_BV.shape[1])
+    seed_B2 = jnp.stack([rows.seed_high_B, rows.seed_low_B], axis=-1)
+    noise = draw(seed_B2, position_B, logits_BV.shape[1])
     return kept + noise
 
 
@@ -176,40 +201,42 @@ def _top(score_BV: Array) -> Array:
     return jnp.minimum(jnp.min(index, axis=-1), size - 1)
 
 
-def _gumbel(seed: Array, position: Array, size: int) -> Array:
-    key = jax.random.fold_in(jax.random.key(seed), position)
+def _gumbel(seed_words: Array, position: Array, size: int) -> Array:
+    # The key that `jax.random.key` makes of a seed, which takes 32 bits only by default.
+    seed_key = jax.random.wrap_key_data(seed_words, impl="threefry2x32")
+    key = jax.random.fold_in(seed_key, position)
     return jax.random.gumbel(key, (size,), jnp.float32)
 
 
 def _cut_off_if(
     is_needed: Array,
     cut_off: Callable[[Array, Array], Array],
-    scaled_BV: Array,
+    logits_BV: Array,
     choice_B: Float[Array | np.ndarray, " B"] | Int[Array | np.ndarray, " B"],
 ) -> Array:
     """Cuts tokens off only if a row needs it, because it takes as long as the head."""
 
-    def keep(scaled_BV: Array, _: Array) -> Array:
-        return scaled_BV
+    def keep(logits_BV: Array, _: Array) -> Array:
+        return logits_BV
 
-    return jax.lax.cond(is_needed, cut_off, keep, scaled_BV, jnp.asarray(choice_B))
+    return jax.lax.cond(is_needed, cut_off, keep, logits_BV, jnp.asarray(choice_B))
 
 
 # Sorting is slow on every backend. Instead the smallest logit that is kept is found bit by
 # bit; equal logits are kept or cut off together.
 
 
-def _top_k(scaled_BV: Array, top_k_B: Array) -> Array:
+def _top_k(logits_BV: Array, top_k_B: Array) -> Array:
     """Cuts off all but the k likeliest tokens; none where k is 0."""
-    size = scaled_BV.shape[1]
+    size = logits_BV.shape[1]
     num_kept = jnp.where(top_k_B > 0, jnp.minimum(top_k_B, size), size)
-    order_BV = _as_ordered_integers(scaled_BV)
+    order_BV = _as_ordered_integers(logits_BV)
 
     def are_enough(threshold_B: Array) -> Array:
         return jnp.sum(order_BV >= threshold_B[:, None], axis=-1) >= num_kept
 
     is_likely = order_BV >= _largest_where(are_enough, num_kept)[:, None]
-    return jnp.where(is_likely, scaled_BV, -jnp.inf)
+    return jnp.where(is_likely, logits_BV, -jnp.inf)
 
 
 def _nucleus(scaled_BV: Array, top_p_B: Array) -> Array:

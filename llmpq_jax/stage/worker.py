@@ -13,9 +13,10 @@ import jax
 import numpy as np
 
 from llmpq_jax.stage.compiled import OutputKind, StageProgram
+from llmpq_jax.stage.finite_check import first_not_finite
 from llmpq_jax.stage.hardware import Machine, machine_of
 from llmpq_jax.stage.memory_peak import HighWaterMark, StagePeak
-from llmpq_jax.stage.message import Message, StageEvent
+from llmpq_jax.stage.message import Message, NotFinite, StageEvent
 from llmpq_jax.stage.module import GroupCache
 from llmpq_jax.stage.sampling import greedy_rows
 from llmpq_jax.stage.sharding import StageSharding
@@ -194,8 +195,14 @@ class StageWorker:
             payload, *caches = self.program.decode(
                 message.payload, caches[0], *rows, output=message.output
             )
-        self.caches.update(zip(message.groups, caches, strict=True))
         payload.block_until_ready()
+        not_finite = message.not_finite
+        if message.checks_finite and not_finite is None:
+            part, caches = first_not_finite(
+                self.program, message, payload, tuple(caches)
+            )
+            not_finite = None if part is None else NotFinite(self.stage, part)
+        self.caches.update(zip(message.groups, caches, strict=True))
         self._events.append(
             StageEvent(
                 stage=self.stage,
@@ -211,7 +218,7 @@ class StageWorker:
                 slots=self._num_slots,
             )
         )
-        return replace(message, payload=payload, tokens=tokens)
+        return replace(message, payload=payload, tokens=tokens, not_finite=not_finite)
 
     def next_step(self, result: Message) -> Message:
         """Returns the message of the decode step after one that is done."""

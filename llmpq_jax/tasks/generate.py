@@ -62,7 +62,8 @@ class Served:
 
     Attributes:
         strategy: Strategy that ran last: the given one, unless a device failed.
-        bad_lines: First bad line and number of bad lines; None if there was none.
+        bad_lines: First bad line and number of bad lines, those included that the model
+            failed at; None if there was none.
         batches: Records of the batches under that strategy; empty if no line could be
             served.
     """
@@ -150,7 +151,21 @@ def serve_prompts(
                 if settings.restarts_unfinished:
                     buffer.drop_partial()
             else:
-                return Served(strategy=strategy, bad_lines=bad_lines, batches=batches)
+                return Served(
+                    strategy=strategy,
+                    bad_lines=_together(bad_lines, buffer.failed),
+                    batches=batches,
+                )
+
+
+def _together(
+    refused: tuple[BadLine, int] | None, failed: tuple[BadLine, int] | None
+) -> tuple[BadLine, int] | None:
+    """Returns the first of all bad lines, and their number."""
+    found = [each for each in (refused, failed) if each is not None]
+    if not found:
+        return None
+    return found[0][0], sum(count for _, count in found)
 
 
 def _read_demand(reader: RequestReader, strategy: Strategy) -> WorkloadSummary | None:

@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from llmpq_jax.errors import RequestError
-from llmpq_jax.files import write_text
+from llmpq_jax.errors import CheckpointError, RequestError
+from llmpq_jax.files import json_text, write_text
 from llmpq_jax.report.console import progress_bar
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.schema.toml import decode_record, to_toml
@@ -25,6 +25,9 @@ from llmpq_jax.sensitivity.losses import (
 )
 from llmpq_jax.sensitivity.streamed_model import StreamedModel
 from llmpq_jax.sensitivity.text import Text
+
+# Where its exponential, the perplexity, is still a number.
+_MAX_NLL = 700.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +128,11 @@ class PlanEvaluator:
 
 
 def _perplexity(losses: Losses) -> float:
-    return math.exp(float(losses.nll.mean(dtype=np.float64)))
+    nll = float(losses.nll.mean(dtype=np.float64))
+    if not nll < _MAX_NLL:
+        msg = f"the model's mean loss on the validation text is {nll}: expected a number below {_MAX_NLL}; check the checkpoint's weights and the text"
+        raise CheckpointError(msg)
+    return math.exp(nll)
 
 
 def read_evaluated(path: Path, key: str) -> list[Round]:
@@ -166,7 +173,7 @@ def write_evaluated(path: Path, key: str, rounds: list[Round]) -> None:
     """Adds the new rounds to a record."""
     held = path.read_text(encoding="utf-8") if path.exists() else ""
     lines = [
-        json.dumps(
+        json_text(
             {
                 "key": key,
                 "omega_budget": each.omega_budget,

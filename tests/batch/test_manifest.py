@@ -18,8 +18,10 @@ from llmpq_jax.runtime import Sampling
 from tests.support.tiny_models import make_strategy, write_tiny_model
 
 DEFAULTS = PromptDefaults(sampling=Sampling(temperature=1, seed=3), stop=("x",))
-NAMED = Prompt(number=1, custom_id="a", content="text", where="a.jsonl line 1")
-UNNAMED = Prompt(number=2, custom_id="line-2", content="text", where="a.jsonl line 2")
+NAMED = Prompt(number=1, custom_id="a", contents=("text",), where="a.jsonl line 1")
+UNNAMED = Prompt(
+    number=2, custom_id="line-2", contents=("text",), where="a.jsonl line 2"
+)
 BAD = BadLine(number=3, custom_id="line-3", where="a.jsonl line 3", reason="bad")
 
 
@@ -39,7 +41,7 @@ def test_what_changes_no_token_does_not_stop_a_resumed_run(model, tmp_path):
     write_manifest(path, manifest_of(model))
     elsewhere = model.rename(tmp_path / "moved")
     lines = (
-        replace(NAMED, content="changed"),
+        replace(NAMED, contents=("changed",)),
         replace(UNNAMED, where="b.jsonl line 2"),
         replace(BAD, where="b.jsonl line 3"),
         replace(NAMED, number=4, custom_id="new"),
@@ -63,7 +65,7 @@ def test_what_changes_no_token_does_not_stop_a_resumed_run(model, tmp_path):
         ),
         ({"defaults": replace(DEFAULTS, stop=())}, "--stop was ('x',) and is ()"),
         (
-            {"lines": (NAMED, replace(UNNAMED, content="other"), BAD)},
+            {"lines": (NAMED, replace(UNNAMED, contents=("other",)), BAD)},
             "lines without custom_id have changed",
         ),
         ({"lines": (UNNAMED, NAMED)}, "lines without custom_id have changed"),

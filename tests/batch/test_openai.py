@@ -42,7 +42,7 @@ def test_a_conversation_says_all_that_a_request_may():
     assert prompt_of(line_of(CHAT, **body)) == Prompt(
         number=1,
         custom_id="a",
-        content=tuple(body["messages"]),
+        contents=(tuple(body["messages"]),),
         where="here",
         form="chat",
         model="m",
@@ -54,9 +54,10 @@ def test_a_conversation_says_all_that_a_request_may():
 
 def test_a_completion_is_of_a_text_or_of_token_ids():
     text = prompt_of(line_of(TEXT, model="m", prompt="def f"))
-    assert (text.form, text.content, text.max_new_tokens) == ("completion", "def f", 5)
+    assert (text.form, text.max_new_tokens) == ("completion", 5)
+    assert text.contents == ("def f",)
     tokens = prompt_of(line_of(TEXT, prompt=[3, 1, 2]))
-    assert tokens.content == (3, 1, 2)
+    assert tokens.contents == ((3, 1, 2),)
     assert tokens.text == "3 1 2"
 
 
@@ -103,6 +104,16 @@ def test_null_is_equivalent_to_an_absent_key(nothing):
         (TEXT, "temperature", 1, "sampling.temperature", 1),
         (TEXT, "temperature", 0.5, "sampling.temperature", 0.5),
         (TEXT, "top_p", 1, "sampling.top_p", 1),
+        (TEXT, "top_p", 0, "sampling.top_p", 0),
+        (TEXT, "max_tokens", 4.0, "max_new_tokens", 4),
+        (TEXT, "seed", -1, "sampling.seed", -1),
+        (TEXT, "seed", 2**40, "sampling.seed", 2**40),
+        (TEXT, "n", 3.0, "num_choices", 3),
+        (TEXT, "prompt", [3.0], "contents", ((3,),)),
+        (TEXT, "prompt", ["a"], "contents", ("a",)),
+        (TEXT, "prompt", ["a", "b"], "contents", ("a", "b")),
+        (TEXT, "prompt", [[1, 2]], "contents", ((1, 2),)),
+        (TEXT, "prompt", [[1], [2, 3]], "contents", ((1,), (2, 3))),
         (TEXT, "stop", [], "stop", ()),
         (TEXT, "logprobs", 0, "top_logprobs", 0),
         (CHAT, "max_completion_tokens", 7, "max_new_tokens", 7),
@@ -110,9 +121,9 @@ def test_null_is_equivalent_to_an_absent_key(nothing):
     ],
 )
 def test_types_of_values_are_kept(url, key, value, attribute, expected):
-    """No number is converted: a whole number stays one, for whatever is written of it."""
+    """A whole number stays one, and one that is written 4.0 becomes one."""
     content = {"messages": HELLO} if url == CHAT else {"prompt": "a"}
-    found = attrgetter(attribute)(prompt_of(line_of(url, **content, **{key: value})))
+    found = attrgetter(attribute)(prompt_of(line_of(url, **content | {key: value})))
     assert (found, type(found)) == (expected, type(expected))
 
 
@@ -125,12 +136,30 @@ def test_null_keys_of_a_message_and_further_keys_of_a_part_are_ignored():
     part = {"type": "text", "text": "hello", "cache_control": {}}
     message = {"role": "user", "content": [part], "name": None, "tool_calls": None}
     prompt = prompt_of(line_of(CHAT, messages=[message]))
-    assert prompt.content == ({"role": "user", "content": "hello"},)
+    assert prompt.contents == (({"role": "user", "content": "hello"},),)
+
+
+def test_an_answer_of_another_server_is_a_message():
+    """OpenAI and vLLM add keys to an answer, which ask for nothing in a history."""
+    answer = {
+        "role": "assistant",
+        "content": "hello",
+        "refusal": None,
+        "annotations": [],
+        "audio": None,
+        "function_call": None,
+        "tool_calls": [],
+        "reasoning": None,
+        "reasoning_content": "",
+    }
+    prompt = prompt_of(line_of(CHAT, messages=[*HELLO, answer, *HELLO]))
+    said = {"role": "assistant", "content": "hello"}
+    assert prompt.contents == ((*HELLO, said, *HELLO),)
 
 
 def test_a_body_is_parsed_without_its_line():
     body = ChatBody.parse({"messages": HELLO, "top_p": 1, "stream": False})
-    assert body.asked().content == tuple(HELLO)
+    assert body.asked().contents == (tuple(HELLO),)
     with pytest.raises(
         RequestError, match=r"^messages\[0\]: found 1, expected an object"
     ):
@@ -187,7 +216,15 @@ def test_what_asks_for_nothing_changes_nothing():
         ),
         (
             line_of(CHAT, messages=[{**HELLO[0], "tool_calls": [1]}]),
-            "body.messages[0].tool_calls: unknown key; expected one of role, content",
+            "body.messages[0].tool_calls: found [1], expected []: nothing else is supp",
+        ),
+        (
+            line_of(CHAT, messages=[{**HELLO[0], "refusal": "no"}]),
+            "body.messages[0].refusal: found 'no', expected '': nothing else is supp",
+        ),
+        (
+            line_of(CHAT, messages=[{**HELLO[0], "audio": {"id": "a"}}]),
+            "body.messages[0].audio: unknown key; expected one of role, content, name",
         ),
         (
             line_of(
@@ -196,17 +233,22 @@ def test_what_asks_for_nothing_changes_nothing():
             ),
             "body.messages[0].content[0]: found {'type': 'image_url'}, expected",
         ),
-        (line_of(TEXT, prompt=["a", "b"]), "body.prompt: found a list that is not of"),
+        (line_of(TEXT, prompt=["a", 1]), "body.prompt: found a list of several kinds"),
+        (line_of(TEXT, prompt=[[1], 1]), "body.prompt: found a list of several kinds"),
+        (line_of(TEXT, prompt=[[1], [1.5]]), "body.prompt[0]: found 1.5, expected a t"),
+        (line_of(TEXT, prompt={}), "body.prompt: found {}, expected a text or a list"),
+        (line_of(TEXT, prompt=["a", ""]), "the prompt is empty: expected at least one"),
+        (line_of(TEXT, prompt=[[]]), "the prompt is empty: expected at least one"),
         (line_of(TEXT, prompt=""), "the prompt is empty: expected at least one"),
         (line_of(TEXT, prompt=[]), "the prompt is empty: expected at least one"),
         (line_of(TEXT, prompt="a", messages=HELLO), "body.messages: unknown key"),
         (line_of(TEXT, prompt="a", seed=True), "body.seed: found True, expected a"),
-        (line_of(TEXT, prompt="a", seed=1.0), "body.seed: found 1.0, expected a whole"),
+        (line_of(TEXT, prompt="a", seed=1.5), "body.seed: found 1.5, expected a whole"),
         (line_of(TEXT, prompt="a", top_p=True), "body.top_p: found True, expected a n"),
         (line_of(TEXT, prompt="a", model=1), "body.model: found 1, expected a text"),
         (line_of(TEXT, prompt="a", stop={}), "body.stop: found {}, expected a text or"),
-        (line_of(TEXT, prompt=[1, True]), "body.prompt: found a list that is not of"),
-        (line_of(TEXT, prompt=[1.0]), "body.prompt: found a list that is not of"),
+        (line_of(TEXT, prompt=[1, True]), "body.prompt[1]: found True, expected a tok"),
+        (line_of(TEXT, prompt=[1.5]), "body.prompt[0]: found 1.5, expected a token id"),
         (line_of(TEXT, prompt=None), "body.prompt: missing, expected a text or a li"),
         (line_of(TEXT, prompt="a", top_logprobs=1), "body.top_logprobs: unknown key"),
         (line_of(TEXT, prompt="a", unheard_of=0), "body.unheard_of: unknown key"),
@@ -235,8 +277,16 @@ def test_what_asks_for_nothing_changes_nothing():
         (line_of(TEXT, prompt="a", n=0), "n is 0, expected 1 to 128"),
         (line_of(TEXT, prompt="a", n=True), "body.n: found True, expected a whole"),
         (
-            line_of(TEXT, prompt="a", n=2, seed=2**32 - 1),
-            "seed is 4294967296, expected 0 to 4294967295",
+            line_of(TEXT, prompt="a", seed=2**63),
+            "seed is 9223372036854775808, expected -9223372036854775808 to 9223372",
+        ),
+        (
+            line_of(TEXT, prompt="a", top_k=2**31),
+            "top_k is 2147483648, expected 0 (all tokens) to 2147483647",
+        ),
+        (
+            line_of(TEXT, prompt="a", temperature=10**400),
+            f"temperature is 1{'0' * 400}, expected 0 to 3.4e+38",
         ),
         (
             line_of(TEXT, prompt="a", logprobs=21),

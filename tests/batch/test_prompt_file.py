@@ -95,20 +95,20 @@ def test_a_text_file_has_a_prompt_on_each_line(write):
         ('{"prompt": "a", "seed": true}', "seed: found True, expected a whole number"),
         ('{"prompt": null}', "prompt: found None, expected a text"),
         ('{"prompt": "a", "seed": null}', "seed: found None, expected a whole number"),
-        ('{"prompt": "a", "seed": 1.0}', "seed: found 1.0, expected a whole number"),
+        ('{"prompt": "a", "seed": 1.5}', "seed: found 1.5, expected a whole number"),
         ('{"prompt": "a", "top_p": true}', "top_p: found True, expected a number"),
         ('{"prompt": "a", "stop": 1}', "stop: found 1, expected a text or a list"),
         ('{"prompt": "a", "n": 2}', "n: unknown key; expected one of prompt, cust"),
         ('{"prompt": "a", "top_k": 1.5}', "top_k: found 1.5, expected a whole number"),
         ('{"prompt": "a", "top_p": "x"}', "top_p: found 'x', expected a number"),
-        ('{"prompt": "a", "top_p": 1.5}', "top_p is 1.5, expected more than 0"),
+        ('{"prompt": "a", "top_p": 1.5}', "top_p is 1.5, expected 0 to 1"),
         (
             '{"prompt": "a", "temperature": NaN}',
-            "temperature is nan, expected a finite",
+            "temperature is nan, expected 0 to 3.4e+38",
         ),
         (
             '{"prompt": "a", "max_tokens": 0}',
-            "max_new_tokens is 0, expected at least 1",
+            "max_new_tokens is 0, expected 1 to 2147483647",
         ),
         (
             '{"prompt": "a", "max_tokens": 1, "max_new_tokens": 1}',
@@ -161,7 +161,7 @@ def test_a_bad_line_says_nothing_of_the_others(tmp_path):
         b'{"prompt": "a", "custom_id": "one"}\n'
         b"caf\xe9\n"
         b'{"prompt": "b", "custom_id": "one"}\r\n'
-        b'{"prompt": "c", "custom_id": "two", "seed": -1}\n'
+        b'{"prompt": "c", "custom_id": "two", "top_k": -1}\n'
         b'{"prompt": "d", "custom_id": "line-5"}'
     )
     first, *bad, last = PromptFile(path, PromptDefaults())
@@ -180,7 +180,7 @@ def test_a_bad_line_says_nothing_of_the_others(tmp_path):
         f"prompts {path} line 2: is not UTF-8 text (byte 3): save it as UTF-8"
     )
     assert "custom_id 'one' is that of line 1 too" in messages[1]
-    assert "seed is -1, expected 0 to" in messages[2]
+    assert "top_k is -1, expected 0 (all tokens) to" in messages[2]
 
 
 @given(
@@ -214,7 +214,7 @@ def test_a_message_does_not_quote_a_whole_prompt(write):
     line = json.dumps({"prompt": ["long " * 10_000]})
     (bad,) = PromptFile(write(line), PromptDefaults())
     assert len(str(bad)) < 1000
-    assert re.search(r"prompt: found \['long .* … .*, expected a text$", str(bad))
+    assert re.search(r"prompt: found \['long .*\.\.\..*, expected a text$", str(bad))
 
 
 def test_a_file_may_be_read_again(write):

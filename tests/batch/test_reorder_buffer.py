@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,16 +16,16 @@ from tests.support.tiny_models import write_tiny_model
 
 NUM_CHOICES = (1, 2, 3)
 PROMPTS = [
-    Prompt(number=n, custom_id=f"p{n}", content="x", where="here", num_choices=n)
+    Prompt(number=n, custom_id=f"p{n}", contents=("x",), where="here", num_choices=n)
     for n in NUM_CHOICES
 ]
-KEYS = [(prompt, index) for prompt in PROMPTS for index in range(prompt.num_choices)]
+KEYS = [(prompt, index) for prompt in PROMPTS for index in range(prompt.num_requests)]
 
 
 def completion_of(prompt: Prompt, index: int) -> Completion:
     name = f"{prompt.custom_id} {index}"
     return Completion(
-        token_ids=(1,), text=name, finish_reason="eos", num_prompt_tokens=1
+        token_ids=(1,), text=name, finish_reason="eos", prompt_token_ids=(1,)
     )
 
 
@@ -55,13 +56,38 @@ def test_a_result_is_written_once_with_its_choices_in_order_and_their_plans(
     for result in results:
         prompt = result.line
         assert isinstance(prompt, Prompt)
-        expected = [completion_of(prompt, i) for i in range(prompt.num_choices)]
+        expected = [completion_of(prompt, i) for i in range(prompt.num_requests)]
         assert list(result.completions) == expected
-        keys = [(prompt, index) for index in range(prompt.num_choices)]
+        keys = [(prompt, index) for index in range(prompt.num_requests)]
         by_first = any(key not in left or key == left[0] for key in keys)
         by_second = any(key in left for key in keys)
         plans = (("first", by_first), ("second", by_second))
         assert set(result.plans) == {name for name, is_used in plans if is_used}
+
+
+def test_a_prompt_that_the_model_failed_at_is_a_bad_line(tokenizer):
+    """Its other choices are dropped; the next prompts have their results."""
+    results: list[Result] = []
+    one, two, three = PROMPTS
+    failed = replace(
+        completion_of(two, 0), finish_reason="error", error="logits are no numbers"
+    )
+    stream = [
+        ((one, 0), completion_of(one, 0)),
+        ((two, 1), completion_of(two, 1)),
+        ((two, 0), failed),
+        *(((three, index), completion_of(three, index)) for index in range(3)),
+    ]
+    with closing(ReorderBuffer(results.append)) as buffer:
+        assert buffer.failed is None
+        buffer.write_complete(stream, tokenizer, plan="first")
+        assert buffer.is_written(two)
+        bad = results[1].line
+        assert isinstance(bad, BadLine)
+        assert (bad.custom_id, bad.code) == ("p2", "server_error")
+        assert bad.reason == "logits are no numbers"
+        assert buffer.failed == (bad, 1)
+    assert [result.line for result in results] == [one, bad, three]
 
 
 def test_partial_completions_can_be_dropped():

@@ -8,9 +8,12 @@ from llmpq_jax.batch.prompt import BadLine, Prompt
 from llmpq_jax.batch.result_line import Result, result_values
 from llmpq_jax.runtime import Completion
 
-PROMPT = Prompt(number=3, custom_id="a", content="naïve", where="line 3")
+PROMPT = Prompt(number=3, custom_id="a", contents=("naïve",), where="line 3")
 COMPLETION = Completion(
-    token_ids=(1, 2), text="\u2028ja", finish_reason="eos", num_prompt_tokens=5
+    token_ids=(1, 2),
+    text="\u2028ja",
+    finish_reason="eos",
+    prompt_token_ids=(3, 1, 4, 1, 5),
 )
 
 

@@ -70,29 +70,6 @@ def test_decoding_undoes_encoding(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.encode(text, adds_special_tokens=False) == ids[1:]
 
 
-@given(st.lists(st.integers(0, 257)))
-def test_token_by_token_gives_the_same_text(
-    tokenizer: Tokenizer, ids: list[int]
-) -> None:
-    decoder = tokenizer.text_decoder()
-    parts = [decoder.add(token_id) for token_id in ids]
-    assert "".join(parts) + decoder.rest() == tokenizer.decode(ids)
-
-
-def test_half_a_character_is_held_back(tokenizer: Tokenizer) -> None:
-    decoder = tokenizer.text_decoder()
-    ids = tokenizer.encode("a€b", adds_special_tokens=False)
-    assert [decoder.add(token_id) for token_id in ids] == ["a", "", "", "€", "b"]
-    assert decoder.rest() == ""
-
-
-def test_what_is_left_of_a_character_comes_at_the_end(tokenizer: Tokenizer) -> None:
-    decoder = tokenizer.text_decoder()
-    first_byte = tokenizer.encode("€", adds_special_tokens=False)[0]
-    assert decoder.add(first_byte) == ""
-    assert decoder.rest() == "\N{REPLACEMENT CHARACTER}"
-
-
 def test_a_chat_ends_where_the_model_is_to_answer(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode_chat([{"role": "user", "content": "hi"}])
     assert ids == (
@@ -121,13 +98,16 @@ def test_a_checkpoint_without_a_chat_template_says_so(tmp_path: Path) -> None:
     [
         ({"eos_token_id": 7}, {"eos_token_id": 8}, (7,)),
         ({"eos_token_id": [7, 9]}, None, (7, 9)),
-        ({}, {"eos_token_id": 8}, (8,)),
+        ({"eos_token_id": []}, {"eos_token_id": 8}, ()),
+        # A generation_config.json takes the place of config.json, whatever it has.
+        ({"do_sample": False}, {"eos_token_id": 8}, (1,)),
+        ({"eos_token_id": None}, {"eos_token_id": 8}, (1,)),
         (None, {"eos_token_id": [8]}, (8,)),
         (None, {"eos_token_id": None}, (1,)),
         (None, None, (1,)),
     ],
 )
-def test_a_text_ends_as_the_most_specific_file_says(
+def test_a_text_ends_as_the_file_for_generation_says(
     tmp_path: Path, generation: object, config: object, expected: tuple[int, ...]
 ) -> None:
     write_tokenizer(tmp_path)

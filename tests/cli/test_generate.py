@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from llmpq_jax.runtime import Pipeline, Sampling
 from llmpq_jax.schema.record_files import read_strategy, write_strategy
@@ -100,6 +103,38 @@ def test_options_choose_how_tokens_are_drawn(run, strategy):
     assert (row["text"], row["finish_reason"]) == (wanted.text, wanted.finish_reason)
 
 
+def test_a_model_of_no_numbers_makes_errors_and_no_results(run, model, tmp_path):
+    spoilt = tmp_path / "model"
+    shutil.copytree(model, spoilt)
+    weights = load_file(spoilt / "model.safetensors")
+    down = "model.layers.1.mlp.down_proj.weight"
+    weights[down] = weights[down] * np.nan
+    save_file(weights, spoilt / "model.safetensors")
+    plan = tmp_path / "strategy.toml"
+    write_strategy(plan, make_strategy(spoilt, [((0,), [16] * 4)]))
+    prompts = tmp_path / "prompts.jsonl"
+    body = {"prompt": [5, 6], "max_tokens": 3, "logprobs": 2, "n": 2}
+    lines = [
+        {"custom_id": "openai", "url": "/v1/completions", "body": body},
+        {"custom_id": "plain", "prompt": "a"},
+    ]
+    prompts.write_text("\n".join(json.dumps(line) for line in lines))
+    out = tmp_path / "results.jsonl"
+    words = ("generate", "--strategy", plan, "--prompts", prompts, "--out", out)
+    result = run(*words, "--weights-cache", "none")
+    assert result.exit_code == 1
+    reason = "layer 1 on node0/cpu:0 is the first part whose results are not finite"
+    assert reason in result.stderr.splitlines()[-1]
+    assert "(and 1 more line" in result.stderr.splitlines()[-1]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {row["custom_id"] for row in rows} == {"openai", "plain"}
+    for row in rows:
+        assert row["response"] is None
+        assert row["error"]["code"] == "server_error"
+        assert reason in row["error"]["message"]
+    assert run(*words, "--resume").exit_code == 1
+
+
 def test_chat_goes_through_the_template(run, fails, strategy, tmp_path):
     prompt = ("--prompt", "hi", "--max-new-tokens", 2)
     line = fails("generate", "--strategy", strategy, "--chat", *prompt)
@@ -182,33 +217,43 @@ def test_bad_lines_become_errors_and_stop_nothing(run, strategy, tmp_path):
     assert "── plain: 2 new tokens" in shown.stdout
 
 
-def test_each_choice_is_drawn_with_a_seed_of_its_own(run, strategy, tmp_path):
+def test_each_choice_of_each_prompt_is_drawn_as_on_a_line_of_its_own(
+    run, strategy, tmp_path
+):
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "results.jsonl"
-    asked = {"prompt": "def f", "temperature": 1.5, "max_tokens": 4, "logprobs": 1}
+    asked = {"temperature": 1.5, "max_tokens": 4, "logprobs": 1}
+    texts, seeds = ["def f", "class A"], [7, 8, 9]
     several = {
         "custom_id": "all",
         "url": "/v1/completions",
-        "body": {**asked, "n": 5, "seed": 7},
+        "body": {**asked, "prompt": texts, "n": len(seeds), "seed": seeds[0]},
     }
     alone = [
         {
-            "custom_id": f"seed {seed}",
+            "custom_id": f"{text} {seed}",
             "url": "/v1/completions",
-            "body": {**asked, "seed": seed},
+            "body": {**asked, "prompt": text, "seed": seed},
         }
-        for seed in range(7, 12)
+        for text in texts
+        for seed in seeds
     ]
     prompts.write_text("\n".join(json.dumps(line) for line in (several, *alone)))
     words = ("generate", "--strategy", strategy, "--prompts", prompts, "--out", out)
     assert run(*words, "--ignore-eos").exit_code == 0
-    choices = {
-        row["custom_id"]: row["response"]["body"]["choices"]
+    bodies = {
+        row["custom_id"]: row["response"]["body"]
         for row in map(json.loads, out.read_text().splitlines())
     }
-    assert len(choices) == 6
+    assert len(bodies) == 1 + len(alone)
+    choices = {name: body["choices"] for name, body in bodies.items()}
     together = choices["all"]
+    assert len(together) == len(alone)
+    # Each prompt is counted once.
+    counts = [bodies[f"{text} 7"]["usage"]["prompt_tokens"] for text in texts]
+    assert bodies["all"]["usage"]["prompt_tokens"] == sum(counts)
+    assert bodies["all"]["usage"]["completion_tokens"] == 4 * len(alone)
     for number, choice in enumerate(together):
-        (one,) = choices[f"seed {7 + number}"]
+        (one,) = choices[str(alone[number]["custom_id"])]
         assert choice.keys() == one.keys()
         assert (choice["index"], one["index"]) == (number, 0)
         assert choice["text"] == one["text"]
@@ -307,10 +352,10 @@ def test_options_that_contradict_are_wrong_use(run, strategy, words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--temperature", -1), "temperature is -1.0, expected a finite number"),
+        (("--temperature", -1), "temperature is -1.0, expected 0 to 3.4e+38"),
         (("--top-k", -1), "top_k is -1, expected 0"),
-        (("--top-p", 0), "top_p is 0.0, expected more than 0"),
-        (("--seed", -1), "seed is -1, expected 0 to"),
+        (("--top-p", 2), "top_p is 2.0, expected 0 to 1"),
+        (("--seed", 2**63), "seed is 9223372036854775808, expected -9223"),
         (("--stop", ""), "stop: found [''], expected texts"),
         (("--prompt", ""), "prompt 2: the prompt is empty"),
     ],

@@ -23,19 +23,28 @@ from llmpq_jax.runtime.scheduler import Scheduler
 from llmpq_jax.runtime.sequence import Sequence
 from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL
 from llmpq_jax.schema.workload import MicroBatch
-from llmpq_jax.stage.message import Message
+from llmpq_jax.stage.message import Message, NotFinite
+from llmpq_jax.stage.sampling import NOT_FINITE
 
 EOS = 5
 
 
+# The logits of a request with a larger seed are not finite now and then.
+MAX_FINITE_SEED = 100
+
+
 def next_token(history: list[int], seed: int) -> int:
-    return hash((*history, seed)) % 17
+    token = hash((*history, seed)) % 17
+    return NOT_FINITE if seed > MAX_FINITE_SEED and token < 3 else token
 
 
 def served_alone(request: Request) -> list[int]:
     history, made = list(request.token_ids), []
     while len(made) < request.max_new_tokens:
-        made.append(next_token(history, request.sampling.seed))
+        token = next_token(history, request.sampling.seed)
+        if token == NOT_FINITE:
+            break
+        made.append(token)
         history.append(made[-1])
         if made[-1] == EOS and not request.ignores_eos:
             break
@@ -49,6 +58,9 @@ class NoText:
         return ""
 
     def rest(self) -> str:
+        return ""
+
+    def special_text(self, token_id: int) -> str:
         return ""
 
 
@@ -73,7 +85,8 @@ class HashEngine:
         self.caches.clear()
 
     def allocate(self, **_: int) -> None:
-        assert not self.caches
+        assert not self.waiting, "caches that are in use stay"
+        self.caches.clear()
 
     def submit(self, message: Message) -> None:
         if message.phase == "decode":
@@ -129,9 +142,11 @@ class HashEngine:
                     fed = given if step == 0 else steps[-1][index]
                     sequences[slot] = [*sequences[slot][:position], int(fed)]
                 tokens.append(
-                    next_token(sequences[slot], int(message.sampling.seed_B[index]))
+                    next_token(sequences[slot], int(message.sampling.seed_low_B[index]))
                 )
             steps.append(np.array(tokens, np.int32))
+        if message.checks_finite and steps[-1][0] == NOT_FINITE:
+            message = replace(message, not_finite=NotFinite(1, 2))
         self.num_steps += message.num_steps
         if not self.supports_multi_step:
             return replace(message, payload=steps[-1])
@@ -225,6 +240,38 @@ def test_tokens_are_the_same_whenever_stages_fail(service, fails_stage_at):
     assert sum(reported) == sum(
         len(sequence.token_ids) for sequence in scheduler.sequences
     )
+
+
+@given(
+    services(),
+    st.sets(st.integers(0, 11), min_size=1),
+    st.sets(st.integers(1, 40), max_size=2),
+)
+def test_a_request_whose_logits_are_not_finite_fails_alone(
+    service, failing, fails_stage_at
+):
+    engine, requests = service
+    engine.fails_stage_at = tuple(fails_stage_at)
+    requests = [
+        replace(request, sampling=Sampling(seed=MAX_FINITE_SEED + 1 + number))
+        if number in failing
+        else request
+        for number, request in enumerate(requests)
+    ]
+    reported: list[int] = []
+    scheduler = _scheduler(engine, requests, on_tokens=reported.append)
+    finished = list(scheduler.run())
+    assert sorted(map(id, finished)) == sorted(map(id, scheduler.sequences))
+    for sequence, request in zip(scheduler.sequences, requests, strict=True):
+        expected = served_alone(request)
+        assert sequence.token_ids == expected
+        has_ended = expected[-1:] == [EOS] and not request.ignores_eos
+        is_failed = not has_ended and len(expected) < request.max_new_tokens
+        assert (sequence.finish_reason == "error") == is_failed
+        if is_failed and not fails_stage_at:
+            assert sequence.not_finite == NotFinite(1, 2)
+    assert sum(reported) == sum(len(each.token_ids) for each in scheduler.sequences)
+    assert not engine.waiting
 
 
 @given(services())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,7 +56,7 @@ def test_only_tokens_inside_the_cuts_can_be_drawn(
     seed: int, temperature: float, top_k: int, top_p: float
 ) -> None:
     logits = _logits(seed, 1)
-    rows = sampling_rows([temperature], [top_k], [top_p], [seed % 2**32])
+    rows = sampling_rows([temperature], [top_k], [top_p], [seed])
     perturbed = _perturbed_logits(
         jnp.asarray(logits), _on_device(rows), jnp.asarray([3])
     )
@@ -79,15 +80,15 @@ def test_draws_follow_the_softmax() -> None:
     assert (np.abs(counts - expected) <= bound).all()
 
 
-@given(st.integers(0, 2**31), st.permutations(range(5)))
+@given(st.integers(-(2**63), 2**63 - 6), st.permutations(range(5)))
 def test_a_row_draws_the_same_token_in_every_batch(seed: int, order: list[int]) -> None:
-    logits = _logits(seed, 5)
+    logits = _logits(seed % 2**32, 5)
     settings: tuple[list, ...] = (
         [0.9, 0.0, 1.5, 0.7, 1.0],
         [0, 0, 4, 0, 2],
         [1.0, 1.0, 1.0, 0.8, 0.5],
     )
-    seeds = [seed % 2**32 + index for index in range(5)]
+    seeds = [seed + index for index in range(5)]
     position = np.arange(5, dtype=np.int32)
 
     def draw(rows: list[int]) -> np.ndarray:
@@ -127,6 +128,60 @@ def test_seed_and_position_both_change_the_draw() -> None:
     drawn = {token(1, 0), token(1, 1), token(2, 0), token(2, 1)}
     assert len(drawn) > 1
     assert token(1, 1) == token(1, 1)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**31 - 1))
+def test_a_seed_of_32_bits_draws_as_jax_does_with_it(seed: int, position: int) -> None:
+    key = jax.random.fold_in(jax.random.key(np.uint32(seed)), position)
+    noise = jax.random.gumbel(key, (_SIZE,), jnp.float32)
+    rows = _on_device(sampling_rows([1.0], [0], [1.0], [seed]))
+    zeros = jnp.zeros((1, _SIZE), jnp.float32)
+    drawn = _perturbed_logits(zeros, rows, jnp.asarray([position], jnp.int32))
+    np.testing.assert_array_equal(np.asarray(drawn)[0], np.asarray(noise))
+
+
+def test_all_64_bits_of_a_seed_change_the_draw() -> None:
+    seeds = [0, 2**32, 2**62, -1, 2**32 - 1, -(2**63)]
+    count = len(seeds)
+    rows = _on_device(sampling_rows([1.0] * count, [0] * count, [1.0] * count, seeds))
+    zeros = jnp.zeros((count, _SIZE), jnp.float32)
+    drawn = np.asarray(_perturbed_logits(zeros, rows, jnp.zeros(count, jnp.int32)))
+    assert len(np.unique(drawn, axis=0)) == count
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [
+        *((10.0**-exponent, 0, 1.0) for exponent in (6, 20, 30, 37, 38, 44, 50, 300)),
+        (1.0, 0, 0),
+        (1.0, 0, 1e-50),
+        (1e-37, 3, 1e-3),
+        (1.0, 1, 1.0),
+        (3e38, 1, 1.0),
+    ],
+)
+def test_numbers_near_zero_leave_the_likeliest_token(
+    temperature: float, top_k: int, top_p: float
+) -> None:
+    logits = _logits(3, 4) * np.float32(20)
+    rows = sampling_rows([temperature] * 4, [top_k] * 4, [top_p] * 4, [1, 2, 3, 4])
+    tokens = _choose_tokens(
+        jnp.asarray(logits), _on_device(rows), jnp.zeros(4, jnp.int32)
+    )
+    np.testing.assert_array_equal(tokens, logits.argmax(axis=-1))
+
+
+def test_more_than_all_tokens_is_all_tokens() -> None:
+    logits = jnp.asarray(_logits(3, 1))
+    position = jnp.zeros(1, jnp.int32)
+    all_of_them, more, hot = (
+        _perturbed_logits(
+            logits, _on_device(sampling_rows([heat], [top_k], [1.0], [1])), position
+        )
+        for heat, top_k in ((1.0, 0), (1.0, 2**31 - 1), (3.4e38, 0))
+    )
+    np.testing.assert_array_equal(more, all_of_them)
+    assert np.isfinite(hot).all()
 
 
 def _on_device(rows):

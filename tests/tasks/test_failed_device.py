@@ -22,7 +22,7 @@ LINES: list[Prompt | BadLine] = [
     Prompt(
         number=number,
         custom_id=f"line-{number}",
-        content="def f"[: 1 + number % 5],
+        contents=("def f"[: 1 + number % 5],),
         where=f"line {number}",
         form="completion" if number % 3 == 0 else "plain",
         num_choices=3 if number % 3 == 0 else 1,

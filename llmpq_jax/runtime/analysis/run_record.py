@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmpq_jax.files import write_text
+from llmpq_jax.files import json_text, write_text
 from llmpq_jax.stage.hardware import Machine
 from llmpq_jax.stage.memory_peak import StagePeak
 from llmpq_jax.stage.message import StageEvent
@@ -86,17 +85,16 @@ def write_run_record(
     The header has the command and the strategy; `phases` are each batch's
     `phase_times`.
     """
-    lines = [json.dumps({"record": "run", **header})]
+    lines = [json_text({"record": "run", **header})]
     for number, (batch, own) in enumerate(zip(batches, phases, strict=True)):
         summary = asdict(batch)
         events = summary.pop("events")
-        lines.append(json.dumps({"record": "batch", "batch": number, **summary}))
+        lines.append(json_text({"record": "batch", "batch": number, **summary}))
         lines += [
-            json.dumps({"record": "phase", "batch": number, **asdict(phase)})
+            json_text({"record": "phase", "batch": number, **asdict(phase)})
             for phase in own
         ]
         lines += [
-            json.dumps({"record": "event", "batch": number, **event})
-            for event in events
+            json_text({"record": "event", "batch": number, **event}) for event in events
         ]
     write_text(path, "\n".join(lines) + "\n")
