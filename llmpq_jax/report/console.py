@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from llmpq_jax.errors import RequestError
+from llmpq_jax.interrupts import check_interrupt, undone_at_end
 from llmpq_jax.units import format_seconds
 
 if TYPE_CHECKING:
@@ -33,8 +38,10 @@ class Advance(Protocol):
 
 def print_line(text: str = "") -> None:
     """Writes a line to stdout, unformatted."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    check_interrupt()
+    with _writing_stdout():
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
 
 def print_json(values: object) -> None:
@@ -50,9 +57,11 @@ def print_paths(**paths: Path | None) -> None:
 
 
 def log(text: str) -> None:
-    """Writes a line about the progress of the work to stderr."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    """Writes a line about the progress of the work to stderr, if it takes one."""
+    check_interrupt()
+    with suppress(OSError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def print_table(renderable: RenderableType) -> None:
@@ -60,12 +69,27 @@ def print_table(renderable: RenderableType) -> None:
     from rich.console import Console
 
     if sys.stdout.isatty():
-        Console(highlight=False).print(renderable)
+        with _writing_stdout():
+            Console(highlight=False).print(renderable)
         return
     plain = io.StringIO()
     Console(file=plain, width=_WIDTH, highlight=False).print(renderable)
     for line in plain.getvalue().splitlines():
         print_line(line.rstrip())
+
+
+@contextmanager
+def _writing_stdout() -> Iterator[None]:
+    try:
+        yield
+    except OSError as reason:
+        if reason.errno == errno.EPIPE:
+            # A reader that wants no more is no error: the command ends silently.
+            raise
+        # What it still holds would be written, and fail again, when Python ends.
+        sys.stdout = io.StringIO()
+        msg = f"standard output: cannot be written ({reason.strerror or reason}): make room, or send it to another place"
+        raise RequestError(msg) from reason
 
 
 @contextmanager
@@ -92,12 +116,14 @@ def progress_bar(what: str, total: float | None, *, unit: str) -> Iterator[Advan
         progress.TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-    with bar:
+    # A process that ends at once leaves the cursor hidden.
+    with undone_at_end(partial(os.write, 2, b"\x1b[?25h\n")), bar:
         task = bar.add_task(what, total=total, rate=unit)
 
         def advance(
             count: float, total: float | None = None, note: str | None = None
         ) -> None:
+            check_interrupt()
             if note is not None:
                 bar.update(task, description=f"{what}: {note}")
             if total is not None:
@@ -111,6 +137,7 @@ def progress_bar(what: str, total: float | None, *, unit: str) -> Iterator[Advan
 
 def _ignore(count: float, total: float | None = None, note: str | None = None) -> None:
     del count, total, note
+    check_interrupt()
 
 
 def state_callback(advance: Advance) -> Callable[[Progress], None]:

@@ -1,55 +1,16 @@
-"""Files and folders that are written completely or not at all."""
+"""Folders that are written completely or not at all."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from llmpq_jax.errors import LlmpqError, RequestError
-
-
-@contextmanager
-def reading(
-    path: Path, what: str, expected: str, error: type[LlmpqError]
-) -> Iterator[None]:
-    """Turns a body's failures to read a file, or to decode its text, into an `error`.
-
-    Its message names the kind of file, `what`, and what was expected instead.
-    """
-    try:
-        yield
-    except OSError as reason:
-        msg = f"{what} {path}: cannot be read ({reason.strerror or reason}): expected {expected}"
-        raise error(msg) from reason
-    except UnicodeDecodeError as reason:
-        msg = f"{what} {path}: is not UTF-8 text (byte {reason.start}): expected {expected}"
-        raise error(msg) from reason
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file under a temporary name and renames it when it is complete."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a binary file as `write_text` writes a text file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    aside = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.chmod(0o644)
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+from llmpq_jax.files.outputs import name_aside, writing
+from llmpq_jax.interrupts import not_ending, undone_at_end
 
 
 @contextmanager
@@ -72,25 +33,50 @@ def new_folder(
         Temporary path of the folder, to fill.
 
     Raises:
-        RequestError: If there is a file of this name, or a folder that is not replaced.
+        RequestError: If there is a file of this name, a folder that is not replaced, or
+            no room.
     """
-    out = out.resolve()
+    typed, out = out, out.resolve()
     _check_free(out, what=what, replaces=replaces, marks=marks, kept=kept)
     made = [each for each in (out.parent, *out.parent.parents) if not each.exists()]
-    aside: Path | None = None
+    aside = name_aside(out)
+    remove = partial(_remove, aside, made)
+    with undone_at_end(remove):
+        try:
+            with writing(typed, what):
+                out.parent.mkdir(parents=True, exist_ok=True)
+                aside.mkdir()
+            with _named_as_typed(typed, aside, what):
+                yield aside
+                aside.chmod(0o755)
+                _rename(aside, out)
+        except BaseException:
+            remove()
+            raise
+
+
+def _remove(aside: Path, made: Sequence[Path]) -> None:
+    """Removes an unfinished folder, and the folders that were made to hold it."""
+    shutil.rmtree(aside, ignore_errors=True)
+    for parent in made:
+        with suppress(OSError):
+            parent.rmdir()
+
+
+@contextmanager
+def _named_as_typed(typed: Path, aside: Path, what: str) -> Iterator[None]:
+    """Has errors name the folder that the user typed instead of the temporary one."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        yield aside
-        aside.chmod(0o755)
-        _rename(aside, out)
-    except BaseException:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
-        for parent in made:
-            with suppress(OSError):
-                parent.rmdir()
+        yield
+    except LlmpqError as reason:
+        reason.args = (str(reason).replace(str(aside), str(typed)),)
         raise
+    except OSError as reason:
+        named = [str(each) for each in (reason.filename, reason.filename2) if each]
+        if named and not any(each.startswith(str(aside)) for each in named):
+            raise
+        with writing(typed, what):
+            raise
 
 
 def _check_free(
@@ -120,15 +106,23 @@ def _rename(aside: Path, out: Path) -> None:
         aside.rename(out)
         return
     # A folder that is not empty cannot be replaced by a rename.
-    old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.")) / out.name
-    try:
-        out.rename(old)
-        aside.rename(out)
-    except BaseException:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise
-    finally:
+    holder = name_aside(out)
+    old = holder / out.name
+
+    def drop_old() -> None:
         # Unless both renames failed, `out` is now the old folder or its successor.
         if out.exists():
-            shutil.rmtree(old.parent, ignore_errors=True)
+            shutil.rmtree(holder, ignore_errors=True)
+
+    with undone_at_end(drop_old):
+        holder.mkdir()
+        try:
+            with not_ending():
+                out.rename(old)
+                aside.rename(out)
+        except BaseException:
+            if old.exists() and not out.exists():
+                old.rename(out)
+            raise
+        finally:
+            drop_old()
