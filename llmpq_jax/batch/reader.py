@@ -13,6 +13,7 @@ from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.admission import check_request
 from llmpq_jax.runtime.request import Request
+from llmpq_jax.schema.buckets import bucket_length
 from llmpq_jax.schema.strategy import Strategy
 
 
@@ -76,11 +77,16 @@ class RequestReader:
                     yield (line, index), request
 
     def _request(self, prompt: Prompt) -> Request | BadLine:
-        planned = self._strategy.workload.new_tokens
+        planned = self._strategy.workload
         try:
             request = Request(
-                token_ids=prompt_tokens(prompt, self._tokenizer, is_chat=self._is_chat),
-                max_new_tokens=prompt.max_new_tokens or planned,
+                token_ids=prompt_tokens(
+                    prompt,
+                    self._tokenizer,
+                    is_chat=self._is_chat,
+                    max_tokens=bucket_length(planned.prompt_length),
+                ),
+                max_new_tokens=prompt.max_new_tokens or planned.new_tokens,
                 sampling=prompt.sampling,
                 stop=prompt.stop,
                 ignores_eos=self._ignores_eos,
