@@ -8,7 +8,7 @@
     ├── UnsupportedModelError  an architecture or a config field that is not implemented
     ├── CheckpointError        weights or tokenizer files that are missing or damaged
     ├── InfeasibleError        limits that no plan satisfies
-    ├── RequestError           a request that cannot be served
+    ├── RequestError           a request that cannot be served, or an output
     └── WorkerFailedError      a process or machine of a stage that failed
 
 Every message says what was found, where, what was expected, and what to do. The commands
@@ -54,7 +54,7 @@ class InfeasibleError(LlmpqError):
 
 
 class RequestError(LlmpqError):
-    """A prompt, a sampling option or an output folder of a request cannot be served."""
+    """A prompt or a sampling option cannot be served, or an output cannot be written."""
 
 
 class WorkerFailedError(LlmpqError):

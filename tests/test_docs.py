@@ -83,7 +83,7 @@ def test_the_layers_in_the_table_are_those_that_are_checked():
     layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
     checked = [set(re.findall(r"\w+", layer)) for layer in layers[:-2]]
     assert [level for level in checked for _ in level] == described
-    assert layers[-2:] == ["files", "units | errors"]
+    assert layers[-2:] == ["interrupts", "units | errors"]
 
 
 def test_the_places_named_in_the_architecture_exist():

@@ -19,7 +19,11 @@ INTRODUCTION = """\
 
 Results go to stdout, logs and progress to stderr: in a terminal as a bar, else as a line
 about once a minute. A command exits with 0, with 1 and one line that says what is wrong, or
-with 2 if it was called wrongly.
+with 2 if it was called wrongly; after Ctrl-C with 130, after SIGTERM with 143.
+
+An output that is a device or a pipe is written to where it is, and a symbolic link is followed;
+a file appears when it is complete. No output may be a file that the command reads, or another
+output: this and whether outputs can be written is checked before the work.
 """
 
 

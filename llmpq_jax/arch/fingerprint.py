@@ -112,14 +112,19 @@ def _weight_files(folder: Path) -> list[Path]:
         return [whole]
     index = folder / "model.safetensors.index.json"
     try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
-        return [folder / name for name in sorted(names)]
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        # An untrusted checkpoint must not have files of other folders read.
+        outside = [name for name in names if Path(name).name != name]
     except FileNotFoundError as reason:
         msg = f"checkpoint {folder}: has no weights: expected {whole.name} or {index.name}"
         raise CheckpointError(msg) from reason
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as reason:
         msg = f"weights {index}: weight_map cannot be read ({reason!r}): expected an index of safetensors files; fetch it again"
         raise CheckpointError(msg) from reason
+    if outside:
+        msg = f"weights {index}: weight_map: found {outside[0]!r}, expected the name of a file in the folder of the index"
+        raise CheckpointError(msg)
+    return [folder / name for name in names]
 
 
 def _digest(value: object) -> str:

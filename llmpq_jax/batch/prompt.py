@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.request import Sampling, check_max_new_tokens
+from llmpq_jax.units import KIB
 
 if TYPE_CHECKING:
     from llmpq_jax.checkpoint.tokenizer import Tokenizer
@@ -16,6 +17,8 @@ GREEDY = Sampling()
 
 # Maximum characters of a message, which may quote what was found.
 _MAX_REASON = 600
+# Shorter texts are tokenised in milliseconds, so that their number of tokens is reported.
+_ALWAYS_TOKENISED_BYTES = 64 * KIB
 
 # A plain line, or a request to one of OpenAI's two endpoints.
 Form = Literal["plain", "completion", "chat"]
@@ -136,17 +139,26 @@ class PromptDefaults:
 
 
 def prompt_tokens(
-    prompt: Prompt, tokenizer: Tokenizer, *, is_chat: bool = False
+    prompt: Prompt,
+    tokenizer: Tokenizer,
+    *,
+    is_chat: bool = False,
+    max_tokens: int | None = None,
 ) -> tuple[tuple[int, ...], ...]:
     """Returns the token ids that the model continues, of each prompt of a line.
 
     Conversations go through the checkpoint's chat template, and with `is_chat` plain
-    prompts too, as a user's message.
+    prompts too, as a user's message. A text that is far too long for `max_tokens` is
+    refused by its bytes, because tokenising it may take minutes.
 
     Raises:
-        RequestError: If the template is missing or refuses the conversation.
+        RequestError: If the template is missing or refuses the conversation, or the
+            text is far too long.
     """
     is_message = prompt.form == "plain" and is_chat
+    if max_tokens is not None:
+        for content in prompt.contents:
+            _check_bytes(content, tokenizer, max_tokens)
     return tuple(
         _content_tokens(content, tokenizer, is_message=is_message)
         for content in prompt.contents
@@ -163,3 +175,16 @@ def _content_tokens(
     token_ids = tuple(each for each in content if isinstance(each, int))
     messages = [each for each in content if isinstance(each, Mapping)]
     return tokenizer.encode_chat(messages) if messages else token_ids
+
+
+def _check_bytes(content: PromptContent, tokenizer: Tokenizer, max_tokens: int) -> None:
+    """Refuses a text with more bytes than a number of tokens have at most."""
+    if isinstance(content, str):
+        num_bytes = len(content.encode())
+    else:
+        messages = [each for each in content if isinstance(each, Mapping)]
+        num_bytes = sum(len(each["content"].encode()) for each in messages)
+    longest = tokenizer.max_token_bytes
+    if num_bytes > max(_ALWAYS_TOKENISED_BYTES, max_tokens * longest):
+        msg = f"the prompt has {num_bytes} bytes: expected at most {max_tokens} tokens, of at most {longest} bytes each; shorten it or plan for longer prompts"
+        raise RequestError(msg)

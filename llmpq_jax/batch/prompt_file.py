@@ -7,13 +7,15 @@ a bad line does not affect the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.batch.id_index import IdIndex
+from llmpq_jax.batch.line_reader import LineReader
 from llmpq_jax.batch.prompt import BadLine, Line, Prompt, PromptDefaults, prompt_tokens
 from llmpq_jax.batch.prompt_line import (
     PlainLine,
@@ -24,12 +26,10 @@ from llmpq_jax.batch.prompt_line import (
 from llmpq_jax.batch.request_fields import short_repr
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
-from llmpq_jax.files import reading
 from llmpq_jax.schema.workload import Workload, workload_of_lengths
 from llmpq_jax.units import MIB
 
 MAX_LINE_BYTES = 64 * MIB
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Names of lines without a custom_id.
 _NUMBERED = re.compile(r"line-[0-9]+")
 
@@ -79,8 +79,16 @@ def refuse_bad_lines(lines: Iterable[Prompt | BadLine]) -> Iterator[Prompt]:
 class PromptFile:
     """A file of prompts, .jsonl or .txt; each iteration reads it again."""
 
-    def __init__(self, path: Path, defaults: PromptDefaults) -> None:
+    def __init__(
+        self,
+        path: Path,
+        defaults: PromptDefaults,
+        *,
+        on_note: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """Checks the file's name; the defaults are for what lines leave open.
+
+        `on_note` is called with a line if what a pipe brings is waited for.
 
         Raises:
             RequestError: If the name ends in neither .jsonl nor .txt.
@@ -89,21 +97,19 @@ class PromptFile:
             msg = f"prompts {path}: ends in {path.suffix!r}: expected .jsonl (one JSON object a line) or .txt (one prompt a line)"
             raise RequestError(msg)
         self._path = path
+        self._reader = LineReader(path, "prompts", on_note)
         self._defaults = defaults
 
     def __iter__(self) -> Iterator[Prompt | BadLine]:
         """Reads the file line by line; empty lines are skipped.
 
         Raises:
-            RequestError: If the file cannot be read or has no line.
+            RequestError: If the file cannot be read, has no line, or is not the same as
+                when it was read before.
         """
         is_empty = True
-        with (
-            reading(self._path, "prompts", "a .jsonl or .txt file", RequestError),
-            self._path.open("rb") as file,
-            closing(IdIndex()) as seen,
-        ):
-            for number, line in enumerate(_raw_lines(file), start=1):
+        with closing(IdIndex()) as seen:
+            for number, line in enumerate(self._reader.lines(MAX_LINE_BYTES), start=1):
                 if line.strip():
                     is_empty = False
                     yield self._read(number, line, seen)
@@ -145,11 +151,13 @@ def workload_of_prompts(
     batch: int | None = None,
     new_tokens: int | None = None,
     output_length_fraction: float | None = None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> Workload:
     """Returns the workload of a file of prompts, read as `generate` does and tokenised.
 
     By default all prompts are served at a time. Prompts that give no maximum of new
     tokens get the largest one of the file and of `new_tokens`, as in `generate`.
+    `on_note` is called with a line if what a pipe brings is waited for.
 
     Raises:
         RequestError: If the file has a bad line, or a prompt gives no maximum of new
@@ -157,13 +165,16 @@ def workload_of_prompts(
         CheckpointError: If there is no tokenizer.
     """
     tokenizer = Tokenizer.load(model)
+    max_tokens = read_architecture(model).max_positions
     lengths: list[tuple[int, int | None]] = []
-    for prompt in refuse_bad_lines(PromptFile(prompts, PromptDefaults())):
+    for prompt in refuse_bad_lines(
+        PromptFile(prompts, PromptDefaults(), on_note=on_note)
+    ):
         if prompt.max_new_tokens is None and new_tokens is None:
             msg = f"{prompt.where}: says no max_new_tokens: expected it there, or --new-tokens for such prompts"
             raise RequestError(msg)
         try:
-            token_ids_of_each = prompt_tokens(prompt, tokenizer)
+            token_ids_of_each = prompt_tokens(prompt, tokenizer, max_tokens=max_tokens)
         except RequestError as reason:
             msg = f"{prompt.where}: {reason}"
             raise RequestError(msg) from reason
@@ -198,18 +209,3 @@ def _checked_id(custom_id: Any, number: int, seen: IdIndex) -> str:
         msg = f"custom_id {custom_id!r} is that of line {first} too: expected each once, because results are identified by it"
         raise RequestError(msg)
     return custom_id
-
-
-def _raw_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yields lines without their ends; a line that is too long is cut one byte above the maximum.
-
-    A line ends at a line feed only: other characters that end lines elsewhere may be
-    part of JSON texts.
-    """
-    if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
-        file.seek(0)
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        rest = line
-        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_LINE_BYTES + 1)
-        yield line.removesuffix(b"\n").removesuffix(b"\r")

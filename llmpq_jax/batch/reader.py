@@ -13,6 +13,7 @@ from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.admission import check_request
 from llmpq_jax.runtime.request import Request
+from llmpq_jax.schema.buckets import bucket_length
 from llmpq_jax.schema.strategy import Strategy
 
 
@@ -79,19 +80,22 @@ class RequestReader:
 
     def _requests(self, prompt: Prompt) -> tuple[Request, ...] | BadLine:
         """Returns the requests of a line's prompts, without their further choices."""
-        planned = self._strategy.workload.new_tokens
+        planned = self._strategy.workload
         try:
             requests = tuple(
                 Request(
                     token_ids=token_ids,
-                    max_new_tokens=prompt.max_new_tokens or planned,
+                    max_new_tokens=prompt.max_new_tokens or planned.new_tokens,
                     sampling=prompt.sampling,
                     stop=prompt.stop,
                     ignores_eos=self._ignores_eos,
                     top_logprobs=prompt.top_logprobs,
                 )
                 for token_ids in prompt_tokens(
-                    prompt, self._tokenizer, is_chat=self._is_chat
+                    prompt,
+                    self._tokenizer,
+                    is_chat=self._is_chat,
+                    max_tokens=bucket_length(planned.prompt_length),
                 )
             )
             for request in requests:

@@ -7,16 +7,15 @@ continues after the last complete one.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import stat
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any
 
 from llmpq_jax.batch.id_index import IdIndex
+from llmpq_jax.batch.line_file import IfExists, open_lines
 from llmpq_jax.batch.manifest import (
     Manifest,
     check_manifest,
@@ -24,17 +23,14 @@ from llmpq_jax.batch.manifest import (
     write_manifest,
 )
 from llmpq_jax.errors import RequestError
-from llmpq_jax.files import json_text
-
-# What to do with a file that exists already.
-IfExists = Literal["refuse", "replace", "resume"]
+from llmpq_jax.files import json_text, reading, writing
 
 
 class ResultsFile:
     """A file of results that is open for appending, by one process at a time.
 
     A run that fails before its first result leaves no new file, and leaves an old one
-    unchanged.
+    unchanged. A device or a pipe takes results too, but cannot be resumed.
 
     Attributes:
         num_kept: Number of results from earlier runs.
@@ -61,16 +57,16 @@ class ResultsFile:
         self._is_new = not path.exists()
         # A file that is to be replaced keeps its content until the first result.
         self._has_begun = False
-        self._num_lines = 0
-        self._num_bytes = 0
-        self._descriptor = _open(path, if_exists)
+        self._file = open_lines(path, if_exists)
+        if not self._file.keeps:
+            self._manifest = None
         self._done = IdIndex()
         try:
-            if if_exists == "resume" and os.fstat(self._descriptor).st_size:
+            if if_exists == "resume" and path.stat().st_size:
                 self._read_kept()
         except BaseException:
             self._done.close()
-            os.close(self._descriptor)
+            self._file.close(drops=False)
             raise
 
     def has(self, custom_id: str) -> bool:
@@ -81,24 +77,19 @@ class ResultsFile:
         """Appends a line of JSON, and returns when it is on disk.
 
         Raises:
-            RequestError: If it cannot be written. Earlier lines stay.
+            RequestError: If it cannot be written, or something else has removed or
+                changed the file. Earlier lines stay.
         """
         line = json_text(values, ensure_ascii=False).encode() + b"\n"
         try:
             if not self._has_begun:
                 self._begin()
-            _write(self._descriptor, line)
-            os.fsync(self._descriptor)
+            self._file.append(line)
         except OSError as reason:
-            # A later run would drop half a line, but there need not be one.
-            with suppress(OSError):
-                os.ftruncate(self._descriptor, self._num_bytes)
-            kept = f"{self._num_lines} results are kept there"
+            kept = f"{self._file.num_lines} results are kept there"
             then = "" if self._manifest is None else ", then go on with --resume"
             msg = f"results {self._path}: the result of {values['custom_id']!r} cannot be written ({reason.strerror or reason}): {kept}; make room{then}"
             raise RequestError(msg) from reason
-        self._num_bytes += len(line)
-        self._num_lines += 1
 
     def add_strategy(self, fingerprint: str) -> None:
         """Adds a strategy that serves the run to the manifest; `--resume` accepts it then.
@@ -114,50 +105,60 @@ class ResultsFile:
         if not self._has_begun:
             return
         path = manifest_path(self._path)
-        try:
+        with writing(path, "manifest"):
             write_manifest(path, self._manifest)
             _sync_folder(path.parent)
-        except OSError as reason:
-            msg = f"manifest {path}: another strategy cannot be added ({reason.strerror or reason}): make room, then go on with --resume"
-            raise RequestError(msg) from reason
 
     def close(self) -> None:
         """Closes the file."""
-        if self._is_new and not self._num_lines:
-            self._path.unlink(missing_ok=True)
-            if self._manifest is not None:
-                manifest_path(self._path).unlink(missing_ok=True)
+        drops = self._is_new and not self._file.num_lines
+        if drops and self._manifest is not None:
+            manifest_path(self._path).unlink(missing_ok=True)
         self._done.close()
-        os.close(self._descriptor)
+        self._file.close(drops=drops)
 
     def __enter__(self) -> ResultsFile:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None and self._has_begun:
+                self._file.check()
+        finally:
+            self.close()
 
     def _begin(self) -> None:
         """Starts an empty file and its manifest."""
         # In this order, so that results are never next to the manifest of another run.
-        os.ftruncate(self._descriptor, 0)
+        self._file.cut(0, 0)
         if self._manifest is not None:
             write_manifest(manifest_path(self._path), self._manifest)
-        _sync_folder(self._path.parent)
+        if self._file.keeps:
+            _sync_folder(self._path.parent)
         self._has_begun = True
 
     def _read_kept(self) -> None:
         """Reads the complete lines and cuts off what follows them."""
         if self._manifest is not None:
             self._manifest = check_manifest(manifest_path(self._path), self._manifest)
-        with self._path.open("rb") as file:
+        num_bytes = num_lines = 0
+        expected = "a file of results that can be read too"
+        with (
+            reading(self._path, "results", expected, RequestError),
+            self._path.open("rb") as file,
+        ):
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     break
                 self._add_kept(line, number)
-                self._num_bytes += len(line)
-                self._num_lines += 1
-        os.ftruncate(self._descriptor, self._num_bytes)
-        self.num_kept = self._num_lines
+                num_bytes, num_lines = num_bytes + len(line), number
+        self._file.cut(num_bytes, num_lines)
+        self.num_kept = num_lines
         self._has_begun = True
 
     def _add_kept(self, line: bytes, number: int) -> None:
@@ -175,46 +176,6 @@ class ResultsFile:
             msg = f"{where}: is the result of {custom_id!r}, as line {first} is: expected one of each; remove one of them"
             raise RequestError(msg)
         self.num_kept_errors += values.get("error") is not None
-
-
-def _open(path: Path, if_exists: IfExists) -> int:
-    """Opens a file and locks it for this process, for as long as that runs."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    if if_exists == "refuse":
-        flags |= os.O_EXCL
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, flags, 0o644)
-    except FileExistsError as reason:
-        msg = f"results {path}: is there already: name another file, or say --resume to go on with it or --overwrite"
-        raise RequestError(msg) from reason
-    except OSError as reason:
-        msg = f"results {path}: cannot be written ({reason.strerror or reason}): name another file"
-        raise RequestError(msg) from reason
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            msg = f"results {path}: is no regular file: name another one"
-            raise RequestError(msg)
-        try:
-            # The lock ends with the process, however that ends.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as reason:
-            msg = f"results {path}: another process is writing it: wait for its end, or name another file"
-            raise RequestError(msg) from reason
-        except OSError as reason:
-            msg = f"results {path}: cannot be locked ({reason.strerror or reason}): name a file in a folder where it can"
-            raise RequestError(msg) from reason
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _write(descriptor: int, content: bytes) -> None:
-    """Writes all bytes; a single call may write only some, as on a full disk."""
-    left = memoryview(content)
-    while left:
-        left = left[os.write(descriptor, left) :]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,6 +6,8 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +54,9 @@ class Tokenizer:
 
         # transformers would take another path for a name to look up elsewhere.
         check_model_folder(folder)
+        missing = missing_sentencepiece(folder)
+        if missing is not None:
+            raise CheckpointError(missing)
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False
@@ -62,6 +67,11 @@ class Tokenizer:
             raise CheckpointError(msg) from reason
         eos_ids = _eos_ids(folder, tokenizer.eos_token_id)
         return cls(tokenizer, eos_ids=eos_ids, folder=folder)
+
+    @cached_property
+    def max_token_bytes(self) -> int:
+        """Bytes of the longest token's text, or more: so a text has a minimum of tokens."""
+        return max(len(token.encode()) for token in self._tokenizer.get_vocab())
 
     def encode(self, text: str, *, adds_special_tokens: bool = True) -> tuple[int, ...]:
         """Returns a text's tokens, with the special tokens the model expects at its start."""
@@ -125,6 +135,15 @@ class Tokenizer:
     def text_decoder(self, prompt_ids: Sequence[int] = ()) -> TextDecoder:
         """Starts decoding a prompt's continuation token by token."""
         return TextDecoder(self, prompt_ids)
+
+
+def missing_sentencepiece(folder: Path) -> str | None:
+    """Returns why a folder's tokenizer cannot be read here without sentencepiece, if so."""
+    if not (folder / "tokenizer.model").is_file():
+        return None
+    if (folder / "tokenizer.json").is_file() or find_spec("sentencepiece") is not None:
+        return None
+    return f"tokenizer {folder}: has a tokenizer.model and no tokenizer.json, and sentencepiece is not installed, which reads it: expected either; `pip install sentencepiece` where prompts are served"
 
 
 @contextmanager

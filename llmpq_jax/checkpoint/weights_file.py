@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from safetensors.numpy import save_file
 
 from llmpq_jax.checkpoint.load import Weights
 from llmpq_jax.checkpoint.safetensors_file import read_header, read_stored
+from llmpq_jax.interrupts import not_ending, undone_at_end
 from llmpq_jax.kernels import GroupArray, PanelArray, Weight
 from llmpq_jax.quant import QArray
 
@@ -73,12 +76,16 @@ def write_weights(path: Path, key: Mapping[str, object], weights: Weights) -> No
         arrays |= {f"{name}.{leaf}": array for leaf, array in leaves.items()}
     text = sorted_json({"key": key, "weights": described})
     metadata = {"content": text, "digest": _digest(text.encode())}
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
+    with (
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder,
+        undone_at_end(partial(shutil.rmtree, folder, ignore_errors=True)),
+    ):
         unfinished = Path(folder, path.name)
         save_file(arrays, unfinished, metadata=metadata)
         with unfinished.open("rb+") as file:
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        with not_ending():
+            unfinished.replace(path)
 
 
 def _leaves(

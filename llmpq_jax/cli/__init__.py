@@ -1,6 +1,7 @@
 """The command `llmpq-jax`: parses options, calls one function, prints.
 
-Our errors are one line on stderr with exit code 1; wrong use exits with 2, Ctrl-C with 130.
+Our errors are one line on stderr with exit code 1; wrong use exits with 2, Ctrl-C with 130 and
+SIGTERM with 143.
 """
 
 from llmpq_jax.cli.check import check_command

@@ -47,7 +47,7 @@ def devices_command(
     from llmpq_jax.report.tables import machine_table
     from llmpq_jax.schema.record_files import cluster_text, write_cluster
 
-    if out is not None and out.exists() and not overwrite:
+    if out is not None and out.is_file() and not overwrite:
         msg = f"{out}: exists already: choose another file, or --overwrite it"
         raise ClusterError(msg)
     if "/" in node or not node:
@@ -65,6 +65,6 @@ def devices_command(
     if out is None:
         print_line(cluster_text(cluster).rstrip())
         return
-    write_cluster(out, cluster)
     print_table(machine_table(cluster))
+    write_cluster(out, cluster)
     print_paths(written=out)

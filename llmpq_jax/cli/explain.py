@@ -14,6 +14,7 @@ from llmpq_jax.cli.options.option_group import (
     option_group,
     option_record,
 )
+from llmpq_jax.cli.options.paths import InputPath, named_by_strategy
 from llmpq_jax.cli.options.planner import ALL_WIDTHS, CHOICES, QUALITY, search_limits
 from llmpq_jax.cli.options.problem import SOURCES, read_problem
 from llmpq_jax.cli.options.shared import FILE, JSON, OUT_FILE
@@ -31,7 +32,7 @@ class SubjectOptions:
 
     strategy_path: Path | None = option(
         "Strategy file, from `llmpq-jax solve` or written by hand.",
-        FILE,
+        InputPath(others=named_by_strategy),
         name="--strategy",
     )
     run_path: Path | None = option(

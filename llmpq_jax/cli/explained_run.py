@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from llmpq_jax.files import write_outputs
 from llmpq_jax.report.console import (
     log,
     print_json,
@@ -40,10 +42,16 @@ def explain_run(
     strategy, batches = run.strategy, run.batches
     predicted = [predicted_batch(strategy, batch) for batch in batches]
     known = [batch for batch in predicted if batch is not None]
-    if picture is not None:
-        write_timeline(picture, strategy, batches[-1], predicted[-1])
-    if trace is not None:
-        write_trace(trace, strategy, batches, known)
+
+    def write() -> None:
+        writers: list[Callable[[], None]] = []
+        if picture is not None:
+            last = batches[-1], predicted[-1]
+            writers.append(partial(write_timeline, picture, strategy, *last))
+        if trace is not None:
+            writers.append(partial(write_trace, trace, strategy, batches, known))
+        write_outputs(writers)
+
     if not known:
         log("the strategy predicts nothing of its stages: the run is shown alone")
     phases = [phase_times(strategy, batch) for batch in batches]
@@ -58,6 +66,7 @@ def explain_run(
             ],
         }
         print_json(values)
+        write()
         return
     print_table(run_table(strategy, batches))
     print_table(deviation_table(strategy, phases))
@@ -67,6 +76,7 @@ def explain_run(
     for deviation in (deviation_line(strategy, phases), peaks_line(strategy, batches)):
         if deviation is not None:
             print_line(deviation)
+    write()
     print_paths(picture=picture, trace=trace)
 
 

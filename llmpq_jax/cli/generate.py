@@ -47,7 +47,8 @@ def generate_command(
     from llmpq_jax.arch.model_folder import check_model_folder
     from llmpq_jax.batch.prompt_file import PromptFile, make_prompts
     from llmpq_jax.batch.result_line import result_values
-    from llmpq_jax.cli.generate_output import write_and_print
+    from llmpq_jax.cli.generate_output import print_and_write, printed_on_failure
+    from llmpq_jax.report.console import log
     from llmpq_jax.schema.record_files import read_strategy
     from llmpq_jax.tasks.compile_cache import keep_compiled
     from llmpq_jax.tasks.generate import ServeSettings, serve_prompts
@@ -55,7 +56,7 @@ def generate_command(
     lines = (
         make_prompts(batch.texts, sampling.defaults)
         if batch.prompts_path is None
-        else PromptFile(batch.prompts_path, sampling.defaults)
+        else PromptFile(batch.prompts_path, sampling.defaults, on_note=log)
     )
     strategy = read_strategy(batch.strategy_path)
     # Before a file of results is begun.
@@ -79,23 +80,23 @@ def generate_command(
             if file is None or as_json:
                 shown.append(result)
 
-        served = serve_prompts(
-            strategy,
-            lines,
-            settings,
-            is_done=(lambda _: False) if file is None else file.has,
-            on_result=on_result,
-            solve_again=_replanner(batch, strategy, failures, file),
+        with printed_on_failure([] if as_json else shown):
+            served = serve_prompts(
+                strategy,
+                lines,
+                settings,
+                is_done=(lambda _: False) if file is None else file.has,
+                on_result=on_result,
+                solve_again=_replanner(batch, strategy, failures, file),
+            )
+        print_and_write(
+            served,
+            shown,
+            batch.out,
+            records,
+            command_as_typed(),
+            model if as_json else None,
         )
-    shown.sort(key=lambda result: result.line.number)
-    write_and_print(
-        served,
-        shown,
-        batch.out,
-        records,
-        command_as_typed(),
-        model if as_json else None,
-    )
     served.check(batch.out, num_kept_errors=file.num_kept_errors if file else 0)
 
 

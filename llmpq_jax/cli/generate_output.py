@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from llmpq_jax.batch.prompt import Prompt
 from llmpq_jax.batch.result_line import Result, result_values
 from llmpq_jax.cli.options.generation import RecordOptions
+from llmpq_jax.errors import LlmpqError
 from llmpq_jax.report.console import (
     log,
     print_json,
@@ -25,7 +27,7 @@ from llmpq_jax.runtime.analysis.phase_times import phase_times
 from llmpq_jax.tasks.generate import Served, write_records
 
 
-def write_and_print(
+def print_and_write(
     served: Served,
     results: Sequence[Result],
     out: Path | None,
@@ -33,19 +35,20 @@ def write_and_print(
     command: str,
     json_model: str | None,
 ) -> None:
-    """Writes the records of a run, then prints its results and where they are.
+    """Prints the results of a run, then writes its records and prints where they are.
 
     With `json_model`, the name of the model, results are printed as JSON.
     """
     batches = served.batches
     paths = {"record": records.record, "trace": records.trace}
     paths["timeline"] = records.timeline
-    if batches:
-        write_records(served, command=command, **paths)
     if json_model is not None:
         predicted = served.strategy.predicted
         values = {
-            "results": [result_values(result, model=json_model) for result in results],
+            "results": [
+                result_values(result, model=json_model)
+                for result in sorted(results, key=lambda result: result.line.number)
+            ],
             "predicted": predicted and asdict(predicted),
             "batches": [_without_events(asdict(batch)) for batch in batches],
         }
@@ -53,9 +56,24 @@ def write_and_print(
     elif batches:
         _print_texts(results)
         _print_run(served)
+    if batches:
+        write_records(served, command=command, **paths)
+    if json_model is not None:
+        return
+    if batches:
         print_paths(results=out, run_record=paths.pop("record"), **paths)
     elif served.bad_lines is None:
         log("every prompt has its result: there is nothing to do")
+
+
+@contextmanager
+def printed_on_failure(results: Sequence[Result]) -> Iterator[None]:
+    """Prints results that are held in memory alone, if the run fails before its end."""
+    try:
+        yield
+    except LlmpqError:
+        _print_texts(results)
+        raise
 
 
 def _without_events(batch: dict[str, object]) -> dict[str, object]:
@@ -64,8 +82,8 @@ def _without_events(batch: dict[str, object]) -> dict[str, object]:
 
 
 def _print_texts(results: Sequence[Result]) -> None:
-    """Prints each prompt with its continuation, or why it has none."""
-    for result in results:
+    """Prints each prompt with its continuation, or why it has none, in their order."""
+    for result in sorted(results, key=lambda result: result.line.number):
         line = result.line
         if not isinstance(line, Prompt):
             print_line(f"── {line.custom_id}: {line}\n")

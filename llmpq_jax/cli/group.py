@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import shlex
+import signal
 from typing import IO, Any
 
 import click
 
 from llmpq_jax import __version__
 from llmpq_jax.errors import LlmpqError
+from llmpq_jax.interrupts import TerminatedError, check_interrupt
 
 _COMMAND_KEY = "llmpq_jax.command"
 
@@ -20,10 +22,6 @@ class Failure(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         """Writes the line to stderr."""
         click.echo(f"error: {self.format_message()}", file=file, err=True)
-
-
-class _Interrupted(Failure):
-    exit_code = 130
 
 
 class _Commands(click.Group):
@@ -49,12 +47,15 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; bugs keep their traceback, with --debug all errors do."""
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
+            check_interrupt()
+            done = super().invoke(ctx)
+            check_interrupt()
+            return done
+        except (KeyboardInterrupt, TerminatedError) as reason:
             if ctx.params["debug"]:
                 raise
-            msg = "interrupted"
-            raise _Interrupted(msg) from None
+            click.echo(f"error: {str(reason) or 'interrupted'}", err=True)
+            ctx.exit(getattr(reason, "exit_code", 128 + signal.SIGINT))
         except (LlmpqError, OSError) as error:
             # click handles a closed pipe: the command ends without a message.
             if ctx.params["debug"] or getattr(error, "errno", None) == errno.EPIPE:

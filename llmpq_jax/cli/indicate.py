@@ -13,6 +13,7 @@ from llmpq_jax.cli.options.option_group import (
     option_group,
     option_record,
 )
+from llmpq_jax.cli.options.paths import OutputFolder
 from llmpq_jax.cli.options.shared import (
     FILE,
     GROUP_SIZE,
@@ -22,10 +23,13 @@ from llmpq_jax.cli.options.shared import (
     POSITIVE,
     WINDOW,
     cache_home,
+    work_folder,
 )
+from llmpq_jax.files import is_stream
 
 if TYPE_CHECKING:
     from llmpq_jax.schema.precision import Rounding
+    from llmpq_jax.schema.sensitivity import Sensitivity
     from llmpq_jax.sensitivity.job import Method, SensitivityJob
 
 
@@ -47,8 +51,7 @@ class EstimateOptions:
     )
     rounded: Path | None = option(
         "Folder for weights that are not rounded to nearest (default: next to --out).",
-        click.Path(path_type=Path, file_okay=False),
-        metavar="DIR",
+        OutputFolder(file_okay=False),
     )
     assignments: int = option(
         "Number of random choices of bits whose measured loss the sensitivities are "
@@ -62,11 +65,15 @@ class EstimateOptions:
         """Returns the job; rounded weights go next to its output by default."""
         from llmpq_jax.sensitivity.job import SensitivityJob
 
+        is_rounded = self.rounding != "nearest"
+        if is_rounded and self.rounded is None and is_stream(out):
+            msg = f"--out {out} is a device or a pipe, which nothing can be written next to: expected --rounded DIR"
+            raise click.UsageError(msg)
         default = out.with_name(f"{out.stem}-{self.rounding}")
         return SensitivityJob(
             method=self.method,
             rounding=self.rounding,
-            rounded=None if self.rounding == "nearest" else self.rounded or default,
+            rounded=(self.rounded or default) if is_rounded else None,
             num_assignments=self.assignments,
             seed=self.seed,
         )
@@ -124,18 +131,23 @@ def indicate_command(
 
     keep_compiled(cache_home())
     job = estimate.job(out)
-    sensitivity = estimate_sensitivity(
+
+    def show_and_write(found: Sensitivity) -> None:
+        if as_json:
+            print_json(tomllib.loads(to_toml(found)))
+        else:
+            print_table(sensitivity_table(found))
+        write_sensitivity(out, found)
+        if not as_json:
+            print_paths(rounded=job.rounded, written=out)
+
+    estimate_sensitivity(
         model,
         text.text,
         job,
-        work=out.with_name(f".{out.name}.work"),
+        work=work_folder(out),
+        on_found=show_and_write,
         group_size=group_size,
         window=text.window,
         max_tokens=text.max_tokens,
     )
-    write_sensitivity(out, sensitivity)
-    if as_json:
-        print_json(tomllib.loads(to_toml(sensitivity)))
-        return
-    print_table(sensitivity_table(sensitivity))
-    print_paths(rounded=job.rounded, written=out)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from llmpq_jax.cli.options.engine import refuse_without
 from llmpq_jax.cli.options.option_group import command, option, option_group
+from llmpq_jax.cli.options.paths import OutputFile
 from llmpq_jax.cli.options.problem import fixed_workload
 from llmpq_jax.cli.options.profiling import MODE, TIMING, ModeOptions, TimingOptions
-from llmpq_jax.cli.options.shared import CLUSTER, MODEL, OUT_FILE, OVERWRITE, cache_home
+from llmpq_jax.cli.options.shared import CLUSTER, MODEL, OVERWRITE, cache_home
 from llmpq_jax.schema.workload import Workload
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
         cluster=CLUSTER,
         out=option(
             "Measurements file to write, row by row. An interrupted run continues there.",
-            OUT_FILE,
+            OutputFile(is_read=True),
             required=True,
         ),
         overwrite=OVERWRITE,

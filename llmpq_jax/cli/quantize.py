@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmpq_jax.cli.options.option_group import command, flag, option
-from llmpq_jax.cli.options.shared import FILE, JSON, STRATEGY, cache_home
+from llmpq_jax.cli.options.paths import OutputFolder
+from llmpq_jax.cli.options.shared import JSON, STRATEGY, cache_home
 
 
 @command(
@@ -14,9 +15,8 @@ from llmpq_jax.cli.options.shared import FILE, JSON, STRATEGY, cache_home
     out=option(
         "Folder to write: weights in the compressed-tensors format, config.json, "
         "tokenizer, and a strategy.toml that serves them.",
-        FILE,
+        OutputFolder(),
         required=True,
-        metavar="DIR",
     ),
     overwrite=flag("Replace a folder that this command wrote."),
     as_json=JSON,

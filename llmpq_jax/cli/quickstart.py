@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llmpq_jax.cli.group import command_as_typed
 from llmpq_jax.cli.options.option_group import command, option
+from llmpq_jax.cli.options.paths import OutputFolder
 from llmpq_jax.cli.options.shared import FILE, cache_home
 
 
@@ -18,9 +19,8 @@ from llmpq_jax.cli.options.shared import FILE, cache_home
     ),
     work_dir=option(
         "Folder for all files; those of an earlier run are replaced.",
-        FILE,
+        OutputFolder(),
         default=Path("llmpq-quickstart"),
-        metavar="DIR",
     ),
 )
 def quickstart_command(model: Path | None, work_dir: Path) -> None:

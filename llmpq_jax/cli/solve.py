@@ -9,6 +9,7 @@ import click
 
 from llmpq_jax.cli.group import command_as_typed
 from llmpq_jax.cli.options.option_group import command, option, option_group
+from llmpq_jax.cli.options.paths import OutputFile
 from llmpq_jax.cli.options.planner import CHOICES, QUALITY, search_limits
 from llmpq_jax.cli.options.problem import (
     SOURCES,
@@ -16,7 +17,7 @@ from llmpq_jax.cli.options.problem import (
     WorkloadOptions,
     read_problem,
 )
-from llmpq_jax.cli.options.shared import JSON, OUT_FILE, cache_home
+from llmpq_jax.cli.options.shared import JSON, OUT_FILE, cache_home, work_folder
 from llmpq_jax.schema.solve_request import (
     PlannerChoices,
     QualityLimits,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
         validation_record=option(
             "Plans that were evaluated under measured limits, as JSON lines, read and "
             "added to. The fastest that keeps the limit is taken.",
-            OUT_FILE,
+            OutputFile(is_read=True),
         ),
         as_json=JSON,
     ),
@@ -93,10 +94,9 @@ def solve_command(
         problem,
         request,
         command=command_as_typed(),
-        work=out.with_name(f".{out.name}.work"),
+        work=work_folder(out),
         record=validation_record,
     )
-    write_strategy(out, strategy)
     idle = _idle_devices(strategy, problem)
     int8_omega = _int8_omega(strategy, problem)
     if as_json:
@@ -107,12 +107,14 @@ def solve_command(
             "idle": idle,
         }
         print_json(values)
+        write_strategy(out, strategy)
         return
     print_table(plan_table(strategy))
     for line in plan_lines(strategy, int8_omega=int8_omega):
         print_line(line)
     if idle:
         print_line(f"idle         {', '.join(idle)}")
+    write_strategy(out, strategy)
     print_paths(written=out)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llmpq_jax.cli.options.option_group import command, option, option_group
+from llmpq_jax.cli.options.paths import OutputFile
 from llmpq_jax.cli.options.planner import CHOICES, QUALITY, search_limits
 from llmpq_jax.cli.options.problem import (
     SOURCES,
@@ -15,7 +16,7 @@ from llmpq_jax.cli.options.problem import (
     WorkloadOptions,
     read_problem,
 )
-from llmpq_jax.cli.options.shared import OUT_FILE, POSITIVE
+from llmpq_jax.cli.options.shared import POSITIVE
 from llmpq_jax.schema.solve_request import (
     PlannerChoices,
     QualityLimits,
@@ -26,6 +27,10 @@ from llmpq_jax.schema.solve_request import (
 
 if TYPE_CHECKING:
     from llmpq_jax.planner.whatif.sweep_point import Axis
+
+
+def _picture(out: Path) -> Path:
+    return out.with_suffix(".png")
 
 
 @command(
@@ -45,7 +50,7 @@ if TYPE_CHECKING:
         ),
         out=option(
             "CSV file to write; the picture is written next to it, as .png.",
-            OUT_FILE,
+            OutputFile(others=lambda out: (_picture(out),)),
             required=True,
             metavar="FILE.csv",
         ),
@@ -83,6 +88,8 @@ def sweep_command(
         msg = "a sweep of quality sets the budgets itself: expected no --omega-budget"
         raise click.UsageError(msg)
     from llmpq_jax.errors import InfeasibleError
+    from llmpq_jax.files import is_stream
+    from llmpq_jax.interrupts import interrupt_handled
     from llmpq_jax.planner.whatif.pareto import Sweep
     from llmpq_jax.planner.whatif.sweep_point import SweepPoint, front
     from llmpq_jax.report.console import log, print_line, progress_bar
@@ -102,22 +109,26 @@ def sweep_command(
                 found.append(point)
                 advance(1)
                 log(point_line(axis, point))
-                write_csv(out, axis, found, front(axis, found))
+                if not is_stream(out):
+                    write_csv(out, axis, found, front(axis, found))
                 if point.was_interrupted:
                     log("interrupted: the points so far are kept")
         except KeyboardInterrupt:
+            interrupt_handled()
             log("interrupted: the points so far are kept")
     kept = front(axis, found)
     if not kept:
         msg = "no point has a plan: `llmpq-jax solve` says what is short of what"
         raise InfeasibleError(msg)
-    picture = out.with_suffix(".png")
+    picture = _picture(out)
     basis = "predicted from data-sheet figures" if sources.roofline else "predicted"
-    figure = sweep_figure(axis, found, kept, request=sweep.request, basis=basis)
-    save_figure(figure, picture)
     for point in kept:
         print_line(point_line(axis, point))
     print_line(
         f"{len(kept)} of {len(found)} points are on the front; seconds are {basis}"
     )
+    if is_stream(out):
+        write_csv(out, axis, found, kept)
+    figure = sweep_figure(axis, found, kept, request=sweep.request, basis=basis)
+    save_figure(figure, picture)
     print_line(f"written      {out} and {picture}")

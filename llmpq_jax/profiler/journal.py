@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from llmpq_jax.errors import MeasurementError
-from llmpq_jax.files import write_text
+from llmpq_jax.files import write_all, write_text, writing
 from llmpq_jax.schema.measurements import MeasuredKind, Measurements, Row
 from llmpq_jax.schema.measurements_file import (
     finished_text,
@@ -34,15 +35,18 @@ class Journal:
         """
         self.measurements = header
         self._path = path
+        self._num_bytes = 0
         if path is None:
             return
         if overwrites or not path.exists():
-            write_text(path, header_text(header))
-            return
-        self.measurements = read_measurements(path)
-        self._refuse_other(self.measurements, header, _HEADER, "")
-        # A row that was cut short must go before another follows it.
-        write_text(path, finished_text(path))
+            text = header_text(header)
+        else:
+            self.measurements = read_measurements(path)
+            self._refuse_other(self.measurements, header, _HEADER, "")
+            # A row that was cut short must go before another follows it.
+            text = finished_text(path)
+        write_text(path, text)
+        self._num_bytes = len(text.encode())
 
     def holds(self, rows: tuple[Row, ...], /, **fields: Any) -> bool:
         """Whether one of the rows has these values."""
@@ -52,11 +56,15 @@ class Journal:
         )
 
     def add(self, row: Row) -> None:
-        """Adds a row and writes it."""
+        """Adds a row and writes it.
+
+        Raises:
+            MeasurementError: If the file was changed since the row before.
+            RequestError: If it cannot be written.
+        """
         self.measurements = with_row(self.measurements, row)
         if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(row_text(row))
+            self._append(self._path, row_text(row).encode())
 
     def add_kind(self, kind: MeasuredKind) -> None:
         """Adds a kind of device, unless it is there already.
@@ -69,6 +77,21 @@ class Journal:
                 self._refuse_other(earlier, kind, _KIND, f"kind {kind.kind!r}: ")
                 return
         self.add(kind)
+
+    def _append(self, path: Path, content: bytes) -> None:
+        with writing(path, "measurements"):
+            # Not created: without what was before them, rows are no measurements.
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+            try:
+                size_bytes = os.fstat(descriptor).st_size
+                if size_bytes == self._num_bytes:
+                    write_all(descriptor, content)
+            finally:
+                os.close(descriptor)
+        if size_bytes != self._num_bytes:
+            msg = f"measurements {path}: has {size_bytes} bytes: expected {self._num_bytes}, as they were written; something else changed it meanwhile; measure again into another file"
+            raise MeasurementError(msg)
+        self._num_bytes += len(content)
 
     def _refuse_other(
         self, earlier: object, now: object, names: tuple[str, ...], where: str

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from llmpq_jax.errors import RequestError
 from llmpq_jax.files import json_text
+from llmpq_jax.interrupts import check_interrupt, undone_at_end
 from llmpq_jax.report.progress_lines import ProgressLines, every_minute
 from llmpq_jax.units import format_seconds
 
@@ -35,8 +40,10 @@ class Advance(Protocol):
 
 def print_line(text: str = "") -> None:
     """Writes a line to stdout, unformatted."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    check_interrupt()
+    with _writing_stdout():
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
 
 def print_json(values: object) -> None:
@@ -52,9 +59,11 @@ def print_paths(**paths: Path | None) -> None:
 
 
 def log(text: str) -> None:
-    """Writes a line about the progress of the work to stderr."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    """Writes a line about the progress of the work to stderr, if it takes one."""
+    check_interrupt()
+    with suppress(OSError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def print_table(renderable: RenderableType) -> None:
@@ -62,12 +71,27 @@ def print_table(renderable: RenderableType) -> None:
     from rich.console import Console
 
     if sys.stdout.isatty():
-        Console(highlight=False).print(renderable)
+        with _writing_stdout():
+            Console(highlight=False).print(renderable)
         return
     plain = io.StringIO()
     Console(file=plain, width=_WIDTH, highlight=False).print(renderable)
     for line in plain.getvalue().splitlines():
         print_line(line.rstrip())
+
+
+@contextmanager
+def _writing_stdout() -> Iterator[None]:
+    try:
+        yield
+    except OSError as reason:
+        if reason.errno == errno.EPIPE:
+            # A reader that wants no more is no error: the command ends silently.
+            raise
+        # What it still holds would be written, and fail again, when Python ends.
+        sys.stdout = io.StringIO()
+        msg = f"standard output: cannot be written ({reason.strerror or reason}): make room, or send it to another place"
+        raise RequestError(msg) from reason
 
 
 @contextmanager
@@ -95,8 +119,15 @@ def progress_bar(
     if not sys.stderr.isatty():
         log(f"{what} …")
         lines = ProgressLines(what, total, unit=unit, clock=clock)
+
+        def count(
+            count: float, total: float | None = None, note: str | None = None
+        ) -> None:
+            check_interrupt()
+            lines.advance(count, total, note)
+
         with repeating(lambda: log(lines.line())):
-            yield lines.advance
+            yield count
         return
     from rich import progress
     from rich.console import Console
@@ -111,12 +142,14 @@ def progress_bar(
         progress.TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-    with bar:
+    # A process that ends at once leaves the cursor hidden.
+    with undone_at_end(partial(os.write, 2, b"\x1b[?25h\n")), bar:
         task = bar.add_task(what, total=total, rate=unit)
 
         def advance(
             count: float, total: float | None = None, note: str | None = None
         ) -> None:
+            check_interrupt()
             if note is not None:
                 bar.update(task, description=f"{what}: {note}")
             if total is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmpq_jax.files import write_bytes
 from llmpq_jax.schema.precision import Bits
 
 if TYPE_CHECKING:
@@ -44,14 +46,16 @@ def save_figure(
     """
     import matplotlib as mpl
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     is_svg = path.suffix == ".svg"
+    drawn = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "llmpq-jax", "svg.fonttype": "path"}):
         figure.savefig(
-            path,
+            drawn,
+            format=path.suffix.removeprefix("."),
             dpi=150,
             facecolor="white",
             metadata={"Date": None}
             if is_svg
             else {"Software": None, **(metadata or {})},
         )
+    write_bytes(path, drawn.getvalue())

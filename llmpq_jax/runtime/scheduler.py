@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from llmpq_jax.interrupts import check_interrupt
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.decode_group import (
     BatchSlot,
@@ -81,11 +82,12 @@ class Scheduler:
         try:
             self._schedule_first()
             while self._in_flight:
+                check_interrupt()
                 yield from self._step()
         finally:
             while self._in_flight:
                 # What a stage raised has been raised already.
-                with suppress(BaseException):
+                with suppress(Exception):
                     self._receive()
 
     def _step(self) -> list[Sequence]:

@@ -19,6 +19,7 @@ from llmpq_jax.checkpoint.load import Weights
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.checkpoint.validate import check_checkpoint
+from llmpq_jax.interrupts import check_interrupt
 from llmpq_jax.model import Embedding, fresh_context
 from llmpq_jax.quant import round_rows
 from llmpq_jax.schema.precision import Activations, Bits, HeadBits, KvBits
@@ -139,6 +140,7 @@ def batches(hidden: np.ndarray) -> Iterator[slice]:
     """Yields the slices of windows that form a batch each."""
     rows = max(1, _MAX_BATCH_TOKENS // hidden.shape[1])
     for first in range(0, len(hidden), rows):
+        check_interrupt()
         yield slice(first, min(first + rows, len(hidden)))
 
 

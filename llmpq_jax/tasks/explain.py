@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llmpq_jax.interrupts import interrupt_handled
 from llmpq_jax.planner import PlanRequest, Progress
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.whatif import (
@@ -73,6 +74,7 @@ def explain(
                     answers.append(answer)
                     advance(1)
             except KeyboardInterrupt:
+                interrupt_handled()
                 log("interrupted: the answers so far are kept")
     return Explanation(
         source=problem.source, breakdown=breakdown, answers=tuple(answers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from llmpq_jax.batch.reorder_buffer import ReorderBuffer, RequestKey
 from llmpq_jax.batch.result_line import Result
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.errors import RequestError
+from llmpq_jax.files import write_outputs
 from llmpq_jax.report.console import progress_bar
 from llmpq_jax.report.timeline import write_timeline
 from llmpq_jax.report.trace import write_trace
@@ -200,8 +201,9 @@ def _serve(
             pipeline.prepare(demand, on_stage=lambda: advance(1))
         max_tokens = demand.num_new_tokens
         with progress_bar("generating", max_tokens, unit="tokens") as advance:
+            readable = _Readable(requests)
             stream = pipeline.stream(
-                requests,
+                readable,
                 demand,
                 keeps_events=settings.keeps_events,
                 on_tokens=advance,
@@ -211,7 +213,27 @@ def _serve(
             except DeviceFailedError:
                 buffer.add_partial(pipeline.unfinished, plan=plan)
                 raise
+        if readable.error is not None:
+            raise readable.error
         return tuple(pipeline.batches)
+
+
+class _Readable:
+    """Requests up to the first that cannot be read, so that those before it are served.
+
+    Attributes:
+        error: Error of the reading; None if all requests could be read.
+    """
+
+    def __init__(self, requests: Iterable[tuple[RequestKey, Request]]) -> None:
+        self.error: RequestError | None = None
+        self._requests = requests
+
+    def __iter__(self) -> Iterator[tuple[RequestKey, Request]]:
+        try:
+            yield from self._requests
+        except RequestError as error:
+            self.error = error
 
 
 def write_records(
@@ -222,8 +244,13 @@ def write_records(
     trace: Path | None = None,
     timeline: Path | None = None,
 ) -> None:
-    """Writes when each stage did what, as JSON lines, for Perfetto and as a picture."""
-    strategy = served.strategy
+    """Writes when each stage did what, as JSON lines, for Perfetto and as a picture.
+
+    Raises:
+        RequestError: Some cannot be written; the others are.
+    """
+    strategy, batches = served.strategy, served.batches
+    writers: list[Callable[[], None]] = []
     if record is not None:
         header = {
             "schema": 1,
@@ -234,9 +261,10 @@ def write_records(
             "fingerprint": strategy.model.fingerprint,
             "strategy": tomllib.loads(to_toml(strategy)),
         }
-        phases = [phase_times(strategy, batch) for batch in served.batches]
-        write_run_record(record, served.batches, header, phases)
+        phases = [phase_times(strategy, batch) for batch in batches]
+        writers.append(partial(write_run_record, record, batches, header, phases))
     if trace is not None:
-        write_trace(trace, strategy, served.batches)
+        writers.append(partial(write_trace, trace, strategy, batches))
     if timeline is not None:
-        write_timeline(timeline, strategy, served.batches[-1])
+        writers.append(partial(write_timeline, timeline, strategy, batches[-1]))
+    write_outputs(writers)

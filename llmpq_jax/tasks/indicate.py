@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
@@ -21,13 +22,15 @@ def estimate_sensitivity(
     job: SensitivityJob,
     *,
     work: Path,
+    on_found: Callable[[Sensitivity], None],
     group_size: int = 128,
     window: int = 512,
     max_tokens: int | None = None,
-) -> Sensitivity:
+) -> None:
     """Estimates the sensitivity of every layer of a checkpoint on a text.
 
-    An interrupted run continues from the folder `work`, which is deleted at the end.
+    An interrupted run continues from the folder `work`. `on_found` is called with the
+    result, and the folder is deleted once it has returned.
 
     Raises:
         CheckpointError: A tensor is missing, damaged, or of another shape.
@@ -38,8 +41,8 @@ def estimate_sensitivity(
     text = open_text(model, text_path, window=window, max_tokens=max_tokens)
     with progress_bar("estimating", None, unit="layers") as advance:
         found = compute_sensitivity(model, text, job, folder=work, on_step=advance)
+    on_found(found)
     shutil.rmtree(work, ignore_errors=True)
-    return found
 
 
 def open_text(

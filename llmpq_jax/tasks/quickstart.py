@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from llmpq_jax.arch.families import read_architecture
@@ -12,6 +14,7 @@ from llmpq_jax.batch.prompt_file import make_prompts, read_prompts
 from llmpq_jax.batch.result_line import Result, result_values
 from llmpq_jax.batch.results_file import ResultsFile
 from llmpq_jax.errors import LlmpqError
+from llmpq_jax.interrupts import check_interrupt, undone_at_end
 from llmpq_jax.profiler import ProfileOptions
 from llmpq_jax.report.console import log, print_line, print_paths, print_table
 from llmpq_jax.report.lines import plan_lines, run_lines
@@ -33,6 +36,7 @@ from llmpq_jax.tasks.generate import ServeSettings, serve_prompts, write_records
 from llmpq_jax.tasks.profile import measure
 
 _NUM_SHOWN = 3
+_POLL_S = 0.1
 # The most likely words of a tiny model soon repeat.
 _SAMPLING = Sampling(temperature=0.6, top_p=0.9, seed=1)
 PROFILE = ProfileOptions(activations=ACTIVATIONS)
@@ -117,7 +121,6 @@ def _generate(
             on_result=on_result,
         )
     served.check(out)
-    write_records(served, command=command, **records)
     print_line()
     results.sort(key=lambda result: result.line.number)
     for result in results[:_NUM_SHOWN]:
@@ -129,6 +132,7 @@ def _generate(
     for line in run_lines(strategy, served.batches):
         print_line(line)
     print_line()
+    write_records(served, command=command, **records)
 
 
 def _cluster_file(folder: Path, work_dir: Path, *, is_example: bool) -> Path:
@@ -157,18 +161,33 @@ def _solve(folder: Path, cluster: Path, measurements: Path, out: Path) -> None:
         "--out": out,
     }
     words = [str(word) for pair in arguments.items() for word in pair]
-    done = subprocess.run(
-        [sys.executable, "-m", "llmpq_jax", "solve", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        *progress, last = done.stderr.strip().splitlines() or ["it says nothing"]
+    returncode, text = _run([sys.executable, "-m", "llmpq_jax", "solve", *words])
+    if returncode != 0:
+        *progress, last = text.strip().splitlines() or ["it says nothing"]
         for line in progress:
             log(line)
         msg = f"solving failed: {last.removeprefix('error: ')}"
         raise LlmpqError(msg)
+
+
+def _run(command: Sequence[str]) -> tuple[int, str]:
+    """Runs a command that ends with this process; returns exit code and stderr."""
+    silent, kept = subprocess.DEVNULL, subprocess.PIPE
+    with (
+        subprocess.Popen(command, stdout=silent, stderr=kept, text=True) as child,
+        undone_at_end(child.terminate),
+    ):
+        try:
+            text = None
+            while text is None:
+                check_interrupt()
+                with suppress(subprocess.TimeoutExpired):
+                    text = child.communicate(timeout=_POLL_S)[1]
+            check_interrupt()
+        except BaseException:
+            child.terminate()
+            raise
+    return child.returncode, text
 
 
 def _prompts(folder: Path) -> tuple[Prompt, ...]:

@@ -175,3 +175,15 @@ def test_the_fingerprint_of_a_strategy_is_of_what_it_runs() -> None:
     ]
     names = [strategy_fingerprint(other) for other in others]
     assert len({name, *names}) == 1 + len(others)
+
+
+def test_no_file_of_another_folder_is_read(folder: Path) -> None:
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+    index = folder / "model.safetensors.index.json"
+    for name in ("../secret", "/etc/passwd", "a/b"):
+        index.write_text(json.dumps({"weight_map": {"a": "b", "c": name}}))
+        with pytest.raises(
+            CheckpointError, match=rf"found '{name}', expected the name"
+        ):
+            model_fingerprint(folder)

@@ -5,7 +5,9 @@ import re
 
 import pytest
 
+from llmpq_jax.batch.prompt import Prompt, prompt_tokens
 from llmpq_jax.batch.prompt_file import workload_of_prompts
+from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
 from llmpq_jax.schema.workload import Workload
 from tests.support.tiny_models import write_tiny_model
@@ -103,4 +105,23 @@ def test_a_prompt_of_no_token_is_named(model, write, monkeypatch):
     path = write({"prompt": "a", "max_new_tokens": 9})
     message = f"prompts {path} line 1: has no token by the tokenizer of {model}: expected at least one"
     with pytest.raises(RequestError, match=f"^{re.escape(message)}"):
+        workload_of_prompts(model, path)
+
+
+def test_a_text_that_is_far_too_long_is_not_tokenised(model, write, monkeypatch):
+    """No token is longer than the longest, so its bytes are too many."""
+
+    def refuse(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(Tokenizer, "encode", refuse)
+    tokenizer = Tokenizer.load(model)
+    longest = tokenizer.max_token_bytes
+    for content in ("a" * 200_000, ({"role": "user", "content": "ä" * 100_000},)):
+        line = Prompt(number=1, custom_id="a", where="here", content=content)
+        message = f"^the prompt has 200000 bytes: expected at most 64 tokens, of at most {longest} bytes each; shorten"
+        with pytest.raises(RequestError, match=message):
+            prompt_tokens(line, tokenizer, max_tokens=64)
+    path = write({"prompt": "a" * (1 << 20), "max_new_tokens": 1})
+    with pytest.raises(RequestError, match="line 1: the prompt has 1048576 bytes"):
         workload_of_prompts(model, path)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from llmpq_jax.batch.manifest import Manifest, ManifestOptions, manifest_path
 from llmpq_jax.batch.results_file import ResultsFile
 from llmpq_jax.errors import RequestError
+from tests.support.devices import ReadPipe, full_device
 
 VALUES = {"custom_id": "prompt-1", "text": "naïve \u2028 ja"}
 MANIFEST = Manifest(
@@ -107,8 +108,10 @@ def test_a_run_without_results_leaves_no_file(tmp_path):
 def test_a_path_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(RequestError, match="cannot be written \\(Is a directory\\)"):
         ResultsFile(tmp_path, if_exists="replace")
-    with pytest.raises(RequestError, match="is no regular file: name another"):
-        ResultsFile(tmp_path.joinpath("/dev/full"), if_exists="replace")
+    with ResultsFile(full_device(tmp_path / "full")) as results:
+        message = "No space left on device\\): 0 results are kept there; make room$"
+        with pytest.raises(RequestError, match=message):
+            results.add(VALUES)
 
 
 def test_two_processes_do_not_write_one_file(tmp_path):
@@ -174,7 +177,7 @@ def test_a_full_disk_keeps_whole_lines_and_goes_on_later(tmp_path_factory, num_b
 
 def test_a_disk_that_is_full_from_the_start_leaves_nothing(tmp_path):
     path = tmp_path / "results.jsonl"
-    message = "0 results are kept there; make room, then"
+    message = r"cannot be written \(File too large\): make room there, or name"
     with (
         ResultsFile(path, manifest=MANIFEST) as results,
         room_for(10),
@@ -243,3 +246,91 @@ def test_a_file_that_was_damaged_in_the_middle_is_refused(tmp_path, line, messag
     with pytest.raises(RequestError, match=f"^{re.escape(message)}"):
         ResultsFile(path, if_exists="resume", manifest=MANIFEST)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("ends_by", ["add", "exit"])
+@pytest.mark.parametrize("how", ["removed", "replaced", "moved"])
+def test_results_that_were_taken_away_are_kept_and_reported(tmp_path, how, ends_by):
+    path = tmp_path / "results.jsonl"
+    kept = tmp_path / "results.jsonl.kept-1"
+    message = rf"^results {path}: was removed or replaced while the job ran: the {{}} results are kept in {kept}; rename it to"
+    num_kept = 3 if ends_by == "add" else 2
+
+    def run():
+        with ResultsFile(path, manifest=MANIFEST) as results:
+            for number in range(2):
+                results.add(values_of(number))
+            if how == "moved":
+                path.rename(tmp_path / "elsewhere")
+            else:
+                path.unlink()
+            if how == "replaced":
+                path.write_text("another's")
+            if ends_by == "add":
+                results.add(values_of(2))
+
+    with pytest.raises(RequestError, match=message.format(num_kept)):
+        run()
+    if how == "replaced":
+        assert path.read_text() == "another's"
+    kept.rename(path)
+    with ResultsFile(path, if_exists="resume", manifest=MANIFEST) as results:
+        assert results.num_kept == num_kept
+        results.add(values_of(3))
+    assert rows_of(path)[:num_kept] == [values_of(number) for number in range(num_kept)]
+
+
+@pytest.mark.parametrize("ends_by", ["add", "exit"])
+@pytest.mark.parametrize("change", [-1, -30, 7])
+def test_results_that_were_changed_are_reported(tmp_path, change, ends_by):
+    path = tmp_path / "results.jsonl"
+    sizes = []
+
+    def run():
+        with ResultsFile(path, manifest=MANIFEST) as results:
+            for number in range(3):
+                results.add(values_of(number))
+            sizes.append(path.stat().st_size + change)
+            os.truncate(path, sizes[0])
+            if ends_by == "add":
+                results.add(values_of(3))
+
+    message = r"was changed while the job ran: it has \d+ bytes, \d+ were written"
+    with pytest.raises(RequestError, match=message):
+        run()
+    assert [path.stat().st_size] == sizes
+
+
+def test_a_file_that_failed_before_its_first_result_is_not_compared(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text("old")
+    with ResultsFile(path, if_exists="replace"):
+        path.unlink()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_takes_results_and_cannot_be_resumed(tmp_path):
+    pipe = ReadPipe(tmp_path / "pipe")
+    with ResultsFile(pipe.path, manifest=MANIFEST) as results:
+        results.add(VALUES)
+        results.add_strategy("sha256:later")
+        results.add(VALUES)
+    lines = pipe.content().splitlines()
+    assert [json.loads(line) for line in lines] == [VALUES, VALUES]
+    assert list(tmp_path.iterdir()) == [pipe.path]
+    with pytest.raises(RequestError, match="which cannot be read again: name a file"):
+        ResultsFile(pipe.path, if_exists="resume", manifest=MANIFEST)
+
+
+def test_a_symbolic_link_to_results_is_followed(tmp_path):
+    link, path = tmp_path / "link", tmp_path / "folder" / "results.jsonl"
+    link.symlink_to(path)
+    for _ in range(2):
+        with ResultsFile(link, manifest=MANIFEST):
+            assert path.exists()
+        assert link.is_symlink()
+        assert not path.exists()
+    with ResultsFile(link, manifest=MANIFEST) as results:
+        results.add(VALUES)
+    assert rows_of(path) == [VALUES]
+    assert link.is_symlink()

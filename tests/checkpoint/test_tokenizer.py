@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from llmpq_jax.checkpoint.tokenizer import Tokenizer
+from llmpq_jax.checkpoint import tokenizer as tokenizer_module
+from llmpq_jax.checkpoint.tokenizer import Tokenizer, missing_sentencepiece
 from llmpq_jax.errors import CheckpointError, RequestError
 
 TEMPLATE = (
@@ -195,3 +196,22 @@ def test_loading_says_nothing(tmp_path: Path) -> None:
         check=True,
     )
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_text_of_n_tokens_has_no_more_bytes_than_n_of_the_longest(tokenizer):
+    assert tokenizer.max_token_bytes == len("<s>") + 1
+    text = "naïve \u2028 ja" * 20
+    assert len(text.encode()) <= len(tokenizer.encode(text)) * tokenizer.max_token_bytes
+
+
+def test_a_tokenizer_that_sentencepiece_reads_says_so(tmp_path, monkeypatch):
+    (tmp_path / "tokenizer.model").write_bytes(b"")
+    monkeypatch.setattr(tokenizer_module, "find_spec", lambda _: None)
+    message = (
+        rf"^tokenizer {tmp_path}: .* sentencepiece is not installed, which reads it"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        Tokenizer.load(tmp_path)
+    write_tokenizer(tmp_path)
+    assert missing_sentencepiece(tmp_path) is None
+    Tokenizer.load(tmp_path)

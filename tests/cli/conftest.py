@@ -20,6 +20,9 @@ from llmpq_jax.schema.cluster import Cluster, Device, Node
 from llmpq_jax.schema.measurements_file import read_measurements
 from llmpq_jax.schema.record_files import write_cluster, write_strategy
 from llmpq_jax.schema.toml import to_toml
+from tests.cli.every_command import SIZES as SIZES
+from tests.cli.every_command import Inputs
+from tests.sensitivity.small import write_text_file
 from tests.support.tiny_models import make_strategy, write_tiny_model
 
 
@@ -105,10 +108,6 @@ def cluster(model: Path) -> Path:
     return path
 
 
-# Prompt and context lie in one bucket, which halves what is compiled.
-SIZES = ("--batch", 2, "--prompt-length", 8, "--new-tokens", 8)
-
-
 @pytest.fixture(scope="session")
 def measurements(model: Path) -> Path:
     """Measurements that `profile` wrote once, as if they were of this machine and today."""
@@ -125,3 +124,32 @@ def measurements(model: Path) -> Path:
     path = model.parent / "committed-measurements.toml"
     path.write_text(to_toml(replace(measured, kinds=kinds)), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def inputs(
+    model: Path,
+    cluster: Path,
+    measurements: Path,
+    strategy: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Inputs:
+    """Files that every command reads, see `every_command`."""
+    folder = tmp_path_factory.mktemp("inputs")
+    prompts = folder / "prompts.jsonl"
+    prompts.write_text('{"prompt": "def f"}\n{"prompt": "class A"}\n' * 2)
+    record = folder / "run.jsonl"
+    words = ["generate", "--strategy", strategy, "--prompts", prompts]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        result = CliRunner().invoke(main, [*map(str, words), "--record", str(record)])
+    assert result.exit_code == 0, result.output
+    return Inputs(
+        model=model,
+        cluster=cluster,
+        measurements=measurements,
+        strategy=strategy,
+        text=write_text_file(folder, seed=0),
+        run_record=record,
+        prompts=prompts,
+    )

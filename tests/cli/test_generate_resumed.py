@@ -134,7 +134,7 @@ def test_a_full_disk_is_one_line_and_the_job_goes_on_later(start, tmp_path):
     out = tmp_path / "out.jsonl"
     words = ("--prompts", prompts, "--out", out, "--resume")
     # Room for the description of the job and some results; none for what is compiled.
-    assert start(*words, room_bytes=4000).wait() == 1
+    assert start(*words, room_bytes=5000).wait() == 1
     *_, last = (tmp_path / "said.txt").read_text().splitlines()
     assert last.startswith(f"error: results {out}: the result of ")
     assert last.endswith(" results are kept there; make room, then go on with --resume")

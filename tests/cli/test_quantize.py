@@ -67,7 +67,9 @@ def test_a_folder_that_is_there_is_replaced_only_on_demand(
 
 def test_a_file_in_the_way_is_refused(fails, words, tmp_path):
     (tmp_path / "out").write_text("text")
-    assert "/out: is a file: expected the name of a" in fails(*words, "--overwrite")
+    assert "/out: cannot be written (Not a directory): name" in fails(
+        *words, "--overwrite"
+    )
 
 
 def test_a_folder_of_others_is_not_replaced(fails, words, tmp_path):
@@ -78,9 +80,9 @@ def test_a_folder_of_others_is_not_replaced(fails, words, tmp_path):
 
 def test_the_model_itself_is_not_replaced(fails, words, model):
     words[-1] = model
-    assert f"holds {model}, which is read: choose another" in fails(
-        *words, "--overwrite"
-    )
+    strategy = words[words.index("--strategy") + 1]
+    message = f"--out {model}: is {model} of --strategy {strategy}, which is read"
+    assert message in fails(*words, "--overwrite")
 
 
 def test_a_strategy_for_another_model_is_refused_and_nothing_written(

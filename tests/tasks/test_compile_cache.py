@@ -6,6 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmpq_jax.tasks.compile_cache import CheckedCache
 
 _PROGRAM = """
 import sys
@@ -58,3 +63,68 @@ def test_a_user_who_chose_a_folder_or_none_is_obeyed(tmp_path):
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):
     (tmp_path / "llmpq-jax").write_text("a file where a folder should be")
     assert _run(tmp_path) == ("None", 0)
+    (line,) = _said(tmp_path)
+    assert ": cannot be used (Not a directory): programs are compiled at every" in line
+
+
+def _said(home: Path) -> list[str]:
+    """Returns what a start says on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", _PROGRAM, str(home)],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "changed", "no time"])
+def test_damaged_entries_are_reported_once_and_replaced(tmp_path, damage):
+    kept, _ = _run(tmp_path)
+    entries = sorted(Path(kept).glob("*-cache"))
+    assert len(entries) > 1
+    for path in entries:
+        content = path.read_bytes()
+        if damage == "no time":
+            path.with_name(path.name.replace("-cache", "-atime")).unlink()
+        path.write_bytes(
+            {
+                "cut": content[:-5],
+                "empty": b"",
+                "changed": content[:-5] + bytes(5),
+                "no time": content[:-1],
+            }[damage]
+        )
+    (line,) = _said(tmp_path)
+    assert (
+        "holds programs that are not what was written there: they are deleted" in line
+    )
+    assert _said(tmp_path) == []
+    assert _run(tmp_path)[1] == len(entries)
+
+
+class _BrokenCache:
+    """A cache whose folder can be read no more."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get(self, key: str) -> bytes | None:
+        raise PermissionError(13, "Permission denied", key)
+
+    def put(self, key: str, value: bytes) -> None:
+        raise OSError(30, "Read-only file system", key)
+
+
+@pytest.mark.parametrize("reason", ["Permission denied", "Read-only file system"])
+def test_a_folder_that_becomes_unusable_is_reported_once(tmp_path, reason):
+    said: list[str] = []
+    cache: Any = _BrokenCache(tmp_path)
+    checked = CheckedCache(cache, said.append)
+    for _ in range(3):
+        if reason == "Permission denied":
+            assert checked.get("key") is None
+        checked.put("key", b"value")
+    (line,) = said
+    assert f"compile cache {tmp_path}: cannot be used ({reason}): programs" in line

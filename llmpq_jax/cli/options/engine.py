@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from llmpq_jax.cli.options.option_group import option, option_group, option_record
+from llmpq_jax.cli.options.paths import CacheFolder
 from llmpq_jax.cli.options.shared import cache_home
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class EngineOptions:
     weights_cache: str | None = option(
         "Folder on each machine that keeps layers at 4 and 8 bits as they are served, "
         'for quick restarts (default: ~/.cache/llmpq-jax/weights). "none" keeps none.',
-        metavar="DIR",
+        CacheFolder(path_type=str),
     )
 
     def starter(self, *, restarts: bool) -> StartEngine | None:
@@ -82,6 +83,8 @@ class EngineOptions:
                 DEFAULT_RESTART_TIMEOUT_S,
                 start_ray,
             )
+        from llmpq_jax.report.console import log
+
         return partial(
             start_ray,
             address=self.address or "auto",
@@ -89,6 +92,7 @@ class EngineOptions:
             restart_timeout_s=self.restart_timeout_s or DEFAULT_RESTART_TIMEOUT_S,
             restarts=restarts,
             transport=chosen_transport(self.transport),
+            on_note=log,
             set_up=partial(set_worker_up, _absolute(self.weights_cache)),
         )
 

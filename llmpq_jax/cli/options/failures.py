@@ -8,6 +8,7 @@ from typing import Any, Literal
 import click
 
 from llmpq_jax.cli.options.option_group import flag, option, option_group, option_record
+from llmpq_jax.cli.options.shared import FILE_TEXT
 
 _SOURCES = ("cluster", "measurements", "sensitivity")
 
@@ -16,7 +17,7 @@ def _source(name: str) -> Any:
     return option(
         f"For --on-loss resolve: {name} file to use instead of the one in the "
         "strategy's [request].",
-        metavar="FILE",
+        FILE_TEXT,
     )
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmpq_jax.cli.options.option_group import flag, option, option_group, option_record
+from llmpq_jax.cli.options.paths import OutputFile
 from llmpq_jax.cli.options.shared import FILE, OUT_FILE, OVERWRITE, POSITIVE, STRATEGY
 
 if TYPE_CHECKING:
     from llmpq_jax.batch.prompt import PromptDefaults
+
+
+def _next_to_results(out: Path) -> Iterator[Path]:
+    from llmpq_jax.batch.manifest import manifest_path
+
+    yield manifest_path(out)
 
 
 @option_record
@@ -34,7 +42,7 @@ class BatchOptions:
     out: Path | None = option(
         "File for the results: one JSON line for each prompt, and for each line that is "
         "not a prompt.",
-        OUT_FILE,
+        OutputFile(others=_next_to_results),
     )
     overwrite: bool = OVERWRITE
     resume: bool = flag(

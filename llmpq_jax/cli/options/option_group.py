@@ -10,6 +10,8 @@ from typing import Any, TypeVar, dataclass_transform
 
 import click
 
+from llmpq_jax.cli.options.paths import PathOption, check_paths
+
 T = TypeVar("T")
 
 
@@ -43,6 +45,9 @@ def option(help: str, type: Any = None, *, name: str = "", **settings: Any) -> A
         name: Name as it is typed; by default the parameter's, with dashes.
         **settings: Other arguments of `click.Option`.
     """
+    if isinstance(type, click.Path | click.File) and not isinstance(type, PathOption):
+        msg = f"{type!r} is not checked: expected a type of cli/options/paths.py"
+        raise TypeError(msg)
     value = settings.get("default", () if settings.get("multiple") else None)
     shown = {"show_default": value not in (None, ()), "help": help, "type": type}
     return _Described(value=value, forms=((name, shown | settings),))
@@ -217,6 +222,7 @@ class _GroupedCommand(click.Command):
                 arguments |= group.arguments(ctx.params)
             except ValueError as error:
                 raise click.UsageError(str(error), ctx) from error
+        check_paths(self, ctx.params)
         assert self.callback is not None
         return ctx.invoke(self.callback, **arguments)
 

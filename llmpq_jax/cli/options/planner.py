@@ -14,7 +14,13 @@ from llmpq_jax.cli.options.option_group import (
     option,
     option_group,
 )
-from llmpq_jax.cli.options.shared import ABOVE_ZERO, FROM_ZERO, POSITIVE, WINDOW
+from llmpq_jax.cli.options.shared import (
+    ABOVE_ZERO,
+    FILE_TEXT,
+    FROM_ZERO,
+    POSITIVE,
+    WINDOW,
+)
 from llmpq_jax.schema.solve_request import (
     BitsPin,
     LayerPin,
@@ -148,7 +154,7 @@ QUALITY = option_group(
     validation_text=option(
         "UTF-8 text for measured limits. It must not be the text that the sensitivities "
         "were found on.",
-        metavar="FILE",
+        FILE_TEXT,
     ),
     window=WINDOW,
     validation_tokens=option(

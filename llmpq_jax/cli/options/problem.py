@@ -14,7 +14,8 @@ from llmpq_jax.cli.options.option_group import (
     option_group,
     option_record,
 )
-from llmpq_jax.cli.options.shared import FILE, MODEL, POSITIVE
+from llmpq_jax.cli.options.paths import InputPath, named_by_sensitivity
+from llmpq_jax.cli.options.shared import FILE, FILE_TEXT, MODEL, POSITIVE
 from llmpq_jax.schema.solve_request import SolveRequest, Sources
 from llmpq_jax.schema.workload import Workload
 
@@ -28,10 +29,10 @@ SOURCES = option_group(
     model=MODEL,
     cluster=option(
         "Cluster file with the devices, their memory and links.",
+        FILE_TEXT,
         required=True,
-        metavar="FILE",
     ),
-    measurements=option("Measurements file from `llmpq-jax profile`.", metavar="FILE"),
+    measurements=option("Measurements file from `llmpq-jax profile`.", FILE_TEXT),
     roofline=flag(
         "Predict seconds from data-sheet figures of the devices instead of "
         "measurements. The model then needs no more than its config.json."
@@ -39,7 +40,7 @@ SOURCES = option_group(
     sensitivity=option(
         "Sensitivity file from `llmpq-jax indicate` (default: the variance of each "
         "layer's weights).",
-        metavar="FILE",
+        InputPath(others=named_by_sensitivity, path_type=str),
     ),
 )
 
@@ -75,6 +76,7 @@ class WorkloadOptions:
     def workload(self, model: Path) -> Workload:
         """Returns the workload, reading the prompts if they are a file."""
         from llmpq_jax.batch.prompt_file import workload_of_prompts
+        from llmpq_jax.report.console import log
 
         if self.prompts is not None:
             if self.prompt_length is not None:
@@ -86,6 +88,7 @@ class WorkloadOptions:
                 batch=self.batch,
                 new_tokens=self.new_tokens,
                 output_length_fraction=self.output_length_fraction,
+                on_note=log,
             )
         if self.batch is None or self.prompt_length is None or self.new_tokens is None:
             given = {
@@ -138,10 +141,15 @@ def read_problem(model: Path, workload: Workload, request: SolveRequest) -> Plan
         UsageError: A choice does not suit the cluster, the model or the workload.
         LlmpqError: A file cannot be read, or is of another model.
     """
+    from llmpq_jax.checkpoint.tokenizer import missing_sentencepiece
     from llmpq_jax.report.console import log
     from llmpq_jax.tasks.planning_request import planning_request
 
     try:
-        return planning_request(model, workload, request, on_note=log)
+        problem = planning_request(model, workload, request, on_note=log)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    # The plan may be served elsewhere.
+    if (missing := missing_sentencepiece(model)) is not None:
+        log(missing)
+    return problem

@@ -9,16 +9,13 @@ from typing import Any
 import click
 
 from llmpq_jax.cli.options.option_group import choice, flag, option
+from llmpq_jax.cli.options.paths import InputPath, OutputFile, named_by_strategy
+from llmpq_jax.files import is_stream
 
-
-class _FilePath(click.Path):
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return "FILE"
-
-
-FILE = _FilePath(path_type=Path)
-# Written at the end of long work: what cannot be a file is refused before it.
-OUT_FILE = _FilePath(path_type=Path, dir_okay=False, writable=True)
+FILE = InputPath()
+# Of records whose fields are texts.
+FILE_TEXT = InputPath(path_type=str)
+OUT_FILE = OutputFile()
 POSITIVE = click.IntRange(min=1)
 ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
 FROM_ZERO = click.FloatRange(min=0)
@@ -27,6 +24,13 @@ FROM_ZERO = click.FloatRange(min=0)
 def cache_home() -> Path:
     """Returns the folder of the user's caches."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def work_folder(out: Path) -> Path:
+    """Returns the folder of what a long computation of an output keeps meanwhile."""
+    if is_stream(out):
+        return cache_home() / "llmpq-jax" / "work" / out.name
+    return out.with_name(f".{out.name}.work")
 
 
 MODEL: Any = option(
@@ -38,7 +42,7 @@ MODEL: Any = option(
 )
 STRATEGY: Any = option(
     "Strategy file, from `llmpq-jax solve` or written by hand.",
-    FILE,
+    InputPath(others=named_by_strategy),
     name="--strategy",
     required=True,
 )

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from llmpq_jax.interrupts import check_interrupt, interrupt_handled
 from llmpq_jax.planner.instance.candidate import Candidate
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.search.bounds import (
@@ -138,6 +139,7 @@ class _Search:
         except KeyboardInterrupt:
             if self._store.incumbent is None:
                 raise
+            interrupt_handled()
             self._is_complete = False
         best, bound = self._store.incumbent, self._queue.bound
         return SearchResult(
@@ -152,6 +154,7 @@ class _Search:
         """Minimises Σω: a sum over stages, so that one shortest path solves a subproblem."""
         bounds = self._queue.unopened
         for subproblem in np.argsort(bounds, kind="stable").tolist():
+            check_interrupt()
             if bounds[subproblem] >= self._store.cutoff or self._store.left_s <= 0:
                 continue
             table = self._table(subproblem)
@@ -163,6 +166,7 @@ class _Search:
         """Relaxes every subproblem, and finds a first plan in the most promising ones."""
         bounds = self._queue.unopened
         for subproblem in np.argsort(bounds, kind="stable").tolist():
+            check_interrupt()
             if self._store.incumbent is not None and self._store.left_s <= 0:
                 return
             if bounds[subproblem] >= self._store.cutoff:
@@ -186,6 +190,7 @@ class _Search:
     def _solve_nodes(self) -> None:
         """Solves nodes until none is left that may improve the incumbent enough."""
         while self._queue.next_bound() < self._store.cutoff:
+            check_interrupt()
             if self._store.left_s <= 0:
                 self._is_complete = False
                 break

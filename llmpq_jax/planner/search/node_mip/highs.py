@@ -13,6 +13,8 @@ import highspy
 import numpy as np
 from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
+from llmpq_jax.interrupts import check_interrupt
+
 # Pyomo gives models their attributes at run time, which no type checker can follow.
 Model: TypeAlias = Any
 Status = Literal["optimal", "infeasible", "stopped", "interrupted"]
@@ -97,11 +99,13 @@ def _run(highs: Any) -> bool:
     highs.startSolve()
     try:
         while not highs.wait(0.1)[0]:
-            pass
-    except KeyboardInterrupt:
+            check_interrupt()
+    except BaseException as reason:
         highs.cancelSolve()
         while not highs.wait(0.1)[0]:
             pass
+        if not isinstance(reason, KeyboardInterrupt):
+            raise
         return True
     return False
 

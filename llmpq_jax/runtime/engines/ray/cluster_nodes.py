@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._private import services
+from ray._private import services, utils
 from ray._private import worker as ray_driver
 from ray.util.placement_group import (
     PlacementGroup,
@@ -19,15 +22,20 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from llmpq_jax.errors import StrategyError, WorkerFailedError
+from llmpq_jax.interrupts import check_interrupt, handles_signals, restore_handlers
 from llmpq_jax.runtime.engines.engine import DeviceFailedError
 
 _TIMEOUT_S = 20.0
+_POLL_S = 0.5
 # Milliseconds after which a call to a process that has ended fails, even if Ray does not
 # know yet how it ended. Ray's own default is a second, checked once a second.
 _FAIL_SOON = {
     "RAY_timeout_ms_task_wait_for_death_info": "100",
     "RAY_core_worker_internal_heartbeat_ms": "200",
 }
+# Calls whose answers are no longer wanted fail with what they were called with: Ray would
+# print a traceback of each.
+_SILENT = {"RAY_IGNORE_UNHANDLED_ERRORS": "1"}
 # Threads of an actor besides its main one, so that messages, results and heartbeats do not
 # wait for other calls.
 CONCURRENCY_GROUPS = {"inbox": 1, "results": 1, "health": 1}
@@ -104,7 +112,7 @@ def _connect(address: str, nodes: tuple[str, ...]) -> None:
     # Ray prints messages about processes that end to stdout, among the results;
     # `log_to_driver` does not suppress them.
     ray_driver._worker_logs_enabled = False
-    for name, value in _FAIL_SOON.items():
+    for name, value in (_FAIL_SOON | _SILENT).items():
         os.environ.setdefault(name, value)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address == "local":
@@ -117,12 +125,30 @@ def _connect(address: str, nodes: tuple[str, ...]) -> None:
     try:
         if address != "local":
             _check_reachable(address)
-        ray.init(address=address, **options)
+        with _own_signals():
+            ray.init(address=address, **options)
     except (OSError, RuntimeError, ValueError) as reason:
         where = "on this machine" if address == "auto" else f"at {address!r}"
         first = str(reason).strip().split("\n")[0]
         msg = f"no Ray cluster answers {where} ({first}): expected one that `ray start --head` started, as HOST:PORT; start it, or correct the address"
         raise WorkerFailedError(msg) from reason
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keeps Ray from taking over signals that this program handles.
+
+    It would leave with the signal's number as exit code, or with a native stack trace.
+    """
+    if not handles_signals():
+        yield
+        return
+    replaced, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = replaced
+        restore_handlers()
 
 
 def _check_reachable(address: str) -> None:
@@ -139,6 +165,7 @@ def _check_reachable(address: str) -> None:
 def _place(
     nodes: tuple[str, ...], actor: type, *, owns_ray: bool, required_by: str
 ) -> PlacedActors:
+    check_interrupt()
     offers = _offers()
     absent = sorted(set(nodes) - set(offers))
     if absent:
@@ -158,7 +185,7 @@ def _place(
         {node_resource(node): share} for node, share in zip(nodes, shares, strict=True)
     ]
     group = placement_group(bundles)
-    if not group.wait(_TIMEOUT_S):
+    if not _await(group):
         remove_placement_group(group)
         msg = f"the nodes {', '.join(sorted(set(nodes)))} were not free within {_TIMEOUT_S:g} s: expected none of them to serve another run; wait for it, or end it"
         raise StrategyError(msg)
@@ -178,6 +205,16 @@ def _place(
         for number, bundle in enumerate(bundles)
     )
     return PlacedActors(actors=actors, nodes=nodes, group=group, owns_ray=owns_ray)
+
+
+def _await(group: PlacementGroup) -> bool:
+    """Waits until a placement group has its nodes; returns whether it has."""
+    deadline_s = time.perf_counter() + _TIMEOUT_S
+    while not group.wait(_POLL_S):
+        check_interrupt()
+        if time.perf_counter() > deadline_s:
+            return False
+    return True
 
 
 def _offers() -> dict[str, float]:

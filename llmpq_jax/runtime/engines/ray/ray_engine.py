@@ -42,6 +42,7 @@ def start_ray(
     restart_timeout_s: float = DEFAULT_RESTART_TIMEOUT_S,
     restarts: bool = True,
     transport: TransportName = "sockets",
+    on_note: Callable[[str], None] = lambda _: None,
     set_up: Callable[[], WeightsCache | None] = lambda: None,
 ) -> RayEngine:
     """Starts every stage on its machine, where it loads its layers from the disk.
@@ -55,6 +56,7 @@ def start_ray(
             its machine.
         restarts: Whether failed workers are recovered.
         transport: Transport between the stages; see `TransportConfig`.
+        on_note: Called with a line for each loss of a worker, and for its recovery.
         set_up: Called in each process before JAX starts; returns the machine's cache of
             rounded weights, if it has one.
 
@@ -75,6 +77,7 @@ def start_ray(
         restart_timeout_s=restart_timeout_s,
         restarts=restarts,
         on_layer=on_layer,
+        on_note=on_note,
         set_up=set_up,
     )
     try:

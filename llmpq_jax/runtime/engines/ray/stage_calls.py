@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from llmpq_jax.errors import LlmpqError, WorkerFailedError
+from llmpq_jax.interrupts import check_interrupt
 from llmpq_jax.runtime.engines.engine import FAILURE_ADVICE, StageFailedError
 from llmpq_jax.runtime.engines.ray.health import HealthMonitor
 from llmpq_jax.schema.strategy import Stage
@@ -65,6 +66,7 @@ class StageCalls:
             BaseException: If an actor raised it.
         """
         while True:
+            check_interrupt()
             for number, failure in self._monitor.failed.items():
                 raise StageFailedError(self.failure_text(number, failure.how))
             ready, _ = ray.wait(list(calls), num_returns=1, timeout=POLL_S)
@@ -103,6 +105,7 @@ class StageCalls:
         """
         deadline_s = time.perf_counter() + _REPORT_S
         while not self._monitor.failed and time.perf_counter() < deadline_s:
+            check_interrupt()
             time.sleep(POLL_S)
         for failed, failure in self._monitor.failed.items():
             return StageFailedError(self.failure_text(failed, failure.how))

@@ -12,6 +12,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from llmpq_jax import __version__
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.errors import CheckpointError, StrategyError, WorkerFailedError
+from llmpq_jax.interrupts import check_interrupt
 from llmpq_jax.runtime.engines.engine import (
     FAILURE_ADVICE,
     DeviceFailedError,
@@ -49,6 +50,7 @@ class Workers:
         restart_timeout_s: float,
         restarts: bool,
         on_layer: Callable[[], None],
+        on_note: Callable[[str], None],
         set_up: Callable[[], WeightsCache | None],
     ) -> None:
         """Takes actors that have loaded nothing yet; `close` ends them.
@@ -68,6 +70,9 @@ class Workers:
         # Unanswered calls: a stage goes on loading while another one is recovered.
         self._loading: dict[Any, int] = {}
         self._num_failures = 0
+        self._on_note = on_note
+        # Stages whose loss was reported, and not yet their recovery.
+        self._lost: set[int] = set()
         self.monitor = HealthMonitor(
             placed.actors, heartbeat_timeout_s=heartbeat_timeout_s, on_layer=on_layer
         )
@@ -102,6 +107,7 @@ class Workers:
             except StageFailedError:
                 self._await_restart()
             else:
+                self._report_recovery()
                 return
 
     def recover(self) -> None:
@@ -188,6 +194,9 @@ class Workers:
                     self.calls.failure_text(number, how),
                     devices=self.strategy.stages[number].devices,
                 )
+            self._lost.add(number)
+            what = self.calls.failure_text(number, failure.how)
+            self._on_note(f"{what}: waiting for Ray to start it again")
             if failure.is_unresponsive:
                 ray.kill(self.actors[number], no_restart=False)
         deadline_s = time.perf_counter() + self._restart_timeout_s
@@ -195,7 +204,14 @@ class Workers:
             while not self._has_recovered(number, failure):
                 if time.perf_counter() > deadline_s:
                     raise self._node_error(number, failure)
+                check_interrupt()
                 time.sleep(POLL_S)
+
+    def _report_recovery(self) -> None:
+        for number in sorted(self._lost):
+            worker = self.calls.failure_text(number, "runs again")
+            self._on_note(f"{worker}: the run goes on")
+        self._lost.clear()
 
     def _has_recovered(self, number: int, failure: WorkerFailure) -> bool:
         """Whether a failed stage answers; from then on it is monitored again.

@@ -24,6 +24,11 @@ from llmpq_jax.stage.message import Message
 
 # To connect, and to prove the key.
 _CONNECT_TIMEOUT_S = 10
+# Connections whose other end has not proved the key yet; there is one for each stage that
+# connects, and whoever else reaches the port.
+_MAX_STRANGERS = 32
+# Before a connection is tried again that could not be accepted, as without a free descriptor.
+_ACCEPT_PAUSE_S = 0.1
 # Larger buffers are sent after the pickle instead of being copied into it.
 _MIN_OUT_OF_BAND_BYTES = 1 << 16
 _NUM_BUFFERS = struct.Struct("<I")
@@ -59,6 +64,8 @@ class SocketEndpoint:
         self._server = socket.create_server((host, 0))
         self.address: Address = self._server.getsockname()[:2]
         self._connections: list[SocketConnection] = []
+        self._strangers = _Strangers()
+        self._is_closed = threading.Event()
         threading.Thread(target=self._accept, name="accept", daemon=True).start()
 
     def connect(self, address: Address, epoch: int) -> Send:
@@ -79,29 +86,73 @@ class SocketEndpoint:
     def close(self) -> None:
         """Ends listening, and all outgoing connections."""
         self.disconnect()
+        self._is_closed.set()
         # Unlike `close`, this wakes the thread in `accept`.
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
 
     def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
+        while not self._is_closed.is_set():
+            try:
                 peer, _ = self._server.accept()
+            except OSError:
+                # The end of a stranger's connection frees what was missing.
+                self._is_closed.wait(_ACCEPT_PAUSE_S)
+                continue
+            try:
+                self._strangers.add(peer)
                 threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
+            except RuntimeError:
+                # There is no room for another thread.
+                self._strangers.remove(peer)
+                peer.close()
 
     def _serve(self, peer: socket.socket) -> None:
+        try:
+            greeted = _authenticated(peer, self._config)
+        except Exception:
+            # The peer is no stage of this run; a stage would notice the end itself.
+            peer.close()
+            return
+        finally:
+            self._strangers.remove(peer)
         epoch = 0
         try:
-            with peer, _authenticated(peer, self._config) as incoming:
+            with peer, greeted as incoming:
                 epoch = incoming.recv()
                 while True:
                     self._on_message(self._codec.decode(_receive(incoming)))
-        except AuthenticationError:
-            # The peer is no stage of this run.
-            return
         except Exception as reason:
             # Whatever it is, nothing more is read, and messages may be lost.
             self._on_disconnect(epoch, reason)
+
+
+class _Strangers:
+    """Connections whose other end has not proved to know the key.
+
+    Each has some seconds for it in all, and if there are too many, the oldest is ended.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._timers: dict[socket.socket, threading.Timer] = {}
+
+    def add(self, peer: socket.socket) -> None:
+        timer = threading.Timer(_CONNECT_TIMEOUT_S, _end, args=(peer,))
+        timer.daemon = True
+        with self._lock:
+            if len(self._timers) >= _MAX_STRANGERS:
+                oldest = next(iter(self._timers))
+                self._timers.pop(oldest).cancel()
+                _end(oldest)
+            self._timers[peer] = timer
+        timer.start()
+
+    def remove(self, peer: socket.socket) -> None:
+        with self._lock:
+            timer = self._timers.pop(peer, None)
+        if timer is not None:
+            timer.cancel()
 
 
 class SocketConnection:
@@ -138,9 +189,14 @@ class SocketConnection:
     def close(self) -> None:
         """Ends the connection, even while a message is being sent."""
         if self._peer is not None:
-            with suppress(OSError):
-                self._peer.shutdown(socket.SHUT_RDWR)
+            _end(self._peer)
             self._peer.close()
+
+
+def _end(peer: socket.socket) -> None:
+    """Ends a connection, also for a thread that reads from it."""
+    with suppress(OSError):
+        peer.shutdown(socket.SHUT_RDWR)
 
 
 def _authenticated(
@@ -162,12 +218,16 @@ def _authenticated(
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_s * 1000)
     made = connection.Connection(peer.dup().detach())
     _set_read_timeout(peer, _CONNECT_TIMEOUT_S)
-    if connects:
-        connection.answer_challenge(made, config.key)
-        connection.deliver_challenge(made, config.key)
-    else:
-        connection.deliver_challenge(made, config.key)
-        connection.answer_challenge(made, config.key)
+    try:
+        if connects:
+            connection.answer_challenge(made, config.key)
+            connection.deliver_challenge(made, config.key)
+        else:
+            connection.deliver_challenge(made, config.key)
+            connection.answer_challenge(made, config.key)
+    except BaseException:
+        made.close()
+        raise
     _set_read_timeout(peer, 0)
     return made
 

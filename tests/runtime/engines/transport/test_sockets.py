@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.runtime.engines.transport import TransportConfig
+from llmpq_jax.runtime.engines.transport import TransportConfig, sockets
 from llmpq_jax.runtime.engines.transport.serialized import MessageCodec
 from llmpq_jax.runtime.engines.transport.sockets import SocketEndpoint
 from llmpq_jax.stage.message import Message
@@ -139,3 +139,52 @@ def test_sending_to_a_peer_that_stopped_reading_can_be_ended(open_end, config):
     here.endpoint.disconnect()
     assert isinstance(ended.get(timeout=60), ConnectionError)
     there.may_receive.set()
+
+
+def test_strangers_do_not_keep_stages_out(open_end, config, monkeypatch):
+    """Connections without the key are as many as are allowed, and the oldest are ended."""
+    monkeypatch.setattr(sockets, "_MAX_STRANGERS", 3)
+    there = open_end(config)
+    strangers = [socket.create_connection(there.endpoint.address) for _ in range(8)]
+    send = open_end(config).endpoint.connect(there.endpoint.address, 3)
+    send(message(np.ones(1)))
+    np.testing.assert_array_equal(there.received.get(timeout=60).payload, np.ones(1))
+    for stranger in strangers[:5]:
+        stranger.settimeout(60)
+        while stranger.recv(4096):
+            pass
+    for stranger in strangers:
+        stranger.close()
+    assert there.broken.empty()
+
+
+def test_a_stranger_has_some_seconds_in_all(open_end, config, monkeypatch):
+    """However it drips: here none at all."""
+    monkeypatch.setattr(sockets, "_CONNECT_TIMEOUT_S", 0)
+    there = open_end(config)
+    with socket.create_connection(there.endpoint.address) as stranger:
+        stranger.settimeout(60)
+        while stranger.recv(4096):
+            pass
+
+
+def test_after_a_connection_that_cannot_be_accepted_the_next_one_is(
+    open_end, config, monkeypatch
+):
+    there = open_end(config)
+    accept = socket.socket.accept
+    failures = [OSError(24, "Too many open files")] * 2
+
+    def fails_at_first(server):
+        if failures:
+            raise failures.pop()
+        return accept(server)
+
+    monkeypatch.setattr(socket.socket, "accept", fails_at_first)
+    # The thread is in the call before this one still.
+    for _ in range(4):
+        socket.create_connection(there.endpoint.address).close()
+    send = open_end(config).endpoint.connect(there.endpoint.address, 3)
+    send(message(np.ones(1)))
+    there.received.get(timeout=60)
+    assert failures == []

@@ -1,48 +1,14 @@
 from __future__ import annotations
 
-import json
 import shutil
-import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmpq_jax.errors import RequestError
-from llmpq_jax.files import json_text, new_folder, write_text
-
-
-def test_numbers_that_json_lacks_become_null() -> None:
-    finite = {"a": [1.5, None, "NaN"], "b": (True, 2)}
-    assert json.loads(json_text(finite)) == {"a": [1.5, None, "NaN"], "b": [True, 2]}
-    others = {"a": [float("nan"), 1.5], "b": (float("inf"), {"c": -float("inf")})}
-    assert json_text(others) == '{"a": [null, 1.5], "b": [null, {"c": null}]}'
-
-
-def test_writing_makes_folders_and_leaves_no_temporary_file(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "file.toml"
-    write_text(path, "first")
-    write_text(path, "second")
-    assert path.read_text() == "second"
-    assert list(path.parent.iterdir()) == [path]
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "file.toml"
-    write_text(path, "old")
-
-    def refuse(*_: object) -> None:
-        msg = "no space left"
-        raise OSError(msg)
-
-    monkeypatch.setattr("os.replace", refuse)
-    with pytest.raises(OSError, match="no space left"):
-        write_text(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+from llmpq_jax.files import new_folder
 
 
 def _make(out: Path, *, fails: BaseException | None = None, **choices: Any) -> None:
@@ -95,11 +61,49 @@ def test_the_target_of_a_symbolic_link_is_replaced(old: Path) -> None:
     assert link.is_symlink()
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("no room")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError()])
 def test_a_failure_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     with pytest.raises(type(error)):
         _make(tmp_path / "a" / "out", fails=error)
     assert _tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", [None, "{folder}/file"])
+def test_a_failure_to_write_names_what_was_typed(
+    tmp_path: Path, name: str | None
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("target")
+
+    def fill(folder: Path) -> None:
+        where = () if name is None else (name.format(folder=folder),)
+        raise OSError(28, "No space left on device", *where)
+
+    message = (
+        rf"^thing {link}: cannot be written \(No space left on device\): make room"
+    )
+    with pytest.raises(RequestError, match=message):
+        _fill(link, fill)
+    assert list(tmp_path.iterdir()) == [link]
+
+
+def test_an_error_names_a_file_of_the_folder_as_typed(tmp_path: Path) -> None:
+    def fill(folder: Path) -> None:
+        msg = f"weights {folder}/file: no"
+        raise RequestError(msg)
+
+    with pytest.raises(RequestError, match=f"^weights {tmp_path}/out/file: no$"):
+        _fill(tmp_path / "out", fill)
+
+
+def test_a_failure_to_read_stays_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="/elsewhere"):
+        _fill(tmp_path / "out", lambda _: (tmp_path / "elsewhere").read_text())
+
+
+def _fill(out: Path, fill: Callable[[Path], object]) -> None:
+    with new_folder(out, what="thing", replaces=False, marks=(), kept=()) as folder:
+        fill(folder)
 
 
 def test_a_failure_leaves_the_old_folder(old: Path) -> None:
@@ -123,7 +127,7 @@ def test_a_failed_rename_restores_the_old_folder(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", rename_old_only)
-    with pytest.raises(OSError, match="disk gone"):
+    with pytest.raises(RequestError, match="disk gone"):
         _make(old, replaces=True)
     assert _tree(old.parent) == before
 
