@@ -88,8 +88,8 @@ class Scheduler:
         """Handles one result; returns the sequences that it finished."""
         try:
             result = self._receive()
-        except StageFailedError:
-            self._recover()
+        except StageFailedError as failure:
+            self._recover(failure)
             return []
         finished = self._postprocess(result)
         self._schedule(result)
@@ -221,11 +221,11 @@ class Scheduler:
             self.engine.submit(message)
             self._in_flight += 1
 
-    def _recover(self) -> None:
+    def _recover(self, failure: StageFailedError) -> None:
         """Recovers a failed stage, and prefills all active sequences again."""
         self._in_flight = 0
         self._later_chunks.clear()
-        self.engine.recover()
+        self.engine.recover(failure)
         shape = self.shape
         self.engine.allocate(
             num_groups=shape.num_groups,

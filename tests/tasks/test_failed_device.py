@@ -62,9 +62,10 @@ class Failing(LocalEngine):
         self.num_left -= 1
         return super().next_result()
 
-    def recover(self) -> None:
+    def recover(self, failure: StageFailedError) -> None:
         msg = "a device is gone"
-        raise DeviceFailedError(msg, devices=("node0/cpu:1",), nodes=("node0",))
+        lost = DeviceFailedError(msg, devices=("node0/cpu:1",), nodes=("node0",))
+        raise lost from failure
 
 
 def failing_after(loaded: LocalEngine, num_left: int) -> Failing:

@@ -76,6 +76,8 @@ class EngineOptions:
             }
             refuse_without("--engine ray", typed)
             return None
+        from llmpq_jax.report.console import log
+
         with needs_ray("--engine ray"):
             from llmpq_jax.runtime.engines.ray.ray_engine import (
                 DEFAULT_HEARTBEAT_TIMEOUT_S,
@@ -90,6 +92,7 @@ class EngineOptions:
             restarts=restarts,
             transport=chosen_transport(self.transport),
             set_up=partial(set_worker_up, _absolute(self.weights_cache)),
+            log=log,
         )
 
 

@@ -84,11 +84,14 @@ class Engine(Protocol):
         """
         ...
 
-    def recover(self) -> None:
+    def recover(self, failure: StageFailedError) -> None:
         """Starts and loads failed stages again; caches must be allocated again.
 
         Raises:
             DeviceFailedError: If a stage cannot be recovered.
+        Args:
+            failure: Error that said so.
+
             WorkerFailedError: If stages are not to be recovered.
         """
         ...

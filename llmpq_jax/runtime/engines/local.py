@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from llmpq_jax.checkpoint.open_store import open_store
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.runtime.claimed_devices import find_devices
+from llmpq_jax.runtime.engines.engine import StageFailedError
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.build import build_worker
 from llmpq_jax.stage.emulated_devices import emulate_cpu_devices
@@ -88,8 +89,9 @@ class LocalEngine(StageChain):
         for worker in self.workers:
             worker.free()
 
-    def recover(self) -> None:
-        """Does nothing: stages of one process fail together."""
+    def recover(self, failure: StageFailedError) -> None:
+        """Raises the failure: stages of one process fail together."""
+        raise failure
 
     def take_events(self) -> list[StageEvent]:
         """Returns the stages' events since the last call."""

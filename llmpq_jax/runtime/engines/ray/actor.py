@@ -17,7 +17,7 @@ from llmpq_jax.checkpoint.open_store import open_store
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.runtime.claimed_devices import claim_devices
 from llmpq_jax.runtime.engines.ray.health import Heartbeat, check_version
-from llmpq_jax.runtime.engines.transport import TransportConfig
+from llmpq_jax.runtime.engines.transport import TransportConfig, cause_text
 from llmpq_jax.runtime.engines.transport.endpoint import Endpoint, open_endpoint
 from llmpq_jax.runtime.engines.transport.serialized import (
     SerializedMessage,
@@ -228,7 +228,7 @@ class StageActor:
 
     def _on_disconnect(self, epoch: int, reason: BaseException) -> None:
         if epoch == self._epoch:
-            msg = f"a connection from another stage broke ({reason})"
+            msg = f"a connection from another stage broke ({cause_text(reason)})"
             self._fail(ConnectionError(msg))
 
     def _count_layer(self) -> None:

@@ -31,6 +31,9 @@ _FAIL_SOON = {
 # Threads of an actor besides its main one, so that messages, results and heartbeats do not
 # wait for other calls.
 CONCURRENCY_GROUPS = {"inbox": 1, "results": 1, "health": 1}
+# Ray prints the traceback of an error that nobody asks for, such as those of all stages
+# that lose the connection to one that failed.
+_QUIET = {"RAY_IGNORE_UNHANDLED_ERRORS": "1"}
 # Ray counts resources in ten-thousandths.
 _PARTS = 10_000
 
@@ -104,7 +107,7 @@ def _connect(address: str, nodes: tuple[str, ...]) -> None:
     # Ray prints messages about processes that end to stdout, among the results;
     # `log_to_driver` does not suppress them.
     ray_driver._worker_logs_enabled = False
-    for name, value in _FAIL_SOON.items():
+    for name, value in (_FAIL_SOON | _QUIET).items():
         os.environ.setdefault(name, value)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address == "local":

@@ -43,6 +43,7 @@ def start_ray(
     restarts: bool = True,
     transport: TransportName = "sockets",
     set_up: Callable[[], WeightsCache | None] = lambda: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> RayEngine:
     """Starts every stage on its machine, where it loads its layers from the disk.
 
@@ -57,6 +58,7 @@ def start_ray(
         transport: Transport between the stages; see `TransportConfig`.
         set_up: Called in each process before JAX starts; returns the machine's cache of
             rounded weights, if it has one.
+        log: Called with a line about each failed worker, and when all have recovered.
 
     Raises:
         StrategyError: If the strategy is for another model or for missing devices, or a
@@ -75,6 +77,7 @@ def start_ray(
         restart_timeout_s=restart_timeout_s,
         restarts=restarts,
         on_layer=on_layer,
+        log=log,
         set_up=set_up,
     )
     try:
@@ -157,9 +160,9 @@ class RayEngine:
         self.workers.reset_failures()
         return self._results.popleft()
 
-    def recover(self) -> None:
+    def recover(self, failure: StageFailedError) -> None:
         """Waits until Ray has restarted failed workers, and loads them."""
-        self.workers.recover()
+        self.workers.recover(failure)
 
     def take_events(self) -> list[StageEvent]:
         """Returns events on this process's clock, without those of failed workers."""
