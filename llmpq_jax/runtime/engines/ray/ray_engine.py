@@ -17,15 +17,15 @@ from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.runtime.engines.engine import StageFailedError
 from llmpq_jax.runtime.engines.ray.actor import StageActor
 from llmpq_jax.runtime.engines.ray.cluster_nodes import place_actors
+from llmpq_jax.runtime.engines.ray.health import DEFAULT_HEARTBEAT_TIMEOUT_S
 from llmpq_jax.runtime.engines.ray.workers import Workers
 from llmpq_jax.runtime.engines.transport import TransportConfig, TransportName
 from llmpq_jax.runtime.engines.transport.serialized import deserialize, serialize
-from llmpq_jax.schema.strategy import ModelReference, Strategy
+from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.memory_peak import StagePeak
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.worker import StageFacts, StageShapes
 
-DEFAULT_HEARTBEAT_TIMEOUT_S = 30.0
 # Ray needs five seconds to end a stopped process, or half a minute to notice that a machine
 # has failed, and then starts another process.
 DEFAULT_RESTART_TIMEOUT_S = 60.0
@@ -67,18 +67,17 @@ def start_ray(
         CheckpointError: If the weights are missing or damaged on a machine.
         WorkerFailedError: If there is no cluster, or a worker cannot be recovered.
     """
-    strategy = replace(strategy, model=_at_absolute_paths(strategy.model))
-    nodes = tuple(stage.devices[0].split("/")[0] for stage in strategy.stages)
+    strategy = as_workers_see(strategy)
     workers = Workers(
         strategy,
-        place_actors(nodes, StageActor, address=address),
+        place_actors(stage_nodes(strategy), StageActor, address=address),
         transport=TransportConfig(name=transport, timeout_s=heartbeat_timeout_s),
         heartbeat_timeout_s=heartbeat_timeout_s,
         restart_timeout_s=restart_timeout_s,
         restarts=restarts,
         on_layer=on_layer,
-        log=log,
         set_up=set_up,
+        log=log,
     )
     try:
         workers.load()
@@ -86,6 +85,19 @@ def start_ray(
         workers.close()
         raise
     return RayEngine(workers)
+
+
+def as_workers_see(strategy: Strategy) -> Strategy:
+    """Returns a strategy with absolute paths, since workers run in folders of their own."""
+    model = strategy.model
+    rounded = None if model.rounded is None else str(Path(model.rounded).absolute())
+    path = str(Path(model.path).absolute())
+    return replace(strategy, model=replace(model, path=path, rounded=rounded))
+
+
+def stage_nodes(strategy: Strategy) -> tuple[str, ...]:
+    """Returns the name of each stage's node in the cluster file."""
+    return tuple(stage.devices[0].split("/")[0] for stage in strategy.stages)
 
 
 class RayEngine:
@@ -183,11 +195,6 @@ class RayEngine:
     def close(self) -> None:
         """Ends the workers."""
         self.workers.close()
-
-
-def _at_absolute_paths(model: ModelReference) -> ModelReference:
-    rounded = None if model.rounded is None else str(Path(model.rounded).absolute())
-    return replace(model, path=str(Path(model.path).absolute()), rounded=rounded)
 
 
 def _clock_ahead_s(actor: Any) -> float:

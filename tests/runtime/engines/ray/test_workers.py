@@ -217,7 +217,7 @@ def test_a_run_without_restarts_ends_at_a_failure(spare, start, expected, monkey
         )
         with pytest.raises(
             WorkerFailedError,
-            match=r"^the worker of stage 0 on cellar/cpu:0 \(process \d+\) has ended: results so far are complete",
+            match=r"^the worker of stage 0 on cellar/cpu:0 \(process \d+\) has ended: see Ray's logs on that machine",
         ):
             list(loaded.serve(REQUESTS))
 
@@ -240,7 +240,7 @@ def test_a_device_that_is_missing_after_a_restart_has_failed(
         before_first(loaded, "decode", remove_device, monkeypatch)
         with pytest.raises(
             DeviceFailedError,
-            match=r"stage 1 on attic/tpu:0: .* JAX finds no .* results",
+            match=r"stage 1 on attic/tpu:0: .* JAX finds no .* see Ray's logs",
         ) as caught:
             list(loaded.serve(REQUESTS))
     assert caught.value.devices == ("attic/tpu:0",)
