@@ -1,4 +1,4 @@
-"""Opens the weights that a strategy serves, checked against the strategy."""
+"""Opens the model and the weights that a strategy serves, checked against the strategy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families import read_architecture
-from llmpq_jax.arch.fingerprint import model_fingerprint
+from llmpq_jax.arch.fingerprint import has_weights, model_fingerprint
 from llmpq_jax.arch.model_limits import check_widths
 from llmpq_jax.checkpoint.calibrated import CalibratedWeights
 from llmpq_jax.checkpoint.reader import CheckpointReader
@@ -25,9 +25,8 @@ def open_store(strategy: Strategy) -> WeightStore:
         CheckpointError: Weights are missing or damaged, or quantised to other bits than
             the strategy's.
     """
+    architecture = read_model(strategy)
     folder = Path(strategy.model.path)
-    architecture = read_architecture(folder)
-    _check_model(strategy, architecture, folder)
     reader = CheckpointReader(folder)
     check_checkpoint(reader, architecture)
     precision = strategy.precision
@@ -46,15 +45,23 @@ def open_store(strategy: Strategy) -> WeightStore:
     )
 
 
-def _check_model(strategy: Strategy, architecture: Architecture, folder: Path) -> None:
+def read_model(strategy: Strategy) -> Architecture:
+    """Reads the architecture of a strategy's model, with or without its weights.
+
+    Raises:
+        StrategyError: The strategy is for another model.
+    """
+    folder = Path(strategy.model.path)
+    architecture = read_architecture(folder)
     if architecture.num_layers != strategy.model.num_layers:
         msg = f"the strategy is for {strategy.model.num_layers} layers, the model in {folder} has {architecture.num_layers}: solve for this model"
         raise StrategyError(msg)
     check_widths(strategy, architecture)
-    found = model_fingerprint(folder)
-    if found != strategy.model.fingerprint:
-        msg = f"the strategy is for the model {strategy.model.fingerprint}, {folder} holds {found}: solve for this model, or correct model.path"
+    expected = strategy.model.fingerprint
+    if has_weights(folder) and (found := model_fingerprint(folder)) != expected:
+        msg = f"the strategy is for the model {expected}, {folder} holds {found}: solve for this model, or correct model.path"
         raise StrategyError(msg)
+    return architecture
 
 
 def _calibrated_weights(strategy: Strategy) -> CalibratedWeights | None:

@@ -1,29 +1,40 @@
-"""`llmpq-jax check`: does a strategy fit and load here?"""
+"""`llmpq-jax check`: does a strategy fit its devices, and load there?"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from llmpq_jax.cli.options.engine import ENGINE, EngineOptions, refuse_without
 from llmpq_jax.cli.options.option_group import command, flag
 from llmpq_jax.cli.options.shared import JSON, STRATEGY, cache_home
 
 
 @command(
     "check",
+    # A worker that fails is what is looked for here, so none is started again.
+    ENGINE.only("engine", "address", "heartbeat_timeout_s", "weights_cache"),
     strategy_path=STRATEGY,
     loads=flag("Load the weights too, and run each stage once.", name="--load"),
     as_json=JSON,
 )
-def check_command(strategy_path: Path, loads: bool, as_json: bool) -> None:
-    """Compile a strategy's stages on this machine and compare their memory with the plan.
+def check_command(
+    engine: EngineOptions, strategy_path: Path, loads: bool, as_json: bool
+) -> None:
+    """Compile a strategy's stages and compare their memory with the plan.
 
-    This needs no weights. It exits with 1 if a stage needs more memory than the plan
-    allows.
+    Each stage is compiled on the machine of its devices: this one, or with --engine ray
+    the one that the strategy names. This needs no weights. It exits with 1 if a stage
+    needs more memory than the plan allows.
     """
+    if not loads:
+        refuse_without("--load", {"--weights-cache": engine.weights_cache})
+    compile_stages = engine.compiler()
+    start = engine.starter(restarts=False) if loads else None
+
     from dataclasses import asdict
 
     from llmpq_jax.errors import StrategyError
-    from llmpq_jax.report.console import print_json, print_table, progress_bar
+    from llmpq_jax.report.console import print_json, print_table
     from llmpq_jax.report.memory import compiled_memory_table
     from llmpq_jax.schema.record_files import read_strategy
     from llmpq_jax.tasks.check import fit_stages
@@ -32,8 +43,7 @@ def check_command(strategy_path: Path, loads: bool, as_json: bool) -> None:
 
     strategy = read_strategy(strategy_path)
     keep_compiled(cache_home())
-    with progress_bar("compiling", len(strategy.stages), unit="stages") as advance:
-        fits = fit_stages(strategy, loads=loads, on_stage=lambda: advance(1))
+    fits = fit_stages(strategy, compile_stages=compile_stages, start=start)
     if as_json:
         stages = [
             {"compiled": fit.compiled, "fits": fit.fits, **asdict(fit)} for fit in fits

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from llmpq_jax.cli.options.engine import ENGINE, EngineOptions
 from llmpq_jax.cli.options.option_group import command, option
 from llmpq_jax.cli.options.shared import FILE, JSON, POSITIVE, STRATEGY, cache_home
 
 
 @command(
     "evaluate",
+    ENGINE,
     strategy_path=STRATEGY,
     text=option("UTF-8 text on which to measure perplexity and KL divergence.", FILE),
     questions=option(
@@ -30,6 +32,7 @@ from llmpq_jax.cli.options.shared import FILE, JSON, POSITIVE, STRATEGY, cache_h
     as_json=JSON,
 )
 def evaluate_command(
+    engine: EngineOptions,
     strategy_path: Path,
     text: Path | None,
     questions: Path | None,
@@ -41,6 +44,8 @@ def evaluate_command(
     if text is None and questions is None:
         msg = "expected --text, --questions, or both"
         raise click.UsageError(msg)
+    start = engine.starter(restarts=True)
+
     from dataclasses import asdict
 
     from llmpq_jax.report.console import print_json, print_table
@@ -54,7 +59,12 @@ def evaluate_command(
     asked = None if questions is None else (questions.name, read_questions(questions))
     keep_compiled(cache_home())
     evaluation, choices = evaluate(
-        strategy, text_path=text, questions=asked, window=window, max_tokens=max_tokens
+        strategy,
+        start=start,
+        text_path=text,
+        questions=asked,
+        window=window,
+        max_tokens=max_tokens,
     )
     if as_json:
         found = {"text": evaluation, "questions": choices}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmpq_jax.cli.group import command_as_typed
-from llmpq_jax.cli.options.engine import ENGINE, EngineOptions, open_weights_cache
+from llmpq_jax.cli.options.engine import ENGINE, EngineOptions
 from llmpq_jax.cli.options.failures import FAILURES, FailureOptions
 from llmpq_jax.cli.options.generation import (
     BATCH,
@@ -65,7 +65,6 @@ def generate_command(
     keep_compiled(cache_home())
     settings = ServeSettings(
         start=start,
-        weights_cache=open_weights_cache(engine.weights_cache),
         is_chat=sampling.chat,
         ignores_eos=sampling.ignore_eos,
         keeps_events=any((records.record, records.trace, records.timeline)),

@@ -20,7 +20,7 @@ def find_devices(strategy: Strategy) -> list[tuple[JaxDevice, ...]]:
     names = [name for stage in strategy.stages for name in stage.devices]
     nodes = sorted({name.split("/")[0] for name in names})
     if len(nodes) > 1:
-        msg = f"the strategy spans the nodes {', '.join(nodes)}: expected one, because the local engine runs on one machine; solve for a cluster of this machine alone"
+        msg = f"the strategy spans the nodes {', '.join(nodes)}: expected one, because the local engine runs on one machine; use --engine ray, or solve for a cluster of this machine alone"
         raise StrategyError(msg)
     return [tuple(_find(name) for name in stage.devices) for stage in strategy.stages]
 

@@ -94,8 +94,8 @@ class Scheduler:
         """Handles one result; returns the sequences that it finished."""
         try:
             result = self._receive()
-        except StageFailedError:
-            self._recover()
+        except StageFailedError as failure:
+            self._recover(failure)
             return []
         finished = self._postprocess(result)
         if self._failing:
@@ -244,9 +244,9 @@ class Scheduler:
                 finished += self._postprocess(self._receive())
             for slot, sequence in self._failing.items():
                 sequence.fail(self._find_not_finite(slot))
-        except StageFailedError:
+        except StageFailedError as failure:
             self._in_flight = 0
-            self.engine.recover()
+            self.engine.recover(failure)
         for sequence in self._failing.values():
             if not sequence.is_finished:
                 sequence.fail(None)
@@ -271,11 +271,11 @@ class Scheduler:
         found = (result.not_finite for result in results)
         return next((place for place in found if place is not None), None)
 
-    def _recover(self) -> None:
+    def _recover(self, failure: StageFailedError) -> None:
         """Recovers a failed stage, and prefills all active sequences again."""
         self._in_flight = 0
         self._failing.clear()
-        self.engine.recover()
+        self.engine.recover(failure)
         self._restart()
 
     def _allocate(self) -> None:

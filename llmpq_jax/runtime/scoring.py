@@ -41,8 +41,8 @@ def score(
     while True:
         try:
             return score_rows(engine, micro_batch, token_BL)
-        except StageFailedError:
-            engine.recover()
+        except StageFailedError as failure:
+            engine.recover(failure)
 
 
 def _score_whole(

@@ -23,10 +23,11 @@ from llmpq_jax.checkpoint.load import Weights
 from llmpq_jax.costmodel.memory import NUM_RECEIVE_BUFFERS, cache_rows
 from llmpq_jax.schema.buckets import bucket_length, num_prefill_chunks
 from llmpq_jax.schema.precision import Bits, HeadBits, WireBits
-from llmpq_jax.schema.strategy import PrecisionChoice, Stage
+from llmpq_jax.schema.strategy import PrecisionChoice, Stage, Strategy
 from llmpq_jax.schema.workload import MicroBatch, Workload
 from llmpq_jax.stage.build import build_module
 from llmpq_jax.stage.compiled import Function, StageProgram
+from llmpq_jax.stage.emulated_devices import JaxDevice
 from llmpq_jax.stage.sampling import greedy_rows
 from llmpq_jax.stage.sharding import StageSharding
 
@@ -59,6 +60,36 @@ class ProgramMemory:
         """Bytes of the stage in all while the program runs."""
         program = self.arguments + self.outputs + self.temporary - self.aliased
         return program + self.waiting + self.received
+
+
+def stage_memories(
+    strategy: Strategy,
+    architecture: Architecture,
+    *,
+    number: int,
+    devices: tuple[JaxDevice, ...],
+) -> tuple[ProgramMemory, ...]:
+    """Compiles one stage of a strategy for its devices; returns each program's memory.
+
+    Args:
+        strategy: Strategy of all stages.
+        architecture: Architecture of the model.
+        number: Number of the stage in the pipeline, from 0.
+        devices: JAX devices of the stage, in the order in which the stage names them.
+    """
+    precision = strategy.precision
+    program = describe_stage(
+        architecture,
+        strategy.stages[number],
+        precision,
+        StageSharding(devices, group_size=precision.group_size),
+        received_bits=strategy.received_bits(number),
+    )
+    return tuple(
+        program_memories(
+            program, workload=strategy.workload, micro_batch=strategy.micro_batch
+        )
+    )
 
 
 def describe_stage(

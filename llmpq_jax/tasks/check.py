@@ -1,21 +1,16 @@
-"""Checks whether a strategy fits here: compiles its stages, and loads them if asked to."""
+"""Checks whether a strategy fits: compiles its stages, and loads them if asked to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
-from llmpq_jax.arch.families import read_architecture
-from llmpq_jax.arch.fingerprint import has_weights, model_fingerprint
-from llmpq_jax.arch.model_limits import check_widths
-from llmpq_jax.errors import StrategyError
-from llmpq_jax.runtime.claimed_devices import find_devices
+from llmpq_jax.report.console import progress_bar
+from llmpq_jax.runtime.engines.engine import CompileStages, StartEngine
+from llmpq_jax.runtime.engines.local import compile_local
+from llmpq_jax.runtime.request import Request
 from llmpq_jax.schema.strategy import Strategy
-from llmpq_jax.stage.abstract import ProgramMemory, describe_stage, program_memories
-from llmpq_jax.stage.emulated_devices import emulate_cpu_devices
-from llmpq_jax.stage.sharding import StageSharding
+from llmpq_jax.stage.abstract import ProgramMemory
+from llmpq_jax.tasks.load_pipeline import load_pipeline
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,51 +43,26 @@ class StageFit:
 def fit_stages(
     strategy: Strategy,
     *,
-    loads: bool = False,
-    on_stage: Callable[[], None] = lambda: None,
+    compile_stages: CompileStages = compile_local,
+    start: StartEngine | None = None,
 ) -> list[StageFit]:
-    """Compiles every stage on the devices it names, stages in parallel.
+    """Compiles every stage for the devices it names, with progress on stderr.
 
-    The model's config.json is enough, unless `loads` asks to load the weights too and
-    run each program once.
+    Args:
+        strategy: Strategy to check; to compile it, the model's config.json is enough.
+        compile_stages: Function that compiles the stages; by default in this process.
+        start: Function that starts the engine in which the weights are loaded and each
+            program runs once; None to load none.
 
     Raises:
-        StrategyError: The strategy is for another model, or names devices that are not
-            here.
+        StrategyError: The strategy is for another model, or for missing devices.
+        WorkerFailedError: A process or a machine of a stage failed.
     """
-    folder = Path(strategy.model.path)
-    architecture = read_architecture(folder)
-    if has_weights(folder) and model_fingerprint(folder) != strategy.model.fingerprint:
-        msg = f"the strategy is for {strategy.model.fingerprint}, the model in {folder} is {model_fingerprint(folder)}: solve again for this model"
-        raise StrategyError(msg)
-    check_widths(strategy, architecture)
-    emulate_cpu_devices([name for stage in strategy.stages for name in stage.devices])
-    devices = find_devices(strategy)
-
-    def compile_stage(number: int) -> tuple[ProgramMemory, ...]:
-        stage = strategy.stages[number]
-        program = describe_stage(
-            architecture,
-            stage,
-            strategy.precision,
-            StageSharding(devices[number], group_size=strategy.precision.group_size),
-            received_bits=strategy.received_bits(number),
-        )
-        memories = tuple(
-            program_memories(
-                program,
-                workload=strategy.workload,
-                micro_batch=strategy.micro_batch,
-            )
-        )
-        on_stage()
-        return memories
-
-    with ThreadPoolExecutor() as pool:
-        programs = list(pool.map(compile_stage, range(len(strategy.stages))))
+    with progress_bar("compiling", len(strategy.stages), unit="stages") as advance:
+        programs = compile_stages(strategy, on_stage=lambda: advance(1))
     loaded: list[int] | list[None] = [None] * len(programs)
-    if loads:
-        loaded = _loaded_bytes(strategy)
+    if start is not None:
+        loaded = _loaded_bytes(strategy, start)
     return [
         StageFit(
             programs=of_stage,
@@ -106,17 +76,14 @@ def fit_stages(
     ]
 
 
-def _loaded_bytes(strategy: Strategy) -> list[int]:
+def _loaded_bytes(strategy: Strategy, start: StartEngine) -> list[int]:
     """Loads the strategy, runs its largest batch once, and counts the weights."""
-    from llmpq_jax.runtime.pipeline import Pipeline
-    from llmpq_jax.runtime.request import Request
-
     workload = strategy.workload
     request = Request(
         token_ids=(1,) * workload.prompt_length,
         max_new_tokens=workload.new_tokens,
         ignores_eos=True,
     )
-    with Pipeline.load(strategy) as pipeline:
+    with load_pipeline(strategy, start) as pipeline:
         pipeline.prepare([request] * workload.batch)
         return pipeline.weight_bytes

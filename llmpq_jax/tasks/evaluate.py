@@ -10,6 +10,7 @@ import numpy as np
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
 from llmpq_jax.report.console import progress_bar
+from llmpq_jax.runtime.engines.engine import StartEngine
 from llmpq_jax.runtime.pipeline import Pipeline
 from llmpq_jax.schema.buckets import bucket_length
 from llmpq_jax.schema.strategy import Strategy
@@ -22,7 +23,7 @@ from llmpq_jax.sensitivity.evaluation import (
 from llmpq_jax.sensitivity.losses import compare_logits
 from llmpq_jax.sensitivity.streamed_model import StreamedModel
 from llmpq_jax.sensitivity.text import Text, read_text
-from llmpq_jax.tasks.kernel_notice import note_missing_kernels
+from llmpq_jax.tasks.load_pipeline import load_pipeline, start_here
 from llmpq_jax.tasks.questions import Question, choose, fraction_right
 
 _USUAL_WINDOW = 512
@@ -31,6 +32,7 @@ _USUAL_WINDOW = 512
 def evaluate(
     strategy: Strategy,
     *,
+    start: StartEngine = start_here,
     text_path: Path | None = None,
     questions: tuple[str, list[Question]] | None = None,
     window: int | None = None,
@@ -38,26 +40,23 @@ def evaluate(
 ) -> tuple[TextEvaluation | None, ChoiceEvaluation | None]:
     """Loads a strategy's pipeline and evaluates it on a text, on questions, or both.
 
-    The model at 16 bits passes through the default device layer by layer, so it need
-    not fit there. A window has 512 tokens by default, or the strategy's context if that
+    `start` starts the engine; by default all stages run in this process. The model at
+    16 bits passes through this process's default device layer by layer, so it need not
+    fit there. A window has 512 tokens by default, or the strategy's context if that
     is shorter; at most `max_tokens` tokens of the text are read. Returns None for what
     is not asked for.
 
     Raises:
         RequestError: The text cannot be read, or windows are too long.
-        StrategyError: The strategy is for another model, or for devices that are not
-            here.
+        StrategyError: The strategy is for another model, or for missing devices.
+        WorkerFailedError: A process or a machine of a stage failed.
     """
     window = _checked_window(strategy, window)
     text = None
     if text_path is not None:
         tokenizer = Tokenizer.load(Path(strategy.model.path))
         text = read_text(text_path, tokenizer, window=window, max_tokens=max_tokens)
-    note_missing_kernels(name for stage in strategy.stages for name in stage.devices)
-    num_layers = strategy.model.num_layers
-    with progress_bar("loading", num_layers, unit="layers") as advance:
-        pipeline = Pipeline.load(strategy, on_layer=lambda: advance(1))
-    with pipeline:
+    with load_pipeline(strategy, start) as pipeline:
         model = StreamedModel(Path(strategy.model.path))
         evaluation = choices = None
         if text is not None:

@@ -16,7 +16,6 @@ from llmpq_jax.batch.prompt import BadLine, Prompt
 from llmpq_jax.batch.reader import RequestReader
 from llmpq_jax.batch.reorder_buffer import ReorderBuffer, RequestKey
 from llmpq_jax.batch.result_line import Result
-from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.errors import RequestError
 from llmpq_jax.files import write_outputs
 from llmpq_jax.report.console import progress_bar
@@ -25,13 +24,11 @@ from llmpq_jax.report.trace import write_trace
 from llmpq_jax.runtime.analysis.phase_times import phase_times
 from llmpq_jax.runtime.analysis.run_record import BatchRecord, write_run_record
 from llmpq_jax.runtime.engines.engine import DeviceFailedError, StartEngine
-from llmpq_jax.runtime.engines.local import start_local
-from llmpq_jax.runtime.pipeline import Pipeline
 from llmpq_jax.runtime.request import Request
 from llmpq_jax.runtime.workload_summary import WorkloadSummary, summarize_workload
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.schema.toml import to_toml
-from llmpq_jax.tasks.kernel_notice import note_missing_kernels
+from llmpq_jax.tasks.load_pipeline import load_pipeline, start_here
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +37,6 @@ class ServeSettings:
 
     Attributes:
         start: Function that starts the engine; by default all stages run in this process.
-        weights_cache: Cache of quantised weights for stages in this process; None to keep
-            none.
         is_chat: Whether plain prompts go through the checkpoint's chat template.
         ignores_eos: Whether generation continues after an end-of-text token.
         keeps_events: Whether the batches' records keep their events, with which they grow.
@@ -49,8 +44,7 @@ class ServeSettings:
             otherwise they continue with the tokens that they have.
     """
 
-    start: StartEngine | None = None
-    weights_cache: WeightsCache | None = None
+    start: StartEngine = start_here
     is_chat: bool = False
     ignores_eos: bool = False
     keeps_events: bool = True
@@ -186,15 +180,7 @@ def _serve(
     buffer: ReorderBuffer,
 ) -> tuple[BatchRecord, ...]:
     """Serves requests under one plan."""
-    start = settings.start
-    if start is None:
-        note_missing_kernels(
-            name for stage in strategy.stages for name in stage.devices
-        )
-        start = partial(start_local, weights_cache=settings.weights_cache)
-    num_layers = strategy.model.num_layers
-    with progress_bar("loading", num_layers, unit="layers") as advance:
-        pipeline = Pipeline.load(strategy, start=start, on_layer=lambda: advance(1))
+    pipeline = load_pipeline(strategy, settings.start)
     plan = plan_name(strategy_fingerprint(strategy))
     with pipeline:
         with progress_bar("compiling", len(strategy.stages), unit="stages") as advance:

@@ -118,7 +118,7 @@ def test_a_text_that_is_far_too_long_is_not_tokenised(model, write, monkeypatch)
     tokenizer = Tokenizer.load(model)
     longest = tokenizer.max_token_bytes
     for content in ("a" * 200_000, ({"role": "user", "content": "ä" * 100_000},)):
-        line = Prompt(number=1, custom_id="a", where="here", content=content)
+        line = Prompt(number=1, custom_id="a", where="here", contents=(content,))
         message = f"^the prompt has 200000 bytes: expected at most 64 tokens, of at most {longest} bytes each; shorten"
         with pytest.raises(RequestError, match=message):
             prompt_tokens(line, tokenizer, max_tokens=64)

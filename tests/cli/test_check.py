@@ -10,6 +10,7 @@ import pytest
 
 from llmpq_jax.schema.record_files import read_strategy, write_strategy
 from llmpq_jax.schema.strategy import StagePrediction
+from tests.support.ray_machines import on_nodes
 from tests.support.tiny_models import write_tiny_model
 
 
@@ -17,8 +18,8 @@ from tests.support.tiny_models import write_tiny_model
 def planned(strategy, tmp_path, model):
     """Writes the strategy with a prediction of these bytes for each stage."""
 
-    def write(allowed_bytes, folder=model):
-        given = read_strategy(strategy)
+    def write(allowed_bytes, folder=model, nodes=("node0", "node0")):
+        given = on_nodes(read_strategy(strategy), *nodes)
         said = StagePrediction(
             prefill_s=1.0,
             decode_s=1.0,
@@ -69,8 +70,24 @@ def test_a_stage_that_overfills_its_device_is_refused(run, planned):
     assert "may use 4 KiB: solve again with a smaller batch" in result.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_stages_are_checked_on_the_machines_of_their_devices(run, planned, machines):
+    words = ("check", "--strategy", planned(1 << 30), "--load", "--json")
+    here = json.loads(run(*words).stdout)["stages"]
+    of_ray = ("--engine", "ray", "--address", machines.address)
+    apart = run(
+        *(*words[:2], planned(1 << 30, nodes=("node0", "node1")), *words[3:], *of_ray)
+    )
+    assert apart.exit_code == 0, apart.output
+    assert json.loads(apart.stdout)["stages"] == here
+    line = run(*words[:2], planned(1 << 30, nodes=("node0", "node1"))).stderr
+    assert "spans the nodes node0, node1: expected one" in line
+    assert "use --engine ray" in line
+
+
 def test_another_model_is_refused(fails, planned, tmp_path):
     other = write_tiny_model(tmp_path / "other", hidden_size=32)
-    assert "solve again for this model" in fails(
+    assert "solve for this model" in fails(
         "check", "--strategy", planned(1 << 30, other)
     )

@@ -11,9 +11,14 @@ from click.testing import CliRunner
 
 from llmpq_jax.cli import main
 from llmpq_jax.runtime import Pipeline
-from llmpq_jax.schema.record_files import read_sensitivity, read_strategy
+from llmpq_jax.schema.record_files import (
+    read_sensitivity,
+    read_strategy,
+    write_strategy,
+)
 from tests.cli.conftest import SIZES
 from tests.sensitivity.small import write_text_file
+from tests.support.ray_machines import on_nodes
 
 _ESTIMATE = ("--window", 16, "--assignments", 3)
 
@@ -84,6 +89,21 @@ def test_questions_are_answered_as_at_16_bits(run, strategy, tmp_path):
     result = run("evaluate", "--strategy", strategy, "--questions", path)
     assert result.exit_code == 0, result.output
     assert "1 questions of questions.jsonl" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_a_plan_over_two_machines_is_evaluated_as_on_one(
+    run, strategy, texts, machines, tmp_path
+):
+    apart = tmp_path / "apart.toml"
+    write_strategy(apart, on_nodes(read_strategy(strategy), "node0", "node1"))
+    words = ("--text", texts[2], "--window", 16, "--json")
+    here = run("evaluate", "--strategy", strategy, *words)
+    of_ray = ("--engine", "ray", "--address", machines.address)
+    there = run("evaluate", "--strategy", apart, *words, *of_ray)
+    assert there.exit_code == 0, there.output
+    assert json.loads(there.stdout) == json.loads(here.stdout)
 
 
 def test_the_validation_text_may_not_be_the_text_of_the_sensitivities(

@@ -79,7 +79,8 @@ class HashEngine:
     waiting: list[Message] = field(default_factory=list)
     caches: dict[int, list[list[int]]] = field(default_factory=dict)
 
-    def recover(self) -> None:
+    def recover(self, failure: StageFailedError) -> None:
+        del failure
         assert not self.waiting, "a failed engine has nothing in flight"
         self.num_recovered += 1
         self.caches.clear()

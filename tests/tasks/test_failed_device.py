@@ -62,9 +62,10 @@ class Failing(LocalEngine):
         self.num_left -= 1
         return super().next_result()
 
-    def recover(self) -> None:
+    def recover(self, failure: StageFailedError) -> None:
         msg = "a device is gone"
-        raise DeviceFailedError(msg, devices=("node0/cpu:1",), nodes=("node0",))
+        lost = DeviceFailedError(msg, devices=("node0/cpu:1",), nodes=("node0",))
+        raise lost from failure
 
 
 def failing_after(loaded: LocalEngine, num_left: int) -> Failing:
@@ -153,6 +154,7 @@ def test_without_another_plan_the_failure_ends_the_run(plans):
         return failing_after(start_local(strategy, on_layer=on_layer), 2)
 
     with pytest.raises(
-        DeviceFailedError, match=r"^a device is gone: results so far are complete; see"
+        DeviceFailedError,
+        match=r"^a device is gone: see Ray's logs on that machine, then run",
     ):
         serve_prompts(plans[0], LINES, ServeSettings(start=start, ignores_eos=True))

@@ -17,7 +17,7 @@ from llmpq_jax.cli.options.shared import cache_home
 
 if TYPE_CHECKING:
     from llmpq_jax.checkpoint.weights_cache import WeightsCache
-    from llmpq_jax.runtime.engines.engine import StartEngine
+    from llmpq_jax.runtime.engines.engine import CompileStages, StartEngine
     from llmpq_jax.runtime.engines.transport import TransportName
 
 ADDRESS: Any = option(
@@ -66,35 +66,60 @@ class EngineOptions:
         CacheFolder(path_type=str),
     )
 
-    def starter(self, *, restarts: bool) -> StartEngine | None:
-        """Returns the function that starts the engine; None for the local one."""
+    def starter(self, *, restarts: bool) -> StartEngine:
+        """Returns the function that starts the engine."""
         if self.engine == "local":
-            typed = {
-                "--address": self.address,
-                "--heartbeat-timeout": self.heartbeat_timeout_s,
-                "--restart-timeout": self.restart_timeout_s,
-                "--transport": self.transport,
-            }
-            refuse_without("--engine ray", typed)
-            return None
+            self._refuse_options_of_ray()
+            from llmpq_jax.tasks.load_pipeline import start_here
+
+            cache = open_weights_cache(self.weights_cache)
+            return partial(start_here, weights_cache=cache)
+        from llmpq_jax.report.console import log
+
         with needs_ray("--engine ray"):
             from llmpq_jax.runtime.engines.ray.ray_engine import (
-                DEFAULT_HEARTBEAT_TIMEOUT_S,
                 DEFAULT_RESTART_TIMEOUT_S,
                 start_ray,
             )
-        from llmpq_jax.report.console import log
-
         return partial(
             start_ray,
-            address=self.address or "auto",
-            heartbeat_timeout_s=self.heartbeat_timeout_s or DEFAULT_HEARTBEAT_TIMEOUT_S,
+            **self._of_ray(),
             restart_timeout_s=self.restart_timeout_s or DEFAULT_RESTART_TIMEOUT_S,
             restarts=restarts,
             transport=chosen_transport(self.transport),
-            on_note=log,
-            set_up=partial(set_worker_up, _absolute(self.weights_cache)),
+            log=log,
         )
+
+    def compiler(self) -> CompileStages:
+        """Returns the function that compiles stages where the engine would run them."""
+        if self.engine == "local":
+            self._refuse_options_of_ray()
+            from llmpq_jax.runtime.engines.local import compile_local
+
+            return compile_local
+        with needs_ray("--engine ray"):
+            from llmpq_jax.runtime.engines.ray.compilation import compile_under_ray
+        return partial(compile_under_ray, **self._of_ray())
+
+    def _of_ray(self) -> dict[str, Any]:
+        """Returns what is the same for all that runs under Ray."""
+        from llmpq_jax.runtime.engines.ray.health import DEFAULT_HEARTBEAT_TIMEOUT_S
+
+        return {
+            "address": self.address or "auto",
+            "heartbeat_timeout_s": self.heartbeat_timeout_s
+            or DEFAULT_HEARTBEAT_TIMEOUT_S,
+            "set_up": partial(set_worker_up, _absolute(self.weights_cache)),
+        }
+
+    def _refuse_options_of_ray(self) -> None:
+        typed = {
+            "--address": self.address,
+            "--heartbeat-timeout": self.heartbeat_timeout_s,
+            "--restart-timeout": self.restart_timeout_s,
+            "--transport": self.transport,
+        }
+        refuse_without("--engine ray", typed)
 
 
 ENGINE = option_group("Engine", EngineOptions, "engine")

@@ -7,12 +7,14 @@ from typing import Protocol
 
 from llmpq_jax.errors import WorkerFailedError
 from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.stage.abstract import ProgramMemory
 from llmpq_jax.stage.memory_peak import StagePeak
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.worker import StageFacts, StageShapes
 
 FAILURE_ADVICE = (
-    "results so far are complete; see Ray's logs on that machine, then run again"
+    "see Ray's logs on that machine, then run this command again; `generate --out` "
+    "continues with --resume"
 )
 
 
@@ -84,8 +86,11 @@ class Engine(Protocol):
         """
         ...
 
-    def recover(self) -> None:
+    def recover(self, failure: StageFailedError) -> None:
         """Starts and loads failed stages again; caches must be allocated again.
+
+        Args:
+            failure: Error that said so.
 
         Raises:
             DeviceFailedError: If a stage cannot be recovered.
@@ -103,6 +108,16 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Ends the stages."""
+        ...
+
+
+class CompileStages(Protocol):
+    """Compiles every stage of a strategy for its devices, without weights."""
+
+    def __call__(
+        self, strategy: Strategy, *, on_stage: Callable[[], None]
+    ) -> list[tuple[ProgramMemory, ...]]:
+        """Returns each stage's programs; calls `on_stage` after each stage."""
         ...
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from llmpq_jax.checkpoint.open_store import open_store
+from llmpq_jax.checkpoint.open_store import open_store, read_model
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.runtime.claimed_devices import find_devices
+from llmpq_jax.runtime.engines.engine import StageFailedError
 from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.stage.abstract import ProgramMemory, stage_memories
 from llmpq_jax.stage.build import build_worker
-from llmpq_jax.stage.emulated_devices import emulate_cpu_devices
+from llmpq_jax.stage.emulated_devices import JaxDevice, emulate_cpu_devices
 from llmpq_jax.stage.loop import StageChain
 from llmpq_jax.stage.memory_peak import StagePeak
 from llmpq_jax.stage.message import StageEvent
@@ -31,8 +33,7 @@ def start_local(
             than the strategy's.
     """
     store = open_store(strategy)
-    emulate_cpu_devices([name for stage in strategy.stages for name in stage.devices])
-    devices = find_devices(strategy)
+    devices = _devices_here(strategy)
     return LocalEngine(
         [
             build_worker(
@@ -48,6 +49,36 @@ def start_local(
             for number, stage in enumerate(strategy.stages)
         ]
     )
+
+
+def compile_local(
+    strategy: Strategy, *, on_stage: Callable[[], None]
+) -> list[tuple[ProgramMemory, ...]]:
+    """Compiles every stage for this machine's devices, stages in parallel.
+
+    The model's config.json is enough. Returns the memory of each stage's programs, and
+    calls `on_stage` after each stage.
+
+    Raises:
+        StrategyError: If the strategy is for another model, or for missing devices.
+    """
+    architecture = read_model(strategy)
+    devices = _devices_here(strategy)
+
+    def compile_one(number: int) -> tuple[ProgramMemory, ...]:
+        memories = stage_memories(
+            strategy, architecture, number=number, devices=devices[number]
+        )
+        on_stage()
+        return memories
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(compile_one, range(len(strategy.stages))))
+
+
+def _devices_here(strategy: Strategy) -> list[tuple[JaxDevice, ...]]:
+    emulate_cpu_devices([name for stage in strategy.stages for name in stage.devices])
+    return find_devices(strategy)
 
 
 class LocalEngine(StageChain):
@@ -88,8 +119,9 @@ class LocalEngine(StageChain):
         for worker in self.workers:
             worker.free()
 
-    def recover(self) -> None:
-        """Does nothing: stages of one process fail together."""
+    def recover(self, failure: StageFailedError) -> None:
+        """Raises the failure: stages of one process fail together."""
+        raise failure
 
     def take_events(self) -> list[StageEvent]:
         """Returns the stages' events since the last call."""

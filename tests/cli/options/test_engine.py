@@ -21,10 +21,23 @@ from llmpq_jax.runtime.engines.transport import TransportName
         ("--transport", "calls"),
     ],
 )
-def test_options_of_ray_are_for_ray(run, strategy, option, value):
-    result = run("generate", "--strategy", strategy, "--prompt", "a", option, value)
+@pytest.mark.parametrize(
+    "command", [("generate", "--prompt", "a"), ("evaluate", "--text", "a")]
+)
+def test_options_of_ray_are_for_ray(run, strategy, command, option, value):
+    result = run(*command, "--strategy", strategy, option, value)
     assert result.exit_code == 2
     assert f"{option} is for --engine ray: expected both or neither" in result.stderr
+
+
+def test_check_takes_what_has_an_effect_on_it(run, strategy):
+    words = ("check", "--strategy", strategy)
+    result = run(*words, "--address", "local")
+    assert "--address is for --engine ray: expected both or neither" in result.stderr
+    result = run(*words, "--weights-cache", "none")
+    assert "--weights-cache is for --load: expected both or neither" in result.stderr
+    for option in ("--transport", "--restart-timeout"):
+        assert run(*words, option, "5").exit_code == 2
 
 
 def test_the_error_without_ray_says_how_to_install_it(run, strategy, monkeypatch):

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import ray
 
-from llmpq_jax.checkpoint.open_store import open_store
+from llmpq_jax.checkpoint.open_store import open_store, read_model
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.runtime.claimed_devices import claim_devices
 from llmpq_jax.runtime.engines.ray.health import Heartbeat, check_version
-from llmpq_jax.runtime.engines.transport import TransportConfig
+from llmpq_jax.runtime.engines.transport import TransportConfig, cause_text
 from llmpq_jax.runtime.engines.transport.endpoint import Endpoint, open_endpoint
 from llmpq_jax.runtime.engines.transport.serialized import (
     SerializedMessage,
@@ -25,6 +25,7 @@ from llmpq_jax.runtime.engines.transport.serialized import (
     serialize,
 )
 from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.stage.abstract import ProgramMemory, stage_memories
 from llmpq_jax.stage.build import build_worker
 from llmpq_jax.stage.loop import Send, StageLoop
 from llmpq_jax.stage.memory_peak import StagePeak
@@ -54,6 +55,23 @@ class StageActor:
         self._endpoint: Endpoint | None = None
         self._first_stage: Send | None = None
         self._next_stage: Send | None = None
+
+    def compile(
+        self,
+        strategy: Strategy,
+        number: int,
+        version: str,
+        set_up: Callable[[], object],
+    ) -> tuple[ProgramMemory, ...]:
+        """Compiles a stage without its weights; returns the memory of its programs.
+
+        See `load` for the arguments and errors.
+        """
+        check_version(version)
+        set_up()
+        architecture = read_model(strategy)
+        devices = claim_devices(strategy.stages[number].devices)
+        return stage_memories(strategy, architecture, number=number, devices=devices)
 
     def load(
         self,
@@ -228,7 +246,7 @@ class StageActor:
 
     def _on_disconnect(self, epoch: int, reason: BaseException) -> None:
         if epoch == self._epoch:
-            msg = f"a connection from another stage broke ({reason})"
+            msg = f"a connection from another stage broke ({cause_text(reason)})"
             self._fail(ConnectionError(msg))
 
     def _count_layer(self) -> None:

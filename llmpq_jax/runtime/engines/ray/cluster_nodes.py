@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._private import services, utils
+from ray import _raylet
+from ray._private import ray_constants, services, utils
 from ray._private import worker as ray_driver
+from ray.exceptions import AuthenticationError
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -24,6 +26,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from llmpq_jax.errors import StrategyError, WorkerFailedError
 from llmpq_jax.interrupts import check_interrupt, handles_signals, restore_handlers
 from llmpq_jax.runtime.engines.engine import DeviceFailedError
+from llmpq_jax.runtime.engines.ray.authentication import use_token
 
 _TIMEOUT_S = 20.0
 _POLL_S = 0.5
@@ -33,9 +36,9 @@ _FAIL_SOON = {
     "RAY_timeout_ms_task_wait_for_death_info": "100",
     "RAY_core_worker_internal_heartbeat_ms": "200",
 }
-# Calls whose answers are no longer wanted fail with what they were called with: Ray would
-# print a traceback of each.
-_SILENT = {"RAY_IGNORE_UNHANDLED_ERRORS": "1"}
+# Ray prints the traceback of an error that nobody asks for, such as those of all stages
+# that lose the connection to one that failed.
+_QUIET = {"RAY_IGNORE_UNHANDLED_ERRORS": "1"}
 # Threads of an actor besides its main one, so that messages, results and heartbeats do not
 # wait for other calls.
 CONCURRENCY_GROUPS = {"inbox": 1, "results": 1, "health": 1}
@@ -95,7 +98,7 @@ def place_actors(
     Raises:
         DeviceFailedError: If a node is not part of the cluster.
         StrategyError: If a node serves another command.
-        WorkerFailedError: If there is no cluster.
+        WorkerFailedError: If there is no cluster, or it refuses this machine's token.
     """
     owns_ray = not ray.is_initialized()
     if owns_ray:
@@ -112,23 +115,23 @@ def _connect(address: str, nodes: tuple[str, ...]) -> None:
     # Ray prints messages about processes that end to stdout, among the results;
     # `log_to_driver` does not suppress them.
     ray_driver._worker_logs_enabled = False
-    for name, value in (_FAIL_SOON | _SILENT).items():
+    for name, value in (_FAIL_SOON | _QUIET).items():
         os.environ.setdefault(name, value)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    if address == "local":
-        # Ray reads it when it starts a cluster.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        options |= {
-            "include_dashboard": False,
-            "resources": dict.fromkeys(map(node_resource, nodes), 1),
-        }
+    quietly: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    where = "on this machine" if address == "auto" else f"at {address!r}"
     try:
-        if address != "local":
+        if address == "local":
+            use_token(may_make=True)
+            _start_on_loopback(nodes, **quietly)
+        else:
             _check_reachable(address)
-        with _own_signals():
-            ray.init(address=address, **options)
+            with _own_signals():
+                ray.init(address=address, **quietly)
+    except AuthenticationError as reason:
+        mode = os.environ["RAY_AUTH_MODE"]
+        msg = f"the Ray cluster {where} refuses this machine's token (RAY_AUTH_MODE={mode}): expected RAY_AUTH_MODE=token, or none, and the head's token in ~/.ray/auth_token or RAY_AUTH_TOKEN; copy it from there"
+        raise WorkerFailedError(msg) from reason
     except (OSError, RuntimeError, ValueError) as reason:
-        where = "on this machine" if address == "auto" else f"at {address!r}"
         first = str(reason).strip().split("\n")[0]
         msg = f"no Ray cluster answers {where} ({first}): expected one that `ray start --head` started, as HOST:PORT; start it, or correct the address"
         raise WorkerFailedError(msg) from reason
@@ -151,8 +154,28 @@ def _own_signals() -> Iterator[None]:
         restore_handlers()
 
 
+def _start_on_loopback(nodes: tuple[str, ...], **options: Any) -> None:
+    """Starts a cluster that has all nodes, and that no other machine can reach."""
+    # Ray reads it when it starts a cluster.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Otherwise it takes the machine's address, even if it is given 127.0.0.1, and listens
+    # on all addresses.
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        with _own_signals():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                resources=dict.fromkeys(map(node_resource, nodes), 1),
+                **options,
+            )
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
 def _check_reachable(address: str) -> None:
-    """Raises if no cluster listens; Ray itself would try for more than a minute."""
+    """Raises if no cluster lets this machine in; Ray itself would try for a minute."""
     # An address that Ray remembers may be of a cluster that has ended.
     found = services.canonicalize_bootstrap_address(address)
     if found is None:
@@ -160,6 +183,9 @@ def _check_reachable(address: str) -> None:
         raise ConnectionError(msg)
     host, _, port = found.rpartition(":")
     socket.create_connection((host, int(port)), _TIMEOUT_S).close()
+    use_token(may_make=False)
+    raylet: Any = _raylet  # Ray's type annotations lack what is in it.
+    raylet.GcsClient(address=found)
 
 
 def _place(

@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 from llmpq_jax import __version__
 from llmpq_jax.errors import StrategyError
 
+DEFAULT_HEARTBEAT_TIMEOUT_S = 30.0
 _PERIOD_S = 0.25
 
 

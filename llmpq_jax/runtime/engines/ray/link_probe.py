@@ -13,8 +13,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from llmpq_jax import __version__
 from llmpq_jax.errors import LlmpqError, WorkerFailedError
 from llmpq_jax.runtime.engines.ray.cluster_nodes import place_actors
+from llmpq_jax.runtime.engines.ray.health import DEFAULT_HEARTBEAT_TIMEOUT_S
 from llmpq_jax.runtime.engines.ray.probe_actor import ProbeActor
-from llmpq_jax.runtime.engines.ray.ray_engine import DEFAULT_HEARTBEAT_TIMEOUT_S
 from llmpq_jax.runtime.engines.transport import TransportConfig, TransportName
 
 

@@ -13,7 +13,7 @@ import ray
 
 from llmpq_jax.runtime.claimed_devices import claim_devices
 from llmpq_jax.runtime.engines.ray.health import check_version
-from llmpq_jax.runtime.engines.transport import TransportConfig
+from llmpq_jax.runtime.engines.transport import TransportConfig, cause_text
 from llmpq_jax.runtime.engines.transport.endpoint import Endpoint, open_endpoint
 from llmpq_jax.runtime.engines.transport.serialized import (
     SerializedMessage,
@@ -159,7 +159,8 @@ class ProbeActor:
     def on_disconnect(self, epoch: int, reason: BaseException) -> None:
         """Ends a round trip whose connection broke."""
         if epoch == self._epoch:
-            self._replies.put(ConnectionError(f"the connection broke ({reason})"))
+            msg = f"the connection broke ({cause_text(reason)})"
+            self._replies.put(ConnectionError(msg))
 
     def _round_trip_s(self, num_tokens: int, pause_s: float) -> float:
         message = self._message(num_tokens, REQUEST)

@@ -17,15 +17,15 @@ from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.runtime.engines.engine import StageFailedError
 from llmpq_jax.runtime.engines.ray.actor import StageActor
 from llmpq_jax.runtime.engines.ray.cluster_nodes import place_actors
+from llmpq_jax.runtime.engines.ray.health import DEFAULT_HEARTBEAT_TIMEOUT_S
 from llmpq_jax.runtime.engines.ray.workers import Workers
 from llmpq_jax.runtime.engines.transport import TransportConfig, TransportName
 from llmpq_jax.runtime.engines.transport.serialized import deserialize, serialize
-from llmpq_jax.schema.strategy import ModelReference, Strategy
+from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.memory_peak import StagePeak
 from llmpq_jax.stage.message import Message, StageEvent
 from llmpq_jax.stage.worker import StageFacts, StageShapes
 
-DEFAULT_HEARTBEAT_TIMEOUT_S = 30.0
 # Ray needs five seconds to end a stopped process, or half a minute to notice that a machine
 # has failed, and then starts another process.
 DEFAULT_RESTART_TIMEOUT_S = 60.0
@@ -42,8 +42,8 @@ def start_ray(
     restart_timeout_s: float = DEFAULT_RESTART_TIMEOUT_S,
     restarts: bool = True,
     transport: TransportName = "sockets",
-    on_note: Callable[[str], None] = lambda _: None,
     set_up: Callable[[], WeightsCache | None] = lambda: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> RayEngine:
     """Starts every stage on its machine, where it loads its layers from the disk.
 
@@ -56,9 +56,9 @@ def start_ray(
             its machine.
         restarts: Whether failed workers are recovered.
         transport: Transport between the stages; see `TransportConfig`.
-        on_note: Called with a line for each loss of a worker, and for its recovery.
         set_up: Called in each process before JAX starts; returns the machine's cache of
             rounded weights, if it has one.
+        log: Called with a line about each failed worker, and when all have recovered.
 
     Raises:
         StrategyError: If the strategy is for another model or for missing devices, or a
@@ -67,18 +67,17 @@ def start_ray(
         CheckpointError: If the weights are missing or damaged on a machine.
         WorkerFailedError: If there is no cluster, or a worker cannot be recovered.
     """
-    strategy = replace(strategy, model=_at_absolute_paths(strategy.model))
-    nodes = tuple(stage.devices[0].split("/")[0] for stage in strategy.stages)
+    strategy = as_workers_see(strategy)
     workers = Workers(
         strategy,
-        place_actors(nodes, StageActor, address=address),
+        place_actors(stage_nodes(strategy), StageActor, address=address),
         transport=TransportConfig(name=transport, timeout_s=heartbeat_timeout_s),
         heartbeat_timeout_s=heartbeat_timeout_s,
         restart_timeout_s=restart_timeout_s,
         restarts=restarts,
         on_layer=on_layer,
-        on_note=on_note,
         set_up=set_up,
+        log=log,
     )
     try:
         workers.load()
@@ -86,6 +85,19 @@ def start_ray(
         workers.close()
         raise
     return RayEngine(workers)
+
+
+def as_workers_see(strategy: Strategy) -> Strategy:
+    """Returns a strategy with absolute paths, since workers run in folders of their own."""
+    model = strategy.model
+    rounded = None if model.rounded is None else str(Path(model.rounded).absolute())
+    path = str(Path(model.path).absolute())
+    return replace(strategy, model=replace(model, path=path, rounded=rounded))
+
+
+def stage_nodes(strategy: Strategy) -> tuple[str, ...]:
+    """Returns the name of each stage's node in the cluster file."""
+    return tuple(stage.devices[0].split("/")[0] for stage in strategy.stages)
 
 
 class RayEngine:
@@ -160,9 +172,9 @@ class RayEngine:
         self.workers.reset_failures()
         return self._results.popleft()
 
-    def recover(self) -> None:
+    def recover(self, failure: StageFailedError) -> None:
         """Waits until Ray has restarted failed workers, and loads them."""
-        self.workers.recover()
+        self.workers.recover(failure)
 
     def take_events(self) -> list[StageEvent]:
         """Returns events on this process's clock, without those of failed workers."""
@@ -183,11 +195,6 @@ class RayEngine:
     def close(self) -> None:
         """Ends the workers."""
         self.workers.close()
-
-
-def _at_absolute_paths(model: ModelReference) -> ModelReference:
-    rounded = None if model.rounded is None else str(Path(model.rounded).absolute())
-    return replace(model, path=str(Path(model.path).absolute()), rounded=rounded)
 
 
 def _clock_ahead_s(actor: Any) -> float:

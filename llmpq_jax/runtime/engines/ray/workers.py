@@ -24,6 +24,7 @@ from llmpq_jax.runtime.engines.ray.stage_calls import POLL_S, StageCalls
 from llmpq_jax.runtime.engines.transport import TransportConfig
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.worker import StageFacts
+from llmpq_jax.units import format_seconds
 
 # More failures than these in a row, without a token in between, are no accident.
 _MAX_FAILURES = 3
@@ -50,8 +51,8 @@ class Workers:
         restart_timeout_s: float,
         restarts: bool,
         on_layer: Callable[[], None],
-        on_note: Callable[[str], None],
         set_up: Callable[[], WeightsCache | None],
+        log: Callable[[str], None],
     ) -> None:
         """Takes actors that have loaded nothing yet; `close` ends them.
 
@@ -63,6 +64,7 @@ class Workers:
         self.epoch = 0
         self._placed = placed
         self._set_up = set_up
+        self._log = log
         self._restart_timeout_s = restart_timeout_s
         self._restarts = restarts
         self._facts: dict[int, StageFacts] = {}
@@ -70,9 +72,8 @@ class Workers:
         # Unanswered calls: a stage goes on loading while another one is recovered.
         self._loading: dict[Any, int] = {}
         self._num_failures = 0
-        self._on_note = on_note
-        # Stages whose loss was reported, and not yet their recovery.
-        self._lost: set[int] = set()
+        # Time of the first failure that no epoch has followed yet.
+        self._failed_s: float | None = None
         self.monitor = HealthMonitor(
             placed.actors, heartbeat_timeout_s=heartbeat_timeout_s, on_layer=on_layer
         )
@@ -104,15 +105,15 @@ class Workers:
             try:
                 self._load_rest()
                 self._start_epoch()
-            except StageFailedError:
-                self._await_restart()
+            except StageFailedError as failure:
+                self._await_restart(failure)
             else:
-                self._report_recovery()
+                self._log_recovery()
                 return
 
-    def recover(self) -> None:
+    def recover(self, failure: StageFailedError) -> None:
         """Waits until Ray has restarted failed workers, and loads them."""
-        self._await_restart()
+        self._await_restart(failure)
         try:
             self.load()
         except (StrategyError, CheckpointError) as reason:
@@ -142,8 +143,8 @@ class Workers:
             try:
                 for number, _ in self.calls.call_all(method, *arguments):
                     on_answer(number)
-            except StageFailedError:
-                self.recover()
+            except StageFailedError as failure:
+                self.recover(failure)
             else:
                 return
 
@@ -179,7 +180,7 @@ class Workers:
         for _ in self.calls.wait_all(calls):
             pass
 
-    def _await_restart(self) -> None:
+    def _await_restart(self, reason: StageFailedError) -> None:
         """Waits until Ray has restarted all failed workers."""
         self._num_failures += 1
         failed = self.monitor.failed
@@ -194,11 +195,9 @@ class Workers:
                     self.calls.failure_text(number, how),
                     devices=self.strategy.stages[number].devices,
                 )
-            self._lost.add(number)
-            what = self.calls.failure_text(number, failure.how)
-            self._on_note(f"{what}: waiting for Ray to start it again")
             if failure.is_unresponsive:
                 ray.kill(self.actors[number], no_restart=False)
+        self._log_failures(failed, reason)
         deadline_s = time.perf_counter() + self._restart_timeout_s
         for number, failure in failed.items():
             while not self._has_recovered(number, failure):
@@ -207,11 +206,25 @@ class Workers:
                 check_interrupt()
                 time.sleep(POLL_S)
 
-    def _report_recovery(self) -> None:
-        for number in sorted(self._lost):
-            worker = self.calls.failure_text(number, "runs again")
-            self._on_note(f"{worker}: the run goes on")
-        self._lost.clear()
+    def _log_failures(
+        self, failed: dict[int, WorkerFailure], reason: StageFailedError
+    ) -> None:
+        if self._failed_s is None:
+            self._failed_s = time.perf_counter()
+        for number, failure in failed.items():
+            what = self.calls.failure_text(number, failure.how)
+            self._log(
+                f"{what}: Ray starts another one, which loads the stage again; then the run continues"
+            )
+        if not failed:
+            what = " ".join(str(reason).split())
+            self._log(f"{what}: the stages connect again; then the run continues")
+
+    def _log_recovery(self) -> None:
+        if self._failed_s is not None:
+            seconds = time.perf_counter() - self._failed_s
+            self._failed_s = None
+            self._log(f"all stages run again after {format_seconds(seconds)}")
 
     def _has_recovered(self, number: int, failure: WorkerFailure) -> bool:
         """Whether a failed stage answers; from then on it is monitored again.

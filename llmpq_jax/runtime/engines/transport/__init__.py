@@ -24,3 +24,8 @@ class TransportConfig:
     name: TransportName
     timeout_s: float
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+
+
+def cause_text(reason: BaseException) -> str:
+    """Returns why a connection ended, for messages: some exceptions have no text."""
+    return str(reason) or type(reason).__name__

@@ -17,7 +17,7 @@ from contextlib import suppress
 from multiprocessing import AuthenticationError, connection
 from typing import Any
 
-from llmpq_jax.runtime.engines.transport import TransportConfig
+from llmpq_jax.runtime.engines.transport import TransportConfig, cause_text
 from llmpq_jax.runtime.engines.transport.serialized import MessageCodec
 from llmpq_jax.stage.loop import Send
 from llmpq_jax.stage.message import Message
@@ -183,7 +183,7 @@ class SocketConnection:
             _send(self._outgoing, encoded)
         except (OSError, EOFError, AuthenticationError) as reason:
             host, port = self._address
-            msg = f"the connection to {host}:{port} broke ({reason})"
+            msg = f"the connection to {host}:{port} broke ({cause_text(reason)})"
             raise ConnectionError(msg) from reason
 
     def close(self) -> None:

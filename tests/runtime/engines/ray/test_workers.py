@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import re
 import signal
 import threading
 import time
@@ -14,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
+from ray._private import worker as ray_driver
 
 from llmpq_jax.errors import WorkerFailedError
 from llmpq_jax.runtime import Completion, Pipeline
@@ -35,6 +38,12 @@ def expected(two_stages: Strategy) -> list[Completion]:
         return list(local.serve(REQUESTS))
 
 
+@pytest.fixture(scope="module")
+def logged() -> list[str]:
+    """Lines that the engine of `pipeline` has said so far."""
+    return []
+
+
 @pytest.fixture(
     scope="module",
     params=[
@@ -47,9 +56,10 @@ def pipeline(
     request: pytest.FixtureRequest,
     two_stages: Strategy,
     start: Callable[..., StartEngine],
+    logged: list[str],
 ) -> Iterator[Pipeline]:
     apart = on_nodes(two_stages, "node0", "node1")
-    chosen = start(heartbeat_timeout_s=3, transport=request.param)
+    chosen = start(heartbeat_timeout_s=3, transport=request.param, log=logged.append)
     with Pipeline.load(apart, start=chosen) as loaded:
         yield loaded
 
@@ -102,8 +112,11 @@ def process_of(pipeline: Pipeline, stage: int) -> int:
     ],
 )
 def test_a_worker_that_fails_costs_no_token(
-    pipeline, expected, monkeypatch, phase, stage, number
+    pipeline, expected, monkeypatch, logged, phase, stage, number
 ):
+    tracebacks: list[Exception] = []
+    monkeypatch.setattr(ray_driver, "_unhandled_error_handler", tracebacks.append)
+    logged.clear()
     workers = engine_of(pipeline).workers
     process = process_of(pipeline, stage)
     before_first(pipeline, phase, lambda: os.kill(process, number), monkeypatch)
@@ -113,6 +126,13 @@ def test_a_worker_that_fails_costs_no_token(
     assert pipeline.batches[-1].num_new_tokens == sum(
         len(completion.token_ids) for completion in expected
     )
+    failure, recovery = logged
+    how = "has ended" if number == signal.SIGKILL else "has not answered for 3 s"
+    worker = f"the worker of stage {stage} on node{stage}/cpu:{stage}"
+    assert failure.startswith(f"{worker} (process {process}) {how}: Ray starts another")
+    assert recovery.startswith("all stages run again after ")
+    gc.collect()
+    assert tracebacks == []
 
 
 def test_a_worker_that_is_killed_between_runs_is_recovered(pipeline, expected):
@@ -120,7 +140,10 @@ def test_a_worker_that_is_killed_between_runs_is_recovered(pipeline, expected):
     assert list(pipeline.serve(REQUESTS)) == expected
 
 
-def test_a_connection_that_breaks_costs_no_token(pipeline, expected, monkeypatch):
+def test_a_connection_that_breaks_costs_no_token(
+    pipeline, expected, monkeypatch, logged
+):
+    logged.clear()
     workers = engine_of(pipeline).workers
     is_connected = workers.transport.name != "calls"
 
@@ -132,6 +155,13 @@ def test_a_connection_that_breaks_costs_no_token(pipeline, expected, monkeypatch
     epoch = workers.epoch
     assert list(pipeline.serve(REQUESTS)) == expected
     assert workers.epoch == epoch + is_connected
+    if is_connected:
+        failure, recovery = logged
+        assert re.fullmatch(
+            r"stage \d on node\d/cpu:\d: a connection from another stage broke \(.+\): the stages connect again; then the run continues",
+            failure,
+        )
+        assert recovery.startswith("all stages run again after ")
 
 
 def test_stages_listen_on_loopback_alone(pipeline):
@@ -187,7 +217,7 @@ def test_a_run_without_restarts_ends_at_a_failure(spare, start, expected, monkey
         )
         with pytest.raises(
             WorkerFailedError,
-            match=r"^the worker of stage 0 on cellar/cpu:0 \(process \d+\) has ended: results so far are complete",
+            match=r"^the worker of stage 0 on cellar/cpu:0 \(process \d+\) has ended: see Ray's logs on that machine",
         ):
             list(loaded.serve(REQUESTS))
 
@@ -210,7 +240,7 @@ def test_a_device_that_is_missing_after_a_restart_has_failed(
         before_first(loaded, "decode", remove_device, monkeypatch)
         with pytest.raises(
             DeviceFailedError,
-            match=r"stage 1 on attic/tpu:0: .* JAX finds no .* results",
+            match=r"stage 1 on attic/tpu:0: .* JAX finds no .* see Ray's logs",
         ) as caught:
             list(loaded.serve(REQUESTS))
     assert caught.value.devices == ("attic/tpu:0",)
