@@ -15,9 +15,9 @@ from llmpq_jax.cli.options.shared import JSON, STRATEGY, cache_home
     as_json=JSON,
 )
 def check_command(strategy_path: Path, loads: bool, as_json: bool) -> None:
-    """Compile a strategy's stages on this machine and compare their memory with the plan.
+    """Compile a strategy's stages here and check their memory.
 
-    This needs no weights. It exits with 1 if a stage needs more memory than the plan
+    It is compared with the plan's. This needs no weights. It exits with 1 if a stage needs more memory than the plan
     allows.
     """
     from dataclasses import asdict
