@@ -28,7 +28,7 @@ def compare_command(
     search: SearchLimits,
     as_json: bool,
 ) -> None:
-    """Compare the joint plan with baselines, at equal or better quality.
+    """Compare the joint plan with those of other planners.
 
     uniform divides the layers evenly, memory-proportional by the devices' memory.
     PipeEdge balances decode at one precision, with the batch over the devices or with

@@ -40,7 +40,11 @@ def evaluate_command(
     max_tokens: int | None,
     as_json: bool,
 ) -> None:
-    """Evaluate a strategy in its own pipeline, compared with 16 bits."""
+    """Measure what quality a strategy loses, compared with 16 bits.
+
+    The strategy runs in its own pipeline, and the model at 16 bits layer by layer. Texts
+    give perplexity and KL divergence, questions the share of right answers.
+    """
     if text is None and questions is None:
         msg = "expected --text, --questions, or both"
         raise click.UsageError(msg)

@@ -107,9 +107,9 @@ def explain_command(
     search: SearchLimits,
     as_json: bool,
 ) -> None:
-    """Explain what a plan takes, what binds it, and what a little more would bring.
+    """Explain what binds a plan, and what a little more would bring.
 
-    Each answer is the result of a new search, with its proven gap. Ctrl-C ends the
+    First it shows what the plan takes of memory and time. Each answer is the result of a new search, with its proven gap. Ctrl-C ends the
     questions and keeps the answers. With --run, compare a run with its prediction.
     """
     if subject.run_path is not None:

@@ -40,7 +40,11 @@ def generate_command(
     records: RecordOptions,
     as_json: bool,
 ) -> None:
-    """Continue prompts by running a strategy."""
+    """Continue prompts by running a strategy.
+
+    It runs where the strategy's devices are. Continuations are printed, or written to
+    --out as soon as each is complete, and then measured seconds next to predicted ones.
+    """
     failures.check(engine=engine.engine, out=batch.out)
     start = engine.starter(restarts=failures.on_loss != "stop")
 

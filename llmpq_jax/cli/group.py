@@ -69,9 +69,9 @@ class _Commands(click.Group):
 def main(debug: bool) -> None:
     """Serve one language model over devices that differ in memory and speed.
 
-    Measure a model on each device (profile), plan cuts, bits and micro-batches
-    together (solve), and run the plan as a pipeline (generate). The command quickstart
-    does all three with the model that ships in examples/.
+    Describe your devices (devices), measure a model on each (profile), plan cuts, bits
+    and micro-batches together (solve), and run the plan as a pipeline (generate). The
+    command quickstart does all of it with the model that ships in examples/.
     """
     del debug  # read where errors are shown
 

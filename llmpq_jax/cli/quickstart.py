@@ -24,7 +24,11 @@ from llmpq_jax.cli.options.shared import FILE, cache_home
     ),
 )
 def quickstart_command(model: Path | None, work_dir: Path) -> None:
-    """Profile, solve and generate with a tiny model, and explain each step."""
+    """Profile, solve and generate once with a tiny model.
+
+    Each step is explained as it runs. No accelerator is needed: the devices are four
+    that JAX emulates on the processor, with scarce memory.
+    """
     from llmpq_jax.tasks.compile_cache import keep_compiled
     from llmpq_jax.tasks.quickstart import quickstart
 

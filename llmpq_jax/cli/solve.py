@@ -64,7 +64,12 @@ def solve_command(
     validation_record: Path | None,
     as_json: bool,
 ) -> None:
-    """Plan cuts, bits and micro-batches together."""
+    """Plan cuts, bits and micro-batches together.
+
+    The plan is the fastest that fits the devices' memory and the limit on the loss of
+    quality, by default that of a model wholly at 8 bits. How far any other plan could be
+    ahead is proven and shown.
+    """
     try:
         request = SolveRequest(
             sources=sources, choices=choices, quality=quality, search=search

@@ -113,6 +113,7 @@ def sweep_command(
                     write_csv(out, axis, found, front(axis, found))
                 if point.was_interrupted:
                     log("interrupted: the points so far are kept")
+            advance(0, len(found))
         except KeyboardInterrupt:
             interrupt_handled()
             log("interrupted: the points so far are kept")

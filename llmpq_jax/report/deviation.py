@@ -64,5 +64,5 @@ def deviation_line(
     return (
         f"deviation    largest in {phase} on {devices_text(strategy.stages[stage])}: "
         f"{format_seconds(measured_s)} instead of {format_seconds(predicted_s)} for a "
-        f"micro-batch ({measured_s / predicted_s:.2f}×)"
+        f"micro-batch ({measured_s / predicted_s:.2f}×), predicted for the planned sizes"
     )

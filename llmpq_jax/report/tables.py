@@ -81,7 +81,8 @@ def run_table(strategy: Strategy, batches: Sequence[BatchRecord]) -> ReportTable
             f"{sum(time.busy_s for time in times) / total_s:.0%}",
         )
     table.caption = (
-        "memory held by weights and caches; seconds of one micro-batch; "
+        "memory held by weights and caches; seconds of one micro-batch, predicted for the "
+        "planned sizes; "
         "busy: fraction of the run during which the stage computed"
     )
     return table

@@ -79,12 +79,14 @@ def _checked_window(strategy: Strategy, window: int | None) -> int:
 def _evaluate_text(
     pipeline: Pipeline, model: StreamedModel, text: Text
 ) -> TextEvaluation:
-    with progress_bar("16 bits", model.num_layers, unit="layers") as advance:
+    with progress_bar("evaluating 16 bits", model.num_layers, unit="layers") as advance:
         hidden = model.forward(text.tokens, on_layer=lambda: advance(1))
     head = model.head()
     parts = []
     rows = _rows_at_once(pipeline)
-    with progress_bar("strategy", len(text.tokens), unit="windows") as advance:
+    with progress_bar(
+        "evaluating the strategy", len(text.tokens), unit="windows"
+    ) as advance:
         for first in range(0, len(text.tokens), rows):
             each = slice(first, min(first + rows, len(text.tokens)))
             tokens = jnp.asarray(text.tokens[each])
@@ -144,8 +146,10 @@ def _evaluate_choices(
         return np.concatenate(parts)
 
     shares = []
-    for what, score in (("16 bits", exactly), ("strategy", as_served)):
-        with progress_bar(what, len(questions), unit="questions") as advance:
+    for what, score in (("16 bits", exactly), ("the strategy", as_served)):
+        with progress_bar(
+            f"evaluating {what}", len(questions), unit="questions"
+        ) as advance:
             chosen = choose(
                 questions,
                 pipeline.tokenizer,

@@ -40,6 +40,11 @@ def test_help_imports_nothing_heavy_and_lists_the_commands_in_order():
     assert node_devices == sorted(node_devices)
 
 
+def test_no_command_is_cut_short_in_the_list():
+    shown = CliRunner().invoke(main, ["--help"], terminal_width=80).stdout
+    assert "..." not in shown.partition("\nCommands:")[2]
+
+
 @pytest.mark.parametrize("name", list(main.commands))
 def test_every_command_and_option_has_help(name):
     command = main.commands[name]

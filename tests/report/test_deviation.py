@@ -30,7 +30,7 @@ def test_the_largest_deviation_may_be_too_slow_or_too_fast():
     line = deviation_line(samples.strategy(), [rows])
     assert line == (
         "deviation    largest in prefill on node0/cpu:1: 6 ms instead of 2 ms for a "
-        "micro-batch (3.00×)"
+        "micro-batch (3.00×), predicted for the planned sizes"
     )
     rows[1] = replace(rows[1], measured_s=rows[1].measured_s / 5)
     line = deviation_line(samples.strategy(), [rows])
