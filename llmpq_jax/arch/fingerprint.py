@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -114,12 +115,15 @@ def _weight_files(folder: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
         # An untrusted checkpoint must not have files of other folders read.
-        outside = [name for name in names if Path(name).name != name]
+        outside = [name for name in names if "\0" in name or Path(name).name != name]
     except FileNotFoundError as reason:
         msg = f"checkpoint {folder}: has no weights: expected {whole.name} or {index.name}"
         raise CheckpointError(msg) from reason
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as reason:
-        msg = f"weights {index}: weight_map cannot be read ({reason!r}): expected an index of safetensors files; fetch it again"
+    except (
+        *(OSError, ValueError, TypeError, KeyError, AttributeError),
+        RecursionError,
+    ) as reason:
+        msg = f"weights {index}: weight_map cannot be read ({reprlib.repr(reason)}): expected an index of safetensors files; fetch it again"
         raise CheckpointError(msg) from reason
     if outside:
         msg = f"weights {index}: weight_map: found {outside[0]!r}, expected the name of a file in the folder of the index"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -85,10 +86,10 @@ def solve_command(
         print_table,
     )
     from llmpq_jax.report.lines import plan_lines
-    from llmpq_jax.report.tables import plan_table
+    from llmpq_jax.report.tables import neighbours_table, plan_table
     from llmpq_jax.schema.record_files import write_strategy
     from llmpq_jax.schema.toml import to_toml
-    from llmpq_jax.tasks.solve import solve
+    from llmpq_jax.tasks.solve import neighbours, solve
 
     problem = read_problem(model, workload.workload(model), request)
     if quality.is_measured:
@@ -110,6 +111,7 @@ def solve_command(
             "strategy": tomllib.loads(to_toml(strategy)),
             "omega_of_uniform_int8": int8_omega,
             "idle": idle,
+            "around": _values(neighbours(problem, strategy, request)),
         }
         print_json(values)
         write_strategy(out, strategy)
@@ -121,6 +123,24 @@ def solve_command(
         print_line(f"idle         {', '.join(idle)}")
     write_strategy(out, strategy)
     print_paths(written=out)
+    # Last, so that whoever does not wait for it has the plan.
+    around = neighbours(problem, strategy, request)
+    if len(around) > 1:
+        print_table(neighbours_table(around, strategy))
+
+
+def _values(plans: Sequence[Strategy]) -> list[dict[str, Any]]:
+    """Returns what plans lose and bring, for JSON."""
+    from dataclasses import asdict
+
+    return [
+        {
+            "omega": plan.quality and plan.quality.omega,
+            "bits": plan.bits,
+            "predicted": plan.predicted and asdict(plan.predicted),
+        }
+        for plan in plans
+    ]
 
 
 def _int8_omega(strategy: Strategy, problem: PlanRequest) -> float:

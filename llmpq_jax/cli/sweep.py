@@ -87,7 +87,7 @@ def sweep_command(
     if axis == "quality" and quality.omega_budget is not None:
         msg = "a sweep of quality sets the budgets itself: expected no --omega-budget"
         raise click.UsageError(msg)
-    from llmpq_jax.errors import InfeasibleError
+    from llmpq_jax.errors import InfeasibleError, TimeLimitError
     from llmpq_jax.files import is_stream
     from llmpq_jax.interrupts import interrupt_handled
     from llmpq_jax.planner.whatif.pareto import Sweep
@@ -118,6 +118,9 @@ def sweep_command(
             interrupt_handled()
             log("interrupted: the points so far are kept")
     kept = front(axis, found)
+    if not kept and any(point.ran_out_of_time for point in found):
+        msg = f"no plan was found in the {search.time_limit_s:g} s of each point, and it is not proven that there is none: expected more time; raise --time-limit"
+        raise TimeLimitError(msg)
     if not kept:
         msg = "no point has a plan: `llmpq-jax solve` says what is short of what"
         raise InfeasibleError(msg)

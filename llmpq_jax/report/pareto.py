@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llmpq_jax.costmodel.quality import total_omega
 from llmpq_jax.files import write_text
-from llmpq_jax.report.names import counted
+from llmpq_jax.report.names import counted, gap_text
 from llmpq_jax.report.picture_style import INK, QUIET, RULE, new_figure
 from llmpq_jax.schema.precision import LOW_BITS
-from llmpq_jax.units import format_seconds
+from llmpq_jax.units import format_loss, format_seconds, round_down, round_up
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,6 +44,8 @@ COLUMNS = (
     "bits",
     "solved_in_s",
 )
+# Of numbers in the CSV; losses and gaps are rounded up, bounds down.
+_DIGITS = 9
 # Characters of a line below the axis.
 _UNIT_CHARACTERS = 105
 _LATENCY = "latency of the batch (s)"
@@ -60,13 +62,13 @@ _TEXTS: dict[Axis, _AxisTexts] = {
     "quality": _AxisTexts(
         "Latency by the quality loss allowed",
         "estimated loss of quality Σω, summed over the layers",
-        "Σω ≤ {:.4g}",
+        "Σω ≤ {}",
     ),
     "batch": _AxisTexts(
-        "Throughput and latency by batch", "batch (prompts together)", "batch {:g}"
+        "Throughput and latency by batch", "batch (prompts together)", "batch {}"
     ),
     "devices": _AxisTexts(
-        "Latency by the number of devices", "devices used", "devices {:g}"
+        "Latency by the number of devices", "devices used", "devices {}"
     ),
 }
 
@@ -86,15 +88,18 @@ def write_csv(
 
 def point_line(axis: Axis, point: SweepPoint) -> str:
     """Returns one point as a line."""
-    setting = _TEXTS[axis].setting.format(point.setting)
+    is_loss = axis == "quality"
+    shown = format_loss(point.setting) if is_loss else f"{point.setting:g}"
+    setting = _TEXTS[axis].setting.format(shown)
     if point.strategy is None:
-        return f"{setting:<14} no plan"
+        found = "no plan found in time" if point.ran_out_of_time else "no plan"
+        return f"{setting:<14} {found}"
     certificate = point.strategy.certificate
     assert certificate is not None, "the solver certifies every plan"
     return (
         f"{setting:<14} {format_seconds(point.latency_s)}, "
-        f"{point.throughput:,.4g} tokens/s, Σω {point.omega:.4g}, "
-        f"{counted(point.num_devices, 'device')}, gap {certificate.gap:.2%}"
+        f"{point.throughput:,.4g} tokens/s, Σω {format_loss(point.omega)}, "
+        f"{counted(point.num_devices, 'device')}, gap {gap_text(certificate.gap)}"
     )
 
 
@@ -105,13 +110,13 @@ def _cells(axis: Axis, point: SweepPoint, *, is_on_front: bool) -> list[object]:
     assert certificate is not None, "the solver certifies every plan"
     return [
         axis,
-        f"{point.setting:.9g}",
+        f"{round_up(point.setting, _DIGITS):.9g}",
         "yes" if is_on_front else "no",
         f"{point.latency_s:.9g}",
         f"{point.throughput:.9g}",
-        f"{point.omega:.9g}",
-        f"{certificate.gap:.3g}",
-        f"{certificate.bound:.9g}",
+        f"{round_up(point.omega, _DIGITS):.9g}",
+        f"{round_up(certificate.gap, 3):.3g}",
+        f"{round_down(certificate.bound, _DIGITS):.9g}",
         point.num_devices,
         " ".join(name for stage in plan.stages for name in stage.devices),
         plan.workload.batch,

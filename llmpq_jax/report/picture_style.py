@@ -45,7 +45,11 @@ def save_figure(
     A PNG contains the metadata, texts by key; by default there are none.
     """
     import matplotlib as mpl
+    from matplotlib.text import Text
 
+    # Names of devices are no formulas, however many dollar signs they have.
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     is_svg = path.suffix == ".svg"
     drawn = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "llmpq-jax", "svg.fonttype": "path"}):

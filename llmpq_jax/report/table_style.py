@@ -17,6 +17,8 @@ from llmpq_jax.report.table_layout import ColumnWidths, lay_out
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
+from llmpq_jax.report.names import printable
+
 T = TypeVar("T")
 UNKNOWN = "–"
 # Width of a column of texts below which wrapped lines are hard to read.
@@ -58,7 +60,8 @@ class ReportTable:
     def add_row(self, *cells: str) -> None:
         """Adds a row; cells that are left out at its end are empty."""
         missing = len(self._columns) - len(cells)
-        self._rows.append((*cells, *[""] * missing))
+        # A file's names may hold what controls a terminal.
+        self._rows.append((*map(printable, cells), *[""] * missing))
 
     def add_section(self) -> None:
         """Draws a line after the last row."""

@@ -38,6 +38,7 @@ from llmpq_jax.schema.workload import Workload
 from llmpq_jax.tasks.unmeasured import (
     catalogue_digest,
     config_alone,
+    figures_note,
     model_reference,
     roofline_measurements,
 )
@@ -78,8 +79,14 @@ def planning_request(
         model, architecture, cluster, workload, request, on_note
     )
     group_size = _group_size(measurements)
+    measured = tuple(sorted({row.tensor for row in measurements.layers}))
     reference, sensitivity, layer_bits, tensor = _examine_weights(
-        model, architecture, request, group_size, on_note
+        model,
+        architecture,
+        request,
+        group_size,
+        tensor=choices.tensor or measured,
+        on_note=on_note,
     )
     return PlanRequest(
         architecture=architecture,
@@ -131,9 +138,7 @@ def _measurements(
     """Predicts measurements, or reads them, and notes what is doubtful or corrected."""
     choices, path = request.choices, request.sources.measurements
     if path is None:
-        on_note(
-            "--roofline: seconds are predicted from data-sheet figures, not measured"
-        )
+        on_note(figures_note(cluster))
         return roofline_measurements(
             model,
             architecture,
@@ -141,7 +146,7 @@ def _measurements(
             workload,
             prefill=choices.prefill_micro_batch,
             decode=choices.decode_micro_batch,
-            tensor=choices.tensor,
+            tensor=choices.tensor or (1,),
         )
     measurements = read_measurements(Path(path))
     check_measurements(measurements, architecture)
@@ -161,6 +166,8 @@ def _examine_weights(
     architecture: Architecture,
     request: SolveRequest,
     group_size: int,
+    *,
+    tensor: tuple[int, ...],
     on_note: Callable[[str], None],
 ) -> tuple[ModelReference, Sensitivity, tuple[tuple[Bits, ...], ...], tuple[int, ...]]:
     """Reads what the checkpoint allows, or assumes it if there are no weights to read.
@@ -175,7 +182,7 @@ def _examine_weights(
     if sources.roofline and not has_weights(model):
         on_note(f"no weights in {model}: all layers count as equally sensitive")
         reference, assumed = config_alone(model, architecture, group_size=group_size)
-        return reference, sensitivity or assumed, (), choices.tensor
+        return reference, sensitivity or assumed, (), tensor
     reader = CheckpointReader(model)
     allowed = plannable_bits(
         reader,
@@ -192,7 +199,6 @@ def _examine_weights(
             f"the checkpoint keeps {len(kept)} matrices unquantised ({kept[0]}, …): their "
             "layers are planned at 16 bits; --round-unquantized rounds them"
         )
-    tensor = choices.tensor
     if max(tensor) > 1 and any(name.endswith("g_idx") for name in reader):
         on_note(
             "the checkpoint's groups may be in act-order, which no mesh serves: "
@@ -225,10 +231,13 @@ def _cost_of_rounding(model: Path, kept: tuple[str, ...], group_size: int) -> st
     return f"--round-unquantized: {len(kept)} matrices that the checkpoint keeps unquantised may be rounded; expected noise over signal in their outputs, on average: {shown}"
 
 
-def measurements_digest(sources: Sources) -> str:
-    """Returns a digest of the measurements, or of the catalogue used instead of them."""
+def measurements_digest(sources: Sources, cluster: Cluster | None = None) -> str:
+    """Returns a digest of the measurements, or of the figures used instead of them.
+
+    Those may be a cluster's own.
+    """
     if sources.measurements is None:
-        return catalogue_digest()
+        return catalogue_digest(cluster)
     content = Path(sources.measurements).read_bytes()
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmpq_jax.checkpoint.calibrated import CalibratedWeights
-from llmpq_jax.errors import InfeasibleError, RequestError
+from llmpq_jax.errors import InfeasibleError, RequestError, TimeLimitError
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.report.console import log
 from llmpq_jax.schema.sensitivity import Sensitivity
@@ -33,6 +33,7 @@ from llmpq_jax.tasks.validation import (
     read_evaluated,
     write_evaluated,
 )
+from llmpq_jax.units import format_loss
 
 _MAX_ROUNDS = 5
 # Factor below the ratio that would suffice if Σω were exact.
@@ -130,7 +131,7 @@ def _record_key(
 ) -> str:
     """Hashes what makes evaluated plans comparable: all but limits and paths."""
     parts = (
-        measurements_digest(request.sources),
+        measurements_digest(request.sources, problem.cluster),
         *map(to_toml, (problem.cluster, problem.sensitivity, problem.workload)),
         to_toml(request.choices),
         *(model.fingerprint, text.digest, str(text.tokens.shape)),
@@ -142,7 +143,7 @@ def _log_round(found: Round) -> None:
     validation = found.validation
     verdict = "kept" if found.keeps else "over the limit: tightened"
     log(
-        f"round: budget Σω {found.omega_budget:.4g}, perplexity "
+        f"round: budget Σω {format_loss(found.omega_budget)}, perplexity "
         f"{validation.perplexity:.3f} {validation.perplexity_increase:+.4f}, KL {validation.kl:.4g}: {verdict}"
     )
 
@@ -180,12 +181,13 @@ def plan_within(
 
     Raises:
         InfeasibleError: No plan of the rounds keeps the limit.
+        TimeLimitError: The first round had too little time to find a plan.
     """
     budget = omega_budget
     for _ in range(_MAX_ROUNDS):
         try:
             strategy = plan(budget)
-        except InfeasibleError:
+        except (InfeasibleError, TimeLimitError):
             if not any(each.validation.value(limit) <= limit.value for each in known):
                 raise
             break

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 
@@ -91,6 +93,14 @@ def test_round_sizes_are_written_with_their_unit(memory_bytes, written):
         ),
         ({"use": "never"}, 'every device has use = "never": expected one that may be'),
         ({"use": "maybe"}, "use: found 'maybe', input should be 'any', 'always' or"),
+        ({"name": "cpu:1000000"}, "'cpu:1000000': expected a number of at most 4095"),
+        ({"name": "cpu:" + 5000 * "9"}, "expected a number of at most 4095 behind the"),
+        ({"name": "cpu\n0"}, r"device 'cpu\\n0': expected a name of printable charac"),
+        (
+            {"memory": 10**30},
+            "memory_bytes is 10+, expected at most 1,125,899,906,842,6",
+        ),
+        ({"memory": 400 * "9" + " GiB"}, "a size of 400 digits: expected fewer"),
     ],
 )
 def test_a_wrong_device_is_refused(change, complaint):
@@ -125,6 +135,14 @@ LINK = {"between": ["node0", "node0"], "bandwidth_bytes_per_s": 1e9}
             {"link": [LINK | {"bandwidth_bytes_per_s": 0.0}]},
             "link node0–node0 has 0.0 bytes/s and 0.0 s latency: expected a positive",
         ),
+        ({"link": [LINK | {"bandwidth_bytes_per_s": 1e-300}]}, "has 1e-300 bytes/s"),
+        ({"link": [LINK | {"bandwidth_bytes_per_s": math.nan}]}, "has nan bytes/s"),
+        ({"link": [LINK | {"bandwidth_bytes_per_s": math.inf}]}, "has inf bytes/s"),
+        ({"link": [LINK | {"latency_s": math.nan}]}, "and nan s latency: expected a"),
+        (
+            {"link": [LINK | {"latency_s": math.inf}]},
+            "of 1 to 1e15 bytes/s, and a late",
+        ),
         (
             {"link": [LINK | {"latency_s": -1.0}]},
             "has 1000000000.0 bytes/s and -1.0 s latency: expected a positive bandwidth",
@@ -141,3 +159,32 @@ def test_a_device_that_occurs_twice_is_refused():
     complaint = "device 'cpu:0' occurs twice: expected unique names"
     with pytest.raises(ClusterError, match=complaint):
         read(DEVICE, DEVICE)
+
+
+FIGURES = {"name": "cpu", "flops": 1e12, "bandwidth_bytes_per_s": 5e10}
+
+
+def test_figures_of_a_kind_are_read_and_written():
+    found = read(DEVICE, kind=[FIGURES])
+    (kind,) = found.kinds
+    assert (kind.name, kind.flops, kind.source) == ("cpu", 1e12, "the cluster file")
+    assert "[[kind]]" in to_toml(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"name": "gpu"}, r"a \[\[kind\]\] is named 'gpu': expected one of \['cpu'\]"),
+        ({"flops": 0.0}, r"kind\[0\].flops: found 0.0, input should be greater than"),
+        ({"flops": math.nan}, r"kind\[0\].flops: found nan, input should be a finite"),
+        ({"bandwidth_bytes_per_s": 1e300}, "found 1e.300, input should be less than"),
+    ],
+)
+def test_wrong_figures_of_a_kind_are_refused(change, complaint):
+    with pytest.raises(ClusterError, match=complaint):
+        read(DEVICE, kind=[FIGURES | change])
+
+
+def test_figures_of_a_kind_that_occur_twice_are_refused():
+    with pytest.raises(ClusterError, match="kind 'cpu' occurs twice: expected unique"):
+        read(DEVICE, kind=[FIGURES, FIGURES])

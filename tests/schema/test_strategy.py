@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from llmpq_jax.errors import StrategyError
-from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.schema.record_files import read_strategy, write_strategy
+from llmpq_jax.schema.strategy import Certificate, Quality, Strategy
 from llmpq_jax.schema.toml import decode_record
 from tests.schema import records
 
@@ -14,14 +17,16 @@ STAGES = [
     {"device": "node0/cpu:0", "layers": [0, 2], "bits": [16, 8]},
     {"device": "node0/cpu:1", "layers": [2, 4], "bits": [8, 4]},
 ]
+MODEL = {
+    "path": "tiny",
+    "architecture": "llama",
+    "num_layers": 4,
+    "fingerprint": "sha256:0",
+}
+SIZES = {"batch": 8, "prompt_length": 16, "new_tokens": 4}
 GOOD = {
-    "model": {
-        "path": "tiny",
-        "architecture": "llama",
-        "num_layers": 4,
-        "fingerprint": "sha256:0",
-    },
-    "workload": {"batch": 8, "prompt_length": 16, "new_tokens": 4},
+    "model": MODEL,
+    "workload": SIZES,
     "micro_batch": {"prefill": 2, "decode": 4},
     "precision": {},
     "stage": STAGES,
@@ -105,6 +110,10 @@ MESH = {"devices": ["node0/cpu:1", "node0/cpu:2"], "tensor": 2}
         ),
         ({"layers": [2, 3], "bits": [8]}, "the stages end at layer 3: expected 4, the"),
         ({"device": "node0/cpu:0"}, "device 'node0/cpu:0' is in two stages: expected"),
+        (
+            {"device": "node0/cpu:1000000"},
+            "expected a number of at most 4095 behind th",
+        ),
     ],
 )
 def test_a_wrong_stage_is_refused(second, complaint):
@@ -130,8 +139,66 @@ def test_a_wrong_stage_is_refused(second, complaint):
             "^strategy.toml: micro_batch: pre",
         ),
         ({"workload": {"batch": True}}, "workload.batch: found True, input should be"),
+        (
+            {"micro_batch": {"prefill": 10**9, "decode": 10**9}},
+            "expected at most 1,048,",
+        ),
+        (
+            {"workload": SIZES | {"new_tokens": 10**18}},
+            "new_tokens is 1000000000000000",
+        ),
+        ({"workload": SIZES | {"batch": 1 << 20, "prompt_length": 1 << 20}}, "in all"),
+        (
+            {"workload": SIZES | {"lengths": [[16, 4, 10**9]]}},
+            "lengths: 1000000000 prompts in all: expected at most 4,194,304",
+        ),
+        ({"model": MODEL | {"path": "a\0b"}}, "has a NUL character: expected a path"),
+        (
+            {"model": MODEL | {"num_layers": 10**12}},
+            "num_layers: found 1000000000000, i",
+        ),
     ],
 )
 def test_a_wrong_strategy_is_refused(changes, complaint):
     with pytest.raises(StrategyError, match=complaint):
         read(**changes)
+
+
+VALUES = st.floats(min_value=1e-9, max_value=1e9)
+
+
+@given(VALUES, st.floats(min_value=0, max_value=1))
+def test_a_certificate_in_a_file_claims_no_more_than_was_proven(
+    tmp_path_factory, objective, share
+):
+    bound = share * objective
+    certificate = Certificate(
+        gap=(objective - bound) / objective,
+        objective=objective,
+        bound=bound,
+        covers="all",
+        solver="none",
+        seconds=1.0,
+    )
+    found = written(tmp_path_factory, certificate=certificate).certificate
+    assert found is not None
+    assert found.bound <= bound
+    assert found.objective >= objective
+    assert found.gap == (found.objective - found.bound) / found.objective
+    assert found.gap == pytest.approx(certificate.gap, abs=1e-8)
+
+
+@given(VALUES)
+def test_a_plan_keeps_the_budget_that_its_file_names(tmp_path_factory, omega):
+    quality = Quality(omega=omega, budget=omega, method="none")
+    found = written(tmp_path_factory, quality=quality).quality
+    assert found is not None
+    assert found.budget == found.omega
+    assert omega <= found.omega <= omega * (1 + 1e-5)
+
+
+def written(tmp_path_factory, **parts):
+    """A strategy with other parts, as it is read from its file."""
+    path = tmp_path_factory.mktemp("written") / "strategy.toml"
+    write_strategy(path, replace(read(), **parts))
+    return read_strategy(path)

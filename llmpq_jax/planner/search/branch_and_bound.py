@@ -10,14 +10,14 @@ docs/formulation.md has the whole.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from llmpq_jax.interrupts import check_interrupt, interrupt_handled
-from llmpq_jax.planner.instance.candidate import Candidate
 from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.planner.search import large_clusters
 from llmpq_jax.planner.search.bounds import (
     objective_bound,
     omega_bound,
@@ -37,8 +37,12 @@ from llmpq_jax.planner.search.lagrangian import (
     lagrangian_weights,
     omega_only,
 )
-from llmpq_jax.planner.search.large_clusters import has_too_many_states, search_subset
+from llmpq_jax.planner.search.large_clusters import Known, num_states, search_growing
 from llmpq_jax.planner.search.layer_counts import LayerCounts, layer_counts
+from llmpq_jax.planner.search.nearly_equal import (
+    has_nearly_equal_devices,
+    search_merged,
+)
 from llmpq_jax.planner.search.node_mip.solve_node import solve_node
 from llmpq_jax.planner.search.node_queue import Node, NodeQueue
 from llmpq_jax.planner.search.relaxation import relax
@@ -55,11 +59,10 @@ from llmpq_jax.planner.search.stage_table import (
     max_stage_layers,
     stage_table,
 )
+from llmpq_jax.planner.search.time_limit import CheckTime, OutOfTimeError, unlimited
 
 # Share of the distance to the cutoff by which branching has to raise the bound.
 _STALLED = 0.05
-# Share of the time for searching part of the devices; the rest bounds plans on all.
-_SUBSET_TIME = 0.8
 # The least Σω becomes a budget, so its gap is smaller than that of a latency.
 _OMEGA_GAP = 1e-6
 
@@ -70,7 +73,7 @@ def search(
     time_limit_s: float,
     relative_gap: float,
     goal: SearchGoal = "objective",
-    known: Sequence[tuple[Instance, Candidate]] = (),
+    known: Known = (),
     progress: Callable[[Progress], None] | None = None,
     settings: SearchSettings | None = None,
 ) -> SearchResult:
@@ -79,26 +82,28 @@ def search(
     Ctrl-C ends the search and keeps the incumbent; with none, it is raised on. `goal` is
     what is minimised: latency plus θ·Σω, or Σω alone. `known` are plans to start from.
     """
+
+    def new_store(deadline: float) -> IncumbentStore:
+        return IncumbentStore(goal=goal, relative_gap=relative_gap, deadline=deadline)
+
+    def branch_until(
+        subproblems: Sequence[Instance], known: Known, deadline: float
+    ) -> SearchResult:
+        store = new_store(deadline)
+        own = _Search(subproblems, store, progress, settings or SearchSettings())
+        return own.search(known)
+
+    def search_until(
+        subproblems: Sequence[Instance], known: Known, deadline: float
+    ) -> SearchResult:
+        if num_states(subproblems) <= large_clusters.MAX_STATES:
+            return branch_until(subproblems, known, deadline)
+        return search_growing(subproblems, branch_until, known, new_store(deadline))
+
     deadline = time.monotonic() + time_limit_s
-
-    def searcher(subproblems: Sequence[Instance], deadline: float) -> _Search:
-        store = IncumbentStore(goal=goal, relative_gap=relative_gap, deadline=deadline)
-        return _Search(subproblems, store, progress, settings or SearchSettings())
-
-    if goal == "objective" and has_too_many_states(instances[0]):
-        shorter = deadline - (1 - _SUBSET_TIME) * time_limit_s
-        result = search_subset(instances, lambda few: searcher(few, shorter).search(()))
-        store = IncumbentStore(goal=goal, relative_gap=relative_gap, deadline=deadline)
-        for instance, candidate in known:
-            store.consider(instance, candidate)
-        own, best = result.incumbent, store.incumbent
-        if best is not None and (own is None or best.value < own.value):
-            bound = min(result.bound, best.value)
-            return replace(result, incumbent=best, bound=bound)
-        if own is not None:
-            return result
-        # That part of the devices holds no plan does not mean that all of them hold none.
-    return searcher(instances, deadline).search(known)
+    if any(map(has_nearly_equal_devices, instances)):
+        return search_merged(instances, search_until, known, new_store(deadline))
+    return search_until(instances, known, deadline)
 
 
 def min_omega(instances: Sequence[Instance], *, time_limit_s: float) -> SearchResult:
@@ -125,8 +130,11 @@ class _Search:
         bound_of = objective_bound if store.goal == "objective" else omega_bound
         self._queue = NodeQueue(store, [bound_of(instance) for instance in instances])
         self._is_complete = True
+        self._was_interrupted = False
+        # The first subproblem is looked at whatever the time, so that there may be a plan.
+        self._check_time: CheckTime = unlimited
 
-    def search(self, known: Sequence[tuple[Instance, Candidate]]) -> SearchResult:
+    def search(self, known: Known) -> SearchResult:
         """Goes through all subproblems, until they are done, the time is over, or Ctrl-C."""
         try:
             for instance, candidate in known:
@@ -136,27 +144,28 @@ class _Search:
             else:
                 self._relax_subproblems()
                 self._solve_nodes()
+        except OutOfTimeError:
+            # Bounds of what was being solved stay as they were.
+            self._is_complete = False
         except KeyboardInterrupt:
             if self._store.incumbent is None:
                 raise
             interrupt_handled()
-            self._is_complete = False
+            self._is_complete, self._was_interrupted = False, True
         best, bound = self._store.incumbent, self._queue.bound
         return SearchResult(
             incumbent=best,
             bound=min(bound, best.value) if best else bound,
             num_subproblems=len(self._instances),
             is_complete=self._is_complete,
+            was_interrupted=self._was_interrupted,
             seconds=time.monotonic() - self._begin,
         )
 
     def _minimise_omega(self) -> None:
         """Minimises Σω: a sum over stages, so that one shortest path solves a subproblem."""
         bounds = self._queue.unopened
-        for subproblem in np.argsort(bounds, kind="stable").tolist():
-            check_interrupt()
-            if bounds[subproblem] >= self._store.cutoff or self._store.left_s <= 0:
-                continue
+        for subproblem in self._promising():
             table = self._table(subproblem)
             bound = self._cheapest(table, omega_only(table))
             bounds[subproblem] = max(bounds[subproblem], bound)
@@ -165,12 +174,7 @@ class _Search:
     def _relax_subproblems(self) -> None:
         """Relaxes every subproblem, and finds a first plan in the most promising ones."""
         bounds = self._queue.unopened
-        for subproblem in np.argsort(bounds, kind="stable").tolist():
-            check_interrupt()
-            if self._store.incumbent is not None and self._store.left_s <= 0:
-                return
-            if bounds[subproblem] >= self._store.cutoff:
-                continue
+        for subproblem in self._promising():
             table = self._table(subproblem)
             budget = table.instance.omega_budget
             limit = np.inf if budget is None else budget * (1 + BUDGET_SLACK)
@@ -187,13 +191,24 @@ class _Search:
                 self._queue.push(bound, node)
             bounds[subproblem] = float("inf")
 
+    def _promising(self) -> Iterator[int]:
+        """Yields subproblems that may have a better plan, the first whatever the time."""
+        bounds = self._queue.unopened
+        for number, subproblem in enumerate(np.argsort(bounds, kind="stable").tolist()):
+            check_interrupt()
+            if bounds[subproblem] >= self._store.cutoff:
+                continue
+            if number or self._store.incumbent is not None:
+                self._check_time = self._store.check_time
+                self._check_time()
+            yield subproblem
+        self._check_time = self._store.check_time
+
     def _solve_nodes(self) -> None:
         """Solves nodes until none is left that may improve the incumbent enough."""
         while self._queue.next_bound() < self._store.cutoff:
             check_interrupt()
-            if self._store.left_s <= 0:
-                self._is_complete = False
-                break
+            self._check_time()
             node = self._queue.pop()
             self._solve(self._queue.current, node)
             self._queue.current = float("inf")
@@ -208,7 +223,7 @@ class _Search:
         if node_bounds != node.node_bounds:
             # What was cut off is no better than this, and may be no worse either.
             queue.close(store.cutoff)
-        finder = ShortestPath(table, node_bounds)
+        finder = ShortestPath(table, node_bounds, self._check_time)
         known = NodeBound(
             value=before,
             weights=(),
@@ -235,7 +250,11 @@ class _Search:
             if solution.is_interrupted:
                 queue.close(bound)
                 raise KeyboardInterrupt
-            if solution.is_proven or not children or bound >= store.cutoff:
+            if solution.is_proven or bound >= store.cutoff:
+                return queue.close(bound)
+            if not children:
+                # Nothing but the time limit ends HiGHS before it has proven a node.
+                self._is_complete = False
                 return queue.close(bound)
         node = replace(node, multipliers=found.multipliers, paths=found.paths)
         for child in children:
@@ -245,7 +264,8 @@ class _Search:
 
     def _cheapest(self, table: StageTable, weights: LagrangianWeights) -> float:
         """Considers the cheapest pipeline under weights; returns a bound on its value."""
-        path = ShortestPath(table, NodeBounds()).cheapest(weights)
+        finder = ShortestPath(table, NodeBounds(), self._check_time)
+        path = finder.cheapest(weights)
         if path is None:
             return float("inf")
         self._store.consider_path(table, path.stages)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,8 +14,11 @@ from llmpq_jax.planner.instance.candidate import (
     with_min_omega,
 )
 from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.planner.instance.stage_bytes import stage_bytes
 from llmpq_jax.planner.search.stage_costs import TypedStage
 from llmpq_jax.planner.search.stage_table import StageTable
+from llmpq_jax.planner.search.time_limit import OutOfTimeError
+from llmpq_jax.schema.strategy import relative_gap
 
 SearchGoal = Literal["objective", "omega"]
 
@@ -79,6 +82,7 @@ class SearchResult:
         bound: Lower bound on every plan of every subproblem; infinite if none exists.
         num_subproblems: Number of subproblems covered.
         is_complete: False if the time limit or Ctrl-C ended the search early.
+        was_interrupted: Whether Ctrl-C ended it.
         seconds: Seconds that the search took.
     """
 
@@ -86,15 +90,25 @@ class SearchResult:
     bound: float
     num_subproblems: int
     is_complete: bool
+    was_interrupted: bool = False
     seconds: float
+
+    @property
+    def is_infeasible(self) -> bool:
+        """Whether it is proven that there is no plan, and not only that none was found."""
+        return self.incumbent is None and self.is_complete
+
+    @property
+    def ran_out_of_time(self) -> bool:
+        """Whether the search ended before a plan was found or ruled out."""
+        return self.incumbent is None and not self.is_complete
 
     @property
     def gap(self) -> float:
         """(value − bound) / value; infinite while nothing is found."""
         if self.incumbent is None:
             return float("inf")
-        value = self.incumbent.value
-        return 0.0 if value <= 0 else max(0.0, (value - self.bound) / value)
+        return relative_gap(self.incumbent.value, self.bound)
 
 
 @dataclass(kw_only=True, eq=False, slots=True)
@@ -125,6 +139,11 @@ class IncumbentStore:
         """Seconds until the deadline, negative after it."""
         return self.deadline - time.monotonic()
 
+    def check_time(self) -> None:
+        """Raises OutOfTimeError if no time is left."""
+        if self.left_s <= 0:
+            raise OutOfTimeError
+
     def consider(self, instance: Instance, candidate: Candidate) -> None:
         """Takes a plan if it fits and is better than the best so far."""
         best = with_min_omega(instance, candidate)
@@ -136,11 +155,40 @@ class IncumbentStore:
             self.incumbent = Incumbent(instance=instance, candidate=best, value=value)
 
     def consider_path(self, table: StageTable, stages: Sequence[TypedStage]) -> None:
-        """Considers a pipeline on the first devices of each type."""
+        """Considers a pipeline, with its largest stages where there is most memory."""
         unused = [list(members) for members in table.types.members]
+        devices = {}
+        for number in sorted(range(len(stages)), key=_bytes_of(table, stages)):
+            devices[number] = unused[stages[number].type].pop(0)
         candidate = Candidate(
-            devices=tuple(unused[stage.type].pop(0) for stage in stages),
+            devices=tuple(devices[number] for number in range(len(stages))),
             bits_indices=tuple(table.counts.bits_indices(s.index) for s in stages),
             wire_indices=tuple(stage.wire_index for stage in stages[:-1]),
         )
         self.consider(table.instance, candidate)
+
+
+def _bytes_of(table: StageTable, stages: Sequence[TypedStage]) -> Callable[[int], int]:
+    """Returns what orders stages by the bytes they need, the largest first.
+
+    Where all devices of a type have the same memory, the order is that of the pipeline.
+    """
+    instance, types = table.instance, table.types
+    allowed = instance.devices.allowed_bytes
+
+    def order(number: int) -> int:
+        stage = stages[number]
+        own = list(types.members[stage.type])
+        if allowed[own].min() == allowed[own].max():
+            return 0
+        is_first, is_last = (
+            stage.role in ("first", "only"),
+            stage.role in ("last", "only"),
+        )
+        counts = table.counts.counts[stage.index][None]
+        need = stage_bytes(
+            instance, own[:1], counts, is_first=is_first, is_last=is_last
+        )
+        return -int(need.total[0, 0])
+
+    return order

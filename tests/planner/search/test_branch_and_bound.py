@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from llmpq_jax.planner.instance.candidate import evaluate, with_min_omega
 from llmpq_jax.planner.search.branch_and_bound import search
 from llmpq_jax.planner.search.node_mip.highs import solve
-from llmpq_jax.planner.search.search_result import SearchSettings
+from llmpq_jax.planner.search.search_result import IncumbentStore, SearchSettings
 from tests.planner.random_instances import (
     mesh_subproblem_lists,
+    near_equal_subproblem_lists,
     pinned_subproblem_lists,
     subproblem_lists,
 )
@@ -50,6 +51,16 @@ def same(found, expected):
 @given(subproblem_lists())
 def test_the_search_finds_what_enumeration_finds(instances):
     assert same(best(instances), best_by_enumeration(instances))
+
+
+@settings(max_examples=NUM_EXAMPLES)
+@given(near_equal_subproblem_lists(), st.sampled_from(["objective", "omega"]))
+def test_with_nearly_equal_devices_it_finds_what_enumeration_finds(instances, goal):
+    referee = {
+        "objective": best_by_enumeration,
+        "omega": min_omega_by_enumeration,
+    }[goal]
+    assert same(best(instances, goal=goal), referee(instances))
 
 
 @given(subproblem_lists(), st.sampled_from([1, 3, 30]))
@@ -147,11 +158,41 @@ def test_the_formulation_in_the_best_order_finds_no_better_plan(instances):
     assert own == pytest.approx(found, rel=1e-5, abs=1e-7)
 
 
-@given(subproblem_lists())
-def test_without_time_there_is_a_plan_with_a_valid_bound(instances):
-    result = search(instances, time_limit_s=0.0, relative_gap=EXACT)
-    expected = best_by_enumeration(instances)
-    assert (result.incumbent is None) == (expected is None)
+@settings(max_examples=NUM_EXAMPLES)
+@given(
+    st.one_of(subproblem_lists(), near_equal_subproblem_lists()),
+    st.integers(0, 300),
+    st.sampled_from(["objective", "omega"]),
+)
+def test_wherever_the_time_ends_the_bound_holds(instances, num_checks, goal):
+    referee = {
+        "objective": best_by_enumeration,
+        "omega": min_omega_by_enumeration,
+    }[goal]
+    left = iter(num_checks * [1.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(IncumbentStore, "left_s", property(lambda _: next(left, -1.0)))
+        result = search(instances, time_limit_s=60.0, relative_gap=EXACT, goal=goal)
+    expected = referee(instances)
+    assert expected is None or not result.is_infeasible
+    if expected is not None:
+        assert result.bound <= expected * (1 + 1e-9)
+    if result.incumbent is not None:
+        assert expected is not None
+        assert result.incumbent.value >= expected * (1 - 1e-9)
+
+
+@given(subproblem_lists(), st.sampled_from(["objective", "omega"]))
+def test_without_time_nothing_is_claimed_that_is_not_proven(instances, goal):
+    result = search(instances, time_limit_s=0.0, relative_gap=EXACT, goal=goal)
+    expected = {
+        "objective": best_by_enumeration,
+        "omega": min_omega_by_enumeration,
+    }[goal](instances)
+    assert not result.was_interrupted
+    assert expected is None or not result.is_infeasible
+    if len(instances) == 1 and expected is not None and goal == "omega":
+        assert result.incumbent is not None
     if result.incumbent is not None:
         assert expected is not None
         assert result.bound <= expected * (1 + 1e-9)
