@@ -8,7 +8,7 @@ hold and what they cost is in the candidate stages; docs/formulation.md has the 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,8 +22,8 @@ from llmpq_jax.planner.search.bounds import all_rounds, scaling_of
 from llmpq_jax.planner.search.node_mip.candidate_stages import CandidateStages
 from llmpq_jax.planner.search.node_mip.expressions import (
     ArcFlow,
+    Row,
     by_boundary,
-    constraint_list,
 )
 from llmpq_jax.planner.search.node_mip.highs import Model
 from llmpq_jax.planner.search.stage_costs import TypedStage
@@ -108,59 +108,65 @@ def add_variables(flow: ArcFlow) -> None:
 def first_stage(flow: ArcFlow) -> None:
     """(1) One stage starts the model."""
     starts = np.flatnonzero(flow.candidates.first == 0)
-    flow.model.first_stage = pyo.Constraint(expr=flow.sum_of_stages(starts) == 1)
+    flow.add_row("first_stage", (1.0, flow.sum_of_stages(starts), 1.0))
 
 
 def flow_out(flow: ArcFlow) -> None:
     """(2) A stage that ends before the model does sends, from its type."""
-    flow.model.flow_out = _as_many_hops(flow, flow.candidates.end, 1)
+    flow.add_rows("flow_out", _as_many_hops(flow, flow.candidates.end, 1))
 
 
 def flow_in(flow: ArcFlow) -> None:
     """(3) A stage that does not start the model receives, on its type."""
-    flow.model.flow_in = _as_many_hops(flow, flow.candidates.first, 2)
+    flow.add_rows("flow_in", _as_many_hops(flow, flow.candidates.first, 2))
 
 
-def _as_many_hops(flow: ArcFlow, boundary: Integers, side: int) -> pyo.Constraint:
+def _as_many_hops(flow: ArcFlow, boundary: Integers, side: int) -> Iterator[Row]:
     """Stages at an inner boundary on a type are as many as hops there, on that side."""
     hops = defaultdict(list)
     for hop in flow.model.hop:
         hops[hop[0], hop[side]].append(flow.model.hop[hop])
-    return constraint_list(
-        flow.sum_of_stages(stages) - sum(hops[key]) == 0
-        for key, stages in by_boundary(boundary, flow.candidates.type).items()
-        if 0 < key[0] < flow.candidates.instance.num_layers
-    )
+    for key, stages in by_boundary(boundary, flow.candidates.type).items():
+        if 0 < key[0] < flow.candidates.instance.num_layers:
+            yield 0.0, flow.sum_of_stages(stages) - sum(hops[key]), 0.0
 
 
 def group_devices(flow: ArcFlow) -> None:
     """(4) Stages take no more devices than a group has; all, where all must be used."""
     types, type_of = flow.candidates.types, flow.candidates.type
     widths = types.widths[type_of].astype(float)
-    flow.model.group_devices = constraint_list(
+    of_group = [
+        np.flatnonzero(types.group_of[type_of] == q) for q in range(types.num_groups)
+    ]
+    flow.add_rows(
+        "group_devices",
         (
-            size if types.must_use[q] else None,
-            flow.weighted_stages(widths, stages),
-            size,
-        )
-        for q, size in enumerate(types.group_sizes.tolist())
-        if len(stages := np.flatnonzero(types.group_of[type_of] == q))
+            (
+                size if types.must_use[q] else None,
+                flow.weighted_stages(widths, of_group[q]),
+                size,
+            )
+            for q, size in enumerate(types.group_sizes.tolist())
+        ),
     )
 
 
 def slowest_stage(flow: ArcFlow, *, p: int) -> None:
     """(5) The slowest of a phase is no faster than the stage that holds layer i."""
     candidates, seconds = flow.candidates, flow.stage_seconds(p)
+    slowest = flow.model.slowest[PHASES[p]]
     holding = (
         np.flatnonzero((candidates.first <= i) & (i < candidates.end))
         for i in range(candidates.instance.num_layers)
     )
-    rows = constraint_list(
-        flow.weighted_stages(seconds, stages) - flow.model.slowest[PHASES[p]] <= 0
-        for stages in holding
-        if len(stages)
+    flow.add_rows(
+        f"{PHASES[p]}_slowest_stage",
+        (
+            (None, flow.weighted_stages(seconds, stages) - slowest, 0.0)
+            for stages in holding
+            if len(stages)
+        ),
     )
-    flow.model.add_component(f"{PHASES[p]}_slowest_stage", rows)
 
 
 def slowest_hop(flow: ArcFlow, *, p: int) -> None:
@@ -170,29 +176,28 @@ def slowest_hop(flow: ArcFlow, *, p: int) -> None:
     for i, t, k, o in model.hop:
         if seconds[o, t, k] > 0:
             at[i].append(float(seconds[o, t, k]) * model.hop[i, t, k, o])
-    rows = constraint_list(
-        sum(terms) - model.slowest[PHASES[p]] <= 0 for terms in at.values()
-    )
-    model.add_component(f"{PHASES[p]}_slowest_hop", rows)
+    slowest = model.slowest[PHASES[p]]
+    rows = ((None, sum(terms) - slowest, 0.0) for terms in at.values())
+    flow.add_rows(f"{PHASES[p]}_slowest_hop", rows)
 
 
 def busy_round(flow: ArcFlow) -> None:
     """(7) A round of decode is no shorter than the work of its slowest."""
-    model, m = flow.model, flow.candidates.instance.num_micro_batches[DECODE]
-    busy = m * model.slowest["decode"]
-    model.busy_round = pyo.Constraint(expr=busy - model.round <= 0)
+    m = flow.candidates.instance.num_micro_batches[DECODE]
+    busy = m * flow.model.slowest["decode"]
+    flow.add_row("busy_round", (None, busy - flow.model.round, 0.0))
 
 
 def empty_round(flow: ArcFlow) -> None:
     """(8) Nor than the passage of one micro-batch."""
     once = flow.one_passage(DECODE)
-    flow.model.empty_round = pyo.Constraint(expr=once - flow.model.round <= 0)
+    flow.add_row("empty_round", (None, once - flow.model.round, 0.0))
 
 
 def schedule(flow: ArcFlow, *, p: int) -> None:
     """(9) A phase takes one passage, the other micro-batches and the later rounds."""
-    row = pyo.Constraint(expr=flow.unshared_time(p) - flow.model.time[PHASES[p]] <= 0)
-    flow.model.add_component(f"{PHASES[p]}_schedule", row)
+    needed = flow.unshared_time(p) - flow.model.time[PHASES[p]]
+    flow.add_row(f"{PHASES[p]}_schedule", (None, needed, 0.0))
 
 
 def shared_hosts(flow: ArcFlow, *, p: int) -> None:
@@ -200,7 +205,7 @@ def shared_hosts(flow: ArcFlow, *, p: int) -> None:
     phase, candidates = PHASES[p], flow.candidates
     instance, types = candidates.instance, candidates.types
     work_s = instance.num_micro_batches[p] * flow.stage_seconds(p)
-    rows = []
+    rows: list[Row] = []
     for host, members in zip(instance.hosts, types.hosts, strict=True):
         serial = host.serial_fraction(phase)
         # A mesh works on all of its devices, and its type is listed as often.
@@ -209,19 +214,16 @@ def shared_hosts(flow: ArcFlow, *, p: int) -> None:
         if len(stages):
             alone = (1 - serial) * flow.unshared_time(p)
             work = flow.weighted_stages(serial * times * work_s, stages)
-            rows.append(alone + work - flow.model.time[phase] <= 0)
-    flow.model.add_component(f"{phase}_shared_hosts", constraint_list(rows))
+            rows.append((None, alone + work - flow.model.time[phase], 0.0))
+    flow.add_rows(f"{phase}_shared_hosts", rows)
 
 
 def omega_budget(flow: ArcFlow) -> None:
     """(11) Σω, the head's and the cache's included, stays within the budget."""
     i, unit = flow.candidates.instance, flow.scaling.omega
-    # Where no stage loses anything there is nothing to hold, and Pyomo wants a variable.
-    has_loss = flow.candidates.omega.any() or i.wire_omega.any()
-    if i.omega_budget is not None and has_loss:
-        flow.model.omega_budget = pyo.Constraint(
-            expr=flow.total_omega(1.0 / unit) <= (i.omega_budget - i.fixed_omega) / unit
-        )
+    if i.omega_budget is not None:
+        left = (i.omega_budget - i.fixed_omega) / unit
+        flow.add_row("omega_budget", (None, flow.total_omega(1.0 / unit), left))
 
 
 def add_objective(flow: ArcFlow) -> None:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import pyomo.environ as pyo
 from jaxtyping import Float
+from pyomo.core.expr.numvalue import is_potentially_variable
 
 from llmpq_jax.planner.instance.device_numbers import PREFILL
 from llmpq_jax.planner.instance.instance import Integers
 from llmpq_jax.planner.search.bounds import Scaling, all_rounds
 from llmpq_jax.planner.search.node_mip.candidate_stages import CandidateStages
-from llmpq_jax.planner.search.node_mip.highs import Model
+from llmpq_jax.planner.search.node_mip.highs import TOLERANCE, Model
 from llmpq_jax.schema.measurements import PHASES
 
-
-def constraint_list(rows: Iterable[Model]) -> pyo.Constraint:
-    """Returns one constraint for each row."""
-    held = list(rows)
-    return pyo.Constraint(range(len(held)), rule=lambda _, row: held[row])
+# A body and what it is at least and at most; None is no limit.
+Row: TypeAlias = tuple[float | None, Model, float | None]
 
 
 def by_boundary(
@@ -47,6 +46,31 @@ class ArcFlow:
     candidates: CandidateStages
     scaling: Scaling
     model: Model = field(default_factory=pyo.ConcreteModel)
+
+    def add_row(self, name: str, row: Row) -> None:
+        """Adds a constraint."""
+        for kept in self._undecided(row):
+            self.model.add_component(name, pyo.Constraint(expr=kept))
+
+    def add_rows(self, name: str, rows: Iterable[Row]) -> None:
+        """Adds a constraint of several rows."""
+        held = [kept for row in rows for kept in self._undecided(row)]
+        constraint = pyo.Constraint(range(len(held)), rule=lambda _, n: held[n])
+        self.model.add_component(name, constraint)
+
+    def _undecided(self, row: Row) -> Iterator[Row]:
+        """Yields the row to add: none for one that always holds, as no choice is in it.
+
+        Pyomo refuses a constraint without variables. One that never holds becomes a row
+        that no plan keeps.
+        """
+        lower, body, upper = row
+        if is_potentially_variable(body):
+            yield row
+        elif (lower is not None and body < lower - TOLERANCE) or (
+            upper is not None and body > upper + TOLERANCE
+        ):
+            yield None, self.model.time[PHASES[PREFILL]], -1.0
 
     def stage_seconds(self, p: int) -> Float[np.ndarray, " S"]:
         """Returns the seconds of each stage in all rounds of a phase, in units."""

@@ -18,7 +18,7 @@ Model: TypeAlias = Any
 Status = Literal["optimal", "infeasible", "stopped", "interrupted"]
 
 # Far below any difference between two plans; bytes are the finest at 1e-9 of a device.
-_TOLERANCE = 1e-9
+TOLERANCE = 1e-9
 _STATUSES: dict[Any, Status] = {
     highspy.HighsModelStatus.kInfeasible: "infeasible",
     highspy.HighsModelStatus.kObjectiveBound: "infeasible",
@@ -63,9 +63,9 @@ def solve(
         "time_limit": max(time_limit_s, 0.0),
         "mip_rel_gap": relative_gap,
         "mip_abs_gap": 0.0,
-        "mip_feasibility_tolerance": _TOLERANCE,
-        "primal_feasibility_tolerance": _TOLERANCE,
-        "dual_feasibility_tolerance": _TOLERANCE,
+        "mip_feasibility_tolerance": TOLERANCE,
+        "primal_feasibility_tolerance": TOLERANCE,
+        "dual_feasibility_tolerance": TOLERANCE,
     }
     if cutoff is not None:
         options["objective_bound"] = cutoff
