@@ -1,8 +1,9 @@
-"""Bytes and seconds as text with units."""
+"""Bytes and seconds as text with units, and numbers with fewer digits."""
 
 from __future__ import annotations
 
 import re
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -55,6 +56,28 @@ def format_seconds(seconds: float) -> str:
         if seconds >= size:
             return f"{_three_digits(seconds / size)} {unit}"
     return f"{_three_digits(seconds * 1e6)} µs"
+
+
+def format_loss(omega: float) -> str:
+    """Returns a quality loss to four digits, rounded up: as a budget, it is enough."""
+    return f"{round_up(omega, 4):g}"
+
+
+def round_up(value: float, digits: int) -> float:
+    """Returns the least number of this many significant digits that is not below a value."""
+    return _rounded(value, digits, ROUND_CEILING)
+
+
+def round_down(value: float, digits: int) -> float:
+    """Returns the largest number of this many significant digits that is not above a value."""
+    return _rounded(value, digits, ROUND_FLOOR)
+
+
+def _rounded(value: float, digits: int, direction: str) -> float:
+    # From the shortest decimal that is read as this float, so that a number with as few
+    # digits stays as it is; reading a decimal keeps the order.
+    context = Context(prec=digits, rounding=direction)
+    return float(context.create_decimal(repr(float(value))))
 
 
 def _three_digits(value: float) -> str:

@@ -13,6 +13,7 @@ from llmpq_jax.arch.measurement_checks import check_measurements
 from llmpq_jax.costmodel.workspace import fit_workspace
 from llmpq_jax.schema.measurements_file import read_measurements
 from llmpq_jax.schema.record_files import read_cluster, read_strategy
+from llmpq_jax.schema.strategy import relative_gap
 from llmpq_jax.tasks.unmeasured import catalogue_digest, roofline_measurements
 from tests.referees.stage_memory import stage_memory
 from tools.paper_clusters import CLUSTERS, PaperCluster, make_cluster
@@ -48,9 +49,13 @@ def test_a_strategy_says_where_it_comes_from(folder: Path) -> None:
         digest = hashlib.sha256((folder / "measurements.toml").read_bytes()).hexdigest()
         assert strategy.provenance.measurements == f"sha256:{digest}"
     assert strategy.provenance.cluster == read_cluster(folder / "cluster.toml").name
-    assert strategy.certificate is not None
-    assert strategy.certificate.gap <= 1e-4
+    proof = strategy.certificate
+    assert proof is not None
+    assert proof.bound <= proof.objective
+    assert proof.gap == relative_gap(proof.objective, proof.bound)
     assert strategy.request is not None
+    # Both numbers are rounded to nine digits, in opposite directions.
+    assert proof.gap <= strategy.request.search.gap + 2 * 1e-8
     sources = strategy.request.sources
     assert Path(sources.cluster) == folder / "cluster.toml"
     assert sources.roofline == _is_foretold(folder)

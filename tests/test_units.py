@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.units import GIB, KIB, MIB, format_bytes, format_seconds, parse_bytes
+from llmpq_jax.units import (
+    GIB,
+    KIB,
+    MIB,
+    format_bytes,
+    format_loss,
+    format_seconds,
+    parse_bytes,
+    round_down,
+    round_up,
+)
 
 UNITS = {"B": 1, "kB": 1000, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "KiB": KIB,
@@ -83,3 +93,23 @@ def test_bytes_are_written_with_a_binary_unit(num_bytes, text):
 )
 def test_seconds_are_written_with_a_unit_of_their_size(seconds, text):
     assert format_seconds(seconds) == text
+
+
+NUMBERS = st.floats(min_value=0, max_value=1e300)
+
+
+@given(NUMBERS, st.integers(1, 15))
+def test_fewer_digits_are_on_their_side_and_near(value, digits):
+    lower, upper = round_down(value, digits), round_up(value, digits)
+    assert lower <= value <= upper
+    step = 10.0 ** (1 - digits)
+    assert upper - lower <= step * value * (1 + 1e-9) or value < 1e-290
+    for found in (lower, upper):
+        assert len(f"{found:.{digits - 1}e}") == len(f"{value:.{digits - 1}e}")
+        # What has few digits already stays as it is.
+        assert round_down(found, digits) == found == round_up(found, digits)
+
+
+@given(NUMBERS)
+def test_a_loss_that_is_shown_is_enough_as_a_budget(omega):
+    assert float(format_loss(omega)) >= omega

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from llmpq_jax.report.table_style import UNKNOWN, new_table
-from llmpq_jax.units import format_seconds
+from llmpq_jax.units import format_loss, format_seconds, round_up
 
 if TYPE_CHECKING:
     from llmpq_jax.planner.baselines.compare import Comparison
@@ -57,10 +57,10 @@ def comparison_cells(row: Comparison) -> tuple[str, ...]:
     return (
         row.method,
         format_seconds(row.latency_s),
-        f"{row.omega:.4g}",
+        format_loss(row.omega),
         format_seconds(row.joint_latency_s),
-        f"{row.joint_omega:.4g}",
+        format_loss(row.joint_omega),
         f"{row.ratio:.2f}×",
-        f"{100 * row.gap:.2g} %",
+        f"{100 * round_up(row.gap * (1 - 1e-9), 2):.2g} %",
         format_seconds(row.seconds),
     )

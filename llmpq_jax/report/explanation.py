@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from llmpq_jax.report.names import gap_text
 from llmpq_jax.report.table_style import UNKNOWN, known, new_table
-from llmpq_jax.units import format_bytes, format_seconds
+from llmpq_jax.units import format_bytes, format_loss, format_seconds
 
 if TYPE_CHECKING:
     from llmpq_jax.planner.whatif import Answer, PlanBreakdown
@@ -80,13 +81,15 @@ def plan_findings(breakdown: PlanBreakdown, answers: Sequence[Answer]) -> list[s
     lines = [_phase_line(phase) for phase in breakdown.phases]
     lines += [_room_line(stage) for stage in breakdown.stages]
     if breakdown.omega_budget is None:
-        lines.append(f"quality      Σω = {breakdown.omega:.4g}, without a limit")
+        lines.append(
+            f"quality      Σω = {format_loss(breakdown.omega)}, without a limit"
+        )
     else:
         share = (
             breakdown.omega / breakdown.omega_budget if breakdown.omega_budget else 1.0
         )
         lines.append(
-            f"quality      Σω = {breakdown.omega:.4g} of {breakdown.omega_budget:.4g} "
+            f"quality      Σω = {format_loss(breakdown.omega)} of {format_loss(breakdown.omega_budget)} "
             f"allowed ({share:.0%})"
         )
     if not breakdown.fits:
@@ -110,7 +113,7 @@ def answers_table(answers: Sequence[Answer]) -> Table:
     gap = answers[0].before_gap
     table.caption = (
         "gain: of the best plan found, negative where the change costs; gain bound: proven "
-        f"upper bound of the gain;\ngains within {gap:.2%}, the gap of the plan they are "
+        f"upper bound of the gain;\ngains within {gap_text(gap)}, the gap of the plan they are "
         "measured from, count as none; micro-batches: sequences in prefill / in decode"
     )
     if any(map(_weighs_quality, answers)):
@@ -193,7 +196,7 @@ def _room_line(stage: StageBreakdown) -> str:
 def _best_line(breakdown: PlanBreakdown, first: Answer) -> str:
     if first.latency_s is None:
         return "best         no plan fits: `llmpq-jax solve` says which device lacks memory"
-    gap = f"proven within {first.before_gap:.2%} of the best"
+    gap = f"proven within {gap_text(first.before_gap)} of the best"
     if first.brings or not breakdown.fits or first.latency_s < breakdown.latency_s:
         return (
             f"best         {format_seconds(first.latency_s)} instead of this plan's "

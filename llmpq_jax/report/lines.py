@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llmpq_jax.report.names import gap_text
 from llmpq_jax.schema.strategy import Certificate, Quality, Strategy
 from llmpq_jax.schema.workload import Workload
-from llmpq_jax.units import format_seconds
+from llmpq_jax.units import format_loss, format_seconds
 
 if TYPE_CHECKING:
     from llmpq_jax.runtime.analysis.run_record import BatchRecord
@@ -83,13 +84,13 @@ def _pace(
 
 
 def _quality_line(quality: Quality, int8_omega: float | None) -> str:
-    line = f"quality      Σω = {quality.omega:.4g}"
+    line = f"quality      Σω = {format_loss(quality.omega)}"
     if int8_omega:
         ratio = quality.omega / int8_omega
         share = f"{ratio:.1%} of" if ratio < 2 else f"{ratio:.3g} times"
-        line += f", {share} uniform int8's {int8_omega:.4g}"
+        line += f", {share} uniform int8's {format_loss(int8_omega)}"
     if quality.budget is not None:
-        line += f", limited to {quality.budget:.4g}"
+        line += f", limited to {format_loss(quality.budget)}"
     line += f" (by {quality.method})"
     return f"{line}; {quality.note}" if quality.note else line
 
@@ -98,7 +99,7 @@ def _certificate_line(certificate: Certificate) -> str:
     proven = (
         "proven optimal"
         if certificate.gap <= 1e-6
-        else f"proven within {certificate.gap:.2%} of the best"
+        else f"proven within {gap_text(certificate.gap)} of the best"
     )
     return (
         f"certificate  {proven} over {certificate.covers} "

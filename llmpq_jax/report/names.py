@@ -1,7 +1,8 @@
-"""Short texts of stages, layers and bits, and generated texts made safe to show."""
+"""Short texts of stages, layers, bits and gaps, and generated texts made safe to show."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -23,6 +24,14 @@ def layers_text(stage: Stage) -> str:
     """Returns the first and the last layer of a stage: "0–6"."""
     first, end = stage.layers
     return str(first) if end == first + 1 else f"{first}–{end - 1}"
+
+
+def gap_text(gap: float) -> str:
+    """Returns a proven gap in percent, rounded up: "0.01%"."""
+    if math.isinf(gap):
+        return "inf%"
+    # A gap that is a whole hundredth of a percent but for rounding is one.
+    return f"{math.ceil(gap * 1e4 * (1 - 1e-6)) / 1e4:.2%}"
 
 
 def continued_text(prompt: str, continuation: str) -> str:

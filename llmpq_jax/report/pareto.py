@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmpq_jax.files import write_text
+from llmpq_jax.report.names import gap_text
 from llmpq_jax.report.picture_style import INK, QUIET, RULE, new_figure, save_figure
-from llmpq_jax.units import format_seconds
+from llmpq_jax.units import format_loss, format_seconds, round_down, round_up
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,6 +39,8 @@ COLUMNS = (
     "bits",
     "solved_in_s",
 )
+# Of numbers in the CSV; losses and gaps are rounded up, bounds down.
+_DIGITS = 9
 _LATENCY = "latency of the batch (s)"
 _THROUGHPUT = "throughput (new tokens/s)"
 
@@ -52,13 +55,13 @@ _TEXTS: dict[Axis, _AxisTexts] = {
     "quality": _AxisTexts(
         "Latency by the quality loss allowed",
         "quality loss, Σω (unit of the sensitivities)",
-        "Σω ≤ {:.4g}",
+        "Σω ≤ {}",
     ),
     "batch": _AxisTexts(
-        "Throughput and latency by batch", "batch (prompts together)", "batch {:g}"
+        "Throughput and latency by batch", "batch (prompts together)", "batch {}"
     ),
     "devices": _AxisTexts(
-        "Latency by the number of devices", "devices used", "{:g} devices"
+        "Latency by the number of devices", "devices used", "{} devices"
     ),
 }
 
@@ -78,15 +81,17 @@ def write_csv(
 
 def point_line(axis: Axis, point: SweepPoint) -> str:
     """Returns one point as a line."""
-    setting = _TEXTS[axis].setting.format(point.setting)
+    is_loss = axis == "quality"
+    shown = format_loss(point.setting) if is_loss else f"{point.setting:g}"
+    setting = _TEXTS[axis].setting.format(shown)
     if point.strategy is None:
         return f"{setting:<14} no plan"
     certificate = point.strategy.certificate
     assert certificate is not None, "the solver certifies every plan"
     return (
         f"{setting:<14} {format_seconds(point.latency_s)}, "
-        f"{point.throughput:,.4g} tokens/s, Σω {point.omega:.4g}, "
-        f"{point.num_devices} used, gap {certificate.gap:.2%}"
+        f"{point.throughput:,.4g} tokens/s, Σω {format_loss(point.omega)}, "
+        f"{point.num_devices} used, gap {gap_text(certificate.gap)}"
     )
 
 
@@ -97,13 +102,13 @@ def _cells(axis: Axis, point: SweepPoint, *, is_on_front: bool) -> list[object]:
     assert certificate is not None, "the solver certifies every plan"
     return [
         axis,
-        f"{point.setting:.9g}",
+        f"{round_up(point.setting, _DIGITS):.9g}",
         "yes" if is_on_front else "no",
         f"{point.latency_s:.9g}",
         f"{point.throughput:.9g}",
-        f"{point.omega:.9g}",
-        f"{certificate.gap:.3g}",
-        f"{certificate.bound:.9g}",
+        f"{round_up(point.omega, _DIGITS):.9g}",
+        f"{round_up(certificate.gap, 3):.3g}",
+        f"{round_down(certificate.bound, _DIGITS):.9g}",
         point.num_devices,
         " ".join(name for stage in plan.stages for name in stage.devices),
         plan.workload.batch,

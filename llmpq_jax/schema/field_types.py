@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
-from llmpq_jax.units import GIB, MIB, parse_bytes
+from llmpq_jax.units import GIB, MIB, parse_bytes, round_down, round_up
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -66,9 +66,13 @@ def _to_file(path: str | None, file: Path | None) -> str | None:
     return Path(os.path.relpath(path, file.parent)).as_posix()
 
 
-def _with_six_digits(value: float | None, file: Path | None) -> float | None:
-    is_rounded = file is not None and isinstance(value, float)
-    return float(f"{value:.6g}") if is_rounded else value
+def _in_digits(
+    digits: int, rounded: Callable[[float, int], float]
+) -> Callable[[Any, Path | None], Any]:
+    """Returns a conversion that rounds what is written to a file."""
+    return lambda value, file: (
+        rounded(value, digits) if file is not None and value is not None else value
+    )
 
 
 def _read_bytes(value: object, _: Path | None) -> object:
@@ -85,5 +89,12 @@ def _write_bytes(value: int, _: Path | None) -> str | int:
 # Path that is relative to the file's folder in the file, unless it is absolute.
 FilePath = Annotated[str, _FileForm(read=_from_file, write=_to_file)]
 # Number that is written to six significant digits, more than can be measured.
-Predicted = Annotated[float, _FileForm(write=_with_six_digits)]
+Predicted = Annotated[
+    float, _FileForm(write=_in_digits(6, lambda value, _: float(f"{value:.6g}")))
+]
+# Loss that is rounded up when it is written, so that a plan keeps its own as a budget.
+Loss = Annotated[float, _FileForm(write=_in_digits(6, round_up))]
+# Numbers of a proof: a value is written no lower than it is, a bound no higher.
+ProvenValue = Annotated[float, _FileForm(write=_in_digits(9, round_up))]
+ProvenBound = Annotated[float, _FileForm(write=_in_digits(9, round_down))]
 Bytes = Annotated[int, _FileForm(read=_read_bytes, write=_write_bytes)]

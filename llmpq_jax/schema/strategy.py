@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import (
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
-from llmpq_jax.schema.field_types import FilePath, Predicted
+from llmpq_jax.schema.field_types import (
+    FilePath,
+    Loss,
+    Predicted,
+    ProvenBound,
+    ProvenValue,
+)
 from llmpq_jax.schema.memory_terms import MemoryTerms
 from llmpq_jax.schema.precision import (
     Activations,
@@ -153,9 +164,10 @@ class Quality:
     """Quality that the plan loses, by the sensitivities that it was made with.
 
     Attributes:
-        omega: Sum of ω over the layers.
+        omega: Sum of ω over the layers. Rounded up when it is written.
         budget: Maximum Σω of the plan: the requested one, or by default that of a model
-            wholly at 8 bits or the smallest that fits; absent without a limit.
+            wholly at 8 bits or the smallest that fits; absent without a limit. Rounded up
+            when it is written.
         method: Method by which ω was estimated.
         note: Remark on the estimate, for display.
         validation_text: Name of the text that the plan was evaluated on; absent if it was
@@ -165,8 +177,8 @@ class Quality:
         measured_kl: KL divergence from 16 bits on that text, in nats per token.
     """
 
-    omega: Predicted
-    budget: Predicted | None = None
+    omega: Loss
+    budget: Loss | None = None
     method: str
     note: str | None = None
     validation_text: str | None = None
@@ -199,20 +211,37 @@ class Certificate:
     """Proof of how good the plan is.
 
     Attributes:
-        gap: Relative optimality gap, (objective − bound) / objective.
-        objective: Objective of the plan, in seconds; plus θ·Σω if θ > 0.
-        bound: Lower bound of the objective of every plan that the proof covers.
+        gap: Relative optimality gap, (objective − bound) / objective; in the file that of
+            the two numbers as they are written.
+        objective: Objective of the plan, in seconds; plus θ·Σω if θ > 0. Rounded up when
+            it is written.
+        bound: Lower bound of the objective of every plan that the proof covers. Rounded
+            down when it is written.
         covers: Choices that the proof covers.
         solver: Name and version of the solver.
         seconds: Seconds of the search.
     """
 
-    gap: Predicted
-    objective: Predicted
-    bound: Predicted
+    gap: float
+    objective: ProvenValue
+    bound: ProvenBound
     covers: str
     solver: str
     seconds: Predicted
+
+    @model_serializer(mode="wrap")
+    def _with_the_gap_written(
+        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        values = handler(self)
+        if info.context is not None:
+            values["gap"] = relative_gap(values["objective"], values["bound"])
+        return values
+
+
+def relative_gap(value: float, bound: float) -> float:
+    """Returns (value − bound) / value: by how much a plan of a value may be improved."""
+    return 0.0 if value <= 0 else max(0.0, (value - bound) / value)
 
 
 @record

@@ -33,6 +33,7 @@ from llmpq_jax.tasks.validation import (
     read_evaluated,
     write_evaluated,
 )
+from llmpq_jax.units import format_loss
 
 _MAX_ROUNDS = 5
 # Factor below the ratio that would suffice if Σω were exact.
@@ -139,7 +140,7 @@ def _log_round(found: Round) -> None:
     validation = found.validation
     verdict = "kept" if found.keeps else "over the limit: tightened"
     log(
-        f"round: budget Σω {found.omega_budget:.4g}, perplexity "
+        f"round: budget Σω {format_loss(found.omega_budget)}, perplexity "
         f"{validation.perplexity:.3f} {validation.perplexity_increase:+.4f}, KL {validation.kl:.4g}: {verdict}"
     )
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from llmpq_jax.errors import StrategyError
-from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.schema.record_files import read_strategy, write_strategy
+from llmpq_jax.schema.strategy import Certificate, Quality, Strategy
 from llmpq_jax.schema.toml import decode_record
 from tests.schema import records
 
@@ -135,3 +138,43 @@ def test_a_wrong_stage_is_refused(second, complaint):
 def test_a_wrong_strategy_is_refused(changes, complaint):
     with pytest.raises(StrategyError, match=complaint):
         read(**changes)
+
+
+VALUES = st.floats(min_value=1e-9, max_value=1e9)
+
+
+@given(VALUES, st.floats(min_value=0, max_value=1))
+def test_a_certificate_in_a_file_claims_no_more_than_was_proven(
+    tmp_path_factory, objective, share
+):
+    bound = share * objective
+    certificate = Certificate(
+        gap=(objective - bound) / objective,
+        objective=objective,
+        bound=bound,
+        covers="all",
+        solver="none",
+        seconds=1.0,
+    )
+    found = written(tmp_path_factory, certificate=certificate).certificate
+    assert found is not None
+    assert found.bound <= bound
+    assert found.objective >= objective
+    assert found.gap == (found.objective - found.bound) / found.objective
+    assert found.gap == pytest.approx(certificate.gap, abs=1e-8)
+
+
+@given(VALUES)
+def test_a_plan_keeps_the_budget_that_its_file_names(tmp_path_factory, omega):
+    quality = Quality(omega=omega, budget=omega, method="none")
+    found = written(tmp_path_factory, quality=quality).quality
+    assert found is not None
+    assert found.budget == found.omega
+    assert omega <= found.omega <= omega * (1 + 1e-5)
+
+
+def written(tmp_path_factory, **parts):
+    """A strategy with other parts, as it is read from its file."""
+    path = tmp_path_factory.mktemp("written") / "strategy.toml"
+    write_strategy(path, replace(read(), **parts))
+    return read_strategy(path)

@@ -16,6 +16,7 @@ from llmpq_jax.planner.instance.candidate import (
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.search.stage_costs import TypedStage
 from llmpq_jax.planner.search.stage_table import StageTable
+from llmpq_jax.schema.strategy import relative_gap
 
 SearchGoal = Literal["objective", "omega"]
 
@@ -93,8 +94,7 @@ class SearchResult:
         """(value − bound) / value; infinite while nothing is found."""
         if self.incumbent is None:
             return float("inf")
-        value = self.incumbent.value
-        return 0.0 if value <= 0 else max(0.0, (value - self.bound) / value)
+        return relative_gap(self.incumbent.value, self.bound)
 
 
 @dataclass(kw_only=True, eq=False, slots=True)

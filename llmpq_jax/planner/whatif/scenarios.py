@@ -29,7 +29,7 @@ from llmpq_jax.planner.whatif.changes import (
 from llmpq_jax.planner.whatif.from_strategy import incumbent_from_strategy
 from llmpq_jax.schema.precision import ALL_BITS
 from llmpq_jax.schema.strategy import Strategy
-from llmpq_jax.units import format_bytes
+from llmpq_jax.units import format_bytes, format_loss
 
 ScenarioKind = Literal[
     "plan", "memory", "speed", "quality", "device", "micro-batches", "decision"
@@ -168,7 +168,7 @@ def _about_quality(
     yield _changed(
         subproblems,
         lambda i: replace(i, omega_budget=looser),
-        text=f"Σω up to {_percent(increments.loss)} higher, {looser:.4g}",
+        text=f"Σω up to {_percent(increments.loss)} higher, {format_loss(looser)}",
         **about,
     )
 
