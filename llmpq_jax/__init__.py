@@ -18,6 +18,7 @@ from llmpq_jax.errors import (
     RequestError,
     SpecError,
     StrategyError,
+    TimeLimitError,
     UnsupportedModelError,
 )
 
@@ -53,6 +54,7 @@ __all__ = [
     "Sources",
     "SpecError",
     "StrategyError",
+    "TimeLimitError",
     "UnsupportedModelError",
     "Workload",
     "__version__",

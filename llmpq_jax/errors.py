@@ -8,6 +8,7 @@
     ├── UnsupportedModelError  an architecture or a config field that is not implemented
     ├── CheckpointError        weights or tokenizer files that are missing or damaged
     ├── InfeasibleError        limits that no plan satisfies
+    ├── TimeLimitError         a search that ended before it found a plan or ruled one out
     ├── RequestError           a request that cannot be served
     └── WorkerFailedError      a process or machine of a stage that failed
 
@@ -51,6 +52,10 @@ class CheckpointError(LlmpqError):
 
 class InfeasibleError(LlmpqError):
     """No plan satisfies the limits; the message says what is missing on which device."""
+
+
+class TimeLimitError(LlmpqError):
+    """A search had too little time to find a plan, or to prove that there is none."""
 
 
 class RequestError(LlmpqError):

@@ -82,7 +82,7 @@ def sweep_command(
     if axis == "quality" and quality.omega_budget is not None:
         msg = "a sweep of quality sets the budgets itself: expected no --omega-budget"
         raise click.UsageError(msg)
-    from llmpq_jax.errors import InfeasibleError
+    from llmpq_jax.errors import InfeasibleError, TimeLimitError
     from llmpq_jax.planner.whatif.pareto import Sweep
     from llmpq_jax.planner.whatif.sweep_point import SweepPoint, front
     from llmpq_jax.report.console import log, print_line
@@ -105,6 +105,9 @@ def sweep_command(
     except KeyboardInterrupt:
         log("interrupted: the points so far are kept")
     kept = front(axis, found)
+    if not kept and any(point.ran_out_of_time for point in found):
+        msg = f"no plan was found in the {search.time_limit_s:g} s of each point, and it is not proven that there is none: expected more time; raise --time-limit"
+        raise TimeLimitError(msg)
     if not kept:
         msg = "no point has a plan: `llmpq-jax solve` says what is short of what"
         raise InfeasibleError(msg)

@@ -195,6 +195,8 @@ def _room_line(stage: StageBreakdown) -> str:
 
 def _best_line(breakdown: PlanBreakdown, first: Answer) -> str:
     if first.latency_s is None:
+        if first.ran_out_of_time:
+            return "best         no plan found in time: raise --time-limit"
         return "best         no plan fits: `llmpq-jax solve` says which device lacks memory"
     gap = f"proven within {gap_text(first.before_gap)} of the best"
     if first.brings or not breakdown.fits or first.latency_s < breakdown.latency_s:
@@ -207,7 +209,8 @@ def _best_line(breakdown: PlanBreakdown, first: Answer) -> str:
 
 def _answer_cells(answer: Answer) -> tuple[str, ...]:
     if answer.objective is None or answer.latency_s is None or answer.gain is None:
-        return (answer.text, "nothing fits", *[UNKNOWN] * 4)
+        found = "none found in time" if answer.ran_out_of_time else "nothing fits"
+        return (answer.text, found, *[UNKNOWN] * 4)
     return (
         answer.text,
         format_seconds(answer.latency_s),

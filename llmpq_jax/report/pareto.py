@@ -85,7 +85,8 @@ def point_line(axis: Axis, point: SweepPoint) -> str:
     shown = format_loss(point.setting) if is_loss else f"{point.setting:g}"
     setting = _TEXTS[axis].setting.format(shown)
     if point.strategy is None:
-        return f"{setting:<14} no plan"
+        found = "no plan found in time" if point.ran_out_of_time else "no plan"
+        return f"{setting:<14} {found}"
     certificate = point.strategy.certificate
     assert certificate is not None, "the solver certifies every plan"
     return (

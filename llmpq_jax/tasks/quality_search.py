@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmpq_jax.checkpoint.calibrated import CalibratedWeights
-from llmpq_jax.errors import InfeasibleError, RequestError
+from llmpq_jax.errors import InfeasibleError, RequestError, TimeLimitError
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.report.console import log
 from llmpq_jax.schema.sensitivity import Sensitivity
@@ -178,12 +178,13 @@ def plan_within(
 
     Raises:
         InfeasibleError: No plan of the rounds keeps the limit.
+        TimeLimitError: The first round had too little time to find a plan.
     """
     budget = omega_budget
     for _ in range(_MAX_ROUNDS):
         try:
             strategy = plan(budget)
-        except InfeasibleError:
+        except (InfeasibleError, TimeLimitError):
             if not any(each.validation.value(limit) <= limit.value for each in known):
                 raise
             break

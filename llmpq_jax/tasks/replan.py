@@ -50,6 +50,7 @@ class Replanner:
 
         Raises:
             InfeasibleError: There is no such plan.
+            TimeLimitError: None was found in time.
         """
         # A node that left may come back; a device that failed on a node that is
         # there is not tried again.

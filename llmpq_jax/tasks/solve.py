@@ -29,6 +29,7 @@ def solve(
 
     Raises:
         InfeasibleError: No plan fits the devices, or none keeps the limit.
+        TimeLimitError: The time ended before a plan was found or ruled out.
         RequestError: The validation text cannot be used.
     """
     digest = measurements_digest(request.sources)
@@ -59,6 +60,7 @@ def search(problem: PlanRequest, limits: SearchLimits) -> Strategy:
 
     Raises:
         InfeasibleError: No plan fits the devices.
+        TimeLimitError: The time ended before a plan was found or ruled out.
     """
     with progress_bar("solving", None, unit="subproblems") as advance:
         return plan(

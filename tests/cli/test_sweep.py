@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import importlib
+from dataclasses import replace
 
 import pytest
 
@@ -98,3 +100,16 @@ def test_choices_that_do_not_go_together_are_refused(run, words):
     result = run("sweep", "--over", "batch", *words, "--pin-layers", "0:2=node9/cpu:1")
     assert result.exit_code == 2
     assert "expected one of node0/cpu:0, node0/cpu:1" in " ".join(result.stderr.split())
+
+
+def test_no_plan_in_time_is_not_no_plan(fails, words, monkeypatch):
+    module = importlib.import_module("llmpq_jax.planner.whatif.pareto")
+    own = module.search
+
+    def hurried(*args, **options):
+        return replace(own(*args, **options), incumbent=None, is_complete=False)
+
+    monkeypatch.setattr(module, "search", hurried)
+    assert fails("sweep", "--over", "batch", *words).startswith(
+        "no plan was found in the 30 s of each point, and it is not proven that there is"
+    )

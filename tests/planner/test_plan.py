@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmpq_jax.costmodel.latency import fit_latency
 from llmpq_jax.costmodel.quality import total_omega
 from llmpq_jax.costmodel.workspace import fit_workspace
-from llmpq_jax.errors import InfeasibleError, MeasurementError
+from llmpq_jax.errors import InfeasibleError, MeasurementError, TimeLimitError
 from llmpq_jax.planner import PlanRequest, Progress, plan
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.instance.subproblems import all_subproblems
@@ -406,6 +406,18 @@ def test_the_time_limit_returns_the_incumbent_with_its_gap():
     assert 0 < found.certificate.gap < 1
     assert found.certificate.bound < found.certificate.objective
     assert found.certificate.objective == pytest.approx(found.predicted.latency_s)
+
+
+def test_no_plan_in_time_is_not_no_plan():
+    """Of many pairs of micro-batches only one is looked at, and says nothing of others."""
+    workload = Workload(batch=16, prompt_length=200, new_tokens=50)
+    asked = request("fast", "slow", memory_mib=20, workload=workload, num_layers=8)
+    assert planned(asked)
+    with pytest.raises(
+        TimeLimitError,
+        match=r"no plan was found in 0 µs, and it is not proven that there is none: exp",
+    ):
+        planned(asked, time_limit_s=0.0)
 
 
 def test_ctrl_c_keeps_the_incumbent():

@@ -86,11 +86,13 @@ def test_changes_without_gain_show_none(explained):
     nothing = replace(answers[1], text="nothing", objective=answers[1].before)
     costs = replace(answers[1], text="costs", objective=answers[1].before * 1.5)
     infeasible = replace(answers[1], text="infeasible", objective=None, latency_s=None)
-    text = text_of(answers_table([answers[0], nothing, costs, infeasible]))
+    hurried = replace(infeasible, text="hurried", ran_out_of_time=True)
+    text = text_of(answers_table([answers[0], nothing, costs, infeasible, hurried]))
     rows = {row.split()[0]: row for row in text.splitlines() if row.split()}
     assert "none" in rows["nothing"]
     assert "(−50.0%)" in rows["costs"]
     assert "nothing fits" in rows["infeasible"]
+    assert "none found in time" in rows["hurried"]
 
 
 def test_gains_that_weigh_quality_say_so(explained):

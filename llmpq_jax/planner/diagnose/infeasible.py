@@ -12,7 +12,7 @@ from llmpq_jax.planner.diagnose.relaxations import repairs
 from llmpq_jax.planner.instance.problem import Problem
 from llmpq_jax.planner.instance.subproblems import all_subproblems
 from llmpq_jax.planner.search.branch_and_bound import min_omega
-from llmpq_jax.units import format_bytes
+from llmpq_jax.units import format_bytes, format_seconds, round_up
 
 # Seconds for the least Σω; most searches take milliseconds.
 _SEARCH_S = 10.0
@@ -22,7 +22,7 @@ _MAX_NAMED = 4
 def explain(
     problem: Problem, on_note: Callable[[str], None] = lambda _: None
 ) -> InfeasibleError:
-    """Returns the error that says why no subproblem has a plan.
+    """Returns the error that says why no subproblem has a plan, which has been proven.
 
     `on_note` receives what is tried, which may take a minute.
     """
@@ -40,22 +40,30 @@ def explain(
     lowest = None
     if clash is None and budget is not None:
         subproblems = all_subproblems(problem, omega_budget=None)
-        lowest = min_omega(subproblems, time_limit_s=_SEARCH_S).incumbent
+        found = min_omega(subproblems, time_limit_s=_SEARCH_S)
+        lowest = found.incumbent
+        if lowest is None and not found.is_complete:
+            return InfeasibleError(
+                f"no plan keeps omega within {budget:g}: the least that fits the memory "
+                f"was not found in {format_seconds(_SEARCH_S)}; allow more with "
+                "--omega-budget, or leave it out"
+            )
         if lowest is None:
             # Without pins the budget still rules out every plan, without the budget the
             # pins.
             clash = pin_clash(replace(request, omega_budget=None))
             if clash is not None:
-                clash += f", but none with omega within {budget:.4g}"
+                clash += f", but none with omega within {budget:g}"
     if clash is not None:
         fits = "; ".join(repair.text for repair in repairs(request, on_note))
         advice = f"what would do: {fits}" if fits else "drop or change a pin"
         return InfeasibleError(f"{clash}; {advice}")
     if lowest is not None:
+        # With fewer digits it might read the same as the budget that is too small.
+        least = f"{round_up(lowest.value, 9):.9g}"
         return InfeasibleError(
-            f"no plan keeps omega within {budget:.4g}: the least that fits "
-            f"the memory is {lowest.value:.4g}; "
-            f"what would do: an omega of {lowest.value:.4g}"
+            f"no plan keeps omega within {budget:.9g}: the least that fits "
+            f"the memory is {least}; what would do: an omega of {least}"
             + "".join(f"; {repair.text}" for repair in repairs(request, on_note))
         )
     smallest = min(
@@ -82,6 +90,8 @@ def explain(
 def _describe(problem: Problem, stages: tuple[StageShortfall, ...]) -> str:
     """Says what the plan of the least shortfall lacks, the worst device first."""
     short = [stage for stage in stages if stage.lack_bytes]
+    if not short:
+        return "each stage would fit a device, but not with all pins of layers, bits and devices"
     worst, *others = sorted(short, key=lambda stage: -stage.lack_bytes)
     unit = problem.execution_units[worst.device]
     layers = f"{worst.num_layers} layer{'s' if worst.num_layers > 1 else ''}"

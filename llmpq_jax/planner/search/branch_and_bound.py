@@ -10,7 +10,7 @@ docs/formulation.md has the whole.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -124,6 +124,7 @@ class _Search:
         bound_of = objective_bound if store.goal == "objective" else omega_bound
         self._queue = NodeQueue(store, [bound_of(instance) for instance in instances])
         self._is_complete = True
+        self._was_interrupted = False
 
     def search(self, known: Sequence[tuple[Instance, Candidate]]) -> SearchResult:
         """Goes through all subproblems, until they are done, the time is over, or Ctrl-C."""
@@ -138,22 +139,21 @@ class _Search:
         except KeyboardInterrupt:
             if self._store.incumbent is None:
                 raise
-            self._is_complete = False
+            self._is_complete, self._was_interrupted = False, True
         best, bound = self._store.incumbent, self._queue.bound
         return SearchResult(
             incumbent=best,
             bound=min(bound, best.value) if best else bound,
             num_subproblems=len(self._instances),
             is_complete=self._is_complete,
+            was_interrupted=self._was_interrupted,
             seconds=time.monotonic() - self._begin,
         )
 
     def _minimise_omega(self) -> None:
         """Minimises Σω: a sum over stages, so that one shortest path solves a subproblem."""
         bounds = self._queue.unopened
-        for subproblem in np.argsort(bounds, kind="stable").tolist():
-            if bounds[subproblem] >= self._store.cutoff or self._store.left_s <= 0:
-                continue
+        for subproblem in self._promising():
             table = self._table(subproblem)
             bound = self._cheapest(table, omega_only(table))
             bounds[subproblem] = max(bounds[subproblem], bound)
@@ -162,11 +162,7 @@ class _Search:
     def _relax_subproblems(self) -> None:
         """Relaxes every subproblem, and finds a first plan in the most promising ones."""
         bounds = self._queue.unopened
-        for subproblem in np.argsort(bounds, kind="stable").tolist():
-            if self._store.incumbent is not None and self._store.left_s <= 0:
-                return
-            if bounds[subproblem] >= self._store.cutoff:
-                continue
+        for subproblem in self._promising():
             table = self._table(subproblem)
             budget = table.instance.omega_budget
             limit = np.inf if budget is None else budget * (1 + BUDGET_SLACK)
@@ -183,12 +179,26 @@ class _Search:
                 self._queue.push(bound, node)
             bounds[subproblem] = float("inf")
 
+    def _promising(self) -> Iterator[int]:
+        """Yields subproblems that may have a better plan, the first whatever the time."""
+        bounds = self._queue.unopened
+        for number, subproblem in enumerate(np.argsort(bounds, kind="stable").tolist()):
+            if bounds[subproblem] >= self._store.cutoff:
+                continue
+            if number and self._is_over():
+                return
+            yield subproblem
+
+    def _is_over(self) -> bool:
+        """Whether no time is left, so that something stays undone."""
+        if self._store.left_s > 0:
+            return False
+        self._is_complete = False
+        return True
+
     def _solve_nodes(self) -> None:
         """Solves nodes until none is left that may improve the incumbent enough."""
-        while self._queue.next_bound() < self._store.cutoff:
-            if self._store.left_s <= 0:
-                self._is_complete = False
-                break
+        while self._queue.next_bound() < self._store.cutoff and not self._is_over():
             node = self._queue.pop()
             self._solve(self._queue.current, node)
             self._queue.current = float("inf")
@@ -230,7 +240,11 @@ class _Search:
             if solution.is_interrupted:
                 queue.close(bound)
                 raise KeyboardInterrupt
-            if solution.is_proven or not children or bound >= store.cutoff:
+            if solution.is_proven or bound >= store.cutoff:
+                return queue.close(bound)
+            if not children:
+                # Nothing but the time limit ends HiGHS before it has proven a node.
+                self._is_complete = False
                 return queue.close(bound)
         node = replace(node, multipliers=found.multipliers, paths=found.paths)
         for child in children:

@@ -80,6 +80,7 @@ class SearchResult:
         bound: Lower bound on every plan of every subproblem; infinite if none exists.
         num_subproblems: Number of subproblems covered.
         is_complete: False if the time limit or Ctrl-C ended the search early.
+        was_interrupted: Whether Ctrl-C ended it.
         seconds: Seconds that the search took.
     """
 
@@ -87,7 +88,18 @@ class SearchResult:
     bound: float
     num_subproblems: int
     is_complete: bool
+    was_interrupted: bool = False
     seconds: float
+
+    @property
+    def is_infeasible(self) -> bool:
+        """Whether it is proven that there is no plan, and not only that none was found."""
+        return self.incumbent is None and self.is_complete
+
+    @property
+    def ran_out_of_time(self) -> bool:
+        """Whether the search ended before a plan was found or ruled out."""
+        return self.incumbent is None and not self.is_complete
 
     @property
     def gap(self) -> float:

@@ -23,6 +23,7 @@ class Answer:
         before: Objective of the best plan without the change.
         before_gap: Gap that is proven of that plan.
         bound: Lower bound on every plan's objective; infinite if none exists.
+        ran_out_of_time: Whether the time ended before a plan was found or ruled out.
         seconds: Seconds that the search took.
         is_interrupted: Whether Ctrl-C ended the search.
     """
@@ -41,6 +42,7 @@ class Answer:
     micro_batch: MicroBatch | None
     num_stages: int | None
     seconds: float
+    ran_out_of_time: bool
     is_interrupted: bool
 
     @property
@@ -89,7 +91,7 @@ def answer_scenarios(
             before_gap = max(result.gap, _ROUNDING)
             if result.incumbent is not None:
                 best = result.incumbent
-        answer = _answer(scenario, result, best, before_gap, time_limit_s)
+        answer = _answer(scenario, result, best, before_gap)
         yield answer
         if answer.is_interrupted:
             return
@@ -102,7 +104,6 @@ def _answer(
     result: SearchResult,
     best: Incumbent,
     before_gap: float,
-    time_limit_s: float,
 ) -> Answer:
     found = result.incumbent
     cost = None if found is None else found.cost
@@ -121,5 +122,6 @@ def _answer(
         micro_batch=None if found is None else found.instance.micro_batch,
         num_stages=None if found is None else len(found.candidate.devices),
         seconds=result.seconds,
-        is_interrupted=not result.is_complete and result.seconds < time_limit_s,
+        ran_out_of_time=result.ran_out_of_time,
+        is_interrupted=result.was_interrupted,
     )

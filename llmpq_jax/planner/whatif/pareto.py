@@ -131,6 +131,8 @@ class Sweep:
                     point = known[subset] = self.solve(request, budget)
                 if point.latency_s < best.latency_s:
                     best = replace(point, setting=number)
+                elif best.strategy is None and point.ran_out_of_time:
+                    best = replace(best, ran_out_of_time=True)
                 if point.was_interrupted:
                     yield best
                     return
@@ -169,16 +171,19 @@ class Sweep:
         own_setting = setting if setting is not None else (budget or 0.0)
         best = result.incumbent
         if best is None:
-            return SweepPoint(setting=own_setting, strategy=None)
+            return SweepPoint(
+                setting=own_setting,
+                strategy=None,
+                ran_out_of_time=result.ran_out_of_time,
+            )
         seconds = time.monotonic() - begin
-        ended_early = not result.is_complete and result.seconds < self.time_limit_s
         return SweepPoint(
             setting=own_setting,
             strategy=make_strategy(
                 problem, result, best, budget=budget, note=None, seconds=seconds
             ),
             incumbent=best,
-            was_interrupted=ended_early,
+            was_interrupted=result.was_interrupted,
         )
 
 
@@ -202,7 +207,7 @@ def _spread(size: int) -> list[int]:
 def _bound_s(point: SweepPoint, theta: float) -> float:
     """Returns a lower bound on the latency of fewer devices; only θ = 0 gives one."""
     if point.strategy is None:
-        return float("inf")
+        return 0.0 if point.ran_out_of_time else float("inf")
     assert point.strategy.certificate is not None, "the planner certifies every plan"
     return point.strategy.certificate.bound if theta == 0 else 0.0
 
@@ -221,7 +226,7 @@ def _is_within(
 ) -> bool:
     """Whether a plan uses no more devices of any group than a subset has."""
     if point.strategy is None:
-        return True
+        return not point.ran_out_of_time
     used = {name for stage in point.strategy.stages for name in stage.devices}
     numbers = [len(used.intersection(names)) for names in groups]
     return all(own <= number for own, number in zip(numbers, subset, strict=True))

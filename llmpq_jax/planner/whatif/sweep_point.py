@@ -19,12 +19,14 @@ class SweepPoint:
         setting: Budget for Σω, batch, or largest number of devices.
         strategy: The fastest plan found; None if there was none.
         incumbent: The same plan as the search has it.
+        ran_out_of_time: Whether the time ended before a plan was found or ruled out.
         was_interrupted: Whether Ctrl-C ended its search, so that it is the best until then.
     """
 
     setting: float
     strategy: Strategy | None
     incumbent: Incumbent | None = None
+    ran_out_of_time: bool = False
     was_interrupted: bool = False
 
     @property

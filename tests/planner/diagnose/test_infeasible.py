@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from dataclasses import replace
 
@@ -122,3 +123,23 @@ def test_an_embedding_and_a_head_that_no_order_can_hold_are_named():
     )
     message = reason(asked)
     assert "no choice of devices can embed on its first" in message
+
+
+def test_a_least_loss_that_is_not_found_in_time_is_not_made_up(monkeypatch):
+    module = importlib.import_module("llmpq_jax.planner.diagnose.infeasible")
+    own = module.min_omega
+
+    def hurried(*args, **options):
+        return replace(own(*args, **options), incumbent=None, is_complete=False)
+
+    monkeypatch.setattr(module, "min_omega", hurried)
+    assert reason(request("fast", memory_mib=5, omega_budget=0.01)).startswith(
+        "no plan keeps omega within 0.01: the least that fits the memory was not found in"
+    )
+
+
+def test_the_budget_that_is_offered_is_enough():
+    asked = request("fast", memory_mib=5, omega_budget=0.01)
+    offered = float(number(r"what would do: an omega of ([\d.e+-]+)", reason(asked)))
+    assert plan(replace(asked, omega_budget=offered)).stages
+    reason(replace(asked, omega_budget=offered * (1 - 1e-6)))

@@ -152,7 +152,7 @@ def test_an_interrupted_search_is_the_last_one(monkeypatch):
     module = importlib.import_module("llmpq_jax.planner.whatif.answers")
     own = module.search
     monkeypatch.setattr(
-        module, "search", lambda *a, **k: replace(own(*a, **k), is_complete=False)
+        module, "search", lambda *a, **k: replace(own(*a, **k), was_interrupted=True)
     )
     _, answers = explained(request("slow", "fast", num_layers=3))
     assert [answer.is_interrupted for answer in answers] == [True]

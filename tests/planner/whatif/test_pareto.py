@@ -87,6 +87,18 @@ def test_a_number_of_devices_has_the_best_subset_of_that_size(memory_mib):
 def test_points_without_a_plan_have_no_strategy():
     points = list(sweep("fast", "slow", memory_mib=2).points("devices", max_points=9))
     assert [point.strategy for point in points] == [None, None]
+    assert not any(point.ran_out_of_time for point in points)
+
+
+def test_a_point_without_a_plan_in_time_is_not_one_without_a_plan():
+    """Nor is a subset of its devices left out for that."""
+    swept = sweep("fast", "slow", memory_mib=5, omega_budget=0.45)
+    whole = [point.strategy for point in swept.points("devices", max_points=9)]
+    hurried = replace(swept, time_limit_s=0.0)
+    for point, found in zip(
+        hurried.points("devices", max_points=9), whole, strict=True
+    ):
+        assert found is None or point.strategy or point.ran_out_of_time
 
 
 def test_an_interrupted_point_is_the_last_one(monkeypatch):
@@ -97,7 +109,7 @@ def test_an_interrupted_point_is_the_last_one(monkeypatch):
     def interrupted(*args, **options) -> SearchResult:
         calls.append(options)
         result = own_search(*args, **options)
-        return replace(result, is_complete=len(calls) < 3)
+        return replace(result, was_interrupted=len(calls) == 3)
 
     monkeypatch.setattr(module, "search", interrupted)
     points = list(sweep("fast", "slow").points("batch", max_points=20))
