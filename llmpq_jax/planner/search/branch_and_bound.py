@@ -54,6 +54,7 @@ from llmpq_jax.planner.search.stage_table import (
     max_stage_layers,
     stage_table,
 )
+from llmpq_jax.planner.search.time_limit import CheckTime, OutOfTimeError, unlimited
 
 # Share of the distance to the cutoff by which branching has to raise the bound.
 _STALLED = 0.05
@@ -125,6 +126,8 @@ class _Search:
         self._queue = NodeQueue(store, [bound_of(instance) for instance in instances])
         self._is_complete = True
         self._was_interrupted = False
+        # The first subproblem is looked at whatever the time, so that there may be a plan.
+        self._check_time: CheckTime = unlimited
 
     def search(self, known: Sequence[tuple[Instance, Candidate]]) -> SearchResult:
         """Goes through all subproblems, until they are done, the time is over, or Ctrl-C."""
@@ -136,6 +139,9 @@ class _Search:
             else:
                 self._relax_subproblems()
                 self._solve_nodes()
+        except OutOfTimeError:
+            # Bounds of what was being solved stay as they were.
+            self._is_complete = False
         except KeyboardInterrupt:
             if self._store.incumbent is None:
                 raise
@@ -185,20 +191,16 @@ class _Search:
         for number, subproblem in enumerate(np.argsort(bounds, kind="stable").tolist()):
             if bounds[subproblem] >= self._store.cutoff:
                 continue
-            if number and self._is_over():
-                return
+            if number:
+                self._check_time = self._store.check_time
+                self._check_time()
             yield subproblem
-
-    def _is_over(self) -> bool:
-        """Whether no time is left, so that something stays undone."""
-        if self._store.left_s > 0:
-            return False
-        self._is_complete = False
-        return True
+        self._check_time = self._store.check_time
 
     def _solve_nodes(self) -> None:
         """Solves nodes until none is left that may improve the incumbent enough."""
-        while self._queue.next_bound() < self._store.cutoff and not self._is_over():
+        while self._queue.next_bound() < self._store.cutoff:
+            self._check_time()
             node = self._queue.pop()
             self._solve(self._queue.current, node)
             self._queue.current = float("inf")
@@ -213,7 +215,7 @@ class _Search:
         if node_bounds != node.node_bounds:
             # What was cut off is no better than this, and may be no worse either.
             queue.close(store.cutoff)
-        finder = ShortestPath(table, node_bounds)
+        finder = ShortestPath(table, node_bounds, self._check_time)
         known = NodeBound(
             value=before,
             weights=(),
@@ -254,7 +256,8 @@ class _Search:
 
     def _cheapest(self, table: StageTable, weights: LagrangianWeights) -> float:
         """Considers the cheapest pipeline under weights; returns a bound on its value."""
-        path = ShortestPath(table, NodeBounds()).cheapest(weights)
+        finder = ShortestPath(table, NodeBounds(), self._check_time)
+        path = finder.cheapest(weights)
         if path is None:
             return float("inf")
         self._store.consider_path(table, path.stages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from llmpq_jax.planner.search.restricted_master import RestrictedMaster, column_
 from llmpq_jax.planner.search.search_result import IncumbentStore, SearchSettings
 from llmpq_jax.planner.search.shortest_path import NodeBounds, Path, ShortestPath
 from llmpq_jax.planner.search.stage_table import StageTable
+from llmpq_jax.planner.search.time_limit import OutOfTimeError
 
 # A bound is the same sum taken in another order, and may round up.
 ROUNDING = 1e-11
@@ -47,6 +49,9 @@ def bound_node(
     """Improves a node's bound by column generation; the store considers every pipeline.
 
     `finder` is within the node's bounds; `known` is what the rounds start from.
+
+    Raises:
+        OutOfTimeError: If the time ends before there is any bound.
     """
     master = RestrictedMaster(table, finder.node_bounds)
     one = master.add_row(1.0, 1.0)
@@ -62,7 +67,12 @@ def bound_node(
     solved = None
     for _ in range(settings.rounds):
         weights = lagrangian_weights(table, multipliers)
-        path = finder.cheapest(weights)
+        try:
+            path = finder.cheapest(weights)
+        except OutOfTimeError:
+            if not tried:
+                raise
+            break
         if path is None:
             return replace(known, value=float("inf"), weights=(weights,), paths=())
         value = path.lagrangian_value - abs(path.lagrangian_value) * ROUNDING
@@ -82,7 +92,8 @@ def bound_node(
         if reachable - bound <= max(0.02 * missing, 1e-9 * abs(bound)):
             break
     if bound < store.cutoff and solved is not None:
-        _dive(store, table, finder.node_bounds, tried[-1][2], master.slowest_s())
+        with suppress(OutOfTimeError):
+            _dive(store, table, finder.node_bounds, tried[-1][2], master.slowest_s())
     tried.sort(key=lambda entry: -entry[0])
     return NodeBound(
         value=bound,
@@ -112,7 +123,7 @@ def _dive(
             for bound_s, own_s in zip(node_bounds.max_s, slowest_s, strict=True)
         )
         limits = replace(node_bounds, max_s=max_s)
-        path = ShortestPath(table, limits).cheapest(weights)
+        path = ShortestPath(table, limits, store.check_time).cheapest(weights)
         if path is not None:
             store.consider_path(table, path.stages)
 

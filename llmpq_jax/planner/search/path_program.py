@@ -10,6 +10,7 @@ from llmpq_jax.planner.instance.device_symmetry import DeviceTypes
 from llmpq_jax.planner.instance.instance import Integers
 from llmpq_jax.planner.instance.stage_bytes import Role
 from llmpq_jax.planner.search.stage_costs import StageCosts, TypedStage
+from llmpq_jax.planner.search.time_limit import CheckTime, unlimited
 
 
 class States:
@@ -61,7 +62,9 @@ class PathProgram:
         states: States,
         costs: StageCosts,
         hops: Float[np.ndarray, "T T"],
+        check_time: CheckTime = unlimited,
     ) -> None:
+        self._check_time = check_time
         self._types, self._states, self.costs, self._hops = types, states, costs, hops
         self._num_layers = costs.first.shape[1] - 1
         self.stage, self.rest = self._backward()
@@ -91,6 +94,7 @@ class PathProgram:
             after[states.steps[t], t] = costs.first[t]
         for depth in range(2, len(states.depths)):
             for t in range(self._types.num_types):
+                self._check_time()
                 here = states.ending_on(depth, t)
                 if not len(here):
                     continue
@@ -123,6 +127,7 @@ class PathProgram:
                 value = stage[onward, t][:, None, :] + self._hops[:, t][None, :, None]
                 rest[earlier] = np.minimum(rest[earlier], value)
             for t in range(types.num_types):
+                self._check_time()
                 here = states.ending_on(depth, t)
                 if not len(here):
                     continue

@@ -16,6 +16,7 @@ from llmpq_jax.planner.instance.candidate import (
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.search.stage_costs import TypedStage
 from llmpq_jax.planner.search.stage_table import StageTable
+from llmpq_jax.planner.search.time_limit import OutOfTimeError
 from llmpq_jax.schema.strategy import relative_gap
 
 SearchGoal = Literal["objective", "omega"]
@@ -136,6 +137,11 @@ class IncumbentStore:
     def left_s(self) -> float:
         """Seconds until the deadline, negative after it."""
         return self.deadline - time.monotonic()
+
+    def check_time(self) -> None:
+        """Raises OutOfTimeError if no time is left."""
+        if self.left_s <= 0:
+            raise OutOfTimeError
 
     def consider(self, instance: Instance, candidate: Candidate) -> None:
         """Takes a plan if it fits and is better than the best so far."""

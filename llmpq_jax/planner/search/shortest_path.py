@@ -27,6 +27,7 @@ from llmpq_jax.planner.search.lagrangian import LagrangianWeights
 from llmpq_jax.planner.search.path_program import PathProgram, States
 from llmpq_jax.planner.search.stage_costs import MiddleCounts, StageCosts, TypedStage
 from llmpq_jax.planner.search.stage_table import StageTable
+from llmpq_jax.planner.search.time_limit import CheckTime, unlimited
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,9 +53,18 @@ class Path:
 
 
 class ShortestPath:
-    """Finds cheapest pipelines of one instance within a node's bounds."""
+    """Finds cheapest pipelines of one instance within a node's bounds.
 
-    def __init__(self, table: StageTable, node_bounds: NodeBounds) -> None:
+    `check_time` is called meanwhile.
+    """
+
+    def __init__(
+        self,
+        table: StageTable,
+        node_bounds: NodeBounds,
+        check_time: CheckTime = unlimited,
+    ) -> None:
+        self._check_time = check_time
         self._table, self.node_bounds = table, node_bounds
         self._num_layers = table.counts.num_layers
         self._num_types = table.types.num_types
@@ -183,7 +193,9 @@ class ShortestPath:
         hop = (weights.hop[:, None, None, None] * table.types.hop_s).sum(axis=0)
         loss = table.instance.wire_omega[:, None, None]
         hop = np.where(self._hop_is_allowed, hop + weights.omega * loss, np.inf)
-        program = PathProgram(table.types, self._states, costs, hop.min(axis=0))
+        program = PathProgram(
+            table.types, self._states, costs, hop.min(axis=0), self._check_time
+        )
         return program, hop.argmin(axis=0)
 
     def _constant(self, weights: LagrangianWeights) -> float:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llmpq_jax.planner.instance.candidate import evaluate, with_min_omega
 from llmpq_jax.planner.search.branch_and_bound import search
 from llmpq_jax.planner.search.node_mip.highs import solve
-from llmpq_jax.planner.search.search_result import SearchSettings
+from llmpq_jax.planner.search.search_result import IncumbentStore, SearchSettings
 from tests.planner.random_instances import (
     mesh_subproblem_lists,
     pinned_subproblem_lists,
@@ -145,6 +145,30 @@ def test_the_formulation_in_the_best_order_finds_no_better_plan(instances):
     # Its own sum of seconds, which no evaluation has corrected.
     own = outcome.bound * formulation.unit
     assert own == pytest.approx(found, rel=1e-5, abs=1e-7)
+
+
+@settings(max_examples=NUM_EXAMPLES)
+@given(
+    subproblem_lists(),
+    st.integers(0, 300),
+    st.sampled_from(["objective", "omega"]),
+)
+def test_wherever_the_time_ends_the_bound_holds(instances, num_checks, goal):
+    referee = {
+        "objective": best_by_enumeration,
+        "omega": min_omega_by_enumeration,
+    }[goal]
+    left = iter(num_checks * [1.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(IncumbentStore, "left_s", property(lambda _: next(left, -1.0)))
+        result = search(instances, time_limit_s=60.0, relative_gap=EXACT, goal=goal)
+    expected = referee(instances)
+    assert expected is None or not result.is_infeasible
+    if expected is not None:
+        assert result.bound <= expected * (1 + 1e-9)
+    if result.incumbent is not None:
+        assert expected is not None
+        assert result.incumbent.value >= expected * (1 - 1e-9)
 
 
 @given(subproblem_lists(), st.sampled_from(["objective", "omega"]))

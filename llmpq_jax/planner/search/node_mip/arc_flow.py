@@ -27,14 +27,24 @@ from llmpq_jax.planner.search.node_mip.expressions import (
 )
 from llmpq_jax.planner.search.node_mip.highs import Model
 from llmpq_jax.planner.search.stage_costs import TypedStage
+from llmpq_jax.planner.search.time_limit import CheckTime, unlimited
 from llmpq_jax.schema.measurements import PHASES
 
 Add = Callable[[ArcFlow], None]
 
 
-def formulate(candidates: CandidateStages) -> ArcFlow:
-    """Writes candidate stages as a mixed-integer linear model."""
-    flow = ArcFlow(candidates=candidates, scaling=scaling_of(candidates.instance))
+def formulate(
+    candidates: CandidateStages, *, check_time: CheckTime = unlimited
+) -> ArcFlow:
+    """Writes candidate stages as a mixed-integer linear model.
+
+    `check_time` is called before each row.
+    """
+    flow = ArcFlow(
+        candidates=candidates,
+        scaling=scaling_of(candidates.instance),
+        check_time=check_time,
+    )
     add_variables(flow)
     for add in constraints(candidates.instance.phases).values():
         add(flow)

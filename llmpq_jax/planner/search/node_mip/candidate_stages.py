@@ -22,6 +22,7 @@ from llmpq_jax.planner.search.lagrangian import LagrangianWeights
 from llmpq_jax.planner.search.shortest_path import NodeBounds, ShortestPath
 from llmpq_jax.planner.search.stage_costs import TypedStage
 from llmpq_jax.planner.search.stage_table import StageTable
+from llmpq_jax.planner.search.time_limit import CheckTime, unlimited
 
 # Dominated stages are looked for if there are at most this many times too many stages.
 _MAX_COMPARED = 8
@@ -70,10 +71,11 @@ def candidates_below(
     limit: float,
     *,
     max_stages: int | None = None,
+    check_time: CheckTime = unlimited,
 ) -> CandidateStages | None:
     """Keeps the stages that no given weights prove to cost more than a limit.
 
-    Returns None if more than `max_stages` are left.
+    Returns None if more than `max_stages` are left. `check_time` is called meanwhile.
     """
     kept = None
     for own in weights:
@@ -84,7 +86,8 @@ def candidates_below(
         return None
     counts = table.counts
     shape = (len(ROLES), table.types.num_types, counts.num_layers, len(counts.counts))
-    kept = kept[_is_undominated(table, *np.unravel_index(kept, shape))]
+    columns = np.unravel_index(kept, shape)
+    kept = kept[_is_undominated(table, *columns, check_time=check_time)]
     if max_stages is not None and len(kept) > max_stages:
         return None
     role, types, first, index = np.unravel_index(kept, shape)
@@ -114,6 +117,8 @@ def _is_undominated(
     types: Integers,
     first: Integers,
     index: Integers,
+    *,
+    check_time: CheckTime,
 ) -> Bool[np.ndarray, " S"]:
     """Whether no stage that could replace it is at least as good in all respects.
 
@@ -133,6 +138,7 @@ def _is_undominated(
     keep = np.zeros(len(group), dtype=bool)
     edges = np.flatnonzero(np.diff(group[order], prepend=-1, append=-1))
     for begin, end in pairwise(edges.tolist()):
+        check_time()
         best = np.zeros((0, values.shape[1]))
         for stage in order[begin:end]:
             if not (best <= values[stage]).all(axis=1).any():

@@ -17,6 +17,7 @@ from llmpq_jax.planner.instance.instance import Integers
 from llmpq_jax.planner.search.bounds import Scaling, all_rounds
 from llmpq_jax.planner.search.node_mip.candidate_stages import CandidateStages
 from llmpq_jax.planner.search.node_mip.highs import TOLERANCE, Model
+from llmpq_jax.planner.search.time_limit import CheckTime, unlimited
 from llmpq_jax.schema.measurements import PHASES
 
 # A body and what it is at least and at most; None is no limit.
@@ -41,11 +42,13 @@ class ArcFlow:
         candidates: Stages that may be chosen.
         scaling: Units of the model's numbers.
         model: Pyomo model; `stage[s]` says whether candidate stage s is in the plan.
+        check_time: Function that is called before each row.
     """
 
     candidates: CandidateStages
     scaling: Scaling
     model: Model = field(default_factory=pyo.ConcreteModel)
+    check_time: CheckTime = unlimited
 
     def add_row(self, name: str, row: Row) -> None:
         """Adds a constraint."""
@@ -64,6 +67,7 @@ class ArcFlow:
         Pyomo refuses a constraint without variables. One that never holds becomes a row
         that no plan keeps.
         """
+        self.check_time()
         lower, body, upper = row
         if is_potentially_variable(body):
             yield row

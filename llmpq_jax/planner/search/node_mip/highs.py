@@ -6,6 +6,7 @@ HiGHS's own and not an interface's.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -19,11 +20,14 @@ Status = Literal["optimal", "infeasible", "stopped", "interrupted"]
 
 # Far below any difference between two plans; bytes are the finest at 1e-9 of a device.
 TOLERANCE = 1e-9
+# Seconds after its time limit that HiGHS may still take to end by itself.
+_GRACE_S = 0.5
 _STATUSES: dict[Any, Status] = {
     highspy.HighsModelStatus.kInfeasible: "infeasible",
     highspy.HighsModelStatus.kObjectiveBound: "infeasible",
     highspy.HighsModelStatus.kOptimal: "optimal",
     highspy.HighsModelStatus.kTimeLimit: "stopped",
+    highspy.HighsModelStatus.kInterrupt: "stopped",
 }
 
 
@@ -50,17 +54,23 @@ def solve(
 ) -> Outcome:
     """Minimises a mixed-integer linear model and writes the solution to its variables.
 
-    Solutions above the cutoff are not looked for.
+    Solutions above the cutoff are not looked for. The time limit includes the passing of
+    the model to HiGHS.
 
     Raises:
         RuntimeError: If HiGHS reports an error, which a sound model does not cause.
     """
+    deadline = time.monotonic() + time_limit_s
     form = LinearStandardFormCompiler().write(model, mixed_form=True)
+    lp = _as_lp(form)
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        return Outcome(status="stopped", has_solution=False, bound=-np.inf)
     highs = highspy.Highs()
     options = {
         "output_flag": False,
         "threads": 1,
-        "time_limit": max(time_limit_s, 0.0),
+        "time_limit": left_s,
         "mip_rel_gap": relative_gap,
         "mip_abs_gap": 0.0,
         "mip_feasibility_tolerance": TOLERANCE,
@@ -71,8 +81,8 @@ def solve(
         options["objective_bound"] = cutoff
     for name, value in options.items():
         highs.setOptionValue(name, value)
-    highs.passModel(_as_lp(form))
-    is_interrupted = _run(highs)
+    highs.passModel(lp)
+    is_interrupted = _run(highs, deadline + _GRACE_S)
     status = highs.getModelStatus()
     info = highs.getInfo()
     has_solution = info.primal_solution_status == highspy.kSolutionStatusFeasible
@@ -91,13 +101,17 @@ def solve(
     return Outcome(status=_STATUSES[status], has_solution=has_solution, bound=bound)
 
 
-def _run(highs: Any) -> bool:
-    """Runs in a thread, so that Ctrl-C can end it; returns whether it did."""
+def _run(highs: Any, deadline: float) -> bool:
+    """Runs in a thread, so that Ctrl-C can end it; returns whether it did.
+
+    Some of HiGHS's steps do not look at its time limit: at the deadline it is cancelled.
+    """
     highs.HandleUserInterrupt = True
     highs.startSolve()
     try:
         while not highs.wait(0.1)[0]:
-            pass
+            if time.monotonic() > deadline:
+                highs.cancelSolve()
     except KeyboardInterrupt:
         highs.cancelSolve()
         while not highs.wait(0.1)[0]:

@@ -40,6 +40,9 @@ def solve_node(
 
     Returns None if more than `max_columns` candidate stages remain. A node that cannot be
     branched has no such limit, and no time limit but the search's.
+
+    Raises:
+        OutOfTimeError: If the time ends before HiGHS has its model.
     """
     # Pyomo takes a second to import, which commands that do not solve should not pay.
     from llmpq_jax.planner.search.node_mip.arc_flow import chosen_stages, formulate
@@ -50,7 +53,12 @@ def solve_node(
     if max_columns is not None and not np.isfinite(cutoff):
         return None
     candidates = candidates_below(
-        table, finder, known.weights, cutoff, max_stages=max_columns
+        table,
+        finder,
+        known.weights,
+        cutoff,
+        max_stages=max_columns,
+        check_time=store.check_time,
     )
     if candidates is None:
         return None
@@ -59,7 +67,8 @@ def solve_node(
     reached, is_proven = cutoff, True
     budget = table.instance.omega_budget
     for _ in range(2):
-        written = formulate(candidates)
+        written = formulate(candidates, check_time=store.check_time)
+        store.check_time()
         outcome = solve(
             written.model,
             time_limit_s=min(

@@ -9,8 +9,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.planner.search.node_mip.arc_flow import formulate
+from llmpq_jax.planner.search.node_mip.arc_flow import constraints, formulate
 from llmpq_jax.planner.search.node_mip.highs import solve
+from llmpq_jax.planner.search.time_limit import OutOfTimeError
 from tools.write_golden_lp import arc_example
 
 
@@ -28,6 +29,26 @@ def test_whatever_stages_are_left_the_program_has_the_plans_there_are(
     written = formulate(candidates)
     outcome = solve(written.model, time_limit_s=60.0, relative_gap=0.0)
     assert outcome.has_solution == has_plan(candidates)
+
+
+NAMES = constraints()
+
+
+@given(st.integers(0, 40))
+def test_writing_ends_where_the_time_does(num_rows):
+    checked = []
+
+    def check_time():
+        checked.append(None)
+        if len(checked) > num_rows:
+            raise OutOfTimeError
+
+    try:
+        formulate(arc_example(), check_time=check_time)
+    except OutOfTimeError:
+        assert len(checked) == num_rows + 1
+    else:
+        assert len(NAMES) <= len(checked) <= num_rows
 
 
 def some_of(kept, wire_bits, is_lossless, budget, must_use):

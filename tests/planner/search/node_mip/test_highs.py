@@ -106,3 +106,26 @@ def test_an_error_of_highs_is_not_passed_over():
     model.objective.expr = model.free
     with pytest.raises(RuntimeError, match="HiGHS ended with"):
         solved(model)
+
+
+@pytest.mark.parametrize("time_limit_s", [-28.0, 0.0])
+def test_without_time_highs_is_not_asked(monkeypatch, time_limit_s):
+    def refused(*_):
+        pytest.fail("HiGHS was given a limit that is over")
+
+    monkeypatch.setattr(highspy.Highs, "startSolve", refused)
+    outcome = solved(knapsack(), time_limit_s=time_limit_s)
+    assert (outcome.status, outcome.has_solution) == ("stopped", False)
+    assert outcome.bound == -float("inf")
+
+
+def test_highs_is_ended_if_it_does_not_end_by_itself(monkeypatch):
+    """Some of its steps do not look at its limit, which here is not passed on."""
+    set_value = highspy.Highs.setOptionValue
+
+    def without_limit(highs, name, value):
+        return None if name == "time_limit" else set_value(highs, name, value)
+
+    monkeypatch.setattr(highspy.Highs, "setOptionValue", without_limit)
+    outcome = solved(hard(), time_limit_s=1.0)
+    assert (outcome.status, outcome.has_solution) == ("stopped", True)
