@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from llmpq_jax.costmodel.pipeline_schedule import Host
 from llmpq_jax.planner.instance.device_numbers import DeviceNumbers
 from llmpq_jax.planner.instance.instance import DeviceGroup, Instance
+from llmpq_jax.planner.instance.stage_bytes import stage_bytes
 from llmpq_jax.schema.workload import MicroBatch
 
 MIB = 1 << 20
@@ -144,6 +145,47 @@ def mesh_subproblem_lists(draw, *, max_number=2, max_layers=3):
             )
         )
     return subproblems
+
+
+@st.composite
+def near_equal_subproblem_lists(draw, *, max_number=2, max_layers=4):
+    """Subproblems with equal devices but for a few bytes of free memory, and another one.
+
+    The bytes are near those that some stage needs, where one more makes a difference.
+    """
+    drawn = draw(
+        subproblem_lists(max_number=max_number, max_layers=max_layers, min_devices=2)
+    )
+    kinds = [0] * draw(st.integers(2, 3)) + [1] * draw(st.integers(0, 1))
+    jitter = draw(st.sampled_from([0, 1, 1000, MIB]))
+    needed = draw(st.sampled_from(_needs(drawn[0]) or [MIB]))
+    more = draw(
+        st.lists(st.integers(-jitter, jitter), min_size=len(kinds), max_size=len(kinds))
+    )
+    subproblems = []
+    for instance in drawn:
+        taken = replace(instance, hosts=()).with_devices(kinds)
+        must_use = np.array([instance.devices.must_use[kind] for kind in kinds])
+        devices = replace(
+            taken.devices,
+            allowed_bytes=np.maximum(needed + np.array(more), 0),
+            must_use=must_use,
+        )
+        subproblems.append(replace(taken, devices=devices))
+    return subproblems
+
+
+def _needs(instance):
+    """Bytes of stages of the first device, all layers at one precision."""
+    num_layers, num_bits = instance.omega.shape
+    counts = np.kron(np.eye(num_bits, dtype=int), np.arange(1, num_layers + 1)[:, None])
+    return [
+        int(size)
+        for ends in ((True, False), (False, True), (True, True), (False, False))
+        for size in stage_bytes(
+            instance, [0], counts, is_first=ends[0], is_last=ends[1]
+        ).total[0]
+    ]
 
 
 @st.composite

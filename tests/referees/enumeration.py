@@ -82,7 +82,7 @@ def _costs(
     if budget is not None and omega > budget * (1 + 1e-9):
         return None
     fits = [
-        _fits(instance, j, bits[first:end], first)
+        stage_fits(instance, j, bits[first:end], first)
         for j, (first, end) in zip(devices, cuts, strict=True)
     ]
     if not all(fits):
@@ -119,7 +119,7 @@ def _costs(
     return seconds.latency_s + instance.theta * omega, omega
 
 
-def _fits(instance: Instance, j: int, bits: tuple[int, ...], first: int) -> bool:
+def stage_fits(instance: Instance, j: int, bits: tuple[int, ...], first: int) -> bool:
     """Whether layers of these bits, from a first one on, may be on a device and fit it."""
     d = instance.devices
     size, workspaces = int(instance.buffer_bytes), []

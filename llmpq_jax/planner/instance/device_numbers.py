@@ -9,7 +9,7 @@ make unequal devices interchangeable, and the certificate wrong.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, get_type_hints
@@ -94,13 +94,17 @@ class DeviceNumbers:
             }
         )
 
-    def signature(self, device: int) -> bytes:
-        """Returns all numbers of one device; equal for two devices if all are equal."""
+    def signature(self, device: int, *, without: Collection[str] = ()) -> bytes:
+        """Returns the numbers of one device; equal for two devices if all are equal.
+
+        Fields that are named in `without` are left out.
+        """
         return b"".join(
             np.ascontiguousarray(
                 take_devices(getattr(self, name), axes, [device])
             ).tobytes()
             for name, axes in axes_of(DeviceNumbers).items()
+            if name not in without
         )
 
     def sped_up(self, devices: Sequence[int], factor: float) -> DeviceNumbers:

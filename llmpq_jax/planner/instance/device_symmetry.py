@@ -1,8 +1,8 @@
 """Which devices of an instance are interchangeable, and its numbers by device types.
 
-Two devices are of one type if swapping them changes no number: their own numbers are
-equal, and so are the machine they share and their hops to and from every other device.
-Plans then differ by *how many* devices of each type they use, never by which. Types whose
+Two devices are of one type if swapping them changes no plan and no cost: the same stages
+fit both, their other numbers are equal, and so are the machine they share and their hops to
+and from every other device. Plans then differ by *how many* devices of each type they use, never by which. Types whose
 meshes may be made of the same devices share a device group; any other type is a group of
 its own. Axes: T types, G groups, and those of `instance`.
 """
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from llmpq_jax.costmodel.monotone_table import Floats
 from llmpq_jax.planner.instance.instance import Instance, Integers
+from llmpq_jax.planner.instance.stage_bytes import num_fitting_stages
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -72,12 +74,14 @@ class DeviceTypes:
         return total
 
 
+# All parts of a search ask for the types of the same few dozen subproblems.
+@lru_cache(maxsize=256)
 def device_types(instance: Instance) -> DeviceTypes:
     """Finds the types, in the order of their first devices."""
     types: list[list[int]] = []
     types_with: dict[bytes, list[list[int]]] = defaultdict(list)
-    for j in range(instance.num_devices):
-        candidates = types_with[instance.signature(j)]
+    for j, signature in enumerate(signatures(instance)):
+        candidates = types_with[signature]
         for own in candidates:
             if _hops_are_equal(instance, own[0], j):
                 own.append(j)
@@ -85,7 +89,7 @@ def device_types(instance: Instance) -> DeviceTypes:
         else:
             types.append([j])
             candidates.append(types[-1])
-    members = tuple(tuple(type_) for type_ in types)
+    members = tuple(tuple(own) for own in types)
     first = [type_[0] for type_ in members]
     group_of, group_sizes = _groups(instance, members)
     must_use = np.zeros(len(group_sizes), dtype=bool)
@@ -102,6 +106,27 @@ def device_types(instance: Instance) -> DeviceTypes:
             for host in instance.hosts
         ),
     )
+
+
+def signatures(instance: Instance) -> list[bytes]:
+    """Returns for each device what stages may be on it and what they cost, hops apart.
+
+    Free memory differs by a few bytes even between equal devices, and is counted by what
+    fits into it.
+    """
+    without = ("allowed_bytes",)
+    found = [
+        instance.signature(j, without=without) for j in range(instance.num_devices)
+    ]
+    equal: dict[bytes, list[int]] = defaultdict(list)
+    for j, signature in enumerate(found):
+        equal[signature].append(j)
+    for own in equal.values():
+        if len(np.unique(instance.devices.allowed_bytes[own])) > 1:
+            fitting = num_fitting_stages(instance, own)
+            for j, numbers in zip(own, fitting, strict=True):
+                found[j] += numbers.tobytes()
+    return found
 
 
 def _groups(

@@ -7,7 +7,7 @@ devices share a device group.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -138,11 +138,15 @@ class Instance:
             ),
         )
 
-    def signature(self, device: int) -> bytes:
-        """Returns a device's numbers, machines and groups, that is all but its hops."""
+    def signature(self, device: int, *, without: Collection[str] = ()) -> bytes:
+        """Returns a device's numbers, machines and groups, that is all but its hops.
+
+        Fields of its numbers that are named in `without` are left out.
+        """
         shared = [host.members.count(device) for host in self.hosts]
         shared += [device in group.members for group in self.device_groups]
-        return self.devices.signature(device) + np.array(shared).tobytes()
+        own = self.devices.signature(device, without=without)
+        return own + np.array(shared).tobytes()
 
     def has_devices_for(self, used: Sequence[int]) -> bool:
         """Whether there are devices for stages on all of these, and none is left out."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -98,3 +99,49 @@ def fitting_stages(
         fits[role] = is_served & may_be[:, None]
         fits[role] &= need.total <= d.allowed_bytes[:, None]
     return fits
+
+
+def num_fitting_stages(instance: Instance, devices: Sequence[int]) -> Integers:
+    """Returns how many stages fit each of some devices of one signature, [T, roles].
+
+    They differ in the bytes that a plan may fill alone, and what fits one of them also
+    fits those with more. So the same stages fit two of them if as many do.
+    """
+    d, own = instance.devices, list(devices)
+    first = own[0]
+    supported = d.supported[first]
+    layer_bytes = (d.layer_bytes[first] + d.kv_bytes[first])[supported]
+    allowed = d.allowed_bytes[own]
+    max_length = instance.num_layers
+    if supported.any():
+        room = max(0, int(allowed.max()) - instance.buffer_bytes)
+        max_length = min(max_length, room // int(layer_bytes.min()))
+    counts = _counts_up_to(max_length, len(instance.bits))
+    counts = counts[(counts[:, ~supported] == 0).all(axis=1)]
+    lengths = counts.sum(axis=1)
+    fitting = np.zeros((len(own), len(ROLES)), dtype=np.int64)
+    for r, role in enumerate(ROLES):
+        is_first, is_last = role in ("first", "only"), role in ("last", "only")
+        if (is_first and not d.may_be_first[first]) or (
+            is_last and not d.may_be_last[first]
+        ):
+            continue
+        # Others hold what the first and the last stage do not.
+        num_others = (not is_first) + (not is_last)
+        is_length = lengths <= instance.num_layers - num_others
+        if role == "only":
+            is_length = lengths == instance.num_layers
+        need = stage_bytes(
+            instance, own[:1], counts[is_length], is_first=is_first, is_last=is_last
+        )
+        ordered = np.sort(need.total[0])
+        fitting[:, r] = np.searchsorted(ordered, allowed, side="right")
+    return fitting
+
+
+@lru_cache(maxsize=16)
+def _counts_up_to(max_length: int, num_bits: int) -> Integers:
+    """Lists all counts of 1 to `max_length` layers at each precision, [C, B]."""
+    grid = np.indices((max_length + 1,) * num_bits).reshape(num_bits, -1).T
+    lengths = grid.sum(axis=1)
+    return grid[(lengths > 0) & (lengths <= max_length)]

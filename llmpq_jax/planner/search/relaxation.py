@@ -52,8 +52,12 @@ def _neutral(table: StageTable) -> Multipliers:
 def _add_counts(master: RestrictedMaster, table: StageTable) -> None:
     i, types, d = table.instance, table.types, table.instance.devices
     inf = float("inf")
-    workspace = np.where(d.supported, d.workspace_bytes, d.allowed_bytes[:, None])
-    room = np.maximum(0, d.allowed_bytes - i.buffer_bytes - workspace.min(axis=1))
+    allowed = d.allowed_bytes.copy()
+    for own in types.members:
+        # The same stages fit all devices of a type, so that the most room bounds them.
+        allowed[list(own)] = allowed[list(own)].max()
+    workspace = np.where(d.supported, d.workspace_bytes, allowed[:, None])
+    room = np.maximum(0, allowed - i.buffer_bytes - workspace.min(axis=1))
     # What is on a mesh takes its share of each of the mesh's devices in the group.
     memory = [master.add_row(-inf, float(size)) for size in types.group_sizes]
     layer_kinds, num_equal = np.unique(i.allowed_omega, axis=0, return_counts=True)

@@ -39,7 +39,7 @@ def devices_to_change(problem: Problem, plan: Incumbent) -> Iterator[ChangedDevi
     used = set(plan.candidate.devices)
     group_of = {j: group for group in instance.device_groups for j in group.members}
     seen: set[tuple[int, ...]] = set()
-    for equal in device_types(instance).members:
+    for equal in _equal_devices(instance):
         group = group_of.get(equal[0])
         if group is None:
             members = (min(equal, key=lambda j: (j not in used, j)),)
@@ -63,6 +63,17 @@ def devices_to_change(problem: Problem, plan: Incumbent) -> Iterator[ChangedDevi
             is_used=bool(used & set(members)),
             must_use=bool(instance.devices.must_use[list(members)].any()),
         )
+
+
+def _equal_devices(instance: Instance) -> Iterator[tuple[int, ...]]:
+    """Yields the devices of each type that have the same memory.
+
+    Those that differ in a few bytes may no longer be of one type with more memory.
+    """
+    allowed = instance.devices.allowed_bytes
+    for own in device_types(instance).members:
+        for size in dict.fromkeys(allowed[list(own)].tolist()):
+            yield tuple(j for j in own if allowed[j] == size)
 
 
 def with_memory(instance: Instance, members: Sequence[int], more: int) -> Instance:

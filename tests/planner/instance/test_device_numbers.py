@@ -69,7 +69,8 @@ def test_any_change_of_any_number_changes_the_devices_signature(name, instance):
         for j in range(instance.num_devices):
             is_equal = other.signature(j) == instance.devices.signature(j)
             assert is_equal == (j != own)
-        if own < 2:
+        # Whether a byte of memory makes a difference is for what fits to say.
+        if own < 2 and name != "allowed_bytes":
             apart = replace(instance, devices=other)
             assert type_of(apart, 0) != type_of(apart, 1)
 

@@ -14,6 +14,7 @@ from llmpq_jax.planner.search.node_mip.highs import solve
 from llmpq_jax.planner.search.search_result import IncumbentStore, SearchSettings
 from tests.planner.random_instances import (
     mesh_subproblem_lists,
+    near_equal_subproblem_lists,
     pinned_subproblem_lists,
     subproblem_lists,
 )
@@ -50,6 +51,16 @@ def same(found, expected):
 @given(subproblem_lists())
 def test_the_search_finds_what_enumeration_finds(instances):
     assert same(best(instances), best_by_enumeration(instances))
+
+
+@settings(max_examples=NUM_EXAMPLES)
+@given(near_equal_subproblem_lists(), st.sampled_from(["objective", "omega"]))
+def test_with_nearly_equal_devices_it_finds_what_enumeration_finds(instances, goal):
+    referee = {
+        "objective": best_by_enumeration,
+        "omega": min_omega_by_enumeration,
+    }[goal]
+    assert same(best(instances, goal=goal), referee(instances))
 
 
 @given(subproblem_lists(), st.sampled_from([1, 3, 30]))
@@ -149,7 +160,7 @@ def test_the_formulation_in_the_best_order_finds_no_better_plan(instances):
 
 @settings(max_examples=NUM_EXAMPLES)
 @given(
-    subproblem_lists(),
+    st.one_of(subproblem_lists(), near_equal_subproblem_lists()),
     st.integers(0, 300),
     st.sampled_from(["objective", "omega"]),
 )
