@@ -15,8 +15,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from llmpq_jax.planner.instance.candidate import Candidate
 from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.planner.search import large_clusters
 from llmpq_jax.planner.search.bounds import (
     objective_bound,
     omega_bound,
@@ -36,7 +36,7 @@ from llmpq_jax.planner.search.lagrangian import (
     lagrangian_weights,
     omega_only,
 )
-from llmpq_jax.planner.search.large_clusters import has_too_many_states, search_subset
+from llmpq_jax.planner.search.large_clusters import Known, num_states, search_growing
 from llmpq_jax.planner.search.layer_counts import LayerCounts, layer_counts
 from llmpq_jax.planner.search.node_mip.solve_node import solve_node
 from llmpq_jax.planner.search.node_queue import Node, NodeQueue
@@ -58,8 +58,6 @@ from llmpq_jax.planner.search.time_limit import CheckTime, OutOfTimeError, unlim
 
 # Share of the distance to the cutoff by which branching has to raise the bound.
 _STALLED = 0.05
-# Share of the time for searching part of the devices; the rest bounds plans on all.
-_SUBSET_TIME = 0.8
 # The least Σω becomes a budget, so its gap is smaller than that of a latency.
 _OMEGA_GAP = 1e-6
 
@@ -70,7 +68,7 @@ def search(
     time_limit_s: float,
     relative_gap: float,
     goal: SearchGoal = "objective",
-    known: Sequence[tuple[Instance, Candidate]] = (),
+    known: Known = (),
     progress: Callable[[Progress], None] | None = None,
     settings: SearchSettings | None = None,
 ) -> SearchResult:
@@ -81,24 +79,19 @@ def search(
     """
     deadline = time.monotonic() + time_limit_s
 
-    def searcher(subproblems: Sequence[Instance], deadline: float) -> _Search:
-        store = IncumbentStore(goal=goal, relative_gap=relative_gap, deadline=deadline)
-        return _Search(subproblems, store, progress, settings or SearchSettings())
+    def new_store(deadline: float) -> IncumbentStore:
+        return IncumbentStore(goal=goal, relative_gap=relative_gap, deadline=deadline)
 
-    if goal == "objective" and has_too_many_states(instances[0]):
-        shorter = deadline - (1 - _SUBSET_TIME) * time_limit_s
-        result = search_subset(instances, lambda few: searcher(few, shorter).search(()))
-        store = IncumbentStore(goal=goal, relative_gap=relative_gap, deadline=deadline)
-        for instance, candidate in known:
-            store.consider(instance, candidate)
-        own, best = result.incumbent, store.incumbent
-        if best is not None and (own is None or best.value < own.value):
-            bound = min(result.bound, best.value)
-            return replace(result, incumbent=best, bound=bound)
-        if own is not None:
-            return result
-        # That part of the devices holds no plan does not mean that all of them hold none.
-    return searcher(instances, deadline).search(known)
+    def search_until(
+        subproblems: Sequence[Instance], known: Known, deadline: float
+    ) -> SearchResult:
+        store = new_store(deadline)
+        own = _Search(subproblems, store, progress, settings or SearchSettings())
+        return own.search(known)
+
+    if num_states(instances) > large_clusters.MAX_STATES:
+        return search_growing(instances, search_until, known, new_store(deadline))
+    return search_until(instances, known, deadline)
 
 
 def min_omega(instances: Sequence[Instance], *, time_limit_s: float) -> SearchResult:
@@ -129,7 +122,7 @@ class _Search:
         # The first subproblem is looked at whatever the time, so that there may be a plan.
         self._check_time: CheckTime = unlimited
 
-    def search(self, known: Sequence[tuple[Instance, Candidate]]) -> SearchResult:
+    def search(self, known: Known) -> SearchResult:
         """Goes through all subproblems, until they are done, the time is over, or Ctrl-C."""
         try:
             for instance, candidate in known:
@@ -191,7 +184,7 @@ class _Search:
         for number, subproblem in enumerate(np.argsort(bounds, kind="stable").tolist()):
             if bounds[subproblem] >= self._store.cutoff:
                 continue
-            if number:
+            if number or self._store.incumbent is not None:
                 self._check_time = self._store.check_time
                 self._check_time()
             yield subproblem
