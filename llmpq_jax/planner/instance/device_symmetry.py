@@ -26,7 +26,8 @@ class DeviceTypes:
     """Types of an instance's devices.
 
     Attributes:
-        members: Devices of each type, as indices of axis J, in that order.
+        members: Devices of each type, as indices of axis J: those of more memory first,
+            then in that order.
         widths: Devices that a stage of the type takes from its group, [T].
         group_of: Group of each type, [T].
         group_sizes: Number of devices of each group, [G].
@@ -78,6 +79,7 @@ class DeviceTypes:
 @lru_cache(maxsize=256)
 def device_types(instance: Instance) -> DeviceTypes:
     """Finds the types, in the order of their first devices."""
+    allowed = instance.devices.allowed_bytes
     types: list[list[int]] = []
     types_with: dict[bytes, list[list[int]]] = defaultdict(list)
     for j, signature in enumerate(signatures(instance)):
@@ -89,7 +91,7 @@ def device_types(instance: Instance) -> DeviceTypes:
         else:
             types.append([j])
             candidates.append(types[-1])
-    members = tuple(tuple(own) for own in types)
+    members = tuple(tuple(sorted(own, key=lambda j: -allowed[j])) for own in types)
     first = [type_[0] for type_ in members]
     group_of, group_sizes = _groups(instance, members)
     must_use = np.zeros(len(group_sizes), dtype=bool)
@@ -112,12 +114,14 @@ def signatures(instance: Instance) -> list[bytes]:
     """Returns for each device what stages may be on it and what they cost, hops apart.
 
     Free memory differs by a few bytes even between equal devices, and is counted by what
-    fits into it.
+    fits into it; not at all if the instance merges it.
     """
     without = ("allowed_bytes",)
     found = [
         instance.signature(j, without=without) for j in range(instance.num_devices)
     ]
+    if instance.merges_memory:
+        return found
     equal: dict[bytes, list[int]] = defaultdict(list)
     for j, signature in enumerate(found):
         equal[signature].append(j)

@@ -71,6 +71,9 @@ class Instance:
         fixed_omega: Loss of the head and the cache at their bits.
         omega_budget: Largest Σω allowed, head and cache included; None for no limit.
         theta: Seconds that a unit of ω is worth.
+        merges_memory: Whether devices that differ in free memory alone count as one type,
+            of the most that one of them has. Bounds stay bounds; which of them holds a
+            stage is decided by what fits.
     """
 
     micro_batch: MicroBatch
@@ -92,6 +95,7 @@ class Instance:
     fixed_omega: float
     omega_budget: float | None
     theta: float
+    merges_memory: bool = False
 
     @property
     def num_layers(self) -> int:

@@ -38,6 +38,10 @@ from llmpq_jax.planner.search.lagrangian import (
 )
 from llmpq_jax.planner.search.large_clusters import Known, num_states, search_growing
 from llmpq_jax.planner.search.layer_counts import LayerCounts, layer_counts
+from llmpq_jax.planner.search.nearly_equal import (
+    has_nearly_equal_devices,
+    search_merged,
+)
 from llmpq_jax.planner.search.node_mip.solve_node import solve_node
 from llmpq_jax.planner.search.node_queue import Node, NodeQueue
 from llmpq_jax.planner.search.relaxation import relax
@@ -77,20 +81,27 @@ def search(
     Ctrl-C ends the search and keeps the incumbent; with none, it is raised on. `goal` is
     what is minimised: latency plus θ·Σω, or Σω alone. `known` are plans to start from.
     """
-    deadline = time.monotonic() + time_limit_s
 
     def new_store(deadline: float) -> IncumbentStore:
         return IncumbentStore(goal=goal, relative_gap=relative_gap, deadline=deadline)
 
-    def search_until(
+    def branch_until(
         subproblems: Sequence[Instance], known: Known, deadline: float
     ) -> SearchResult:
         store = new_store(deadline)
         own = _Search(subproblems, store, progress, settings or SearchSettings())
         return own.search(known)
 
-    if num_states(instances) > large_clusters.MAX_STATES:
-        return search_growing(instances, search_until, known, new_store(deadline))
+    def search_until(
+        subproblems: Sequence[Instance], known: Known, deadline: float
+    ) -> SearchResult:
+        if num_states(subproblems) <= large_clusters.MAX_STATES:
+            return branch_until(subproblems, known, deadline)
+        return search_growing(subproblems, branch_until, known, new_store(deadline))
+
+    deadline = time.monotonic() + time_limit_s
+    if any(map(has_nearly_equal_devices, instances)):
+        return search_merged(instances, search_until, known, new_store(deadline))
     return search_until(instances, known, deadline)
 
 

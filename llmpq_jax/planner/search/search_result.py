@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ from llmpq_jax.planner.instance.candidate import (
     with_min_omega,
 )
 from llmpq_jax.planner.instance.instance import Instance
+from llmpq_jax.planner.instance.stage_bytes import stage_bytes
 from llmpq_jax.planner.search.stage_costs import TypedStage
 from llmpq_jax.planner.search.stage_table import StageTable
 from llmpq_jax.planner.search.time_limit import OutOfTimeError
@@ -154,11 +155,40 @@ class IncumbentStore:
             self.incumbent = Incumbent(instance=instance, candidate=best, value=value)
 
     def consider_path(self, table: StageTable, stages: Sequence[TypedStage]) -> None:
-        """Considers a pipeline on the first devices of each type."""
+        """Considers a pipeline, with its largest stages where there is most memory."""
         unused = [list(members) for members in table.types.members]
+        devices = {}
+        for number in sorted(range(len(stages)), key=_bytes_of(table, stages)):
+            devices[number] = unused[stages[number].type].pop(0)
         candidate = Candidate(
-            devices=tuple(unused[stage.type].pop(0) for stage in stages),
+            devices=tuple(devices[number] for number in range(len(stages))),
             bits_indices=tuple(table.counts.bits_indices(s.index) for s in stages),
             wire_indices=tuple(stage.wire_index for stage in stages[:-1]),
         )
         self.consider(table.instance, candidate)
+
+
+def _bytes_of(table: StageTable, stages: Sequence[TypedStage]) -> Callable[[int], int]:
+    """Returns what orders stages by the bytes they need, the largest first.
+
+    Where all devices of a type have the same memory, the order is that of the pipeline.
+    """
+    instance, types = table.instance, table.types
+    allowed = instance.devices.allowed_bytes
+
+    def order(number: int) -> int:
+        stage = stages[number]
+        own = list(types.members[stage.type])
+        if allowed[own].min() == allowed[own].max():
+            return 0
+        is_first, is_last = (
+            stage.role in ("first", "only"),
+            stage.role in ("last", "only"),
+        )
+        counts = table.counts.counts[stage.index][None]
+        need = stage_bytes(
+            instance, own[:1], counts, is_first=is_first, is_last=is_last
+        )
+        return -int(need.total[0, 0])
+
+    return order
