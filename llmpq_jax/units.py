@@ -34,7 +34,11 @@ def parse_bytes(text: str) -> int:
         units = ", ".join(("B", "kB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB"))
         msg = f"{text!r} is not a size: write a number and one of {units}"
         raise ValueError(msg)
-    return round(float(match.group(1)) * _BYTE_UNITS[unit])
+    size = float(match.group(1)) * _BYTE_UNITS[unit]
+    if size == float("inf"):
+        msg = f"a size of {len(match.group(1))} digits: expected fewer"
+        raise ValueError(msg)
+    return round(size)
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -113,3 +113,8 @@ def test_fewer_digits_are_on_their_side_and_near(value, digits):
 @given(NUMBERS)
 def test_a_loss_that_is_shown_is_enough_as_a_budget(omega):
     assert float(format_loss(omega)) >= omega
+
+
+def test_a_size_of_too_many_digits_is_refused():
+    with pytest.raises(ValueError, match="a size of 400 digits: expected fewer"):
+        parse_bytes("9" * 400 + " GiB")

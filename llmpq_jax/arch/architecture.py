@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from llmpq_jax.schema.record import record, require_positive
+from llmpq_jax.schema.record import record, require_at_most, require_positive
+from llmpq_jax.schema.workload import MAX_LAYERS, MAX_TOKENS
+
+# Far beyond any model, and low enough that bytes of all its layers are counted exactly.
+_MAX_WIDTH = 1 << 20
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
@@ -100,6 +104,20 @@ class Architecture:
 
     def __post_init__(self) -> None:
         require_positive(self)
+        require_at_most(
+            self,
+            num_layers=MAX_LAYERS,
+            hidden_size=_MAX_WIDTH,
+            intermediate_size=_MAX_WIDTH,
+            embedding_size=_MAX_WIDTH,
+            num_heads=_MAX_WIDTH,
+            head_dim=_MAX_WIDTH,
+            vocabulary_size=MAX_TOKENS,
+            max_positions=MAX_TOKENS,
+        )
+        if self.num_heads * self.head_dim > _MAX_WIDTH:
+            msg = f"{self.num_heads} heads of width {self.head_dim} are {self.num_heads * self.head_dim} wide together, expected at most {_MAX_WIDTH:,}"
+            raise ValueError(msg)
         if self.num_heads % self.num_kv_heads:
             msg = f"{self.num_heads} query heads do not share {self.num_kv_heads} key-value heads evenly"
             raise ValueError(msg)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -113,12 +114,17 @@ def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     try:
         names = set(json.loads(index.read_bytes())["weight_map"].values())
+        if any("\0" in name or Path(name).name != name for name in names):
+            raise ValueError(names)
         return [folder / name for name in sorted(names)]
     except FileNotFoundError as reason:
         msg = f"checkpoint {folder}: has no weights: expected {whole.name} or {index.name}"
         raise CheckpointError(msg) from reason
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as reason:
-        msg = f"weights {index}: weight_map cannot be read ({reason!r}): expected an index of safetensors files; fetch it again"
+    except (
+        *(OSError, ValueError, TypeError, KeyError, AttributeError),
+        RecursionError,
+    ) as reason:
+        msg = f"weights {index}: weight_map cannot be read ({reprlib.repr(reason)}): expected an index of safetensors files; fetch it again"
         raise CheckpointError(msg) from reason
 
 

@@ -95,7 +95,10 @@ class CalibratedWeights:
                 }
             )
             self._digests: dict[str, str] = dict(content["files"])
-        except (OSError, ValueError, KeyError, TypeError) as reason:
+        except (
+            *(OSError, ValueError, KeyError, TypeError),
+            RecursionError,
+        ) as reason:
             msg = f"rounded weights {folder}: {MANIFEST} is missing or damaged ({reason}): expected what `llmpq-jax indicate --rounding` writes; run it again"
             raise CheckpointError(msg) from reason
         if self.calibration.fingerprint != fingerprint:

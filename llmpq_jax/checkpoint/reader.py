@@ -116,7 +116,8 @@ def _read_index(index: Path) -> dict[str, str]:
         raise CheckpointError(msg)
     for tensor, name in file_of.items():
         # An untrusted checkpoint must not have files of other folders read.
-        if not isinstance(name, str) or not name or Path(name).name != name:
+        is_name = isinstance(name, str) and name and "\0" not in name
+        if not is_name or Path(name).name != name:
             msg = f"weights {index}: weight_map.{tensor}: found {name!r}, expected the name of a file in the folder of the index"
             raise CheckpointError(msg)
     return file_of

@@ -169,7 +169,7 @@ def _eos_ids(folder: Path, fallback: object) -> tuple[int, ...]:
             values = json.loads(path.read_bytes())
         except FileNotFoundError:
             continue
-        except (OSError, ValueError) as reason:
+        except (OSError, ValueError, RecursionError) as reason:
             msg = f"config {path}: cannot be read as JSON ({reason}): expected the file of a Hugging Face checkpoint"
             raise CheckpointError(msg) from reason
         found = values.get("eos_token_id") if isinstance(values, dict) else None

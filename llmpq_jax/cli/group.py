@@ -83,4 +83,6 @@ def command_as_typed() -> str:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split("\n"))
+    from llmpq_jax.report.names import printable
+
+    return printable(" ".join(str(error).split("\n")))

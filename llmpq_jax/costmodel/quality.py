@@ -12,6 +12,8 @@ from llmpq_jax.errors import SpecError
 from llmpq_jax.schema.precision import Bits, HeadBits, KvBits
 from llmpq_jax.schema.sensitivity import Sensitivity
 
+# Far beyond the loss of any layer in any unit, and low enough to be added up.
+MAX_OMEGA = 1e12
 # Relative rounding error of a sum whose terms are added in another order.
 _ROUNDING = 1e-9
 
@@ -22,8 +24,8 @@ def omega_table(
     """Returns ω of every layer at every precision, [layers, bits].
 
     Raises:
-        SpecError: If a row is missing, or if ω increases with the bits: then it is
-            noise, and a plan made from it would trade memory for worse quality.
+        SpecError: If a row is missing or its ω too large, or if ω increases with the bits:
+            then it is noise, and a plan made from it would trade memory for worse quality.
     """
     table = np.empty((num_layers, len(bits)))
     for layer in range(num_layers):
@@ -33,6 +35,9 @@ def omega_table(
             except KeyError as reason:
                 msg = f"sensitivity of {sensitivity.model}: no omega of layer {layer} at {width} bits: expected one for every layer; run `llmpq-jax indicate` for these bits"
                 raise SpecError(msg) from reason
+            if not table[layer, column] <= MAX_OMEGA / num_layers:
+                msg = f"sensitivity of {sensitivity.model}: omega of layer {layer} at {width} bits is {table[layer, column]:.4g}: expected at most {MAX_OMEGA / num_layers:.4g}; use a larger unit"
+                raise SpecError(msg)
     by_width = sorted(range(len(bits)), key=lambda column: bits[column])
     for fewer, more in pairwise(by_width):
         for layer in np.flatnonzero(table[:, more] > table[:, fewer]):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.costmodel.quality import MAX_OMEGA
 from llmpq_jax.planner.pins import Pin, check_pins
 from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.measurements import Measurements
@@ -20,6 +21,9 @@ from llmpq_jax.schema.precision import (
 from llmpq_jax.schema.sensitivity import Sensitivity
 from llmpq_jax.schema.strategy import ModelReference
 from llmpq_jax.schema.workload import Workload
+
+# Far beyond any use, and low enough that objectives are compared exactly.
+_MAX_THETA = 1e12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,13 +87,12 @@ class PlanRequest:
             cluster=self.cluster,
             bits=self.bits,
         )
-        if not 0 <= self.theta < float("inf"):
-            msg = (
-                f"theta is {self.theta}: expected a finite number of seconds from 0 up"
-            )
+        # Whatever is not a number is in no range.
+        if not 0 <= self.theta <= _MAX_THETA:
+            msg = f"theta is {self.theta}: expected a finite number of seconds from 0 to {_MAX_THETA:g}"
             raise ValueError(msg)
-        if self.omega_budget is not None and not 0 <= self.omega_budget < float("inf"):
-            msg = f"omega_budget is {self.omega_budget}: expected a finite number from 0 up"
+        if self.omega_budget is not None and not 0 <= self.omega_budget <= MAX_OMEGA:
+            msg = f"omega_budget is {self.omega_budget}: expected a finite number from 0 to {MAX_OMEGA:g}"
             raise ValueError(msg)
         for name in ("prefill", "decode"):
             rows = getattr(self, name)

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -59,11 +60,13 @@ def print_table(renderable: RenderableType) -> None:
     """Writes a table to stdout, coloured and as wide as the terminal if it is one."""
     from rich.console import Console
 
+    # Names in a table are no markup, whatever brackets and colons they have.
+    as_they_are = partial(Console, highlight=False, markup=False, emoji=False)
     if sys.stdout.isatty():
-        Console(highlight=False).print(renderable)
+        as_they_are().print(renderable)
         return
     plain = io.StringIO()
-    Console(file=plain, width=_WIDTH, highlight=False).print(renderable)
+    as_they_are(file=plain, width=_WIDTH).print(renderable)
     for line in plain.getvalue().splitlines():
         print_line(line.rstrip())
 
@@ -83,7 +86,8 @@ def progress_bar(what: str, total: float | None, *, unit: str) -> Iterator[Advan
     from rich.console import Console
 
     bar = progress.Progress(
-        progress.TextColumn("{task.description}"),
+        # Descriptions have names of devices, which are no markup.
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TextColumn("{task.fields[rate]}"),

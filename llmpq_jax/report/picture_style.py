@@ -43,7 +43,11 @@ def save_figure(
     A PNG contains the metadata, texts by key; by default there are none.
     """
     import matplotlib as mpl
+    from matplotlib.text import Text
 
+    # Names of devices are no formulas, however many dollar signs they have.
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     is_svg = path.suffix == ".svg"
     with mpl.rc_context({"svg.hashsalt": "llmpq-jax", "svg.fonttype": "path"}):

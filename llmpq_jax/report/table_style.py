@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich import box
+from rich.console import RenderableType
 from rich.table import Table
+
+from llmpq_jax.report.names import printable
 
 T = TypeVar("T")
 UNKNOWN = "–"
 
 
+class _PrintableTable(Table):
+    """A table in which a cell cannot control a terminal, whatever a file's names hold."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Adds a row of cells."""
+        shown = (printable(each) if isinstance(each, str) else each for each in cells)
+        super().add_row(*shown, **options)
+
+
 def new_table(title: str, *left: str, right: Sequence[str] = ()) -> Table:
     """Returns an empty table with columns, those in `right` after the others."""
-    table = Table(
+    table = _PrintableTable(
         title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
     )
     for name in left:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llmpq_jax.schema.field_types import Bytes
-from llmpq_jax.schema.record import first_duplicate, record
+from llmpq_jax.schema.field_types import MAX_BYTES, Bytes, DeviceCount, Within
+from llmpq_jax.schema.record import first_duplicate, record, require_at_most
+
+# JAX emulates as many devices as the largest number asks for.
+MAX_DEVICE_INDEX = 4095
 
 Platform = Literal["cpu", "cuda", "rocm"]
 
@@ -36,6 +40,8 @@ class Device:
     use: Literal["any", "always", "never"] = "any"
 
     def __post_init__(self) -> None:
+        check_name("device", self.name)
+        require_at_most(self, memory_bytes=MAX_BYTES)
         if not 0 <= self.reserve_bytes < self.memory_bytes:
             msg = f"device {self.name!r} reserves {self.reserve_bytes} of {self.memory_bytes} bytes: expected a reserve below its memory"
             raise ValueError(msg)
@@ -62,10 +68,11 @@ class Node:
 
     name: str
     devices: Annotated[tuple[Device, ...], Field(alias="device")]
-    shared_capacity: float | None = None
-    cores: Annotated[int, Field(ge=1)] | None = None
+    shared_capacity: Annotated[float, Within(most=1e6)] | None = None
+    cores: DeviceCount | None = None
 
     def __post_init__(self) -> None:
+        check_name("node", self.name)
         if not self.devices:
             msg = f"node {self.name!r} has no device: expected at least one"
             raise ValueError(msg)
@@ -82,8 +89,8 @@ class Link:
     Attributes:
         between: Names of the two nodes; the same name twice for a connection of the
             devices inside one node.
-        bandwidth_bytes_per_s: Bandwidth of one transfer, one way.
-        latency_s: Seconds before the first byte of a transfer.
+        bandwidth_bytes_per_s: Bandwidth of one transfer, one way, from 1 to 1e15.
+        latency_s: Seconds before the first byte of a transfer, at most 1e6.
     """
 
     between: tuple[str, str]
@@ -91,8 +98,9 @@ class Link:
     latency_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.bandwidth_bytes_per_s <= 0 or self.latency_s < 0:
-            msg = f"link {self.between[0]}–{self.between[1]} has {self.bandwidth_bytes_per_s} bytes/s and {self.latency_s} s latency: expected a positive bandwidth and no negative latency"
+        # Whatever is not a number is in no range.
+        if not (1 <= self.bandwidth_bytes_per_s <= 1e15 and 0 <= self.latency_s <= 1e6):
+            msg = f"link {self.between[0]}–{self.between[1]} has {self.bandwidth_bytes_per_s} bytes/s and {self.latency_s} s latency: expected a positive bandwidth of 1 to 1e15 bytes/s, and a latency of 0 to 1e6 s"
             raise ValueError(msg)
 
 
@@ -164,6 +172,17 @@ class Cluster:
         """Returns the link of two devices' nodes; None if the file has none."""
         nodes = {first.node.name, second.node.name}
         return next((link for link in self.links if set(link.between) == nodes), None)
+
+
+def check_name(what: str, name: str) -> None:
+    """Raises ValueError for a name that cannot be shown in a line, or asks for too much."""
+    if not name.isprintable():
+        msg = f"{what} {name!r}: expected a name of printable characters"
+        raise ValueError(msg)
+    number = re.search(r":([0-9]+)\Z", name)
+    if number and (len(number[1]) > 9 or int(number[1]) > MAX_DEVICE_INDEX):
+        msg = f"{what} {name[:80]!r}: expected a number of at most {MAX_DEVICE_INDEX} behind the colon"
+        raise ValueError(msg)
 
 
 def _refuse_duplicates(what: str, names: list[str]) -> None:

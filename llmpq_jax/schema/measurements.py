@@ -6,16 +6,21 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
+from llmpq_jax.schema.field_types import (
+    MAX_SECONDS,
+    ByteCount,
+    Count,
+    DeviceCount,
+    Ratio,
+    Seconds,
+    Within,
+)
 from llmpq_jax.schema.precision import Activations, Bits, HeadBits, KvBits
 from llmpq_jax.schema.record import record
 
 Phase = Literal["prefill", "decode"]
 VocabularyLayer = Literal["embedding", "head"]
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
-Count = Annotated[int, Field(ge=1)]
-ByteCount = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Spread = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @record
@@ -79,14 +84,14 @@ class LayerTime:
     kind: str
     phase: Phase
     bits: Bits
-    tensor: Count = 1
+    tensor: DeviceCount = 1
     kv_bits: KvBits = 16
     held_out: bool = False
     batch: Count
     length: Count
     slots: Count | None = None
     seconds: Seconds
-    spread: Spread
+    spread: Ratio
     workspace_bytes: ByteCount
 
 
@@ -109,7 +114,7 @@ class VocabularyLayerTime:
     bits: HeadBits = 16
     rows: Count
     seconds: Seconds
-    spread: Spread
+    spread: Ratio
     workspace_bytes: ByteCount
 
 
@@ -133,7 +138,7 @@ class LinkTime:
     target_node: str | None = None
     num_bytes: ByteCount
     seconds: Seconds
-    spread: Spread
+    spread: Ratio
 
 
 @record
@@ -151,9 +156,9 @@ class DispatchTime:
     """
 
     kind: str
-    back_to_back_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    back_to_back_seconds: Annotated[float, Within(least=0, most=MAX_SECONDS)] = 0.0
     seconds: Seconds
-    spread: Spread
+    spread: Ratio
 
 
 @record
@@ -170,8 +175,8 @@ class SharedCapacity:
 
     node: str
     phase: Phase | None = None
-    num_devices: Annotated[int, Field(ge=2)] | None = None
-    capacity: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    num_devices: Annotated[DeviceCount, Within(least=2)] | None = None
+    capacity: Annotated[float, Within(least=1e-6, most=1e6)]
 
 
 @record
@@ -185,8 +190,8 @@ class Drift:
     """
 
     kind: str
-    slowest: Annotated[float, Field(ge=1, allow_inf_nan=False)]
-    fastest: Annotated[float, Field(gt=0, le=1)]
+    slowest: Annotated[float, Within(least=1, most=1e9)]
+    fastest: Annotated[float, Within(least=1e-9, most=1)]
 
 
 @record
@@ -212,13 +217,13 @@ class Accuracy:
     kind: str
     phase: Phase
     bits: Bits
-    tensor: Count = 1
+    tensor: DeviceCount = 1
     kv_bits: KvBits = 16
     num_fitted: Count
     num_held_out: Count
-    mean_error: Spread
-    largest_error: Spread
-    spread: Spread
+    mean_error: Ratio
+    largest_error: Ratio
+    spread: Ratio
 
 
 @record
@@ -247,7 +252,7 @@ class Observed:
     phase: Phase
     predicted_s: Seconds
     measured_s: Seconds
-    num_passes: Count
+    num_passes: Annotated[int, Within(least=1, most=1 << 50)]
     run: str
     record: str
     strategy: str
@@ -295,7 +300,7 @@ class Measurements:
     model: str
     layer_shape: str
     activations: Activations
-    group_size: int
+    group_size: Count
     kinds: Annotated[tuple[MeasuredKind, ...], Field(alias="kind")]
     layers: Annotated[tuple[LayerTime, ...], Field(alias="layer")]
     vocabulary_layers: Annotated[

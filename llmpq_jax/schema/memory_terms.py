@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from llmpq_jax.schema.field_types import ByteCount
 from llmpq_jax.schema.record import record
 from llmpq_jax.units import format_bytes
 
@@ -24,12 +25,12 @@ class MemoryTerms:
             while others are computed.
     """
 
-    weights: int
-    kv_cache: int
-    embedding: int
-    head: int
-    workspace: int
-    buffers: int
+    weights: ByteCount
+    kv_cache: ByteCount
+    embedding: ByteCount
+    head: ByteCount
+    workspace: ByteCount
+    buffers: ByteCount
 
     @property
     def total(self) -> int:

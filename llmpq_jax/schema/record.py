@@ -5,6 +5,7 @@ Records are frozen, keyword-only, and strictly validated when read.
 
 from __future__ import annotations
 
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields
@@ -29,7 +30,16 @@ def require_positive(value: Any) -> None:
     for field in fields(value):
         number = getattr(value, field.name)
         if field.default is MISSING and type(number) is int and number < 1:
-            msg = f"{field.name} is {number}, expected at least 1"
+            msg = f"{field.name} is {reprlib.repr(number)}, expected at least 1"
+            raise ValueError(msg)
+
+
+def require_at_most(value: Any, **limits: int) -> None:
+    """Raises ValueError if a number of a record is above its limit."""
+    for name, limit in limits.items():
+        number = getattr(value, name)
+        if number is not None and number > limit:
+            msg = f"{name} is {reprlib.repr(number)}, expected at most {limit:,}"
             raise ValueError(msg)
 
 

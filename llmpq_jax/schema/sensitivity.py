@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llmpq_jax.schema.field_types import FilePath
+from llmpq_jax.schema.field_types import Count, FilePath, Finite, Ratio, Within
 from llmpq_jax.schema.precision import Bits, Rounding
 from llmpq_jax.schema.record import record
+from llmpq_jax.schema.workload import MAX_LAYERS
 
 
 @record
@@ -21,7 +22,7 @@ class LayerSensitivity:
         omega: Quality loss ω, in the file's unit; at least 0.
     """
 
-    layer: int
+    layer: Annotated[int, Within(least=0, most=MAX_LAYERS - 1)]
     bits: Bits
     omega: float
 
@@ -51,8 +52,8 @@ class CalibrationText:
     num_tokens: int
     seed: int
     num_assignments: int
-    factor: float
-    r2: float
+    factor: Finite
+    r2: Finite
 
 
 @record
@@ -86,10 +87,10 @@ class Sensitivity:
     unit: str
     rounding: Rounding = "nearest"
     rounded: FilePath | None = None
-    group_size: int
-    head_8: float = 0.0
-    kv_8: float = 0.0
-    wire_8: float = 0.0
+    group_size: Count
+    head_8: Ratio = 0.0
+    kv_8: Ratio = 0.0
+    wire_8: Ratio = 0.0
     calibration: CalibrationText | None = None
     layers: Annotated[tuple[LayerSensitivity, ...], Field(alias="layer")]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmpq_jax.schema.field_types import FilePath
+from llmpq_jax.schema.field_types import MAX_SECONDS, Count, DeviceCount, FilePath
 from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits, KvBits, WireBits
 from llmpq_jax.schema.record import record
 
@@ -95,9 +95,9 @@ class PlannerChoices:
     head_bits: tuple[HeadBits, ...] = (16,)
     kv_bits: tuple[KvBits, ...] = (16,)
     wire_bits: tuple[WireBits, ...] = (16,)
-    tensor: tuple[int, ...] = (1,)
-    prefill_micro_batch: int | None = None
-    decode_micro_batch: int | None = None
+    tensor: tuple[DeviceCount, ...] = (1,)
+    prefill_micro_batch: Count | None = None
+    decode_micro_batch: Count | None = None
     pin_layers: tuple[LayerPin, ...] = ()
     pin_bits: tuple[BitsPin, ...] = ()
     use: tuple[str, ...] = ()
@@ -132,8 +132,8 @@ class QualityLimits:
     max_ppl_increase: float | None = None
     max_kl: float | None = None
     validation_text: FilePath | None = None
-    window: int = 512
-    validation_tokens: int | None = None
+    window: Count = 512
+    validation_tokens: Count | None = None
 
     def __post_init__(self) -> None:
         limits = {
@@ -178,6 +178,15 @@ class SearchLimits:
 
     time_limit_s: float = 60.0
     gap: float = 1e-4
+
+    def __post_init__(self) -> None:
+        # Whatever is not a number is in no range.
+        if not 0 <= self.time_limit_s <= MAX_SECONDS:
+            msg = f"a time limit of {self.time_limit_s} s: expected 0 to {MAX_SECONDS:g} s"
+            raise ValueError(msg)
+        if not 0 <= self.gap <= 1:
+            msg = f"a gap of {self.gap}: expected 0 to 1"
+            raise ValueError(msg)
 
 
 @record

@@ -11,12 +11,15 @@ from pydantic import (
     model_serializer,
 )
 
+from llmpq_jax.schema.cluster import check_name
 from llmpq_jax.schema.field_types import (
+    ByteCount,
     FilePath,
     Loss,
     Predicted,
     ProvenBound,
     ProvenValue,
+    Within,
 )
 from llmpq_jax.schema.memory_terms import MemoryTerms
 from llmpq_jax.schema.precision import (
@@ -29,7 +32,7 @@ from llmpq_jax.schema.precision import (
 )
 from llmpq_jax.schema.record import first_duplicate, record
 from llmpq_jax.schema.solve_request import SolveRequest
-from llmpq_jax.schema.workload import MicroBatch, Workload
+from llmpq_jax.schema.workload import MAX_LAYERS, MicroBatch, Workload
 
 
 @record
@@ -48,7 +51,7 @@ class ModelReference:
 
     path: FilePath
     architecture: str
-    num_layers: int
+    num_layers: Annotated[int, Within(least=1, most=MAX_LAYERS)]
     fingerprint: str
     rounded: FilePath | None = None
 
@@ -108,8 +111,8 @@ class StagePrediction:
 
     prefill_s: Predicted
     decode_s: Predicted
-    memory_bytes: int
-    allowed_bytes: int
+    memory_bytes: ByteCount
+    allowed_bytes: ByteCount
     memory: MemoryTerms | None = None
 
 
@@ -135,6 +138,8 @@ class Stage:
     predicted: StagePrediction | None = None
 
     def __post_init__(self) -> None:
+        for name in self.devices:
+            check_name("device", name)
         if (self.device is None) == (self.mesh is None):
             msg = f"stage of layers {list(self.layers)} has both or neither of device and mesh: expected exactly one"
             raise ValueError(msg)
@@ -222,7 +227,7 @@ class Certificate:
         seconds: Seconds of the search.
     """
 
-    gap: float
+    gap: Annotated[float, Within(least=0)]
     objective: ProvenValue
     bound: ProvenBound
     covers: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -18,6 +20,14 @@ from llmpq_jax.files import reading
 T = TypeVar("T")
 
 _MAX_MISTAKES = 3
+# Records have tables within tables, but not many; deeper ones would end in a recursion.
+_MAX_DEPTH = 16
+# A key of more parts than tables may be nested. Only starts of words are tried.
+_MAX_PARTS = 32
+_LONG_KEY = re.compile(rf"""(?<![\w"'.-])(?:[\w"'-]++\s*+\.\s*+){{{_MAX_PARTS}}}""")
+_EXPECTED_DEPTH = f"expected at most {_MAX_DEPTH} tables or arrays within each other"
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
 
 
 def read_record(
@@ -48,9 +58,16 @@ def read_record(
 
 def parse_toml(text: str, *, where: str, error: type[SpecError]) -> dict[str, Any]:
     """Returns the data of a text in TOML, or raises `error`."""
+    if key := _LONG_KEY.search(text):
+        msg = f"{where}: has a key of more than {_MAX_PARTS} parts, {key[0][:40]!r}…: expected fewer"
+        raise error(msg)
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as reason:
+    except RecursionError as reason:
+        msg = f"{where}: is nested too deep: {_EXPECTED_DEPTH}"
+        raise error(msg) from reason
+    except ValueError as reason:
+        # Also of a number with thousands of digits.
         msg = f"{where}: is not TOML: {reason}"
         raise error(msg) from reason
 
@@ -64,6 +81,9 @@ def decode_record(
     path: Path | None = None,
 ) -> T:
     """Makes a record from parsed data; paths in it are relative to the file at `path`."""
+    if _is_deep(data):
+        msg = f"{where}: is nested too deep: {_EXPECTED_DEPTH}"
+        raise error(msg)
     if isinstance(data, dict) and data.get("schema", 1) != 1:
         found = data["schema"]
         msg = f"{where}: schema: found {found!r}, expected 1, the only version there is; update llmpq-jax or write the file again"
@@ -117,7 +137,20 @@ def _mistake(detail: ErrorDetails) -> str:
     if kind == "value_error":
         return f"{path}: {message}" if path else message
     expected = message[0].lower() + message[1:]
-    return f"{path}: found {detail['input']!r}, {expected}"
+    return f"{path}: found {_SHORT.repr(detail['input'])}, {expected}"
+
+
+def _is_deep(data: object) -> bool:
+    """Whether tables and arrays are nested deeper than any record's."""
+    inside = [data]
+    for _ in range(_MAX_DEPTH):
+        inside = [
+            each
+            for outer in inside
+            if isinstance(outer, dict | list)
+            for each in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return any(isinstance(each, dict | list) for each in inside)
 
 
 def _fill(container: Any, plain: dict[str, Any]) -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
 from llmpq_jax.schema.buckets import PREFILL_CHUNK_TOKENS, bucket_length
-from llmpq_jax.schema.record import record, require_positive
+from llmpq_jax.schema.record import record, require_at_most, require_positive
+
+# Far beyond what is served, and low enough that bytes and loops over them stay small.
+MAX_LAYERS = 4096
+MAX_PROMPTS = 1 << 22
+MAX_ROWS = 1 << 20
+MAX_TOKENS = 1 << 24
+MAX_NEW_TOKENS = 1 << 20
+# Of all rows together.
+MAX_CACHED_TOKENS = 1 << 36
 
 
 @record
@@ -15,11 +25,12 @@ class Workload:
     """A fixed batch, as in the paper, or prompts of many lengths.
 
     Attributes:
-        batch: Number of prompts served together.
+        batch: Number of prompts served together, at most 2^20; with all tokens of their
+            contexts at most 2^36.
         prompt_length: Tokens of the longest prompt. Memory is planned for prompts of this
-            length, and so is time if `lengths` is absent.
+            length, and so is time if `lengths` is absent. At most 2^24.
         new_tokens: Maximum number of tokens generated per prompt: the first by prefill,
-            the others by `new_tokens` − 1 decode steps.
+            the others by `new_tokens` − 1 decode steps. At most 2^20.
         output_length_fraction: Expected share of its new tokens that a prompt generates,
             γ in the paper. Time is planned for this share, memory for all new tokens;
             absent for 1.
@@ -39,6 +50,15 @@ class Workload:
 
     def __post_init__(self) -> None:
         require_positive(self)
+        require_at_most(
+            self,
+            batch=MAX_ROWS,
+            prompt_length=MAX_TOKENS,
+            new_tokens=MAX_NEW_TOKENS,
+        )
+        if self.batch * (self.prompt_length + self.new_tokens) > MAX_CACHED_TOKENS:
+            msg = f"batch is {self.batch} of contexts of up to {self.prompt_length + self.new_tokens} tokens: expected at most {MAX_CACHED_TOKENS:,} tokens in all"
+            raise ValueError(msg)
         fraction = self.output_length_fraction
         if fraction is not None and not 0 < fraction <= 1:
             msg = f"output_length_fraction is {fraction}, expected more than 0 and at most 1"
@@ -113,6 +133,9 @@ def _check_lengths(
     if not lengths or min(min(row) for row in lengths) < 1:
         msg = "lengths: expected rows of three whole numbers from 1 up, one row or more"
         raise ValueError(msg)
+    if workload.num_prompts > MAX_PROMPTS:
+        msg = f"lengths: {reprlib.repr(workload.num_prompts)} prompts in all: expected at most {MAX_PROMPTS:,}"
+        raise ValueError(msg)
     longest = max(prompt for prompt, _, _ in lengths)
     if longest != bucket_length(workload.prompt_length):
         msg = f"lengths: the longest prompt is of {longest} tokens: expected {bucket_length(workload.prompt_length)}, the bucket of prompt_length"
@@ -169,9 +192,9 @@ class MicroBatch:
     """Sizes of the micro-batches that the batch is divided into.
 
     Attributes:
-        prefill: Number of prompts per prefill micro-batch.
-        decode: Number of rows per decode micro-batch; a multiple or a divisor of
-            `prefill`.
+        prefill: Number of prompts per prefill micro-batch, at most 2^20.
+        decode: Number of rows per decode micro-batch, at most 2^20; a multiple or a
+            divisor of `prefill`.
         chunk_tokens: Maximum tokens of a prompt computed at once; longer prompts are
             computed in chunks.
     """
@@ -182,6 +205,9 @@ class MicroBatch:
 
     def __post_init__(self) -> None:
         require_positive(self)
+        require_at_most(
+            self, prefill=MAX_ROWS, decode=MAX_ROWS, chunk_tokens=MAX_TOKENS
+        )
         if self.chunk_tokens < 16:
             msg = f"chunk_tokens is {self.chunk_tokens}, expected at least 16"
             raise ValueError(msg)

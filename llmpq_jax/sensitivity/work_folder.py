@@ -66,6 +66,6 @@ class WorkFolder:
     def _read(self) -> dict[str, Any]:
         try:
             found = json.loads((self.folder / _STATE).read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}

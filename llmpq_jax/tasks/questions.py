@@ -57,7 +57,7 @@ def read_questions(path: Path) -> list[Question]:
 def _question(line: str, where: str) -> Question:
     try:
         found = json.loads(line)
-    except ValueError as reason:
+    except (ValueError, RecursionError) as reason:
         msg = f"{where}: is not JSON ({reason}): {_EXPECTED}"
         raise RequestError(msg) from reason
     match found:

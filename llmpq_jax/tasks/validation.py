@@ -127,7 +127,7 @@ def read_evaluated(path: Path, key: str) -> list[Round]:
             validation = ValidationFigures(**row["validation"])
             budget = float(row["omega_budget"])
             content = row["strategy"]
-        except (ValueError, KeyError, TypeError) as reason:
+        except (ValueError, KeyError, TypeError, RecursionError) as reason:
             msg = f"{where}: cannot be read ({reason}): expected what `llmpq-jax solve --validation-record` writes; name another file"
             raise RequestError(msg) from reason
         strategy = decode_record(Strategy, content, where=where)

@@ -408,6 +408,35 @@ def test_an_unknown_key_without_a_value_is_ignored(value: object) -> None:
             {"model_type": "bloom", "n_layer": 3, "num_hidden_layers": 4},
             r"n_layer is 3 and 4 in two spellings: expected the same",
         ),
+        *(
+            (
+                {"model_type": name, key: number},
+                f"{key}: found 1000.*, expected at most",
+            )
+            for name, key in (
+                ("llama", "num_hidden_layers"),
+                ("qwen3", "num_hidden_layers"),
+                ("opt", "num_hidden_layers"),
+                ("bloom", "n_layer"),
+                ("llama", "hidden_size"),
+                ("llama", "vocab_size"),
+            )
+            for number in (10**12, 10**30)
+        ),
+        ({"model_type": "llama", "num_hidden_layers": 5000}, "expected at most 4,096"),
+        (
+            {"model_type": "llama", "rope_theta": 10**400},
+            "rope_theta: found 1000.*, expected a positive number of at most 1e.30",
+        ),
+        (
+            {"model_type": "llama", "hidden_size": 1 << 21, "head_dim": 64},
+            "hidden_size is 2097152, expected at most 1,048,576",
+        ),
+        (
+            {"model_type": "llama", "num_attention_heads": 1024, "head_dim": 2048},
+            "1024 heads of width 2048 are 2097152 wide together, expected at most",
+        ),
+        (f'{{"model_type": "llama", "vocab_size": 1{5000 * "0"}}}', "is not JSON: Exc"),
     ],
 )
 def test_an_invalid_config_is_refused(

@@ -95,9 +95,21 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
         model_fingerprint(tmp_path)
 
 
-def test_a_damaged_index_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "index",
+    [
+        "[]",
+        f"{100_000 * '['}1{100_000 * ']'}",
+        f'{{"weight_map": {{"a": 1{5000 * "0"}}}}}',
+        '{"weight_map": {"a": "b\\u0000c"}}',
+        '{"weight_map": {"a": "../other/model.safetensors"}}',
+        '{"weight_map": {"a": 3}}',
+    ],
+    ids=["array", "deep", "digits", "nul", "folder", "number"],
+)
+def test_a_damaged_index_is_refused(tmp_path: Path, index: str) -> None:
     shutil.copy(GOLDEN / "llama" / "config.json", tmp_path)
-    (tmp_path / "model.safetensors.index.json").write_text("[]", encoding="utf-8")
+    (tmp_path / "model.safetensors.index.json").write_text(index, encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"weight_map cannot be read \("):
         model_fingerprint(tmp_path)
 

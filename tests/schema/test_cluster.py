@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 
@@ -91,6 +93,14 @@ def test_round_sizes_are_written_with_their_unit(memory_bytes, written):
         ),
         ({"use": "never"}, 'every device has use = "never": expected one that may be'),
         ({"use": "maybe"}, "use: found 'maybe', input should be 'any', 'always' or"),
+        ({"name": "cpu:1000000"}, "'cpu:1000000': expected a number of at most 4095"),
+        ({"name": "cpu:" + 5000 * "9"}, "expected a number of at most 4095 behind the"),
+        ({"name": "cpu\n0"}, r"device 'cpu\\n0': expected a name of printable charac"),
+        (
+            {"memory": 10**30},
+            "memory_bytes is 10+, expected at most 1,125,899,906,842,6",
+        ),
+        ({"memory": 400 * "9" + " GiB"}, "a size of 400 digits: expected fewer"),
     ],
 )
 def test_a_wrong_device_is_refused(change, complaint):
@@ -124,6 +134,14 @@ LINK = {"between": ["node0", "node0"], "bandwidth_bytes_per_s": 1e9}
         (
             {"link": [LINK | {"bandwidth_bytes_per_s": 0.0}]},
             "link node0–node0 has 0.0 bytes/s and 0.0 s latency: expected a positive",
+        ),
+        ({"link": [LINK | {"bandwidth_bytes_per_s": 1e-300}]}, "has 1e-300 bytes/s"),
+        ({"link": [LINK | {"bandwidth_bytes_per_s": math.nan}]}, "has nan bytes/s"),
+        ({"link": [LINK | {"bandwidth_bytes_per_s": math.inf}]}, "has inf bytes/s"),
+        ({"link": [LINK | {"latency_s": math.nan}]}, "and nan s latency: expected a"),
+        (
+            {"link": [LINK | {"latency_s": math.inf}]},
+            "of 1 to 1e15 bytes/s, and a late",
         ),
         (
             {"link": [LINK | {"latency_s": -1.0}]},

@@ -17,14 +17,16 @@ STAGES = [
     {"device": "node0/cpu:0", "layers": [0, 2], "bits": [16, 8]},
     {"device": "node0/cpu:1", "layers": [2, 4], "bits": [8, 4]},
 ]
+MODEL = {
+    "path": "tiny",
+    "architecture": "llama",
+    "num_layers": 4,
+    "fingerprint": "sha256:0",
+}
+SIZES = {"batch": 8, "prompt_length": 16, "new_tokens": 4}
 GOOD = {
-    "model": {
-        "path": "tiny",
-        "architecture": "llama",
-        "num_layers": 4,
-        "fingerprint": "sha256:0",
-    },
-    "workload": {"batch": 8, "prompt_length": 16, "new_tokens": 4},
+    "model": MODEL,
+    "workload": SIZES,
     "micro_batch": {"prefill": 2, "decode": 4},
     "precision": {},
     "stage": STAGES,
@@ -108,6 +110,10 @@ MESH = {"devices": ["node0/cpu:1", "node0/cpu:2"], "tensor": 2}
         ),
         ({"layers": [2, 3], "bits": [8]}, "the stages end at layer 3: expected 4, the"),
         ({"device": "node0/cpu:0"}, "device 'node0/cpu:0' is in two stages: expected"),
+        (
+            {"device": "node0/cpu:1000000"},
+            "expected a number of at most 4095 behind th",
+        ),
     ],
 )
 def test_a_wrong_stage_is_refused(second, complaint):
@@ -133,6 +139,24 @@ def test_a_wrong_stage_is_refused(second, complaint):
             "^strategy.toml: micro_batch: pre",
         ),
         ({"workload": {"batch": True}}, "workload.batch: found True, input should be"),
+        (
+            {"micro_batch": {"prefill": 10**9, "decode": 10**9}},
+            "expected at most 1,048,",
+        ),
+        (
+            {"workload": SIZES | {"new_tokens": 10**18}},
+            "new_tokens is 1000000000000000",
+        ),
+        ({"workload": SIZES | {"batch": 1 << 20, "prompt_length": 1 << 20}}, "in all"),
+        (
+            {"workload": SIZES | {"lengths": [[16, 4, 10**9]]}},
+            "lengths: 1000000000 prompts in all: expected at most 4,194,304",
+        ),
+        ({"model": MODEL | {"path": "a\0b"}}, "has a NUL character: expected a path"),
+        (
+            {"model": MODEL | {"num_layers": 10**12}},
+            "num_layers: found 1000000000000, i",
+        ),
     ],
 )
 def test_a_wrong_strategy_is_refused(changes, complaint):

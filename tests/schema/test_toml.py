@@ -133,6 +133,38 @@ def test_three_mistakes_are_shown_and_the_others_counted():
         decode_record(Vehicle, data, where="lorry.toml")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"name = {900 * '['}1{900 * ']'}",
+        f"name = {40 * '['}1{40 * ']'}",
+        f"name = {200 * '{a = '}1{200 * '}'}",
+        f"{'a.' * 20}a = 1",
+        f"[{'a . ' * 30}a]",
+        f"{'a.' * 100_000}a = 1",
+        f"x = {{{'b.' * 100_000}b = 1}}",
+        "\n".join(f"[{'.'.join(n * ['a'])}]" for n in range(1, 30)),
+        f"name = 1{5000 * '0'}",
+    ],
+    ids=["arrays", "few arrays", "tables", "key", "header", *("a", "b", "c", "digits")],
+)
+def test_what_is_nested_too_deep_or_has_too_many_digits_is_refused(tmp_path, text):
+    path = tmp_path / "deep.toml"
+    path.write_text(text)
+    complaint = r"is nested too deep: expected at most 16|has a key of more than|digits"
+    with pytest.raises(SpecError, match=complaint) as caught:
+        read_record(Vehicle, path, what="vehicle")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_long_words_are_no_long_keys(tmp_path):
+    """Neither of letters alone, which a search for dots must not try from each of them."""
+    path = tmp_path / "long.toml"
+    path.write_text(f'name = "{500_000 * "a"}"\nspeed = 1.0\n')
+    assert len(read_record(Vehicle, path, what="vehicle").name) == 500_000
+
+
 def test_the_error_has_the_requested_class(tmp_path):
     with pytest.raises(ClusterError):
         read_record(Vehicle, tmp_path / "no.toml", what="cluster", error=ClusterError)

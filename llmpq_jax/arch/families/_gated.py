@@ -36,14 +36,14 @@ _LAYER_TYPES = {
 
 
 def _build_llama(config: Config) -> Architecture:
-    windows = (None,) * config.integer("num_hidden_layers")
+    windows = (None,) * config.num_layers("num_hidden_layers")
     decoder = _with_attention_bias(_build(config, "llama", windows), config)
     return replace(decoder, has_mlp_bias=config.flag("mlp_bias"))
 
 
 def _build_mistral(config: Config) -> Architecture:
     window = config.optional_integer("sliding_window")
-    windows = (window,) * config.integer("num_hidden_layers")
+    windows = (window,) * config.num_layers("num_hidden_layers")
     return _build(config, "mistral", windows)
 
 
@@ -69,7 +69,7 @@ def _build(
     head_dim = config.optional_integer("head_dim")
     return Architecture(
         family=family,
-        num_layers=config.integer("num_hidden_layers"),
+        num_layers=config.num_layers("num_hidden_layers"),
         hidden_size=hidden_size,
         intermediate_size=config.integer("intermediate_size"),
         num_heads=num_heads,
@@ -91,7 +91,7 @@ def _build(
 
 def _windows(config: Config) -> tuple[int | None, ...]:
     """Returns the attention windows of Qwen's layers: by `layer_types`, else by index."""
-    num_layers = config.integer("num_hidden_layers")
+    num_layers = config.num_layers("num_hidden_layers")
     window = config.optional_integer("sliding_window")
     if not config.flag("use_sliding_window"):
         window = None

@@ -8,7 +8,7 @@ from llmpq_jax.arch.families.config import ACTIVATIONS, Config, head_width
 
 
 def _build_opt(config: Config) -> Architecture:
-    num_layers = config.integer("num_hidden_layers")
+    num_layers = config.num_layers("num_hidden_layers")
     hidden_size = config.integer("hidden_size")
     num_heads = config.integer("num_attention_heads")
     has_bias = config.flag("enable_bias")
@@ -64,7 +64,7 @@ OPT = Family(
 
 
 def _build_bloom(config: Config) -> Architecture:
-    num_layers = config.integer("n_layer")
+    num_layers = config.num_layers("n_layer")
     hidden_size = config.integer("hidden_size")
     num_heads = config.integer("n_head")
     return Architecture(

@@ -99,7 +99,7 @@ def read_json(path: Path) -> dict[str, object]:
 
     try:
         values = json.loads(text, parse_constant=refuse_constant)
-    except (json.JSONDecodeError, RecursionError) as reason:
+    except (ValueError, RecursionError) as reason:
         msg = f"config {path}: is not JSON: {reason}"
         raise SpecError(msg) from reason
     if not isinstance(values, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,8 +10,11 @@ from typing import NoReturn, TypeVar
 
 from llmpq_jax.arch.architecture import Activation
 from llmpq_jax.errors import SpecError, UnsupportedModelError
+from llmpq_jax.schema.workload import MAX_LAYERS, MAX_TOKENS
 
 T = TypeVar("T")
+
+_MAX_NUMBER = 1e30
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -47,12 +49,18 @@ class Config:
             raise SpecError(msg)
         return self.values.get(key, self.defaults.get(key))
 
-    def integer(self, key: str) -> int:
+    def integer(self, key: str, *, at_most: int = MAX_TOKENS) -> int:
         """Returns a whole number from 1 up."""
         value = self.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             self.refuse(key, value, "a whole number from 1 up")
+        if value > at_most:
+            self.refuse(key, value, f"at most {at_most:,}")
         return value
+
+    def num_layers(self, key: str) -> int:
+        """Returns a number of layers, small enough to make something for each."""
+        return self.integer(key, at_most=MAX_LAYERS)
 
     def optional_integer(self, key: str) -> int | None:
         """Returns a whole number from 1 up, or None for null."""
@@ -63,8 +71,9 @@ class Config:
         value = self.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             self.refuse(key, value, "a positive number")
-        if not (value > 0 and math.isfinite(value)):
-            self.refuse(key, value, "a positive number")
+        # A whole number may be too large for a float.
+        if not 0 < value <= _MAX_NUMBER:
+            self.refuse(key, value, f"a positive number of at most {_MAX_NUMBER:g}")
         return float(value)
 
     def flag(self, key: str) -> bool:

@@ -97,12 +97,15 @@ class WorkloadOptions:
             options = "option" if len(missing) == 1 else "options"
             msg = f"Missing {options} {', '.join(missing)}: expected --batch, --prompt-length and --new-tokens, or --prompts FILE"
             raise click.UsageError(msg)
-        return Workload(
-            batch=self.batch,
-            prompt_length=self.prompt_length,
-            new_tokens=self.new_tokens,
-            output_length_fraction=self.output_length_fraction,
-        )
+        try:
+            return Workload(
+                batch=self.batch,
+                prompt_length=self.prompt_length,
+                new_tokens=self.new_tokens,
+                output_length_fraction=self.output_length_fraction,
+            )
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
 
 
 WORKLOAD = option_group("Workload", WorkloadOptions, "workload")

@@ -31,6 +31,8 @@ from llmpq_jax.planner.search.stage_costs import TypedStage
 from llmpq_jax.planner.search.stage_table import StageTable
 from llmpq_jax.schema.measurements import PHASES
 
+# In units of the bound on the latency.
+_MAX_SECONDS = 1e12
 # Cost of a unit of ω above the budget, in units of the bound on the latency.
 _OVER_BUDGET = 1e3
 _BUSY, _EMPTY, _BUDGET = "busy round", "empty round", "budget"
@@ -133,8 +135,11 @@ class RestrictedMaster:
     def add_column(self, column: Column) -> None:
         """Adds a variable from 0 up."""
         i, rows = self._instance, self._rows
-        seconds = all_rounds(column.seconds, i, self._unit_s)
-        hops = all_rounds(np.array(column.hops_s), i, self._unit_s)
+        # HiGHS takes no larger numbers; fewer seconds only lower the bound.
+        seconds, hops = (
+            np.minimum(all_rounds(own, i, self._unit_s), _MAX_SECONDS)
+            for own in (column.seconds, np.array(column.hops_s))
+        )
         entries = [*column.entries]
         for p in i.phases:
             once = seconds[p].sum() + hops[p]

@@ -63,7 +63,10 @@ def read_run(path: Path) -> RecordedRun:
                     pass
                 case other:
                     raise ValueError(other)
-        except (ValueError, KeyError, TypeError, AttributeError) as reason:
+        except (
+            *(ValueError, KeyError, TypeError, AttributeError),
+            RecursionError,
+        ) as reason:
             msg = f'{where}, line {number}: found {line[:40]!r}, expected a JSON object with "record"; make the file with `llmpq-jax generate --record FILE`'
             raise SpecError(msg) from reason
     if header is None or "strategy" not in header or not batches:
