@@ -59,7 +59,7 @@ class Catalogue:
             if kind.name == name:
                 return kind
         names = ", ".join(kind.name for kind in self.kinds)
-        msg = f"catalogue: no device of kind {name!r}: expected one of {names}; use one of these in the cluster file, or measure the device with `llmpq-jax profile`"
+        msg = f"catalogue: no device of kind {name!r}: expected one of {names}; use one of these in the cluster file, give its figures in a [[kind]] there, or measure the device with `llmpq-jax profile`"
         raise ClusterError(msg)
 
 

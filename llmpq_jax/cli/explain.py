@@ -145,7 +145,7 @@ def explain_command(
     problem = read_problem(
         model or Path(strategy.model.path), strategy.workload, request
     )
-    digest = measurements_digest(request.sources)
+    digest = measurements_digest(request.sources, problem.cluster)
     if strategy.provenance is not None and strategy.provenance.measurements != digest:
         log("the measurements are not those that the plan was made with")
     more = Increments(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -79,10 +80,10 @@ def solve_command(
         print_table,
     )
     from llmpq_jax.report.lines import plan_lines
-    from llmpq_jax.report.tables import plan_table
+    from llmpq_jax.report.tables import neighbours_table, plan_table
     from llmpq_jax.schema.record_files import write_strategy
     from llmpq_jax.schema.toml import to_toml
-    from llmpq_jax.tasks.solve import solve
+    from llmpq_jax.tasks.solve import neighbours, solve
 
     problem = read_problem(model, workload.workload(model), request)
     if quality.is_measured:
@@ -99,12 +100,14 @@ def solve_command(
     write_strategy(out, strategy)
     idle = _idle_devices(strategy, problem)
     int8_omega = _int8_omega(strategy, problem)
+    around = neighbours(problem, strategy, request)
     if as_json:
         values = {
             "out": str(out),
             "strategy": tomllib.loads(to_toml(strategy)),
             "omega_of_uniform_int8": int8_omega,
             "idle": idle,
+            "around": _values(around),
         }
         print_json(values)
         return
@@ -113,7 +116,23 @@ def solve_command(
         print_line(line)
     if idle:
         print_line(f"idle         {', '.join(idle)}")
+    if len(around) > 1:
+        print_table(neighbours_table(around, strategy))
     print_paths(written=out)
+
+
+def _values(plans: Sequence[Strategy]) -> list[dict[str, Any]]:
+    """Returns what plans lose and bring, for JSON."""
+    from dataclasses import asdict
+
+    return [
+        {
+            "omega": plan.quality and plan.quality.omega,
+            "bits": plan.bits,
+            "predicted": plan.predicted and asdict(plan.predicted),
+        }
+        for plan in plans
+    ]
 
 
 def _int8_omega(strategy: Strategy, problem: PlanRequest) -> float:

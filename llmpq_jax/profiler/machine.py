@@ -34,6 +34,8 @@ from llmpq_jax.units import MIB
 _RESERVED = 10
 _LINK_BYTES = (1 << 12, 1 << 16, 1 << 20, 1 << 24)
 _STOPWATCH = Stopwatch()
+# Words that make another device of the same number.
+_VARIANTS = {"Ti", "SUPER", "Laptop", "Max", "Pro", "Ultra"}
 # Words of a driver's device name that kinds are named without.
 _VENDORS = {"NVIDIA", "Tesla", "GeForce", "Processor", "CPU", "R", "TM"}
 
@@ -90,7 +92,9 @@ def kind_name(device_kind: str) -> str:
     known = [
         kind.name
         for kind in read_catalogue().kinds
-        if sizes.issuperset(kind.name.split("-"))
+        if sizes.issuperset(parts := set(kind.name.split("-")))
+        # An RTX 4070 Ti is no RTX 4070.
+        and not _VARIANTS & (sizes - parts)
     ]
     if known:
         return max(known, key=len)

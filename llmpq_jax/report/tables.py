@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from statistics import fmean, median
@@ -14,7 +15,7 @@ from llmpq_jax.report.table_style import arrow, known, new_table
 from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.measurements import LayerTime, Measurements
 from llmpq_jax.schema.strategy import Stage, Strategy
-from llmpq_jax.units import format_bytes, format_seconds
+from llmpq_jax.units import format_bytes, format_loss, format_seconds
 
 if TYPE_CHECKING:
     from llmpq_jax.checkpoint.writer import WrittenModule
@@ -42,6 +43,26 @@ def plan_table(strategy: Strategy) -> Table:
         f"{_count(prefill, 'prompt')} in prefill, "
         f"one step of {_count(decode, 'sequence')} in decode"
     )
+    return table
+
+
+def neighbours_table(plans: Sequence[Strategy], chosen: Strategy) -> Table:
+    """Shows what less loss of quality would cost, and what more would bring."""
+    table = new_table(
+        "Plans of less and of more loss; --omega-budget asks for them",
+        *("", "bits of layers"),
+        right=("Σω", "latency", "tokens/s"),
+    )
+    for plan in plans:
+        counts = Counter(plan.bits)
+        predicted, quality = plan.predicted, plan.quality
+        table.add_row(
+            "this plan" if plan is chosen else "",
+            ", ".join(f"{counts[bits]} at {bits}" for bits in sorted(counts)),
+            known(quality and quality.omega, format_loss),
+            known(predicted and predicted.latency_s, format_seconds),
+            known(predicted, lambda p: f"{p.throughput_tokens_per_s:,.4g}"),
+        )
     return table
 
 

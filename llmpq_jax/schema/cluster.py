@@ -105,6 +105,24 @@ class Link:
 
 
 @record
+class KindFigures:
+    """Data-sheet figures of one kind of device, for plans without measurements.
+
+    Attributes:
+        name: Kind of device, as devices have it in `kind`.
+        flops: Dense operations per second of 16-bit products with 32-bit sums; of 32-bit
+            products on a CPU.
+        bandwidth_bytes_per_s: Bandwidth of the memory.
+        source: Origin of the figures, for display.
+    """
+
+    name: str
+    flops: Annotated[float, Within(least=1e6, most=1e18)]
+    bandwidth_bytes_per_s: Annotated[float, Within(least=1e6, most=1e15)]
+    source: str = "the cluster file"
+
+
+@record
 class NodeDevice:
     """A device together with its node.
 
@@ -129,12 +147,15 @@ class Cluster:
         nodes: Nodes of the cluster. In the file `[[node]]`.
         links: Connections of nodes. In the file `[[link]]`; for a pair without one,
             measured transfers are used.
+        kinds: Figures of kinds of device that `solve --roofline` uses instead of the
+            catalogue's. In the file `[[kind]]`.
     """
 
     schema: Literal[1] = 1
     name: str
     nodes: Annotated[tuple[Node, ...], Field(alias="node")]
     links: Annotated[tuple[Link, ...], Field(alias="link")] = ()
+    kinds: Annotated[tuple[KindFigures, ...], Field(alias="kind")] = ()
 
     def __post_init__(self) -> None:
         if not self.nodes:
@@ -147,6 +168,12 @@ class Cluster:
                 if name not in names:
                     msg = f"a link names node {name!r}: expected one of {names}"
                     raise ValueError(msg)
+        _refuse_duplicates("kind", [kind.name for kind in self.kinds])
+        present = {each.device.kind for each in self.node_devices}
+        for kind in self.kinds:
+            if kind.name not in present:
+                msg = f"a [[kind]] is named {kind.name!r}: expected one of {sorted(present)}, the kinds of the devices"
+                raise ValueError(msg)
         if all(each.device.use == "never" for each in self.node_devices):
             msg = 'every device has use = "never": expected one that may be used'
             raise ValueError(msg)

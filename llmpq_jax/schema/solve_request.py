@@ -80,7 +80,8 @@ class PlannerChoices:
         head_bits: Precisions that the output head may have.
         kv_bits: Precisions that the key-value cache may have, where they were measured.
         wire_bits: Precisions that hidden states between stages may have.
-        tensor: Numbers of devices that may hold one stage, where they were measured.
+        tensor: Numbers of devices that may hold one stage, where they were measured;
+            absent for all that were measured, and for 1 with `roofline`.
         prefill_micro_batch: Prompts of a prefill micro-batch; absent to let the planner
             choose.
         decode_micro_batch: Sequences of a decode micro-batch; absent to let the planner
@@ -95,7 +96,7 @@ class PlannerChoices:
     head_bits: tuple[HeadBits, ...] = (16,)
     kv_bits: tuple[KvBits, ...] = (16,)
     wire_bits: tuple[WireBits, ...] = (16,)
-    tensor: tuple[DeviceCount, ...] = (1,)
+    tensor: tuple[DeviceCount, ...] = ()
     prefill_micro_batch: Count | None = None
     decode_micro_batch: Count | None = None
     pin_layers: tuple[LayerPin, ...] = ()

@@ -30,12 +30,13 @@ from llmpq_jax.schema.measurements_file import read_measurements
 from llmpq_jax.schema.precision import ALL_BITS, Bits
 from llmpq_jax.schema.record_files import read_cluster, read_sensitivity
 from llmpq_jax.schema.sensitivity import Sensitivity
-from llmpq_jax.schema.solve_request import SolveRequest, Sources
+from llmpq_jax.schema.solve_request import PlannerChoices, SolveRequest, Sources
 from llmpq_jax.schema.strategy import ModelReference
 from llmpq_jax.schema.workload import Workload
 from llmpq_jax.tasks.unmeasured import (
     catalogue_digest,
     config_alone,
+    figures_note,
     model_reference,
     roofline_measurements,
 )
@@ -73,25 +74,23 @@ def planning_request(
     uses |= dict.fromkeys(choices.leave_idle, "never")
     cluster = with_use(read_cluster(Path(request.sources.cluster)), uses)
     if request.sources.measurements is None:
-        on_note(
-            "--roofline: seconds are predicted from data-sheet figures, not measured"
-        )
-        measurements = roofline_measurements(
-            model,
-            architecture,
-            cluster,
-            workload,
-            prefill=choices.prefill_micro_batch,
-            decode=choices.decode_micro_batch,
-            tensor=choices.tensor,
+        on_note(figures_note(cluster))
+        measurements = _predict_measurements(
+            model, architecture, cluster, workload, choices
         )
     else:
         measurements = _read_measurements(
             Path(request.sources.measurements), architecture, cluster, on_note
         )
     group_size = _group_size(measurements)
+    measured = tuple(sorted({row.tensor for row in measurements.layers}))
     reference, sensitivity, allowed, tensor = _examine_weights(
-        model, architecture, request, group_size, on_note
+        model,
+        architecture,
+        request,
+        group_size,
+        tensor=choices.tensor or measured,
+        on_note=on_note,
     )
     return PlanRequest(
         architecture=architecture,
@@ -112,6 +111,24 @@ def planning_request(
         pins=(*choices.pin_layers, *choices.pin_bits),
         prefill=choices.prefill_micro_batch,
         decode=choices.decode_micro_batch,
+    )
+
+
+def _predict_measurements(
+    model: Path,
+    architecture: Architecture,
+    cluster: Cluster,
+    workload: Workload,
+    choices: PlannerChoices,
+) -> Measurements:
+    return roofline_measurements(
+        model,
+        architecture,
+        cluster,
+        workload,
+        prefill=choices.prefill_micro_batch,
+        decode=choices.decode_micro_batch,
+        tensor=choices.tensor or (1,),
     )
 
 
@@ -140,6 +157,8 @@ def _examine_weights(
     architecture: Architecture,
     request: SolveRequest,
     group_size: int,
+    *,
+    tensor: tuple[int, ...],
     on_note: Callable[[str], None],
 ) -> tuple[ModelReference, Sensitivity, tuple[Bits, ...], tuple[int, ...]]:
     """Reads what the checkpoint allows, or assumes it if there are no weights to read.
@@ -154,10 +173,9 @@ def _examine_weights(
     if sources.roofline and not has_weights(model):
         on_note(f"no weights in {model}: all layers count as equally sensitive")
         reference, assumed = config_alone(model, architecture, group_size=group_size)
-        return reference, sensitivity or assumed, ALL_BITS, choices.tensor
+        return reference, sensitivity or assumed, ALL_BITS, tensor
     reader = CheckpointReader(model)
     allowed = plannable_bits(reader, architecture, head=choices.head_bits[0])
-    tensor = choices.tensor
     if max(tensor) > 1 and any(name.endswith("g_idx") for name in reader):
         on_note(
             "the checkpoint's groups may be in act-order, which no mesh serves: "
@@ -175,10 +193,13 @@ def _examine_weights(
     return reference, sensitivity, allowed, tensor
 
 
-def measurements_digest(sources: Sources) -> str:
-    """Returns a digest of the measurements, or of the catalogue used instead of them."""
+def measurements_digest(sources: Sources, cluster: Cluster | None = None) -> str:
+    """Returns a digest of the measurements, or of the figures used instead of them.
+
+    Those may be a cluster's own.
+    """
     if sources.measurements is None:
-        return catalogue_digest()
+        return catalogue_digest(cluster)
     content = Path(sources.measurements).read_bytes()
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 

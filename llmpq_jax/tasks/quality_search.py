@@ -128,7 +128,7 @@ def _record_key(
 ) -> str:
     """Hashes what makes evaluated plans comparable: all but limits and paths."""
     parts = (
-        measurements_digest(request.sources),
+        measurements_digest(request.sources, problem.cluster),
         *map(to_toml, (problem.cluster, problem.sensitivity, problem.workload)),
         to_toml(request.choices),
         *(model.fingerprint, text.digest, str(text.tokens.shape)),

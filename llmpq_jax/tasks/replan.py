@@ -41,7 +41,7 @@ class Replanner:
         self._request = request
         self._command = command
         # Read now: a job of hours must not end because a file has been removed.
-        self._digest = measurements_digest(request.sources)
+        self._digest = measurements_digest(request.sources, problem.cluster)
         self._on_plan = on_plan
         self._failed: frozenset[str] = frozenset()
 

@@ -13,6 +13,9 @@ from llmpq_jax.schema.solve_request import SearchLimits, SolveRequest
 from llmpq_jax.schema.strategy import Provenance, Strategy
 from llmpq_jax.tasks.planning_request import measurements_digest
 
+# Seconds for plans around the one that was asked for, if it took less itself.
+_MIN_AROUND_S = 2.0
+
 
 def solve(
     problem: PlanRequest,
@@ -32,7 +35,7 @@ def solve(
         TimeLimitError: The time ended before a plan was found or ruled out.
         RequestError: The validation text cannot be used.
     """
-    digest = measurements_digest(request.sources)
+    digest = measurements_digest(request.sources, problem.cluster)
     if not request.quality.is_measured:
         found = search(problem, request.search)
     else:
@@ -70,6 +73,27 @@ def search(problem: PlanRequest, limits: SearchLimits) -> Strategy:
             progress=state_callback(advance),
             on_note=note_callback(advance),
         )
+
+
+def neighbours(
+    problem: PlanRequest, strategy: Strategy, request: SolveRequest
+) -> tuple[Strategy, ...]:
+    """Returns a plan among those of less and of more loss, by their loss.
+
+    They are searched in the time that the limit has left, and no longer than the plan
+    itself took. Nothing is returned if no time is left, if the limit was measured, or if
+    a price of the loss was given.
+    """
+    from llmpq_jax.planner.whatif import plans_around
+
+    quality, certificate = request.quality, strategy.certificate
+    if quality.is_measured or quality.theta > 0 or certificate is None:
+        return ()
+    left_s = request.search.time_limit_s - certificate.seconds
+    time_limit_s = min(left_s, max(_MIN_AROUND_S, certificate.seconds))
+    if time_limit_s <= 0:
+        return ()
+    return plans_around(problem, strategy, time_limit_s=time_limit_s)
 
 
 def with_origin(

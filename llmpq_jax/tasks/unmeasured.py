@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from llmpq_jax.arch.architecture import Architecture
-from llmpq_jax.arch.catalogue import read_catalogue
+from llmpq_jax.arch.catalogue import DeviceKind, read_catalogue
 from llmpq_jax.arch.fingerprint import config_fingerprint
 from llmpq_jax.arch.tensors import tensor_widths
 from llmpq_jax.costmodel.assumed_sensitivity import assumed_sensitivity
@@ -19,6 +19,7 @@ from llmpq_jax.schema.cluster import Cluster, NodeDevice
 from llmpq_jax.schema.measurements import Measurements
 from llmpq_jax.schema.sensitivity import Sensitivity
 from llmpq_jax.schema.strategy import ModelReference
+from llmpq_jax.schema.toml import to_toml
 from llmpq_jax.schema.workload import Workload
 
 
@@ -38,9 +39,8 @@ def roofline_measurements(
     `tensor` has the numbers of devices of a node that may hold one layer.
 
     Raises:
-        ClusterError: The catalogue lacks a kind of device.
+        ClusterError: Neither the cluster nor the catalogue has figures of a kind.
     """
-    catalogue = read_catalogue()
     used = dict.fromkeys(
         node_device.device.kind
         for node_device in cluster.node_devices
@@ -49,7 +49,7 @@ def roofline_measurements(
     pairs = micro_batches(workload.batch, prefill=prefill, decode=decode)
     return roofline(
         architecture,
-        [catalogue.find(kind) for kind in used],
+        [_figures(cluster, kind) for kind in used],
         workload=workload,
         # Prompts that follow others into their slots are prefilled one by one.
         rows={1, *(rows for pair in pairs for rows in (pair.prefill, pair.decode))},
@@ -58,6 +58,34 @@ def roofline_measurements(
             kind: _interconnect(cluster, kind, architecture, tensor) for kind in used
         },
     )
+
+
+def _figures(cluster: Cluster, name: str) -> DeviceKind:
+    """Returns the figures of a kind: the cluster's, or else those of the catalogue."""
+    for kind in cluster.kinds:
+        if kind.name == name:
+            devices = (each.device for each in cluster.node_devices)
+            device = next(each for each in devices if each.kind == name)
+            return DeviceKind(
+                name=name,
+                platform=device.platform,
+                memory_bytes=device.memory_bytes,
+                flops=kind.flops,
+                bandwidth_bytes_per_s=kind.bandwidth_bytes_per_s,
+                source=kind.source,
+            )
+    return read_catalogue().find(name)
+
+
+def figures_note(cluster: Cluster) -> str:
+    """Returns a remark on what seconds are predicted from, and whose figures it is."""
+    note = "--roofline: seconds are predicted from data-sheet figures, not measured"
+    own = [
+        f"{kind.name} {kind.flops:.4g} FLOP/s and {kind.bandwidth_bytes_per_s:.4g} "
+        f"bytes/s ({kind.source})"
+        for kind in cluster.kinds
+    ]
+    return f"{note}; not from the catalogue: {', '.join(own)}" if own else note
 
 
 def _interconnect(
@@ -114,7 +142,14 @@ def config_alone(
     return reference, sensitivity
 
 
-def catalogue_digest() -> str:
-    """Returns a digest of the catalogue of devices, as provenance has it."""
+def catalogue_digest(cluster: Cluster | None = None) -> str:
+    """Returns a digest of the catalogue of devices, as provenance has it.
+
+    If a cluster has figures of its own, they are part of it.
+    """
     content = (resources.files("llmpq_jax.arch") / "catalogue.toml").read_bytes()
-    return f"roofline of catalogue sha256:{hashlib.sha256(content).hexdigest()}"
+    name = "roofline of catalogue"
+    if cluster is not None and cluster.kinds:
+        content += "".join(map(to_toml, cluster.kinds)).encode()
+        name += " and cluster file"
+    return f"{name} sha256:{hashlib.sha256(content).hexdigest()}"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmpq_jax import __version__
+from llmpq_jax.schema.cluster import KindFigures
 from llmpq_jax.schema.measurements_file import header_text, read_measurements, row_text
 from llmpq_jax.schema.record_files import (
     read_cluster,
@@ -258,6 +259,49 @@ def test_a_config_alone_is_planned_from_makers_figures(run, tmp_path):
     assert plan.provenance is not None
     assert plan.provenance.measurements.startswith("roofline of catalogue sha256:")
     assert plan.model.fingerprint.startswith("config-sha256:")
+
+
+def test_figures_of_the_cluster_file_take_precedence_and_are_named(run, tmp_path):
+    folder = ROOT / "strategies"
+    room = read_cluster(folder / "paper-02" / "cluster.toml")
+    (name,) = {own.device.kind for own in room.node_devices}
+
+    def planned(**figures):
+        path = tmp_path / "cluster.toml"
+        kinds = (KindFigures(name=name, **figures),) if figures else ()
+        write_cluster(path, replace(room, kinds=kinds))
+        result = run(
+            *("solve", "--model", folder / "models" / "opt-13b", "--roofline", *SIZES),
+            *("--cluster", path, "--out", tmp_path / "plan.toml"),
+        )
+        assert result.exit_code == 0, result.output
+        return result, read_strategy(tmp_path / "plan.toml")
+
+    _, before = planned()
+    result, after = planned(flops=1e15, bandwidth_bytes_per_s=2 * 1555e9, source="me")
+    assert f"not from the catalogue: {name} 1e+15 FLOP/s" in result.stderr
+    assert before.predicted is not None
+    assert after.predicted is not None
+    assert after.predicted.latency_s < 0.6 * before.predicted.latency_s
+    assert before.provenance is not None
+    assert after.provenance is not None
+    assert before.provenance.measurements.startswith("roofline of catalogue sha256:")
+    assert "roofline of catalogue and cluster file" in after.provenance.measurements
+
+
+def test_more_loss_is_shown_with_what_it_brings(run, words):
+    lines = run(*words).stdout.splitlines()
+    rows = [line.split() for line in lines]
+    start = next(n for n, row in enumerate(rows) if row[:3] == ["Plans", "of", "less"])
+    table = [row for row in rows[start + 3 :] if row and "at" in row]
+    assert 2 <= len(table) <= 4
+    assert sum(row[:2] == ["this", "plan"] for row in table) == 1
+    losses = [float(row[-4 if row[-2] in {"s", "ms", "µs"} else -3]) for row in table]
+    assert losses == sorted(losses)
+
+
+def test_without_time_nothing_more_is_planned(run, words):
+    assert "Plans of less and of more" not in run(*words, "--time-limit", 1e-6).stdout
 
 
 def test_pins_are_kept(run, words, tmp_path):

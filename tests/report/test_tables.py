@@ -9,6 +9,7 @@ from llmpq_jax.report.tables import (
     accuracy_table,
     machine_table,
     measurements_table,
+    neighbours_table,
     plan_table,
     run_table,
 )
@@ -153,3 +154,23 @@ def test_devices_cores_and_links_are_told(capsys):
     assert "small" in out
     assert "node0: 6 cores" in out
     assert "node0: 1 GiB/s after 50 µs" in out
+
+
+@pytest.mark.parametrize(
+    "kind", ["[/x]", "[bold]", ":smile:", "a\x1b[31mb", "[link=x]"]
+)
+def test_names_are_shown_as_they_are_and_control_nothing(capsys, kind):
+    (node,) = cluster(device("cuda:0", kind=kind)).nodes
+    (row,) = [
+        row
+        for row in _shown(capsys, machine_table(cluster(*node.devices)))
+        if "node0/cuda:0" in row
+    ]
+    assert kind.replace("\x1b", "\\x1b") in row
+
+
+def test_plans_around_are_shown_with_this_one_marked(capsys):
+    plan = samples.strategy()
+    rows = _shown(capsys, neighbours_table([plan, replace(plan)], plan))
+    assert sum("this" in row for row in rows) == 1
+    assert any("tokens/s" in row for row in rows)

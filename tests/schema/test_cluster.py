@@ -159,3 +159,32 @@ def test_a_device_that_occurs_twice_is_refused():
     complaint = "device 'cpu:0' occurs twice: expected unique names"
     with pytest.raises(ClusterError, match=complaint):
         read(DEVICE, DEVICE)
+
+
+FIGURES = {"name": "cpu", "flops": 1e12, "bandwidth_bytes_per_s": 5e10}
+
+
+def test_figures_of_a_kind_are_read_and_written():
+    found = read(DEVICE, kind=[FIGURES])
+    (kind,) = found.kinds
+    assert (kind.name, kind.flops, kind.source) == ("cpu", 1e12, "the cluster file")
+    assert "[[kind]]" in to_toml(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"name": "gpu"}, r"a \[\[kind\]\] is named 'gpu': expected one of \['cpu'\]"),
+        ({"flops": 0.0}, r"kind\[0\].flops: found 0.0, input should be greater than"),
+        ({"flops": math.nan}, r"kind\[0\].flops: found nan, input should be a finite"),
+        ({"bandwidth_bytes_per_s": 1e300}, "found 1e.300, input should be less than"),
+    ],
+)
+def test_wrong_figures_of_a_kind_are_refused(change, complaint):
+    with pytest.raises(ClusterError, match=complaint):
+        read(DEVICE, kind=[FIGURES | change])
+
+
+def test_figures_of_a_kind_that_occur_twice_are_refused():
+    with pytest.raises(ClusterError, match="kind 'cpu' occurs twice: expected unique"):
+        read(DEVICE, kind=[FIGURES, FIGURES])

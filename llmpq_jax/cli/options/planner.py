@@ -72,11 +72,11 @@ CHOICES = option_group(
         "16",
     ),
     tensor=choice(
-        "Devices that hold one stage together. With any, the planner chooses 1, 2, 4 or "
-        "8 equal devices of a node, as far as `profile` measured them; with --roofline, "
-        "any of these.",
-        {"1": (1,), "any": ALL_WIDTHS},
-        "1",
+        "Equal devices of a node that hold one stage together. With measured, the "
+        "planner chooses among the numbers that `profile` measured, with --roofline 1; "
+        "with any, among 1, 2, 4 and 8, which --roofline predicts.",
+        {"measured": (), "1": (1,), "any": ALL_WIDTHS},
+        "measured",
     ),
     prefill_micro_batch=option(
         "Number of prompts in a prefill micro-batch (default: the planner chooses).",

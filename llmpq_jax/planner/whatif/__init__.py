@@ -6,6 +6,7 @@ from llmpq_jax.planner.whatif.from_strategy import (
     incumbent_from_strategy,
     request_allowing,
 )
+from llmpq_jax.planner.whatif.plans_around import plans_around
 from llmpq_jax.planner.whatif.scenarios import Increments, Scenario, list_scenarios
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "break_down",
     "incumbent_from_strategy",
     "list_scenarios",
+    "plans_around",
     "request_allowing",
 ]
