@@ -37,17 +37,20 @@ def compare_command(
     """
     from dataclasses import asdict
 
+    from llmpq_jax.interrupts import interrupts_end_all
     from llmpq_jax.planner.baselines.compare import compare
     from llmpq_jax.report.comparison import comparison_table
     from llmpq_jax.report.console import log, print_json, print_line, print_table
 
     problem = read_problem(model, workload, SolveRequest(sources=sources))
-    rows = compare(
-        problem,
-        time_limit_s=search.time_limit_s,
-        relative_gap=search.gap,
-        progress=lambda method: log(f"comparing with {method} …"),
-    )
+    # A search would go on with its best plan, and the others after it.
+    with interrupts_end_all():
+        rows = compare(
+            problem,
+            time_limit_s=search.time_limit_s,
+            relative_gap=search.gap,
+            progress=lambda method: log(f"comparing with {method} …"),
+        )
     if as_json:
         print_json([asdict(row) | {"ratio": row.ratio} for row in rows])
         return
