@@ -57,6 +57,7 @@ class _Interrupts:
     def __init__(self) -> None:
         self.noted: signal.Signals | None = None
         self.is_raised = False
+        self.ends_all = False
         # Python writes each signal's number there, and the main thread what it does.
         self.descriptor: int | None = None
         # Held while the process ends, so that the main thread says nothing meanwhile.
@@ -180,8 +181,24 @@ def not_ending() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def interrupts_end_all() -> Iterator[None]:
+    """Has Ctrl-C end the whole body, also where a part would go on with what it has."""
+    before, _PROCESS.ends_all = _PROCESS.ends_all, True
+    try:
+        yield
+    finally:
+        _PROCESS.ends_all = before
+
+
 def interrupt_handled() -> None:
-    """Has the process go on after Ctrl-C, with what it has so far."""
+    """Has the process go on after Ctrl-C, with what it has so far.
+
+    Raises:
+        KeyboardInterrupt: More than the caller is to end; see `interrupts_end_all`.
+    """
+    if _PROCESS.ends_all:
+        raise KeyboardInterrupt
     _PROCESS.is_raised = False
     _PROCESS.report(_HANDLED)
 

@@ -153,6 +153,28 @@ forever()
     assert (done.returncode, done.stdout) == (130, "goes on\n")
 
 
+def test_a_part_of_what_is_to_end_does_not_go_on(tmp_path):
+    done = run(
+        tmp_path,
+        """
+def part():
+    send(signal.SIGINT)
+    try:
+        check_interrupt()
+    except KeyboardInterrupt:
+        interrupt_handled()
+        print("goes on")
+part()
+try:
+    with interrupts.interrupts_end_all():
+        part()
+except KeyboardInterrupt:
+    print("ends")
+""",
+    )
+    assert (done.returncode, done.stdout) == (0, "goes on\nends\n")
+
+
 def test_what_is_ignored_stays_ignored(tmp_path):
     done = run(
         tmp_path,

@@ -39,6 +39,7 @@ def compare_command(
     from itertools import count
     from typing import get_args
 
+    from llmpq_jax.interrupts import interrupts_end_all
     from llmpq_jax.planner.baselines.compare import Method, compare
     from llmpq_jax.report.comparison import comparison_table
     from llmpq_jax.report.console import (
@@ -51,7 +52,11 @@ def compare_command(
 
     problem = read_problem(model, workload, SolveRequest(sources=sources))
     begun = count()
-    with progress_bar("comparing", len(get_args(Method)), unit="methods") as advance:
+    # A search would go on with its best plan, and the others after it.
+    with (
+        interrupts_end_all(),
+        progress_bar("comparing", len(get_args(Method)), unit="methods") as advance,
+    ):
         show_note = note_callback(advance)
 
         def on_method(method: str) -> None:

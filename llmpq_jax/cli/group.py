@@ -47,20 +47,26 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; bugs keep their traceback, with --debug all errors do."""
         try:
-            check_interrupt()
-            done = super().invoke(ctx)
-            check_interrupt()
-            return done
+            return self._run(ctx)
         except (KeyboardInterrupt, TerminatedError) as reason:
             if ctx.params["debug"]:
                 raise
             click.echo(f"error: {str(reason) or 'interrupted'}", err=True)
             ctx.exit(getattr(reason, "exit_code", 128 + signal.SIGINT))
+
+    def _run(self, ctx: click.Context) -> Any:
+        try:
+            check_interrupt()
+            done = super().invoke(ctx)
         except (LlmpqError, OSError) as error:
+            # A signal may be what led to it, as where a child process had it too.
+            check_interrupt()
             # click handles a closed pipe: the command ends without a message.
             if ctx.params["debug"] or getattr(error, "errno", None) == errno.EPIPE:
                 raise
             raise Failure(_one_line(error)) from error
+        check_interrupt()
+        return done
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

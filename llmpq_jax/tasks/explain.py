@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmpq_jax.interrupts import interrupt_handled
+from llmpq_jax.interrupts import interrupt_handled, interrupts_end_all
 from llmpq_jax.planner import PlanRequest, Progress
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.whatif import (
@@ -70,9 +70,11 @@ def explain(
                 progress=on_progress,
             )
             try:
-                for answer in found:
-                    answers.append(answer)
-                    advance(1)
+                # Of each question, or a search would go on with its best plan.
+                with interrupts_end_all():
+                    for answer in found:
+                        answers.append(answer)
+                        advance(1)
             except KeyboardInterrupt:
                 interrupt_handled()
                 log("interrupted: the answers so far are kept")
