@@ -74,7 +74,8 @@ def test_what_changes_what_fits_or_costs_changes_the_signature(instances, data):
         change = data.draw(st.sampled_from([-MIB, -1000, -1, 1, 1000, MIB]))
         values[entry] = max(1, values[entry] + change)
     else:
-        values[entry] *= data.draw(st.sampled_from([0.5, 1.0, 1 + 1e-9, np.inf]))
+        factor = data.draw(st.sampled_from([0.5, 1.0, 1 + 1e-9, np.inf]))
+        values[entry] = factor if factor == np.inf else factor * values[entry]
     changed = replace(instance, devices=replace(instance.devices, **{name: values}))
     before, after = (of_device(each, j) for each in (instance, changed))
     # The changed device next to itself as it was, which a search would have to tell apart.
