@@ -20,11 +20,11 @@ from llmpq_jax.cli.options.shared import JSON, STRATEGY, cache_home
 def check_command(
     engine: EngineOptions, strategy_path: Path, loads: bool, as_json: bool
 ) -> None:
-    """Compile a strategy's stages and compare their memory with the plan.
+    """Compile a strategy's stages and check their memory.
 
     Each stage is compiled on the machine of its devices: this one, or with --engine ray
     the one that the strategy names. This needs no weights. It exits with 1 if a stage
-    needs more memory than the plan allows.
+    needs more memory than the plan allows, which is compared with it.
     """
     if not loads:
         refuse_without("--load", {"--weights-cache": engine.weights_cache})

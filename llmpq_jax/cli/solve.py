@@ -79,14 +79,9 @@ def solve_command(
         raise click.UsageError(str(error)) from error
     import tomllib
 
-    from llmpq_jax.report.console import (
-        print_json,
-        print_line,
-        print_paths,
-        print_table,
-    )
+    from llmpq_jax.report import console
     from llmpq_jax.report.lines import plan_lines
-    from llmpq_jax.report.tables import neighbours_table, plan_table
+    from llmpq_jax.report.tables import plan_table
     from llmpq_jax.schema.record_files import write_strategy
     from llmpq_jax.schema.toml import to_toml
     from llmpq_jax.tasks.solve import neighbours, solve
@@ -111,25 +106,36 @@ def solve_command(
             "strategy": tomllib.loads(to_toml(strategy)),
             "omega_of_uniform_int8": int8_omega,
             "idle": idle,
-            "around": _values(neighbours(problem, strategy, request)),
+            "around": _losses(neighbours(problem, strategy, request)),
         }
-        print_json(values)
+        console.print_json(values)
         write_strategy(out, strategy)
         return
-    print_table(plan_table(strategy))
+    console.print_table(plan_table(strategy))
     for line in plan_lines(strategy, int8_omega=int8_omega):
-        print_line(line)
+        console.print_line(line)
     if idle:
-        print_line(f"idle         {', '.join(idle)}")
+        console.print_line(f"idle         {', '.join(idle)}")
     write_strategy(out, strategy)
-    print_paths(written=out)
+    console.print_paths(written=out)
     # Last, so that whoever does not wait for it has the plan.
+    _print_around(problem, strategy, request)
+
+
+def _print_around(
+    problem: PlanRequest, strategy: Strategy, request: SolveRequest
+) -> None:
+    """Shows plans of less and of more loss, if there are any and time is left."""
+    from llmpq_jax.report.console import print_table
+    from llmpq_jax.report.tables import neighbours_table
+    from llmpq_jax.tasks.solve import neighbours
+
     around = neighbours(problem, strategy, request)
     if len(around) > 1:
         print_table(neighbours_table(around, strategy))
 
 
-def _values(plans: Sequence[Strategy]) -> list[dict[str, Any]]:
+def _losses(plans: Sequence[Strategy]) -> list[dict[str, Any]]:
     """Returns what plans lose and bring, for JSON."""
     from dataclasses import asdict
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -10,6 +9,7 @@ from itertools import combinations
 
 from llmpq_jax.costmodel.monotone_table import MonotoneTable, fit_table
 from llmpq_jax.errors import MeasurementError
+from llmpq_jax.files import json_text
 from llmpq_jax.schema.cluster import Cluster, Link, NodeDevice
 from llmpq_jax.schema.measurements import LinkTime, Measurements
 
@@ -109,7 +109,7 @@ def _missing_links(cluster: Cluster, measurements: Measurements) -> Iterator[Lin
 def _toml_line(links: Iterable[Link]) -> str:
     # As an array, since [[link]] needs lines of its own and a message has one.
     texts = (
-        f"{{between = {json.dumps(link.between, ensure_ascii=False)}, "
+        f"{{between = {json_text(link.between, ensure_ascii=False)}, "
         f"bandwidth_bytes_per_s = {link.bandwidth_bytes_per_s!r}, "
         f"latency_s = {link.latency_s!r}}}"
         for link in links

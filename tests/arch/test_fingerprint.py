@@ -110,7 +110,9 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_index_is_refused(tmp_path: Path, index: str) -> None:
     shutil.copy(GOLDEN / "llama" / "config.json", tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(index, encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"weight_map cannot be read \("):
+    with pytest.raises(
+        CheckpointError, match=r"weight_map(: found| cannot be read \()"
+    ):
         model_fingerprint(tmp_path)
 
 

@@ -148,7 +148,7 @@ def test_records_that_cannot_be_written_do_not_keep_others_from_it(run, inputs, 
     assert result.exit_code == 1, result.output
     assert "/record.png: cannot be written" in result.stderr
     assert "; output " in result.stderr
-    assert "new tokens in" in result.stdout
+    assert "new tokens of" in result.stdout
     assert (out / "trace.json").stat().st_size > 100
     assert (out / "out.jsonl").read_text().count("\n") == 4
 

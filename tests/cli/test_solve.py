@@ -170,7 +170,6 @@ def test_sensitivities_of_another_model_are_refused(fails, words, model, tmp_pat
         ("--cluster", "cluster"),
         ("--measurements", "measurements"),
         ("--sensitivity", "sensitivity"),
-        ("--model", "config"),
     ],
 )
 def test_a_missing_file_is_one_line(fails, words, tmp_path, option, what):
@@ -404,13 +403,23 @@ def test_a_quantised_checkpoint_is_planned_for_at_bits_it_has(
     assert served.exit_code == 0, served.output
 
 
-def test_layers_of_unlike_bits_are_named(run, fails, words, model, tmp_path):
+def test_layers_of_unlike_bits_are_planned_at_their_own(run, words, model, tmp_path):
+    out = _quantised(run, model, tmp_path, [4, 8, 4, 16])
+    words[words.index("--model") + 1] = out
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    plan = read_strategy(tmp_path / "plan.toml")
+    can_have = [{16, 4}, {16, 8}, {16, 4}, {16}]
+    assert all(b in own for b, own in zip(plan.bits, can_have, strict=True))
+    assert "keeps 7 matrices unquantised" in result.output
+
+
+def test_a_layer_without_any_of_the_bits_is_named(run, fails, words, model, tmp_path):
     out = _quantised(run, model, tmp_path, [4, 8, 4, 4])
     words[words.index("--model") + 1] = out
-    line = fails(*words)
-    assert "16, 4 bits for layers 0, 2–3; 16, 8 bits for layers 1: expected" in line
-    assert "serve it by its own strategy.toml if it has one" in line
+    line = fails(*words, "--pin-bits", "1:2=4")
     assert not (tmp_path / "plan.toml").exists()
+    assert "layers 1:2 at 4 bits" in line
 
 
 def test_the_caches_precision_may_be_left_to_the_planner(

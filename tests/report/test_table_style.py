@@ -40,6 +40,7 @@ from llmpq_jax.report.tables import (
     accuracy_table,
     machine_table,
     measurements_table,
+    neighbours_table,
     plan_table,
     run_table,
     written_table,
@@ -107,6 +108,7 @@ def run_tables() -> list[ReportTable]:
     )
     return [
         plan_table(strategy),
+        neighbours_table([strategy], strategy),
         run_table(strategy, [batch]),
         deviation_table(strategy, [phase_times(strategy, batch)]),
         peaks_table(strategy, [batch]),

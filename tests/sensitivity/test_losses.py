@@ -145,7 +145,7 @@ def test_an_interrupted_run_is_resumed_after_its_last_complete_layer(
 def test_what_other_work_left_is_not_used(small, monkeypatch):
     model, text, folder = small
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

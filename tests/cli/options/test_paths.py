@@ -80,6 +80,8 @@ def test_there_are_outputs_to_check():
     }
     names = {f"{p.values[0]} {p.values[1].opts[0]}" for p in options_of(OutputFolder)}
     assert names == {
+        "check --weights-cache",
+        "evaluate --weights-cache",
         "generate --weights-cache",
         "indicate --rounded",
         "quantize --out",
