@@ -43,5 +43,5 @@ def check_widths(strategy: Strategy, architecture: Architecture) -> None:
         width = len(stage.devices)
         possible = tensor_widths(architecture, width)
         if width not in possible:
-            msg = f"the stage on {', '.join(stage.devices)} has {width} devices, which do not share {a.num_heads} query heads, {a.num_kv_heads} key-value heads and an MLP of width {a.intermediate_size} evenly: expected {' or '.join(map(str, possible))} devices; change the stage, or solve again"
+            msg = f"the stage on {', '.join(stage.devices)} has {width} devices, which do not share {a.num_heads} query heads, {a.num_kv_heads} key-value heads and an MLP of width {a.intermediate_size} evenly: expected a number of devices among {', '.join(map(str, possible))}; change the stage, or solve again"
             raise StrategyError(msg)

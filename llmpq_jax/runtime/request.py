@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,6 +15,8 @@ MAX_TOP_LOGPROBS = 20
 _MAX_COUNT = 2**31 - 1
 _MAX_TEMPERATURE = (2 - 2**-23) * 2.0**127
 _SEED_LIMIT = 2**63
+# A number in a file may have thousands of digits.
+_short = reprlib.repr
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,16 +39,16 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature <= _MAX_TEMPERATURE:
-            msg = f"temperature is {self.temperature}, expected 0 to {_MAX_TEMPERATURE:.1e}"
+            msg = f"temperature is {_short(self.temperature)}, expected 0 to {_MAX_TEMPERATURE:.1e}"
             raise RequestError(msg)
         if not 0 <= self.top_k <= _MAX_COUNT:
-            msg = f"top_k is {self.top_k}, expected 0 (all tokens) to {_MAX_COUNT}"
+            msg = f"top_k is {_short(self.top_k)}, expected 0 (all tokens) to {_MAX_COUNT}"
             raise RequestError(msg)
         if not 0 <= self.top_p <= 1:
-            msg = f"top_p is {self.top_p}, expected 0 to 1"
+            msg = f"top_p is {_short(self.top_p)}, expected 0 to 1"
             raise RequestError(msg)
         if not -_SEED_LIMIT <= self.seed < _SEED_LIMIT:
-            msg = f"seed is {self.seed}, expected {-_SEED_LIMIT} to {_SEED_LIMIT - 1}"
+            msg = f"seed is {_short(self.seed)}, expected {-_SEED_LIMIT} to {_SEED_LIMIT - 1}"
             raise RequestError(msg)
 
     def with_next_seed(self, steps: int) -> Sampling:
@@ -61,7 +64,7 @@ def check_max_new_tokens(count: int) -> None:
         RequestError: If it is less than 1 or no int32.
     """
     if not 1 <= count <= _MAX_COUNT:
-        msg = f"max_new_tokens is {count}, expected 1 to {_MAX_COUNT}"
+        msg = f"max_new_tokens is {_short(count)}, expected 1 to {_MAX_COUNT}"
         raise RequestError(msg)
 
 
@@ -123,9 +126,7 @@ class Request:
             msg = "a stop text is empty: expected at least one character"
             raise RequestError(msg)
         if not 0 <= (self.top_logprobs or 0) <= MAX_TOP_LOGPROBS:
-            msg = (
-                f"top_logprobs is {self.top_logprobs}, expected 0 to {MAX_TOP_LOGPROBS}"
-            )
+            msg = f"top_logprobs is {_short(self.top_logprobs)}, expected 0 to {MAX_TOP_LOGPROBS}"
             raise RequestError(msg)
         assert len(self.partial.token_ids) < self.max_new_tokens, "already finished"
 

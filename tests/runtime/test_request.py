@@ -21,7 +21,10 @@ from tests.support.small_tokenizers import SPECIAL, write_sentencepiece
         ({"temperature": -0.1}, r"temperature is -0.1, expected 0 to 3.4e\+38"),
         ({"temperature": float("inf")}, r"temperature is inf, expected 0 to 3.4e\+38"),
         ({"temperature": float("nan")}, r"temperature is nan, expected 0 to 3.4e\+38"),
-        ({"temperature": 10**400}, r"temperature is 1000*, expected 0 to 3.4e\+38"),
+        (
+            {"temperature": 10**400},
+            r"temperature is 10+\.\.\.0+, expected 0 to 3.4e\+38",
+        ),
         ({"temperature": 3.5e38}, r"temperature is 3.5e\+38, expected 0 to 3.4e\+38"),
         ({"top_k": -1}, r"top_k is -1, expected 0 \(all tokens\) to 2147483647"),
         ({"top_k": 2**31}, r"top_k is 2147483648, expected 0 \(all tokens\) to 21474"),
