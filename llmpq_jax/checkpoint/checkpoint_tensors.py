@@ -98,7 +98,7 @@ class CheckpointTensors:
         assert self.format is not None
         where = f"checkpoint {self.reader.folder}: {file.module}"
         if allowed == (16,):
-            msg = f"{where} is kept at 16 bits (the others are {self.format.name}), the plan asks for {bits}: expected 16, since its maker kept it for its weight; plan again, with --round-unquantized if it is to be rounded nevertheless"
+            msg = f"{where} is kept at 16 bits (the others are {self.format.name}), the plan asks for {bits}: expected 16, as its maker left it; plan again, with --round-unquantized if it is to be rounded nevertheless"
         else:
             msg = f"{where} holds integers of {allowed[-1]} bits ({self.format.name}), the plan asks for {bits}: expected {allowed[-1]} or 16; change the plan's bits there, or plan for the unquantised checkpoint"
         raise CheckpointError(msg)

@@ -8,18 +8,15 @@ from dataclasses import replace
 
 from llmpq_jax.errors import TimeLimitError
 from llmpq_jax.planner.diagnose.infeasible import explain
-from llmpq_jax.planner.instance.candidate import Candidate
 from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.instance.problem import make_problem
 from llmpq_jax.planner.instance.subproblems import all_subproblems, uniform_int8_omega
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.planner.result.to_strategy import make_strategy
 from llmpq_jax.planner.search.branch_and_bound import min_omega, search
-from llmpq_jax.planner.search.search_result import Progress, SearchResult
+from llmpq_jax.planner.search.search_result import Known, Progress, SearchResult
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_loss, format_seconds
-
-Known = Sequence[tuple[Instance, Candidate]]
 
 _UNIFORM_NOTE = (
     "no quality was asked for: omega held at that of a model wholly at 8 bits"

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.arch.fingerprint import has_weights
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.checkpoint.validate import rounding_note
@@ -94,9 +95,11 @@ class Pipeline:
         engine = start(strategy, on_layer=on_layer)
         folder = Path(strategy.model.path)
         architecture = read_architecture(folder)
-        note = rounding_note(CheckpointReader(folder), architecture)
-        if note is not None:
-            _logger.warning(note)
+        # Where all stages are on other machines, this one may have no weights.
+        if has_weights(folder):
+            note = rounding_note(CheckpointReader(folder), architecture)
+            if note is not None:
+                _logger.warning(note)
         return cls(strategy, architecture, Tokenizer.load(folder), engine)
 
     def generate(

@@ -3,10 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -16,7 +13,7 @@ from hypothesis import strategies as st
 from llmpq_jax.batch.manifest import Manifest, ManifestOptions, manifest_path
 from llmpq_jax.batch.results_file import ResultsFile
 from llmpq_jax.errors import RequestError
-from tests.support.devices import ReadPipe, full_device
+from tests.support.devices import ReadPipe, full_device, room_for
 
 VALUES = {"custom_id": "prompt-1", "text": "naïve \u2028 ja"}
 MANIFEST = Manifest(
@@ -36,17 +33,6 @@ def rows_of(path):
 
 def values_of(number):
     return {"custom_id": f"é{number}", "text": "x" * (number * 7 % 40)}
-
-
-@contextmanager
-def room_for(num_bytes: int) -> Iterator[None]:
-    """Lets no file of this process grow larger."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_every_result_is_there_at_once_as_a_line(tmp_path):

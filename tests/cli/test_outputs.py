@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.cli.every_command import words_of
-from tests.support.devices import full_device, null_device
+from tests.support.devices import full_device, null_device, room_for
 
 
 def _cases(*quick: str) -> list:
@@ -33,17 +30,6 @@ def _cases(*quick: str) -> list:
         pytest.param(*case.split(), marks=() if case in quick else pytest.mark.full)
         for case in every
     ]
-
-
-@contextmanager
-def _room_for(num_bytes: int) -> Iterator[None]:
-    """Lets no file of this process grow larger."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _with(words: list[str], option: str, path: Path) -> list[str]:
@@ -114,7 +100,7 @@ def test_a_full_disk_costs_no_text_and_is_named(run, inputs, out, name, option):
 
 def test_a_disk_without_room_is_noticed_before_the_work(fails, inputs, out):
     words = words_of("solve", inputs, out)
-    with _room_for(1000):
+    with room_for(1000):
         line = fails(*words)
     assert line.startswith(f"output {out / 'out.toml'}: cannot be written (File too")
     assert list(out.iterdir()) == []
@@ -126,7 +112,7 @@ def test_measurements_that_do_not_fit_the_disk_stay_whole(run, inputs, out):
     assert run(*words).exit_code == 0
     size_bytes = (out / "out.toml").stat().st_size
     words.append("--overwrite")
-    with _room_for(size_bytes - 100):
+    with room_for(size_bytes - 100):
         result = run(*words)
     assert result.exit_code == 1, result.output
     path = out / "out.toml"

@@ -1,10 +1,13 @@
-"""Device nodes and pipes of a test's own: never those of the machine."""
+"""Device nodes, pipes and full disks of a test's own: never those of the machine."""
 
 from __future__ import annotations
 
 import os
+import resource
 import stat
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,17 @@ def _device(path: Path, numbers: tuple[int, int]) -> Path:
     except PermissionError:
         pytest.skip("device nodes cannot be made here")
     return path
+
+
+@contextmanager
+def room_for(num_bytes: int) -> Iterator[None]:
+    """Lets no file of this process grow larger."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class ReadPipe:

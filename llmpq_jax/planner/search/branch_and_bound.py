@@ -37,7 +37,7 @@ from llmpq_jax.planner.search.lagrangian import (
     lagrangian_weights,
     omega_only,
 )
-from llmpq_jax.planner.search.large_clusters import Known, num_states, search_growing
+from llmpq_jax.planner.search.large_clusters import num_states, search_growing
 from llmpq_jax.planner.search.layer_counts import LayerCounts, layer_counts
 from llmpq_jax.planner.search.nearly_equal import (
     has_nearly_equal_devices,
@@ -48,6 +48,7 @@ from llmpq_jax.planner.search.node_queue import Node, NodeQueue
 from llmpq_jax.planner.search.relaxation import relax
 from llmpq_jax.planner.search.search_result import (
     IncumbentStore,
+    Known,
     Progress,
     SearchGoal,
     SearchResult,

@@ -24,6 +24,7 @@ from llmpq_jax.planner.search.layer_counts import layer_counts
 from llmpq_jax.planner.search.relaxation import relax
 from llmpq_jax.planner.search.search_result import (
     IncumbentStore,
+    Known,
     SearchResult,
 )
 from llmpq_jax.planner.search.stage_table import stage_table
@@ -36,7 +37,6 @@ _GROWTH = 5
 _MAX_TABLE_BYTES = 1 << 28
 # Share of the time left that is for a subset; the rest is for larger ones and the bound.
 _SUBSET_TIME = 0.8
-Known = Sequence[tuple[Instance, Candidate]]
 # Searches subproblems, from plans that are known, until a time on the monotonic clock.
 SearchUntil = Callable[[Sequence[Instance], Known, float], SearchResult]
 # Devices and meshes that are left, and the devices left of each device group.
@@ -69,12 +69,12 @@ def search_growing(
         is_whole = num_all <= max_states
         try:
             if is_whole:
-                result = search_until(instances, _plans(store), store.deadline)
+                result = search_until(instances, store.plans, store.deadline)
                 bound = max(bound, result.bound)
             else:
                 until = store.deadline - (1 - _SUBSET_TIME) * store.left_s
                 result = _search_subset(
-                    instances, search_until, _plans(store), max_states, until
+                    instances, search_until, store.plans, max_states, until
                 )
         except KeyboardInterrupt:
             if store.incumbent is None:
@@ -100,11 +100,6 @@ def search_growing(
         was_interrupted=was_interrupted,
         seconds=time.monotonic() - begin,
     )
-
-
-def _plans(store: IncumbentStore) -> Known:
-    best = store.incumbent
-    return [] if best is None else [(best.instance, best.candidate)]
 
 
 def _state_bytes(instance: Instance) -> int:

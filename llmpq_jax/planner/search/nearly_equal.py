@@ -17,8 +17,12 @@ from dataclasses import replace
 from llmpq_jax.planner.instance.candidate import Candidate
 from llmpq_jax.planner.instance.device_symmetry import device_types
 from llmpq_jax.planner.instance.instance import Instance
-from llmpq_jax.planner.search.large_clusters import Known, SearchUntil
-from llmpq_jax.planner.search.search_result import IncumbentStore, SearchResult
+from llmpq_jax.planner.search.large_clusters import SearchUntil
+from llmpq_jax.planner.search.search_result import (
+    IncumbentStore,
+    Known,
+    SearchResult,
+)
 
 # Share of the time for the search of merged devices.
 _MERGED_TIME = 0.8
@@ -50,8 +54,7 @@ def search_merged(
     best, bound, last = store.incumbent, first.bound, first
     is_closed = bound == float("inf") or (best is not None and bound >= store.cutoff)
     if not is_closed and not first.was_interrupted and store.left_s > 0:
-        start = [] if best is None else [(best.instance, best.candidate)]
-        last = search_until(instances, start, store.deadline)
+        last = search_until(instances, store.plans, store.deadline)
         if last.incumbent is not None:
             store.consider(last.incumbent.instance, last.incumbent.candidate)
         best, bound = store.incumbent, max(bound, last.bound)

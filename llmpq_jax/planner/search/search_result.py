@@ -20,6 +20,8 @@ from llmpq_jax.planner.search.stage_table import StageTable
 from llmpq_jax.planner.search.time_limit import OutOfTimeError
 from llmpq_jax.schema.strategy import relative_gap
 
+# Plans that are known before a search.
+Known = Sequence[tuple[Instance, Candidate]]
 SearchGoal = Literal["objective", "omega"]
 
 
@@ -138,6 +140,12 @@ class IncumbentStore:
     def left_s(self) -> float:
         """Seconds until the deadline, negative after it."""
         return self.deadline - time.monotonic()
+
+    @property
+    def plans(self) -> Known:
+        """The best plan so far, for a search to start from; none if there is none."""
+        best = self.incumbent
+        return () if best is None else ((best.instance, best.candidate),)
 
     def check_time(self) -> None:
         """Raises OutOfTimeError if no time is left."""
