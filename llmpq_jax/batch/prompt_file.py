@@ -152,12 +152,14 @@ def workload_of_prompts(
     new_tokens: int | None = None,
     output_length_fraction: float | None = None,
     on_note: Callable[[str], None] = lambda _: None,
+    on_prompt: Callable[[], None] = lambda: None,
 ) -> Workload:
     """Returns the workload of a file of prompts, read as `generate` does and tokenised.
 
     By default all prompts are served at a time. Prompts that give no maximum of new
     tokens get the largest one of the file and of `new_tokens`, as in `generate`.
-    `on_note` is called with a line if what a pipe brings is waited for.
+    `on_note` is called with a line if what a pipe brings is waited for, `on_prompt` after
+    each prompt.
 
     Raises:
         RequestError: If the file has a bad line, or a prompt gives no maximum of new
@@ -186,6 +188,7 @@ def workload_of_prompts(
             for token_ids in token_ids_of_each
             for _ in range(prompt.num_choices)
         ]
+        on_prompt()
     maximum = max([own or 0 for _, own in lengths] + [new_tokens or 0])
     return workload_of_lengths(
         [(num_tokens, own or maximum) for num_tokens, own in lengths],

@@ -5,10 +5,13 @@ Everything but `read` works from headers; JAX is not imported.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 
 from llmpq_jax.arch.architecture import Architecture
+from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.checkpoint.formats import (
     Format,
     FormatTensor,
@@ -55,6 +58,22 @@ class CheckpointTensors:
         self.rounds_unquantized = rounds_unquantized
         self.format: Format | None = read_format(reader.folder)
         self.names = CheckpointNames(architecture, reader)
+
+    @classmethod
+    def open(
+        cls, folder: Path, *, rounds_unquantized: bool = False
+    ) -> CheckpointTensors:
+        """Opens the checkpoint in a folder, of the architecture that its config.json says.
+
+        Raises:
+            CheckpointError: The folder holds no checkpoint, or its headers are damaged.
+            UnsupportedModelError: The model or its format is not implemented.
+        """
+        return cls(
+            CheckpointReader(folder),
+            read_architecture(folder),
+            rounds_unquantized=rounds_unquantized,
+        )
 
     def format_of(self, file: FileTensor) -> Format | None:
         """Returns the format of a matrix that the checkpoint has quantised, or None."""

@@ -9,6 +9,7 @@ from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import has_weights, model_fingerprint
 from llmpq_jax.arch.model_limits import check_widths
 from llmpq_jax.checkpoint.calibrated import CalibratedWeights
+from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.checkpoint.validate import check_bits, check_checkpoint
@@ -27,22 +28,15 @@ def open_store(strategy: Strategy) -> WeightStore:
     """
     architecture = read_model(strategy)
     folder = Path(strategy.model.path)
-    reader = CheckpointReader(folder)
-    check_checkpoint(reader, architecture)
     precision = strategy.precision
-    check_bits(
-        reader,
+    stored = CheckpointTensors(
+        CheckpointReader(folder),
         architecture,
-        layers=strategy.bits,
-        head=precision.head_bits,
         rounds_unquantized=precision.rounds_unquantized,
     )
-    return WeightStore(
-        reader,
-        architecture,
-        calibrated=_calibrated_weights(strategy),
-        rounds_unquantized=precision.rounds_unquantized,
-    )
+    check_checkpoint(stored)
+    check_bits(stored, layers=strategy.bits, head=precision.head_bits)
+    return WeightStore(stored, calibrated=_calibrated_weights(strategy))
 
 
 def read_model(strategy: Strategy) -> Architecture:

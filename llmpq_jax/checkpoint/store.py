@@ -7,13 +7,11 @@ from itertools import groupby
 
 import numpy as np
 
-from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.checkpoint.calibrated import CalibratedWeights, LayerOrHead
 from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors
 from llmpq_jax.checkpoint.formats import QuantizedMatrix
 from llmpq_jax.checkpoint.host_tensor import HostTensor
 from llmpq_jax.checkpoint.names import FileTensor, Sources
-from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.quant import QArray
 from llmpq_jax.schema.precision import Bits, HeadBits
 
@@ -34,37 +32,17 @@ class WeightStore:
     """
 
     def __init__(
-        self,
-        reader: CheckpointReader,
-        architecture: Architecture,
-        *,
-        calibrated: CalibratedWeights | None = None,
-        rounds_unquantized: bool = False,
+        self, tensors: CheckpointTensors, *, calibrated: CalibratedWeights | None = None
     ) -> None:
-        """Opens a checkpoint; no weight is read yet.
-
-        With `rounds_unquantized`, matrices that a quantised checkpoint keeps unquantised
-        may be rounded.
-
-        Raises:
-            UnsupportedModelError: The checkpoint is quantised in a way that is not
-                implemented.
-        """
-        self.reader = reader
-        self.architecture = architecture
+        """Takes a checkpoint's tensors; no weight is read yet."""
+        self.reader = tensors.reader
+        self.architecture = tensors.architecture
         self.calibrated = calibrated
-        self.tensors = CheckpointTensors(
-            reader, architecture, rounds_unquantized=rounds_unquantized
-        )
+        self.tensors = tensors
 
     def with_calibrated(self, calibrated: CalibratedWeights) -> WeightStore:
         """Returns the same model with matrices at 4 and 8 bits from another folder."""
-        return WeightStore(
-            self.reader,
-            self.architecture,
-            calibrated=calibrated,
-            rounds_unquantized=self.tensors.rounds_unquantized,
-        )
+        return WeightStore(self.tensors, calibrated=calibrated)
 
     def embedding(self) -> Iterator[HostTensor]:
         """Reads the weights before the first layer, at 16 bits; see `layer`."""

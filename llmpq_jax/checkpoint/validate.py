@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors, describe
 from llmpq_jax.checkpoint.names import Sources, all_sources
-from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits
 
 _MAX_NAMES = 4
 
 
-def check_checkpoint(reader: CheckpointReader, architecture: Architecture) -> None:
+def check_checkpoint(stored: CheckpointTensors) -> None:
     """Checks that a checkpoint has the tensors of a model, and no others.
 
     Raises:
@@ -22,7 +20,7 @@ def check_checkpoint(reader: CheckpointReader, architecture: Architecture) -> No
             model.
         UnsupportedModelError: The format of quantised weights is not implemented.
     """
-    stored = CheckpointTensors(reader, architecture)
+    reader = stored.reader
     claimed: set[str] = set()
     for _, file in all_sources(stored.names):
         claimed |= stored.check(file)
@@ -37,17 +35,12 @@ def check_checkpoint(reader: CheckpointReader, architecture: Architecture) -> No
         shown = ", ".join(map(repr, unknown[:_MAX_NAMES]))
         more = len(unknown) - _MAX_NAMES
         tail = f" and {more} more" if more > 0 else ""
-        msg = f"checkpoint {reader.folder}: {shown}{tail} belong to nothing in {describe(architecture)}: expected no tensors but its own; check that config.json is of these weights"
+        msg = f"checkpoint {reader.folder}: {shown}{tail} belong to nothing in {describe(stored.architecture)}: expected no tensors but its own; check that config.json is of these weights"
         raise CheckpointError(msg)
 
 
 def check_bits(
-    reader: CheckpointReader,
-    architecture: Architecture,
-    *,
-    layers: Sequence[Bits],
-    head: HeadBits,
-    rounds_unquantized: bool = False,
+    stored: CheckpointTensors, *, layers: Sequence[Bits], head: HeadBits
 ) -> None:
     """Checks that a checkpoint can be served at these bits.
 
@@ -55,9 +48,6 @@ def check_bits(
         CheckpointError: A matrix is quantised to bits that are neither 16 nor those
             asked for, or kept unquantised among quantised ones and is to be rounded.
     """
-    stored = CheckpointTensors(
-        reader, architecture, rounds_unquantized=rounds_unquantized
-    )
     for layer, bits in enumerate(layers):
         for tensor, file in stored.names.layer(layer):
             if tensor.is_matrix:
@@ -68,11 +58,7 @@ def check_bits(
 
 
 def plannable_bits(
-    reader: CheckpointReader,
-    architecture: Architecture,
-    *,
-    head: HeadBits,
-    rounds_unquantized: bool = False,
+    stored: CheckpointTensors, *, head: HeadBits
 ) -> tuple[tuple[Bits, ...], ...]:
     """Returns the bits that each layer can be served at, highest first.
 
@@ -84,33 +70,27 @@ def plannable_bits(
     Raises:
         CheckpointError: The head cannot be served at its bits.
     """
-    stored = CheckpointTensors(
-        reader, architecture, rounds_unquantized=rounds_unquantized
-    )
     found = tuple(
         _shared_bits(stored, stored.names.layer(layer))
-        for layer in range(architecture.num_layers)
+        for layer in range(stored.architecture.num_layers)
     )
-    check_bits(reader, architecture, layers=(), head=head)
+    check_bits(stored, layers=(), head=head)
     return found
 
 
-def kept_matrices(
-    reader: CheckpointReader, architecture: Architecture
-) -> tuple[str, ...]:
+def kept_matrices(stored: CheckpointTensors) -> tuple[str, ...]:
     """Returns the names of matrices of layers that a quantised checkpoint keeps unquantised."""
-    stored = CheckpointTensors(reader, architecture)
     return tuple(
         file.module
-        for layer in range(architecture.num_layers)
+        for layer in range(stored.architecture.num_layers)
         for tensor, file in stored.names.layer(layer)
         if tensor.is_matrix and stored.is_kept(file)
     )
 
 
-def rounding_note(reader: CheckpointReader, architecture: Architecture) -> str | None:
+def rounding_note(stored: CheckpointTensors) -> str | None:
     """Returns a remark on weights that 16 bits cannot hold; None if there are none."""
-    stored = CheckpointTensors(reader, architecture)
+    reader = stored.reader
     wide = sorted(
         {
             reader.dtype(file.name).name

@@ -114,6 +114,7 @@ def _results_file(
     from llmpq_jax.batch.manifest import make_manifest
     from llmpq_jax.batch.results_file import ResultsFile
     from llmpq_jax.report.console import log
+    from llmpq_jax.report.names import counted
 
     if batch.out is None:
         yield None
@@ -128,7 +129,7 @@ def _results_file(
     if_exists = "resume" if batch.resume else "replace" if batch.overwrite else "refuse"
     with ResultsFile(batch.out, if_exists=if_exists, manifest=manifest) as file:
         if file.num_kept:
-            log(f"continuing {batch.out}, which has {file.num_kept} results")
+            log(f"continuing {batch.out}, which has {counted(file.num_kept, 'result')}")
         yield file
 
 

@@ -61,7 +61,7 @@ class EstimateOptions:
     )
     seed: int = option("Seed of everything that is drawn.", default=0)
 
-    def job(self, out: Path) -> SensitivityJob:
+    def job(self, model: Path, out: Path) -> SensitivityJob:
         """Returns the job; rounded weights go next to its output by default."""
         from llmpq_jax.sensitivity.job import SensitivityJob
 
@@ -70,6 +70,9 @@ class EstimateOptions:
             msg = f"--out {out} is a device or a pipe, which nothing can be written next to: expected --rounded DIR"
             raise click.UsageError(msg)
         default = out.with_name(f"{out.stem}-{self.rounding}")
+        if is_rounded and self.rounded is None and default.resolve() == model.resolve():
+            msg = f"rounded weights go to {default} by default, which is the folder of --model: expected another --out, or --rounded DIR"
+            raise click.UsageError(msg)
         return SensitivityJob(
             method=self.method,
             rounding=self.rounding,
@@ -130,7 +133,7 @@ def indicate_command(
     from llmpq_jax.tasks.indicate import estimate_sensitivity
 
     keep_compiled(cache_home())
-    job = estimate.job(out)
+    job = estimate.job(model, out)
 
     def show_and_write(found: Sensitivity) -> None:
         if as_json:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from llmpq_jax.cli.options.engine import chosen_transport, needs_ray, set_worker_up
+from llmpq_jax.files import write_text
 from llmpq_jax.profiler.grid import grid_for
 from llmpq_jax.report.console import log, print_line, print_table
 from llmpq_jax.report.corrections import links_table, observed_table
@@ -30,6 +31,8 @@ def calibrate(record: Path, model: Path, cluster: Path, out: Path) -> None:
     print_table(observed_table(found.measurements))
     if found.links:
         print_table(links_table(found.links))
+    if found.rows:
+        write_text(out, found.text)
     _print_outcome(out, found.rows, f"it was calibrated by {record} before")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmpq_jax.report.names import counted
 from llmpq_jax.report.table_style import ReportTable, known, new_table
 from llmpq_jax.schema.sensitivity import Sensitivity
 
@@ -72,7 +73,7 @@ def evaluation_table(evaluation: TextEvaluation) -> ReportTable:
 
 def choices_table(choices: ChoiceEvaluation) -> ReportTable:
     """Shows the fraction of questions that each answers correctly."""
-    title = f"{choices.num_questions} questions of {choices.name}"
+    title = f"{counted(choices.num_questions, 'question')} of {choices.name}"
     table = new_table(title, "correct", right=("16 bits", "strategy"))
     for name, exact, found in (
         ("by likelihood", choices.exact, choices.found),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmpq_jax.errors import ClusterError, StrategyError
-from llmpq_jax.files import write_text
+from llmpq_jax.files import is_stream, write_text
 from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.sensitivity import Sensitivity
 from llmpq_jax.schema.strategy import Strategy
@@ -53,7 +53,7 @@ def read_sensitivity(path: Path) -> Sensitivity:
 
 def write_sensitivity(path: Path, sensitivity: Sensitivity) -> None:
     """Writes a sensitivity file, with relative paths relative to its folder."""
-    write_text(path, to_toml(sensitivity, comment=_SENSITIVITY, path=path))
+    write_text(path, to_toml(sensitivity, comment=_SENSITIVITY, path=_base(path)))
 
 
 def read_strategy(path: Path) -> Strategy:
@@ -67,4 +67,12 @@ def read_strategy(path: Path) -> Strategy:
 
 def write_strategy(path: Path, strategy: Strategy) -> None:
     """Writes a strategy file, with relative paths relative to its folder."""
-    write_text(path, to_toml(strategy, comment=_STRATEGY, path=path))
+    write_text(path, to_toml(strategy, comment=_STRATEGY, path=_base(path)))
+
+
+def _base(path: Path) -> Path:
+    """Returns the file that paths in it are relative to: a stream's is in the working folder.
+
+    The stream's own folder, such as /dev, has nothing to do with what comes out of it.
+    """
+    return Path(path.name) if is_stream(path) else path

@@ -31,7 +31,7 @@ class Sources:
 
     def __post_init__(self) -> None:
         if self.roofline == (self.measurements is not None):
-            msg = "give either --measurements FILE or --roofline"
+            msg = "give either --measurements FILE, which `llmpq-jax profile` writes, or --roofline"
             raise ValueError(msg)
 
 

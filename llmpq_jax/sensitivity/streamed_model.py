@@ -13,10 +13,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import model_fingerprint
+from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors
 from llmpq_jax.checkpoint.load import Weights
-from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.checkpoint.validate import check_checkpoint
 from llmpq_jax.interrupts import check_interrupt
@@ -51,12 +50,10 @@ class StreamedModel:
             UnsupportedModelError: If the model is not implemented.
         """
         self.folder = folder
-        self.architecture = read_architecture(folder)
-        reader = CheckpointReader(folder)
-        check_checkpoint(reader, self.architecture)
-        self.store = WeightStore(
-            reader, self.architecture, rounds_unquantized=rounds_unquantized
-        )
+        stored = CheckpointTensors.open(folder, rounds_unquantized=rounds_unquantized)
+        check_checkpoint(stored)
+        self.architecture = stored.architecture
+        self.store = WeightStore(stored)
         self.fingerprint = model_fingerprint(folder)
         self.group_size = group_size
         self.sharding = StageSharding((jax.devices()[0],), group_size=group_size)

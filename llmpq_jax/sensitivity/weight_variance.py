@@ -20,11 +20,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import model_fingerprint
 from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors
 from llmpq_jax.checkpoint.names import Sources
-from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.schema.precision import LOW_BITS, LowBits, group_size_for
 from llmpq_jax.schema.sensitivity import LayerSensitivity, Sensitivity
 
@@ -43,8 +41,7 @@ def weight_variance(
         CheckpointError: If a tensor is missing, damaged, or of another shape.
         UnsupportedModelError: If the model is not implemented.
     """
-    architecture = read_architecture(folder)
-    stored = CheckpointTensors(CheckpointReader(folder), architecture)
+    stored = CheckpointTensors.open(folder)
     names = stored.names
 
     def omegas(sources: Sources) -> dict[LowBits, float]:
@@ -57,7 +54,7 @@ def weight_variance(
         return sums
 
     rows: list[LayerSensitivity] = []
-    for layer in range(architecture.num_layers):
+    for layer in range(stored.architecture.num_layers):
         found = omegas(names.layer(layer))
         rows += [
             LayerSensitivity(layer=layer, bits=bits, omega=found[bits])
@@ -85,11 +82,10 @@ def matrix_noise(
         modules: Names of the matrices there, without ".weight".
         group_size: Maximum number of weights that share an int4 scale.
     """
-    architecture = read_architecture(folder)
-    stored = CheckpointTensors(CheckpointReader(folder), architecture)
+    stored = CheckpointTensors.open(folder)
     sources = tuple(
         source
-        for layer in range(architecture.num_layers)
+        for layer in range(stored.architecture.num_layers)
         for source in stored.names.layer(layer)
         if source[1].module in modules
     )

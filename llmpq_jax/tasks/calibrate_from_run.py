@@ -14,7 +14,6 @@ from llmpq_jax.costmodel.latency import LatencyModel, fit_latency
 from llmpq_jax.costmodel.micro_batch_latency import MicroBatchShape, micro_batch_s
 from llmpq_jax.costmodel.pipeline_schedule import node_serial_fraction
 from llmpq_jax.errors import MeasurementError
-from llmpq_jax.files import write_text
 from llmpq_jax.runtime.analysis.run_file import RecordedRun, read_run
 from llmpq_jax.runtime.analysis.run_record import BatchRecord
 from llmpq_jax.runtime.analysis.uncontended import uncontended_seconds
@@ -49,18 +48,20 @@ class CalibrationResult:
         links: New rows of transfers between nodes.
         measurements: Measurements with the new rows.
         notes: Remarks on what was left out of the run, and why.
+        text: New content of the measurements file.
     """
 
     rows: tuple[Observed, ...]
     measurements: Measurements
     links: tuple[LinkTime, ...] = ()
     notes: tuple[str, ...] = ()
+    text: str = ""
 
 
 def calibrate_from_run(
     record: Path, out: Path, *, model: Path, cluster: Cluster
 ) -> CalibrationResult:
-    """Adds a run's measured and predicted seconds to a measurements file.
+    """Returns a measurements file with a run's measured and predicted seconds added.
 
     Measured seconds are those that each stage would have taken alone
     (`uncontended_seconds`). Predicted seconds are those of the same sizes by the file's
@@ -116,9 +117,12 @@ def calibrate_from_run(
     for row in (*rows, *links):
         table = with_row(table, row)
     notes += notes_on_links(cluster, links)
-    write_text(out, finished_text(out) + "".join(map(row_text, (*rows, *links))))
     return CalibrationResult(
-        rows=tuple(rows), links=tuple(links), measurements=table, notes=tuple(notes)
+        rows=tuple(rows),
+        links=tuple(links),
+        measurements=table,
+        notes=tuple(notes),
+        text=finished_text(out) + "".join(map(row_text, (*rows, *links))),
     )
 
 

@@ -19,6 +19,7 @@ from llmpq_jax.arch.measurement_checks import (
     staleness_warnings,
 )
 from llmpq_jax.arch.model_limits import check_positions
+from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.validate import kept_matrices, plannable_bits, rounding_note
 from llmpq_jax.errors import MeasurementError
@@ -183,23 +184,22 @@ def _examine_weights(
         on_note(f"no weights in {model}: all layers count as equally sensitive")
         reference, assumed = config_alone(model, architecture, group_size=group_size)
         return reference, sensitivity or assumed, (), tensor
-    reader = CheckpointReader(model)
-    allowed = plannable_bits(
-        reader,
+    stored = CheckpointTensors(
+        CheckpointReader(model),
         architecture,
-        head=choices.head_bits[0],
         rounds_unquantized=choices.round_unquantized,
     )
-    rounding = rounding_note(reader, architecture)
+    allowed = plannable_bits(stored, head=choices.head_bits[0])
+    rounding = rounding_note(stored)
     if rounding is not None:
         on_note(rounding)
-    kept = kept_matrices(reader, architecture)
+    kept = kept_matrices(stored)
     if kept and not choices.round_unquantized:
         on_note(
             f"the checkpoint keeps {len(kept)} matrices unquantised ({kept[0]}, …): their "
             "layers are planned at 16 bits; --round-unquantized rounds them"
         )
-    if max(tensor) > 1 and any(name.endswith("g_idx") for name in reader):
+    if max(tensor) > 1 and any(name.endswith("g_idx") for name in stored.reader):
         on_note(
             "the checkpoint's groups may be in act-order, which no mesh serves: "
             "each stage has one device"

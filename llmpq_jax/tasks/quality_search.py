@@ -87,7 +87,7 @@ def plan_under_limit(
         )
     finally:
         if record is not None:
-            write_evaluated(record, key, known)
+            _keep_evaluated(record, key, known)
     quality = best.strategy.quality
     assert quality is not None, "the solver says what a plan costs"
     return replace(
@@ -101,6 +101,14 @@ def plan_under_limit(
             measured_kl=best.validation.kl,
         ),
     )
+
+
+def _keep_evaluated(record: Path, key: str, rounds: list[Round]) -> None:
+    """Adds rounds to a record; a disk that is full by now costs the record, not the plan."""
+    try:
+        write_evaluated(record, key, rounds)
+    except RequestError as reason:
+        log(f"{reason}; what was evaluated is not kept for the next time")
 
 
 def measured_limit(quality: QualityLimits) -> Limit:

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.tensors import (
     embedding_tensors,
     head_tensors,
     layer_tensors,
 )
+from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors
 from llmpq_jax.checkpoint.load import load_weights
-from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
+from llmpq_jax.checkpoint.reader import WHOLE
 from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.kernels import Weight
@@ -37,7 +37,7 @@ def _open(folder: Path, name: str = "llama", dtype: type | None = None) -> Weigh
     if dtype is not None:
         tensors = load_file(folder / WHOLE)
         save_file({key: a.astype(dtype) for key, a in tensors.items()}, folder / WHOLE)
-    return WeightStore(CheckpointReader(folder), read_architecture(folder))
+    return WeightStore(CheckpointTensors.open(folder))
 
 
 def _array(weight: Weight) -> jax.Array:
@@ -162,7 +162,7 @@ def test_a_missing_tensor_is_noticed_where_it_is_needed(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / WHOLE)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, tmp_path / WHOLE)
-    store = WeightStore(CheckpointReader(tmp_path), read_architecture(tmp_path))
+    store = WeightStore(CheckpointTensors.open(tmp_path))
     load_weights(store.layer(0, bits=16))
     with pytest.raises(
         CheckpointError, match=r"layers\.1\.mlp\.up_proj\.weight' is missing"
@@ -175,12 +175,11 @@ import re, sys
 from pathlib import Path
 import jax, psutil
 from llmpq_jax.checkpoint.load import load_weights
-from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors
 from llmpq_jax.checkpoint.store import WeightStore
-from llmpq_jax.arch.families import read_architecture
 
 folder = Path(sys.argv[1])
-store = WeightStore(CheckpointReader(folder), read_architecture(folder))
+store = WeightStore(CheckpointTensors.open(folder))
 load_weights(store.layer(0, bits=4))  # compiles
 before = psutil.Process().memory_info().rss
 Path("/proc/self/clear_refs").write_text("5")  # forgets the peak

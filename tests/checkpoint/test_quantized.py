@@ -15,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import model_fingerprint
+from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors
 from llmpq_jax.checkpoint.load import load_weights
-from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
+from llmpq_jax.checkpoint.reader import WHOLE
 from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.checkpoint.validate import (
     check_bits,
@@ -123,7 +124,7 @@ def foreign(
 
 
 def _open(model: Path) -> WeightStore:
-    return WeightStore(CheckpointReader(model), read_architecture(model))
+    return WeightStore(CheckpointTensors.open(model))
 
 
 def _logits(model: Path, bits: Any, devices: tuple[int, ...] = (0,)) -> np.ndarray:
@@ -157,15 +158,15 @@ def test_its_own_bits_and_16_are_allowed_and_others_refused(
     foreign: tuple[Path, Literal[4, 8]],
 ) -> None:
     model, bits = foreign
-    reader, architecture = CheckpointReader(model), read_architecture(model)
-    check_checkpoint(reader, architecture)
-    assert plannable_bits(reader, architecture, head=16) == ((16, bits),) * 4
-    check_bits(reader, architecture, layers=(bits, 16, bits, 16), head=8)
+    stored = CheckpointTensors.open(model)
+    check_checkpoint(stored)
+    assert plannable_bits(stored, head=16) == ((16, bits),) * 4
+    check_bits(stored, layers=(bits, 16, bits, 16), head=8)
     other = 12 - bits
     message = rf"layers\.2\.self_attn\.q_proj holds integers of {bits} bits \(.*\), the plan asks for {other}: expected {bits} or 16"
     layers: Any = (16, 16, other, 16)
     with pytest.raises(CheckpointError, match=message):
-        check_bits(reader, architecture, layers=layers, head=16)
+        check_bits(stored, layers=layers, head=16)
     with pytest.raises(CheckpointError, match=rf"the plan asks for {other}"):
         load_weights(_open(model).layer(0, bits=layers[2]))
 
@@ -194,7 +195,7 @@ def _change(model: Path, added: dict[str, np.ndarray], dropped: str = "") -> Non
 
 
 def _check(model: Path) -> None:
-    check_checkpoint(CheckpointReader(model), read_architecture(model))
+    check_checkpoint(CheckpointTensors.open(model))
 
 
 def test_act_order_is_not_cut_over_a_mesh(tmp_path: Path) -> None:
@@ -221,22 +222,22 @@ def test_a_plain_matrix_among_quantised_ones_is_kept_unless_asked(
     keeps_down: Path,
 ) -> None:
     _check(keeps_down)
-    reader, architecture = CheckpointReader(keeps_down), read_architecture(keeps_down)
-    assert kept_matrices(reader, architecture) == (DOWN,)
-    plannable = plannable_bits(reader, architecture, head=8)
+    stored = CheckpointTensors.open(keeps_down)
+    assert kept_matrices(stored) == (DOWN,)
+    plannable = plannable_bits(stored, head=8)
     assert plannable == ((16, 4), (16,), (16, 4), (16, 4))
     message = r"layers\.1\.mlp\.down_proj is kept at 16 bits \(the others are gptq\), the plan asks for 4: expected 16"
     with pytest.raises(CheckpointError, match=message):
-        check_bits(reader, architecture, layers=(4, 4, 4, 4), head=8)
+        check_bits(stored, layers=(4, 4, 4, 4), head=8)
     with pytest.raises(CheckpointError, match=message):
         load_weights(_open(keeps_down).layer(1, bits=4))
 
 
 def test_a_kept_matrix_is_rounded_on_request(keeps_down: Path) -> None:
-    reader, architecture = CheckpointReader(keeps_down), read_architecture(keeps_down)
-    plannable = plannable_bits(reader, architecture, head=8, rounds_unquantized=True)
+    stored = CheckpointTensors.open(keeps_down, rounds_unquantized=True)
+    plannable = plannable_bits(stored, head=8)
     assert plannable == ((16, 4),) * 4
-    store = WeightStore(reader, architecture, rounds_unquantized=True)
+    store = WeightStore(stored)
     assert isinstance(load_weights(store.layer(1, bits=4))["mlp.down.weight"], QArray)
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors
 from llmpq_jax.checkpoint.open_store import open_store
-from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
+from llmpq_jax.checkpoint.reader import WHOLE
 from llmpq_jax.checkpoint.validate import check_checkpoint, plannable_bits
 from llmpq_jax.checkpoint.writer import write_served_weights
 from llmpq_jax.errors import CheckpointError
@@ -30,7 +30,7 @@ def _check(
     tensors = load_file(folder / WHOLE) | added
     tensors.pop(dropped, None)
     save_file(tensors, folder / WHOLE)
-    check_checkpoint(CheckpointReader(folder), read_architecture(folder))
+    check_checkpoint(CheckpointTensors.open(folder))
 
 
 VECTOR = np.zeros(3, np.float32)
@@ -124,14 +124,14 @@ def test_checking_a_checkpoint_waits_for_neither_jax_nor_transformers() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def _mixed(folder: Path, layers: list[Bits], head: HeadBits = 16) -> CheckpointReader:
+def _mixed(folder: Path, layers: list[Bits], head: HeadBits = 16) -> CheckpointTensors:
     """Writes a checkpoint whose layers are at these bits, and opens it."""
     config = CONFIGS["llama"] | {"num_hidden_layers": len(layers)}
     write_random_checkpoint(folder / "model", config)
     strategy = make_strategy(folder / "model", [((0,), layers)], head_bits=head)
     (folder / "out").mkdir()
     write_served_weights(open_store(strategy), strategy, folder / "out")
-    return CheckpointReader(folder / "out")
+    return CheckpointTensors.open(folder / "out")
 
 
 @pytest.mark.parametrize(
@@ -146,18 +146,17 @@ def _mixed(folder: Path, layers: list[Bits], head: HeadBits = 16) -> CheckpointR
 def test_plans_choose_among_the_bits_that_each_layer_can_have(
     tmp_path: Path, layers: list[Bits], expected: tuple[tuple[Bits, ...], ...]
 ) -> None:
-    reader = _mixed(tmp_path, layers)
-    architecture = read_architecture(reader.folder)
-    assert plannable_bits(reader, architecture, head=8) == expected
+    stored = _mixed(tmp_path, layers)
+    assert plannable_bits(stored, head=8) == expected
 
 
 def test_a_head_s_bits_are_checked_before_planning(tmp_path: Path) -> None:
-    reader = _mixed(tmp_path, [16, 16], head=8)
-    architecture = read_architecture(reader.folder)
-    assert plannable_bits(reader, architecture, head=16) == ((16,), (16,))
-    config = json.loads((reader.folder / "config.json").read_text())
+    stored = _mixed(tmp_path, [16, 16], head=8)
+    assert plannable_bits(stored, head=16) == ((16,), (16,))
+    config = json.loads((stored.reader.folder / "config.json").read_text())
     (group,) = config["quantization_config"]["config_groups"].values()
     group["weights"]["num_bits"] = 4
-    (reader.folder / "config.json").write_text(json.dumps(config))
+    (stored.reader.folder / "config.json").write_text(json.dumps(config))
+    changed = CheckpointTensors.open(stored.reader.folder)
     with pytest.raises(CheckpointError, match="lm_head holds integers of 4 bits"):
-        plannable_bits(reader, architecture, head=8)
+        plannable_bits(changed, head=8)

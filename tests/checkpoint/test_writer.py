@@ -19,10 +19,11 @@ from safetensors.numpy import load_file, save_file
 
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.checkpoint.calibrated import Calibration, finish, write_matrices
+from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors
 from llmpq_jax.checkpoint.load import Weights, load_weights
 from llmpq_jax.checkpoint.names import CheckpointNames
 from llmpq_jax.checkpoint.open_store import open_store
-from llmpq_jax.checkpoint.reader import WHOLE, CheckpointReader
+from llmpq_jax.checkpoint.reader import WHOLE
 from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.checkpoint.validate import check_bits, check_checkpoint
 from llmpq_jax.checkpoint.writer import write_served_weights
@@ -101,7 +102,7 @@ def _written(case: Case) -> Iterator[tuple[WeightStore, Strategy, Path]]:
 def _round(strategy: Strategy, folder: Path, case: Case) -> None:
     """Fills a folder with weights compensated for inputs that are made up."""
     model = Path(strategy.model.path)
-    store = WeightStore(CheckpointReader(model), read_architecture(model))
+    store = WeightStore(CheckpointTensors.open(model))
     generator = np.random.default_rng(case.seed)
 
     def rounded(weights: Weights, bits: Literal[4, 8]) -> dict[str, QArray]:
@@ -149,12 +150,12 @@ def _load(store: WeightStore, strategy: Strategy) -> list[Weights]:
 @given(cases)
 def test_what_is_loaded_back_is_what_was_served_to_the_bit(case: Case) -> None:
     with _written(case) as (store, strategy, out):
-        reader, architecture = CheckpointReader(out), read_architecture(out)
+        stored = CheckpointTensors.open(out)
         ties_head = case.ties_head and case.head_bits == 16
-        assert architecture == replace(store.architecture, ties_head=ties_head)
-        check_checkpoint(reader, architecture)
-        check_bits(reader, architecture, layers=case.bits, head=case.head_bits)
-        new = WeightStore(reader, architecture)
+        assert stored.architecture == replace(store.architecture, ties_head=ties_head)
+        check_checkpoint(stored)
+        check_bits(stored, layers=case.bits, head=case.head_bits)
+        new = WeightStore(stored)
         for served, loaded in zip(
             _load(store, strategy), _load(new, strategy), strict=True
         ):

@@ -31,7 +31,10 @@ def test_a_program_may_read_the_comparison(run):
 def test_seconds_come_from_one_place(run):
     result = run(*WORDS)
     assert result.exit_code == 2
-    assert "give either --measurements FILE or --roofline" in result.stderr
+    assert (
+        "give either --measurements FILE, which `llmpq-jax profile` writes, or --roofline"
+        in result.stderr
+    )
 
 
 def test_a_measured_model_is_compared_too(run, model, cluster, measurements):

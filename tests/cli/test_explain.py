@@ -176,7 +176,7 @@ def test_files_that_are_none_are_named(fails, plan, tmp_path, option):
     [
         (("--more-speed", -1), "--more-speed"),
         (("--pin-layers", "0:1"), "expected FIRST:END=DEVICE"),
-        (("--measurements", "m.toml", "--roofline"), "either --measurements FILE or"),
+        (("--measurements", "m.toml", "--roofline"), "either --measurements FILE, "),
     ],
 )
 def test_options_that_make_no_sense_are_wrong_use(run, plan, words, complaint):

@@ -154,7 +154,7 @@ def test_what_is_done_is_not_done_again(run, strategy, tmp_path):
     with prompts.open("a") as file:
         file.write('{"custom_id": "b", "prompt": "class A", "max_tokens": 1}\n')
     result = run(*words, "--resume")
-    assert f"continuing {out}, which has 1 results" in result.stderr
+    assert f"continuing {out}, which has 1 result" in result.stderr
     assert "1 new token of 1 prompt in" in result.stdout
     assert out.read_bytes().startswith(first)
     result = run(*words, "--resume")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from llmpq_jax.schema.record_files import (
 )
 from tests.cli.conftest import SIZES
 from tests.sensitivity.small import write_text_file
+from tests.support.devices import room_for
 from tests.support.ray_machines import on_nodes
 
 _ESTIMATE = ("--window", 16, "--assignments", 3)
@@ -82,13 +84,45 @@ def test_a_promise_is_planned_measured_and_served(
     assert found["num_tokens"] == nll.size
 
 
+def test_a_disk_that_fills_during_validation_does_not_cost_the_plan(
+    run, model, cluster, measurements, sensitivity, texts, tmp_path
+):
+    out, record = tmp_path / "strategy.toml", tmp_path / "validation.jsonl"
+    other = json.dumps({"key": "of another problem", "padding": "x" * 4_000_000})
+    record.write_text(other + "\n")
+    words = ("--max-ppl-increase", 50.0, "--validation-text", texts[1], "--window", 16)
+    with room_for(4_000_000):
+        result = _solve(
+            run,
+            *(model, cluster, measurements, sensitivity, out, *words),
+            *("--validation-record", record),
+        )
+    assert result.exit_code == 0, result.output
+    assert f"output {record}: cannot be written (File too large)" in result.stderr
+    assert "what was evaluated is not kept" in result.stderr
+    assert read_strategy(out).quality is not None
+    assert record.read_text() == other + "\n"
+
+
+def test_rounded_weights_do_not_go_to_the_model_s_folder_by_default(
+    run, model, texts, tmp_path
+):
+    named_like_it = shutil.copytree(model, tmp_path / "tiny-gptq")
+    result = run(
+        *("indicate", "--model", named_like_it, "--text", texts[0]),
+        *("--out", tmp_path / "tiny.toml", "--rounding", "gptq"),
+    )
+    assert result.exit_code == 2
+    assert f"{named_like_it} by default, which is the folder of" in result.stderr
+
+
 def test_questions_are_answered_as_at_16_bits(run, strategy, tmp_path):
     path = tmp_path / "questions.jsonl"
     row = {"question": "ab", "choices": ["c", "dd"], "answer": 0}
     path.write_text(json.dumps(row) + "\n")
     result = run("evaluate", "--strategy", strategy, "--questions", path)
     assert result.exit_code == 0, result.output
-    assert "1 questions of questions.jsonl" in result.stdout
+    assert "1 question of questions.jsonl" in result.stdout
 
 
 @pytest.mark.slow

@@ -377,7 +377,10 @@ def test_stages_may_be_spread_over_devices_of_a_node(run, tmp_path):
 def test_measurements_and_figures_exclude_each_other(run, words):
     result = run(*words, "--roofline")
     assert result.exit_code == 2
-    assert "give either --measurements FILE or --roofline" in result.stderr
+    assert (
+        "give either --measurements FILE, which `llmpq-jax profile` writes, or --roofline"
+        in result.stderr
+    )
     assert run(*_without(words, "--measurements")).exit_code == 2
 
 

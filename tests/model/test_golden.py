@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from llmpq_jax.arch.architecture import Architecture
-from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors
 from llmpq_jax.checkpoint.load import load_weights
-from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.model import (
     DecoderLayer,
@@ -36,8 +35,8 @@ class Decoder:
     """The whole model on one device, called layer by layer."""
 
     def __init__(self, folder: Path) -> None:
-        self.architecture = a = read_architecture(folder)
-        store = WeightStore(CheckpointReader(folder), a)
+        store = WeightStore(CheckpointTensors.open(folder))
+        self.architecture = a = store.architecture
         self.embedding = Embedding(
             a, load_weights(store.embedding()), dtype=jnp.dtype(jnp.float32)
         )

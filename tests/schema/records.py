@@ -47,6 +47,8 @@ from llmpq_jax.schema.strategy import (
 from llmpq_jax.schema.workload import MicroBatch, Workload
 
 texts = st.text(max_size=12)
+# No file has a NUL character in its name, so none is read in a path.
+paths = st.text(st.characters(exclude_characters="\0"), max_size=12)
 names = st.text(alphabet="abcdefghij0123456789-", min_size=1, max_size=8)
 seconds = st.floats(min_value=1e-9, max_value=1e6)
 fractions = st.floats(min_value=0, max_value=1)
@@ -182,7 +184,7 @@ def strategies(draw: st.DrawFn) -> Strategy:
     ]
     return Strategy(
         model=ModelReference(
-            path=draw(texts),
+            path=draw(paths),
             architecture=draw(texts),
             num_layers=num_layers,
             fingerprint=draw(texts),

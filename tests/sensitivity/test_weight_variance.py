@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import model_fingerprint
+from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors
 from llmpq_jax.checkpoint.load import load_weights
-from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.quant import QArray, dequantize, quantize
@@ -106,8 +105,8 @@ def test_a_layer_is_the_sum_over_its_matrices(tmp_path, overrides):
     config = CONFIG if "n_layer" not in overrides else {}
     write_random_checkpoint(tmp_path, config | overrides)
     folder = tmp_path
-    architecture = read_architecture(folder)
-    store = WeightStore(CheckpointReader(folder), architecture)
+    store = WeightStore(CheckpointTensors.open(folder))
+    architecture = store.architecture
     layers = []
     found = weight_variance(folder, group_size=32, on_layer=lambda: layers.append(1))
     assert len(layers) == architecture.num_layers

@@ -213,7 +213,10 @@ def evaluated(strategy, model, path):
 def calibrates(model, table, tmp_path):
     def calibrate(record, **changes):
         given = {"model": model, "cluster": CLUSTER} | changes
-        return calibrate_from_run(record, table, **given)
+        found = calibrate_from_run(record, table, **given)
+        if found.rows:
+            table.write_text(found.text)
+        return found
 
     return calibrate
 

@@ -72,7 +72,7 @@ def test_measurements_and_roofline_take_each_others_place(asked):
         replace(found, sources=found.sources), sources={"measurements": "other"}
     )
     assert (back.sources.measurements, back.sources.roofline) == ("other", False)
-    with pytest.raises(ValueError, match="give either --measurements FILE or"):
+    with pytest.raises(ValueError, match="give either --measurements FILE, which"):
         changed(asked, sources={"measurements": "other", "roofline": True})
 
 

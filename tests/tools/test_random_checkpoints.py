@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmpq_jax.arch.families import read_architecture
+from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors
 from llmpq_jax.checkpoint.reader import INDEX, CheckpointReader
 from llmpq_jax.checkpoint.validate import check_checkpoint
 from llmpq_jax.errors import UnsupportedModelError
@@ -25,8 +25,9 @@ def test_what_is_written_is_a_checkpoint_of_its_config(
     tmp_path: Path, name: str, dtype: StoredDtype
 ) -> None:
     write_random_checkpoint(tmp_path, CONFIGS[name], dtype=dtype)
-    reader = CheckpointReader(tmp_path)
-    check_checkpoint(reader, read_architecture(tmp_path))
+    stored = CheckpointTensors.open(tmp_path)
+    check_checkpoint(stored)
+    reader = stored.reader
     assert {reader.dtype(name).name for name in reader} == {dtype}
     assert json.loads((tmp_path / "config.json").read_bytes()) == CONFIGS[name]
 

@@ -76,20 +76,22 @@ class WorkloadOptions:
     def workload(self, model: Path) -> Workload:
         """Returns the workload, reading the prompts if they are a file."""
         from llmpq_jax.batch.prompt_file import workload_of_prompts
-        from llmpq_jax.report.console import log
+        from llmpq_jax.report.console import log, progress_bar
 
         if self.prompts is not None:
             if self.prompt_length is not None:
                 msg = "--prompts says how long prompts are: expected no --prompt-length with it"
                 raise click.UsageError(msg)
-            return workload_of_prompts(
-                model,
-                self.prompts,
-                batch=self.batch,
-                new_tokens=self.new_tokens,
-                output_length_fraction=self.output_length_fraction,
-                on_note=log,
-            )
+            with progress_bar("tokenising", None, unit="prompts") as advance:
+                return workload_of_prompts(
+                    model,
+                    self.prompts,
+                    batch=self.batch,
+                    new_tokens=self.new_tokens,
+                    output_length_fraction=self.output_length_fraction,
+                    on_note=log,
+                    on_prompt=lambda: advance(1),
+                )
         if self.batch is None or self.prompt_length is None or self.new_tokens is None:
             given = {
                 "--batch": self.batch,
