@@ -10,6 +10,7 @@
     ├── InfeasibleError        limits that no plan satisfies
     ├── TimeLimitError         a search that ended before it found a plan or ruled one out
     ├── RequestError           a request that cannot be served, or an output
+    │   └── ContextLengthError a prompt and new tokens that the context has no room for
     └── WorkerFailedError      a process or machine of a stage that failed
 
 Every message says what was found, where, what was expected, and what to do. The commands
@@ -60,6 +61,10 @@ class TimeLimitError(LlmpqError):
 
 class RequestError(LlmpqError):
     """A prompt or a sampling option cannot be served, or an output cannot be written."""
+
+
+class ContextLengthError(RequestError):
+    """A prompt, with its new tokens, is longer than what a strategy or a model serves."""
 
 
 class WorkerFailedError(LlmpqError):

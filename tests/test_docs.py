@@ -187,7 +187,7 @@ def test_decisions_are_numbered_without_gaps_and_have_all_parts():
 
 @pytest.mark.parametrize(
     ("page", "most"),
-    [("README.md", 130), ("CONTRIBUTING.md", 120), ("docs/architecture.md", 150)],
+    [("README.md", 130), ("CONTRIBUTING.md", 120), ("docs/architecture.md", 160)],
 )
 def test_a_page_that_everybody_reads_stays_short(page, most):
     assert len((ROOT / page).read_text(encoding="utf-8").splitlines()) <= most

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llmpq_jax.checkpoint.text_decoder import TextDecoder, TokenText
-from llmpq_jax.runtime.request import Completion
+from llmpq_jax.runtime.request import Completion, TokenLogprobs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,7 +17,7 @@ class _Token:
     token_id: int
     text: str
     own_bytes: bytes | None
-    logprob: float
+    logprob: float | None
 
     def chat_values(self) -> dict[str, Any]:
         own_bytes = None if self.own_bytes is None else list(self.own_bytes)
@@ -30,7 +31,7 @@ class _Place:
     token: _Token
     likeliest: tuple[_Token, ...]
 
-    def by_text(self) -> dict[str, float]:
+    def by_text(self) -> dict[str, float | None]:
         """Returns log-probabilities of the likeliest tokens and of the one there.
 
         Keys are texts. Where a token without text or several tokens of one text would
@@ -47,16 +48,52 @@ class _Place:
         return values
 
 
-def logprobs_values(
-    completion: Completion, decoder: TextDecoder, *, is_chat: bool
-) -> dict[str, Any]:
-    """Returns those of all tokens but the end-of-text token.
+class LogprobsWriter:
+    """Log-probabilities of a text that grows, in the forms of OpenAI's two endpoints.
 
-    The decoder, which is unused, starts after the prompt. Texts are what each token adds
-    to the text before it, so that joined they are the whole text.
+    Texts are what each token adds to the text before it, so that joined they are the whole
+    text.
     """
-    places = _places(completion, decoder)
-    if is_chat:
+
+    def __init__(self, decoder: TextDecoder, *, is_chat: bool) -> None:
+        """Takes an unused decoder, which starts after the text that is not written."""
+        self._decoder = decoder
+        self._is_chat = is_chat
+        self._offset = 0
+
+    def add(
+        self,
+        token_ids: Sequence[int],
+        found: Sequence[TokenLogprobs | None],
+        *,
+        is_end: bool = False,
+    ) -> dict[str, Any]:
+        """Returns those of further tokens.
+
+        Args:
+            token_ids: Tokens that come next.
+            found: Log-probabilities of each; None for the first of a prompt, which follows
+                from nothing.
+            is_end: Whether these are the last ones, so that nothing is held back.
+        """
+        places: list[_Place] = []
+        for number, (token_id, each) in enumerate(
+            zip(token_ids, found, strict=True), 1
+        ):
+            likeliest = tuple(
+                _token(likely_id, self._decoder.token_text(likely_id), logprob)
+                for likely_id, logprob in (each.top_tokens if each else ())
+            )
+            text = self._decoder.token_text(token_id)
+            self._decoder.add(token_id)
+            if is_end and number == len(token_ids):
+                # What is held back is part of the text, and of no later token's.
+                text = text._replace(text=text.text + self._decoder.rest())
+            token = _token(token_id, text, each.logprob if each else None)
+            places.append(_Place(token=token, likeliest=likeliest))
+        return self._chat(places) if self._is_chat else self._completion(places)
+
+    def _chat(self, places: list[_Place]) -> dict[str, Any]:
         content = [
             {
                 **place.token.chat_values(),
@@ -65,40 +102,58 @@ def logprobs_values(
             for place in places
         ]
         return {"content": content, "refusal": None}
-    texts = [place.token.text for place in places]
-    offsets = [0]
-    for text in texts:
-        offsets.append(offsets[-1] + len(text))
-    return {
-        "tokens": texts,
-        "token_logprobs": [place.token.logprob for place in places],
-        "top_logprobs": [place.by_text() for place in places],
-        "text_offset": offsets[:-1],
-    }
+
+    def _completion(self, places: list[_Place]) -> dict[str, Any]:
+        texts = [place.token.text for place in places]
+        offsets: list[int] = []
+        for text in texts:
+            offsets.append(self._offset)
+            self._offset += len(text)
+        return {
+            "tokens": texts,
+            "token_logprobs": [place.token.logprob for place in places],
+            "top_logprobs": [
+                None if place.token.logprob is None else place.by_text()
+                for place in places
+            ],
+            "text_offset": offsets,
+        }
 
 
-def _places(completion: Completion, decoder: TextDecoder) -> list[_Place]:
-    """Returns the places of a completion's tokens, without that of an end token."""
+def logprobs_values(
+    completion: Completion, decoder: TextDecoder, *, is_chat: bool
+) -> dict[str, Any]:
+    """Returns those of all tokens but the end-of-text token; see `LogprobsWriter`.
+
+    The decoder, which is unused, starts after the prompt.
+    """
     assert completion.logprobs is not None
     num_tokens = len(completion.token_ids) - (completion.finish_reason == "eos")
-    places: list[_Place] = []
-    for number, token_id in enumerate(completion.token_ids[:num_tokens], start=1):
-        found = completion.logprobs[number - 1]
-        likeliest = tuple(
-            _token(likely_id, decoder.token_text(likely_id), logprob)
-            for likely_id, logprob in found.top_tokens
-        )
-        text = decoder.token_text(token_id)
-        decoder.add(token_id)
-        if number == num_tokens:
-            # What is held back is part of the text, and of no later token's.
-            text = text._replace(text=text.text + decoder.rest())
-        token = _token(token_id, text, found.logprob)
-        places.append(_Place(token=token, likeliest=likeliest))
-    return places
+    return LogprobsWriter(decoder, is_chat=is_chat).add(
+        completion.token_ids[:num_tokens],
+        completion.logprobs[:num_tokens],
+        is_end=True,
+    )
 
 
-def _token(token_id: int, text: TokenText, logprob: float) -> _Token:
+def echoed_logprobs(
+    completion: Completion, decoder: TextDecoder, *, is_prompt_only: bool
+) -> dict[str, Any]:
+    """Returns those of the prompt's tokens and of the completion's, for completions.
+
+    There is one for each token, an end-of-text token too, so that the prompt's are found
+    by their number. The decoder, which is unused, starts with the prompt.
+    """
+    assert completion.prompt_logprobs is not None
+    token_ids = completion.prompt_token_ids
+    found: tuple[TokenLogprobs | None, ...] = (None, *completion.prompt_logprobs)
+    if not is_prompt_only:
+        token_ids += completion.token_ids
+        found += completion.logprobs or ()
+    return LogprobsWriter(decoder, is_chat=False).add(token_ids, found, is_end=True)
+
+
+def _token(token_id: int, text: TokenText, logprob: float | None) -> _Token:
     return _Token(
         token_id=token_id, text=text.text, own_bytes=text.own_bytes, logprob=logprob
     )

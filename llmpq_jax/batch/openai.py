@@ -6,10 +6,11 @@ unless its value asks for nothing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from llmpq_jax.batch.prompt import Form
 from llmpq_jax.batch.request_fields import (
@@ -21,6 +22,9 @@ from llmpq_jax.batch.request_fields import (
     complaint,
     short_repr,
 )
+from llmpq_jax.errors import RequestError
+from llmpq_jax.files import json_text
+from llmpq_jax.runtime.request import Grammar, GrammarKind
 
 # Accepted with any value, because they do not change the answer.
 _IGNORED_FIELDS: frozenset[str] = frozenset(
@@ -36,19 +40,11 @@ _IGNORED_FIELDS: frozenset[str] = frozenset(
 # Unsupported fields, each with the values that ask for nothing.
 _NO_OP_VALUES: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
-    "echo": (False,),
-    "frequency_penalty": (0,),
     "function_call": ("none",),
     "functions": ([],),
-    "logit_bias": ({},),
     "modalities": (["text"],),
-    "parallel_tool_calls": (True, False),
-    "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
-    "stream": (False,),
+    "parallel_tool_calls": (True,),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
 }
 
 
@@ -91,7 +87,18 @@ def _as_token_ids(values: list[Any]) -> list[int]:
     return token_ids
 
 
-class _OpenAIModel(CheckedModel):
+def _parse_arguments(arguments: Any) -> Any:
+    """Returns a call's arguments, which OpenAI's API has as JSON, as an object."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        return json.loads(arguments or "{}")
+    except (ValueError, RecursionError) as reason:
+        text = f"is not JSON ({reason}), expected an object of the arguments"
+        raise complaint(text) from reason
+
+
+class OpenAIModel(CheckedModel):
     """An object of OpenAI's; null is equivalent to an absent key.
 
     Attributes:
@@ -104,9 +111,16 @@ class _OpenAIModel(CheckedModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_what_asks_for_nothing(cls, values: Any) -> Any:
+    def _drop_what_asks_for_nothing(cls, values: Any, info: ValidationInfo) -> Any:
         if not isinstance(values, dict):
             return values
+        fields = cls.model_fields
+        known = {field.alias or name for name, field in fields.items()}
+        known |= cls.no_op_values.keys()
+        if info.context is not None:
+            unknown = values.keys() - known - cls.ignored
+            info.context.update(unknown)
+            values = {key: values[key] for key in values if key not in unknown}
         return {
             key: value
             for key, value in values.items()
@@ -117,6 +131,7 @@ class _OpenAIModel(CheckedModel):
 
     @classmethod
     def refusal(cls, key: str, value: Any) -> str:
+        """Returns what is wrong with a key that is not served, or not known."""
         if key not in cls.no_op_values:
             return super().refusal(key, value)
         expected = " or ".join(repr(each) for each in cls.no_op_values[key])
@@ -125,10 +140,32 @@ class _OpenAIModel(CheckedModel):
         )
 
 
-class Message(_OpenAIModel):
+class ToolFunction(OpenAIModel):
+    """The function that a model called."""
+
+    expected = "an object with name and arguments"
+
+    name: str = Field(description="a text")
+    arguments: Annotated[dict[str, Any], BeforeValidator(_parse_arguments)] = Field(
+        description="an object, or its JSON"
+    )
+
+
+class ToolCall(OpenAIModel):
+    """A call of a function in an earlier answer."""
+
+    expected = "an object with id, type and function"
+    ignored = frozenset({"index"})
+
+    id: str | None = Field(None, description="a text")
+    type: Literal["function"] = Field("function", description='"function"')
+    function: ToolFunction = Field(description="an object with name and arguments")
+
+
+class Message(OpenAIModel):
     """A message of a conversation; its content's parts are joined to one text.
 
-    An answer of OpenAI's or of vLLM's is one too, if it is a text alone.
+    An answer of OpenAI's or of vLLM's is one too.
     """
 
     expected = "an object with role and content"
@@ -141,11 +178,124 @@ class Message(_OpenAIModel):
     }
 
     role: str = Field(description="a text")
-    content: Annotated[str, BeforeValidator(_join_parts)] = Field(description="a text")
+    content: Annotated[str | None, BeforeValidator(_join_parts)] = Field(
+        None, description="a text"
+    )
     name: str | None = Field(None, description="a text")
+    tool_call_id: str | None = Field(None, description="a text")
+    tool_calls: list[ToolCall] | None = Field(None, description="a list of calls")
+    reasoning: str | None = Field(None, description="a text")
+    reasoning_content: str | None = Field(None, description="a text")
+
+    @model_validator(mode="after")
+    def _check_content(self) -> Self:
+        if self.content is None and not self.tool_calls:
+            text = "missing, expected a text"
+            raise complaint(text, at=".content")
+        return self
+
+    def for_template(self) -> dict[str, Any]:
+        """Returns the message as chat templates expect it: arguments of calls parsed."""
+        values = self.model_dump(exclude_none=True)
+        values.setdefault("content", "")
+        if not values.get("tool_calls"):
+            values.pop("tool_calls", None)
+        reasoning = values.pop("reasoning", None)
+        if reasoning:
+            values.setdefault("reasoning_content", reasoning)
+        return values
 
 
-class _Body(_OpenAIModel, RequestFields):
+class StreamOptions(OpenAIModel):
+    """What the parts of a streamed answer have."""
+
+    expected = "an object"
+    ignored = frozenset({"include_obfuscation", "continuous_usage_stats"})
+
+    include_usage: bool = Field(False, description="true or false")
+
+
+def _grammars(kind: GrammarKind, content: str | None) -> tuple[Grammar, ...]:
+    return () if content is None else (Grammar(kind=kind, content=content),)
+
+
+class JsonSchemaFormat(OpenAIModel):
+    """A JSON schema with a name."""
+
+    expected = "an object with schema"
+    ignored = frozenset({"name", "description", "strict"})
+
+    schema_: dict[str, Any] | bool = Field(alias="schema", description="a JSON schema")
+
+
+class ResponseFormat(OpenAIModel):
+    """OpenAI's form of a grammar."""
+
+    expected = "an object with type"
+
+    type: Literal["text", "json_object", "json_schema"] = Field(
+        description='"text", "json_object" or "json_schema"'
+    )
+    json_schema: JsonSchemaFormat | None = Field(
+        None, description="an object with schema"
+    )
+
+    @model_validator(mode="after")
+    def _check_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            text = 'expected with "type": "json_schema", and there alone'
+            raise complaint(text, at=".json_schema")
+        return self
+
+    def grammar(self) -> Grammar | None:
+        """Returns the grammar; None of a plain text."""
+        if self.type == "text":
+            return None
+        schema: Any = {"type": "object"}
+        if self.json_schema is not None:
+            schema = self.json_schema.schema_
+        return Grammar(kind="json_schema", content=json_text(schema))
+
+
+class StructuredOutputs(OpenAIModel):
+    """The form of a grammar that vLLM added."""
+
+    expected = "an object with one of json, regex, choice, grammar"
+
+    json_: dict[str, Any] | str | None = Field(
+        None, alias="json", description="a JSON schema"
+    )
+    json_object: bool | None = Field(None, description="true or false")
+    regex: str | None = Field(None, description="a text")
+    choice: list[str] | None = Field(None, min_length=1, description="a list of texts")
+    grammar_: str | None = Field(None, alias="grammar", description="a text")
+
+    def grammar(self) -> Grammar | None:
+        """Returns the grammar, if there is one.
+
+        Raises:
+            RequestError: There are several.
+        """
+        schema = self.json_
+        if schema is not None and not isinstance(schema, str):
+            schema = json_text(schema)
+        choices = None if self.choice is None else json_text(self.choice)
+        found = [
+            *_grammars("json_schema", schema),
+            *_grammars(
+                "json_schema", '{"type": "object"}' if self.json_object else None
+            ),
+            *_grammars("regex", self.regex),
+            *_grammars("choice", choices),
+            *_grammars("lark", self.grammar_),
+        ]
+        if len(found) > 1:
+            msg = "structured_outputs: found several grammars, expected one"
+            raise RequestError(msg)
+        return found[0] if found else None
+
+
+class _Body(OpenAIModel, RequestFields):
     """Fields of both endpoints' bodies."""
 
     ignored = _IGNORED_FIELDS
@@ -153,6 +303,24 @@ class _Body(_OpenAIModel, RequestFields):
 
     model: str | None = Field(None, description="a text")
     n: WholeNumber = Field(1, description="a whole number")
+    response_format: ResponseFormat | None = Field(None, description="an object")
+    structured_outputs: StructuredOutputs | None = Field(None, description="an object")
+    stream: bool = Field(False, description="true or false")
+    stream_options: StreamOptions | None = Field(None, description="an object")
+
+    def grammar(self) -> Grammar | None:
+        """Returns the grammar that the text follows, if any.
+
+        Raises:
+            RequestError: There are several.
+        """
+        forms = (self.response_format, self.structured_outputs)
+        found = [form.grammar() for form in forms if form is not None]
+        grammars = [grammar for grammar in found if grammar is not None]
+        if len(grammars) > 1:
+            msg = "response_format: found with structured_outputs, expected one of them"
+            raise RequestError(msg)
+        return grammars[0] if grammars else None
 
 
 class ChatBody(_Body):
@@ -166,6 +334,11 @@ class ChatBody(_Body):
     )
     logprobs: bool | None = Field(None, description="true or false")
     top_logprobs: WholeNumber | None = Field(None, description="a whole number")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="an object")
+    tools: list[dict[str, Any]] | None = Field(None, description="a list of objects")
+    tool_choice: Literal["none", "auto"] | None = Field(
+        None, description='"none" or "auto": nothing else is supported'
+    )
 
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
@@ -183,13 +356,20 @@ class ChatBody(_Body):
     def asked(self) -> Asked:
         """Returns what is asked for; `max_tokens` is the older name of its limit."""
         newer = self.max_completion_tokens
-        messages = tuple(each.model_dump(exclude_none=True) for each in self.messages)
+        messages = tuple(each.for_template() for each in self.messages)
+        template_arguments = dict(self.chat_template_kwargs or {})
+        calls_tools = bool(self.tools) and self.tool_choice != "none"
+        if calls_tools:
+            template_arguments["tools"] = self.tools
         return Asked(
             contents=(messages,),
             max_new_tokens=self.max_tokens if newer is None else newer,
             num_choices=self.n,
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             model=self.model,
+            grammar=self.grammar(),
+            calls_tools=calls_tools,
+            template_arguments=template_arguments,
         )
 
 
@@ -197,22 +377,33 @@ class CompletionBody(_Body):
     """Body of a request to /v1/completions."""
 
     form: ClassVar[Form] = "completion"
+    no_op_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **_NO_OP_VALUES,
+        "tool_choice": ("none", "auto"),
+        "tools": ([],),
+    }
 
     prompt: Annotated[list[str] | list[list[int]], BeforeValidator(_as_prompts)] = (
         Field(description="a text or a list of token ids, or a list of these")
     )
     logprobs: WholeNumber | None = Field(None, description="a whole number")
+    echo: bool = Field(False, description="true or false")
 
     def asked(self) -> Asked:
         """Returns what is asked for; `logprobs` is a number here."""
+        is_prompt_only = self.echo and self.max_tokens == 0
         return Asked(
             contents=tuple(
                 each if isinstance(each, str) else tuple(each) for each in self.prompt
             ),
-            max_new_tokens=self.max_tokens,
+            # The log-probabilities of a prompt come with one more token, which is dropped.
+            max_new_tokens=1 if is_prompt_only else self.max_tokens,
             num_choices=self.n,
             top_logprobs=self.logprobs,
+            echoes=self.echo,
+            is_prompt_only=is_prompt_only,
             model=self.model,
+            grammar=self.grammar(),
         )
 
 
@@ -253,4 +444,11 @@ def parse_batch_line(values: Mapping[str, Any]) -> ChatBody | CompletionBody:
         RequestError: If it is no such line, or asks for what is not supported.
     """
     line = BatchLine.parse(values)
-    return BODIES[line.url].parse(line.body, at="body")
+    body = BODIES[line.url].parse(line.body, at="body")
+    if body.stream:
+        msg = "body.stream: found True, expected False: results of a batch are written when they are complete"
+        raise RequestError(msg)
+    if isinstance(body, CompletionBody) and body.echo and body.logprobs is not None:
+        msg = "body.echo: found True with logprobs, expected one of them: log-probabilities of prompts are served by `llmpq-jax serve`"
+        raise RequestError(msg)
+    return body

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from llmpq_jax.batch.answer import tool_form_of
 from llmpq_jax.errors import RequestError
-from llmpq_jax.runtime.request import Sampling, check_max_new_tokens
+from llmpq_jax.runtime.request import (
+    NO_LOGIT_CHANGES,
+    Grammar,
+    LogitChanges,
+    Sampling,
+    check_max_new_tokens,
+)
 from llmpq_jax.units import KIB
 
 if TYPE_CHECKING:
@@ -27,7 +34,7 @@ Form = Literal["plain", "completion", "chat"]
 ErrorCode = Literal["invalid_request", "server_error"]
 
 # Text, token ids, or messages with "role" and "content".
-PromptContent = str | tuple[int, ...] | tuple[Mapping[str, str], ...]
+PromptContent = str | tuple[int, ...] | tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +68,14 @@ class Prompt(Line):
         num_choices: Number of continuations of each prompt; each after the first draws
             with the next seed.
         top_logprobs: Number of likeliest tokens to list; see `Request`.
+        echoes: Whether the answer begins with the prompt.
+        is_prompt_only: Whether it has nothing else.
+        ignores_eos: Whether generation continues after an end-of-text token; None if the
+            line leaves it open.
+        logit_changes: Biases and penalties.
+        grammar: Grammar that the text follows, if any.
+        calls_tools: Whether the answer may call tools.
+        template_arguments: What else a chat template is given, such as tools.
     """
 
     contents: tuple[PromptContent, ...]
@@ -71,6 +86,13 @@ class Prompt(Line):
     stop: tuple[str, ...] = ()
     num_choices: int = 1
     top_logprobs: int | None = None
+    echoes: bool = False
+    is_prompt_only: bool = False
+    ignores_eos: bool | None = None
+    logit_changes: LogitChanges = NO_LOGIT_CHANGES
+    grammar: Grammar | None = None
+    calls_tools: bool = False
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_requests(self) -> int:
@@ -155,18 +177,27 @@ def prompt_tokens(
         RequestError: If the template is missing or refuses the conversation, or the
             text is far too long.
     """
+    if prompt.calls_tools and tool_form_of(tokenizer.chat_template) is None:
+        msg = "tools: the model's chat template has no form of calls that is known: expected a model that calls tools as Hermes, Qwen or Llama 3 do"
+        raise RequestError(msg)
     is_message = prompt.form == "plain" and is_chat
     if max_tokens is not None:
         for content in prompt.contents:
             _check_bytes(content, tokenizer, max_tokens)
     return tuple(
-        _content_tokens(content, tokenizer, is_message=is_message)
+        _content_tokens(
+            content, tokenizer, prompt.template_arguments, is_message=is_message
+        )
         for content in prompt.contents
     )
 
 
 def _content_tokens(
-    content: PromptContent, tokenizer: Tokenizer, *, is_message: bool
+    content: PromptContent,
+    tokenizer: Tokenizer,
+    template_arguments: Mapping[str, Any],
+    *,
+    is_message: bool,
 ) -> tuple[int, ...]:
     if isinstance(content, str):
         if is_message:
@@ -174,7 +205,9 @@ def _content_tokens(
         return tokenizer.encode(content)
     token_ids = tuple(each for each in content if isinstance(each, int))
     messages = [each for each in content if isinstance(each, Mapping)]
-    return tokenizer.encode_chat(messages) if messages else token_ids
+    if not messages:
+        return token_ids
+    return tokenizer.encode_chat(messages, **template_arguments)
 
 
 def _check_bytes(content: PromptContent, tokenizer: Tokenizer, max_tokens: int) -> None:

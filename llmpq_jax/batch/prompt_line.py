@@ -122,9 +122,17 @@ def make_prompt(request: RequestFields, defaults: PromptDefaults, line: Line) ->
         msg = f"logprobs: found {asked.top_logprobs} likeliest tokens, expected 0 to {MAX_TOP_LOGPROBS}"
         raise RequestError(msg)
     given = request.model_dump(
-        include={"temperature", "top_k", "top_p", "seed"}, exclude_none=True
+        include={"temperature", "top_k", "top_p", "min_p", "seed"}, exclude_none=True
     )
     sampling = replace(defaults.sampling, **given)
     values: dict[str, Any] = asdict(line) | asked._asdict()
     values["max_new_tokens"] = max_new_tokens
-    return Prompt(**values, form=request.form, sampling=sampling, stop=stop)
+    values["template_arguments"] = dict(asked.template_arguments)
+    return Prompt(
+        **values,
+        form=request.form,
+        sampling=sampling,
+        stop=stop,
+        ignores_eos=request.ignore_eos,
+        logit_changes=request.logit_changes(),
+    )

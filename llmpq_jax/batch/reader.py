@@ -12,6 +12,7 @@ from llmpq_jax.batch.reorder_buffer import ReorderBuffer, RequestKey
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.admission import check_request
+from llmpq_jax.runtime.grammars import SequenceMaker
 from llmpq_jax.runtime.request import Request
 from llmpq_jax.schema.buckets import bucket_length
 from llmpq_jax.schema.strategy import Strategy
@@ -47,6 +48,9 @@ class RequestReader:
         self._lines = lines
         self._architecture = read_architecture(folder)
         self._tokenizer = Tokenizer.load(folder)
+        self._sequence_maker = SequenceMaker(
+            self._tokenizer, self._architecture.vocabulary_size
+        )
         self._is_chat = is_chat
         self._ignores_eos = ignores_eos
         self._is_done = is_done
@@ -88,8 +92,12 @@ class RequestReader:
                     max_new_tokens=prompt.max_new_tokens or planned.new_tokens,
                     sampling=prompt.sampling,
                     stop=prompt.stop,
-                    ignores_eos=self._ignores_eos,
+                    ignores_eos=self._ignores_eos
+                    if prompt.ignores_eos is None
+                    else prompt.ignores_eos,
                     top_logprobs=prompt.top_logprobs,
+                    logit_changes=prompt.logit_changes,
+                    grammar=prompt.grammar,
                 )
                 for token_ids in prompt_tokens(
                     prompt,
@@ -100,6 +108,8 @@ class RequestReader:
             )
             for request in requests:
                 check_request(request, self._strategy, self._architecture)
+            if prompt.grammar is not None:
+                self._sequence_maker.constraint(prompt.grammar)
         except RequestError as reason:
             return BadLine.of(prompt, reason)
         return requests

@@ -93,7 +93,7 @@ class ReorderBuffer:
                         line=prompt,
                         completions=tuple(completion for completion, _ in choices),
                         plans=tuple(dict.fromkeys(plans)),
-                        start_decoder=tokenizer.text_decoder,
+                        tokenizer=tokenizer,
                     )
                 )
 

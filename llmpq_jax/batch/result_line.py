@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmpq_jax.batch.logprobs import logprobs_values
+from llmpq_jax.batch.openai_response import response_values
 from llmpq_jax.batch.prompt import BadLine, Prompt
-from llmpq_jax.checkpoint.text_decoder import TextDecoder
-from llmpq_jax.runtime.request import Completion, FinishReason
-
-# Starts decoding the continuation of a prompt's tokens.
-StartDecoder = Callable[[Sequence[int]], TextDecoder]
-
-_OPENAI_REASONS: dict[FinishReason, str] = {
-    "eos": "stop",
-    "stop": "stop",
-    "length": "length",
-}
+from llmpq_jax.checkpoint.tokenizer import Tokenizer
+from llmpq_jax.runtime.request import Completion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,14 +21,13 @@ class Result:
         completions: Completions of the prompts, all choices of one after the other; none
             of a bad line.
         plans: Names of the strategies that generated them (`plan_name`), in order.
-        start_decoder: Function that decodes the tokens, for log-probabilities; None if no
-            completion has any.
+        tokenizer: Tokenizer of the model; None of a bad line.
     """
 
     line: Prompt | BadLine
     completions: tuple[Completion, ...] = ()
     plans: tuple[str, ...] = ()
-    start_decoder: StartDecoder | None = None
+    tokenizer: Tokenizer | None = None
 
 
 def result_values(result: Result, *, model: str) -> dict[str, Any]:
@@ -60,7 +48,12 @@ def result_values(result: Result, *, model: str) -> dict[str, Any]:
         response = {
             "status_code": 200,
             "request_id": f"req_{uuid.uuid4().hex}",
-            "body": _openai_body(line, result, line.model or model),
+            "body": response_values(
+                line,
+                result.completions,
+                model=line.model or model,
+                tokenizer=result.tokenizer,
+            ),
         }
         values = _openai_line(line.custom_id, response, None)
         # The only key that OpenAI's results lack: programs ignore unknown keys.
@@ -85,54 +78,4 @@ def _openai_line(
         "custom_id": custom_id,
         "response": response,
         "error": error,
-    }
-
-
-def _openai_body(prompt: Prompt, result: Result, model: str) -> dict[str, Any]:
-    is_chat = prompt.form == "chat"
-    completions = result.completions
-    # Each prompt counts once, whatever its number of choices.
-    num_prompt = sum(
-        each.num_prompt_tokens for each in completions[:: prompt.num_choices]
-    )
-    num_new = sum(len(completion.token_ids) for completion in completions)
-    return {
-        "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}",
-        "object": "chat.completion" if is_chat else "text_completion",
-        "created": int(time.time()),
-        "model": model,
-        "choices": [
-            _openai_choice(index, completion, result.start_decoder, is_chat=is_chat)
-            for index, completion in enumerate(completions)
-        ],
-        "usage": {
-            "prompt_tokens": num_prompt,
-            "completion_tokens": num_new,
-            "total_tokens": num_prompt + num_new,
-        },
-    }
-
-
-def _openai_choice(
-    index: int,
-    completion: Completion,
-    start_decoder: StartDecoder | None,
-    *,
-    is_chat: bool,
-) -> dict[str, Any]:
-    answer = (
-        {"message": {"role": "assistant", "content": completion.text}}
-        if is_chat
-        else {"text": completion.text}
-    )
-    logprobs = None
-    if completion.logprobs is not None:
-        assert start_decoder is not None
-        decoder = start_decoder(completion.prompt_token_ids)
-        logprobs = logprobs_values(completion, decoder, is_chat=is_chat)
-    return {
-        "index": index,
-        **answer,
-        "logprobs": logprobs,
-        "finish_reason": _OPENAI_REASONS[completion.finish_reason],
     }

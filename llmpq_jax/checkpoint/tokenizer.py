@@ -20,6 +20,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+# Arguments of transformers' `apply_chat_template` that are not for the template. A request
+# with a template of its own would run its code here.
+_LIBRARY_ARGUMENTS = frozenset(
+    {
+        "chat_template",
+        "conversation",
+        "continue_final_message",
+        "max_length",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "truncation",
+    }
+)
+
+
 class Tokenizer:
     """A checkpoint's tokenizer, with the tokens that end its texts.
 
@@ -68,6 +87,17 @@ class Tokenizer:
         eos_ids = _eos_ids(folder, tokenizer.eos_token_id)
         return cls(tokenizer, eos_ids=eos_ids, folder=folder)
 
+    @property
+    def library_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of transformers, for libraries that read it."""
+        return self._tokenizer
+
+    @property
+    def chat_template(self) -> str | None:
+        """The checkpoint's chat template, if it has one."""
+        template: Any = self._tokenizer.chat_template
+        return template if isinstance(template, str) else None
+
     @cached_property
     def max_token_bytes(self) -> int:
         """Bytes of the longest token's text, or more: so a text has a minimum of tokens."""
@@ -85,22 +115,30 @@ class Tokenizer:
         ids: Any = encoded["input_ids"]
         return tuple(ids)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], **template_arguments: Any
+    ) -> tuple[int, ...]:
         """Returns the tokens of a conversation, up to the start of the model's answer.
 
-        Each message has a "role" and a "content".
+        Each message has a "role" and a "content". Further arguments, such as `tools`, go
+        to the checkpoint's chat template.
 
         Raises:
             RequestError: The checkpoint has no chat template, or its template refuses
                 the conversation.
         """
+        wrong = template_arguments.keys() & _LIBRARY_ARGUMENTS
+        if wrong:
+            msg = f"chat_template_kwargs: found {min(wrong)!r}, expected what the model's chat template reads"
+            raise RequestError(msg)
+        values: Any = {"add_generation_prompt": True} | template_arguments
         if self._tokenizer.chat_template is None:
             msg = f"tokenizer {self._folder}: has no chat template: expected a model tuned for conversation; send a prompt instead of messages"
             raise RequestError(msg)
         try:
             text: Any = self._tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
-                add_generation_prompt=True,
+                **values,
                 tokenize=False,
             )
         except Exception as reason:  # whatever a template's own code may raise
@@ -109,11 +147,24 @@ class Tokenizer:
         # Templates write special tokens out themselves.
         return self.encode(text, adds_special_tokens=False)
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Returns the text of tokens, without special ones."""
+    def info(self) -> dict[str, str | None]:
+        """Returns the texts of special tokens, and the chat template."""
+        tokenizer: Any = self._tokenizer
+        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        found = {name: getattr(tokenizer, name) for name in names}
+        return {
+            "tokenizer_class": type(tokenizer).__name__,
+            **found,
+            "chat_template": tokenizer.chat_template,
+        }
+
+    def decode(
+        self, token_ids: Sequence[int], *, skips_special_tokens: bool = True
+    ) -> str:
+        """Returns the text of tokens, by default without special ones."""
         text: Any = self._tokenizer.decode(
             list(token_ids),
-            skip_special_tokens=True,
+            skip_special_tokens=skips_special_tokens,
             clean_up_tokenization_spaces=False,
         )
         return text

@@ -16,6 +16,7 @@ from llmpq_jax.cli.indicate import indicate_command
 from llmpq_jax.cli.profile import profile_command
 from llmpq_jax.cli.quantize import quantize_command
 from llmpq_jax.cli.quickstart import quickstart_command
+from llmpq_jax.cli.serve import serve_command
 from llmpq_jax.cli.solve import solve_command
 from llmpq_jax.cli.sweep import sweep_command
 
@@ -29,6 +30,7 @@ for _command in (
     sweep_command,
     check_command,
     generate_command,
+    serve_command,
     evaluate_command,
     quantize_command,
     export_command,

@@ -155,6 +155,7 @@ class StageBench:
         worker.allocate(num_groups=1, num_rows=shape.rows, num_slots=shape.num_slots)
         length = shape.num_tokens if phase == "prefill" else shape.num_slots - 1
         num_chunks = shape.num_chunks if phase == "prefill" else 1
+        chunk_tokens = shape.num_tokens // num_chunks
         payload = worker.sharding.put(self._payload(phase, shape))
         return [
             Message(
@@ -166,7 +167,8 @@ class StageBench:
                 slot_B=np.full(shape.rows, length, np.int32),
                 sampling=greedy_rows(shape.rows),
                 num_chunks=num_chunks,
-                chunk_tokens=shape.num_tokens // num_chunks,
+                chunk_tokens=chunk_tokens,
+                first_position=None if num_chunks == 1 else step * chunk_tokens,
             )
             for step in range(num_chunks)
         ]

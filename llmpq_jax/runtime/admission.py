@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmpq_jax.arch.architecture import Architecture
-from llmpq_jax.errors import RequestError, StrategyError
+from llmpq_jax.errors import ContextLengthError, RequestError, StrategyError
 from llmpq_jax.runtime.request import Request
 from llmpq_jax.schema.buckets import bucket_length
 from llmpq_jax.schema.strategy import Strategy
@@ -20,30 +20,52 @@ if TYPE_CHECKING:
 def check_request(
     request: Request, strategy: Strategy, architecture: Architecture
 ) -> None:
-    """Refuses a request that a strategy cannot serve.
+    """Refuses a request that a strategy cannot serve in a batch.
 
     Raises:
-        RequestError: If its prompt or its context is too long, or a token is not in the
-            vocabulary.
+        ContextLengthError: If its prompt or its context is too long.
+        RequestError: If a token is not in the vocabulary.
+    """
+    length = len(request.token_ids)
+    max_prompt = bucket_length(strategy.workload.prompt_length)
+    if length > max_prompt:
+        msg = f"the prompt has {length} tokens: expected at most {max_prompt}, which the strategy plans for; shorten it or solve with a larger --prompt-length"
+        raise ContextLengthError(msg)
+    check_context(request, strategy, architecture)
+
+
+def max_context(strategy: Strategy, architecture: Architecture) -> int:
+    """Returns the largest number of tokens of a prompt and its continuation together."""
+    planned = bucket_length(strategy.workload.context_length)
+    limit = architecture.position_limit
+    # The last new token is never read.
+    return planned if limit is None else min(planned, limit + 1)
+
+
+def check_context(
+    request: Request, strategy: Strategy, architecture: Architecture
+) -> None:
+    """Refuses a request that a strategy has no room for.
+
+    Raises:
+        ContextLengthError: If its context is too long.
+        RequestError: If a token is not in the vocabulary.
     """
     workload = strategy.workload
     length = len(request.token_ids)
-    max_prompt = bucket_length(workload.prompt_length)
-    max_context = bucket_length(workload.context_length)
-    if length > max_prompt:
-        msg = f"the prompt has {length} tokens: expected at most {max_prompt}, which the strategy plans for; shorten it or solve with a larger --prompt-length"
-        raise RequestError(msg)
-    if length + request.max_new_tokens > max_context:
-        msg = f"the prompt has {length} tokens and {request.max_new_tokens} new ones are requested: expected at most {max_context} together, which the strategy plans for; request fewer or solve with a larger --new-tokens"
-        raise RequestError(msg)
+    planned = bucket_length(workload.context_length)
+    if length + request.max_new_tokens > planned:
+        msg = f"the prompt has {length} tokens and {request.max_new_tokens} new ones are requested: expected at most {planned} together, which the strategy plans for; request fewer or solve with a larger --new-tokens"
+        raise ContextLengthError(msg)
     limit = architecture.position_limit
     # The last new token is never read.
     if limit is not None and length + request.max_new_tokens - 1 > limit:
         msg = f"the prompt has {length} tokens and {request.max_new_tokens} new ones are requested: expected at most {limit + 1} together, since the model has {limit} positions; request fewer"
-        raise RequestError(msg)
+        raise ContextLengthError(msg)
+    biased = (token for token, _ in request.logit_changes.bias)
     unknown = [
         token
-        for token in request.token_ids
+        for token in (*request.token_ids, *biased)
         if not 0 <= token < architecture.vocabulary_size
     ]
     if unknown:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.sequence import Sequence
-from llmpq_jax.stage.compiled import OutputKind
 from llmpq_jax.stage.sampling import SamplingRows, greedy_rows, sampling_rows
 
 
@@ -32,9 +31,11 @@ class DecodeGroup:
 
     Attributes:
         sequences: Sequence in each row, None in a row that never had one.
-        length_B: Tokens of each row that the caches hold.
+        length_B: Tokens of each row that the caches hold; 0 in a row that is free, whose
+            first slots decode steps of the others overwrite.
         token_B: Last token of each row, the input of its next decode step.
         sampling: Sampling parameters of each row.
+        prefilling: Rows whose prompt is not computed to its end.
         num_prefills: Prefill micro-batches in flight that fill rows of the group.
         num_steps: Decode steps sent so far.
     """
@@ -43,6 +44,7 @@ class DecodeGroup:
     length_B: np.ndarray
     token_B: np.ndarray
     sampling: SamplingRows
+    prefilling: set[int] = field(default_factory=set)
     num_prefills: int = 0
     num_steps: int = 0
 
@@ -51,31 +53,48 @@ class DecodeGroup:
         """Makes a group whose rows are all free."""
         return cls(
             sequences=[None] * num_rows,
-            length_B=np.ones(num_rows, np.int32),
+            length_B=np.zeros(num_rows, np.int32),
             token_B=np.zeros(num_rows, np.int32),
             sampling=greedy_rows(num_rows),
         )
 
     @property
-    def active(self) -> list[Sequence]:
-        """Sequences that are not finished."""
-        return [
-            sequence
-            for sequence in self.sequences
-            if sequence is not None and not sequence.is_finished
-        ]
+    def decoding(self) -> dict[int, Sequence]:
+        """Sequences that are not finished and whose prompts are computed, by rows."""
+        return {
+            row: sequence
+            for row in range(len(self.sequences))
+            if (sequence := self.decoding_in(row)) is not None
+        }
 
     def active_in(self, row: int) -> Sequence | None:
         """Returns the sequence in a row, or None if there is none or it is finished."""
         sequence = self.sequences[row]
         return None if sequence is None or sequence.is_finished else sequence
 
+    def decoding_in(self, row: int) -> Sequence | None:
+        """Returns the active sequence in a row if its prompt is computed."""
+        return None if row in self.prefilling else self.active_in(row)
+
+    def release(self, row: int) -> None:
+        """Frees a row, which keeps its sequence as the one that it had last."""
+        self.prefilling.discard(row)
+        self.length_B[row] = 0
+
+    def sampling_of(self, row: int) -> SamplingRows:
+        """Returns the sampling parameters of one row."""
+        return SamplingRows(
+            *(np.array(each_B[row : row + 1]) for each_B in self.sampling)
+        )
+
     def assign(self, row: int, sequence: Sequence) -> None:
         """Puts a sequence into a row."""
         self.sequences[row] = sequence
+        self.prefilling.add(row)
         choice = sequence.request.sampling
         own = sampling_rows(
-            [choice.temperature], [choice.top_k], [choice.top_p], [choice.seed]
+            *([choice.temperature], [choice.top_k], [choice.top_p], [choice.seed]),
+            min_p=[choice.min_p],
         )
         for array_B, value_1 in zip(self.sampling, own, strict=True):
             np.asarray(array_B)[row] = value_1[0]
@@ -92,11 +111,3 @@ def prefill_slots(shape: BatchShape) -> Iterator[list[BatchSlot]]:
             for group in range(first_group, first_group + num_groups)
             for row in range(first_row, first_row + rows_per_group)
         ]
-
-
-def output_for(sequences: Iterable[Sequence]) -> OutputKind:
-    """Returns what the last stage must return for sequences in one micro-batch."""
-    has_logprobs = any(
-        sequence.request.top_logprobs is not None for sequence in sequences
-    )
-    return "logprobs" if has_logprobs else "tokens"

@@ -48,6 +48,21 @@ class GeneratedText:
             self.text = self.text[: min(starts)]
         return bool(starts)
 
+    @property
+    def num_settled(self) -> int:
+        """Number of characters that no stop text will take away, whatever follows."""
+        num_open = max(_num_begun(self.text, stop) for stop in (*self._stop, ""))
+        start = len(self.text) - num_open
+        if self._specials:
+            num_open = max(_num_begun(self._written, stop) for stop in self._stop)
+            start = min(start, self._text_position(len(self._written) - num_open))
+        return start
+
+    def _text_position(self, position: int) -> int:
+        """Returns the place in the text of one in the text with special tokens."""
+        before = [each for each in self._specials if each[1] <= position]
+        return position - sum(last - first for first, last in before)
+
     def _found_with_specials(self, stop: str, num_old: int) -> Iterator[int]:
         """Yields where in the text each new stop text with special tokens starts."""
         for start in _found(self._written, stop, num_old) if self._specials else ():
@@ -58,8 +73,13 @@ class GeneratedText:
                 for first, last in self._specials
             )
             if is_whole:
-                before = [each for each in self._specials if each[1] <= start]
-                yield start - sum(last - first for first, last in before)
+                yield self._text_position(start)
+
+
+def _num_begun(text: str, stop: str) -> int:
+    """Returns how many characters at a text's end may be the start of a stop text."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
 
 
 def _found(text: str, stop: str, num_old: int) -> Iterator[int]:

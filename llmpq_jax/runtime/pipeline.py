@@ -14,14 +14,17 @@ from jaxtyping import Float
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.arch.fingerprint import has_weights
-from llmpq_jax.checkpoint.reader import CheckpointReader
+from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.checkpoint.validate import rounding_note
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.admission import check_memory, check_request
 from llmpq_jax.runtime.analysis.run_record import BatchRecord
+from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.engines.engine import DeviceFailedError, Engine, StartEngine
 from llmpq_jax.runtime.engines.local import start_local
+from llmpq_jax.runtime.grammars import SequenceMaker
+from llmpq_jax.runtime.head_inputs import HeadInputs
 from llmpq_jax.runtime.request import Completion, PartialCompletion, Request, Sampling
 from llmpq_jax.runtime.scoring import score
 from llmpq_jax.runtime.stream import Stream
@@ -97,7 +100,7 @@ class Pipeline:
         architecture = read_architecture(folder)
         # Where all stages are on other machines, this one may have no weights.
         if has_weights(folder):
-            note = rounding_note(CheckpointReader(folder), architecture)
+            note = rounding_note(CheckpointTensors.open(folder))
             if note is not None:
                 _logger.warning(note)
         return cls(strategy, architecture, Tokenizer.load(folder), engine)
@@ -208,8 +211,9 @@ class Pipeline:
         stream = Stream(
             self.engine,
             self.strategy,
-            self.tokenizer,
+            SequenceMaker(self.tokenizer, self.architecture.vocabulary_size),
             summary,
+            self._head_inputs(summary.shape(self.strategy)),
             keeps_events=keeps_events,
             on_tokens=on_tokens,
         )
@@ -262,8 +266,10 @@ class Pipeline:
         )
         if summary is None:
             return
-        check_memory(self.strategy, self.engine.facts, summary.shape(self.strategy))
-        self.engine.prepare(summary.stage_shapes(self.strategy), on_stage=on_stage)
+        shape = summary.shape(self.strategy)
+        check_memory(self.strategy, self.engine.facts, shape)
+        shapes = summary.stage_shapes(self.strategy, self._head_inputs(shape))
+        self.engine.prepare(shapes, on_stage=on_stage)
 
     @property
     def weight_bytes(self) -> list[int]:
@@ -284,6 +290,12 @@ class Pipeline:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _head_inputs(self, shape: BatchShape) -> HeadInputs:
+        return HeadInputs(
+            vocabulary_size=self.architecture.vocabulary_size,
+            num_slots=shape.num_slots,
+        )
 
     def _summary(self, requests: Sequence[Request]) -> WorkloadSummary | None:
         """Summarises requests that are all in memory, so that the window holds them all."""

@@ -8,9 +8,13 @@ from typing import Literal
 
 from llmpq_jax.errors import RequestError
 
-FinishReason = Literal["eos", "stop", "length", "error"]
+GrammarKind = Literal["json_schema", "regex", "choice", "lark"]
+FinishReason = Literal["eos", "stop", "length", "error", "cancelled"]
 # The same as in `stage.sampling`, which imports JAX.
 MAX_TOP_LOGPROBS = 20
+# OpenAI's maximum too.
+MAX_BIASED_TOKENS = 300
+_MAX_REPETITION_PENALTY = 1e4
 # What the devices' types hold: int32, float32 and, in two words, int64.
 _MAX_COUNT = 2**31 - 1
 _MAX_TEMPERATURE = (2 - 2**-23) * 2.0**127
@@ -28,6 +32,8 @@ class Sampling:
         top_k: Number of likeliest tokens to draw from; 0 for all.
         top_p: Probability mass of the likeliest tokens to draw from; 1 for all, 0 for the
             likeliest one.
+        min_p: Smallest probability to draw, relative to that of the likeliest token; 0
+            for all.
         seed: Seed of the request's random numbers, an integer of 64 bits; the same seed
             gives the same text in every batch.
     """
@@ -35,6 +41,7 @@ class Sampling:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -47,6 +54,9 @@ class Sampling:
         if not 0 <= self.top_p <= 1:
             msg = f"top_p is {_short(self.top_p)}, expected 0 to 1"
             raise RequestError(msg)
+        if not 0 <= self.min_p <= 1:
+            msg = f"min_p is {_short(self.min_p)}, expected 0 to 1"
+            raise RequestError(msg)
         if not -_SEED_LIMIT <= self.seed < _SEED_LIMIT:
             msg = f"seed is {_short(self.seed)}, expected {-_SEED_LIMIT} to {_SEED_LIMIT - 1}"
             raise RequestError(msg)
@@ -55,6 +65,56 @@ class Sampling:
         """Returns the parameters with a later seed; the first follows the last one."""
         seed = (self.seed + steps + _SEED_LIMIT) % (2 * _SEED_LIMIT) - _SEED_LIMIT
         return replace(self, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogitChanges:
+    """What a request changes of the logits before a token is chosen.
+
+    Attributes:
+        bias: Tokens, and the number that is added to the logit of each.
+        presence_penalty: Number that is subtracted for each generated token.
+        frequency_penalty: Number that is subtracted for each time a token was generated.
+        repetition_penalty: Factor by which tokens of the prompt and generated ones become
+            less likely (arXiv 1909.05858, section 4.1); 1 for none.
+    """
+
+    bias: tuple[tuple[int, float], ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.bias) > MAX_BIASED_TOKENS:
+            msg = f"logit_bias has {len(self.bias)} tokens, expected at most {MAX_BIASED_TOKENS}"
+            raise RequestError(msg)
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -2 <= (value := getattr(self, name)) <= 2:
+                msg = f"{name} is {_short(value)}, expected -2 to 2"
+                raise RequestError(msg)
+        if not 0 < self.repetition_penalty <= _MAX_REPETITION_PENALTY:
+            msg = f"repetition_penalty is {_short(self.repetition_penalty)}, expected above 0, at most {_MAX_REPETITION_PENALTY}"
+            raise RequestError(msg)
+        for token_id, value in self.bias:
+            if not -100 <= value <= 100:
+                msg = f"logit_bias of token {token_id} is {_short(value)}, expected -100 to 100"
+                raise RequestError(msg)
+
+
+NO_LOGIT_CHANGES = LogitChanges()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grammar:
+    """A grammar that a text follows.
+
+    Attributes:
+        kind: Language of the grammar.
+        content: Grammar in that language; of "choice" the texts, as a JSON list.
+    """
+
+    kind: GrammarKind
+    content: str
 
 
 def check_max_new_tokens(count: int) -> None:
@@ -106,6 +166,10 @@ class Request:
         ignores_eos: Whether generation continues after an end-of-text token.
         top_logprobs: Number of likeliest tokens whose log-probabilities are returned with
             each token's own; None for no log-probabilities.
+        wants_prompt_logprobs: Whether log-probabilities of the prompt's tokens are
+            returned too.
+        logit_changes: Biases and penalties.
+        grammar: Grammar that the text follows, if any.
         partial: Tokens generated before this run, which continues after them.
     """
 
@@ -115,6 +179,9 @@ class Request:
     stop: tuple[str, ...] = ()
     ignores_eos: bool = False
     top_logprobs: int | None = None
+    wants_prompt_logprobs: bool = False
+    logit_changes: LogitChanges = NO_LOGIT_CHANGES
+    grammar: Grammar | None = None
     partial: PartialCompletion = PartialCompletion()
 
     def __post_init__(self) -> None:
@@ -129,6 +196,11 @@ class Request:
             msg = f"top_logprobs is {_short(self.top_logprobs)}, expected 0 to {MAX_TOP_LOGPROBS}"
             raise RequestError(msg)
         assert len(self.partial.token_ids) < self.max_new_tokens, "already finished"
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether tokens are not chosen from the model's own logits."""
+        return self.logit_changes != NO_LOGIT_CHANGES or self.grammar is not None
 
     @property
     def history(self) -> tuple[int, ...]:
@@ -150,9 +222,12 @@ class Completion:
         text: Text that continues the prompt's, without special tokens and without the
             stop text.
         finish_reason: "eos" after an end-of-text token, "stop" at a stop text, "length"
-            after `max_new_tokens` tokens, "error" where the model's logits are no numbers.
+            after `max_new_tokens` tokens, "error" where the model's logits are no numbers,
+            "cancelled" if nobody waits for it any more.
         prompt_token_ids: Tokens of the prompt.
         logprobs: Log-probabilities of each token, None unless the request asks for them.
+        prompt_logprobs: Log-probabilities of each token of the prompt but the first, None
+            unless the request asks for them.
         error: Message that says what happened if it ended by an error; None otherwise.
     """
 
@@ -161,6 +236,7 @@ class Completion:
     finish_reason: FinishReason
     prompt_token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     error: str | None = None
 
     @property

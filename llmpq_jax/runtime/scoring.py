@@ -122,6 +122,7 @@ def _prefill(
         output="logits",
         num_chunks=num_chunks,
         chunk_tokens=chunk_tokens,
+        first_position=None if num_chunks == 1 else step * chunk_tokens,
     )
 
 

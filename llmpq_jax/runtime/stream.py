@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.analysis.batch_recorder import BatchRecorder
 from llmpq_jax.runtime.analysis.run_record import BatchRecord
+from llmpq_jax.runtime.batch_scheduler import BatchScheduler
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.engines.engine import Engine
+from llmpq_jax.runtime.grammars import SequenceMaker
+from llmpq_jax.runtime.head_inputs import HeadInputs
 from llmpq_jax.runtime.not_finite import not_finite_reason
 from llmpq_jax.runtime.request import Completion, PartialCompletion, Request
-from llmpq_jax.runtime.scheduler import Scheduler
 from llmpq_jax.runtime.sequence import Sequence
 from llmpq_jax.runtime.workload_summary import WorkloadSummary, longest_first
 from llmpq_jax.schema.strategy import Strategy
@@ -38,8 +39,9 @@ class Stream:
         self,
         engine: Engine,
         strategy: Strategy,
-        tokenizer: Tokenizer,
+        sequence_maker: SequenceMaker,
         summary: WorkloadSummary,
+        head_inputs: HeadInputs,
         *,
         keeps_events: bool,
         on_tokens: Callable[[int], None],
@@ -48,8 +50,9 @@ class Stream:
         self.record: BatchRecord | None = None
         self._engine = engine
         self._strategy = strategy
-        self._tokenizer = tokenizer
+        self._sequence_maker = sequence_maker
         self._summary = summary
+        self._head_inputs = head_inputs
         self._shape = summary.shape(strategy)
         self._keeps_events = keeps_events
         self._on_tokens = on_tokens
@@ -86,10 +89,11 @@ class Stream:
         # Events of earlier runs are dropped.
         self._engine.take_events()
         self._keys = keys = dict[Sequence, Any]()
-        scheduler = Scheduler(
+        scheduler = BatchScheduler(
             engine=self._engine,
             shape=shape,
             sequences=self._sequences(requests, keys),
+            head_inputs=self._head_inputs,
             on_tokens=self._on_tokens,
         )
         # Objects that exist already are hidden from the garbage collector, which would
@@ -122,11 +126,9 @@ class Stream:
             lambda each: each[1].num_left,
             look_ahead=self._summary.look_ahead,
         )
-        eos_ids = self._tokenizer.eos_ids
         for number, (key, request) in enumerate(ordered):
             _check_counted(request, number, self._summary, self._shape)
-            decoder = self._tokenizer.text_decoder(request.token_ids)
-            sequence = Sequence(request, eos_ids=eos_ids, decoder=decoder)
+            sequence = self._sequence_maker.sequence(request)
             keys[sequence] = key
             yield sequence
 

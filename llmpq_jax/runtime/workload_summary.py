@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from llmpq_jax.runtime.batch_shape import BatchShape
+from llmpq_jax.runtime.head_inputs import HeadInputs
 from llmpq_jax.runtime.request import Request
 from llmpq_jax.schema.buckets import bucket_length
 from llmpq_jax.schema.strategy import Strategy
@@ -37,6 +38,7 @@ class WorkloadSummary:
         later_buckets: Length buckets of all other prompts.
         has_decode: Whether a request asks for more than one new token.
         wants_logprobs: Whether a request asks for log-probabilities.
+        changes_logits: Whether a request has biases, penalties or a grammar.
         look_ahead: Number of requests in the window from which the next is taken.
     """
 
@@ -47,6 +49,7 @@ class WorkloadSummary:
     later_buckets: frozenset[int]
     has_decode: bool
     wants_logprobs: bool
+    changes_logits: bool
     look_ahead: int
 
     def shape(self, strategy: Strategy) -> BatchShape:
@@ -58,7 +61,9 @@ class WorkloadSummary:
             [self.longest_context],
         )
 
-    def stage_shapes(self, strategy: Strategy) -> list[StageShapes]:
+    def stage_shapes(
+        self, strategy: Strategy, head_inputs: HeadInputs
+    ) -> list[StageShapes]:
         """Returns the input shapes that stages compile for, those of the first batch first."""
         shape = self.shape(strategy)
         first = StageShapes(
@@ -83,6 +88,12 @@ class WorkloadSummary:
         if self.wants_logprobs:
             # Micro-batches without such a row return tokens alone.
             shapes += [replace(each, output="logprobs") for each in shapes]
+        if self.changes_logits:
+            shapes += [
+                replace(each, output="adjusted", num_head_inputs=width)
+                for each in (first, *later)
+                for width in head_inputs.widths
+            ]
         return shapes
 
 
@@ -100,7 +111,7 @@ def summarize_workload(
     first_prompts: list[int] = []
     later_buckets: set[int] = set()
     num_requests = num_new_tokens = longest_context = 0
-    has_decode = wants_logprobs = False
+    has_decode = wants_logprobs = changes_logits = False
     for request in longest_first(
         requests, lambda request: request.num_left, look_ahead=look_ahead
     ):
@@ -114,6 +125,7 @@ def summarize_workload(
         longest_context = max(longest_context, length + request.num_left)
         has_decode = has_decode or request.num_left > 1
         wants_logprobs = wants_logprobs or request.top_logprobs is not None
+        changes_logits = changes_logits or request.changes_logits
     if not num_requests:
         return None
     return WorkloadSummary(
@@ -124,6 +136,7 @@ def summarize_workload(
         later_buckets=frozenset(later_buckets),
         has_decode=has_decode,
         wants_logprobs=wants_logprobs,
+        changes_logits=changes_logits,
         look_ahead=look_ahead,
     )
 

@@ -6,6 +6,8 @@ prefill's working memory small and known. Running and planning must agree on bot
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 
 def bucket_length(length: int) -> int:
     """Rounds a number of tokens up to a bucket.
@@ -54,6 +56,64 @@ def num_prefill_chunks(num_tokens: int, chunk_tokens: int) -> int:
     return next(
         count for count in range(min_chunks, max_chunks + 1) if max_chunks % count == 0
     )
+
+
+# Chunks of prompts that come at any time: few sizes, because each takes seconds to compile.
+_ONLINE_CHUNKS = (16, 32, 128, 512)
+# What a chunk costs besides its tokens, as a number of tokens: weights are read once more,
+# and decode steps of other sequences come in between.
+_CHUNK_COST_TOKENS = 32
+
+
+def online_chunk_sizes(chunk_tokens: int, num_slots: int) -> tuple[int, ...]:
+    """Returns the lengths of chunks that prompts are cut into if they come at any time.
+
+    Args:
+        chunk_tokens: Maximum tokens of a chunk, at least 16.
+        num_slots: Slots of a row's cache, at least 16.
+    """
+    limit = min(chunk_tokens, num_slots)
+    sizes = tuple(size for size in _ONLINE_CHUNKS if size <= limit)
+    return sizes[1:] or sizes
+
+
+def cut_prompt(
+    start: int, end: int, *, sizes: tuple[int, ...], num_slots: int
+) -> list[tuple[int, int]]:
+    """Cuts the tokens of a prompt from one position to another into chunks.
+
+    The last one may be padded. Where the padding would not fit into the cache it starts
+    earlier, so that some tokens are computed once more.
+
+    Args:
+        start: Position of the first token to compute.
+        end: Position after the last one, at most `num_slots`.
+        sizes: Lengths of chunks, in ascending order (`online_chunk_sizes`).
+        num_slots: Slots of a row's cache.
+
+    Returns:
+        First position and length of each chunk, in order.
+    """
+    chunks: list[tuple[int, int]] = []
+    while start < end:
+        size = sizes[-1]
+        if end - start < size:
+            size = max(_cheapest_cut(end - start, sizes))
+        first = min(start, num_slots - size)
+        chunks.append((first, size))
+        start = first + size
+    return chunks
+
+
+@lru_cache(maxsize=4096)
+def _cheapest_cut(length: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the chunks whose tokens, padding included, and number cost least."""
+    cuts = [
+        (size, *(_cheapest_cut(length - size, sizes) if length > size else ()))
+        for size in sizes
+        if size <= length or size == min(each for each in sizes if each >= length)
+    ]
+    return min(cuts, key=lambda cut: sum(cut) + _CHUNK_COST_TOKENS * len(cut))
 
 
 # Enough to keep a processor busy, few enough that a layer's intermediates are small.

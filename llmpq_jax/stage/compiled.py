@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -14,26 +13,13 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from llmpq_jax.model import make_cache
-from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL
 from llmpq_jax.schema.precision import SCALE_BYTES, KvBits, WireBits, kv_token_bytes
+from llmpq_jax.stage.bodies import BODIES, Function, OutputKind
 from llmpq_jax.stage.module import GroupCache, StageModule, last_hidden
-from llmpq_jax.stage.sampling import (
-    SamplingRows,
-    choose_tokens,
-    pack_rows,
-    unpack_rows,
-    with_logprobs,
-)
+from llmpq_jax.stage.sampling import SamplingRows, pack_rows
 from llmpq_jax.stage.sharding import CACHE_PARTITION, TENSOR_AXIS, StageSharding
 
 Phase = Literal["prefill", "decode"]
-# "extend" prefills one chunk of long prompts; "steps" runs several decode steps on a stage
-# that is the whole model.
-Function = Literal["prefill", "extend", "decode", "steps"]
-# "finite" is of every stage, others of the last one: which of its parts give finite values.
-OutputKind = Literal["tokens", "logprobs", "logits", "finite"]
-
-Merge = Callable[[list[jax.Array]], StageModule]
 
 # The default scheduler of XLA:CPU hoists every conversion of a stage's weights to its
 # start and so keeps a float32 copy of the whole stage alive.
@@ -155,8 +141,11 @@ class StageProgram:
         *,
         first_position: int | None = None,
         output: OutputKind = "tokens",
+        head_inputs: np.ndarray | None = None,
     ) -> tuple[jax.Array, tuple[GroupCache, ...]]:
         """Runs prompts, or a chunk (`StageModule.prefill`); given caches are donated.
+
+        With `head_inputs` the head runs apart (`choose`).
 
         Returns:
             Hidden states, or from the last stage each row's next token [B], its packed
@@ -172,7 +161,19 @@ class StageProgram:
         inputs, start, rows = self.sharding.put(
             (inputs, start, self.pack(length_B, sampling))
         )
-        return self.run(function, output, (inputs, caches, start, rows))
+        arguments = (inputs, caches, start, rows)
+        if head_inputs is None or not self.has_head:
+            return self.run(function, output, arguments)
+        hidden, caches = self.run(function, "hidden", arguments)
+        chosen = self.choose(
+            hidden,
+            length_B - (first_position or 0),
+            length_B,
+            sampling,
+            output=output,
+            extra=head_inputs,
+        )
+        return chosen, caches
 
     def decode(
         self,
@@ -182,15 +183,30 @@ class StageProgram:
         sampling: SamplingRows,
         *,
         output: OutputKind = "tokens",
+        head_inputs: np.ndarray | None = None,
     ) -> tuple[jax.Array, GroupCache]:
         """Runs one token of each row (`StageModule.decode`); the given cache is donated.
+
+        With `head_inputs` the head runs apart (`choose`).
 
         Returns:
             Hidden states, or from the last stage each row's next token [B], its packed
             log-probabilities [B, N], or logits [B, V]; and the cache.
         """
         inputs, rows = self.sharding.put((inputs, self.pack(position_B, sampling)))
-        return self.run("decode", output, (inputs, cache, rows))
+        arguments = (inputs, cache, rows)
+        if head_inputs is None or not self.has_head:
+            return self.run("decode", output, arguments)
+        hidden, cache = self.run("decode", "hidden", arguments)
+        chosen = self.choose(
+            hidden,
+            np.ones_like(position_B),
+            position_B + 1,
+            sampling,
+            output=output,
+            extra=head_inputs,
+        )
+        return chosen, cache
 
     @property
     def is_whole_model(self) -> bool:
@@ -216,6 +232,39 @@ class StageProgram:
         )
         return self.run("steps", "tokens", (inputs, cache, rows, steps))
 
+    def choose(
+        self,
+        hidden: jax.Array,
+        end_B: np.ndarray,
+        position_B: np.ndarray,
+        sampling: SamplingRows,
+        *,
+        output: OutputKind,
+        extra: np.ndarray,
+    ) -> jax.Array:
+        """Runs the head alone on hidden states [B, T, D], and chooses next tokens.
+
+        Args:
+            hidden: Result of a function whose output is "hidden".
+            end_B: Number of each row's tokens among them, after the last of which the
+                next one follows.
+            position_B: Position of the next token, for which it is sampled.
+            sampling: Sampling parameters of each row.
+            output: Kind of output: "tokens", "adjusted" or "prompt_logprobs".
+            extra: Integers [B, N] that the output needs.
+
+        Returns:
+            What `bodies` says of the head.
+        """
+        if output != "prompt_logprobs":
+            # So that the head is compiled once, whatever the length of the prompt.
+            hidden = _last_hidden(hidden, self.sharding.put(end_B.astype(np.int32)))
+            end_B = np.ones_like(end_B)
+        rows = np.concatenate([end_B[None], pack_rows(position_B, sampling)])
+        rows, extra_BN = self.sharding.put((rows.astype(np.int32), extra))
+        result, _ = self.run("head", output, (hidden, (), rows, extra_BN))
+        return result
+
     def pack(self, slot_B: np.ndarray, sampling: SamplingRows) -> np.ndarray:
         """Packs the numbers of each row; only a stage with the head needs sampling."""
         return pack_rows(slot_B, sampling if self.has_head else None)
@@ -234,9 +283,10 @@ class StageProgram:
             output = "tokens"
         # All caches of a stage have the same shape and type.
         blocks = jax.tree.leaves(caches)
-        shapes = (inputs.shape, len(blocks), blocks[0].shape if blocks else None)
+        others = tuple(each.shape for each in arguments[2:])
+        shapes = (inputs.shape, len(blocks), *(each.shape for each in blocks[:1]))
         types = (str(inputs.dtype), str(blocks[0].dtype) if blocks else "")
-        key = (function, output, types, shapes)
+        key = (function, output, types, shapes, others)
         if key not in self.executables:
             jitted = self.jitted(function, output, arguments)
             self.executables[key] = jitted.lower(self.leaves, *arguments).compile()
@@ -255,7 +305,7 @@ class StageProgram:
     ) -> Any:
         """Returns a function under `jax.jit`, for arguments such as `compile` takes."""
         merge = partial(_merged, self._graph, self.tree)
-        body = partial(_BODIES[function], merge, output)
+        body = partial(BODIES[function], merge, output)
         shardings: dict[str, Any] = {}
         if self.sharding.width > 1:
             mesh = self.sharding.mesh
@@ -289,109 +339,10 @@ class StageProgram:
         )
 
 
+@jax.jit
+def _last_hidden(hidden_BTD: jax.Array, end_B: jax.Array) -> jax.Array:
+    return last_hidden(hidden_BTD, end_B)[:, None]
+
+
 def _merged(graph: Any, tree: Any, leaves: list[jax.Array]) -> StageModule:
     return nnx.merge(graph, jax.tree.unflatten(tree, leaves))
-
-
-def _prompts_body(
-    merge: Merge,
-    output: OutputKind,
-    leaves: list[jax.Array],
-    inputs: jax.Array,
-    caches: tuple[GroupCache, ...],
-    start: jax.Array,
-    rows: jax.Array,
-) -> tuple[jax.Array, tuple[GroupCache, ...]]:
-    """Runs prompts from row `start` on, or a chunk from [row, position] on."""
-    first_row, first_position = start if start.ndim else (start, None)
-    module = merge(leaves)
-    seen: list[jax.Array] = []
-    with jax.named_scope("prefill" if first_position is None else "extend"):
-        hidden, caches = module.prefill(
-            inputs, caches, first_row, first_position, on_hidden=seen.append
-        )
-        if output == "finite":
-            end_B = rows[0] - (0 if first_position is None else first_position)
-            return _are_finite(seen, end_B), caches
-        if module.head is None:
-            return module.to_wire(hidden), caches
-        if output == "logits":
-            return module.head(hidden), caches
-        length_B, sampling = unpack_rows(rows)
-        assert sampling is not None
-        end_B = length_B - (0 if first_position is None else first_position)
-        logits = module.head(last_hidden(hidden, end_B))
-        return _chosen(output, logits, sampling, length_B), caches
-
-
-def _are_finite(hidden: list[jax.Array], end_B: jax.Array) -> jax.Array:
-    """Returns whether each of some hidden states is finite, padding aside."""
-    is_padding_BT1 = (
-        jnp.arange(hidden[0].shape[1])[None, :, None] >= end_B[:, None, None]
-    )
-    return jnp.stack([jnp.all(jnp.isfinite(h) | is_padding_BT1) for h in hidden])
-
-
-def _chosen(
-    output: OutputKind, logits: jax.Array, sampling: SamplingRows, position_B: jax.Array
-) -> jax.Array:
-    """Returns each row's next token, packed with log-probabilities if these are asked."""
-    if output == "tokens":
-        return choose_tokens(logits, sampling, position_B)
-    # The barrier keeps the logits bit-equal to those that tokens alone are chosen from.
-    logits = jax.lax.optimization_barrier(logits)
-    return with_logprobs(logits, choose_tokens(logits, sampling, position_B))
-
-
-def _decode_body(
-    merge: Merge,
-    output: OutputKind,
-    leaves: list[jax.Array],
-    inputs: jax.Array,
-    cache: GroupCache,
-    rows: jax.Array,
-) -> tuple[jax.Array, GroupCache]:
-    position_B, sampling = unpack_rows(rows)
-    module = merge(leaves)
-    with jax.named_scope("decode"):
-        hidden, cache = module.decode(inputs, cache, position_B)
-        if module.head is None:
-            return module.to_wire(hidden), cache
-        logits = module.head(hidden[:, 0])
-        if output == "logits":
-            return logits, cache
-        assert sampling is not None
-        return _chosen(output, logits, sampling, position_B + 1), cache
-
-
-def _steps_body(
-    merge: Merge,
-    output: OutputKind,
-    leaves: list[jax.Array],
-    inputs: jax.Array,
-    cache: GroupCache,
-    rows: jax.Array,
-    num_steps: jax.Array,
-) -> tuple[jax.Array, jax.Array, GroupCache]:
-    last_slot = cache[0].num_slots - 1
-
-    def step(number: jax.Array, state: Any) -> Any:
-        tokens_TB, last_B, cache = state
-        # The barrier ties the weights to the step: otherwise XLA converts them before the
-        # loop, and keeps a float32 copy of all weights of other types.
-        held, number = jax.lax.optimization_barrier((leaves, number))
-        # A finished row writes to its last slot again, which is never read.
-        here = rows.at[0].set(jnp.minimum(rows[0] + number, last_slot))
-        next_B, cache = _decode_body(merge, output, held, last_B, cache, here)
-        return tokens_TB.at[number].set(next_B), next_B, cache
-
-    tokens_TB = jnp.zeros((MAX_STEPS_PER_CALL, inputs.shape[0]), jnp.int32)
-    return jax.lax.fori_loop(0, num_steps, step, (tokens_TB, inputs, cache))
-
-
-_BODIES: dict[Function, Callable[..., Any]] = {
-    "prefill": _prompts_body,
-    "extend": _prompts_body,
-    "decode": _decode_body,
-    "steps": _steps_body,
-}

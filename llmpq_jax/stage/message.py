@@ -41,8 +41,12 @@ class Message:
         slot_B: Lengths of the prompts in prefill, positions of the tokens in decode.
         sampling: Sampling parameters of each row.
         output: Kind of output that the last stage returns.
+        head_inputs: Integers [B, N] that the head needs if it runs apart from the layers
+            (`StageProgram.choose`); None if it runs with them.
         num_chunks: Number of chunks that the prompts are cut into.
         chunk_tokens: Tokens of each prompt in a chunk, if there are several chunks.
+        first_position: Position of the first of them, whose earlier tokens are in the
+            caches; None where nothing before it is attended to.
         num_steps: Decode steps that a stage runs at a time; more than one only if the
             stage is the whole model.
         tokens: Tokens of those steps, [steps, B], the first `num_steps` of them valid;
@@ -64,19 +68,16 @@ class Message:
     slot_B: np.ndarray
     sampling: SamplingRows
     output: OutputKind = "tokens"
+    head_inputs: np.ndarray | None = None
     num_chunks: int = 1
     chunk_tokens: int = 0
+    first_position: int | None = None
     num_steps: int = 1
     tokens: jax.Array | np.ndarray | None = None
     steps_left: int = 0
     epoch: int = 0
     checks_finite: bool = False
     not_finite: NotFinite | None = None
-
-    @property
-    def first_position(self) -> int | None:
-        """Position of the chunk's first token; None if the prompts are not cut."""
-        return None if self.num_chunks == 1 else self.step * self.chunk_tokens
 
     @property
     def is_last_chunk(self) -> bool:
@@ -87,7 +88,8 @@ class Message:
         """Whether the prompt of one of its rows ends in this chunk."""
         if self.num_chunks == 1:
             return True
-        return (int(self.slot_B[index]) - 1) // self.chunk_tokens == self.step
+        last = int(self.slot_B[index]) - 1 - (self.first_position or 0)
+        return 0 <= last < self.chunk_tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

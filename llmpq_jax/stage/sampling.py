@@ -31,6 +31,8 @@ class SamplingRows(NamedTuple):
         temperature_B: Divisor of the logits; 0 takes the likeliest token.
         top_k_B: Number of likeliest tokens to draw from; 0 for all.
         top_p_B: Probability mass of the likeliest tokens to draw from; 1 for all.
+        min_p_B: Smallest probability to draw, relative to that of the likeliest token; 0
+            for all.
         seed_low_B: Lower 32 bits of the seed of the row's random numbers.
         seed_high_B: Upper 32 bits of that seed.
     """
@@ -38,6 +40,7 @@ class SamplingRows(NamedTuple):
     temperature_B: Float[Array | np.ndarray, " B"]
     top_k_B: Int[Array | np.ndarray, " B"]
     top_p_B: Float[Array | np.ndarray, " B"]
+    min_p_B: Float[Array | np.ndarray, " B"]
     seed_low_B: UInt32[Array | np.ndarray, " B"]
     seed_high_B: UInt32[Array | np.ndarray, " B"]
 
@@ -47,6 +50,7 @@ def sampling_rows(
     top_k: Sequence[int],
     top_p: Sequence[int | float],
     seed: Sequence[int],
+    min_p: Sequence[int | float] | None = None,
 ) -> SamplingRows:
     """Returns parameters, one entry per row, in the types that a compiled stage takes.
 
@@ -60,6 +64,7 @@ def sampling_rows(
         top_k_B=np.asarray(top_k, np.int32),
         # At 0 the likeliest token is left, as at any number below its probability.
         top_p_B=np.maximum(np.asarray(top_p, np.float32), np.finfo(np.float32).tiny),
+        min_p_B=np.asarray([0.0] * len(seed) if min_p is None else min_p, np.float32),
         seed_low_B=np.asarray([each & _WORD for each in seed], np.uint32),
         seed_high_B=np.asarray([each >> 32 & _WORD for each in seed], np.uint32),
     )
@@ -71,7 +76,7 @@ def greedy_rows(count: int) -> SamplingRows:
 
 
 def pack_rows(slot_B: np.ndarray, sampling: SamplingRows | None) -> np.ndarray:
-    """Packs the host's numbers of each row into one int32 array, [1 or 6, B].
+    """Packs the host's numbers of each row into one int32 array, [1 or 7, B].
 
     One array is one transfer to the device. Values of other types keep their bits;
     `unpack_rows` restores them.
@@ -88,11 +93,12 @@ def unpack_rows(
     if rows.shape[0] == 1:
         return slot_B, None
     bits = jax.lax.bitcast_convert_type
-    temperature_B, top_k_B, top_p_B, seed_low_B, seed_high_B = rows[1:]
+    temperature_B, top_k_B, top_p_B, min_p_B, seed_low_B, seed_high_B = rows[1:]
     sampling = SamplingRows(
         temperature_B=bits(temperature_B, jnp.float32),
         top_k_B=top_k_B,
         top_p_B=bits(top_p_B, jnp.float32),
+        min_p_B=bits(min_p_B, jnp.float32),
         seed_low_B=bits(seed_low_B, jnp.uint32),
         seed_high_B=bits(seed_high_B, jnp.uint32),
     )
@@ -165,12 +171,16 @@ def unpack_logprobs(packed: Int[np.ndarray, "B N"]) -> Logprobs:
 def perturbed_logits(
     logits_BV: Float[Array, "B V"], rows: SamplingRows, position_B: Int[Array, " B"]
 ) -> Float[Array, "B V"]:
-    """Returns logits / temperature + Gumbel noise; −∞ for tokens cut off by top-k or top-p."""
+    """Returns logits / temperature + Gumbel noise; −∞ for tokens cut off.
+
+    They are cut off by top-k, then by min-p, then by top-p.
+    """
     temperature = jnp.where(rows.temperature_B > 0, rows.temperature_B, 1.0)
     # Before the division, by which different logits may become equal.
     likely = _cut_off_if(jnp.any(rows.top_k_B > 0), _top_k, logits_BV, rows.top_k_B)
     scaled = likely / temperature[:, None]
-    kept = _cut_off_if(jnp.any(rows.top_p_B < 1), _nucleus, scaled, rows.top_p_B)
+    possible = _cut_off_if(jnp.any(rows.min_p_B > 0), _min_p, scaled, rows.min_p_B)
+    kept = _cut_off_if(jnp.any(rows.top_p_B < 1), _nucleus, possible, rows.top_p_B)
     draw = jax.vmap(_gumbel, (0, 0, None))
     seed_B2 = jnp.stack([rows.seed_high_B, rows.seed_low_B], axis=-1)
     noise = draw(seed_B2, position_B, logits_BV.shape[1])
@@ -237,6 +247,14 @@ def _top_k(logits_BV: Array, top_k_B: Array) -> Array:
 
     is_likely = order_BV >= _largest_where(are_enough, num_kept)[:, None]
     return jnp.where(is_likely, logits_BV, -jnp.inf)
+
+
+def _min_p(scaled_BV: Array, min_p_B: Array) -> Array:
+    """Cuts off all tokens of less than a share of the likeliest one's probability."""
+    threshold_B1 = (
+        jnp.max(scaled_BV, axis=-1, keepdims=True) + jnp.log(min_p_B)[:, None]
+    )
+    return jnp.where(scaled_BV >= threshold_B1, scaled_BV, -jnp.inf)
 
 
 def _nucleus(scaled_BV: Array, top_p_B: Array) -> Array:

@@ -32,8 +32,11 @@ class StageShapes:
         num_chunks: Number of chunks that the prompts are cut into.
         decode_rows: Rows of a decode group.
         num_slots: Slots of a row's cache.
-        has_decode: Whether decode is compiled too.
+        has_prefill: Whether prefill is compiled.
+        has_decode: Whether decode is compiled.
         output: Kind of output that the last stage returns.
+        num_head_inputs: Integers of each row that the head needs if it runs apart from
+            the layers; None if it runs with them.
     """
 
     prefill_rows: int
@@ -41,8 +44,16 @@ class StageShapes:
     num_chunks: int = 1
     decode_rows: int
     num_slots: int
+    has_prefill: bool = True
     has_decode: bool = True
     output: OutputKind = "tokens"
+    num_head_inputs: int | None = None
+
+    def head_inputs(self, num_rows: int) -> np.ndarray | None:
+        """Returns inputs of the head without meaning, of the right shape."""
+        if self.num_head_inputs is None:
+            return None
+        return np.zeros((num_rows, self.num_head_inputs), np.int32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,7 +154,18 @@ class StageWorker:
             self.program.group_cache(shapes.decode_rows, shapes.num_slots)
             for _ in range(max(1, num_rows // shapes.decode_rows))
         )
-        _, caches = self.program.prefill(
+        if shapes.has_prefill:
+            caches = self._prepare_prefill(caches, shapes)
+        if shapes.has_decode:
+            self._prepare_decode(caches[0], shapes)
+        jax.block_until_ready(caches[1:])
+        self._prepared.add(shapes)
+
+    def _prepare_prefill(
+        self, caches: tuple[GroupCache, ...], shapes: StageShapes
+    ) -> tuple[GroupCache, ...]:
+        num_rows = shapes.prefill_rows
+        result, caches = self.program.prefill(
             self._blank_inputs(num_rows, shapes.num_tokens // shapes.num_chunks),
             caches,
             0,
@@ -151,20 +173,26 @@ class StageWorker:
             greedy_rows(num_rows),
             first_position=None if shapes.num_chunks == 1 else 0,
             output=shapes.output,
+            head_inputs=shapes.head_inputs(num_rows),
         )
-        if shapes.has_decode:
-            self._prepare_decode(caches[0], shapes)
-        jax.block_until_ready(caches[1:])
-        self._prepared.add(shapes)
+        result.block_until_ready()
+        return caches
 
     def _prepare_decode(self, cache: GroupCache, shapes: StageShapes) -> None:
         num_rows = shapes.decode_rows
         inputs = self._blank_inputs(num_rows, None)
         arguments = (inputs, cache, np.ones(num_rows, np.int32), greedy_rows(num_rows))
-        if self.program.is_whole_model and shapes.output == "tokens":
+        head_inputs = shapes.head_inputs(num_rows)
+        if (
+            self.program.is_whole_model
+            and shapes.output == "tokens"
+            and head_inputs is None
+        ):
             result, *_ = self.program.decode_steps(*arguments, num_steps=1)
         else:
-            result, _ = self.program.decode(*arguments, output=shapes.output)
+            result, _ = self.program.decode(
+                *arguments, output=shapes.output, head_inputs=head_inputs
+            )
         result.block_until_ready()
 
     def process(self, message: Message, received_s: float) -> Message:
@@ -186,14 +214,19 @@ class StageWorker:
                 *rows,
                 first_position=message.first_position,
                 output=message.output,
+                head_inputs=message.head_inputs,
             )
-        elif self.program.is_whole_model and message.output == "tokens":
+        elif self._can_repeat(message):
             tokens, payload, *caches = self.program.decode_steps(
                 message.payload, caches[0], *rows, num_steps=message.num_steps
             )
         else:
             payload, *caches = self.program.decode(
-                message.payload, caches[0], *rows, output=message.output
+                message.payload,
+                caches[0],
+                *rows,
+                output=message.output,
+                head_inputs=message.head_inputs,
             )
         payload.block_until_ready()
         not_finite = message.not_finite
@@ -219,6 +252,14 @@ class StageWorker:
             )
         )
         return replace(message, payload=payload, tokens=tokens, not_finite=not_finite)
+
+    def _can_repeat(self, message: Message) -> bool:
+        """Whether the stage runs several decode steps of a message at a time."""
+        return (
+            self.program.is_whole_model
+            and message.output == "tokens"
+            and message.head_inputs is None
+        )
 
     def next_step(self, result: Message) -> Message:
         """Returns the message of the decode step after one that is done."""

@@ -13,11 +13,24 @@ from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.tasks.kernel_notice import note_missing_kernels
 
 
-def load_pipeline(strategy: Strategy, start: StartEngine) -> Pipeline:
-    """Loads a strategy's pipeline into the engine that a function starts."""
+def load_pipeline(
+    strategy: Strategy,
+    start: StartEngine,
+    *,
+    on_layer: Callable[[], None] = lambda: None,
+) -> Pipeline:
+    """Loads a strategy's pipeline into the engine that a function starts.
+
+    `on_layer` is called after each layer, and may raise to end it.
+    """
     num_layers = strategy.model.num_layers
     with progress_bar("loading", num_layers, unit="layers") as advance:
-        return Pipeline.load(strategy, start=start, on_layer=lambda: advance(1))
+
+        def count() -> None:
+            advance(1)
+            on_layer()
+
+        return Pipeline.load(strategy, start=start, on_layer=count)
 
 
 def start_here(

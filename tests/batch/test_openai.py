@@ -216,7 +216,7 @@ def test_what_asks_for_nothing_changes_nothing():
         ),
         (
             line_of(CHAT, messages=[{**HELLO[0], "tool_calls": [1]}]),
-            "body.messages[0].tool_calls: found [1], expected []: nothing else is supp",
+            "body.messages[0].tool_calls[0]: found 1, expected an object with id, type",
         ),
         (
             line_of(CHAT, messages=[{**HELLO[0], "refusal": "no"}]),
@@ -306,11 +306,35 @@ def test_what_asks_for_nothing_changes_nothing():
         ),
         (
             line_of(TEXT, prompt="a", stream=True),
-            "body.stream: found True, expected False: nothing else is supported",
+            "body.stream: found True, expected False: results of a batch are written",
         ),
         (
-            line_of(TEXT, prompt="a", logit_bias={"1": 2}),
-            "body.logit_bias: found {'1': 2}, expected {}",
+            line_of(TEXT, prompt="a", logit_bias={"x": 2}),
+            "logit_bias: found 'x', expected token ids such as",
+        ),
+        (
+            line_of(TEXT, prompt="a", logit_bias={"1": 101}),
+            "logit_bias of token 1 is 101.0, expected -100 to 100",
+        ),
+        (
+            line_of(TEXT, prompt="a", presence_penalty=3),
+            "presence_penalty is 3, expected -2 to 2",
+        ),
+        (
+            line_of(TEXT, prompt="a", repetition_penalty=0),
+            "repetition_penalty is 0, expected above 0",
+        ),
+        (
+            line_of(TEXT, prompt="a", echo=True, logprobs=1),
+            "body.echo: found True with logprobs, expected one of them",
+        ),
+        (
+            line_of(CHAT, messages=HELLO, tool_choice="required"),
+            'body.tool_choice: found \'required\', expected "none" or "auto": nothing el',
+        ),
+        (
+            line_of(CHAT, messages=HELLO, response_format={"type": "json_schema"}),
+            "body.response_format",
         ),
         (
             line_of(CHAT, messages=HELLO, max_tokens=1, max_completion_tokens=2),

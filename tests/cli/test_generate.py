@@ -193,7 +193,9 @@ def test_bad_lines_become_errors_and_stop_nothing(run, strategy, tmp_path):
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == (
         f"error: prompts {prompts} line 1: stopp: unknown key; expected one of prompt, "
-        "custom_id, max_new_tokens, max_tokens, temperature, top_k, top_p, seed, stop "
+        "custom_id, max_new_tokens, max_tokens, temperature, top_k, top_p, min_p, "
+        "presence_penalty, frequency_penalty, repetition_penalty, logit_bias, "
+        "ignore_eos, seed, stop "
         f"(and 3 more lines: {out} says what of each)"
     )
     assert "4 new tokens of 2 prompts in" in result.stdout

@@ -14,7 +14,7 @@ import pytest
 
 from llmpq_jax.errors import RequestError, StrategyError
 from llmpq_jax.runtime import Pipeline, Request, Sampling
-from llmpq_jax.runtime.scheduler import Scheduler
+from llmpq_jax.runtime.batch_scheduler import BatchScheduler
 from llmpq_jax.schema.record_files import write_strategy
 from llmpq_jax.schema.strategy import StagePrediction, Strategy
 from tests.support.local_workers import local_workers
@@ -57,12 +57,12 @@ def test_the_longest_requests_are_served_first_and_yielded_in_order(
 ) -> None:
     served: list[int] = []
 
-    def spy(**fields: Any) -> Scheduler:
+    def spy(**fields: Any) -> BatchScheduler:
         sequences = list(fields.pop("sequences"))
         served.extend(each.request.max_new_tokens for each in sequences)
-        return Scheduler(sequences=sequences, **fields)
+        return BatchScheduler(sequences=sequences, **fields)
 
-    monkeypatch.setattr("llmpq_jax.runtime.stream.Scheduler", spy)
+    monkeypatch.setattr("llmpq_jax.runtime.stream.BatchScheduler", spy)
     lengths = [2, 5, 1, 5, 3, 4, 1, 6, 2]
     requests = [
         Request(token_ids=(5, index), max_new_tokens=length, ignores_eos=True)

@@ -1,0 +1,139 @@
+"""`llmpq-jax serve`: a strategy behind an HTTP server with OpenAI's interface."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import click
+
+from llmpq_jax.cli.options.engine import ENGINE, EngineOptions
+from llmpq_jax.cli.options.option_group import (
+    command,
+    option,
+    option_group,
+    option_record,
+)
+from llmpq_jax.cli.options.shared import ABOVE_ZERO, POSITIVE, STRATEGY, cache_home
+
+_KEY_VARIABLE = "LLMPQ_JAX_API_KEY"
+
+
+@option_record
+class ServerOptions:
+    """Where the server listens, and for whom, as typed."""
+
+    host: str = option("Address to listen at.", default="127.0.0.1")
+    port: int = option(
+        "Port to listen at; 0 takes a free one.", click.IntRange(0, 65535), default=8000
+    )
+    api_key: str | None = option(
+        f"Key that clients must send (default: the variable {_KEY_VARIABLE}). Without one "
+        "the server listens on this machine alone.",
+        metavar="KEY",
+    )
+    model_name: str | None = option(
+        "Name of the model for clients (default: its folder's name).",
+        name="--served-model-name",
+        metavar="NAME",
+    )
+
+
+@option_record
+class LimitOptions:
+    """What bounds the server, as typed."""
+
+    max_waiting: int = option(
+        "Requests that may wait for a slot; more are refused with status 429.",
+        POSITIVE,
+        default=1024,
+    )
+    max_steps: int = option(
+        "Decode steps between looks for new requests, where one stage has the whole "
+        "model. More are faster; new requests and streams wait for them.",
+        click.IntRange(1, 8),
+        default=4,
+    )
+    drain_timeout_s: float = option(
+        "Time that requests have to finish after the first SIGTERM or Ctrl-C.",
+        ABOVE_ZERO,
+        default=30.0,
+        name="--drain-timeout",
+        metavar="SECONDS",
+    )
+
+
+@command(
+    "serve",
+    option_group("Plan", strategy_path=STRATEGY),
+    option_group("Server", ServerOptions, "server"),
+    option_group("Limits", LimitOptions, "limits"),
+    ENGINE,
+)
+def serve_command(
+    strategy_path: Path,
+    server: ServerOptions,
+    limits: LimitOptions,
+    engine: EngineOptions,
+) -> None:
+    """Serve a strategy over HTTP, with OpenAI's interface.
+
+    It runs where the strategy's devices are. Requests may come at any time; as many are
+    served at a time as the strategy's batch has rows, others wait.
+    """
+    api_key = server.api_key or os.environ.get(_KEY_VARIABLE) or None
+    start = engine.starter(restarts=True)
+    with _needs_server():
+        from llmpq_jax.server.connections import is_loopback, listen
+        from llmpq_jax.server.run import run_server
+        from llmpq_jax.server.settings import ServerSettings
+        from llmpq_jax.server.state import ServerState
+    if api_key is None and not is_loopback(server.host):
+        msg = f"--host {server.host}: others would reach the server: expected --api-key with it, or an address of this machine alone"
+        raise click.UsageError(msg)
+
+    from llmpq_jax.arch.model_folder import check_model_folder
+    from llmpq_jax.report.console import log
+    from llmpq_jax.schema.record_files import read_strategy
+    from llmpq_jax.tasks.compile_cache import keep_compiled
+    from llmpq_jax.tasks.serve import load_served
+
+    strategy = read_strategy(strategy_path)
+    folder = Path(strategy.model.path)
+    check_model_folder(folder)
+    keep_compiled(cache_home())
+    name = server.model_name or folder.resolve().name
+    state = ServerState(ServerSettings(model_name=name, api_key=api_key))
+    with listen(server.host, server.port) as listening:
+        host, port = listening.getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        log(f"listening at {url}")
+        run_server(
+            state,
+            partial(
+                load_served,
+                strategy,
+                start,
+                max_waiting=limits.max_waiting,
+                max_steps=limits.max_steps,
+                on_ready=lambda: log(f"serving {name} at {url}/v1"),
+            ),
+            listening,
+            drain_timeout_s=limits.drain_timeout_s,
+            on_note=log,
+        )
+
+
+@contextmanager
+def _needs_server() -> Iterator[None]:
+    """Wraps imports of modules that import what only a server needs."""
+    try:
+        yield
+    except ModuleNotFoundError as reason:
+        if reason.name not in ("starlette", "uvicorn", "prometheus_client"):
+            raise
+        msg = f"`llmpq-jax serve` needs {reason.name}, which is not installed: expected it from `pip install 'llmpq-jax[serve]'`"
+        raise click.UsageError(msg) from reason

@@ -1,0 +1,298 @@
+"""Serves requests that come at any time, in a thread of its own."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from llmpq_jax.errors import LlmpqError
+from llmpq_jax.runtime.admission import check_context, check_memory
+from llmpq_jax.runtime.batch_shape import BatchShape
+from llmpq_jax.runtime.grammars import SequenceMaker
+from llmpq_jax.runtime.head_inputs import HeadInputs
+from llmpq_jax.runtime.inbox import Inbox
+from llmpq_jax.runtime.not_finite import not_finite_reason
+from llmpq_jax.runtime.online_scheduler import OnlineCounters, OnlineScheduler
+from llmpq_jax.runtime.pipeline import Pipeline
+from llmpq_jax.runtime.request import Completion, Request, TokenLogprobs
+from llmpq_jax.runtime.sequence import Sequence
+from llmpq_jax.schema.buckets import (
+    MAX_STEPS_PER_CALL,
+    bucket_length,
+    online_chunk_sizes,
+)
+from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.stage.worker import StageShapes
+
+_logger = logging.getLogger(__name__)
+
+
+class NotServingError(LlmpqError):
+    """Requests are not taken now: the loop is ending, or has failed."""
+
+
+class QueueFullError(LlmpqError):
+    """As many requests wait as may."""
+
+
+class Listener(Protocol):
+    """Hears of a request in the loop's thread, so it returns at once."""
+
+    def __call__(
+        self,
+        token_ids: tuple[int, ...],
+        logprobs: tuple[TokenLogprobs, ...],
+        *,
+        is_finished: bool,
+    ) -> None:
+        """Takes the tokens since the last call, with log-probabilities if asked for."""
+        ...
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class ServedRequest:
+    """A request in the loop.
+
+    Attributes:
+        sequence: Its tokens so far.
+        listener: Called as it goes on.
+        num_reported: Number of tokens that the listener has had.
+        error: What ended it, if the loop failed.
+    """
+
+    sequence: Sequence
+    listener: Listener
+    num_reported: int = 0
+    error: Exception | None = None
+
+
+class ServingLoop:
+    """Serves requests of other threads through a pipeline, as they come.
+
+    Attributes:
+        pipeline: Pipeline with loaded stages.
+        shape: Shape of the caches and micro-batches.
+        max_waiting: Largest number of requests that wait for a slot.
+        error: What ended the loop, None while it runs and after a regular end.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        max_waiting: int = 1024,
+        max_steps: int = MAX_STEPS_PER_CALL,
+        on_tokens: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Takes a pipeline, which nothing else uses meanwhile.
+
+        Args:
+            pipeline: Pipeline with loaded stages.
+            max_waiting: Largest number of requests that wait for a slot.
+            max_steps: Largest number of decode steps between looks for new requests.
+            on_tokens: Called in the loop's thread with the number of new tokens.
+
+        Raises:
+            StrategyError: If a stage does not fit the memory that it may use.
+        """
+        self.pipeline = pipeline
+        self.shape = online_shape(pipeline.strategy)
+        self.max_waiting = max_waiting
+        self.error: Exception | None = None
+        self._inbox = Inbox()
+        self._sequences = SequenceMaker(
+            pipeline.tokenizer, pipeline.architecture.vocabulary_size
+        )
+        self._served: dict[Sequence, ServedRequest] = {}
+        self._head_inputs = HeadInputs(
+            vocabulary_size=pipeline.architecture.vocabulary_size,
+            num_slots=self.shape.num_slots,
+        )
+        self._scheduler = OnlineScheduler(
+            engine=pipeline.engine,
+            shape=self.shape,
+            inbox=self._inbox,
+            head_inputs=self._head_inputs,
+            max_steps=max_steps,
+            on_tokens=on_tokens,
+            on_progress=self._report,
+        )
+        self._thread = threading.Thread(target=self._run, name="serving", daemon=True)
+        check_memory(pipeline.strategy, pipeline.engine.facts, self.shape)
+
+    @property
+    def counters(self) -> OnlineCounters:
+        """What the scheduler has done so far, and what it has to do."""
+        return self._scheduler.counters
+
+    @property
+    def num_unfinished(self) -> int:
+        """Number of requests that are not finished."""
+        return len(self._served)
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether requests are taken."""
+        return self._thread.is_alive() and not self._inbox.is_closed
+
+    def prepare(self, *, on_stage: Callable[[], None] = lambda: None) -> None:
+        """Compiles every stage, all at the same time; calls `on_stage` after each one."""
+        shapes = online_stage_shapes(self.shape, self._head_inputs)
+        self.pipeline.engine.prepare(shapes, on_stage=on_stage)
+
+    def start(self) -> None:
+        """Allocates the caches, and starts to serve."""
+        shape = self.shape
+        self.pipeline.engine.allocate(
+            num_groups=shape.num_groups,
+            num_rows=shape.decode_rows,
+            num_slots=shape.num_slots,
+        )
+        self._thread.start()
+
+    def submit(
+        self,
+        request: Request,
+        listener: Listener,
+    ) -> Sequence:
+        """Adds a request; the listener is called until it is finished.
+
+        Raises:
+            RequestError: The strategy cannot serve it.
+            QueueFullError: As many requests wait as may.
+            NotServingError: The loop is ending, or has failed.
+        """
+        check_context(request, self.pipeline.strategy, self.pipeline.architecture)
+        num_waiting = len(self._served) - self.shape.num_rows
+        if num_waiting >= self.max_waiting:
+            msg = (
+                f"{num_waiting} requests wait, which is as many as may: try again later"
+            )
+            raise QueueFullError(msg)
+        sequence = self._sequences.sequence(request)
+        self._served[sequence] = ServedRequest(sequence=sequence, listener=listener)
+        self._inbox.add(sequence)
+        if not self.is_serving:
+            self._served.pop(sequence, None)
+            msg = "no requests are taken: the server is ending"
+            raise NotServingError(msg)
+        return sequence
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Ends a request that nobody waits for; its listener is called once more."""
+        self._inbox.cancel(sequence)
+
+    def completion(self, sequence: Sequence) -> Completion:
+        """Returns the completion of a finished request; to be called once."""
+        completion = sequence.completion()
+        if completion.finish_reason != "error":
+            return completion
+        reason = str(self.error) if self.error is not None else None
+        return replace(
+            completion,
+            error=reason
+            or not_finite_reason(
+                sequence.not_finite,
+                self.pipeline.strategy,
+                num_tokens=len(completion.token_ids),
+            ),
+        )
+
+    def close(self, *, timeout_s: float) -> None:
+        """Takes no more requests, and ends when those that are there have finished.
+
+        After some seconds the rest are cancelled.
+        """
+        self._inbox.close()
+        if not self._thread.is_alive():
+            return
+        self._thread.join(timeout_s)
+        for sequence in list(self._served):
+            self._inbox.cancel(sequence)
+        self._thread.join()
+
+    def _run(self) -> None:
+        # Objects that exist already are hidden from the garbage collector, which would
+        # traverse all of JAX's again and again while stages wait for the interpreter.
+        gc.freeze()
+        try:
+            for sequence in self._scheduler.run():
+                self._report(sequence)
+        except Exception as reason:
+            _logger.exception("serving ended")
+            self.error = reason
+        finally:
+            self._inbox.close()
+            self.pipeline.engine.free()
+            gc.unfreeze()
+            for sequence in list(self._served):
+                if not sequence.is_finished:
+                    sequence.fail(None)
+                self._report(sequence)
+
+    def _report(self, sequence: Sequence) -> None:
+        """Reports to a listener what is new; more than once at the end is harmless."""
+        served = self._served.get(sequence)
+        if served is None:
+            return
+        start, is_finished = served.num_reported, sequence.is_finished
+        served.num_reported = len(sequence.token_ids)
+        if is_finished:
+            del self._served[sequence]
+        served.listener(
+            tuple(sequence.token_ids[start:]),
+            tuple(sequence.logprobs[start:]),
+            is_finished=is_finished,
+        )
+
+
+def online_shape(strategy: Strategy) -> BatchShape:
+    """Returns the shape in which a strategy serves requests that come at any time."""
+    decode_rows = strategy.micro_batch.decode
+    num_slots = bucket_length(strategy.workload.context_length)
+    return BatchShape(
+        num_groups=-(-strategy.workload.batch // decode_rows),
+        prefill_rows=1,
+        decode_rows=decode_rows,
+        num_tokens=bucket_length(strategy.workload.prompt_length),
+        num_slots=num_slots,
+        chunk_tokens=strategy.micro_batch.chunk_tokens,
+    )
+
+
+def online_stage_shapes(
+    shape: BatchShape, head_inputs: HeadInputs
+) -> list[StageShapes]:
+    """Returns the input shapes that stages compile for."""
+    sizes = online_chunk_sizes(shape.chunk_tokens, shape.num_slots)
+    smallest = StageShapes(
+        prefill_rows=1,
+        num_tokens=sizes[0],
+        decode_rows=shape.decode_rows,
+        num_slots=shape.num_slots,
+        num_head_inputs=0,
+    )
+    prefill = replace(smallest, has_decode=False)
+    return [
+        replace(smallest, has_prefill=False, num_head_inputs=None),
+        # First chunks, which attend to themselves alone, and later ones.
+        *(replace(prefill, num_tokens=size) for size in sizes),
+        *(replace(prefill, num_tokens=2 * size, num_chunks=2) for size in sizes),
+        *(
+            replace(smallest, output="adjusted", num_head_inputs=width)
+            for width in head_inputs.widths
+        ),
+        *(
+            replace(
+                prefill,
+                num_tokens=size,
+                output="prompt_logprobs",
+                num_head_inputs=size + head_inputs.widths[0],
+            )
+            for size in sizes
+        ),
+    ]
