@@ -155,5 +155,5 @@ def _replanner(
         ),
         command=command_as_typed(),
         out=batch.out,
-        results=file,
+        on_strategy=file.add_strategy,
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from llmpq_jax.cli.group import command_as_typed
 from llmpq_jax.cli.options.engine import ENGINE, EngineOptions
 from llmpq_jax.cli.options.option_group import (
     command,
@@ -17,7 +19,13 @@ from llmpq_jax.cli.options.option_group import (
     option_group,
     option_record,
 )
+from llmpq_jax.cli.options.problem import read_problem
 from llmpq_jax.cli.options.shared import ABOVE_ZERO, POSITIVE, STRATEGY, cache_home
+
+if TYPE_CHECKING:
+    from llmpq_jax.runtime.engines.engine import DeviceFailedError
+    from llmpq_jax.runtime.serving_loop import ServingLoop
+    from llmpq_jax.schema.strategy import Strategy
 
 _KEY_VARIABLE = "LLMPQ_JAX_API_KEY"
 
@@ -66,18 +74,33 @@ class LimitOptions:
     )
 
 
+@option_record
+class RecoveryOptions:
+    """What happens when a worker of Ray's fails, as typed."""
+
+    on_loss: Literal["restart", "resolve"] = option(
+        "What to do when a worker fails under Ray. restart: start it again, and end the "
+        "server if that is not possible. resolve: the same, but instead of ending, solve "
+        "the strategy's [request] again without the failed devices, and go on.",
+        click.Choice(["restart", "resolve"]),
+        default="restart",
+    )
+
+
 @command(
     "serve",
     option_group("Plan", strategy_path=STRATEGY),
     option_group("Server", ServerOptions, "server"),
     option_group("Limits", LimitOptions, "limits"),
     ENGINE,
+    option_group("Failures under Ray", RecoveryOptions, "recovery"),
 )
 def serve_command(
     strategy_path: Path,
     server: ServerOptions,
     limits: LimitOptions,
     engine: EngineOptions,
+    recovery: RecoveryOptions,
 ) -> None:
     """Serve a strategy over HTTP, with OpenAI's interface.
 
@@ -85,6 +108,9 @@ def serve_command(
     served at a time as the strategy's batch has rows, others wait.
     """
     api_key = server.api_key or os.environ.get(_KEY_VARIABLE) or None
+    if recovery.on_loss == "resolve" and engine.engine != "ray":
+        msg = "--on-loss resolve is for --engine ray: expected both or neither"
+        raise click.UsageError(msg)
     start = engine.starter(restarts=True)
     with _needs_server():
         from llmpq_jax.server.connections import is_loopback, listen
@@ -111,20 +137,45 @@ def serve_command(
         host, port = listening.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log(f"listening at {url}")
-        run_server(
-            state,
-            partial(
-                load_served,
-                strategy,
+
+        def load(plan: Strategy, *, is_stopped: Callable[[], bool]) -> ServingLoop:
+            return load_served(
+                plan,
                 start,
                 max_waiting=limits.max_waiting,
                 max_steps=limits.max_steps,
+                is_stopped=is_stopped,
                 on_ready=lambda: log(f"serving {name} at {url}/v1"),
-            ),
+            )
+
+        replanner = None
+        if recovery.on_loss == "resolve":
+            replanner = _replanner(strategy_path, strategy)
+        run_server(
+            state,
+            partial(load, strategy),
             listening,
+            replan=replanner and (lambda failure: partial(load, replanner(failure))),
             drain_timeout_s=limits.drain_timeout_s,
             on_note=log,
         )
+
+
+def _replanner(
+    path: Path, strategy: Strategy
+) -> Callable[[DeviceFailedError], Strategy]:
+    """Returns what solves the strategy's request again without a failed device."""
+    from llmpq_jax.tasks.replan import make_replanner
+
+    model = Path(strategy.model.path)
+    return make_replanner(
+        path,
+        strategy,
+        sources={},
+        read_problem=partial(read_problem, model, strategy.workload),
+        command=command_as_typed(),
+        out=path,
+    )
 
 
 @contextmanager

@@ -42,10 +42,16 @@ class CachedPrefixes:
         self._held = dict.fromkeys(slots, _NOTHING)
         self._overwritten.clear()
 
-    def add(self, slot: BatchSlot, token_ids: Sequence[int]) -> None:
-        """Adds a slot that became free, with the tokens that its cache holds."""
+    def add(
+        self, slot: BatchSlot, token_ids: Sequence[int], *, is_overwritten: bool = False
+    ) -> None:
+        """Adds a slot that became free, with the tokens that its cache holds.
+
+        The first of them may be overwritten already.
+        """
         self._held[slot] = np.array(token_ids, np.int32)
-        self._overwritten.discard(slot)
+        if is_overwritten:
+            self._overwritten.add(slot)
 
     def overwrite(self, group: int) -> None:
         """Notes that a decode step of a group writes to its free rows."""

@@ -80,6 +80,12 @@ class DecodeGroup:
         """Frees a row, which keeps its sequence as the one that it had last."""
         self.prefilling.discard(row)
         self.length_B[row] = 0
+        # Drawing takes time, for which one row that draws is enough.
+        self._set_sampling(row, greedy_rows(1))
+
+    def _set_sampling(self, row: int, rows: SamplingRows) -> None:
+        for array_B, value_1 in zip(self.sampling, rows, strict=True):
+            np.asarray(array_B)[row] = np.asarray(value_1)[0]
 
     def sampling_of(self, row: int) -> SamplingRows:
         """Returns the sampling parameters of one row."""
@@ -96,8 +102,7 @@ class DecodeGroup:
             *([choice.temperature], [choice.top_k], [choice.top_p], [choice.seed]),
             min_p=[choice.min_p],
         )
-        for array_B, value_1 in zip(self.sampling, own, strict=True):
-            np.asarray(array_B)[row] = value_1[0]
+        self._set_sampling(row, own)
 
 
 def prefill_slots(shape: BatchShape) -> Iterator[list[BatchSlot]]:

@@ -41,6 +41,8 @@ class _PromptChunks:
         number: Number of the prompt among all that were admitted.
         num_chunks: Number of all chunks.
         num_held: Tokens of the prompt that the cache holds.
+        is_overwritten: Whether the first of them have to be computed again before the
+            others are of use.
     """
 
     slot: BatchSlot
@@ -49,6 +51,7 @@ class _PromptChunks:
     number: int
     num_chunks: int
     num_held: int
+    is_overwritten: bool
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,6 +90,7 @@ class OnlineScheduler(Scheduler):
         max_steps: int = MAX_STEPS_PER_CALL,
         on_tokens: Callable[[int], None] = lambda _: None,
         on_progress: Callable[[Sequence], None] = lambda _: None,
+        on_step: Callable[[], None] = lambda: None,
     ) -> None:
         """Starts with free slots.
 
@@ -98,12 +102,14 @@ class OnlineScheduler(Scheduler):
             max_steps: Largest number of decode steps without a return to the scheduler.
             on_tokens: Called with the number of new tokens of each result.
             on_progress: Called with each sequence that got tokens or ended.
+            on_step: Called after each result is handled.
         """
         super().__init__(
             engine=engine, shape=shape, on_tokens=on_tokens, on_progress=on_progress
         )
         self.counters = OnlineCounters()
         self._inbox = inbox
+        self._on_step = on_step
         self._head_inputs = head_inputs
         self._max_steps = max_steps
         self._sizes = online_chunk_sizes(shape.chunk_tokens, shape.num_slots)
@@ -114,16 +120,6 @@ class OnlineScheduler(Scheduler):
         # Groups with a micro-batch in flight, each with the prompt of which it is a chunk.
         self._busy: dict[int, _PromptChunks | None] = {}
         self._num_prompts = 0
-
-    @property
-    def unfinished(self) -> list[Sequence]:
-        """Sequences that are not finished: those with a slot, then those that wait."""
-        running = [
-            sequence
-            for number, row in self._slots()
-            if (sequence := self.groups[number].active_in(row)) is not None
-        ]
-        return [*running, *self._waiting]
 
     def _slots(self) -> list[BatchSlot]:
         return [
@@ -152,9 +148,12 @@ class OnlineScheduler(Scheduler):
         if prompt is not None:
             computed = (result.first_position or 0) + result.chunk_tokens
             prompt.num_held = max(prompt.num_held, computed)
+            # The first chunk begins at the first token, or is behind intact ones.
+            prompt.is_overwritten = False
         for row in range(self.shape.decode_rows):
             self._release_if_finished(BatchSlot(number, row))
         self._schedule_idle(after=result)
+        self._on_step()
 
     def _schedule_idle(self, after: Message | None = None) -> None:
         """Reads the inbox, fills free slots, and sends what idle groups have ready."""
@@ -192,14 +191,16 @@ class OnlineScheduler(Scheduler):
         # The last token's keys and values are not computed; the last slot may have those
         # of a token that was dropped.
         num_held = min(len(sequence.history), self.shape.num_slots) - 1
+        is_overwritten = False
         prompts = self._prompts[slot.group]
         for prompt in [each for each in prompts if each.sequence is sequence]:
             num_held = min(num_held, prompt.num_held)
+            is_overwritten = prompt.is_overwritten
             prompts.remove(prompt)
         if sequence.finish_reason == "error":
             num_held = 0
         group.release(slot.row)
-        self._free.add(slot, sequence.history[:num_held])
+        self._free.add(slot, sequence.history[:num_held], is_overwritten=is_overwritten)
 
     def _admit(self, sequence: Sequence) -> None:
         """Gives a sequence the free slot that holds most of its prompt."""
@@ -210,7 +211,10 @@ class OnlineScheduler(Scheduler):
         recomputed = self._free.take(slot, num_held)
         group = self.groups[slot.group]
         group.assign(slot.row, sequence)
-        self._add_prompt(slot, [*recomputed, (num_held, len(history))], num_held)
+        prompt = self._add_prompt(
+            slot, [*recomputed, (num_held, len(history))], num_held
+        )
+        prompt.is_overwritten = bool(recomputed)
         self.counters.num_prompt_tokens += len(history)
         self.counters.num_cached_tokens += num_held
 
@@ -236,6 +240,7 @@ class OnlineScheduler(Scheduler):
             number=self._num_prompts,
             num_chunks=len(chunks),
             num_held=num_held,
+            is_overwritten=False,
         )
         self._num_prompts += 1
         self._prompts[slot.group].append(prompt)
@@ -316,11 +321,11 @@ class OnlineScheduler(Scheduler):
         for slot in self._slots():
             group = self.groups[slot.group]
             sequence = group.active_in(slot.row)
-            group.release(slot.row)
             if sequence is None:
+                group.release(slot.row)
                 free.append(slot)
                 continue
-            group.prefilling.add(slot.row)
+            group.assign(slot.row, sequence)
             self._add_prompt(slot, [(0, len(sequence.history))], 0)
         self._free.clear(free)
         self._schedule_idle()

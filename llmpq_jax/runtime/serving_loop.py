@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from llmpq_jax.errors import LlmpqError
+from llmpq_jax.errors import LlmpqError, WorkerFailedError
 from llmpq_jax.runtime.admission import check_context, check_memory
 from llmpq_jax.runtime.batch_shape import BatchShape
+from llmpq_jax.runtime.engines.engine import DeviceFailedError
 from llmpq_jax.runtime.grammars import SequenceMaker
 from llmpq_jax.runtime.head_inputs import HeadInputs
 from llmpq_jax.runtime.inbox import Inbox
@@ -20,6 +22,7 @@ from llmpq_jax.runtime.online_scheduler import OnlineCounters, OnlineScheduler
 from llmpq_jax.runtime.pipeline import Pipeline
 from llmpq_jax.runtime.request import Completion, Request, TokenLogprobs
 from llmpq_jax.runtime.sequence import Sequence
+from llmpq_jax.runtime.stage_meter import StageMeter
 from llmpq_jax.schema.buckets import (
     MAX_STEPS_PER_CALL,
     bucket_length,
@@ -29,6 +32,7 @@ from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.worker import StageShapes
 
 _logger = logging.getLogger(__name__)
+_COLLECTION_S = 1.0
 
 
 class NotServingError(LlmpqError):
@@ -55,19 +59,27 @@ class Listener(Protocol):
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class ServedRequest:
-    """A request in the loop.
+    """A request in a loop, or, after a device failed, in the next one.
 
     Attributes:
-        sequence: Its tokens so far.
+        sequence: Tokens of the request so far.
         listener: Called as it goes on.
+        loop: Loop that serves it.
         num_reported: Number of tokens that the listener has had.
-        error: What ended it, if the loop failed.
     """
 
     sequence: Sequence
     listener: Listener
+    loop: ServingLoop
     num_reported: int = 0
-    error: Exception | None = None
+
+    def cancel(self) -> None:
+        """Ends the request, for which nobody waits; its listener is called once more."""
+        self.loop.cancel(self.sequence)
+
+    def completion(self) -> Completion:
+        """Returns the completion once it is finished; to be called once."""
+        return self.loop.completion(self.sequence)
 
 
 class ServingLoop:
@@ -77,6 +89,7 @@ class ServingLoop:
         pipeline: Pipeline with loaded stages.
         shape: Shape of the caches and micro-batches.
         max_waiting: Largest number of requests that wait for a slot.
+        meter: Meter of the stages' work.
         error: What ended the loop, None while it runs and after a regular end.
     """
 
@@ -86,7 +99,6 @@ class ServingLoop:
         *,
         max_waiting: int = 1024,
         max_steps: int = MAX_STEPS_PER_CALL,
-        on_tokens: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Takes a pipeline, which nothing else uses meanwhile.
 
@@ -94,7 +106,6 @@ class ServingLoop:
             pipeline: Pipeline with loaded stages.
             max_waiting: Largest number of requests that wait for a slot.
             max_steps: Largest number of decode steps between looks for new requests.
-            on_tokens: Called in the loop's thread with the number of new tokens.
 
         Raises:
             StrategyError: If a stage does not fit the memory that it may use.
@@ -112,14 +123,17 @@ class ServingLoop:
             vocabulary_size=pipeline.architecture.vocabulary_size,
             num_slots=self.shape.num_slots,
         )
+        self.meter = StageMeter(pipeline.strategy)
+        self._collected_s = time.perf_counter()
         self._scheduler = OnlineScheduler(
             engine=pipeline.engine,
             shape=self.shape,
             inbox=self._inbox,
             head_inputs=self._head_inputs,
             max_steps=max_steps,
-            on_tokens=on_tokens,
+            on_tokens=self.meter.add_tokens,
             on_progress=self._report,
+            on_step=self._collect_events,
         )
         self._thread = threading.Thread(target=self._run, name="serving", daemon=True)
         check_memory(pipeline.strategy, pipeline.engine.facts, self.shape)
@@ -158,7 +172,7 @@ class ServingLoop:
         self,
         request: Request,
         listener: Listener,
-    ) -> Sequence:
+    ) -> ServedRequest:
         """Adds a request; the listener is called until it is finished.
 
         Raises:
@@ -174,13 +188,33 @@ class ServingLoop:
             )
             raise QueueFullError(msg)
         sequence = self._sequences.sequence(request)
-        self._served[sequence] = ServedRequest(sequence=sequence, listener=listener)
+        served = ServedRequest(sequence=sequence, listener=listener, loop=self)
+        self._served[sequence] = served
         self._inbox.add(sequence)
         if not self.is_serving:
             self._served.pop(sequence, None)
             msg = "no requests are taken: the server is ending"
             raise NotServingError(msg)
-        return sequence
+        return served
+
+    def adopt(self, unfinished: Iterable[ServedRequest]) -> None:
+        """Continues requests of a loop that ended with a `DeviceFailedError`."""
+        for served in unfinished:
+            served.loop = self
+            self._served[served.sequence] = served
+            self._inbox.add(served.sequence)
+
+    @property
+    def unfinished(self) -> tuple[ServedRequest, ...]:
+        """Requests that are not finished."""
+        return tuple(self._served.values())
+
+    def fail_unfinished(self) -> None:
+        """Ends all requests with the loop's error, once it has ended."""
+        for served in self.unfinished:
+            if not served.sequence.is_finished:
+                served.sequence.fail(None)
+            self._report(served.sequence)
 
     def cancel(self, sequence: Sequence) -> None:
         """Ends a request that nobody waits for; its listener is called once more."""
@@ -222,17 +256,26 @@ class ServingLoop:
         try:
             for sequence in self._scheduler.run():
                 self._report(sequence)
+        except LlmpqError as reason:
+            self.error = reason
         except Exception as reason:
             _logger.exception("serving ended")
             self.error = reason
         finally:
             self._inbox.close()
-            self.pipeline.engine.free()
             gc.unfreeze()
-            for sequence in list(self._served):
-                if not sequence.is_finished:
-                    sequence.fail(None)
-                self._report(sequence)
+            if not isinstance(self.error, WorkerFailedError):
+                self.pipeline.engine.free()
+            # After that error they may go on with another plan.
+            if not isinstance(self.error, DeviceFailedError):
+                self.fail_unfinished()
+
+    def _collect_events(self) -> None:
+        """Takes the stages' events now and then, which would pile up there."""
+        now_s = time.perf_counter()
+        if now_s - self._collected_s >= _COLLECTION_S:
+            self._collected_s = now_s
+            self.meter.add(self.pipeline.engine.take_events())
 
     def _report(self, sequence: Sequence) -> None:
         """Reports to a listener what is new; more than once at the end is harmless."""

@@ -17,12 +17,13 @@ from llmpq_jax import __version__
 from llmpq_jax.errors import LlmpqError
 from llmpq_jax.server.completions import Completions
 from llmpq_jax.server.errors import ApiError
+from llmpq_jax.server.live_page import PAGE_FILES, page_routes
 from llmpq_jax.server.state import ServerState
 from llmpq_jax.server.tokens import Tokens
 
 _logger = logging.getLogger(__name__)
 # Served without the key: they say nothing of anybody's requests.
-_OPEN_PATHS = frozenset({"/health", "/ping", "/"})
+_OPEN_PATHS = frozenset({"/health", "/ping", *PAGE_FILES})
 
 
 def make_app(state: ServerState) -> Starlette:
@@ -75,6 +76,7 @@ def make_app(state: ServerState) -> Starlette:
             Route("/ping", health, methods=["GET", "POST"]),
             Route("/metrics", metrics),
             Route("/version", version),
+            *page_routes(state),
         ],
         middleware=[Middleware(_KeyCheck, api_key=state.settings.api_key)],
         exception_handlers={

@@ -124,6 +124,10 @@ class RequestMaker:
             RequestError: The chat template refuses the conversation, or a prompt is far
                 too long.
         """
+        most = self._settings.max_choices
+        if prompt.num_requests > most:
+            msg = f"n: found {prompt.num_requests} continuations in all, expected at most {most}"
+            raise RequestError(msg)
         made: list[Request] = []
         for token_ids in prompt_tokens(
             prompt, self._pipeline.tokenizer, max_tokens=self.max_context
@@ -143,7 +147,4 @@ class RequestMaker:
             for choice in range(prompt.num_choices):
                 sampling = prompt.sampling.with_next_seed(choice)
                 made.append(replace(request, sampling=sampling))
-        if len(made) > self._settings.max_choices:
-            msg = f"n: found {len(made)} continuations in all, expected at most {self._settings.max_choices}"
-            raise RequestError(msg)
         return made

@@ -58,6 +58,7 @@ class Completions:
         # Tokenising a long text takes a while, in which others are served.
         requests = await run_in_threadpool(served.maker.requests, prompt, max_tokens)
         generation = Generation(served.serving, requests, times)
+        await generation.submit()
         if not body.stream:
             return await self._whole(http, prompt, generation)
         options = body.stream_options

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from starlette.concurrency import run_in_threadpool
+
 from llmpq_jax.runtime.request import Completion, Request, TokenLogprobs
-from llmpq_jax.runtime.sequence import Sequence as ServedSequence
-from llmpq_jax.runtime.serving_loop import ServingLoop
+from llmpq_jax.runtime.serving_loop import ServedRequest, ServingLoop
 from llmpq_jax.runtime.streamed_text import StreamedText
 from llmpq_jax.server.metrics import RequestTimes
 
@@ -64,17 +65,16 @@ class Generation:
     def __init__(
         self, serving: ServingLoop, requests: Sequence[Request], times: RequestTimes
     ) -> None:
-        """Submits one request for each continuation.
-
-        Raises:
-            RequestError: The strategy cannot serve one of them.
-            QueueFullError: As many requests wait as may.
-            NotServingError: The server is ending.
-        """
+        """Takes one request for each continuation."""
         self._serving = serving
+        self._requests = requests
         self._times = times
         self._parts: asyncio.Queue[tuple[int, Part, bool]] = asyncio.Queue()
-        self._sequences: list[ServedSequence] = []
+        self._listeners = [
+            _Listener(index, self._parts) for index in range(len(requests))
+        ]
+        self._served: list[ServedRequest] = []
+        self._is_closed = False
         tokenizer = serving.pipeline.tokenizer
         self._texts = [
             StreamedText(
@@ -84,24 +84,38 @@ class Generation:
             )
             for request in requests
         ]
+
+    async def submit(self) -> None:
+        """Submits the requests; grammars are compiled in another thread.
+
+        Raises:
+            RequestError: The strategy cannot serve one of them.
+            QueueFullError: As many requests wait as may.
+            NotServingError: The server is ending.
+        """
         try:
-            for index, request in enumerate(requests):
-                listener = _Listener(index, self._parts)
-                self._sequences.append(serving.submit(request, listener))
+            await run_in_threadpool(self._submit)
         except BaseException:
             self.close()
             raise
 
+    def _submit(self) -> None:
+        for request, listener in zip(self._requests, self._listeners, strict=True):
+            served = self._serving.submit(request, listener)
+            self._served.append(served)
+            if self._is_closed:
+                served.cancel()
+
     async def parts(self) -> AsyncIterator[Part]:
         """Yields parts of all continuations until all are finished."""
-        num_unfinished = len(self._sequences)
+        num_unfinished = len(self._served)
         while num_unfinished:
             index, part, is_finished = await self._parts.get()
             text, completion = self._texts[index].add(part.token_ids), None
             self._times.add(index, len(part.token_ids))
             if is_finished:
                 num_unfinished -= 1
-                completion = self._serving.completion(self._sequences[index])
+                completion = self._served[index].completion()
                 self._times.end(completion)
                 text += self._texts[index].rest(completion.text)
             yield Part(
@@ -118,10 +132,11 @@ class Generation:
         async for part in self.parts():
             if part.completion is not None:
                 found[part.index] = part.completion
-        return [found[index] for index in range(len(self._sequences))]
+        return [found[index] for index in range(len(self._served))]
 
     def close(self) -> None:
-        """Cancels what is not finished."""
-        for sequence in self._sequences:
-            if not sequence.is_finished:
-                self._serving.cancel(sequence)
+        """Cancels what is not finished, and what is being submitted."""
+        self._is_closed = True
+        for served in self._served:
+            if not served.sequence.is_finished:
+                served.cancel()

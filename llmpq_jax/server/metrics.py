@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    Gauge,
     Histogram,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from llmpq_jax.runtime.request import Completion
 from llmpq_jax.runtime.serving_loop import ServingLoop
@@ -19,6 +22,78 @@ _PREFIX = "llmpq"
 # From the time of a token on a GPU to that of a long answer on a CPU.
 _TOKEN_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _REQUEST_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class _LoopCollector(Collector):
+    """Reads what a serving loop and its stages do."""
+
+    def __init__(
+        self, serving: Callable[[], ServingLoop | None], model_name: str
+    ) -> None:
+        self._serving = serving
+        self._model_name = model_name
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the metrics of the loop, and of all stages; none before it serves."""
+        serving = self._serving()
+        if serving is not None:
+            yield from self._of_loop(serving)
+            yield from self._of_stages(serving)
+
+    def _of_loop(self, serving: ServingLoop) -> Iterator[Metric]:
+        counters = serving.counters
+        slots = serving.shape.num_rows * serving.shape.num_slots
+        for name, text, value in (
+            ("num_requests_running", "Requests with a slot.", counters.num_running),
+            ("num_requests_waiting", "Requests without one.", counters.num_waiting),
+            (
+                "kv_cache_usage_perc",
+                "Share of the caches that running requests use, from 0 to 1.",
+                counters.num_held_tokens / slots,
+            ),
+            (
+                "prefix_cache_hit_tokens",
+                "Tokens of prompts that a slot's cache held already.",
+                counters.num_cached_tokens,
+            ),
+        ):
+            metric = GaugeMetricFamily(f"{_PREFIX}:{name}", text, labels=["model_name"])
+            metric.add_metric([self._model_name], value)
+            yield metric
+
+    def _of_stages(self, serving: ServingLoop) -> Iterator[Metric]:
+        readings = serving.meter.readings()
+        columns: dict[str, tuple[str, list[float | None]]] = {
+            "stage_busy_share": (
+                "Share of the last 10 s in which the stage computed, from 0 to 1.",
+                [each.busy_share for each in readings],
+            ),
+            "stage_queue_seconds": (
+                "Mean time of a micro-batch in the stage's queue.",
+                [each.queued_s for each in readings],
+            ),
+            "stage_decode_seconds": (
+                "Mean time of a decode step of one micro-batch.",
+                [each.decode_s for each in readings],
+            ),
+            "stage_predicted_decode_seconds": (
+                "Time of that step as planned.",
+                [each.predicted_decode_s for each in readings],
+            ),
+        }
+        names = ["model_name", "stage"]
+        for name, (text, values) in columns.items():
+            metric = GaugeMetricFamily(f"{_PREFIX}:{name}", text, labels=names)
+            for number, value in enumerate(values):
+                if value is not None:
+                    metric.add_metric([self._model_name, str(number)], value)
+            yield metric
+        busy = CounterMetricFamily(
+            f"{_PREFIX}:stage_busy_seconds", "Time of computing.", labels=names
+        )
+        for number, reading in enumerate(readings):
+            busy.add_metric([self._model_name, str(number)], reading.busy_total_s)
+        yield busy
 
 
 class Metrics:
@@ -50,33 +125,10 @@ class Metrics:
         """Counts a request that ended."""
         self._finished.labels(**self._labels, finished_reason=reason).inc()
 
-    def watch(self, serving: ServingLoop) -> None:
-        """Reads gauges from a serving loop."""
-        counters = serving.counters
-        slots = serving.shape.num_rows * serving.shape.num_slots
-        gauges = {
-            "num_requests_running": (
-                "Requests that have a slot.",
-                lambda: counters.num_running,
-            ),
-            "num_requests_waiting": (
-                "Requests that wait for a slot.",
-                lambda: counters.num_waiting,
-            ),
-            "kv_cache_usage_perc": (
-                "Share of the caches that running requests use, from 0 to 1.",
-                lambda: counters.num_held_tokens / slots,
-            ),
-            "prefix_cache_hit_tokens": (
-                "Tokens of prompts that a cache held already.",
-                lambda: counters.num_cached_tokens,
-            ),
-        }
-        for name, (text, read) in gauges.items():
-            gauge = Gauge(
-                f"{_PREFIX}:{name}", text, ["model_name"], registry=self.registry
-            )
-            gauge.labels(**self._labels).set_function(read)
+    def watch(self, serving: Callable[[], ServingLoop | None]) -> None:
+        """Reads gauges from whichever loop serves requests, if one does."""
+        collector = _LoopCollector(serving, self._labels["model_name"])
+        self.registry.register(collector)
 
     def text(self) -> bytes:
         """Returns all metrics in Prometheus's text format."""

@@ -16,6 +16,7 @@ from llmpq_jax.interrupts import (
     check_interrupt,
     interrupt_handled,
 )
+from llmpq_jax.runtime.engines.engine import DeviceFailedError
 from llmpq_jax.runtime.serving_loop import ServingLoop
 from llmpq_jax.server.app import make_app
 from llmpq_jax.server.connections import MAX_REQUESTS, BoundedProtocol
@@ -47,11 +48,16 @@ class _Server(uvicorn.Server):
         yield
 
 
+# Returns what loads the model again, by another plan, after a device failed for good.
+Replan = Callable[[DeviceFailedError], Load]
+
+
 def run_server(
     state: ServerState,
     load: Load,
     listening: socket.socket,
     *,
+    replan: Replan | None = None,
     drain_timeout_s: float,
     on_note: Callable[[str], None],
 ) -> None:
@@ -63,6 +69,8 @@ def run_server(
         state: What the routes share.
         load: Loads the model, in a thread.
         listening: Socket that listens at the server's address.
+        replan: Makes another plan after a device failed for good, in a thread; None to
+            end the server then.
         drain_timeout_s: Time for requests to finish after the first signal; a second one
             cancels them at once.
         on_note: Called with a line on each step of the server's life.
@@ -72,7 +80,7 @@ def run_server(
         TerminatedError: Another signal did.
         LlmpqError: The model could not be loaded.
     """
-    life = _Life(state, load, make_server(state), drain_timeout_s, on_note)
+    life = _Life(state, load, replan, make_server(state), drain_timeout_s, on_note)
     asyncio.run(life.run(listening))
 
 
@@ -96,18 +104,20 @@ def make_server(state: ServerState) -> uvicorn.Server:
 
 
 class _Life:
-    """The course of a server: it loads, serves, drains, and ends."""
+    """The course of a server: it loads, serves, perhaps by other plans, drains, and ends."""
 
     def __init__(
         self,
         state: ServerState,
         load: Load,
+        replan: Replan | None,
         server: uvicorn.Server,
         drain_timeout_s: float,
         on_note: Callable[[str], None],
     ) -> None:
         self._state = state
         self._load = load
+        self._replan = replan
         self._server = server
         self._drain_timeout_s = drain_timeout_s
         self._on_note = on_note
@@ -116,26 +126,42 @@ class _Life:
 
     async def run(self, listening: socket.socket) -> None:
         listener = asyncio.create_task(self._server.serve(sockets=[listening]))
-        loading = asyncio.create_task(self._serve_when_loaded())
+        self._loading = asyncio.create_task(self._serve_when_loaded(self._load))
         ended: BaseException | None = None
         try:
             while ended is None and not listener.done():
                 await asyncio.sleep(_POLL_S)
-                ended = self._signal() or self._failure(loading)
+                ended = self._signal() or self._failure()
             if ended is not None:
                 await self._drain()
         finally:
-            await self._close(loading)
+            await self._close()
             self._server.should_exit = True
             await listener
         if ended is not None:
             raise ended
 
-    async def _serve_when_loaded(self) -> None:
+    async def _serve_when_loaded(self, load: Load) -> None:
         self._serving = await asyncio.to_thread(
-            self._load, is_stopped=lambda: self._is_ending
+            load, is_stopped=lambda: self._is_ending
         )
         self._state.serve(self._serving)
+
+    async def _serve_by_another_plan(
+        self, failed: ServingLoop, reason: DeviceFailedError, replan: Replan
+    ) -> None:
+        """Loads the model by another plan, by which unfinished requests go on."""
+        self._state.stop("a device has failed, and another plan is being made")
+        try:
+            load = await asyncio.to_thread(replan, reason)
+            await asyncio.to_thread(failed.pipeline.close)
+            serving = await asyncio.to_thread(load, is_stopped=lambda: self._is_ending)
+        except BaseException:
+            failed.fail_unfinished()
+            raise
+        serving.adopt(failed.unfinished)
+        self._serving = serving
+        self._state.serve(serving)
 
     def _signal(self) -> BaseException | None:
         """Returns the signal that came, if one did."""
@@ -148,11 +174,24 @@ class _Life:
             return reason
         return None
 
-    def _failure(self, loading: asyncio.Task[None]) -> BaseException | None:
-        """Returns why the model is not served, if it is not loaded or its loop ended."""
-        if loading.done() and loading.exception() is not None:
-            return loading.exception()
-        return None if self._serving is None else self._serving.error
+    def _failure(self) -> BaseException | None:
+        """Returns why the model is not served, if it is not and will not be."""
+        if not self._loading.done():
+            return None
+        serving = self._serving
+        if serving is None or self._loading.exception() is not None:
+            return self._loading.exception()
+        reason = serving.error
+        if not isinstance(reason, DeviceFailedError):
+            return reason
+        if self._replan is None:
+            serving.fail_unfinished()
+            return reason
+        self._serving = None
+        self._loading = asyncio.create_task(
+            self._serve_by_another_plan(serving, reason, self._replan)
+        )
+        return None
 
     async def _drain(self) -> None:
         """Takes no more requests, and waits for those that are there."""
@@ -171,10 +210,10 @@ class _Life:
             if is_late or self._signal() is not None:
                 break
 
-    async def _close(self, loading: asyncio.Task[None]) -> None:
+    async def _close(self) -> None:
         self._is_ending = True
         self._state.stop("the server is ending")
-        await asyncio.wait({loading})
+        await asyncio.gather(self._loading, return_exceptions=True)
         if self._serving is not None:
             await asyncio.to_thread(self._serving.close, timeout_s=0.0)
             await asyncio.to_thread(self._serving.pipeline.close)

@@ -46,6 +46,7 @@ class ServerState:
         self.metrics = Metrics(settings.model_name)
         self.reason: str | None = "the model is being loaded"
         self._served: Served | None = None
+        self.metrics.watch(lambda: self._served and self._served.serving)
 
     def serve(self, serving: ServingLoop) -> None:
         """Takes requests from now on, with a loop that has started."""
@@ -53,7 +54,6 @@ class ServerState:
         sampling = default_sampling(Path(pipeline.strategy.model.path))
         maker = RequestMaker(pipeline, self.settings, sampling)
         self._served = Served(serving=serving, maker=maker)
-        self.metrics.watch(serving)
         self.reason = None
 
     def stop(self, reason: str) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from llmpq_jax.arch.fingerprint import plan_name, strategy_fingerprint
 from llmpq_jax.batch.manifest import plan_path
-from llmpq_jax.batch.results_file import ResultsFile
 from llmpq_jax.errors import InfeasibleError, MeasurementError
 from llmpq_jax.planner import PlanRequest
 from llmpq_jax.planner.pins import with_use
@@ -22,7 +21,7 @@ from llmpq_jax.tasks.planning_request import measurements_digest
 from llmpq_jax.tasks.recorded_request import recorded_request
 from llmpq_jax.tasks.solve import search, with_origin
 
-_THEN = "bring a device back, then continue with --resume"
+_THEN = "bring a device back, then run this command again (`generate` with --resume)"
 
 
 class Replanner:
@@ -76,12 +75,13 @@ def make_replanner(
     read_problem: Callable[[SolveRequest], PlanRequest],
     command: str,
     out: Path,
-    results: ResultsFile,
+    on_strategy: Callable[[str], None] = lambda _: None,
 ) -> Replanner:
     """Returns what solves again as a strategy was solved, its choices and limits kept.
 
     All files are read now: a job of hours must not end because one is missing. New
-    plans are written next to the results' file `out`, whose job notes them.
+    plans are written next to the file `out`, and `on_strategy` is called with the
+    fingerprint of each.
 
     Raises:
         LlmpqError: The strategy does not say how it was solved, or a file cannot be
@@ -106,7 +106,7 @@ def make_replanner(
         fingerprint = strategy_fingerprint(found)
         path = plan_path(out, fingerprint)
         write_strategy(path, found)
-        results.add_strategy(fingerprint)
+        on_strategy(fingerprint)
         log(f"continuing with the plan {plan_name(fingerprint)}, written to {path}")
 
     return Replanner(read_problem(request), request, command=command, on_plan=on_plan)

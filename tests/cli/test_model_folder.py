@@ -26,6 +26,7 @@ WORDS = {
     "check": (),
     "generate": ("--prompt", "once", "--out", "OUT"),
     "evaluate": ("--text", "TEXT"),
+    "serve": ("--port", "0"),
     "quantize": ("--out", "OUT"),
     "quickstart": ("--work-dir", "OUT"),
 }

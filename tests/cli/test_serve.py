@@ -99,6 +99,7 @@ def test_ctrl_c_while_it_loads_ends_it(strategy: Path) -> None:
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(60) == 128 + signal.SIGINT
     assert server.lines[-1] == "error: interrupted"
+    assert not any("Traceback" in line for line in server.lines)
 
 
 def test_a_port_in_use_is_one_line(strategy: Path) -> None:

@@ -80,7 +80,7 @@ def _texts(loop: ServingLoop, grammars: list[Grammar]) -> list[str]:
         for number, (grammar, client) in enumerate(zip(grammars, clients, strict=True))
     ]
     assert all(client.done.wait(300) for client in clients)
-    completions = [loop.completion(sequence) for sequence in sequences]
+    completions = [served.completion() for served in sequences]
     assert {each.finish_reason for each in completions} <= {"stop", "eos"}
     return [each.text for each in completions]
 
@@ -120,11 +120,11 @@ def test_a_batch_follows_grammars_as_requests_at_any_time_do(loop: ServingLoop) 
     grammar = Grammar(kind="regex", content="[a-f]{8}")
     request = Request(token_ids=(5, 6, 7), max_new_tokens=40, grammar=grammar)
     client = Client()
-    sequence = loop.submit(request, client)
+    served = loop.submit(request, client)
     assert client.done.wait(60)
     with Pipeline.load(loop.pipeline.strategy) as alone:
         (batched,) = alone.serve([request])
-    assert batched.text == loop.completion(sequence).text
+    assert batched.text == served.completion().text
     assert re.fullmatch("[a-f]{8}", batched.text)
 
 

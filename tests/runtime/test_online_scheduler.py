@@ -28,7 +28,7 @@ from tests.support.hash_engine import (
 )
 
 NUM_SLOTS = 96
-Event = Callable[[], None]
+Event = Callable[[], object]
 
 
 class ScriptedInbox(Inbox):
@@ -245,3 +245,43 @@ def test_the_next_turn_computes_its_new_tokens_alone() -> None:
     # All but the last token of the first turn are held; the rest are four.
     assert prefills == [(None, 32), (32, 32), (57, 32)]
     assert scheduler.counters.num_cached_tokens == 57
+
+
+def test_a_slot_that_is_freed_before_its_start_is_restored_is_not_trusted() -> None:
+    """Decode steps overwrite the start of a free row; a cancelled prompt leaves it so."""
+    engine, inbox = _first_come(3, chunk_tokens=16)
+    prompt = tuple(range(10)) * 5
+    turn = (*prompt, 1, 2, 3)
+    first, other, long, cancelled, last = map(
+        _sequence,
+        (
+            Request(token_ids=prompt, max_new_tokens=2, ignores_eos=True),
+            Request(token_ids=(3, 4), max_new_tokens=60, ignores_eos=True),
+            Request(token_ids=(7,) * 64, max_new_tokens=2, ignores_eos=True),
+            Request(token_ids=turn, max_new_tokens=2),
+            Request(token_ids=turn, max_new_tokens=9, ignores_eos=True),
+        ),
+    )
+    events: dict[int, Event] = {
+        0: lambda: (inbox.add(first), inbox.add(other)),
+        # The long prompt's chunks come before the one that restores the start.
+        20: lambda: (inbox.add(long), inbox.add(cancelled)),
+        # At once, so that no decode step comes between.
+        22: lambda: (inbox.cancel(cancelled), inbox.add(last)),
+    }
+
+    class Steps(ScriptedInbox):
+        """Lets an event come after a number of results."""
+
+        def take(self):
+            events.pop(len(engine.answered), lambda: None)()
+            return super().take()
+
+    inbox = Steps([])
+    scheduler = _scheduler(engine, inbox)
+    list(scheduler.run())
+    assert not events
+    assert cancelled.finish_reason == "cancelled"
+    assert scheduler.counters.num_cached_tokens == 2 * len(prompt)
+    for sequence in (first, other, long, last):
+        assert sequence.token_ids == served_alone(sequence.request)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 
 from llmpq_jax.errors import RequestError
+from llmpq_jax.runtime.engines.engine import DeviceFailedError, StageFailedError
 from llmpq_jax.runtime.pipeline import Pipeline
 from llmpq_jax.runtime.request import (
     Completion,
@@ -19,10 +22,10 @@ from llmpq_jax.runtime.request import (
     Sampling,
     TokenLogprobs,
 )
-from llmpq_jax.runtime.sequence import Sequence
 from llmpq_jax.runtime.serving_loop import (
     NotServingError,
     QueueFullError,
+    ServedRequest,
     ServingLoop,
 )
 from llmpq_jax.schema.precision import Bits
@@ -74,7 +77,7 @@ def pipeline(folder: Path, request: pytest.FixtureRequest) -> Iterator[Pipeline]
 
 @pytest.fixture(scope="module")
 def loop(pipeline: Pipeline) -> Iterator[ServingLoop]:
-    serving = ServingLoop(pipeline, max_waiting=64)
+    serving = ServingLoop(pipeline, max_waiting=1024)
     serving.prepare()
     serving.start()
     yield serving
@@ -84,9 +87,9 @@ def loop(pipeline: Pipeline) -> Iterator[ServingLoop]:
 
 def _finished(loop: ServingLoop, request: Request) -> tuple[Completion, Client]:
     client = Client()
-    sequence = loop.submit(request, client)
+    served = loop.submit(request, client)
     assert client.done.wait(60)
-    return loop.completion(sequence), client
+    return served.completion(), client
 
 
 def _requests(count: int) -> list[Request]:
@@ -104,17 +107,20 @@ def _requests(count: int) -> list[Request]:
     ]
 
 
+@pytest.mark.parametrize(
+    "num_requests", [pytest.param(200, marks=pytest.mark.full), 24]
+)
 def test_tokens_are_those_of_each_request_alone(
-    pipeline: Pipeline, folder: Path, loop: ServingLoop
+    pipeline: Pipeline, loop: ServingLoop, num_requests: int
 ) -> None:
-    requests = _requests(24)
+    requests = _requests(num_requests)
     random = Random(5)
     clients = [Client() for _ in requests]
-    sequences: list[Sequence] = []
+    sequences: list[ServedRequest] = []
     for request, client in zip(requests, clients, strict=True):
         sequences.append(loop.submit(request, client))
         if random.random() < 0.3:
-            loop.cancel(loop.submit(random.choice(requests), Client()))
+            loop.submit(random.choice(requests), Client()).cancel()
         if random.random() < 0.3:
             random.choice(clients[: len(sequences)]).done.wait(60)
     assert all(client.done.wait(60) for client in clients)
@@ -124,7 +130,7 @@ def test_tokens_are_those_of_each_request_alone(
         for expected, sequence, client in zip(
             expected_of, sequences, clients, strict=True
         ):
-            found = loop.completion(sequence)
+            found = sequence.completion()
             assert found.token_ids == expected.token_ids == tuple(client.token_ids)
             assert found.text == expected.text
             assert found.finish_reason == expected.finish_reason
@@ -206,10 +212,10 @@ def test_biases_and_penalties_choose_as_they_do_one_token_at_a_time(
 def test_what_nobody_waits_for_ends(loop: ServingLoop) -> None:
     client = Client()
     request = Request(token_ids=(5, 6), max_new_tokens=36, ignores_eos=True)
-    sequence = loop.submit(request, client)
-    loop.cancel(sequence)
+    served = loop.submit(request, client)
+    served.cancel()
     assert client.done.wait(60)
-    completion = loop.completion(sequence)
+    completion = served.completion()
     assert completion.finish_reason == "cancelled"
     assert len(completion.token_ids) < 36
     assert loop.num_unfinished == 0
@@ -236,6 +242,61 @@ def test_a_full_queue_refuses_and_a_closed_loop_finishes_what_it_has(
             serving.submit(request, Client())
         serving.close(timeout_s=60)
         assert all(client.done.is_set() for client in clients)
-        assert [len(each.token_ids) for each in sequences] == [8, 8]
+        assert [len(each.sequence.token_ids) for each in sequences] == [8, 8]
         with pytest.raises(NotServingError):
             serving.submit(request, Client())
+
+
+class LostDevice:
+    """An engine of which a device fails for good after some results."""
+
+    def __init__(self, engine: Any, num_results: int) -> None:
+        self._engine = engine
+        self._num_left = num_results
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def next_result(self) -> Any:
+        self._num_left -= 1
+        if self._num_left < 0:
+            msg = "stage 0 failed"
+            raise StageFailedError(msg)
+        return self._engine.next_result()
+
+    def recover(self, failure: StageFailedError) -> None:
+        raise DeviceFailedError(str(failure), devices=["node0/cpu:0"], nodes=[])
+
+
+@pytest.mark.parametrize(
+    "num_results",
+    [*(pytest.param(number, marks=pytest.mark.full) for number in (0, 9)), 3],
+)
+def test_another_loop_continues_what_a_lost_device_left(
+    folder: Path, num_results: int
+) -> None:
+    strategy = make_strategy(
+        folder, [((0,), [16] * 4)], batch=2, decode=2, prompt_length=60, new_tokens=36
+    )
+    accepted: list[tuple[Request, Client, ServedRequest]] = []
+    with Pipeline.load(strategy) as pipeline:
+        pipeline.engine = LostDevice(pipeline.engine, num_results)  # pyright: ignore[reportAttributeAccessIssue]
+        first = ServingLoop(pipeline)
+        first.start()
+        for request in _requests(5):
+            client = Client()
+            with suppress(NotServingError):
+                accepted.append((request, client, first.submit(request, client)))
+        first.close(timeout_s=60)
+        assert isinstance(first.error, DeviceFailedError)
+    assert accepted
+    with Pipeline.load(strategy) as pipeline:
+        second = ServingLoop(pipeline)
+        second.start()
+        second.adopt(first.unfinished)
+        assert all(client.done.wait(60) for _, client, _ in accepted)
+        second.close(timeout_s=60)
+        expected = list(pipeline.serve([request for request, _, _ in accepted]))
+    for (_, client, served), alone in zip(accepted, expected, strict=True):
+        assert served.completion().token_ids == alone.token_ids
+        assert tuple(client.token_ids) == alone.token_ids

@@ -186,6 +186,7 @@ def test_an_unknown_field_is_ignored_and_logged_once(
         (b'{"prompt": "a", "logit_bias": {"x": 1}}', 400),
         (b'{"prompt": "a", "logit_bias": {"999999": 1}}', 400),
         (b'{"prompt": "a", "n": 129}', 400),
+        (b'{"prompt": ["a", "b"], "n": 65}', 400),
         (b'{"prompt": ' + b"[" * 3 + b"]" * 3 + b"}", 400),
         (b'{"prompt": "' + b"a" * (17 << 20) + b'"}', 413),
     ],

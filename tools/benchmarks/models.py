@@ -72,6 +72,9 @@ def random_model(name: str, folder: Path) -> Path:
     write_random_checkpoint(path, CONFIGS[name])
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {character: index + 3 for index, character in enumerate(alphabet)}
+    # All tokens have a text, as those of a trained model do; none comes of a prompt's.
+    size = CONFIGS[name]["vocab_size"]
+    vocabulary |= {f"w{index}": index for index in range(len(vocabulary) + 3, size)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
         add_prefix_space=False, use_regex=False

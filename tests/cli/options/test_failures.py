@@ -194,7 +194,7 @@ def test_what_is_done_is_kept_where_nothing_fits_on_what_is_left(
     words += ("--address", machines.address, "--out", out, "--on-loss", "resolve")
     line = fails("generate", "--strategy", strategy, *words)
     assert line.startswith("no plan is left without right/cpu:0: pinned layers 2:4 on ")
-    assert line.endswith("bring a device back, then continue with --resume")
+    assert line.endswith("then run this command again (`generate` with --resume)")
     assert 0 < len(rows_of(out)) < NUM_LINES
 
 
