@@ -250,7 +250,10 @@ def draw(rows: list[Row], path: Path) -> None:
         axes.set_ylabel(text)
         axes.grid(alpha=0.3)
         axes.legend()
+    left.set_ylim(bottom=0)
     right.set_yscale("log")
+    for axis in (right.yaxis.set_major_formatter, right.yaxis.set_minor_formatter):
+        axis("{x:g}")
     figure.savefig(path, dpi=150)
 
 
