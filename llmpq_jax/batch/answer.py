@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from llmpq_jax.files import json_text
+from llmpq_jax.runtime.generated_text import num_begun
 
 # How a model writes calls, by its chat template: Hermes and Qwen as JSON in a tag, Qwen3-Coder
 # as tags in a tag, Llama 3 as JSON alone.
@@ -110,7 +111,7 @@ class AnswerSplitter:
         if found:
             self._has_calls, self._held = True, found + after
             return (channel, before.rstrip("\n")) if before.strip() else None
-        settled = len(before) - _num_begun(before, tag)
+        settled = len(before) - _num_held(before, tag)
         text, self._held = before[:settled], before[settled:]
         return (channel, text) if text else None
 
@@ -135,13 +136,11 @@ class AnswerSplitter:
         return is_start and self._held.lstrip().startswith("{")
 
 
-def _num_begun(text: str, tag: str) -> int:
+def _num_held(text: str, tag: str) -> int:
     """Returns the characters at a text's end that may belong to a tag, with lines before it."""
     if not tag:
         return 0
-    longest = min(len(text), len(tag) - 1)
-    begun = next((n for n in range(longest, 0, -1) if text.endswith(tag[:n])), 0)
-    before = text[: len(text) - begun]
+    before = text[: len(text) - num_begun(text, tag)]
     return len(text) - len(before.rstrip("\n"))
 
 

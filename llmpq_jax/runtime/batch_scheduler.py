@@ -19,7 +19,7 @@ from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.decode_group import BatchSlot, prefill_slots
 from llmpq_jax.runtime.engines.engine import Engine
 from llmpq_jax.runtime.head_inputs import HeadInputs
-from llmpq_jax.runtime.scheduled_messages import decode_message, prefill_messages
+from llmpq_jax.runtime.scheduled_messages import prefill_messages
 from llmpq_jax.runtime.scheduler import Scheduler
 from llmpq_jax.runtime.sequence import Sequence, WaitingQueue
 from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL, bucket_length
@@ -80,7 +80,17 @@ class BatchScheduler(Scheduler):
                 continue
             self._schedule_waiting(number)
             if not group.num_prefills and (decoding := group.decoding):
-                self._send_decode(number, decoding, result)
+                head = self._head_inputs.of_rows(decoding, self.shape.decode_rows)
+                self._send(
+                    self._decode_message(
+                        number,
+                        decoding,
+                        result,
+                        head,
+                        max_steps=MAX_STEPS_PER_CALL,
+                        has_waiting=bool(self._waiting),
+                    )
+                )
 
     def _schedule_waiting(self, number: int) -> None:
         """Gives the free rows of a group to sequences that wait."""
@@ -116,35 +126,11 @@ class BatchScheduler(Scheduler):
         assert sequence is not None
         return self._prefill([slot], bucket_length(len(sequence.history)))
 
-    def _send_decode(
-        self, number: int, decoding: dict[int, Sequence], previous: Message
-    ) -> None:
-        """Sends the next decode step of a group, or the next few."""
-        head = self._head_inputs.of_rows(decoding, self.shape.decode_rows)
-        num_steps = 1
-        if self.engine.supports_multi_step and head.output == "tokens":
-            # Up to the end of the longest sequence; while others wait for a slot, up to
-            # that of the shortest.
-            num_left = [sequence.num_left for sequence in decoding.values()]
-            num_steps = min(num_left) if self._waiting else max(num_left)
-            num_steps = min(MAX_STEPS_PER_CALL, num_steps)
-        self._send(
-            decode_message(
-                number,
-                self.groups[number],
-                previous,
-                num_slots=self.shape.num_slots,
-                num_steps=num_steps,
-                output=head.output,
-                head_inputs=head.inputs,
-            )
-        )
-
     def _restart(self) -> None:
         """Prefills all active sequences again, into new caches."""
         self._later_chunks.clear()
         shape = self.shape
-        self._allocate()
+        self.allocate()
         for group in self.groups:
             group.num_prefills = 0
             group.prefilling.clear()

@@ -51,10 +51,10 @@ class GeneratedText:
     @property
     def num_settled(self) -> int:
         """Number of characters that no stop text will take away, whatever follows."""
-        num_open = max(_num_begun(self.text, stop) for stop in (*self._stop, ""))
+        num_open = max(num_begun(self.text, stop) for stop in (*self._stop, ""))
         start = len(self.text) - num_open
         if self._specials:
-            num_open = max(_num_begun(self._written, stop) for stop in self._stop)
+            num_open = max(num_begun(self._written, stop) for stop in self._stop)
             start = min(start, self._text_position(len(self._written) - num_open))
         return start
 
@@ -76,8 +76,8 @@ class GeneratedText:
                 yield self._text_position(start)
 
 
-def _num_begun(text: str, stop: str) -> int:
-    """Returns how many characters at a text's end may be the start of a stop text."""
+def num_begun(text: str, stop: str) -> int:
+    """Returns how many characters at a text's end may be the start of another text."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
 

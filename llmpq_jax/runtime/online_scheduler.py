@@ -20,7 +20,7 @@ from llmpq_jax.runtime.decode_group import BatchSlot
 from llmpq_jax.runtime.engines.engine import Engine
 from llmpq_jax.runtime.head_inputs import HeadInputs
 from llmpq_jax.runtime.inbox import Inbox
-from llmpq_jax.runtime.scheduled_messages import chunk_message, decode_message
+from llmpq_jax.runtime.scheduled_messages import chunk_message
 from llmpq_jax.runtime.scheduler import Scheduler
 from llmpq_jax.runtime.sequence import Sequence
 from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL, cut_prompt, online_chunk_sizes
@@ -59,14 +59,12 @@ class OnlineCounters:
     """What an online scheduler has done so far, and what it has to do.
 
     Attributes:
-        num_prompt_tokens: Tokens of prompts that got a slot.
-        num_cached_tokens: Those of them that the slot's cache held already.
+        num_cached_tokens: Tokens of prompts that their slots' caches held already.
         num_waiting: Sequences that wait for a slot.
         num_running: Sequences that have one.
         num_held_tokens: Tokens of running sequences that caches hold.
     """
 
-    num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_waiting: int = 0
     num_running: int = 0
@@ -215,7 +213,6 @@ class OnlineScheduler(Scheduler):
             slot, [*recomputed, (num_held, len(history))], num_held
         )
         prompt.is_overwritten = bool(recomputed)
-        self.counters.num_prompt_tokens += len(history)
         self.counters.num_cached_tokens += num_held
 
     def _add_prompt(
@@ -259,7 +256,18 @@ class OnlineScheduler(Scheduler):
                 prompts.popleft()
         elif decoding:
             self._free.overwrite(number)
-            self._send(self._decode(number, decoding, previous))
+            head = self._head_inputs.of_decode(decoding, self.shape.decode_rows)
+            self._send(
+                self._decode_message(
+                    number,
+                    decoding,
+                    previous,
+                    head,
+                    # Prompts of the group get their turn after each step.
+                    max_steps=1 if prompts else self._max_steps,
+                    has_waiting=bool(self._waiting),
+                )
+            )
             self._busy[number] = None
 
     def _next_chunk(self, prompt: _PromptChunks) -> Message:
@@ -280,29 +288,6 @@ class OnlineScheduler(Scheduler):
             head_inputs=head.inputs,
         )
 
-    def _decode(
-        self, number: int, decoding: dict[int, Sequence], previous: Message | None
-    ) -> Message:
-        """Returns the next decode step of a group, or the next few."""
-        head = self._head_inputs.of_decode(decoding, self.shape.decode_rows)
-        num_steps = 1
-        is_alone = not self._prompts[number]
-        if self.engine.supports_multi_step and head.output == "tokens" and is_alone:
-            # Up to the end of the longest sequence; while others wait for a slot, up to
-            # that of the shortest.
-            num_left = [sequence.num_left for sequence in decoding.values()]
-            num_steps = min(num_left) if self._waiting else max(num_left)
-            num_steps = min(self._max_steps, num_steps)
-        return decode_message(
-            number,
-            self.groups[number],
-            previous,
-            num_slots=self.shape.num_slots,
-            num_steps=num_steps,
-            output=head.output,
-            head_inputs=head.inputs,
-        )
-
     def _prefill_slot(self, slot: BatchSlot) -> list[Message]:
         """Returns the chunks in which a slot's sequence is prefilled again."""
         sequence = self.groups[slot.group].sequences[slot.row]
@@ -313,7 +298,7 @@ class OnlineScheduler(Scheduler):
 
     def _restart(self) -> None:
         """Prefills all active sequences again, into new caches."""
-        self._allocate()
+        self.allocate()
         self._busy.clear()
         for prompts in self._prompts:
             prompts.clear()

@@ -12,7 +12,7 @@ hide a NaN that is left in a slot.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -22,6 +22,8 @@ from llmpq_jax.interrupts import check_interrupt
 from llmpq_jax.runtime.batch_shape import BatchShape
 from llmpq_jax.runtime.decode_group import BatchSlot, DecodeGroup
 from llmpq_jax.runtime.engines.engine import Engine, StageFailedError
+from llmpq_jax.runtime.head_inputs import HeadInput
+from llmpq_jax.runtime.scheduled_messages import decode_message
 from llmpq_jax.runtime.sequence import Sequence
 from llmpq_jax.stage.message import Message, NotFinite
 from llmpq_jax.stage.sampling import NOT_FINITE, Logprobs, unpack_logprobs
@@ -31,7 +33,7 @@ _PACKED = ("logprobs", "adjusted", "prompt_logprobs")
 
 
 class Scheduler(ABC):
-    """Serves sequences through an engine that has its caches (`Engine.allocate`).
+    """Serves sequences through an engine that has its caches (`allocate`).
 
     Attributes:
         engine: Engine that runs the micro-batches.
@@ -173,6 +175,35 @@ class Scheduler(ABC):
             for index in range(rows_per_group)
         ]
 
+    def _decode_message(
+        self,
+        number: int,
+        decoding: Mapping[int, Sequence],
+        previous: Message | None,
+        head: HeadInput,
+        *,
+        max_steps: int,
+        has_waiting: bool,
+    ) -> Message:
+        """Returns the next decode step of a group, or the next few, after its last result.
+
+        They go up to the end of the longest sequence; while others wait for a slot, up to
+        that of the shortest.
+        """
+        num_steps = 1
+        if self.engine.supports_multi_step and head.output == "tokens":
+            num_left = [sequence.num_left for sequence in decoding.values()]
+            num_steps = min(num_left) if has_waiting else max(num_left)
+        return decode_message(
+            number,
+            self.groups[number],
+            previous,
+            num_slots=self.shape.num_slots,
+            num_steps=min(max_steps, num_steps),
+            output=head.output,
+            head_inputs=head.inputs,
+        )
+
     def _send(self, *messages: Message) -> None:
         for message in messages:
             self.engine.submit(message)
@@ -202,7 +233,7 @@ class Scheduler(ABC):
 
     def _find_not_finite(self, slot: BatchSlot) -> NotFinite | None:
         """Prefills a failing sequence again, and returns where its values stop being finite."""
-        self._allocate()
+        self.allocate()
         sequence = self.groups[slot.group].sequences[slot.row]
         assert sequence is not None
         messages = self._prefill_slot(slot)
@@ -223,7 +254,8 @@ class Scheduler(ABC):
         self.engine.recover(failure)
         self._restart()
 
-    def _allocate(self) -> None:
+    def allocate(self) -> None:
+        """Makes the engine's caches, in which nothing is held."""
         shape = self.shape
         self.engine.allocate(
             num_groups=shape.num_groups,

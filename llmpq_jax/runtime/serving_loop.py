@@ -66,15 +66,18 @@ class ServedRequest:
         listener: Called as it goes on.
         loop: Loop that serves it.
         num_reported: Number of tokens that the listener has had.
+        is_cancelled: Whether nobody waits for it.
     """
 
     sequence: Sequence
     listener: Listener
     loop: ServingLoop
     num_reported: int = 0
+    is_cancelled: bool = False
 
     def cancel(self) -> None:
         """Ends the request, for which nobody waits; its listener is called once more."""
+        self.is_cancelled = True
         self.loop.cancel(self.sequence)
 
     def completion(self) -> Completion:
@@ -160,12 +163,7 @@ class ServingLoop:
 
     def start(self) -> None:
         """Allocates the caches, and starts to serve."""
-        shape = self.shape
-        self.pipeline.engine.allocate(
-            num_groups=shape.num_groups,
-            num_rows=shape.decode_rows,
-            num_slots=shape.num_slots,
-        )
+        self._scheduler.allocate()
         self._thread.start()
 
     def submit(
@@ -203,6 +201,8 @@ class ServingLoop:
             served.loop = self
             self._served[served.sequence] = served
             self._inbox.add(served.sequence)
+            if served.is_cancelled:
+                self._inbox.cancel(served.sequence)
 
     @property
     def unfinished(self) -> tuple[ServedRequest, ...]:

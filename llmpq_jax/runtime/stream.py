@@ -81,13 +81,6 @@ class Stream:
             RequestError: If a request does not fit the summary.
         """
         shape = self._shape
-        self._engine.allocate(
-            num_groups=shape.num_groups,
-            num_rows=shape.decode_rows,
-            num_slots=shape.num_slots,
-        )
-        # Events of earlier runs are dropped.
-        self._engine.take_events()
         self._keys = keys = dict[Sequence, Any]()
         scheduler = BatchScheduler(
             engine=self._engine,
@@ -96,6 +89,9 @@ class Stream:
             head_inputs=self._head_inputs,
             on_tokens=self._on_tokens,
         )
+        scheduler.allocate()
+        # Events of earlier runs are dropped.
+        self._engine.take_events()
         # Objects that exist already are hidden from the garbage collector, which would
         # traverse all of JAX's again and again while stages wait for the interpreter.
         gc.freeze()

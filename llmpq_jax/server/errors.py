@@ -70,12 +70,8 @@ class ApiError(Exception):
                 is_field = field.replace("_", "").replace(".", "").isalnum()
                 return cls(400, message, param=field if is_field else None)
             case QueueFullError():
-                return cls(
-                    429,
-                    message,
-                    type="rate_limit_error",
-                    code="rate_limit_exceeded",
-                    headers={"Retry-After": str(RETRY_AFTER_S)},
+                return _later(
+                    429, message, type="rate_limit_error", code="rate_limit_exceeded"
                 )
             case NotServingError():
                 return unavailable(message)
@@ -85,10 +81,10 @@ class ApiError(Exception):
 
 def unavailable(message: str) -> ApiError:
     """Returns the refusal of a server that does not serve now, but may later."""
-    return ApiError(
-        503,
-        message,
-        type="server_error",
-        code="unavailable",
-        headers={"Retry-After": str(RETRY_AFTER_S)},
-    )
+    return _later(503, message, type="server_error", code="unavailable")
+
+
+def _later(status: int, message: str, *, type: str, code: str) -> ApiError:
+    """Returns a refusal after which a client may try again."""
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    return ApiError(status, message, type=type, code=code, headers=headers)
