@@ -51,7 +51,7 @@ def test_a_device_that_failed_once_is_not_tried_again():
 def test_the_devices_of_a_node_that_is_not_there_are_gone():
     with pytest.raises(
         InfeasibleError,
-        match=r"is left \(nodes that answer: attic\): bring a device back, then continue",
+        match=r"is left \(nodes that answer: attic\): bring a device back, then run this",
     ):
         without(request("fast"), devices=frozenset(), nodes=("attic",))
 
