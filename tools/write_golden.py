@@ -6,8 +6,8 @@ its tests need torch:
     python -m pip install torch==2.13.0 transformers==5.23.0 numpy safetensors
     python -m tools.write_golden
 
-Every model is written in bfloat16 and run in float32, so that the arrays are the result
-of exact arithmetic on the written weights, to float32 rounding. All prompts of a model
+Every model is written in bfloat16, one in float32, and run in float32, so that the arrays
+are the result of exact arithmetic on the written weights, to float32 rounding. All prompts of a model
 run as one left-padded batch; the tool checks that each row agrees with the same prompt
 run alone.
 """
@@ -142,6 +142,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "torch_dtype": "bfloat16",
     },
 }
+CONFIGS["llama-float32"] = CONFIGS["llama-tied-grouped"] | {"torch_dtype": "float32"}
 # Written as several files with an index, as large checkpoints are.
 SHARDED = {"qwen2": "40KB"}
 
@@ -164,7 +165,7 @@ def main() -> None:
 def write_checkpoint(
     folder: Path, config: dict[str, Any], *, seed: int, shard_size: str
 ) -> None:
-    """Writes a random model in bfloat16, with `config` as its config.json."""
+    """Writes a random model in its config's type, with `config` as its config.json."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     model = AutoModelForCausalLM.from_config(_transformers_config(config))
@@ -173,7 +174,8 @@ def write_checkpoint(
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(_spread(name, noise))
-    model.to(torch.bfloat16).save_pretrained(folder, max_shard_size=shard_size)
+    dtype = getattr(torch, config["torch_dtype"])
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
     (folder / "generation_config.json").unlink(missing_ok=True)
     text = json.dumps(config, indent=2) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")

@@ -11,7 +11,13 @@ from math import gcd, prod
 from typing import Literal
 
 from llmpq_jax.arch.architecture import Architecture
-from llmpq_jax.schema.precision import Bits, group_size_for, matrix_bytes, scale_bytes
+from llmpq_jax.schema.precision import (
+    Bits,
+    group_size_for,
+    matrix_bytes,
+    scale_bytes,
+    vector_bits,
+)
 from llmpq_jax.schema.record import record
 
 Shard = Literal["whole", "columns", "rows"]
@@ -98,7 +104,7 @@ def tensor_bytes(
     """
     shape = _shard_shape(tensor, tensor_width)
     if not tensor.is_matrix:
-        return 2 * prod(shape)
+        return vector_bits(bits) // 8 * prod(shape)
     group = _shard_group(tensor, shape, group_size)
     return matrix_bytes(*shape, bits=bits, group=group)
 

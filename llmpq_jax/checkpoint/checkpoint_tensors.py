@@ -5,6 +5,7 @@ Everything but `read` works from headers; JAX is not imported.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import ml_dtypes
@@ -19,10 +20,15 @@ from llmpq_jax.checkpoint.formats import (
     QuantizedMatrix,
     read_format,
 )
-from llmpq_jax.checkpoint.names import HEAD, CheckpointNames, FileTensor
+from llmpq_jax.checkpoint.names import (
+    HEAD,
+    CheckpointNames,
+    FileTensor,
+    all_sources,
+)
 from llmpq_jax.checkpoint.reader import CheckpointReader
 from llmpq_jax.errors import CheckpointError
-from llmpq_jax.schema.precision import ALL_BITS, Bits
+from llmpq_jax.schema.precision import ALL_BITS, USUAL_BITS, Bits
 
 WEIGHT_DTYPES = tuple(
     np.dtype(kind) for kind in (ml_dtypes.bfloat16, np.float16, np.float32, np.float64)
@@ -100,9 +106,20 @@ class CheckpointTensors:
         found = self.format_of(file)
         if found is not None:
             return (16, found.bits(self._linear(file)))
+        served = ALL_BITS if self.wide_types else USUAL_BITS
         if self.is_kept(file) and not self.rounds_unquantized:
-            return (16,)
-        return ALL_BITS
+            return tuple(bits for bits in served if bits in (16, 32))
+        return served
+
+    @cached_property
+    def wide_types(self) -> tuple[str, ...]:
+        """Types of plain tensors that have more than 16 bits, such as "float32"."""
+        plain = {
+            self.reader.dtype(file.name)
+            for _, file in all_sources(self.names)
+            if file.name in self.reader and self.format_of(file) is None
+        }
+        return tuple(sorted(each.name for each in plain if each.itemsize > 2))
 
     def require_bits(self, file: FileTensor, bits: Bits) -> None:
         """Checks that a matrix can be served at these bits.
@@ -114,11 +131,14 @@ class CheckpointTensors:
         allowed = self.allowed_bits(file)
         if bits in allowed:
             return
-        assert self.format is not None
         where = f"checkpoint {self.reader.folder}: {file.module}"
-        if allowed == (16,):
+        if bits == 32:
+            msg = f"{where} has no more than 16 bits, the plan asks for 32: expected 16 or fewer, which serve it as it is; change the plan's bits there"
+        elif min(allowed) == 16:
+            assert self.format is not None
             msg = f"{where} is kept at 16 bits (the others are {self.format.name}), the plan asks for {bits}: expected 16, as its maker left it; plan again, with --round-unquantized if it is to be rounded nevertheless"
         else:
+            assert self.format is not None
             msg = f"{where} holds integers of {allowed[-1]} bits ({self.format.name}), the plan asks for {bits}: expected {allowed[-1]} or 16; change the plan's bits there, or plan for the unquantised checkpoint"
         raise CheckpointError(msg)
 

@@ -10,7 +10,7 @@ import numpy as np
 from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.tensors import TensorSpec, for_width
 from llmpq_jax.quant import QArray
-from llmpq_jax.schema.precision import Bits
+from llmpq_jax.schema.precision import Bits, vector_bits
 
 _KEY_VALUE_NAMES = ("attention.key.", "attention.value.")
 
@@ -22,8 +22,9 @@ class HostTensor:
     Attributes:
         spec: Name and shape of the weight, and how stages cut it.
         values: NumPy array, or the integers and scales of a weight that was quantised
-            before it was read. At 16 bits the array is bfloat16 or float16.
-        bits: Bits at which the weight is served; 16 for everything but matrices.
+            before it was read. At 16 bits the array is bfloat16 or float16, at 32
+            float32.
+        bits: Bits at which the weight is served; 16 or 32 for everything but matrices.
     """
 
     spec: TensorSpec
@@ -36,12 +37,15 @@ class HostTensor:
     ) -> HostTensor:
         """Returns a tensor, given its elements in our layout and any floating type.
 
-        They are rounded to bfloat16 if the weight is served at 16 bits and has more.
+        They are rounded to bfloat16 if the weight is served at 16 bits and has more, to
+        float32 at 32.
         """
-        served_bits: Bits = bits if spec.is_matrix else 16
-        if served_bits == 16 and isinstance(values, np.ndarray):
-            is_half = values.dtype.itemsize == 2
-            values = values if is_half else values.astype(ml_dtypes.bfloat16)
+        served_bits: Bits = bits if spec.is_matrix else vector_bits(bits)
+        if isinstance(values, np.ndarray):
+            if served_bits == 32:
+                values = values.astype(np.float32, copy=False)
+            elif served_bits == 16 and values.dtype.itemsize != 2:
+                values = values.astype(ml_dtypes.bfloat16)
         return cls(spec=spec, values=values, bits=served_bits)
 
     def for_width(self, architecture: Architecture, width: int) -> HostTensor:

@@ -35,7 +35,7 @@ def _quantized(tensor: HostTensor, group_size: int) -> Weight:
     array = tensor.values
     if isinstance(array, QArray):
         return jax.tree.map(jnp.asarray, array)
-    if tensor.bits == 16:
+    if tensor.bits in (16, 32):
         return jnp.asarray(array)
     if array.dtype == np.float64:
         array = array.astype(np.float32)

@@ -13,7 +13,7 @@ from llmpq_jax.checkpoint.formats import QuantizedMatrix
 from llmpq_jax.checkpoint.host_tensor import HostTensor
 from llmpq_jax.checkpoint.names import FileTensor, Sources
 from llmpq_jax.quant import QArray
-from llmpq_jax.schema.precision import Bits, HeadBits
+from llmpq_jax.schema.precision import Bits, HeadBits, VectorBits
 
 
 class WeightStore:
@@ -44,16 +44,16 @@ class WeightStore:
         """Returns the same model with matrices at 4 and 8 bits from another folder."""
         return WeightStore(self.tensors, calibrated=calibrated)
 
-    def embedding(self) -> Iterator[HostTensor]:
-        """Reads the weights before the first layer, at 16 bits; see `layer`."""
-        return self._read(self.tensors.names.embedding(), bits=16)
+    def embedding(self, *, bits: VectorBits = 16) -> Iterator[HostTensor]:
+        """Reads the weights before the first layer; see `layer`."""
+        return self._read(self.tensors.names.embedding(), bits=bits)
 
     def layer(self, layer: int, *, bits: Bits) -> Iterator[HostTensor]:
         """Reads the weights of a decoder layer, its matrices to be served at some bits.
 
         Raises:
-            CheckpointError: A tensor is missing, damaged, or of another shape, or is
-                quantised to bits that are neither 16 nor those asked for.
+            CheckpointError: A tensor is missing, damaged, or of another shape, or cannot
+                be served at these bits.
         """
         return self._layer_or_head(layer, self.tensors.names.layer(layer), bits)
 
@@ -69,7 +69,7 @@ class WeightStore:
         self, which: LayerOrHead, sources: Sources, bits: Bits
     ) -> Iterator[HostTensor]:
         """Reads a layer or the head, its matrices from the calibrated weights if any."""
-        if self.calibrated is None or bits == 16:
+        if self.calibrated is None or bits in (16, 32):
             yield from self._read(sources, bits=bits)
             return
         matrices = self.calibrated.read(which, bits)

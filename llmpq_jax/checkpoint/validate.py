@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors, describe
 from llmpq_jax.checkpoint.names import Sources, all_sources
@@ -64,8 +64,8 @@ def plannable_bits(
 
     A layer that the checkpoint has at 4 or 8 bits can be served at those or at 16. One
     that mixes both, or that keeps matrices unquantised among quantised ones, can be
-    served at 16 alone, unless the latter are to be rounded. Any other layer can be
-    served at all bits.
+    served at 16 or more, unless the latter are to be rounded. Any other layer can be
+    served at all bits, those of a checkpoint without wider floats at up to 16.
 
     Raises:
         CheckpointError: The head cannot be served at its bits.
@@ -88,19 +88,14 @@ def kept_matrices(stored: CheckpointTensors) -> tuple[str, ...]:
     )
 
 
-def rounding_note(stored: CheckpointTensors) -> str | None:
-    """Returns a remark on weights that 16 bits cannot hold; None if there are none."""
-    reader = stored.reader
-    wide = sorted(
-        {
-            reader.dtype(file.name).name
-            for _, file in all_sources(stored.names)
-            if stored.format_of(file) is None and reader.dtype(file.name).itemsize > 2
-        }
-    )
-    if not wide:
+def rounding_note(stored: CheckpointTensors, served: Collection[Bits]) -> str | None:
+    """Returns a remark on weights that 16 bits cannot hold; None if there are none.
+
+    There are none either if all weights are served at 32 bits.
+    """
+    if not stored.wide_types or min(served) == 32:
         return None
-    return f"checkpoint {reader.folder}: holds {' and '.join(wide)} weights, which are rounded to bfloat16 where they are served at 16 bits (relative error up to 0.2 %)"
+    return f"checkpoint {stored.reader.folder}: holds {' and '.join(stored.wide_types)} weights, which are rounded to bfloat16 where they are served at 16 bits (relative error up to 0.2 %); to serve them as they are, plan with --bits 32 --head-bits 32"
 
 
 def _shared_bits(stored: CheckpointTensors, sources: Sources) -> tuple[Bits, ...]:

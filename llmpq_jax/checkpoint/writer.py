@@ -30,7 +30,7 @@ from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.errors import UnsupportedModelError
 from llmpq_jax.files import write_text
 from llmpq_jax.quant import QArray
-from llmpq_jax.schema.precision import Bits
+from llmpq_jax.schema.precision import Bits, vector_bits
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import MIB
 
@@ -116,17 +116,18 @@ def _modules(store: WeightStore, strategy: Strategy) -> Iterator[_Module]:
     """Loads the modules one by one, as they would be served."""
     architecture, precision = store.architecture, strategy.precision
     sources = store.tensors.names
-    ties_head = sources.shares_table and precision.head_bits == 16
+    ties_head = sources.shares_table and precision.head_bits in (16, 32)
     targets = CheckpointNames(replace(architecture, ties_head=ties_head))
     if any(file.fused_part is not None for _, file in targets.layer(0)):
         msg = f"checkpoint {store.reader.folder}: {architecture.family} keeps query, key and value in one matrix: implemented are families that keep them apart; serve the strategy from this checkpoint"
         raise UnsupportedModelError(msg)
+    looked_up = vector_bits(precision.head_bits)
     yield _Module(
         kind="embedding",
-        bits=16,
+        bits=looked_up,
         sources=sources.embedding(),
         targets=targets.embedding(),
-        weights=load_weights(store.embedding()),
+        weights=load_weights(store.embedding(bits=looked_up)),
     )
     for layer, bits in enumerate(strategy.bits):
         yield _Module(
@@ -156,7 +157,7 @@ def _file_tensors(
 ) -> dict[str, np.ndarray]:
     """Returns a module's tensors as they are written, without those written before.
 
-    Formats of quantised matrices, and names of those at 16 bits, are added.
+    Formats of quantised matrices, and names of those that are not, are added.
     """
     tensors: dict[str, np.ndarray] = {}
     for tensor, file in module.targets:

@@ -78,6 +78,7 @@ def profile_command(
         options = ProfileOptions(
             activations=timing.activations or _usual_activations(devices),
             group_size=timing.group_size,
+            bits=timing.bits,
             kv_bits=kv_bits,
             tensor_widths=timing.tensor_widths,
             grid=grid_for(workload, timing.thoroughness or "usual"),

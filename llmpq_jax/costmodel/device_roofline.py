@@ -92,7 +92,7 @@ class DeviceRoofline:
         size = ACTIVATION_BYTES[self.activations]
         # Width inside the MLP on each device; hidden states are whole on each.
         mlp_width = a.intermediate_size // width
-        is_unpacked = bits < 16 and num_tokens > _MAX_ROWS_UNPACKED_IN_PLACE
+        is_unpacked = bits not in (16, 32) and num_tokens > _MAX_ROWS_UNPACKED_IN_PLACE
         whole_bytes = self._weights_bytes(16, width)
         cached = kv_token_bytes(
             a.num_kv_heads // width, a.head_dim, size, kv_bits=kv_bits
@@ -107,9 +107,9 @@ class DeviceRoofline:
             slots, workspace = self._prefill(rows, length, kv_bits, width)
         else:
             slots, workspace = None, rows * (4 * a.hidden_size + 2 * mlp_width) * size
-        # The largest weight is unpacked to 16 bits.
+        # The largest quantised weight is unpacked to 16 bits.
         widest = max(mlp_width, a.num_heads * a.head_dim // width)
-        unpacked = 2 * a.hidden_size * widest if bits < 16 else 0
+        unpacked = 2 * a.hidden_size * widest if bits not in (16, 32) else 0
         hidden = hidden_bytes(a, num_tokens=num_tokens, activations=self.activations)
         reduce_s = self.interconnect.reduce_s(hidden, width)
         return LayerTime(

@@ -16,8 +16,10 @@ from llmpq_jax.schema.precision import (
     ACTIVATION_BYTES,
     Activations,
     Bits,
+    HeadBits,
     KvBits,
     kv_token_bytes,
+    vector_bits,
 )
 from llmpq_jax.schema.strategy import PrecisionChoice
 from llmpq_jax.schema.workload import MicroBatch, Workload
@@ -76,10 +78,12 @@ def cache_rows(workload: Workload, micro_batch: MicroBatch) -> int:
     return -(-workload.batch // step) * step
 
 
-def embedding_bytes(architecture: Architecture, *, tensor: int = 1) -> int:
+def embedding_bytes(
+    architecture: Architecture, *, head_bits: HeadBits = 16, tensor: int = 1
+) -> int:
     """Returns the bytes of the embedding's weights, which the first stage holds."""
-    tensors = embedding_tensors(architecture)
-    return tensors_bytes(tensors, bits=16, group_size=128, tensor_width=tensor)
+    tensors, bits = embedding_tensors(architecture), vector_bits(head_bits)
+    return tensors_bytes(tensors, bits=bits, group_size=128, tensor_width=tensor)
 
 
 def head_bytes(

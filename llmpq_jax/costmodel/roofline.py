@@ -39,7 +39,7 @@ from llmpq_jax.schema.measurements import (
     VocabularyLayer,
     VocabularyLayerTime,
 )
-from llmpq_jax.schema.precision import ALL_BITS, Activations, HeadBits, KvBits
+from llmpq_jax.schema.precision import USUAL_BITS, Activations, HeadBits, KvBits
 from llmpq_jax.schema.workload import Workload
 
 _HEAD_BITS: tuple[HeadBits, ...] = (16, 8)
@@ -120,7 +120,7 @@ def _layers(device: DeviceRoofline, sizes: Iterable[int]) -> Iterator[LayerTime]
     lengths.append(("decode", device.slots))
     widths = (1, *device.interconnect.widths)
     for width, (phase, length), bits, kv_bits, rows in product(
-        widths, lengths, ALL_BITS, _KV_BITS, sizes
+        widths, lengths, USUAL_BITS, _KV_BITS, sizes
     ):
         yield device.layer_row(
             phase=phase,

@@ -37,7 +37,7 @@ from llmpq_jax.schema.measurements import (
     Phase,
     VocabularyLayer,
 )
-from llmpq_jax.schema.precision import Bits, HeadBits, KvBits
+from llmpq_jax.schema.precision import Bits, HeadBits, KvBits, vector_bits
 from llmpq_jax.schema.workload import MicroBatch, Workload
 
 # The compiler places buffers by heuristics: some shapes take up to 9 % more.
@@ -100,6 +100,7 @@ class WorkspaceModel:
         self,
         kind: str,
         *,
+        head_bits: HeadBits = 16,
         workload: Workload,
         micro_batch: MicroBatch,
         phases: Sequence[Phase] = PHASES,
@@ -107,7 +108,8 @@ class WorkspaceModel:
         """Returns the workspace of embedding a micro-batch of any of some phases."""
         prompt = bucket_length(workload.prompt_length)
         rows = max_rows(micro_batch, phases, prompt=prompt)
-        return self.vocabulary_layer_bytes(kind, "embedding", 16, rows=rows)
+        bits = vector_bits(head_bits)
+        return self.vocabulary_layer_bytes(kind, "embedding", bits, rows=rows)
 
     def head_bytes(
         self,

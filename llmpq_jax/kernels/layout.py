@@ -39,7 +39,8 @@ def serve_matrix(
     if (
         device_kernel_path(device).startswith("native")
         and matrix_CF.T.flags.c_contiguous
-        and matrix_CF.dtype.name in (_ROUNDED_NATIVELY if bits != 16 else ("bfloat16",))
+        and matrix_CF.dtype.name
+        in (_ROUNDED_NATIVELY if bits not in (16, 32) else ("bfloat16",))
         and (bits != 4 or group % ROWS_PER_WORD == 0)
     ):
         return round_to_panels(
@@ -47,7 +48,7 @@ def serve_matrix(
         )
     on_device = jax.device_put(matrix_CF, device)
     weight: jax.Array | QArray = on_device
-    if bits != 16:
+    if bits not in (16, 32):
         weight = quantize(on_device, bits=bits, group_size=group_size)
     return serving_layout(weight, device=device)
 

@@ -11,12 +11,13 @@ from llmpq_jax.planner.pins import Pin, check_pins
 from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.measurements import Measurements
 from llmpq_jax.schema.precision import (
-    ALL_BITS,
+    USUAL_BITS,
     Activations,
     Bits,
     HeadBits,
     KvBits,
     WireBits,
+    check_activations,
 )
 from llmpq_jax.schema.sensitivity import Sensitivity
 from llmpq_jax.schema.strategy import ModelReference
@@ -66,7 +67,7 @@ class PlanRequest:
     workload: Workload
     activations: Activations = "float32"
     group_size: Literal[32, 64, 128] = 128
-    bits: tuple[Bits, ...] = ALL_BITS
+    bits: tuple[Bits, ...] = USUAL_BITS
     layer_bits: tuple[tuple[Bits, ...], ...] = ()
     rounds_unquantized: bool = False
     head_bits: tuple[HeadBits, ...] = (16,)
@@ -84,6 +85,7 @@ class PlanRequest:
             if not getattr(self, name):
                 msg = f"{name} is empty: expected at least one precision"
                 raise ValueError(msg)
+        check_activations(self.activations, (*self.bits, *self.head_bits))
         for layer, own in enumerate(self.layer_bits):
             if not set(own) & set(self.bits):
                 msg = f"layer {layer} of the checkpoint can be served at {_either(own)} bits: expected one of them among {_either(self.bits)}, the precisions that a layer may have"

@@ -78,7 +78,7 @@ def measure_layers(session: Session, kind: str, devices: Sequence[JaxDevice]) ->
 
 
 def measure_vocabulary_layers(session: Session, kind: str, device: JaxDevice) -> None:
-    """Times the embedding, and the head at both precisions, if still missing."""
+    """Times the embedding and the head at their precisions, if still missing."""
     missing = missing_vocabulary_layers(session, kind)
     if not missing:
         return
@@ -118,10 +118,11 @@ def missing_vocabulary_layers(
     session: Session, kind: str
 ) -> list[tuple[VocabularyLayer, HeadBits, int]]:
     """Returns part, bits and rows of what is still missing, in order of part and bits."""
+    grid = session.options.grid
+    plain: list[HeadBits] = [16, 32] if 32 in session.options.bits else [16]
     planned: list[tuple[VocabularyLayer, HeadBits, int]] = [
-        *(("embedding", 16, rows) for rows in session.options.grid.embedding_rows),
-        *(("head", 16, rows) for rows in session.options.grid.head_rows),
-        *(("head", 8, rows) for rows in session.options.grid.head_rows),
+        *(("embedding", bits, rows) for bits in plain for rows in grid.embedding_rows),
+        *(("head", bits, rows) for bits in (*plain, 8) for rows in grid.head_rows),
     ]
     held = session.journal.measurements.vocabulary_layers
     return [

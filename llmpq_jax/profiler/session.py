@@ -14,7 +14,7 @@ from llmpq_jax.profiler.journal import Journal
 from llmpq_jax.profiler.stage_bench import StageBench, StageContents
 from llmpq_jax.profiler.stopwatch import Stopwatch, Timing, summary_of_rounds
 from llmpq_jax.schema.measurements import Phase
-from llmpq_jax.schema.precision import ALL_BITS, Activations, Bits, KvBits
+from llmpq_jax.schema.precision import USUAL_BITS, Activations, Bits, KvBits
 from llmpq_jax.stage.emulated_devices import JaxDevice
 
 Key = TypeVar("Key")
@@ -40,7 +40,7 @@ class ProfileOptions:
 
     activations: Activations
     group_size: int = 128
-    bits: tuple[Bits, ...] = ALL_BITS
+    bits: tuple[Bits, ...] = USUAL_BITS
     kv_bits: KvBits = 16
     tensor_widths: tuple[int, ...] = (1,)
     grid: Grid = QUICKSTART_GRID

@@ -30,7 +30,7 @@ from llmpq_jax.checkpoint.load import Weights
 from llmpq_jax.model import Embedding
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.schema.measurements import Phase
-from llmpq_jax.schema.precision import Activations, Bits, KvBits
+from llmpq_jax.schema.precision import Activations, Bits, KvBits, vector_bits
 from llmpq_jax.stage.build import DTYPES, build_head, build_layer
 from llmpq_jax.stage.compiled import Function, OutputKind, StageProgram
 from llmpq_jax.stage.emulated_devices import JaxDevice
@@ -51,7 +51,7 @@ class StageContents:
 
     Attributes:
         num_layers: Number of decoder layers.
-        bits: Bit width of all matrices but the embedding's, which has 16 bits.
+        bits: Bit width of all matrices; the embedding has 16 bits beside quantised ones.
         has_embedding: Whether the stage holds the embedding.
         has_head: Whether the stage holds the head.
     """
@@ -232,7 +232,7 @@ def _random_module(
     architecture = for_width(architecture, sharding.width)
     embedding = head = None
     if contents.has_embedding:
-        weights = draw(embedding_tensors(architecture), 16)
+        weights = draw(embedding_tensors(architecture), vector_bits(contents.bits))
         embedding = Embedding(architecture, weights, dtype=dtype)
     layers = []
     for layer in range(contents.num_layers):

@@ -20,8 +20,13 @@ QUIET = "#6b7885"
 RULE = "#d5dbe0"
 
 # From dark to light, so that they keep their order in grey.
-BITS_COLOURS: dict[Bits, str] = {16: "#1f4e79", 8: "#5b9fc9", 4: "#f3b562"}
-BITS_INK: dict[Bits, str] = {16: "white", 8: INK, 4: INK}
+BITS_COLOURS: dict[Bits, str] = {
+    32: "#12263f",
+    16: "#1f4e79",
+    8: "#5b9fc9",
+    4: "#f3b562",
+}
+BITS_INK: dict[Bits, str] = {32: "white", 16: "white", 8: INK, 4: INK}
 
 # Two shades of each phase, for alternate micro-batches.
 PHASE_COLOURS: dict[Phase, tuple[str, str]] = {

@@ -62,7 +62,7 @@ def _left_out(strategy: Strategy, widths: set[int]) -> list[str]:
             f"layers of {' and '.join(map(str, bits))} bits: vLLM has one quantisation "
             "for a model; name a checkpoint in it, or plan with one precision"
         )
-    elif bits != [16]:
+    elif bits[0] not in (16, 32):
         found.append(
             f"layers of {bits[0]} bits: name a checkpoint quantised to that, since vLLM "
             "does not round weights by these rules when it loads them"

@@ -100,7 +100,8 @@ class Pipeline:
         architecture = read_architecture(folder)
         # Where all stages are on other machines, this one may have no weights.
         if has_weights(folder):
-            note = rounding_note(CheckpointTensors.open(folder))
+            served = (*strategy.bits, strategy.precision.head_bits)
+            note = rounding_note(CheckpointTensors.open(folder), served)
             if note is not None:
                 _logger.warning(note)
         return cls(strategy, architecture, Tokenizer.load(folder), engine)

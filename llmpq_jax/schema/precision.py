@@ -6,21 +6,44 @@ here. Tests check that packed arrays have exactly the bytes that this module pre
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
-Bits = Literal[4, 8, 16]
+Bits = Literal[4, 8, 16, 32]
 LowBits = Literal[4, 8]
-HeadBits = Literal[8, 16]
+HeadBits = Literal[8, 16, 32]
+VectorBits = Literal[16, 32]
 KvBits = Literal[8, 16]
 WireBits = Literal[8, 16]
 Activations = Literal["float32", "bfloat16", "float16"]
 Rounding = Literal["nearest", "clip", "learned", "gptq"]
 
-ALL_BITS: tuple[Bits, ...] = (16, 8, 4)
+ALL_BITS: tuple[Bits, ...] = (32, 16, 8, 4)
+# 32 bits serve a float32 checkpoint as it is, which few ask for at twice the bytes.
+USUAL_BITS: tuple[Bits, ...] = (16, 8, 4)
 LOW_BITS: tuple[LowBits, ...] = (8, 4)
 GROUP_SIZES = (128, 64, 32)
 SCALE_BYTES = 4
 ACTIVATION_BYTES: dict[Activations, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def vector_bits(bits: Bits) -> VectorBits:
+    """Returns the bits of norms and biases beside matrices of these bits.
+
+    The embedding has them too, beside a head of these bits.
+    """
+    return 32 if bits == 32 else 16
+
+
+def check_activations(activations: Activations, bits: Iterable[Bits]) -> None:
+    """Checks that hidden states have the precision of the weights.
+
+    Raises:
+        ValueError: Weights of 32 bits would be rounded in every product.
+    """
+    if activations != "float32" and 32 in bits:
+        msg = f"weights of 32 bits with activations in {activations}: expected float32 activations, or 16 bits and fewer; measure with `llmpq-jax profile --activations float32`"
+        raise ValueError(msg)
 
 
 def group_size_for(num_contracted: int, requested: int) -> int:
@@ -41,7 +64,8 @@ def matrix_bytes(
     """Returns the bytes of a weight [C, F] with its scales.
 
     int8 has one scale per feature; int4 is packed two to a byte along the features,
-    with one scale per feature and `group` contracted elements.
+    with one scale per feature and `group` contracted elements; 16 and 32 bits are floats
+    without scales.
     """
     packed = num_contracted * (num_features * bits // 8)
     return packed + scale_bytes(num_contracted, num_features, bits=bits, group=group)
@@ -51,7 +75,7 @@ def scale_bytes(
     num_contracted: int, num_features: int, *, bits: Bits, group: int
 ) -> int:
     """Returns the part of `matrix_bytes` that the scales take."""
-    if bits == 16:
+    if bits in (16, 32):
         return 0
     num_groups = 1 if bits == 8 else num_contracted // group
     return SCALE_BYTES * num_groups * num_features

@@ -98,11 +98,11 @@ class Sensitivity:
         """Returns ω of one layer at one precision.
 
         Raises:
-            KeyError: If the file has no such row and `bits` is not 16.
+            KeyError: If the file has no such row and `bits` is less than 16.
         """
         for row in self.layers:
             if row.layer == layer and row.bits == bits:
                 return row.omega
-        if bits == 16:
+        if bits in (16, 32):
             return 0.0
         raise KeyError((layer, bits))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llmpq_jax.schema.field_types import MAX_SECONDS, Count, DeviceCount, FilePath
-from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits, KvBits, WireBits
+from llmpq_jax.schema.precision import USUAL_BITS, Bits, HeadBits, KvBits, WireBits
 from llmpq_jax.schema.record import record
 
 
@@ -94,7 +94,7 @@ class PlannerChoices:
             keeps at 16 bits or more.
     """
 
-    bits: tuple[Bits, ...] = ALL_BITS
+    bits: tuple[Bits, ...] = USUAL_BITS
     head_bits: tuple[HeadBits, ...] = (16,)
     kv_bits: tuple[KvBits, ...] = (16,)
     wire_bits: tuple[WireBits, ...] = (16,)

@@ -29,6 +29,7 @@ from llmpq_jax.schema.precision import (
     KvBits,
     Rounding,
     WireBits,
+    check_activations,
 )
 from llmpq_jax.schema.record import first_duplicate, record
 from llmpq_jax.schema.solve_request import SolveRequest
@@ -313,6 +314,9 @@ class Strategy:
         if expected != self.model.num_layers:
             msg = f"the stages end at layer {expected}: expected {self.model.num_layers}, the model's number of layers"
             raise ValueError(msg)
+        check_activations(
+            self.precision.activations, (*self.bits, self.precision.head_bits)
+        )
         if self.stages[-1].wire_bits != 16:
             msg = f"the last stage has wire_bits = {self.stages[-1].wire_bits}: expected none, since it sends tokens"
             raise ValueError(msg)

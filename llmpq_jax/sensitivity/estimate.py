@@ -149,7 +149,11 @@ def _scaled(
     """Fits the factor to the assignments' losses, and multiplies all ω by it."""
     exact = losses[unrounded(model.num_layers)]
     sums = [
-        sum(omegas[layer, bits] for layer, bits in enumerate(each.bits) if bits != 16)
+        sum(
+            omegas[layer, bits]
+            for layer, bits in enumerate(each.bits)
+            if bits not in (16, 32)
+        )
         for each in assignments
     ]
     increases = [increase(losses[each], exact) for each in assignments]

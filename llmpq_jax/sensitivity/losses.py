@@ -16,7 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from llmpq_jax.schema.precision import Activations, Bits, HeadBits, KvBits
+from llmpq_jax.schema.precision import (
+    ALL_BITS,
+    Activations,
+    Bits,
+    HeadBits,
+    KvBits,
+    vector_bits,
+)
 from llmpq_jax.sensitivity.streamed_model import StreamedModel, batches, round_wire
 from llmpq_jax.sensitivity.text import Text
 from llmpq_jax.sensitivity.work_folder import WorkFolder
@@ -47,10 +54,16 @@ class Variant:
         for all variants with an equal prefix.
         """
         if layer == 0:
-            return replace(unrounded(len(self.bits)), activations=self.activations)
+            return replace(
+                unrounded(len(self.bits)),
+                head_bits=vector_bits(self.head_bits),
+                activations=self.activations,
+            )
         kept = self.bits[:layer]
         later: tuple[Bits, ...] = (16,) * (len(self.bits) - layer)
-        return replace(self, bits=(*kept, *later), head_bits=16)
+        # The embedding's precision goes with the head's.
+        head_bits = vector_bits(self.head_bits)
+        return replace(self, bits=(*kept, *later), head_bits=head_bits)
 
 
 def unrounded(num_layers: int) -> Variant:
@@ -108,7 +121,11 @@ def losses_of(
     first = work.state.get("layer", 0)
     if first == 0:
         for index, stream in enumerate(_streams(every)[0]):
-            hidden = model.embed(text.tokens, activations=stream.activations)
+            hidden = model.embed(
+                text.tokens,
+                bits=vector_bits(stream.head_bits),
+                activations=stream.activations,
+            )
             work.save(f"0-{index}", hidden)
     on_stream(sum(map(len, _streams(every)[1 : first + 1])))
     for layer in range(first, model.num_layers):
@@ -145,7 +162,7 @@ def _run_layer(
 ) -> None:
     streams = _streams(variants)
     entering = {stream: index for index, stream in enumerate(streams[layer])}
-    for bits in (16, 8, 4):
+    for bits in ALL_BITS:
         leaving = [
             (index, stream)
             for index, stream in enumerate(streams[layer + 1])

@@ -21,7 +21,7 @@ from llmpq_jax.checkpoint.validate import check_checkpoint
 from llmpq_jax.interrupts import check_interrupt
 from llmpq_jax.model import Embedding, fresh_context
 from llmpq_jax.quant import round_rows
-from llmpq_jax.schema.precision import Activations, Bits, HeadBits, KvBits
+from llmpq_jax.schema.precision import Activations, Bits, HeadBits, KvBits, VectorBits
 from llmpq_jax.stage.build import build_head, build_layer
 from llmpq_jax.stage.sharding import StageSharding
 
@@ -64,10 +64,14 @@ class StreamedModel:
         return self.architecture.num_layers
 
     def embed(
-        self, tokens_WT: Int[np.ndarray, "W T"], *, activations: Activations = "float32"
+        self,
+        tokens_WT: Int[np.ndarray, "W T"],
+        *,
+        bits: VectorBits = 16,
+        activations: Activations = "float32",
     ) -> Hidden:
         """Returns the hidden states before the first layer."""
-        weights = self.sharding.put_weights(self.store.embedding())
+        weights = self.sharding.put_weights(self.store.embedding(bits=bits))
         dtype = jnp.dtype(activations)
         embedding = Embedding(self.architecture, weights, dtype=dtype)
         graph, state = nnx.split(embedding)

@@ -22,7 +22,7 @@ from llmpq_jax.arch.tensors import (
 from llmpq_jax.checkpoint.load import Weights
 from llmpq_jax.costmodel.memory import NUM_RECEIVE_BUFFERS, cache_rows
 from llmpq_jax.schema.buckets import bucket_length, num_prefill_chunks
-from llmpq_jax.schema.precision import Bits, HeadBits, WireBits
+from llmpq_jax.schema.precision import Bits, HeadBits, VectorBits, WireBits
 from llmpq_jax.schema.strategy import PrecisionChoice, Stage, Strategy
 from llmpq_jax.schema.workload import MicroBatch, Workload
 from llmpq_jax.stage.build import build_module
@@ -134,8 +134,8 @@ class _TracedWeights:
         self._sharding = sharding
         self.shardings: dict[int, NamedSharding] = {}
 
-    def embedding(self) -> Weights:
-        return self._trace(embedding_tensors(self._architecture), 16)
+    def embedding(self, bits: VectorBits) -> Weights:
+        return self._trace(embedding_tensors(self._architecture), bits)
 
     def layer(self, layer: int, bits: Bits) -> Weights:
         del layer  # All layers of a model have the same shapes.
@@ -146,8 +146,9 @@ class _TracedWeights:
 
     def _trace(self, specs: tuple[TensorSpec, ...], bits: Bits) -> Weights:
         weights: Weights = {}
+        dtype = jnp.float32 if bits == 32 else jnp.bfloat16
         for spec in specs:
-            drawn = jnp.zeros(spec.shape, jnp.bfloat16)
+            drawn = jnp.zeros(spec.shape, dtype)
             weight, shardings = self._sharding.trace_weight(spec, drawn, bits)
             weights[spec.name] = weight
             leaves = jax.tree.leaves(weight)

@@ -12,7 +12,7 @@ from llmpq_jax.checkpoint.store import WeightStore
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.kernels import Weight
 from llmpq_jax.model import DecoderLayer, Embedding, Head
-from llmpq_jax.schema.precision import Activations, KvBits, WireBits
+from llmpq_jax.schema.precision import Activations, KvBits, WireBits, vector_bits
 from llmpq_jax.schema.strategy import PrecisionChoice, Stage
 from llmpq_jax.stage.compiled import StageProgram
 from llmpq_jax.stage.emulated_devices import JaxDevice
@@ -83,7 +83,8 @@ def build_module(
     first, end = stage.layers
     embedding = head = None
     if first == 0:
-        embedding = Embedding(architecture, weights.embedding(), dtype=dtype)
+        looked_up = weights.embedding(vector_bits(precision.head_bits))
+        embedding = Embedding(architecture, looked_up, dtype=dtype)
     modules = []
     for number, layer_bits in enumerate(stage.bits, first):
         modules.append(

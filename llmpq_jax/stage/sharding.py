@@ -128,7 +128,7 @@ class StageSharding:
         )
 
     def _serve(self, weight: jax.Array | QArray, bits: Bits, shard: str) -> Weight:
-        if bits != 16 and not isinstance(weight, QArray):
+        if bits not in (16, 32) and not isinstance(weight, QArray):
             weight = quantize(weight, bits=bits, group_size=self.group_size)
         if isinstance(weight, QArray):
             if weight.permutation is not None:

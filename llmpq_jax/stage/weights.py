@@ -20,7 +20,7 @@ from llmpq_jax.checkpoint.weights_cache import (
     source_key,
     weights_key,
 )
-from llmpq_jax.schema.precision import Bits, HeadBits
+from llmpq_jax.schema.precision import Bits, HeadBits, VectorBits
 from llmpq_jax.stage.sharding import StageSharding
 
 
@@ -28,7 +28,7 @@ from llmpq_jax.stage.sharding import StageSharding
 class StageWeights(Protocol):
     """Weights of a stage on its devices, loaded when they are asked for."""
 
-    def embedding(self) -> Weights:
+    def embedding(self, bits: VectorBits) -> Weights:
         """Returns the weights before the first layer."""
         ...
 
@@ -62,9 +62,9 @@ class CheckpointWeights:
         source = source_key(self.store.reader) if is_rounded_here else None
         object.__setattr__(self, "_source", source)
 
-    def embedding(self) -> Weights:
+    def embedding(self, bits: VectorBits) -> Weights:
         """Returns the weights before the first layer."""
-        return self.sharding.put_weights(self.store.embedding())
+        return self.sharding.put_weights(self.store.embedding(bits=bits))
 
     def layer(self, layer: int, bits: Bits) -> Weights:
         """Returns the weights of one layer, its matrices at these bits."""
@@ -83,7 +83,7 @@ class CheckpointWeights:
         self, which: LayerOrHead, bits: Bits, tensors: Iterator[HostTensor]
     ) -> Weights:
         """Returns weights from the cache, or else reads tensors and caches the weights."""
-        if self.cache is None or self._source is None or bits == 16:
+        if self.cache is None or self._source is None or bits in (16, 32):
             return self.sharding.put_weights(tensors)
         key = weights_key(
             self._source,

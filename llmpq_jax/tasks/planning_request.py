@@ -123,8 +123,13 @@ def _read_cluster(request: SolveRequest) -> Cluster:
 def _shared_choices(
     bits: tuple[Bits, ...], layer_bits: tuple[tuple[Bits, ...], ...]
 ) -> tuple[Bits, ...]:
-    """Returns the precisions that are allowed and that some layer can have."""
-    found = {each for own in layer_bits for each in own} or set(ALL_BITS)
+    """Returns the precisions that are allowed and that some layer can have.
+
+    If there are none, `PlanRequest` says so of the allowed ones.
+    """
+    found: set[Bits] = {each for own in layer_bits for each in own} or set(ALL_BITS)
+    if not found & set(bits):
+        return bits
     return tuple(each for each in ALL_BITS if each in bits and each in found)
 
 
@@ -190,7 +195,7 @@ def _examine_weights(
         rounds_unquantized=choices.round_unquantized,
     )
     allowed = plannable_bits(stored, head=choices.head_bits[0])
-    rounding = rounding_note(stored)
+    rounding = rounding_note(stored, (*choices.bits, *choices.head_bits))
     if rounding is not None:
         on_note(rounding)
     kept = kept_matrices(stored)

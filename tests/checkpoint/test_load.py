@@ -78,6 +78,24 @@ def test_at_16_bits_the_file_s_own_16_bits_are_served(
     assert np.array_equal(np.asarray(layer["mlp.up.weight"]), stored)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_at_32_bits_every_weight_is_the_file_s_in_float32(
+    tmp_path: Path, dtype: type
+) -> None:
+    store = _open(tmp_path, "llama-biases", dtype)
+    parts = (
+        (store.tensors.names.embedding(), load_weights(store.embedding(bits=32))),
+        (store.tensors.names.layer(0), load_weights(store.layer(0, bits=32))),
+        (store.tensors.names.head(), load_weights(store.head(bits=32))),
+    )
+    for sources, weights in parts:
+        for tensor, file in sources:
+            stored = file.to_ours(store.reader.read(file.name))
+            served = np.asarray(weights[tensor.name])
+            assert served.dtype == np.float32
+            assert np.array_equal(served, stored.astype(np.float32))
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_matrices_alone_are_quantised_from_the_file_s_values(
     tmp_path: Path, bits: Literal[4, 8]

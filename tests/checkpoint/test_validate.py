@@ -14,7 +14,11 @@ from safetensors.numpy import load_file, save_file
 from llmpq_jax.checkpoint.checkpoint_tensors import CheckpointTensors
 from llmpq_jax.checkpoint.open_store import open_store
 from llmpq_jax.checkpoint.reader import WHOLE
-from llmpq_jax.checkpoint.validate import check_checkpoint, plannable_bits
+from llmpq_jax.checkpoint.validate import (
+    check_checkpoint,
+    plannable_bits,
+    rounding_note,
+)
 from llmpq_jax.checkpoint.writer import write_served_weights
 from llmpq_jax.errors import CheckpointError
 from llmpq_jax.schema.precision import Bits, HeadBits
@@ -148,6 +152,26 @@ def test_plans_choose_among_the_bits_that_each_layer_can_have(
 ) -> None:
     stored = _mixed(tmp_path, layers)
     assert plannable_bits(stored, head=8) == expected
+
+
+def test_float32_is_served_at_32_bits_and_what_has_fewer_is_not(
+    tmp_path: Path,
+) -> None:
+    write_random_checkpoint(tmp_path / "wide", CONFIGS["llama"], dtype="float32")
+    wide = CheckpointTensors.open(tmp_path / "wide")
+    assert set(plannable_bits(wide, head=32)) == {(32, 16, 8, 4)}
+    assert rounding_note(wide, (32, 32)) is None
+    note = rounding_note(wide, (32, 16))
+    assert note is not None
+    assert "holds float32 weights, which are rounded to bfloat16" in note
+    half = _mixed(tmp_path, [16, 16])
+    assert set(plannable_bits(half, head=16)) == {(16, 8, 4)}
+    assert rounding_note(half, (16, 16)) is None
+    with pytest.raises(
+        CheckpointError,
+        match="lm_head has no more than 16 bits, the plan asks for 32: expected 16",
+    ):
+        plannable_bits(half, head=32)
 
 
 def test_a_head_s_bits_are_checked_before_planning(tmp_path: Path) -> None:

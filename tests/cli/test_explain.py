@@ -24,7 +24,7 @@ def plan(model, tmp_path_factory, cluster, measurements):
 
     path = tmp_path_factory.mktemp("explained") / "plan.toml"
     words = ["solve", "--model", model, "--cluster", cluster, *SIZES, "--out", path]
-    words += ["--measurements", measurements, "--min-bits", 8, "--head-bits", "any"]
+    words += ["--measurements", measurements, "--bits", "16,8", "--head-bits", "any"]
     result = CliRunner().invoke(main, [str(word) for word in words])
     assert result.exit_code == 0, result.output
     return path

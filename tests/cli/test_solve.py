@@ -95,7 +95,7 @@ def test_json_holds_the_strategy_as_its_file_does(run, words, tmp_path):
 def test_options_bound_the_plan(run, words, tmp_path):
     result = run(
         *words,
-        *("--min-bits", 8, "--head-bits", 8, "--theta", 2.0, "--time-limit", 30),
+        *("--bits", "16,8", "--head-bits", 8, "--theta", 2.0, "--time-limit", 30),
         *("--prefill-micro-batch", 1, "--decode-micro-batch", 2, "--gap", 0.01),
     )
     assert result.exit_code == 0, result.output
@@ -207,7 +207,7 @@ def test_groups_that_no_kernel_has_are_refused(fails, words, measurements, tmp_p
     ("options", "message"),
     [
         (("--prefill-micro-batch", 3), "prefill is pinned to 3 rows: expected 1 to 2"),
-        (("--min-bits", 3), "'3' is not one of '4', '8', '16'"),
+        (("--bits", "16,3"), "'3', expected some of 32, 16, 8, 4 with commas between"),
         (("--theta", -1), "-1.0 is not in the range x>=0"),
         (("--theta", "nan"), "theta is nan: expected a finite number"),
         (("--time-limit", 0), "0.0 is not in the range x>0"),
@@ -219,7 +219,7 @@ def test_groups_that_no_kernel_has_are_refused(fails, words, measurements, tmp_p
         (("--pin-layers", "0-2=x"), "'0-2=x': expected FIRST:END=DEVICE, such as"),
         (("--pin-layers", "0:2=x"), "expected one of node0/cpu:0, node0/cpu:1"),
         (("--pin-bits", "0:2"), "'0:2': expected FIRST:END=BITS, such as 0:2=16"),
-        (("--pin-bits", "0:2=7"), "found 7 bits, expected one of [4, 8, 16]"),
+        (("--pin-bits", "0:2=7"), "found 7 bits, expected one of [4, 8, 16, 32]"),
         (("--pin-bits", "3:9=8"), "within 0:4, the model's layers"),
         (("--use", "cpu:0"), "device 'cpu:0' is not in the cluster: expected one of"),
         (
@@ -482,7 +482,7 @@ def test_a_missing_size_is_named(run, words):
 def test_a_strategy_keeps_what_was_asked_for(run, words, tmp_path):
     result = run(
         *words,
-        *("--min-bits", 8, "--head-bits", "any", "--wire-bits", "8", "--theta", 0.5),
+        *("--bits", "16,8", "--head-bits", "any", "--wire-bits", "8", "--theta", 0.5),
         *("--pin-layers", "1:3=node0/cpu:1", "--pin-bits", "0:1=16"),
         *("--pin-bits", "3:4=8", "--decode-micro-batch", 1, "--use", "node0/cpu:0"),
         *("--omega-budget", 9, "--time-limit", 30, "--gap", 0.01),

@@ -82,7 +82,7 @@ def test_where_nothing_fits_no_file_is_drawn(run, words, tmp_path):
 
 def test_choices_are_those_of_solve(run, words, tmp_path):
     result = run(
-        *("sweep", "--over", "devices", *words, "--head-bits", 8, "--min-bits", 8),
+        *("sweep", "--over", "devices", *words, "--head-bits", 8, "--bits", "16,8"),
         *("--pin-layers", "0:2=node0/cpu:1", "--decode-micro-batch", 1),
     )
     assert result.exit_code == 0, result.output

@@ -21,6 +21,7 @@ from llmpq_jax.model import (
     cached_context,
     fresh_context,
 )
+from llmpq_jax.schema.precision import VectorBits
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FOLDERS = [
@@ -37,14 +38,14 @@ class Decoder:
     def __init__(self, folder: Path) -> None:
         store = WeightStore(CheckpointTensors.open(folder))
         self.architecture = a = store.architecture
-        self.embedding = Embedding(
-            a, load_weights(store.embedding()), dtype=jnp.dtype(jnp.float32)
-        )
+        bits: VectorBits = 32 if store.tensors.wide_types else 16
+        looked_up = load_weights(store.embedding(bits=bits))
+        self.embedding = Embedding(a, looked_up, dtype=jnp.dtype(jnp.float32))
         self.layers = [
-            DecoderLayer(a, layer, load_weights(store.layer(layer, bits=16)))
+            DecoderLayer(a, layer, load_weights(store.layer(layer, bits=bits)))
             for layer in range(a.num_layers)
         ]
-        self.head = Head(a, load_weights(store.head(bits=16)))
+        self.head = Head(a, load_weights(store.head(bits=bits)))
 
     def whole(self, token_BT: np.ndarray) -> np.ndarray:
         """Returns the logits of rows from position 0, in one pass."""

@@ -15,7 +15,7 @@ from llmpq_jax.schema.measurements import (
     Measurements,
     VocabularyLayerTime,
 )
-from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits
+from llmpq_jax.schema.precision import USUAL_BITS, Bits, HeadBits
 from llmpq_jax.schema.sensitivity import LayerSensitivity, Sensitivity
 from llmpq_jax.schema.strategy import ModelReference
 from llmpq_jax.schema.workload import Workload
@@ -81,7 +81,7 @@ def cluster(*kinds, memory_mib=64, capacity=None, uses=()):
     )
 
 
-def measurements(*, bits=ALL_BITS, kinds=tuple(SLOWNESS), caches=(16,), tensor=(1,)):
+def measurements(*, bits=USUAL_BITS, kinds=tuple(SLOWNESS), caches=(16,), tensor=(1,)):
     sizes = [(rows, length) for rows in (1, 4, 16) for length in (16, 64, 256)]
     layers = [
         LayerTime(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,6 +9,7 @@ from llmpq_jax.schema.precision import (
     ACTIVATION_BYTES,
     ALL_BITS,
     GROUP_SIZES,
+    check_activations,
     group_size_for,
     matrix_bytes,
 )
@@ -29,6 +31,7 @@ def test_groups_divide_the_axis_and_are_the_largest_that_do(num_contracted, size
 def test_bytes_are_those_of_the_arrays_that_hold_the_weight(rows, columns, size):
     group = group_size_for(rows, size)
     arrays = {
+        32: [np.zeros((rows, columns), np.float32)],
         16: [np.zeros((rows, columns), np.float16)],
         8: [np.zeros((rows, columns), np.int8), np.zeros(columns, np.float32)],
         4: [
@@ -46,7 +49,14 @@ def test_fewer_bits_are_fewer_bytes(rows, columns):
     group = group_size_for(rows, 128)
     sizes = [matrix_bytes(rows, columns, bits=bits, group=group) for bits in ALL_BITS]
     assert sizes == sorted(sizes, reverse=True)
-    assert len(set(sizes)) == 3
+    assert len(set(sizes)) == len(ALL_BITS)
+
+
+def test_weights_of_32_bits_want_float32_activations():
+    check_activations("float32", (32, 8))
+    check_activations("bfloat16", (16, 8))
+    with pytest.raises(ValueError, match="activations in bfloat16: expected float32"):
+        check_activations("bfloat16", (16, 32))
 
 
 def test_activations_have_the_bytes_of_their_type():

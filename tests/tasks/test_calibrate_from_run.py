@@ -35,7 +35,7 @@ from llmpq_jax.schema.measurements_file import (
     read_measurements,
     row_text,
 )
-from llmpq_jax.schema.precision import ALL_BITS
+from llmpq_jax.schema.precision import USUAL_BITS
 from llmpq_jax.schema.toml import to_toml
 from llmpq_jax.stage.hardware import Machine
 from llmpq_jax.stage.message import StageEvent
@@ -88,7 +88,7 @@ def rows_of(kind):
     slow = SLOWNESS[kind]
     yield MeasuredKind(kind=kind, platform="cpu", date="2026-01-31", **asdict(MACHINE))
     for phase, each_s in (("prefill", 4e-6), ("decode", 1e-6)):
-        for bits in ALL_BITS:
+        for bits in USUAL_BITS:
             for batch in (1, 2, 8):
                 for length in (16, 32):
                     yield LayerTime(

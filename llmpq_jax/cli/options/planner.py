@@ -20,7 +20,9 @@ from llmpq_jax.cli.options.shared import (
     FROM_ZERO,
     POSITIVE,
     WINDOW,
+    bits_option,
 )
+from llmpq_jax.schema.precision import ALL_BITS
 from llmpq_jax.schema.solve_request import (
     BitsPin,
     LayerPin,
@@ -49,8 +51,8 @@ def _layer_pin(value: str) -> LayerPin:
 
 def _bits_pin(value: str) -> BitsPin:
     first, end, typed = _pin(value, "BITS", "0:2=16")
-    if typed not in {"4", "8", "16"}:
-        msg = f"{value}: found {typed} bits, expected one of [4, 8, 16]"
+    if typed not in map(str, ALL_BITS):
+        msg = f"{value}: found {typed} bits, expected one of {sorted(ALL_BITS)}"
         raise click.BadParameter(msg)
     bits: Any = int(typed)
     return BitsPin(first=first, end=end, bits=bits)
@@ -60,15 +62,14 @@ CHOICES = option_group(
     "Choices of the planner",
     PlannerChoices,
     "choices",
-    bits=choice(
-        "Lowest precision that a layer may have.",
-        {"4": (16, 8, 4), "8": (16, 8), "16": (16,)},
-        "4",
-        name="--min-bits",
+    bits=bits_option(
+        "Precisions that a layer may have, of 32, 16, 8 and 4. 32 serves float32 weights "
+        "as they are, where `profile --bits` measured it."
     ),
     head_bits=choice(
-        "Precision of the output head; with any, the planner chooses.",
-        _EIGHT_OR_SIXTEEN,
+        "Precision of the output head, 32 also of the embedding; with any, the planner "
+        "chooses 16 or 8.",
+        {"8": (8,), "16": (16,), "32": (32,), "any": (16, 8)},
         "16",
     ),
     kv_bits=choice(

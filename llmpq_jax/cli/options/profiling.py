@@ -17,13 +17,13 @@ from llmpq_jax.cli.options.option_group import (
     option_group,
     option_record,
 )
-from llmpq_jax.cli.options.shared import FILE, FROM_ZERO, GROUP_SIZE
+from llmpq_jax.cli.options.shared import FILE, FROM_ZERO, GROUP_SIZE, bits_option
 
 if TYPE_CHECKING:
     from llmpq_jax.profiler.grid import Thoroughness
     from llmpq_jax.profiler.stopwatch import Stopwatch
     from llmpq_jax.runtime.engines.transport import TransportName
-    from llmpq_jax.schema.precision import Activations, KvBits
+    from llmpq_jax.schema.precision import Activations, Bits, KvBits
 
 
 def _widths(value: str) -> tuple[int, ...]:
@@ -43,6 +43,10 @@ class TimingOptions:
         "Type of hidden states and cache (default: float32 if all devices are CPUs, else "
         "bfloat16).",
         click.Choice(["float32", "bfloat16", "float16"]),
+    )
+    bits: tuple[Bits, ...] = bits_option(
+        "Precisions of layers that are timed, of 32, 16, 8 and 4; with 32 also those of "
+        "the embedding and the head."
     )
     group_size: int = GROUP_SIZE
     kv_bits: KvBits = choice(

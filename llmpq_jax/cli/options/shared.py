@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 from llmpq_jax.cli.options.option_group import choice, flag, option
 from llmpq_jax.cli.options.paths import InputPath, OutputFile, named_by_strategy
 from llmpq_jax.files import is_stream
+from llmpq_jax.schema.precision import ALL_BITS, USUAL_BITS, Bits
 
 FILE = InputPath()
 # Of records whose fields are texts.
@@ -31,6 +33,24 @@ def work_folder(out: Path) -> Path:
     if is_stream(out):
         return cache_home() / "llmpq-jax" / "work" / out.name
     return out.with_name(f".{out.name}.work")
+
+
+def _bits(value: str) -> tuple[Bits, ...]:
+    """Reads precisions such as 16,8,4; returns them from high to low."""
+    typed = [word.strip() for word in value.split(",")]
+    known = {str(bits): bits for bits in ALL_BITS}
+    unknown = [word for word in typed if word not in known]
+    if unknown:
+        msg = f"found {unknown[0]!r}, expected some of {', '.join(known)} with commas between, such as 16,8,4"
+        raise click.BadParameter(msg)
+    return tuple(bits for word, bits in known.items() if word in typed)
+
+
+def bits_option(help: str) -> Any:
+    """Describes an option that takes several precisions of layers."""
+    usual = ",".join(map(str, USUAL_BITS))
+    described = option(help, _bits, name="--bits", default=usual, metavar="N,N,…")
+    return replace(described, value=USUAL_BITS)
 
 
 MODEL: Any = option(

@@ -29,6 +29,7 @@ from llmpq_jax.planner.instance.instance import Instance
 from llmpq_jax.planner.instance.problem import Problem
 from llmpq_jax.planner.pins import allowed_by
 from llmpq_jax.schema.measurements import PHASES, Phase
+from llmpq_jax.schema.precision import vector_bits
 from llmpq_jax.schema.strategy import PrecisionChoice
 from llmpq_jax.schema.workload import MicroBatch
 
@@ -125,7 +126,10 @@ def _held_bytes(
             ),
         ),
         "embedding_bytes": for_each_unit(
-            units, lambda _, width: embedding_bytes(a, tensor=width)
+            units,
+            lambda _, width: embedding_bytes(
+                a, head_bits=precision.head_bits, tensor=width
+            ),
         ),
         "head_bytes": for_each_unit(
             units, lambda _, width: head_bytes(a, precision=precision, tensor=width)
@@ -162,10 +166,15 @@ def workspace_bytes(
         ]
 
     def embedding(kind: str, _: int) -> int:
-        if not latency.supports_vocabulary_layer(kind, "embedding", 16):
+        bits = vector_bits(precision.head_bits)
+        if not latency.supports_vocabulary_layer(kind, "embedding", bits):
             return 0
         return fitted.workspace.embedding_bytes(
-            kind, workload=workload, micro_batch=micro_batch, phases=phases
+            kind,
+            head_bits=precision.head_bits,
+            workload=workload,
+            micro_batch=micro_batch,
+            phases=phases,
         )
 
     def head(kind: str, width: int) -> int:

@@ -24,6 +24,7 @@ from llmpq_jax.schema.measurements import Phase
 from llmpq_jax.schema.precision import (
     ACTIVATION_BYTES,
     HeadBits,
+    vector_bits,
     wire_token_bytes,
 )
 from llmpq_jax.schema.strategy import PrecisionChoice
@@ -144,7 +145,9 @@ def _seconds(
         "layer_s": for_each_unit(units, layer_s),
         "dispatch_s": dispatch_s(1.0),
         "whole_dispatch_s": dispatch_s(work.num_whole_calls),
-        "embedding_s": vocabulary_layer_s("embedding", 16, work.num_tokens),
+        "embedding_s": vocabulary_layer_s(
+            "embedding", vector_bits(precision.head_bits), work.num_tokens
+        ),
         "head_s": vocabulary_layer_s("head", precision.head_bits, rows)
         + _gather_s(problem, work, between_s),
         "hop_s": _hop_s(problem, work, between_s),

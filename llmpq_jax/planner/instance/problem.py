@@ -22,7 +22,7 @@ from llmpq_jax.planner.instance.instance import DeviceGroup
 from llmpq_jax.planner.pins import BitsPin, LayerPin
 from llmpq_jax.planner.request import PlanRequest
 from llmpq_jax.schema.cluster import NodeDevice
-from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits, KvBits
+from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits, KvBits, vector_bits
 from llmpq_jax.schema.strategy import PrecisionChoice
 
 
@@ -217,8 +217,10 @@ def _check_vocabulary_layers(
     request: PlanRequest, node_devices: Sequence[NodeDevice], latency: LatencyModel
 ) -> None:
     kinds = {node_device.device.kind for node_device in node_devices}
-    wanted: list[tuple[VocabularyLayer, HeadBits]] = [("embedding", 16)]
-    wanted.extend(("head", bits) for bits in request.head_bits)
+    wanted: list[tuple[VocabularyLayer, HeadBits]] = []
+    for bits in request.head_bits:
+        wanted.append(("embedding", vector_bits(bits)))
+        wanted.append(("head", bits))
     for layer, bits in wanted:
         if not any(
             latency.supports_vocabulary_layer(kind, layer, bits) for kind in kinds

@@ -27,7 +27,7 @@ from llmpq_jax.planner.whatif.changes import (
     without_memory_limit,
 )
 from llmpq_jax.planner.whatif.from_strategy import incumbent_from_strategy
-from llmpq_jax.schema.precision import ALL_BITS
+from llmpq_jax.schema.precision import USUAL_BITS
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.units import format_bytes, format_loss
 
@@ -177,9 +177,10 @@ def _about_decisions(request: PlanRequest, strategy: Strategy) -> Iterator[Scena
     """Yields a scenario without each decision of the user: lowest bits and pins."""
     changes: list[tuple[str, PlanRequest]] = []
     lowest = min(request.bits)
-    if lowest > min(ALL_BITS):
+    if lowest > min(USUAL_BITS):
         text = f"layers below {lowest} bits allowed"
-        changes.append((text, replace(request, bits=ALL_BITS)))
+        bits = tuple(dict.fromkeys((*request.bits, *USUAL_BITS)))
+        changes.append((text, replace(request, bits=bits)))
     for name in ("prefill", "decode"):
         rows = getattr(request, name)
         if rows is not None:
