@@ -51,7 +51,7 @@ class StageContents:
 
     Attributes:
         num_layers: Number of decoder layers.
-        bits: Bit width of all matrices; the embedding has 16 bits beside quantised ones.
+        bits: Bit width of all matrices; the embedding has 16 bits next to quantised ones.
         has_embedding: Whether the stage holds the embedding.
         has_head: Whether the stage holds the head.
     """

@@ -28,9 +28,9 @@ ACTIVATION_BYTES: dict[Activations, int] = {"float32": 4, "bfloat16": 2, "float1
 
 
 def vector_bits(bits: Bits) -> VectorBits:
-    """Returns the bits of norms and biases beside matrices of these bits.
+    """Returns the bits of norms and biases next to matrices of these bits.
 
-    The embedding has them too, beside a head of these bits.
+    The embedding has them too, next to a head of these bits.
     """
     return 32 if bits == 32 else 16
 

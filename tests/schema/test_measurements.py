@@ -41,7 +41,7 @@ def test_a_row_may_leave_out_defaults():
             {"phase": "training"},
             "phase: found 'training', input should be 'prefill' or",
         ),
-        ({"bits": 2}, "bits: found 2, input should be 4, 8 or 16"),
+        ({"bits": 2}, "bits: found 2, input should be 4, 8, 16 or 32"),
         ({"kv_bits": 4}, "kv_bits: found 4, input should be 8 or 16"),
         ({"seconds": "1 ms"}, "seconds: found '1 ms', input should be a valid number"),
         ({"batch": 1.5}, "batch: found 1.5, input should be a valid integer"),
@@ -60,7 +60,7 @@ def test_a_wrong_row_is_refused(change, complaint):
     ("change", "complaint"),
     [
         ({"part": "tail"}, "part: found 'tail', input should be 'embedding' or 'head'"),
-        ({"bits": 4}, "bits: found 4, input should be 8 or 16"),
+        ({"bits": 4}, "bits: found 4, input should be 8, 16 or 32"),
     ],
 )
 def test_a_wrong_vocabulary_layer_is_refused(change, complaint):

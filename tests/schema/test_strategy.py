@@ -100,7 +100,7 @@ MESH = {"devices": ["node0/cpu:1", "node0/cpu:2"], "tensor": 2}
         ),
         (
             {"bits": [8, 3]},
-            r"stage\[1\].bits\[1\]: found 3, input should be 4, 8 or 16",
+            r"stage\[1\].bits\[1\]: found 3, input should be 4, 8, 16 or 32",
         ),
         ({"wire_bits": 4}, r"stage\[1\].wire_bits: found 4, input should be 8 or 16"),
         ({"wire_bits": 8}, r"the last stage has wire_bits = 8: expected none"),
@@ -132,7 +132,7 @@ def test_a_wrong_stage_is_refused(second, complaint):
         ({"precision": {"group_size": 48}}, "group_size: found 48, input should be 32"),
         (
             {"precision": {"head_bits": 4}},
-            "head_bits: found 4, input should be 8 or 16",
+            "head_bits: found 4, input should be 8, 16 or 32",
         ),
         (
             {"micro_batch": {"prefill": 2, "decode": 3}},
@@ -185,7 +185,8 @@ def test_a_certificate_in_a_file_claims_no_more_than_was_proven(
     assert found.bound <= bound
     assert found.objective >= objective
     assert found.gap == (found.objective - found.bound) / found.objective
-    assert found.gap == pytest.approx(certificate.gap, abs=1e-8)
+    # Of nine digits, both numbers move by up to 1e-8 of themselves.
+    assert found.gap == pytest.approx(certificate.gap, abs=2e-8)
 
 
 @given(VALUES)

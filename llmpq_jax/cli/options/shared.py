@@ -38,12 +38,12 @@ def work_folder(out: Path) -> Path:
 def _bits(value: str) -> tuple[Bits, ...]:
     """Reads precisions such as 16,8,4; returns them from high to low."""
     typed = [word.strip() for word in value.split(",")]
-    known = {str(bits): bits for bits in ALL_BITS}
+    known = tuple(map(str, ALL_BITS))
     unknown = [word for word in typed if word not in known]
     if unknown:
         msg = f"found {unknown[0]!r}, expected some of {', '.join(known)} with commas between, such as 16,8,4"
         raise click.BadParameter(msg)
-    return tuple(bits for word, bits in known.items() if word in typed)
+    return tuple(bits for bits in ALL_BITS if str(bits) in typed)
 
 
 def bits_option(help: str) -> Any:
