@@ -25,7 +25,7 @@ import numpy as np
 
 from llmpq_jax.kernels import device_kernel_path, multiply, serve_matrix
 from llmpq_jax.quant import quantize
-from llmpq_jax.schema.precision import ALL_BITS
+from llmpq_jax.schema.precision import USUAL_BITS
 from llmpq_jax.stage.emulated_devices import JaxDevice
 from tests.referees.quantized_product import reference_product
 from tools.provenance import provenance
@@ -95,7 +95,7 @@ def time_products(
     matrix = generator.standard_normal((features, contracted), np.float32).T
     matrix = matrix.astype(ml_dtypes.bfloat16)
     figures = []
-    for bits in ALL_BITS:
+    for bits in USUAL_BITS:
         weight = serve_matrix(matrix, bits=bits, group_size=128, device=device)
         num_copies = max(_MIN_COPIES, -(-CACHED_BYTES // weight.nbytes))
         copies = [jax.tree.map(jnp.copy, weight) for _ in range(num_copies)]

@@ -12,7 +12,7 @@ from llmpq_jax.arch.architecture import Architecture
 from llmpq_jax.arch.families import read_architecture
 from llmpq_jax.profiler.grid import Shape
 from llmpq_jax.schema.measurements import PHASES, Phase
-from llmpq_jax.schema.precision import ALL_BITS, Bits
+from llmpq_jax.schema.precision import USUAL_BITS, Bits
 from llmpq_jax.tasks.example import MODEL
 from tools.predictions.configs import architecture_of
 
@@ -67,7 +67,7 @@ def architecture(model: str) -> Architecture:
 def points_of(model: str) -> Iterator[Point]:
     """Yields every size of a model's layer, at every precision."""
     sizes = MODELS[model]
-    for bits in ALL_BITS:
+    for bits in USUAL_BITS:
         for phase in PHASES:
             for held_out, all_rows, lengths in (
                 (False, sizes.rows, sizes.lengths),

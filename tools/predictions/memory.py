@@ -23,7 +23,7 @@ import jax
 
 from llmpq_jax.costmodel.workspace import fit_workspace
 from llmpq_jax.schema.buckets import bucket_length
-from llmpq_jax.schema.precision import ALL_BITS, Bits, HeadBits, KvBits
+from llmpq_jax.schema.precision import USUAL_BITS, Bits, HeadBits, KvBits
 from llmpq_jax.schema.strategy import PrecisionChoice, Stage
 from llmpq_jax.schema.workload import MicroBatch, Workload
 from llmpq_jax.stage.abstract import describe_stage, program_memories
@@ -78,7 +78,7 @@ def draw_stage(generator: random.Random) -> RandomStage:
     num_layers = architecture_of(family).num_layers
     first = generator.choice((0, 0, 2, 4))
     end = generator.choice((num_layers, generator.randint(first + 1, num_layers)))
-    two_widths = generator.sample(ALL_BITS, 2)
+    two_widths = generator.sample(USUAL_BITS, 2)
     rows, times = generator.choice((2, 3, 4, 5)), generator.choice((1, 1, 2, 3))
     prefill, decode = generator.choice(((rows, rows * times), (rows * times, rows)))
     measured = {length for pair in LENGTHS for length in pair}
