@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 from llmpq_jax.files import json_text
@@ -17,8 +18,13 @@ ToolForm = Literal["hermes", "qwen3_coder", "llama3"]
 Channel = Literal["reasoning", "content"]
 
 _OPEN_THINK, _CLOSE_THINK, _OPEN_CALL = "<think>", "</think>", "<tool_call>"
-_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
-_FUNCTION = re.compile(r"<function=([^>\n]+)>(.*?)(?:</function>|\Z)", re.DOTALL)
+_CALL_TAG = re.compile(r"\s*</?tool_call>\s*")
+# Values end at the next tag of their own, and may hold other ones.
+_FUNCTION = re.compile(
+    r"<function=([^>\n]+)>((?:\s*<parameter=[^>\n]+>.*?(?:</parameter>|\Z))*)"
+    r"\s*(?:</function>|\Z)",
+    re.DOTALL,
+)
 _PARAMETER = re.compile(
     r"<parameter=([^>\n]+)>\n?(.*?)\n?(?:</parameter>|\Z)", re.DOTALL
 )
@@ -60,12 +66,20 @@ def tool_form_of(chat_template: str | None) -> ToolForm | None:
 class AnswerSplitter:
     """Splits an answer that comes in parts; what may be the start of a tag is held back."""
 
-    def __init__(self, prompt: str, tool_form: ToolForm | None) -> None:
+    def __init__(
+        self,
+        prompt: str,
+        tool_form: ToolForm | None,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         """Takes the text of the prompt, which may begin the reasoning.
 
-        Calls are parsed if there is a form of them.
+        Calls are parsed if there is a form of them. Of the tools, the schemas say which
+        parameters are texts where the form does not.
         """
         self._tool_form: ToolForm | None = tool_form
+        self._tools = tools
         self._channel: Channel = "content"
         self._is_start = True
         if prompt.rstrip().endswith(_OPEN_THINK):
@@ -85,7 +99,7 @@ class AnswerSplitter:
         text = self._held
         calls: list[Call] = []
         if self._has_calls or self._may_be_json():
-            calls = _calls(text, self._tool_form)
+            calls = _calls(text, self._tool_form, self._tools)
             if calls:
                 text = ""
         return ([(self._channel, text)] if text else []), calls
@@ -144,27 +158,53 @@ def _num_held(text: str, tag: str) -> int:
     return len(text) - len(before.rstrip("\n"))
 
 
-def _calls(text: str, tool_form: ToolForm | None) -> list[Call]:
+def _calls(
+    text: str, tool_form: ToolForm | None, tools: Sequence[Mapping[str, Any]]
+) -> list[Call]:
     """Returns the calls in a text; none if it is not what it should be."""
     match tool_form:
         case "hermes":
-            found = [_json_call(each) for each in _CALL.findall(text)]
+            found = [_json_call(each) for each in _json_values(text, _OPEN_CALL)]
         case "qwen3_coder":
-            found = [_tagged_call(each) for each in _CALL.findall(text)]
+            found = list(_tagged_calls(text, _text_parameters(tools)))
         case "llama3":
-            found = [_json_call(each) for each in text.split(";")]
+            found = [_json_call(each) for each in _json_values(f";{text}", ";")]
         case None:
             found = []
     calls = [each for each in found if each is not None]
     return calls if len(calls) == len(found) else []
 
 
-def _json_call(text: str) -> Call | None:
+def _json_values(text: str, opening: str) -> Iterator[Any]:
+    """Yields the JSON after each opening, which its strings may hold too; None if it is none."""
+    decoder, place = json.JSONDecoder(), 0
+    while (found := text.find(opening, place)) >= 0:
+        place = found + len(opening)
+        place += len(text[place:]) - len(text[place:].lstrip())
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            value = None
+        yield value
+
+
+def _text_parameters(tools: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    """Returns the names of functions' parameters whose schema says that they are texts."""
+    found: set[tuple[str, str]] = set()
+    for tool in tools:
+        with suppress(AttributeError, KeyError, TypeError):
+            function = tool["function"]
+            for name, schema in function["parameters"]["properties"].items():
+                if schema.get("type") == "string":
+                    found.add((function["name"], name))
+    return found
+
+
+def _json_call(values: Any) -> Call | None:
     try:
-        values = json.loads(text)
         arguments = values.get("arguments", values.get("parameters", {}))
         name = values["name"]
-    except (ValueError, KeyError, AttributeError, RecursionError):
+    except (KeyError, AttributeError):
         return None
     if isinstance(arguments, str):
         try:
@@ -175,14 +215,17 @@ def _json_call(text: str) -> Call | None:
     return Call(name, arguments) if is_call else None
 
 
-def _tagged_call(text: str) -> Call | None:
-    found = _FUNCTION.search(text)
-    if found is None:
-        return None
-    arguments: dict[str, Any] = {}
-    for name, value in _PARAMETER.findall(found[2]):
-        try:
-            arguments[name] = json.loads(value)
-        except (ValueError, RecursionError):
-            arguments[name] = value
-    return Call(found[1].strip(), arguments)
+def _tagged_calls(
+    text: str, texts: Collection[tuple[str, str]]
+) -> Iterator[Call | None]:
+    """Yields calls with parameters in tags, and None if there is anything else."""
+    if _CALL_TAG.sub("", _FUNCTION.sub("", text)):
+        yield None
+    for function, parameters in _FUNCTION.findall(text):
+        name, arguments = function.strip(), {}
+        for key, value in _PARAMETER.findall(parameters):
+            arguments[key] = value
+            if (name, key) not in texts:
+                with suppress(ValueError, RecursionError):
+                    arguments[key] = json.loads(value)
+        yield Call(name, arguments)

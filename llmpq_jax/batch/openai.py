@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from llmpq_jax.batch.prompt import Form
+from llmpq_jax.batch.prompt import ForcedCalls, Form
 from llmpq_jax.batch.request_fields import (
     Asked,
     CheckedModel,
@@ -323,6 +323,26 @@ class _Body(OpenAIModel, RequestFields):
         return grammars[0] if grammars else None
 
 
+def _function_of(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the function of a tool, its name and the form of its parameters checked."""
+    function = tool.get("function")
+    if isinstance(function, dict) and isinstance(name := function.get("name"), str):
+        parameters = function.get("parameters")
+        if name and (parameters is None or _is_schema(parameters)):
+            return {"name": name, "parameters": parameters}
+    text = f'found {short_repr(tool)}, expected {{"type": "function", "function": {{"name": "…", "parameters": {{…}}}}}}'
+    raise complaint(text, at=".tools")
+
+
+def _is_schema(parameters: object) -> bool:
+    if not isinstance(parameters, dict):
+        return False
+    properties = parameters.get("properties", {})
+    return isinstance(properties, dict) and isinstance(
+        parameters.get("required", []), list
+    )
+
+
 class ChatBody(_Body):
     """Body of a request to /v1/chat/completions."""
 
@@ -336,8 +356,8 @@ class ChatBody(_Body):
     top_logprobs: WholeNumber | None = Field(None, description="a whole number")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="an object")
     tools: list[dict[str, Any]] | None = Field(None, description="a list of objects")
-    tool_choice: Literal["none", "auto"] | None = Field(
-        None, description='"none" or "auto": nothing else is supported'
+    tool_choice: str | dict[str, Any] | None = Field(
+        None, description="a text or an object"
     )
 
     @model_validator(mode="after")
@@ -351,7 +371,26 @@ class ChatBody(_Body):
         if self.top_logprobs is not None and not self.logprobs:
             text = 'found without logprobs, expected "logprobs": true with it'
             raise complaint(text, at=".top_logprobs")
+        if self.forced_calls() is not None and self.grammar() is not None:
+            text = "found with a response format, expected one of them"
+            raise complaint(text, at=".tool_choice")
         return self
+
+    def forced_calls(self) -> ForcedCalls | None:
+        """Returns the calls that the answer has to consist of, if any."""
+        choice = self.tool_choice
+        if choice is None or choice in ("none", "auto"):
+            return None
+        functions = [_function_of(tool) for tool in self.tools or ()]
+        if choice == "required" and functions:
+            return ForcedCalls(tools=tuple(functions), is_single=False)
+        name = choice.get("function") if isinstance(choice, dict) else None
+        name = name.get("name") if isinstance(name, dict) else None
+        for function in functions:
+            if function["name"] == name:
+                return ForcedCalls(tools=(function,), is_single=True)
+        text = f'found {short_repr(choice)}, expected "none", "auto", "required" with tools, or {{"type": "function", "function": {{"name": "…"}}}} with one of theirs'
+        raise complaint(text, at=".tool_choice")
 
     def asked(self) -> Asked:
         """Returns what is asked for; `max_tokens` is the older name of its limit."""
@@ -369,6 +408,7 @@ class ChatBody(_Body):
             model=self.model,
             grammar=self.grammar(),
             calls_tools=calls_tools,
+            forced_calls=self.forced_calls(),
             template_arguments=template_arguments,
         )
 

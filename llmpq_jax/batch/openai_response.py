@@ -130,7 +130,8 @@ def answer_splitter(
         return AnswerSplitter("", None)
     end = tokenizer.decode(token_ids[-_PROMPT_END:], skips_special_tokens=False)
     form = tool_form_of(tokenizer.chat_template) if prompt.calls_tools else None
-    return AnswerSplitter(end, form)
+    tools = prompt.template_arguments.get("tools") or ()
+    return AnswerSplitter(end, form, tools=tools)
 
 
 def _message(

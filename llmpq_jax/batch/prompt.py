@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llmpq_jax.batch.answer import tool_form_of
 from llmpq_jax.errors import RequestError
+from llmpq_jax.files import json_text
 from llmpq_jax.runtime.request import (
     NO_LOGIT_CHANGES,
     Grammar,
@@ -52,6 +53,18 @@ class Line:
     where: str
 
 
+class ForcedCalls(NamedTuple):
+    """Calls that an answer consists of, whatever else the model would write.
+
+    Attributes:
+        tools: Functions that may be called, with "name" and perhaps "parameters".
+        is_single: Whether there is one call; otherwise there is at least one.
+    """
+
+    tools: tuple[Mapping[str, Any], ...]
+    is_single: bool
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt(Line):
     """A prompt with its options.
@@ -75,6 +88,7 @@ class Prompt(Line):
         logit_changes: Biases and penalties.
         grammar: Grammar that the text follows, if any.
         calls_tools: Whether the answer may call tools.
+        forced_calls: Calls that the answer consists of, if it has to.
         template_arguments: What else a chat template is given, such as tools.
     """
 
@@ -92,6 +106,7 @@ class Prompt(Line):
     logit_changes: LogitChanges = NO_LOGIT_CHANGES
     grammar: Grammar | None = None
     calls_tools: bool = False
+    forced_calls: ForcedCalls | None = None
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -190,6 +205,15 @@ def prompt_tokens(
         )
         for content in prompt.contents
     )
+
+
+def prompt_grammar(prompt: Prompt, tokenizer: Tokenizer) -> Grammar | None:
+    """Returns the grammar that answers to a prompt follow, if there is one."""
+    if prompt.forced_calls is None:
+        return prompt.grammar
+    form = tool_form_of(tokenizer.chat_template)
+    content = json_text({"form": form, **prompt.forced_calls._asdict()})
+    return Grammar(kind="calls", content=content, field="tool_choice")
 
 
 def _content_tokens(

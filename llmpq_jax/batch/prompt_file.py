@@ -7,7 +7,7 @@ a bad line does not affect the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +100,7 @@ class PromptFile:
         self._reader = LineReader(path, "prompts", on_note)
         self._defaults = defaults
 
-    def __iter__(self) -> Iterator[Prompt | BadLine]:
+    def __iter__(self) -> Generator[Prompt | BadLine, None, None]:
         """Reads the file line by line; empty lines are skipped.
 
         Raises:

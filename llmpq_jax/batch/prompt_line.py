@@ -22,7 +22,7 @@ from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.request import MAX_TOP_LOGPROBS, check_max_new_tokens
 
 # OpenAI's maximum too.
-_MAX_CHOICES = 128
+MAX_CHOICES = 128
 
 
 class PlainLine(RequestFields):
@@ -115,8 +115,8 @@ def make_prompt(request: RequestFields, defaults: PromptDefaults, line: Line) ->
     if max_new_tokens is not None:
         check_max_new_tokens(max_new_tokens)
     num_choices = asked.num_choices
-    if not 1 <= num_choices <= _MAX_CHOICES:
-        msg = f"n is {num_choices}, expected 1 to {_MAX_CHOICES}"
+    if not 1 <= num_choices <= MAX_CHOICES:
+        msg = f"n is {num_choices}, expected 1 to {MAX_CHOICES}"
         raise RequestError(msg)
     if not 0 <= (asked.top_logprobs or 0) <= MAX_TOP_LOGPROBS:
         msg = f"logprobs: found {asked.top_logprobs} likeliest tokens, expected 0 to {MAX_TOP_LOGPROBS}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmpq_jax.arch.families import read_architecture
-from llmpq_jax.batch.prompt import BadLine, Prompt, prompt_tokens
+from llmpq_jax.batch.prompt import BadLine, Prompt, prompt_grammar, prompt_tokens
 from llmpq_jax.batch.reorder_buffer import ReorderBuffer, RequestKey
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
@@ -85,6 +85,7 @@ class RequestReader:
     def _requests(self, prompt: Prompt) -> tuple[Request, ...] | BadLine:
         """Returns the requests of a line's prompts, without their further choices."""
         planned = self._strategy.workload
+        grammar = prompt_grammar(prompt, self._tokenizer)
         try:
             requests = tuple(
                 Request(
@@ -97,7 +98,7 @@ class RequestReader:
                     else prompt.ignores_eos,
                     top_logprobs=prompt.top_logprobs,
                     logit_changes=prompt.logit_changes,
-                    grammar=prompt.grammar,
+                    grammar=grammar,
                 )
                 for token_ids in prompt_tokens(
                     prompt,
@@ -108,8 +109,8 @@ class RequestReader:
             )
             for request in requests:
                 check_request(request, self._strategy, self._architecture)
-            if prompt.grammar is not None:
-                self._sequence_maker.constraint(prompt.grammar)
+            if grammar is not None:
+                self._sequence_maker.constraint(grammar)
         except RequestError as reason:
             return BadLine.of(prompt, reason)
         return requests

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Self, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from llmpq_jax.batch.prompt import Form, PromptContent
+from llmpq_jax.batch.prompt import ForcedCalls, Form, PromptContent
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.request import Grammar, LogitChanges
 
@@ -93,6 +93,7 @@ class Asked(NamedTuple):
         model: Name that the request gives to the model, if any.
         grammar: Grammar that the text follows, if any.
         calls_tools: Whether the answer may call tools.
+        forced_calls: Calls that the answer consists of, if it has to.
         template_arguments: What else a chat template is given, such as tools.
     """
 
@@ -105,6 +106,7 @@ class Asked(NamedTuple):
     model: str | None = None
     grammar: Grammar | None = None
     calls_tools: bool = False
+    forced_calls: ForcedCalls | None = None
     template_arguments: Mapping[str, Any] = MappingProxyType({})
 
 

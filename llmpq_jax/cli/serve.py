@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +19,7 @@ from llmpq_jax.cli.options.option_group import (
     option_group,
     option_record,
 )
+from llmpq_jax.cli.options.paths import OutputFolder
 from llmpq_jax.cli.options.problem import read_problem
 from llmpq_jax.cli.options.shared import ABOVE_ZERO, POSITIVE, STRATEGY, cache_home
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from llmpq_jax.schema.strategy import Strategy
 
 _KEY_VARIABLE = "LLMPQ_JAX_API_KEY"
+_SERVER_MODULES = ("starlette", "uvicorn", "prometheus_client", "python_multipart")
 
 
 @option_record
@@ -47,6 +49,19 @@ class ServerOptions:
         "Name of the model for clients (default: its folder's name).",
         name="--served-model-name",
         metavar="NAME",
+    )
+
+
+@option_record
+class FileOptions:
+    """What the server keeps for its clients, as typed."""
+
+    files: Path | None = option(
+        "Folder for files and batches of clients (/v1/files, /v1/batches), made if it is "
+        "missing. Batches that have not ended go on after a restart; nothing is deleted "
+        "unless clients do. Without it there are none.",
+        OutputFolder(),
+        metavar="FOLDER",
     )
 
 
@@ -91,6 +106,7 @@ class RecoveryOptions:
     "serve",
     option_group("Plan", strategy_path=STRATEGY),
     option_group("Server", ServerOptions, "server"),
+    option_group("Batches", FileOptions, "kept"),
     option_group("Limits", LimitOptions, "limits"),
     ENGINE,
     option_group("Failures under Ray", RecoveryOptions, "recovery"),
@@ -98,6 +114,7 @@ class RecoveryOptions:
 def serve_command(
     strategy_path: Path,
     server: ServerOptions,
+    kept: FileOptions,
     limits: LimitOptions,
     engine: EngineOptions,
     recovery: RecoveryOptions,
@@ -113,6 +130,7 @@ def serve_command(
         raise click.UsageError(msg)
     start = engine.starter(restarts=True)
     with _needs_server():
+        from llmpq_jax.server.batches.service import open_batches
         from llmpq_jax.server.connections import is_loopback, listen
         from llmpq_jax.server.run import run_server
         from llmpq_jax.server.settings import ServerSettings
@@ -133,7 +151,10 @@ def serve_command(
     keep_compiled(cache_home())
     name = server.model_name or folder.resolve().name
     state = ServerState(ServerSettings(model_name=name, api_key=api_key))
-    with listen(server.host, server.port) as listening:
+    with (
+        listen(server.host, server.port) as listening,
+        open_batches(state, kept.files) if kept.files else nullcontext() as batches,
+    ):
         host, port = listening.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log(f"listening at {url}")
@@ -156,6 +177,7 @@ def serve_command(
             partial(load, strategy),
             listening,
             replan=replanner and (lambda failure: partial(load, replanner(failure))),
+            batches=batches,
             drain_timeout_s=limits.drain_timeout_s,
             on_note=log,
         )
@@ -184,7 +206,7 @@ def _needs_server() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as reason:
-        if reason.name not in ("starlette", "uvicorn", "prometheus_client"):
+        if reason.name not in _SERVER_MODULES:
             raise
         msg = f"`llmpq-jax serve` needs {reason.name}, which is not installed: expected it from `pip install 'llmpq-jax[serve]'`"
         raise click.UsageError(msg) from reason

@@ -11,6 +11,7 @@ import numpy as np
 from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.errors import RequestError
 from llmpq_jax.files import json_text
+from llmpq_jax.runtime.call_grammar import calls_grammar
 from llmpq_jax.runtime.request import Grammar, Request
 from llmpq_jax.runtime.sequence import Sequence
 from llmpq_jax.stage.logit_adjustments import num_words
@@ -128,6 +129,11 @@ def _compiled(grammar: Grammar) -> str:
             return LLMatcher.grammar_from_regex(grammar.content)
         case "lark":
             return LLMatcher.grammar_from_lark(grammar.content)
+        case "calls":
+            asked = json.loads(grammar.content)
+            return LLMatcher.grammar_from_lark(
+                calls_grammar(**asked, json_style=_JSON_STYLE)
+            )
         case "choice":
             choices = " | ".join(map(json_text, json.loads(grammar.content)))
             if not choices:
@@ -139,5 +145,5 @@ def _compiled(grammar: Grammar) -> str:
 def _refusal(grammar: Grammar, reason: str) -> RequestError:
     first_line = (reason.strip().splitlines() or ["no reason given"])[0]
     return RequestError(
-        f"response_format: the {grammar.kind.replace('_', ' ')} cannot be compiled ({first_line[:300]})"
+        f"{grammar.field}: the {grammar.kind.replace('_', ' ')} cannot be compiled ({first_line[:300]})"
     )

@@ -8,7 +8,7 @@ from typing import Literal
 
 from llmpq_jax.errors import RequestError
 
-GrammarKind = Literal["json_schema", "regex", "choice", "lark"]
+GrammarKind = Literal["json_schema", "regex", "choice", "lark", "calls"]
 FinishReason = Literal["eos", "stop", "length", "error", "cancelled"]
 # The same as in `stage.sampling`, which imports JAX.
 MAX_TOP_LOGPROBS = 20
@@ -110,11 +110,14 @@ class Grammar:
 
     Attributes:
         kind: Language of the grammar.
-        content: Grammar in that language; of "choice" the texts, as a JSON list.
+        content: Grammar in that language; of "choice" the texts, as a JSON list; of "calls"
+            the arguments of `call_grammar.calls_grammar`, as JSON.
+        field: Field of the request that asks for it, for messages.
     """
 
     kind: GrammarKind
     content: str
+    field: str = "response_format"
 
 
 def check_max_new_tokens(count: int) -> None:

@@ -10,11 +10,12 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmpq_jax import __version__
 from llmpq_jax.errors import LlmpqError
+from llmpq_jax.server.batches.service import BatchService
 from llmpq_jax.server.completions import Completions
 from llmpq_jax.server.errors import ApiError
 from llmpq_jax.server.live_page import PAGE_FILES, page_routes
@@ -26,8 +27,8 @@ _logger = logging.getLogger(__name__)
 _OPEN_PATHS = frozenset({"/health", "/ping", *PAGE_FILES})
 
 
-def make_app(state: ServerState) -> Starlette:
-    """Returns the ASGI application of a server."""
+def make_app(state: ServerState, batches: BatchService | None = None) -> Starlette:
+    """Returns the ASGI application of a server, with files and batches if it has them."""
     completions, tokens = Completions(state), Tokens(state)
     started_s = int(time.time())
 
@@ -77,6 +78,7 @@ def make_app(state: ServerState) -> Starlette:
             Route("/metrics", metrics),
             Route("/version", version),
             *page_routes(state),
+            *(batches.routes if batches else (_without_files(),)),
         ],
         middleware=[Middleware(_KeyCheck, api_key=state.settings.api_key)],
         exception_handlers={
@@ -87,6 +89,18 @@ def make_app(state: ServerState) -> Starlette:
             Exception: _on_bug,
         },
     )
+
+
+def _without_files() -> Mount:
+    """Says of all paths of files and batches that the server keeps none."""
+
+    async def refuse(_: HttpRequest) -> Response:
+        msg = "files and batches: this server keeps none: expected `llmpq-jax serve --files FOLDER`"
+        raise ApiError(501, msg, code="not_implemented")
+
+    paths = ("/files", "/files/{rest:path}", "/batches", "/batches/{rest:path}")
+    methods = ["GET", "POST", "DELETE"]
+    return Mount("/v1", routes=[Route(path, refuse, methods=methods) for path in paths])
 
 
 class _KeyCheck:

@@ -11,7 +11,13 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 
 from llmpq_jax.batch.openai import ChatBody, CompletionBody
-from llmpq_jax.batch.prompt import Line, Prompt, PromptDefaults, prompt_tokens
+from llmpq_jax.batch.prompt import (
+    Line,
+    Prompt,
+    PromptDefaults,
+    prompt_grammar,
+    prompt_tokens,
+)
 from llmpq_jax.batch.prompt_line import make_prompt, parse_json_line
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.admission import max_context
@@ -54,7 +60,11 @@ async def _read(http: HttpRequest, limit: int) -> bytes:
 
 
 class RequestMaker:
-    """Makes what the serving loop takes from bodies of clients."""
+    """Makes what the serving loop takes from bodies of clients.
+
+    Attributes:
+        sampling: Sampling of requests that leave it open.
+    """
 
     def __init__(
         self, pipeline: Pipeline, settings: ServerSettings, sampling: Sampling
@@ -62,7 +72,7 @@ class RequestMaker:
         """Takes the sampling of requests that leave it open."""
         self._pipeline = pipeline
         self._settings = settings
-        self._sampling = sampling
+        self.sampling = sampling
         self._logged: set[str] = set()
 
     @property
@@ -95,7 +105,7 @@ class RequestMaker:
         Raises:
             RequestError: A value is out of range.
         """
-        sampling = self._sampling
+        sampling = self.sampling
         if body.seed is None:
             sampling = with_own_seed(sampling)
         return make_prompt(body, PromptDefaults(sampling=sampling), _LINE)
@@ -129,6 +139,7 @@ class RequestMaker:
             msg = f"n: found {prompt.num_requests} continuations in all, expected at most {most}"
             raise RequestError(msg)
         made: list[Request] = []
+        grammar = prompt_grammar(prompt, self._pipeline.tokenizer)
         for token_ids in prompt_tokens(
             prompt, self._pipeline.tokenizer, max_tokens=self.max_context
         ):
@@ -142,7 +153,7 @@ class RequestMaker:
                 top_logprobs=prompt.top_logprobs,
                 wants_prompt_logprobs=wants_prompt_logprobs,
                 logit_changes=prompt.logit_changes,
-                grammar=prompt.grammar,
+                grammar=grammar,
             )
             for choice in range(prompt.num_choices):
                 sampling = prompt.sampling.with_next_seed(choice)

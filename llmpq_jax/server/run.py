@@ -19,6 +19,7 @@ from llmpq_jax.interrupts import (
 from llmpq_jax.runtime.engines.engine import DeviceFailedError
 from llmpq_jax.runtime.serving_loop import ServingLoop
 from llmpq_jax.server.app import make_app
+from llmpq_jax.server.batches.service import BatchService
 from llmpq_jax.server.connections import MAX_REQUESTS, BoundedProtocol
 from llmpq_jax.server.state import ServerState
 
@@ -58,6 +59,7 @@ def run_server(
     listening: socket.socket,
     *,
     replan: Replan | None = None,
+    batches: BatchService | None = None,
     drain_timeout_s: float,
     on_note: Callable[[str], None],
 ) -> None:
@@ -71,6 +73,7 @@ def run_server(
         listening: Socket that listens at the server's address.
         replan: Makes another plan after a device failed for good, in a thread; None to
             end the server then.
+        batches: Files and batches of clients; None to keep none.
         drain_timeout_s: Time for requests to finish after the first signal; a second one
             cancels them at once.
         on_note: Called with a line on each step of the server's life.
@@ -80,16 +83,19 @@ def run_server(
         TerminatedError: Another signal did.
         LlmpqError: The model could not be loaded.
     """
-    life = _Life(state, load, replan, make_server(state), drain_timeout_s, on_note)
+    server = make_server(state, batches)
+    life = _Life(state, load, replan, server, batches, drain_timeout_s, on_note)
     asyncio.run(life.run(listening))
 
 
-def make_server(state: ServerState) -> uvicorn.Server:
+def make_server(
+    state: ServerState, batches: BatchService | None = None
+) -> uvicorn.Server:
     """Returns the server of an application, which ends when its `should_exit` is set."""
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return _Server(
         uvicorn.Config(
-            make_app(state),
+            make_app(state, batches),
             http=BoundedProtocol,
             ws="none",
             lifespan="off",
@@ -112,6 +118,7 @@ class _Life:
         load: Load,
         replan: Replan | None,
         server: uvicorn.Server,
+        batches: BatchService | None,
         drain_timeout_s: float,
         on_note: Callable[[str], None],
     ) -> None:
@@ -119,14 +126,18 @@ class _Life:
         self._load = load
         self._replan = replan
         self._server = server
+        self._batches = batches
         self._drain_timeout_s = drain_timeout_s
         self._on_note = on_note
         self._serving: ServingLoop | None = None
+        self._answering: asyncio.Task[None] | None = None
         self._is_ending = False
 
     async def run(self, listening: socket.socket) -> None:
         listener = asyncio.create_task(self._server.serve(sockets=[listening]))
         self._loading = asyncio.create_task(self._serve_when_loaded(self._load))
+        if self._batches is not None:
+            self._answering = asyncio.create_task(self._batches.run())
         ended: BaseException | None = None
         try:
             while ended is None and not listener.done():
@@ -196,6 +207,7 @@ class _Life:
     async def _drain(self) -> None:
         """Takes no more requests, and waits for those that are there."""
         self._state.stop("the server is ending")
+        await self._stop_batches()
         serving = self._serving
         if serving is None or serving.error is not None or not serving.num_unfinished:
             return
@@ -210,8 +222,15 @@ class _Life:
             if is_late or self._signal() is not None:
                 break
 
+    async def _stop_batches(self) -> None:
+        """Leaves what batches have not answered to the next start."""
+        if self._answering is not None:
+            self._answering.cancel()
+            await asyncio.gather(self._answering, return_exceptions=True)
+
     async def _close(self) -> None:
         self._is_ending = True
+        await self._stop_batches()
         self._state.stop("the server is ending")
         await asyncio.gather(self._loading, return_exceptions=True)
         if self._serving is not None:

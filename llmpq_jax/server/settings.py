@@ -23,7 +23,9 @@ class ServerSettings:
         api_key: Key that clients must send, if any.
         max_body_bytes: Largest body of a request.
         max_choices: Largest number of continuations of one request.
-        read_timeout_s: Time in which a client must have sent its request.
+        max_file_bytes: Largest file that a client may upload.
+        read_timeout_s: Time in which a client must have sent its request, or the next
+            part of a file.
         write_timeout_s: Time in which a client must read what it is sent.
         default_completion_tokens: New tokens of a completion that says no maximum.
     """
@@ -31,6 +33,7 @@ class ServerSettings:
     model_name: str
     api_key: str | None = None
     max_body_bytes: int = 16 << 20
+    max_file_bytes: int = 200 << 20
     max_choices: int = 128
     read_timeout_s: float = 30.0
     write_timeout_s: float = 60.0

@@ -41,6 +41,22 @@ CASES: list[tuple[str, ToolForm | None, str, str, str, list[Call]]] = [
     ("", "qwen3_coder", CODER, "", "", [Call("weather", {"city": "Oslo", "days": 3})]),
     ("", "llama3", LLAMA, "", "", [OSLO]),
     ("", "llama3", LLAMA + "; " + LLAMA, "", "", [OSLO, OSLO]),
+    (
+        "",
+        "hermes",
+        '<tool_call>{"name": "say", "arguments": {"a": "</tool_call>; "}}</tool_call>',
+        "",
+        "",
+        [Call("say", {"a": "</tool_call>; "})],
+    ),
+    (
+        "",
+        "llama3",
+        '{"name": "say", "parameters": {"a": "x; y"}}',
+        "",
+        "",
+        [Call("say", {"a": "x; y"})],
+    ),
     ("", "llama3", '{"not": "a call"}', "", '{"not": "a call"}', []),
     ("", "llama3", "a text", "", "a text", []),
 ]
@@ -73,3 +89,13 @@ def test_a_form_is_known_by_the_template() -> None:
     assert tool_form_of("… <|python_tag|> …") == "llama3"
     assert tool_form_of("{{ messages }}") is None
     assert tool_form_of(None) is None
+
+
+def test_parameters_that_are_texts_stay_texts() -> None:
+    properties = {"zip": {"type": "string"}, "days": {"type": "integer"}}
+    function = {"name": "weather", "parameters": {"properties": properties}}
+    splitter = AnswerSplitter("", "qwen3_coder", tools=[{"function": function}, {}])
+    text = CODER.replace("city", "zip").replace("Oslo", "0150")
+    assert list(splitter.add(text)) == []
+    _, calls = splitter.end()
+    assert calls == [Call("weather", {"zip": "0150", "days": 3})]

@@ -17,6 +17,7 @@ from llmpq_jax.runtime import Sampling
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]
+WEATHER = {"type": "function", "function": {"name": "weather"}}
 
 
 def line_of(url: str, **body: object) -> dict[str, object]:
@@ -330,7 +331,34 @@ def test_what_asks_for_nothing_changes_nothing():
         ),
         (
             line_of(CHAT, messages=HELLO, tool_choice="required"),
-            'body.tool_choice: found \'required\', expected "none" or "auto": nothing el',
+            'body.tool_choice: found \'required\', expected "none", "auto", "required" w',
+        ),
+        (
+            line_of(CHAT, messages=HELLO, tools=[WEATHER], tool_choice="any"),
+            "body.tool_choice: found 'any', expected \"none\"",
+        ),
+        (
+            line_of(
+                CHAT,
+                messages=HELLO,
+                tools=[WEATHER],
+                tool_choice={"type": "function", "function": {"name": "time"}},
+            ),
+            "body.tool_choice: found {",
+        ),
+        (
+            line_of(CHAT, messages=HELLO, tools=[{}], tool_choice="required"),
+            'body.tools: found {}, expected {"type": "function"',
+        ),
+        (
+            line_of(
+                CHAT,
+                messages=HELLO,
+                tools=[WEATHER],
+                tool_choice="required",
+                response_format={"type": "json_object"},
+            ),
+            "body.tool_choice: found with a response format, expected one of them",
         ),
         (
             line_of(CHAT, messages=HELLO, response_format={"type": "json_schema"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,7 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,17 +23,18 @@ from click.testing import Result
 BODY = {"prompt": "ab", "temperature": 0, "ignore_eos": True}
 
 
-def _command(strategy: Path, port: str) -> list[str]:
+def _command(strategy: Path, port: str, *words: object) -> list[str]:
     python = (sys.executable, "-m", "llmpq_jax")
-    return [*python, "serve", "--strategy", str(strategy), "--port", port]
+    serve = ("serve", "--strategy", str(strategy), "--port", port)
+    return [*python, *serve, *map(str, words)]
 
 
 class Server:
     """A server in a process of its own."""
 
-    def __init__(self, strategy: Path) -> None:
+    def __init__(self, strategy: Path, *words: object) -> None:
         self.process = subprocess.Popen(
-            _command(strategy, "0"),
+            _command(strategy, "0", *words),
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -64,8 +68,8 @@ class Server:
 
 
 @contextmanager
-def running(strategy: Path) -> Iterator[Server]:
-    server = Server(strategy)
+def running(strategy: Path, *words: object) -> Iterator[Server]:
+    server = Server(strategy, *words)
     try:
         yield server
     finally:
@@ -91,6 +95,53 @@ def test_a_server_answers_and_drains(strategy: Path) -> None:
         assert server.process.wait(60) == 128 + signal.SIGTERM
     assert server.lines[-1] == "error: terminated"
     assert not any("Traceback" in line for line in server.lines)
+
+
+def _batch(http: httpx.Client, batch_id: str) -> dict[str, Any]:
+    return http.get(f"/batches/{batch_id}").json()
+
+
+def test_a_batch_outlives_its_server_however_that_ends(
+    strategy: Path, tmp_path: Path
+) -> None:
+    kept, num_lines, batch_id = tmp_path / "kept", 60, ""
+    requests = [
+        {
+            "custom_id": f"r{number}",
+            "method": "POST",
+            "url": "/v1/completions",
+            "body": BODY | {"max_tokens": 8, "prompt": f"{number}"},
+        }
+        for number in range(num_lines)
+    ]
+    content = "\n".join(map(json.dumps, requests)).encode()
+    for end in (signal.SIGTERM, signal.SIGKILL, None):
+        with running(strategy, "--files", kept) as server:
+            address = server.address("listening at")
+            with httpx.Client(base_url=f"{address}/v1", timeout=60) as http:
+                if not batch_id:
+                    # Files are taken while the model is being loaded.
+                    form = {"files": {"file": content}, "data": {"purpose": "batch"}}
+                    file_id = http.post("/files", **form).json()["id"]
+                    asked = {"input_file_id": file_id, "endpoint": "/v1/completions"}
+                    batch_id = http.post("/batches", json=asked).json()["id"]
+                server.address("serving")
+                batch = partial(_batch, http, batch_id)
+                # Once more than before, so that the batch has gone on.
+                before = batch()["request_counts"]["completed"]
+                while end and batch()["request_counts"]["completed"] <= before:
+                    time.sleep(0.01)
+                if end is not None:
+                    assert batch()["status"] == "in_progress"
+                    server.process.send_signal(end)
+                    assert server.process.wait(60) in (128 + end, -end)
+                    continue
+                while batch()["status"] != "completed":
+                    time.sleep(0.05)
+                output = http.get(f"/files/{batch()['output_file_id']}/content").text
+        assert not any("Traceback" in line for line in server.lines)
+    names = [json.loads(line)["custom_id"] for line in output.splitlines()]
+    assert sorted(names) == sorted(each["custom_id"] for each in requests)
 
 
 def test_ctrl_c_while_it_loads_ends_it(strategy: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from llmpq_jax.batch.answer import AnswerSplitter
 from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.grammars import SequenceMaker
 from llmpq_jax.runtime.pipeline import Pipeline
@@ -98,6 +99,53 @@ def test_texts_under_json_schemas_are_valid(
     ]
     for text, schema in zip(_texts(loop, grammars), schemas, strict=True):
         jsonschema.validate(json.loads(text), schema)
+
+
+def _tool(random: Random, number: int) -> dict[str, Any]:
+    """A function whose texts end soon, and may hold what ends a call."""
+    texts = {"enum": ["</tool_call>", "a; b", "7"], "type": "string"}
+    names = random.sample(["city", "days", "what_else"], random.randint(0, 3))
+    properties = {
+        name: texts if random.random() < 0.3 else _schema(random, 1) for name in names
+    }
+    parameters = {
+        "type": "object",
+        "properties": properties,
+        "required": names[: random.randint(0, len(names))],
+        "additionalProperties": False,
+    }
+    return {"name": f"function_{number}", "parameters": parameters}
+
+
+@pytest.mark.parametrize("form", ["hermes", "llama3", "qwen3_coder"])
+@pytest.mark.parametrize("num_tools", [pytest.param(60, marks=pytest.mark.full), 6])
+def test_forced_calls_have_the_arguments_that_their_functions_take(
+    loop: ServingLoop, form: Any, num_tools: int
+) -> None:
+    random = Random(num_tools)
+    asked = [
+        [_tool(random, number) for number in range(random.randint(1, 3))]
+        for _ in range(num_tools)
+    ]
+    grammars = [
+        Grammar(
+            kind="calls",
+            content=json.dumps(
+                {"form": form, "tools": tools, "is_single": bool(number % 3)}
+            ),
+        )
+        for number, tools in enumerate(asked)
+    ]
+    for text, tools in zip(_texts(loop, grammars), asked, strict=True):
+        listed = [{"type": "function", "function": each} for each in tools]
+        splitter = AnswerSplitter("", form, tools=listed)
+        parts = list(splitter.add(text))
+        rest, calls = splitter.end()
+        assert calls, text
+        assert not [part for _, part in (*parts, *rest) if part.strip()]
+        schemas = {each["name"]: each["parameters"] for each in tools}
+        for call in calls:
+            jsonschema.validate(call.arguments, schemas[call.name])
 
 
 def test_other_grammars_are_followed_too(loop: ServingLoop) -> None:

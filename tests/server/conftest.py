@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import pytest
 
 from llmpq_jax.runtime.pipeline import Pipeline
 from llmpq_jax.runtime.serving_loop import ServingLoop
+from llmpq_jax.server.batches.service import BatchService
 from llmpq_jax.server.connections import listen
 from llmpq_jax.server.run import make_server
 from llmpq_jax.server.settings import ServerSettings
@@ -32,13 +34,19 @@ _TEMPLATE = (
 
 
 @contextmanager
-def running(state: ServerState) -> Iterator[str]:
+def running(state: ServerState, batches: BatchService | None = None) -> Iterator[str]:
     """Runs a server in a thread of its own; yields its address."""
-    server = make_server(state)
+    server = make_server(state, batches)
+
+    async def serve(listening: socket.socket) -> None:
+        answering = asyncio.create_task(batches.run()) if batches else None
+        await server.serve(sockets=[listening])
+        if answering is not None:
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+
     with listen("127.0.0.1", 0) as listening:
-        thread = threading.Thread(
-            target=lambda: asyncio.run(server.serve(sockets=[listening]))
-        )
+        thread = threading.Thread(target=lambda: asyncio.run(serve(listening)))
         thread.start()
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"

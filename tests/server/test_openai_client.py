@@ -224,3 +224,52 @@ def test_errors_are_the_client_s_own(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as wrong:
         client.completions.create(model=NAME, prompt="a", extra_body={"best_of": 3})
     assert wrong.value.param == "best_of"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "b"}}]
+)
+def test_tools_are_called_that_have_to_be(
+    client: openai.OpenAI, streams: bool, choice: Any
+) -> None:
+    city = {"type": "string", "enum": ["Oslo", "Rome"]}
+    parameters = {
+        "type": "object",
+        "properties": {"city": city},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+    tools: Any = [
+        {"type": "function", "function": {"name": name, "parameters": parameters}}
+        for name in ("a", "b")
+    ]
+    asked: Any = {
+        "model": NAME,
+        "messages": [{"role": "user", "content": "?"}],
+        "tools": tools,
+        "tool_choice": choice,
+        "temperature": 0,
+        "max_tokens": 200,
+    }
+    if streams:
+        calls, content, reason = [], "", None
+        for chunk in client.chat.completions.create(**asked, stream=True):
+            (part,) = chunk.choices
+            content += part.delta.content or ""
+            calls += part.delta.tool_calls or []
+            reason = part.finish_reason or reason
+    else:
+        (answer,) = client.chat.completions.create(**asked).choices
+        content, reason = answer.message.content or "", answer.finish_reason
+        calls = answer.message.tool_calls or []
+    names = {call.function.name for call in calls}
+    if choice == "required":
+        # One that has no end is cut within its grammar.
+        assert names <= {"a", "b"}
+        assert reason == ("tool_calls" if names else "length")
+    else:
+        assert [call.function.name for call in calls] == ["b"]
+        (call,) = calls
+        assert json.loads(call.function.arguments)["city"] in ("Oslo", "Rome")
+        assert (content, reason) == ("", "tool_calls")

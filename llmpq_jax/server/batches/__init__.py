@@ -1,0 +1,1 @@
+"""Files of requests that clients upload, and the batches that answer them."""
