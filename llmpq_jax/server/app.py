@@ -8,6 +8,7 @@ import time
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -17,7 +18,7 @@ from llmpq_jax import __version__
 from llmpq_jax.errors import LlmpqError
 from llmpq_jax.server.batches.service import BatchService
 from llmpq_jax.server.completions import Completions
-from llmpq_jax.server.errors import ApiError
+from llmpq_jax.server.errors import CLIENT_GONE, ApiError
 from llmpq_jax.server.live_page import PAGE_FILES, page_routes
 from llmpq_jax.server.state import ServerState
 from llmpq_jax.server.tokens import Tokens
@@ -84,6 +85,7 @@ def make_app(state: ServerState, batches: BatchService | None = None) -> Starlet
         exception_handlers={
             ApiError: _on_api_error,
             LlmpqError: _on_error,
+            ClientDisconnect: _on_gone,
             404: _on_unknown_path,
             405: _on_wrong_method,
             Exception: _on_bug,
@@ -130,6 +132,11 @@ async def _on_api_error(_: HttpRequest, reason: Exception) -> Response:
 async def _on_error(_: HttpRequest, reason: Exception) -> Response:
     assert isinstance(reason, LlmpqError)
     return ApiError.of(reason).response()
+
+
+async def _on_gone(_: HttpRequest, __: Exception) -> Response:
+    """Answers a client that left before its request was complete, which nobody reads."""
+    return Response(status_code=CLIENT_GONE)
 
 
 async def _on_unknown_path(http: HttpRequest, _: Exception) -> Response:

@@ -15,14 +15,11 @@ from llmpq_jax.batch.prompt import Prompt
 from llmpq_jax.errors import RequestError
 from llmpq_jax.server.bodies import read_json
 from llmpq_jax.server.chunks import ChunkWriter
-from llmpq_jax.server.errors import ApiError
+from llmpq_jax.server.errors import CLIENT_GONE, ApiError
 from llmpq_jax.server.event_stream import EventStream, wait_until_gone
 from llmpq_jax.server.generation import Generation
 from llmpq_jax.server.metrics import RequestTimes
 from llmpq_jax.server.state import ServerState
-
-# What nginx logs of a client that closed its connection; nobody receives it.
-_CLIENT_GONE = 499
 
 
 class Completions:
@@ -84,7 +81,7 @@ class Completions:
         try:
             await asyncio.wait({gone, answer}, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
-                return Response(status_code=_CLIENT_GONE)
+                return Response(status_code=CLIENT_GONE)
             completions = answer.result()
         finally:
             gone.cancel()

@@ -18,6 +18,9 @@ MAX_REQUESTS = 512
 _BACKLOG = 512
 # Time in which a client must have sent the head of its next request.
 _HEAD_TIMEOUT_S = 20.0
+# Time in which a client must have read what waits for it. A connection that is only closed
+# would stay open until then.
+_READ_TIMEOUT_S = 60.0
 
 
 class BoundedProtocol(H11Protocol):
@@ -27,6 +30,7 @@ class BoundedProtocol(H11Protocol):
         """Closes the connection at once if there are too many."""
         super().connection_made(transport)
         self._head_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
         else:
@@ -42,9 +46,26 @@ class BoundedProtocol(H11Protocol):
             self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stops the clock."""
+        """Stops the clocks."""
         self._stop_waiting()
+        self._stop_waiting_for_reader()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Starts the clock of a client that does not read what it is sent."""
+        super().pause_writing()
+        transport = self.transport
+        self._unread_timer = self.loop.call_later(_READ_TIMEOUT_S, transport.abort)
+
+    def resume_writing(self) -> None:
+        """Stops that clock."""
+        self._stop_waiting_for_reader()
+        super().resume_writing()
+
+    def _stop_waiting_for_reader(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def _wait_for_head(self) -> None:
         self._head_timer = self.loop.call_later(_HEAD_TIMEOUT_S, self._give_up)

@@ -11,6 +11,8 @@ from llmpq_jax.runtime.serving_loop import NotServingError, QueueFullError
 
 # Time after which a client that was refused may try again.
 RETRY_AFTER_S = 2
+# What nginx logs of a client that closed its connection; nobody receives it.
+CLIENT_GONE = 499
 
 
 class ApiError(Exception):
