@@ -6,14 +6,14 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
 from llmpq_jax.runtime.serving_loop import ServingLoop
-from llmpq_jax.server import connections
+from llmpq_jax.server import connections, run
 from llmpq_jax.server.batches.service import open_batches
 from llmpq_jax.server.settings import ServerSettings
 from llmpq_jax.server.state import ServerState
@@ -157,6 +157,34 @@ def test_a_crowd_is_sent_away(address: str, monkeypatch: pytest.MonkeyPatch) -> 
     finally:
         for client in crowd:
             client.close()
+
+
+def test_a_full_queue_is_said_and_nothing_of_the_request_stays(
+    address: str, serving: ServingLoop
+) -> None:
+    body = BODY | {"n": serving.max_waiting + serving.shape.num_rows + 1}
+    answer = httpx.post(f"{address}{COMPLETIONS}", json=body, timeout=60)
+    assert answer.status_code == 429
+    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+    deadline_s = time.monotonic() + 20
+    while serving.num_unfinished:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_more_requests_than_may_are_told_to_come_later(
+    serving: ServingLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "MAX_REQUESTS", 4)
+    state = ServerState(ServerSettings(model_name=NAME))
+    state.serve(serving)
+    with running(state) as found, ExitStack() as crowd:
+        for _ in range(4):
+            crowd.enter_context(connected(found))
+        time.sleep(0.2)
+        answer = httpx.post(f"{found}{COMPLETIONS}", json=BODY)
+        assert answer.status_code == 503
 
 
 @pytest.mark.parametrize(
