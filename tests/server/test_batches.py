@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -171,6 +172,28 @@ def test_a_restarted_server_goes_on_where_it_was(
             "batch",
             "batch_output",
         }
+
+
+def test_a_server_of_another_model_ends_a_batch_with_what_it_has(
+    state: ServerState, tmp_path: Path
+) -> None:
+    folder = tmp_path / "kept"
+    lines = [line(number, max_tokens=40) for number in range(40)]
+    with clients(state, folder) as client:
+        batch_id = start(client, upload(client, lines))
+        until(client, batch_id, lambda each: each.request_counts.completed)
+    (manifest,) = (folder / "batches").glob("*.manifest.toml")
+    text = re.sub(
+        '(?m)^fingerprint = ".*"', 'fingerprint = "sha256:0"', manifest.read_text()
+    )
+    manifest.write_text(text)
+    with clients(state, folder) as client:
+        batch = until(client, batch_id, ended)
+        assert batch.status == "failed"
+        (error,) = batch.errors.data
+        assert "the model is another" in error.message
+        found = results(client, batch.output_file_id)
+    assert 0 < len(found) < len(lines)
 
 
 def test_other_clients_are_answered_while_a_batch_runs(client: openai.OpenAI) -> None:

@@ -99,7 +99,7 @@ def time_products(
         weight = serve_matrix(matrix, bits=bits, group_size=128, device=device)
         num_copies = max(_MIN_COPIES, -(-CACHED_BYTES // weight.nbytes))
         copies = [jax.tree.map(jnp.copy, weight) for _ in range(num_copies)]
-        rounded = None if bits == 16 else quantize(jnp.asarray(matrix), bits=bits)
+        rounded = None if bits in (16, 32) else quantize(jnp.asarray(matrix), bits=bits)
         for num_rows in rows:
             drawn = generator.standard_normal((num_rows, contracted), np.float32)
             hidden = jax.device_put(jnp.asarray(drawn, activations), device)

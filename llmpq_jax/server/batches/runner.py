@@ -67,15 +67,21 @@ class BatchRunner:
             try:
                 await _BatchRun(self._state, self._files, self._batches, batch).run()
             except LlmpqError as reason:
-                self._fail(batch.id, str(reason))
+                await self._fail(batch.id, str(reason))
             except Exception:
                 _logger.exception("batch %s failed", batch.id)
-                self._fail(batch.id, "the server failed at this batch: see its log")
+                text = "the server failed at this batch: see its log"
+                await self._fail(batch.id, text)
 
-    def _fail(self, batch_id: str, reason: str) -> None:
+    async def _fail(self, batch_id: str, reason: str) -> None:
+        """Ends a batch with the results that it has."""
         batch = self._batches.find(batch_id)
         assert batch is not None
-        failed = batch.at("failed", error=" ".join(reason.split()))
+        found = {}
+        with suppress(LlmpqError, ValueError, OSError):
+            path = self._batches.results_path(batch_id)
+            found = await asyncio.to_thread(_sorted, self._files, batch_id, path)
+        failed = batch.at("failed", error=" ".join(reason.split()), **found)
         # On a full disk it fails again after a restart.
         self._batches.note(failed)
         with suppress(RequestError):
@@ -281,19 +287,9 @@ class _BatchRun:
             batch = batch.at("finalizing")
             self._batches.save(batch)
         path = self._batches.results_path(self._id)
-        output, errors = [
-            await self._on_disk(
-                self._files.add, f"{self._id}_{name}.jsonl", _lines(path, is_error)
-            )
-            for name, is_error in (("output", False), ("error", True))
-        ]
-        self._batches.save(
-            self._batch.at(
-                "cancelled" if is_cancelled else "completed",
-                output_file_id=output and output.id,
-                error_file_id=errors and errors.id,
-            )
-        )
+        found = await self._on_disk(_sorted, self._files, self._id, path)
+        status = "cancelled" if is_cancelled else "completed"
+        self._batches.save(self._batch.at(status, **found))
         path.unlink(missing_ok=True)
         manifest_path(path).unlink(missing_ok=True)
 
@@ -345,6 +341,15 @@ def _unfinished(tasks: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
         if task.done():
             task.result()
     return {task for task in tasks if not task.done()}
+
+
+def _sorted(files: StoredFiles, batch_id: str, path: Path) -> dict[str, str | None]:
+    """Sorts results into a file of answers and one of errors; returns their names."""
+    found: dict[str, str | None] = {}
+    for name, is_error in (("output", False), ("error", True)):
+        file = files.add(f"{batch_id}_{name}.jsonl", _lines(path, is_error))
+        found[f"{name}_file_id"] = file and file.id
+    return found
 
 
 def _lines(path: Path, is_error: bool) -> Iterator[bytes]:

@@ -78,7 +78,7 @@ def write_dequantized(folder: Path, bits: Bits, out: Path) -> None:
     for name, tensor in _tensors(folder):
         is_head = name == "lm_head.weight"
         own_bits = 8 if is_head else bits
-        if (is_head or "_proj" in name) and own_bits != 16:
+        if (is_head or "_proj" in name) and own_bits not in (16, 32):
             weight = quantize(jnp.asarray(tensor.T), bits=own_bits)
             tensors[name] = np.ascontiguousarray(np.asarray(dequantize(weight)).T)
         else:
