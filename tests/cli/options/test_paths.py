@@ -86,6 +86,7 @@ def test_there_are_outputs_to_check():
         "indicate --rounded",
         "quantize --out",
         "quickstart --work-dir",
+        "serve --files",
         "serve --weights-cache",
     }
 
