@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmpq_jax import __version__
@@ -79,7 +79,7 @@ def make_app(state: ServerState, batches: BatchService | None = None) -> Starlet
             Route("/metrics", metrics),
             Route("/version", version),
             *page_routes(state),
-            *(batches.routes if batches else (_without_files(),)),
+            *(batches.routes if batches else _without_files()),
         ],
         middleware=[Middleware(_KeyCheck, api_key=state.settings.api_key)],
         exception_handlers={
@@ -93,16 +93,19 @@ def make_app(state: ServerState, batches: BatchService | None = None) -> Starlet
     )
 
 
-def _without_files() -> Mount:
-    """Says of all paths of files and batches that the server keeps none."""
+def _without_files() -> list[Route]:
+    """Returns routes that say of all paths of files and batches that there are none."""
 
     async def refuse(_: HttpRequest) -> Response:
         msg = "files and batches: this server keeps none: expected `llmpq-jax serve --files FOLDER`"
         raise ApiError(501, msg, code="not_implemented")
 
-    paths = ("/files", "/files/{rest:path}", "/batches", "/batches/{rest:path}")
-    methods = ["GET", "POST", "DELETE"]
-    return Mount("/v1", routes=[Route(path, refuse, methods=methods) for path in paths])
+    paths = [
+        f"/v1/{kind}{rest}"
+        for kind in ("files", "batches")
+        for rest in ("", "/{rest:path}")
+    ]
+    return [Route(path, refuse, methods=["GET", "POST", "DELETE"]) for path in paths]
 
 
 class _KeyCheck:
