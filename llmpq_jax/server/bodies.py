@@ -122,13 +122,11 @@ class RequestMaker:
                 msg = f"tokens: found {token_id}, expected 0 to {size - 1}"
                 raise RequestError(msg)
 
-    def requests(self, prompt: Prompt, max_tokens: int | None) -> list[Request]:
+    def requests(self, prompt: Prompt) -> list[Request]:
         """Returns a request for each continuation of a prompt; tokenises its texts.
 
-        Args:
-            prompt: Prompt with its options.
-            max_tokens: Largest number of new tokens where the prompt says none; None for
-                as many as the context has room for.
+        Where the prompt says no maximum of new tokens, a chat has as many as the context
+        has room for, and a completion those of the settings.
 
         Raises:
             RequestError: The chat template refuses the conversation, or a prompt is far
@@ -139,6 +137,8 @@ class RequestMaker:
             msg = f"n: found {prompt.num_requests} continuations in all, expected at most {most}"
             raise RequestError(msg)
         made: list[Request] = []
+        is_chat = prompt.form == "chat"
+        max_tokens = None if is_chat else self._settings.default_completion_tokens
         grammar = prompt_grammar(prompt, self._pipeline.tokenizer)
         for token_ids in prompt_tokens(
             prompt, self._pipeline.tokenizer, max_tokens=self.max_context

@@ -31,18 +31,14 @@ class Completions:
 
     async def chat(self, http: HttpRequest) -> ASGIApp:
         """Continues a conversation, to the end of the context if it says no maximum."""
-        return await self._continue(http, ChatBody, None)
+        return await self._continue(http, ChatBody)
 
     async def completions(self, http: HttpRequest) -> ASGIApp:
         """Continues texts, by 16 tokens if it says no maximum."""
-        default = self._state.settings.default_completion_tokens
-        return await self._continue(http, CompletionBody, default)
+        return await self._continue(http, CompletionBody)
 
     async def _continue(
-        self,
-        http: HttpRequest,
-        kind: type[ChatBody | CompletionBody],
-        max_tokens: int | None,
+        self, http: HttpRequest, kind: type[ChatBody | CompletionBody]
     ) -> ASGIApp:
         settings, served = self._state.settings, self._state.served
         values = await read_json(http, settings)
@@ -53,7 +49,7 @@ class Completions:
             msg = "stream: found True with echo and logprobs: expected at most two of them"
             raise RequestError(msg)
         # Tokenising a long text takes a while, in which others are served.
-        requests = await run_in_threadpool(served.maker.requests, prompt, max_tokens)
+        requests = await run_in_threadpool(served.maker.requests, prompt)
         generation = Generation(served.serving, requests, times)
         await generation.submit()
         if not body.stream:

@@ -22,6 +22,7 @@ from llmpq_jax.batch.result_line import Result, result_values
 from llmpq_jax.batch.results_file import ResultsFile
 from llmpq_jax.errors import LlmpqError, RequestError
 from llmpq_jax.runtime.serving_loop import NotServingError, QueueFullError
+from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.server.batches.stored_batches import Batch, StoredBatches
 from llmpq_jax.server.batches.stored_files import StoredFiles
 from llmpq_jax.server.errors import ApiError
@@ -137,35 +138,25 @@ class _BatchRun:
         sampling = replace(served.maker.sampling, seed=self._seed)
         defaults = PromptDefaults(sampling=sampling)
         prompts = PromptFile(self._files.path(file_id), defaults)
-        num_lines = await self._on_disk(_count, prompts)
+        if not self._batch.num_lines:
+            num_lines = await self._on_disk(_count, prompts)
+            self._batches.note(replace(self._batch, num_lines=num_lines))
         if self._batch.status == "validating":
-            self._batches.save(self._batch.at("in_progress", num_lines=num_lines))
-        results = await self._on_disk(self._open, served, prompts, defaults)
+            self._batches.save(self._batch.at("in_progress"))
+        path = self._batches.results_path(self._id)
+        strategy = served.pipeline.strategy
+        results = await self._on_disk(_open, path, strategy, prompts, defaults)
+        num_failed = results.num_kept_errors
+        num_completed = results.num_kept - num_failed
+        # Here, since other threads would undo what clients change meanwhile.
+        self._batches.note(
+            replace(self._batch, num_completed=num_completed, num_failed=num_failed)
+        )
         try:
             await self._answer(prompts, results)
         finally:
             await asyncio.shield(self._on_disk(results.close))
         await self._finish()
-
-    def _open(
-        self, served: Served, prompts: PromptFile, defaults: PromptDefaults
-    ) -> ResultsFile:
-        """Opens the results so far, which must be of the same model and plan."""
-        path = self._batches.results_path(self._id)
-        manifest = make_manifest(
-            served.pipeline.strategy,
-            prompts,
-            defaults,
-            is_chat=False,
-            ignores_eos=False,
-        )
-        results = ResultsFile(path, if_exists="resume", manifest=manifest)
-        num_failed = results.num_kept_errors
-        num_completed = results.num_kept - num_failed
-        self._batches.note(
-            replace(self._batch, num_completed=num_completed, num_failed=num_failed)
-        )
-        return results
 
     async def _answer(self, prompts: PromptFile, results: ResultsFile) -> None:
         """Answers all lines without a result, unless the batch is cancelled meanwhile."""
@@ -233,13 +224,9 @@ class _BatchRun:
             steps = prompt.number * MAX_CHOICES
             sampling = prompt.sampling.with_next_seed(steps)
             prompt = replace(prompt, sampling=sampling)
-        is_chat = prompt.form == "chat"
-        max_tokens = None if is_chat else self._state.settings.default_completion_tokens
         while True:
             served = await self._served()
-            requests = await asyncio.to_thread(
-                served.maker.requests, prompt, max_tokens
-            )
+            requests = await asyncio.to_thread(served.maker.requests, prompt)
             times = RequestTimes(self._state.metrics)
             generation = Generation(served.serving, requests, times)
             try:
@@ -323,6 +310,16 @@ def _add(
     for fingerprint in strategies:
         results.add_strategy(fingerprint)
     results.add(values)
+
+
+def _open(
+    path: Path, strategy: Strategy, prompts: PromptFile, defaults: PromptDefaults
+) -> ResultsFile:
+    """Opens the results so far, which must be of the same model and plan."""
+    manifest = make_manifest(
+        strategy, prompts, defaults, is_chat=False, ignores_eos=False
+    )
+    return ResultsFile(path, if_exists="resume", manifest=manifest)
 
 
 def _count(prompts: PromptFile) -> int:
