@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,11 @@ settings.register_profile(
 
 def pytest_configure(config: pytest.Config) -> None:
     """Sets what must stand before JAX's backend starts and before tests are read."""
+    # Whoever runs the tests may ignore some, as nohup and shells in the background do, and
+    # processes inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     os.environ.update(ON_LOOPBACK)
     if not IS_OPTIMIZED:
         flags = os.environ.get("XLA_FLAGS", "")

@@ -22,8 +22,6 @@ from llmpq_jax.interrupts import check_interrupt, handle_signals, interrupt_hand
 interrupts._STEP_S = interrupts._UNWINDING_S = {step_s}
 interrupts._REPEATED_S = {repeated_s}
 folder = Path(sys.argv[1])
-# Whoever runs the tests may ignore it, as nohup does, and processes inherit that.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 handle_signals()
 send = partial(os.kill, os.getpid())
 def forever():
