@@ -67,6 +67,11 @@ def format_loss(omega: float) -> str:
     return f"{round_up(omega, 4):g}"
 
 
+def counted(number: int, what: str) -> str:
+    """Returns a number of things: "1 prompt", "5,000 prompts"."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def round_up(value: float, digits: int) -> float:
     """Returns the least number of this many significant digits that is not below a value."""
     return _rounded(value, digits, ROUND_CEILING)

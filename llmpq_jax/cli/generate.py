@@ -114,7 +114,7 @@ def _results_file(
     from llmpq_jax.batch.manifest import make_manifest
     from llmpq_jax.batch.results_file import ResultsFile
     from llmpq_jax.report.console import log
-    from llmpq_jax.report.names import counted
+    from llmpq_jax.units import counted
 
     if batch.out is None:
         yield None

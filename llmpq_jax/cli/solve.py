@@ -13,8 +13,10 @@ from llmpq_jax.cli.options.option_group import command, option, option_group
 from llmpq_jax.cli.options.paths import OutputFile
 from llmpq_jax.cli.options.planner import CHOICES, QUALITY, search_limits
 from llmpq_jax.cli.options.problem import (
+    ONLINE,
     SOURCES,
     WORKLOAD,
+    OnlineOptions,
     WorkloadOptions,
     read_problem,
 )
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     "solve",
     SOURCES,
     WORKLOAD,
+    ONLINE,
     CHOICES,
     QUALITY,
     search_limits(
@@ -58,6 +61,7 @@ def solve_command(
     model: Path,
     sources: Sources,
     workload: WorkloadOptions,
+    online: OnlineOptions,
     choices: PlannerChoices,
     quality: QualityLimits,
     search: SearchLimits,
@@ -70,23 +74,30 @@ def solve_command(
     The plan is the fastest that fits the devices' memory and the limit on the loss of
     quality, by default that of a model wholly at 8 bits. How far any other plan could be
     ahead is proven and shown.
+
+    With --arrivals it is the one with the least mean time of a request among those whose
+    times to first token and per output token keep the limits, by a simulation.
     """
+    load = online.load(workload)
     try:
         request = SolveRequest(
-            sources=sources, choices=choices, quality=quality, search=search
+            sources=sources,
+            choices=choices,
+            quality=quality,
+            search=search,
+            online=load,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    import tomllib
-
     from llmpq_jax.report import console
     from llmpq_jax.report.lines import plan_lines
     from llmpq_jax.report.tables import plan_table
     from llmpq_jax.schema.record_files import write_strategy
-    from llmpq_jax.schema.toml import to_toml
-    from llmpq_jax.tasks.solve import neighbours, solve
+    from llmpq_jax.tasks.online_search import load_workload
+    from llmpq_jax.tasks.solve import solve
 
-    problem = read_problem(model, workload.workload(model), request)
+    planned = workload.workload(model) if load is None else load_workload(load)
+    problem = read_problem(model, planned, request)
     if quality.is_measured:
         from llmpq_jax.tasks.compile_cache import keep_compiled
 
@@ -98,28 +109,37 @@ def solve_command(
         work=work_folder(out),
         record=validation_record,
     )
-    idle = _idle_devices(strategy, problem)
-    int8_omega = _int8_omega(strategy, problem)
     if as_json:
-        values = {
-            "out": str(out),
-            "strategy": tomllib.loads(to_toml(strategy)),
-            "omega_of_uniform_int8": int8_omega,
-            "idle": idle,
-            "around": _losses(neighbours(problem, strategy, request)),
-        }
-        console.print_json(values)
+        console.print_json(_values(strategy, problem, request, out))
         write_strategy(out, strategy)
         return
     console.print_table(plan_table(strategy))
-    for line in plan_lines(strategy, int8_omega=int8_omega):
+    for line in plan_lines(strategy, int8_omega=_int8_omega(strategy, problem)):
         console.print_line(line)
-    if idle:
+    if idle := _idle_devices(strategy, problem):
         console.print_line(f"idle         {', '.join(idle)}")
     write_strategy(out, strategy)
     console.print_paths(written=out)
     # Last, so that whoever does not wait for it has the plan.
     _print_around(problem, strategy, request)
+
+
+def _values(
+    strategy: Strategy, problem: PlanRequest, request: SolveRequest, out: Path
+) -> dict[str, Any]:
+    """Returns a plan and what is around it, for JSON."""
+    import tomllib
+
+    from llmpq_jax.schema.toml import to_toml
+    from llmpq_jax.tasks.solve import neighbours
+
+    return {
+        "out": str(out),
+        "strategy": tomllib.loads(to_toml(strategy)),
+        "omega_of_uniform_int8": _int8_omega(strategy, problem),
+        "idle": _idle_devices(strategy, problem),
+        "around": _losses(neighbours(problem, strategy, request)),
+    }
 
 
 def _print_around(

@@ -126,6 +126,18 @@ class LatencyModel:
         seconds = self.layers[key](rows, lengths)
         return self.correction(kind, phase) * float(seconds.mean())
 
+    def attention_s(
+        self, kind: str, bits: Bits, *, queries: int, keys: int, tensor: int = 1
+    ) -> float:
+        """Returns the seconds of a layer's attention in a prefill of one row.
+
+        They are the law's term of tokens squared, for unequal numbers of both.
+        """
+        law = self.layers[kind, "prefill", bits, tensor]
+        of_squares = LAYER_FEATURES["prefill"].index((1, 2))
+        seconds = law.coefficients[of_squares] * queries * keys
+        return self.correction(kind, "prefill") * float(seconds)
+
     def vocabulary_layer_s(
         self,
         kind: str,

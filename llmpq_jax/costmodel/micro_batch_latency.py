@@ -40,8 +40,11 @@ def micro_batch_s(
     *,
     has_embedding: bool,
     head_bits: HeadBits | None,
+    tensor: int = 1,
 ) -> float:
-    """Predicts the seconds of one micro-batch on a stage of one device.
+    """Predicts the seconds of one micro-batch on a stage of one device, or of a mesh.
+
+    What the devices of a mesh send each other of the logits is not counted.
 
     With several steps per call the result is for one step, with its share of the dispatch
     overhead. `head_bits` is None if the stage does not hold the head.
@@ -58,7 +61,7 @@ def micro_batch_s(
     seconds = latency.dispatch_s(kind, phase) / shape.num_steps
     for layer_bits, count in Counter(bits).items():
         seconds += count * latency.layer_s(
-            kind, phase, layer_bits, rows=rows, lengths=length
+            kind, phase, layer_bits, rows=rows, lengths=length, tensor=tensor
         )
     if has_embedding:
         embedded = rows if is_decode else round(rows * shape.tokens)

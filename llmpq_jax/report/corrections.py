@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from llmpq_jax.costmodel.latency import correction_factors
-from llmpq_jax.report.names import counted
 from llmpq_jax.report.table_style import ReportTable, new_table
 from llmpq_jax.schema.measurements import PHASES, LinkTime, Measurements
-from llmpq_jax.units import format_bytes, format_seconds
+from llmpq_jax.units import counted, format_bytes, format_seconds
 
 
 def observed_table(measurements: Measurements) -> ReportTable:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmpq_jax.report.names import counted, gap_text
+from llmpq_jax.report.names import gap_text
+from llmpq_jax.schema.online_load import OnlinePrediction
 from llmpq_jax.schema.strategy import Certificate, Quality, Strategy
 from llmpq_jax.schema.workload import Workload
-from llmpq_jax.units import format_loss, format_seconds
+from llmpq_jax.units import counted, format_loss, format_seconds
 
 if TYPE_CHECKING:
     from llmpq_jax.runtime.analysis.run_record import BatchRecord
@@ -32,6 +33,8 @@ def plan_lines(strategy: Strategy, *, int8_omega: float | None = None) -> list[s
             f"time         {' + '.join(phases)} = {format_seconds(predicted.latency_s)}, "
             f"{predicted.throughput_tokens_per_s:,.0f} tokens/s ({basis})"
         )
+    if (online := strategy.online) is not None:
+        lines.append(online_line(online))
     if (quality := strategy.quality) is not None:
         lines.append(_quality_line(quality, int8_omega))
         if quality.measured_ppl_increase is not None:
@@ -42,6 +45,17 @@ def plan_lines(strategy: Strategy, *, int8_omega: float | None = None) -> list[s
     if strategy.certificate is not None:
         lines.append(_certificate_line(strategy.certificate))
     return lines
+
+
+def online_line(online: OnlinePrediction) -> str:
+    """Returns what a plan is predicted to do with requests that arrive at random."""
+    return (
+        f"online       {online.percentile:g} % of requests at {online.arrivals_per_s:g}/s: "
+        f"first token within {format_seconds(online.ttft_s)}, then "
+        f"{format_seconds(online.tpot_s)} a token; {format_seconds(online.request_s)} a "
+        f"request on average, {online.busy_rows:.3g} at a time; up to "
+        f"{online.max_arrivals_per_s:.3g}/s (simulated)"
+    )
 
 
 def workload_lines(workload: Workload) -> list[str]:

@@ -26,11 +26,6 @@ def layers_text(stage: Stage) -> str:
     return str(first) if end == first + 1 else f"{first}–{end - 1}"
 
 
-def counted(number: int, what: str) -> str:
-    """Returns a number of things: "1 prompt", "5,000 prompts"."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
 def gap_text(gap: float) -> str:
     """Returns a proven gap in percent, rounded up: "0.01%"."""
     if math.isinf(gap):

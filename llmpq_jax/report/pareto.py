@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llmpq_jax.costmodel.quality import total_omega
 from llmpq_jax.files import write_text
-from llmpq_jax.report.names import counted, gap_text
+from llmpq_jax.report.names import gap_text
 from llmpq_jax.report.picture_style import INK, QUIET, RULE, new_figure
 from llmpq_jax.schema.precision import LOW_BITS
-from llmpq_jax.units import format_loss, format_seconds, round_down, round_up
+from llmpq_jax.units import counted, format_loss, format_seconds, round_down, round_up
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmpq_jax.report.names import counted
 from llmpq_jax.report.table_style import ReportTable, known, new_table
 from llmpq_jax.schema.sensitivity import Sensitivity
+from llmpq_jax.units import counted
 
 if TYPE_CHECKING:
     from llmpq_jax.sensitivity.evaluation import ChoiceEvaluation, TextEvaluation

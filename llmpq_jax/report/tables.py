@@ -8,12 +8,12 @@ from itertools import groupby
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from llmpq_jax.report.names import bits_text, counted, devices_text, layers_text
+from llmpq_jax.report.names import bits_text, devices_text, layers_text
 from llmpq_jax.report.table_style import ReportTable, arrow, known, new_table
 from llmpq_jax.schema.cluster import Cluster
 from llmpq_jax.schema.measurements import LayerTime, Measurements
 from llmpq_jax.schema.strategy import Stage, Strategy
-from llmpq_jax.units import format_bytes, format_loss, format_seconds
+from llmpq_jax.units import counted, format_bytes, format_loss, format_seconds
 
 if TYPE_CHECKING:
     from llmpq_jax.checkpoint.writer import WrittenModule

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmpq_jax.report.names import counted, devices_text, layers_text
+from llmpq_jax.report.names import devices_text, layers_text
 from llmpq_jax.report.picture_style import (
     INK,
     PHASE_COLOURS,
@@ -17,7 +17,7 @@ from llmpq_jax.report.picture_style import (
     save_figure,
 )
 from llmpq_jax.schema.strategy import Strategy
-from llmpq_jax.units import format_seconds
+from llmpq_jax.units import counted, format_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

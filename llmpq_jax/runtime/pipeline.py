@@ -21,7 +21,12 @@ from llmpq_jax.errors import RequestError
 from llmpq_jax.runtime.admission import check_memory, check_request
 from llmpq_jax.runtime.analysis.run_record import BatchRecord
 from llmpq_jax.runtime.batch_shape import BatchShape
-from llmpq_jax.runtime.engines.engine import DeviceFailedError, Engine, StartEngine
+from llmpq_jax.runtime.engines.engine import (
+    DeviceFailedError,
+    Engine,
+    OnCompiled,
+    StartEngine,
+)
 from llmpq_jax.runtime.engines.local import start_local
 from llmpq_jax.runtime.grammars import SequenceMaker
 from llmpq_jax.runtime.head_inputs import HeadInputs
@@ -247,7 +252,7 @@ class Pipeline:
         self,
         requests: Sequence[Request] | WorkloadSummary,
         *,
-        on_stage: Callable[[], None] = lambda: None,
+        on_compiled: OnCompiled = lambda _count, _total: None,
     ) -> None:
         """Compiles every stage for requests, all stages at the same time.
 
@@ -255,7 +260,8 @@ class Pipeline:
 
         Args:
             requests: Requests to serve, or their summary.
-            on_stage: Called after each stage is compiled.
+            on_compiled: Called with the number of shapes that a stage has been compiled
+                for since, and with that of all shapes of all stages.
 
         Raises:
             StrategyError: If a stage does not fit the memory that it may use.
@@ -270,7 +276,7 @@ class Pipeline:
         shape = summary.shape(self.strategy)
         check_memory(self.strategy, self.engine.facts, shape)
         shapes = summary.stage_shapes(self.strategy, self._head_inputs(shape))
-        self.engine.prepare(shapes, on_stage=on_stage)
+        self.engine.prepare(shapes, on_compiled=on_compiled)
 
     @property
     def weight_bytes(self) -> list[int]:

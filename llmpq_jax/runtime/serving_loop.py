@@ -6,14 +6,14 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from llmpq_jax.errors import LlmpqError, WorkerFailedError
 from llmpq_jax.runtime.admission import check_context, check_memory
 from llmpq_jax.runtime.batch_shape import BatchShape
-from llmpq_jax.runtime.engines.engine import DeviceFailedError
+from llmpq_jax.runtime.engines.engine import DeviceFailedError, OnCompiled
 from llmpq_jax.runtime.grammars import SequenceMaker
 from llmpq_jax.runtime.head_inputs import HeadInputs
 from llmpq_jax.runtime.inbox import Inbox
@@ -156,10 +156,10 @@ class ServingLoop:
         """Whether requests are taken."""
         return self._thread.is_alive() and not self._inbox.is_closed
 
-    def prepare(self, *, on_stage: Callable[[], None] = lambda: None) -> None:
-        """Compiles every stage, all at the same time; calls `on_stage` after each one."""
+    def prepare(self, *, on_compiled: OnCompiled = lambda _count, _total: None) -> None:
+        """Compiles every stage, all at the same time; see `Pipeline.prepare`."""
         shapes = online_stage_shapes(self.shape, self._head_inputs)
-        self.pipeline.engine.prepare(shapes, on_stage=on_stage)
+        self.pipeline.engine.prepare(shapes, on_compiled=on_compiled)
 
     def start(self) -> None:
         """Allocates the caches, and starts to serve."""

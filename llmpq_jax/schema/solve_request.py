@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llmpq_jax.schema.field_types import MAX_SECONDS, Count, DeviceCount, FilePath
+from llmpq_jax.schema.online_load import OnlineLoad
 from llmpq_jax.schema.precision import USUAL_BITS, Bits, HeadBits, KvBits, WireBits
 from llmpq_jax.schema.record import record
 
@@ -202,15 +203,30 @@ class SolveRequest:
         choices: What the planner could choose from.
         quality: How much quality the plan may lose.
         search: When the search could end.
+        online: Requests that arrive at random, if the plan is for them; absent where it
+            is for a batch.
     """
 
     sources: Sources
     choices: PlannerChoices = PlannerChoices()
     quality: QualityLimits = QualityLimits()
     search: SearchLimits = SearchLimits()
+    online: OnlineLoad | None = None
 
     def __post_init__(self) -> None:
+        if self.online is not None:
+            _check_online(self.choices, self.quality)
         wire_bits = self.choices.wire_bits
         if self.quality.is_measured and wire_bits != (16,):
             msg = f"--wire-bits {' or '.join(map(str, wire_bits))} with --validation-text, which measures weights and cache alone: expected --wire-bits 16 there, or --omega-budget instead of a measured limit"
             raise ValueError(msg)
+
+
+def _check_online(choices: PlannerChoices, quality: QualityLimits) -> None:
+    """Refuses what has no meaning for requests that arrive at random."""
+    if choices.prefill_micro_batch not in (None, 1):
+        msg = f"--prefill-micro-batch {choices.prefill_micro_batch} with --arrivals: expected 1, since prompts that arrive at random are computed one by one"
+        raise ValueError(msg)
+    if quality.theta > 0:
+        msg = "--theta with --arrivals, where plans are compared by the time of a request: expected --omega-budget or a measured limit instead"
+        raise ValueError(msg)

@@ -22,6 +22,7 @@ from llmpq_jax.schema.field_types import (
     Within,
 )
 from llmpq_jax.schema.memory_terms import MemoryTerms
+from llmpq_jax.schema.online_load import OnlinePrediction
 from llmpq_jax.schema.precision import (
     Activations,
     Bits,
@@ -286,6 +287,7 @@ class Strategy:
         stages: Stages in pipeline order. In the file `[[stage]]`.
         quality: Quality that the plan loses.
         predicted: Predicted seconds of the plan.
+        online: Predicted times of requests that arrive at random, if the plan is for them.
         certificate: Proof of how good the plan is.
         provenance: Origin of the plan.
         request: What `llmpq-jax solve` was asked for; absent in plans written by hand.
@@ -299,6 +301,7 @@ class Strategy:
     stages: Annotated[tuple[Stage, ...], Field(alias="stage")]
     quality: Quality | None = None
     predicted: Prediction | None = None
+    online: OnlinePrediction | None = None
     certificate: Certificate | None = None
     provenance: Provenance | None = None
     request: SolveRequest | None = None

@@ -183,8 +183,8 @@ def _serve(
     pipeline = load_pipeline(strategy, settings.start)
     plan = plan_name(strategy_fingerprint(strategy))
     with pipeline:
-        with progress_bar("compiling", len(strategy.stages), unit="stages") as advance:
-            pipeline.prepare(demand, on_stage=lambda: advance(1))
+        with progress_bar("compiling", None, unit="shapes") as advance:
+            pipeline.prepare(demand, on_compiled=advance)
         max_tokens = demand.num_new_tokens
         with progress_bar("generating", max_tokens, unit="tokens") as advance:
             readable = _Readable(requests)

@@ -17,9 +17,10 @@ from llmpq_jax.runtime.engines.engine import DeviceFailedError
 from llmpq_jax.schema.record_files import write_strategy
 from llmpq_jax.schema.solve_request import SolveRequest
 from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.tasks.online_search import searcher
 from llmpq_jax.tasks.planning_request import measurements_digest
 from llmpq_jax.tasks.recorded_request import recorded_request
-from llmpq_jax.tasks.solve import search, with_origin
+from llmpq_jax.tasks.solve import with_origin
 
 _THEN = "bring a device back, then run this command again (`generate` with --resume)"
 
@@ -41,6 +42,7 @@ class Replanner:
         self._command = command
         # Read now: a job of hours must not end because a file has been removed.
         self._digest = measurements_digest(request.sources, problem.cluster)
+        self._search = searcher(request)
         self._on_plan = on_plan
         self._failed: frozenset[str] = frozenset()
 
@@ -57,7 +59,7 @@ class Replanner:
         log(f"{failure.what}: solving again without it")
         problem = without(self._problem, devices=self._failed, nodes=failure.nodes)
         strategy = with_origin(
-            search(problem, self._request.search),
+            self._search(problem),
             _without_idle(self._request, problem),
             command=self._command,
             cluster=problem.cluster.name,

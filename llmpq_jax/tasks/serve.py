@@ -43,10 +43,13 @@ def load_served(
     pipeline = load_pipeline(strategy, start, on_layer=check)
     try:
         serving = ServingLoop(pipeline, max_waiting=max_waiting, max_steps=max_steps)
-        num_stages = len(strategy.stages)
-        with progress_bar("compiling", num_stages, unit="stages") as advance:
-            check()
-            serving.prepare(on_stage=lambda: advance(1))
+        with progress_bar("compiling", None, unit="shapes") as advance:
+
+            def on_compiled(count: int, total: int) -> None:
+                check()
+                advance(count, total)
+
+            serving.prepare(on_compiled=on_compiled)
         check()
         serving.start()
     except BaseException:

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from llmpq_jax import __version__
-from llmpq_jax.planner import PlanRequest, plan
-from llmpq_jax.report.console import note_callback, progress_bar, state_callback
-from llmpq_jax.schema.solve_request import SearchLimits, SolveRequest
+from llmpq_jax.planner import PlanRequest
+from llmpq_jax.schema.solve_request import SolveRequest
 from llmpq_jax.schema.strategy import Provenance, Strategy
+from llmpq_jax.tasks.online_search import searcher
 from llmpq_jax.tasks.planning_request import measurements_digest
 
 # Seconds for plans around the one that was asked for, if it took less itself.
@@ -36,8 +36,9 @@ def solve(
         RequestError: The validation text cannot be used.
     """
     digest = measurements_digest(request.sources, problem.cluster)
+    search = searcher(request)
     if not request.quality.is_measured:
-        found = search(problem, request.search)
+        found = search(problem)
     else:
         # A limit that is measured needs JAX, which plans without one do without.
         from llmpq_jax.tasks.quality_search import plan_under_limit
@@ -45,7 +46,7 @@ def solve(
         found = plan_under_limit(
             problem,
             request,
-            plan=lambda problem: search(problem, request.search),
+            plan=search,
             work=work,
             record=record,
         )
@@ -58,36 +59,21 @@ def solve(
     )
 
 
-def search(problem: PlanRequest, limits: SearchLimits) -> Strategy:
-    """Searches for the best plan, with a progress bar on stderr.
-
-    Raises:
-        InfeasibleError: No plan fits the devices.
-        TimeLimitError: The time ended before a plan was found or ruled out.
-    """
-    with progress_bar("solving", None, unit="subproblems") as advance:
-        return plan(
-            problem,
-            time_limit_s=limits.time_limit_s,
-            relative_gap=limits.gap,
-            progress=state_callback(advance),
-            on_note=note_callback(advance),
-        )
-
-
 def neighbours(
     problem: PlanRequest, strategy: Strategy, request: SolveRequest
 ) -> tuple[Strategy, ...]:
     """Returns a plan among those of less and of more loss, by their loss.
 
     They are searched in the time that the limit has left, and no longer than the plan
-    itself took. Nothing is returned if no time is left, if the limit was measured, or if
-    a price of the loss was given.
+    itself took. Nothing is returned if no time is left, if the limit was measured, if a
+    price of the loss was given, or if the plan is for requests that arrive at random.
     """
     from llmpq_jax.planner.whatif import plans_around
 
     quality, certificate = request.quality, strategy.certificate
     if quality.is_measured or quality.theta > 0 or certificate is None:
+        return ()
+    if request.online is not None:
         return ()
     left_s = request.search.time_limit_s - certificate.seconds
     time_limit_s = min(left_s, max(_MIN_AROUND_S, certificate.seconds))

@@ -49,6 +49,99 @@ def _without(words, option):
     return words[:index] + words[index + 2 :]
 
 
+def test_requests_at_random_have_a_plan_that_says_how_long_they_wait(
+    run, words, tmp_path
+):
+    lengths = tmp_path / "lengths.json"
+    lengths.write_text(json.dumps({"pairs": [[5, 3], [20, 8], [12, 6]]}))
+    for option in ("--batch", "--prompt-length", "--new-tokens"):
+        words = _without(words, option)
+    result = run(
+        *words,
+        *("--arrivals", 2, "--lengths", lengths, "--percentile", 90),
+        *("--max-ttft", 20, "--max-tpot", 5),
+    )
+    assert result.exit_code == 0, result.output
+    (line,) = [
+        line for line in result.stdout.splitlines() if line.startswith("online ")
+    ]
+    assert "90 % of requests at 2/s: first token within" in line
+    assert "slots in groups of" in result.stderr
+    plan = read_strategy(tmp_path / "plan.toml")
+    assert plan.online is not None
+    assert (plan.online.arrivals_per_s, plan.online.percentile) == (2.0, 90.0)
+    assert 0 < plan.online.ttft_s <= 20
+    assert 0 < plan.online.tpot_s <= 5
+    assert plan.workload.context_length == 28
+    assert plan.request is not None
+    assert plan.request.online is not None
+    assert plan.request.online.lengths == str(lengths)
+    assert plan.request.online.max_ttft_s == 20
+    explained = run("explain", "--strategy", tmp_path / "plan.toml")
+    assert explained.exit_code == 0, explained.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-ttft", 1], "--max-ttft alone: expected --arrivals RATE and --lengths"),
+        (["--arrivals", 1], "--arrivals alone: expected --arrivals RATE and --lengths"),
+        (
+            ["--arrivals", 1, "--lengths", "FILE"],
+            "--lengths says how long prompts and replies are: expected no --prompt-length",
+        ),
+        (
+            ["--arrivals", 1, "--lengths", "FILE", "-", "--theta", 1],
+            "--theta with --arrivals",
+        ),
+        (
+            ["--arrivals", 1, "--lengths", "FILE", "-", "--prefill-micro-batch", 2],
+            "--prefill-micro-batch 2 with --arrivals: expected 1",
+        ),
+        (["--arrivals", 0, "--lengths", "FILE", "-"], "0.0 is not in the range x>0"),
+    ],
+)
+def test_options_of_requests_at_random_that_contradict_are_wrong_use(
+    run, words, tmp_path, options, message
+):
+    lengths = tmp_path / "lengths.json"
+    lengths.write_text("[[5, 3]]")
+    if "-" in options:
+        options = [each for each in options if each != "-"]
+        for option in ("--batch", "--prompt-length", "--new-tokens"):
+            words = _without(words, option)
+    result = run(*words, *(lengths if each == "FILE" else each for each in options))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "plan.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not JSON"),
+        ("{}", "has no list of pairs"),
+        ('{"pairs": []}', "has no list of pairs"),
+        ("[[1, 2], [3]]", "pair 2 is [3]: expected two whole numbers"),
+        ("[[1, true]]", "pair 1 is [1, True]: expected two whole numbers"),
+        ("[[0, 3]]", "pair 1 is [0, 3]"),
+        ("[[1, 1e3]]", "pair 1 is [1, 1000.0]"),
+        (f"[[1, {10**30}]]", "pair 1 is [1, 1000000000"),
+        ("[" * 100_000, "is not JSON"),
+    ],
+)
+def test_files_of_lengths_that_are_none_are_one_line(
+    fails, words, tmp_path, content, message
+):
+    lengths = tmp_path / "lengths.json"
+    lengths.write_text(content)
+    for option in ("--batch", "--prompt-length", "--new-tokens"):
+        words = _without(words, option)
+    line = fails(*words, "--arrivals", 1, "--lengths", lengths)
+    assert line.startswith(f"lengths {lengths}: ")
+    assert message in line
+
+
 def test_a_plan_is_written_explained_and_served(run, words, measurements, tmp_path):
     result = run(*words)
     assert result.exit_code == 0, result.output

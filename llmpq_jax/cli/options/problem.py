@@ -15,7 +15,14 @@ from llmpq_jax.cli.options.option_group import (
     option_record,
 )
 from llmpq_jax.cli.options.paths import InputPath, named_by_sensitivity
-from llmpq_jax.cli.options.shared import FILE, FILE_TEXT, MODEL, POSITIVE
+from llmpq_jax.cli.options.shared import (
+    ABOVE_ZERO,
+    FILE,
+    FILE_TEXT,
+    MODEL,
+    POSITIVE,
+)
+from llmpq_jax.schema.online_load import OnlineLoad
 from llmpq_jax.schema.solve_request import SolveRequest, Sources
 from llmpq_jax.schema.workload import Workload
 
@@ -114,6 +121,73 @@ class WorkloadOptions:
 
 
 WORKLOAD = option_group("Workload", WorkloadOptions, "workload")
+
+
+@option_record
+class OnlineOptions:
+    """Options of requests that arrive at random, as typed."""
+
+    arrivals: float | None = option(
+        "Plan for requests that arrive at random, as a server's do, at this mean rate per "
+        "second, instead of for a batch. --batch then is the number of requests that are "
+        "served at the same time (default: the planner chooses).",
+        ABOVE_ZERO,
+        metavar="RATE",
+    )
+    lengths: str | None = option(
+        'JSON file with the lengths of their prompts and replies in tokens, {"pairs": '
+        "[[32, 518], …]}, from which each request draws one.",
+        FILE_TEXT,
+    )
+    max_ttft: float | None = option(
+        "Maximum time to first token, in seconds.", ABOVE_ZERO, metavar="SECONDS"
+    )
+    max_tpot: float | None = option(
+        "Maximum time per output token after the first, in seconds.",
+        ABOVE_ZERO,
+        metavar="SECONDS",
+    )
+    percentile: float = option(
+        "Percentage of the requests that keep each of these limits.",
+        click.FloatRange(min=1, max=99.9),
+        default=95.0,
+    )
+
+    def load(self, workload: WorkloadOptions) -> OnlineLoad | None:
+        """Returns the load, or None if the plan is for a batch."""
+        if self.arrivals is None or self.lengths is None:
+            typed = {
+                "--arrivals": self.arrivals,
+                "--lengths": self.lengths,
+                "--max-ttft": self.max_ttft,
+                "--max-tpot": self.max_tpot,
+            }
+            given = [name for name, value in typed.items() if value is not None]
+            if not given:
+                return None
+            msg = f"{given[0]} alone: expected --arrivals RATE and --lengths FILE together"
+            raise click.UsageError(msg)
+        others = {
+            "--prompt-length": workload.prompt_length,
+            "--new-tokens": workload.new_tokens,
+            "--prompts": workload.prompts,
+            "--output-length-fraction": workload.output_length_fraction,
+        }
+        for name, value in others.items():
+            if value is not None:
+                msg = f"--lengths says how long prompts and replies are: expected no {name} with it"
+                raise click.UsageError(msg)
+        return OnlineLoad(
+            arrivals_per_s=self.arrivals,
+            lengths=self.lengths,
+            percentile=self.percentile,
+            max_ttft_s=self.max_ttft,
+            max_tpot_s=self.max_tpot,
+            batch=workload.batch,
+        )
+
+
+ONLINE = option_group("Requests that arrive at random", OnlineOptions, "online")
 
 
 def fixed_workload(default: Workload | None = None) -> OptionGroup:

@@ -24,13 +24,14 @@ from llmpq_jax.schema.measurements import Phase
 from llmpq_jax.schema.precision import (
     ACTIVATION_BYTES,
     HeadBits,
+    WireBits,
     vector_bits,
     wire_token_bytes,
 )
 from llmpq_jax.schema.strategy import PrecisionChoice
 from llmpq_jax.schema.workload import MicroBatch, Workload
 
-_BetweenS = Callable[[ExecutionUnit, ExecutionUnit, int], float]
+BetweenS = Callable[[ExecutionUnit, ExecutionUnit, int], float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +84,7 @@ def seconds_by_phase(
         refills=schedule.refills_in("decode"),
         num_whole_calls=schedule.dispatches_per_step,
     )
-    between_s = _transfers(problem)
+    between_s = transfers(problem)
     phases = [_seconds(problem, precision, w, between_s) for w in (prefill, decode)]
     return {name: np.stack([own[name] for own in phases]) for name in phases[0]}
 
@@ -92,7 +93,7 @@ def _seconds(
     problem: Problem,
     precision: PrecisionChoice,
     work: _PhaseWork,
-    between_s: _BetweenS,
+    between_s: BetweenS,
 ) -> dict[str, np.ndarray]:
     """Returns the seconds of one phase, each number without its axis P."""
     latency, units = problem.fitted[precision.kv_bits].latency, problem.execution_units
@@ -154,51 +155,77 @@ def _seconds(
     }
 
 
+def gather_s(
+    problem: Problem, unit: ExecutionUnit, rows: int, between_s: BetweenS
+) -> float:
+    """Returns the seconds in which the devices of a unit send each other their logits."""
+    share = logit_share_bytes(
+        problem.request.architecture, rows=rows, tensor=unit.width
+    )
+    return (unit.width - 1) * between_s(unit, unit, share) if share else 0.0
+
+
+def hop_s(
+    problem: Problem,
+    source: ExecutionUnit,
+    target: ExecutionUnit,
+    *,
+    num_tokens: int,
+    wire_bits: WireBits,
+    between_s: BetweenS,
+) -> float:
+    """Returns the seconds of sending hidden states from one unit to another.
+
+    Each device of a mesh receives the whole of them, one after the other.
+    """
+    request = problem.request
+    token_bytes = wire_token_bytes(
+        request.architecture.hidden_size,
+        ACTIVATION_BYTES[request.activations],
+        wire_bits=wire_bits,
+    )
+    return target.width * between_s(source, target, num_tokens * token_bytes)
+
+
 def _gather_s(
-    problem: Problem, work: _PhaseWork, between_s: _BetweenS
+    problem: Problem, work: _PhaseWork, between_s: BetweenS
 ) -> Float[np.ndarray, " J"]:
     """What a mesh adds to the head's seconds on one device; 0 for a single device.
 
     Its devices compute a share of the logits each and send it to all others. The product
     itself counts as if it were not shared, since heads are measured on one device.
     """
-
-    def seconds(unit: ExecutionUnit, rows: int) -> float:
-        share = logit_share_bytes(
-            problem.request.architecture, rows=rows, tensor=unit.width
-        )
-        return (unit.width - 1) * between_s(unit, unit, share) if share else 0.0
-
     num_refills = work.refills_s(lambda _: 1.0)
     return np.array(
         [
-            seconds(unit, work.rows) + num_refills * seconds(unit, 1)
+            gather_s(problem, unit, work.rows, between_s)
+            + num_refills * gather_s(problem, unit, 1, between_s)
             for unit in problem.execution_units
         ]
     )
 
 
 def _hop_s(
-    problem: Problem, work: _PhaseWork, between_s: _BetweenS
+    problem: Problem, work: _PhaseWork, between_s: BetweenS
 ) -> Float[np.ndarray, "O J J"]:
-    """Seconds of a hop between any two units, by the precision it is sent at.
-
-    Each device of a mesh receives the whole of the hidden states, one after the other.
-    """
+    """Seconds of a hop between any two units, by the precision it is sent at."""
     request, units = problem.request, problem.execution_units
-    token_bytes = ACTIVATION_BYTES[request.activations]
-    hidden_size = request.architecture.hidden_size
     seconds = np.zeros((len(request.wire_bits), len(units), len(units)))
     for o, bits in enumerate(request.wire_bits):
-        size = wire_token_bytes(hidden_size, token_bytes, wire_bits=bits)
         for tokens, share in ((work.num_tokens, 1.0), *work.refills):
             for (j, source), (k, target) in permutations(enumerate(units), 2):
-                once_s = between_s(source, target, tokens * size)
-                seconds[o, j, k] += share * (target.width * once_s)
+                seconds[o, j, k] += share * hop_s(
+                    problem,
+                    source,
+                    target,
+                    num_tokens=tokens,
+                    wire_bits=bits,
+                    between_s=between_s,
+                )
     return seconds
 
 
-def _transfers(problem: Problem) -> _BetweenS:
+def transfers(problem: Problem) -> BetweenS:
     """Returns the seconds of one transfer between two units as a function.
 
     They depend on nodes and kinds alone, and all measured links are searched for each.

@@ -17,6 +17,10 @@ FAILURE_ADVICE = (
     "continues with --resume"
 )
 
+# Called with the number of shapes that a stage has been compiled for since the last call, and
+# with that of all shapes of all stages.
+OnCompiled = Callable[[int, int], object]
+
 
 class StageFailedError(WorkerFailedError):
     """A stage failed and may be recovered; see `Engine.recover`."""
@@ -60,9 +64,12 @@ class Engine(Protocol):
         ...
 
     def prepare(
-        self, shapes: Sequence[StageShapes], *, on_stage: Callable[[], None]
+        self, shapes: Sequence[StageShapes], *, on_compiled: OnCompiled
     ) -> None:
-        """Compiles all stages at the same time; calls `on_stage` after each one."""
+        """Compiles all stages at the same time; calls `on_compiled` meanwhile.
+
+        What that raises, as after Ctrl-C, ends it between two shapes.
+        """
         ...
 
     def allocate(self, *, num_groups: int, num_rows: int, num_slots: int) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from llmpq_jax.checkpoint.open_store import open_store, read_model
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
 from llmpq_jax.runtime.claimed_devices import find_devices
-from llmpq_jax.runtime.engines.engine import StageFailedError
+from llmpq_jax.runtime.engines.engine import OnCompiled, StageFailedError
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.stage.abstract import ProgramMemory, stage_memories
 from llmpq_jax.stage.build import build_worker
@@ -95,14 +95,15 @@ class LocalEngine(StageChain):
         return self.workers[0].program.is_whole_model
 
     def prepare(
-        self, shapes: Sequence[StageShapes], *, on_stage: Callable[[], None]
+        self, shapes: Sequence[StageShapes], *, on_compiled: OnCompiled
     ) -> None:
         """Compiles all stages at the same time; see `Engine.prepare`."""
+        total = len(self.workers) * len(shapes)
 
         def prepare_one(worker: StageWorker) -> None:
             for each in shapes:
                 worker.prepare(each)
-            on_stage()
+                on_compiled(1, total)
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(prepare_one, self.workers))

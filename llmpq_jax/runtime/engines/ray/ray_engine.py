@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from llmpq_jax.checkpoint.weights_cache import WeightsCache
-from llmpq_jax.runtime.engines.engine import StageFailedError
+from llmpq_jax.runtime.engines.engine import OnCompiled, StageFailedError
 from llmpq_jax.runtime.engines.ray.actor import StageActor
 from llmpq_jax.runtime.engines.ray.cluster_nodes import place_actors
 from llmpq_jax.runtime.engines.ray.health import DEFAULT_HEARTBEAT_TIMEOUT_S
@@ -122,7 +122,7 @@ class RayEngine:
         return self.workers.facts
 
     def prepare(
-        self, shapes: Sequence[StageShapes], *, on_stage: Callable[[], None]
+        self, shapes: Sequence[StageShapes], *, on_compiled: OnCompiled
     ) -> None:
         """Compiles all stages at the same time; see `Engine.prepare`."""
         prepared: set[int] = set()
@@ -130,7 +130,7 @@ class RayEngine:
         def on_answer(number: int) -> None:
             if number not in prepared:
                 prepared.add(number)
-                on_stage()
+                on_compiled(len(shapes), len(self.facts) * len(shapes))
 
         self.workers.call_all_recovering("prepare", tuple(shapes), on_answer=on_answer)
 
