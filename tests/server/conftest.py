@@ -34,7 +34,9 @@ _TEMPLATE = (
 
 
 @contextmanager
-def running(state: ServerState, batches: BatchService | None = None) -> Iterator[str]:
+def running(
+    state: ServerState, batches: BatchService | None = None, *, port: int = 0
+) -> Iterator[str]:
     """Runs a server in a thread of its own; yields its address."""
     server = make_server(state, batches)
 
@@ -45,7 +47,7 @@ def running(state: ServerState, batches: BatchService | None = None) -> Iterator
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)
 
-    with listen("127.0.0.1", 0) as listening:
+    with listen("127.0.0.1", port) as listening:
         thread = threading.Thread(target=lambda: asyncio.run(serve(listening)))
         thread.start()
         try:
