@@ -16,15 +16,10 @@ import asyncio
 import csv
 import json
 import math
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import cast
 
 import click
@@ -34,10 +29,10 @@ import openai
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.runtime.request import Request
 from llmpq_jax.schema.precision import Bits
-from llmpq_jax.schema.record_files import write_strategy
 from llmpq_jax.schema.strategy import Strategy
 from tools.benchmarks.models import CONFIGS, even_strategy, random_model
 from tools.provenance import provenance
+from tools.serve_process import NAME, serve_process
 
 # A token of the random models is a byte.
 _LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz    ", np.uint8)
@@ -186,29 +181,6 @@ def row_of(server: str, rate_per_s: float, found: list[Outcome | None]) -> Row:
     )
 
 
-@contextmanager
-def own_server(strategy: Strategy) -> Iterator[str]:
-    """Starts `llmpq-jax serve` in a process of its own; yields its address."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "strategy.toml"
-        write_strategy(path, strategy)
-        words = ("--strategy", str(path), "--served-model-name", "model")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "llmpq_jax", "serve", "--port", "0", *words],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stderr is not None
-        try:
-            for line in process.stderr:
-                if line.startswith("serving "):
-                    yield line.split()[-1]
-                    break
-        finally:
-            process.terminate()
-            process.wait()
-
-
 def offline_tokens_per_s(strategy: Strategy, jobs: list[Job]) -> float:
     """Returns the new tokens per second where all requests are known beforehand."""
     with Pipeline.load(strategy) as pipeline:
@@ -303,8 +275,8 @@ def main(
     )
     pairs = [tuple(pair) for pair in json.loads(lengths.read_text())["pairs"]]
     found: list[Row] = []
-    with own_server(strategy) as url:
-        servers = {"llmpq-jax": (url, "model")}
+    with serve_process(strategy) as server:
+        servers = {"llmpq-jax": (server.url, NAME)}
         if peer is not None:
             servers["peer"] = (peer, peer_model)
         for rate in map(float, rates.split(",")):

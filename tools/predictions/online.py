@@ -27,8 +27,9 @@ from llmpq_jax.schema.cluster import Cluster, Device, Node
 from llmpq_jax.schema.record_files import read_strategy, write_cluster
 from llmpq_jax.schema.strategy import Strategy
 from tools.benchmarks.models import CONFIGS, random_model
-from tools.benchmarks.serve import make_jobs, own_server, put_load
+from tools.benchmarks.serve import make_jobs, put_load
 from tools.provenance import provenance
+from tools.serve_process import NAME, serve_process
 
 _MIB = 1 << 20
 # Bytes of each device.
@@ -141,10 +142,10 @@ def _measured(
 ) -> tuple[float, float, int]:
     """Serves a load; returns its times, and the number of requests that failed."""
     jobs = make_jobs(pairs, rate_per_s=rate, max_prompt=1 << 20, max_new_tokens=1 << 20)
-    with own_server(strategy) as url:
+    with serve_process(strategy) as server:
         # What starts once is no part of the load.
-        asyncio.run(put_load(url, "model", jobs[:1]))
-        found = asyncio.run(put_load(url, "model", jobs))
+        asyncio.run(put_load(server.url, NAME, jobs[:1]))
+        found = asyncio.run(put_load(server.url, NAME, jobs))
     done = [each for each in found if each is not None]
     counted = done[len(done) // 10 :]
     return (
