@@ -20,6 +20,7 @@ from llmpq_jax.batch.request_fields import (
     WholeNumber,
     as_whole_number,
     complaint,
+    named_limit,
     short_repr,
 )
 from llmpq_jax.errors import RequestError
@@ -394,7 +395,6 @@ class ChatBody(_Body):
 
     def asked(self) -> Asked:
         """Returns what is asked for; `max_tokens` is the older name of its limit."""
-        newer = self.max_completion_tokens
         messages = tuple(each.for_template() for each in self.messages)
         template_arguments = dict(self.chat_template_kwargs or {})
         calls_tools = bool(self.tools) and self.tool_choice != "none"
@@ -402,7 +402,10 @@ class ChatBody(_Body):
             template_arguments["tools"] = self.tools
         return Asked(
             contents=(messages,),
-            max_new_tokens=self.max_tokens if newer is None else newer,
+            max_new_tokens=named_limit(
+                max_completion_tokens=self.max_completion_tokens,
+                max_tokens=self.max_tokens,
+            ),
             num_choices=self.n,
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             model=self.model,
@@ -437,7 +440,9 @@ class CompletionBody(_Body):
                 each if isinstance(each, str) else tuple(each) for each in self.prompt
             ),
             # The log-probabilities of a prompt come with one more token, which is dropped.
-            max_new_tokens=1 if is_prompt_only else self.max_tokens,
+            max_new_tokens=1
+            if is_prompt_only
+            else named_limit(max_tokens=self.max_tokens),
             num_choices=self.n,
             top_logprobs=self.logprobs,
             echoes=self.echo,

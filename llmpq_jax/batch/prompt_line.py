@@ -16,6 +16,7 @@ from llmpq_jax.batch.request_fields import (
     RequestFields,
     WholeNumber,
     complaint,
+    named_limit,
     short_repr,
 )
 from llmpq_jax.errors import RequestError
@@ -52,7 +53,9 @@ class PlainLine(RequestFields):
 
     def asked(self) -> Asked:
         """Returns what is asked for; `max_tokens` is the other name of its limit."""
-        limit = self.max_tokens if self.max_new_tokens is None else self.max_new_tokens
+        limit = named_limit(
+            max_new_tokens=self.max_new_tokens, max_tokens=self.max_tokens
+        )
         return Asked(contents=(self.prompt,), max_new_tokens=limit)
 
 

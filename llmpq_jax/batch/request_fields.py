@@ -13,7 +13,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from llmpq_jax.batch.prompt import ForcedCalls, Form, PromptContent
 from llmpq_jax.errors import RequestError
-from llmpq_jax.runtime.request import Grammar, LogitChanges
+from llmpq_jax.runtime.request import (
+    Grammar,
+    LogitChanges,
+    check_max_new_tokens,
+)
 
 _PENALTIES = {"presence_penalty", "frequency_penalty", "repetition_penalty"}
 # Found values may be of any size and depth.
@@ -108,6 +112,19 @@ class Asked(NamedTuple):
     calls_tools: bool = False
     forced_calls: ForcedCalls | None = None
     template_arguments: Mapping[str, Any] = MappingProxyType({})
+
+
+def named_limit(**limits: int | None) -> int | None:
+    """Returns the first of several fields that says how many new tokens there may be.
+
+    Raises:
+        RequestError: It is no number that devices can count to.
+    """
+    for name, limit in limits.items():
+        if limit is not None:
+            check_max_new_tokens(limit, name)
+            return limit
+    return None
 
 
 class RequestFields(CheckedModel):

@@ -36,7 +36,7 @@ def writing(path: Path, what: str = "output") -> Iterator[None]:
     try:
         yield
     except OSError as reason:
-        remedy = "name another file"
+        remedy = f"name another {'folder' if what == 'folder' else 'file'}"
         if reason.errno in _FULL:
             remedy = f"make room there, or {remedy}"
         msg = (

@@ -120,14 +120,14 @@ class Grammar:
     field: str = "response_format"
 
 
-def check_max_new_tokens(count: int) -> None:
-    """Refuses a number of tokens that devices cannot count to.
+def check_max_new_tokens(count: int, name: str = "max_new_tokens") -> None:
+    """Refuses a number of tokens that devices cannot count to, by the field's name.
 
     Raises:
         RequestError: If it is less than 1 or no int32.
     """
     if not 1 <= count <= _MAX_COUNT:
-        msg = f"max_new_tokens is {_short(count)}, expected 1 to {_MAX_COUNT}"
+        msg = f"{name} is {_short(count)}, expected 1 to {_MAX_COUNT}"
         raise RequestError(msg)
 
 

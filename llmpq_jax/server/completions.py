@@ -64,7 +64,6 @@ class Completions:
         )
         return EventStream(
             writer.events(generation),
-            write_timeout_s=settings.write_timeout_s,
             on_end=generation.close,
         )
 

@@ -11,19 +11,18 @@ from starlette.types import Receive, Scope, Send
 class EventStream:
     """An ASGI response whose events are sent as they come.
 
-    It ends early if the client is gone, or does not read what it is sent for too long.
+    It ends early if the client is gone, as one that does not read counts after a while
+    (`connections`).
     """
 
     def __init__(
         self,
         events: AsyncIterator[bytes],
         *,
-        write_timeout_s: float,
         on_end: Callable[[], None],
     ) -> None:
         """Takes the events, and what is called at the end, however it comes."""
         self._events = events
-        self._write_timeout_s = write_timeout_s
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,15 +52,14 @@ class EventStream:
             async for part in self._events:
                 await self._send_part(send, part, is_last=False)
             await self._send_part(send, b"", is_last=True)
-        except (OSError, TimeoutError):
-            # The client is gone, or does not read.
+        except OSError:
+            # The client is gone.
             return
 
     async def _send_part(self, send: Send, body: bytes, *, is_last: bool) -> None:
-        async with asyncio.timeout(self._write_timeout_s):
-            await send(
-                {"type": "http.response.body", "body": body, "more_body": not is_last}
-            )
+        await send(
+            {"type": "http.response.body", "body": body, "more_body": not is_last}
+        )
 
 
 async def wait_until_gone(receive: Receive) -> None:

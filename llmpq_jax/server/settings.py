@@ -26,7 +26,6 @@ class ServerSettings:
         max_file_bytes: Largest file that a client may upload.
         read_timeout_s: Time in which a client must have sent its request, or the next
             part of a file.
-        write_timeout_s: Time in which a client must read what it is sent.
         default_completion_tokens: New tokens of a completion that says no maximum.
     """
 
@@ -36,7 +35,6 @@ class ServerSettings:
     max_file_bytes: int = 200 << 20
     max_choices: int = 128
     read_timeout_s: float = 30.0
-    write_timeout_s: float = 60.0
     default_completion_tokens: int = _COMPLETION_TOKENS
 
 

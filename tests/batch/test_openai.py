@@ -272,7 +272,7 @@ def test_what_asks_for_nothing_changes_nothing():
             line_of(CHAT, messages=[{"role": "user", "content": ["a"]}]),
             'body.messages[0].content[0]: found \'a\', expected {"type": "text"',
         ),
-        (line_of(TEXT, prompt="a", max_tokens=0), "max_new_tokens is 0, expected"),
+        (line_of(TEXT, prompt="a", max_tokens=0), "max_tokens is 0, expected"),
         (line_of(TEXT, prompt="a", stop=[""]), "stop: found [''], expected texts"),
         (line_of(TEXT, prompt="a", temperature=-1), "temperature is -1, expected"),
         (line_of(TEXT, prompt="a", n=0), "n is 0, expected 1 to 128"),

@@ -108,7 +108,7 @@ def test_a_text_file_has_a_prompt_on_each_line(write):
         ),
         (
             '{"prompt": "a", "max_tokens": 0}',
-            "max_new_tokens is 0, expected 1 to 2147483647",
+            "max_tokens is 0, expected 1 to 2147483647",
         ),
         (
             '{"prompt": "a", "max_tokens": 1, "max_new_tokens": 1}',

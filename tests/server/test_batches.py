@@ -122,7 +122,7 @@ def test_each_line_is_answered_as_its_endpoint_answers(client: openai.OpenAI) ->
     errors = results(client, batch.error_file_id)
     reasons = {name: each["error"]["message"] for name, each in errors.items()}
     assert reasons.keys() == {each["custom_id"] for each in wrong}
-    assert "max_new_tokens is -1" in reasons["request-100"]
+    assert "max_tokens is -1" in reasons["request-100"]
     assert "model: found 'another', expected 'tiny'" in reasons["request-101"]
     assert "url: expected '/v1/chat/completions'" in reasons["request-103"]
 

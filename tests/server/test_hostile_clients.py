@@ -30,7 +30,7 @@ def address(
 ) -> Iterator[str]:
     """A server that waits for nobody longer than a moment."""
     monkeypatch.setattr(connections, "_READ_TIMEOUT_S", 0.4)
-    settings = ServerSettings(model_name=NAME, read_timeout_s=0.4, write_timeout_s=0.4)
+    settings = ServerSettings(model_name=NAME, read_timeout_s=0.4)
     state = ServerState(settings)
     state.serve(serving)
     with (
