@@ -290,12 +290,18 @@ def test_another_loop_continues_what_a_lost_device_left(
         first.close(timeout_s=60)
         assert isinstance(first.error, DeviceFailedError)
     assert accepted
+    # A client that leaves between the two.
+    left_request, left_client, left = accepted.pop()
+    num_tokens = len(left_client.token_ids)
+    left.cancel()
     with Pipeline.load(strategy) as pipeline:
         second = ServingLoop(pipeline)
         second.start()
         second.adopt(first.unfinished)
         assert all(client.done.wait(60) for _, client, _ in accepted)
+        assert left_client.done.wait(60)
         second.close(timeout_s=60)
+        assert len(left_client.token_ids) == num_tokens < left_request.max_new_tokens
         expected = list(pipeline.serve([request for request, _, _ in accepted]))
     for (_, client, served), alone in zip(accepted, expected, strict=True):
         assert served.completion().token_ids == alone.token_ids
