@@ -94,10 +94,11 @@ def plan_online(
     failure: Exception | None = None
     choices = list(_choices(problem, load))
     deadline_s = time.monotonic() + time_limit_s
-    rows_in_use = _MAX_SLOTS
+    last_batch, without_plan = choices[-1][0], 0
     for done, (batch, decode) in enumerate(choices):
-        if batch > rows_in_use:
-            break
+        # What needs no less memory than what had no plan has none either.
+        if batch > last_batch or (without_plan and decode >= without_plan):
+            continue
         request = replace(
             problem,
             workload=online_workload(pairs, batch=batch),
@@ -108,7 +109,10 @@ def plan_online(
         share_s = max(_MIN_SOLVE_S, left_s / (len(choices) - done))
         try:
             strategy = plan(request, share_s)
-        except (InfeasibleError, TimeLimitError) as reason:
+        except InfeasibleError as reason:
+            failure, without_plan = reason, decode
+            continue
+        except TimeLimitError as reason:
             failure = failure or reason
             continue
         if _served_per_s(strategy) < _LEAST_CAPACITY * load.arrivals_per_s:
@@ -119,7 +123,7 @@ def plan_online(
         on_plan(simulated)
         if not simulated.is_full:
             # More slots only make each step longer.
-            rows_in_use = batch
+            last_batch = batch
     if not found:
         if too_slow:
             raise InfeasibleError(_too_many(too_slow, load))
@@ -133,16 +137,22 @@ def plan_online(
 
 
 def _choices(problem: PlanRequest, load: OnlineLoad) -> Iterator[tuple[int, int]]:
-    """Yields numbers of slots, with the sizes of decode groups that are tried for each."""
+    """Yields numbers of slots, with the sizes of decode groups that are tried for each.
+
+    Both increase, and so does the memory that is needed.
+    """
     num_devices = sum(
         each.device.use != "never" for each in problem.cluster.node_devices
     )
-    batches = [2**power for power in range(_MAX_SLOTS.bit_length())]
+    pinned = problem.decode
+    batches = [(pinned or 1) * 2**power for power in range(_MAX_SLOTS.bit_length())]
     for batch in [load.batch] if load.batch is not None else batches:
+        if pinned is not None:
+            yield batch, pinned
+            continue
         for decode in range(1, batch + 1):
-            is_few_groups = batch // decode <= _GROUPS_PER_DEVICE * num_devices
-            is_pinned = problem.decode in (None, decode)
-            if batch % decode == 0 and is_few_groups and is_pinned:
+            num_groups = batch // decode
+            if batch % decode == 0 and num_groups <= _GROUPS_PER_DEVICE * num_devices:
                 yield batch, decode
 
 

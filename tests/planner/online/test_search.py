@@ -13,10 +13,12 @@ from llmpq_jax.planner import PlanRequest, plan
 from llmpq_jax.planner.online import SimulatedPlan, plan_online
 from llmpq_jax.schema.online_load import OnlineLoad
 from llmpq_jax.schema.strategy import Strategy
+from llmpq_jax.schema.workload import Workload
 from tests.planner.requests import request
 
 _RANDOM = Random(0)
 PAIRS = [(_RANDOM.randint(1, 90), _RANDOM.randint(1, 24)) for _ in range(60)]
+WORKLOAD = Workload(batch=8, prompt_length=48, new_tokens=16)
 LOAD = OnlineLoad(arrivals_per_s=60.0, lengths="pairs.json", batch=4)
 
 
@@ -130,7 +132,28 @@ def test_where_no_problem_is_solved_in_time_that_is_said() -> None:
         plan_online(request("slow"), LOAD, PAIRS, plan=never, time_limit_s=60.0)
 
 
-def test_a_pinned_size_of_decode_groups_is_the_only_one_that_is_tried() -> None:
-    strategy, found = _search(LOAD, request("slow", "fast", decode=2))
-    assert [each.strategy.micro_batch.decode for each in found] == [2]
-    assert strategy.micro_batch.decode == 2
+@pytest.mark.parametrize(("decode", "batch"), [(2, 4), (3, None), (3, 4)])
+def test_a_pinned_size_of_decode_groups_is_the_only_one_that_is_tried(
+    decode: int, batch: int | None
+) -> None:
+    asked = request("slow", "fast", workload=WORKLOAD, decode=decode)
+    strategy, found = _search(replace(LOAD, batch=batch), asked)
+    assert {each.strategy.micro_batch.decode for each in found} == {decode}
+    assert strategy.micro_batch.decode == decode
+    assert all(each.strategy.workload.batch == batch for each in found) or not batch
+
+
+def test_memory_limits_the_number_of_slots_and_is_asked_once() -> None:
+    asked = request("slow", "fast", memory_mib=6)
+    tried: list[tuple[int, int]] = []
+
+    def count(problem: PlanRequest, time_limit_s: float) -> Strategy:
+        assert problem.decode is not None
+        tried.append((problem.workload.batch, problem.decode))
+        return _solve(problem, time_limit_s)
+
+    load = replace(LOAD, batch=None, arrivals_per_s=30.0)
+    strategy = plan_online(asked, load, PAIRS, plan=count, time_limit_s=60.0)
+    largest = max(batch for batch, _ in tried)
+    assert strategy.workload.batch < largest < 256
+    assert len(tried) == len(set(tried))
