@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gguf  # pyright: ignore[reportMissingImports]
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ def write_gguf(folder: Path, bits: Bits, out: Path) -> None:
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_rope_dimension_count(config["head_dim"])
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("none")
+    _add_tokenizer(writer, folder, config)
     for name, tensor in _tensors(folder):
         new_name, kind = _gguf_tensor(name, _GGUF_TYPES[bits])
         values = tensor
@@ -68,6 +69,24 @@ def write_gguf(folder: Path, bits: Bits, out: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _add_tokenizer(
+    writer: gguf.GGUFWriter, folder: Path, config: dict[str, Any]
+) -> None:
+    """Adds the tokenizer of a random model, whose tokens are bytes (`random_model`)."""
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    texts = [f"[{index}]" for index in range(config["vocab_size"])]
+    for text, index in model["vocab"].items():
+        texts[index] = text
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(texts)
+    writer.add_token_types([gguf.TokenType.NORMAL] * len(texts))
+    writer.add_token_merges([])
+    writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_eos_token_id(config["eos_token_id"])
+    writer.add_add_bos_token(False)
 
 
 def write_dequantized(folder: Path, bits: Bits, out: Path) -> None:
