@@ -22,6 +22,7 @@ from llmpq_jax.cli.options.option_group import (
 from llmpq_jax.cli.options.paths import OutputFolder
 from llmpq_jax.cli.options.problem import read_problem
 from llmpq_jax.cli.options.shared import ABOVE_ZERO, POSITIVE, STRATEGY, cache_home
+from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL, ONLINE_STEPS_PER_CALL
 
 if TYPE_CHECKING:
     from llmpq_jax.runtime.engines.engine import DeviceFailedError
@@ -77,8 +78,8 @@ class LimitOptions:
     max_steps: int = option(
         "Decode steps between looks for new requests, where one stage has the whole "
         "model. More are faster; new requests and streams wait for them.",
-        click.IntRange(1, 8),
-        default=4,
+        click.IntRange(1, MAX_STEPS_PER_CALL),
+        default=ONLINE_STEPS_PER_CALL,
     )
     drain_timeout_s: float = option(
         "Time that requests have to finish after the first SIGTERM or Ctrl-C.",

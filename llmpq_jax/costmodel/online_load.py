@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from llmpq_jax.costmodel.pipeline_schedule import Host
-from llmpq_jax.schema.buckets import MAX_STEPS_PER_CALL, cut_prompt
+from llmpq_jax.schema.buckets import ONLINE_STEPS_PER_CALL, cut_prompt
 from llmpq_jax.schema.measurements import Phase
 
 
@@ -45,6 +45,7 @@ class OnlinePipeline:
             cached tokens of the rows.
         step_hop_s: Seconds of sending a decode step to the next stage, of each hop.
         hosts: Stages that share a machine.
+        max_steps: Maximum decode steps per call of a stage that holds the whole model.
     """
 
     num_groups: int
@@ -57,6 +58,7 @@ class OnlinePipeline:
     step_s: Callable[[float], Sequence[float]]
     step_hop_s: Sequence[float]
     hosts: Sequence[Host] = ()
+    max_steps: int = ONLINE_STEPS_PER_CALL
 
     @property
     def num_stages(self) -> int:
@@ -427,7 +429,7 @@ class _Simulation:
         if plan.num_stages == 1 and not group.prompts:
             num_left = [row.num_left for row in group.decoding]
             needed = min(num_left) if self._waiting else max(num_left)
-            num_steps = min(MAX_STEPS_PER_CALL, needed)
+            num_steps = min(plan.max_steps, needed)
         step_s = plan.step_s(group.num_cached / plan.decode_rows)
         stages_s = [
             dispatch_s + num_steps * own_s

@@ -29,6 +29,8 @@ def bucket_length(length: int) -> int:
 # Maximum decode steps per call of a stage that holds the whole model. The host sees tokens
 # only between calls, so a finished sequence wastes up to this many steps less one.
 MAX_STEPS_PER_CALL = 8
+# The same where requests come at any time, which wait for a call to end; `serve --max-steps`.
+ONLINE_STEPS_PER_CALL = 4
 
 # Tokens of a prompt that one call computes: enough to keep a processor busy, few enough
 # that attention scores stay small and other micro-batches run in between.

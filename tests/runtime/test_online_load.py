@@ -154,6 +154,7 @@ def served_by_scheduler(
         ),
         inbox=inbox,
         head_inputs=HeadInputs(vocabulary_size=1000, num_slots=plan.num_slots),
+        max_steps=plan.max_steps,
         on_progress=on_progress,
     )
     assert len(list(scheduler.run())) == len(arrivals)
@@ -184,6 +185,7 @@ def pipelines(draw: st.DrawFn) -> OnlinePipeline:
             for base, more in zip(base_s, by_context_s, strict=True)
         ],
         step_hop_s=each(num_stages - 1),
+        max_steps=draw(st.sampled_from([1, 4, 8])),
     )
 
 
