@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmpq_jax.files import json_text
 
 _NO_ARGUMENTS = {"type": "object", "properties": {}}
-# The text of a parameter, up to its end.
-_TEXT = r"""TEXT: /(?s:.*)\n<\/parameter>\n/ & ~/(?s:.*)<\/parameter>(?s:..+|[^\n])/"""
+# The end of a parameter that is a text, and what is no text because it has one before.
+_TEXT_END = r"\n<\/parameter>\n"
+_ENDS_EARLIER = r"/(?s:.*)<\/parameter>(?s:..+|[^\n])/"
 
 
 def calls_grammar(
@@ -49,7 +51,6 @@ def calls_grammar(
                 schema = tool.get("parameters") or _NO_ARGUMENTS
                 rules.append(json_rule(f"{name}_arguments", schema))
         case "qwen3_coder":
-            rules.append(_TEXT)
             for name, tool in zip(names, tools, strict=True):
                 rules += _tagged_rules(name, tool, json_rule)
         case _:
@@ -73,11 +74,13 @@ def _tagged_rules(name: str, tool: Mapping[str, Any], json_rule: Any) -> Iterato
         parts.append(rule if key in required else f"{rule}?")
         start = json_text(f"<parameter={key}>\n")
         is_text = isinstance(value, dict) and value.get("type") == "string"
-        if is_text and "enum" in value:
-            texts = " | ".join(map(json_text, value["enum"]))
+        if is_text and ("enum" in value or "const" in value):
+            allowed = value["enum"] if "enum" in value else [value["const"]]
+            texts = " | ".join(map(json_text, allowed))
             yield f'{rule}: {start} ({texts}) "\\n</parameter>\\n"'
         elif is_text:
-            yield f"{rule}: {start} TEXT"
+            yield f"{rule}: {start} TEXT_{rule.upper()}"
+            yield f"TEXT_{rule.upper()}: {_text_terminal(value)}"
         else:
             yield f'{rule}: {start} {rule}_value "\\n</parameter>\\n"'
             shared = {"$defs": schema["$defs"]} if "$defs" in schema else {}
@@ -85,3 +88,24 @@ def _tagged_rules(name: str, tool: Mapping[str, Any], json_rule: Any) -> Iterato
             yield json_rule(f"{rule}_value", own)
     function = json_text(f"<function={tool['name']}>\n")
     yield f'{name}: {function} {" ".join(parts)} "</function>"'
+
+
+def _text_terminal(schema: Mapping[str, Any]) -> str:
+    """Returns the terminal of a parameter that is a text as it stands, with its end."""
+    length = f"{{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}"
+    parts = [f"/(?s:.{length}){_TEXT_END}/"]
+    if "pattern" in schema:
+        # Found anywhere in the text, unless it says that it starts or ends there.
+        pattern = str(schema["pattern"])
+        is_start, is_end = pattern.startswith("^"), _ends_text(pattern)
+        pattern = pattern.removeprefix("^")[: -1 if is_end else None]
+        pattern = re.sub(r"(?<!\\)/", r"\/", pattern)
+        before, after = ("" if is_start else "(?s:.*)"), ("" if is_end else "(?s:.*)")
+        parts.append(f"/{before}(?:{pattern}){after}{_TEXT_END}/")
+    return " & ".join([*parts, f"~{_ENDS_EARLIER}"])
+
+
+def _ends_text(pattern: str) -> bool:
+    """Whether a pattern ends with a dollar sign that is no character to be found."""
+    num_backslashes = len(pattern[:-1]) - len(pattern[:-1].rstrip("\\"))
+    return pattern.endswith("$") and num_backslashes % 2 == 0
