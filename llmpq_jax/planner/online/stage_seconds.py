@@ -11,6 +11,7 @@ from llmpq_jax.planner.instance.device_seconds import gather_s, hop_s, transfers
 from llmpq_jax.planner.instance.problem import Problem
 from llmpq_jax.planner.whatif.from_strategy import incumbent_from_strategy
 from llmpq_jax.schema.buckets import bucket_length, online_chunk_sizes
+from llmpq_jax.schema.precision import HeadBits
 from llmpq_jax.schema.strategy import Strategy
 
 # Seconds of decode steps are looked up at multiples of this number of cached tokens.
@@ -48,7 +49,7 @@ class _Stages:
         self, problem: Problem, strategy: Strategy, devices: tuple[int, ...]
     ) -> None:
         self._problem = problem
-        self._head_bits = strategy.precision.head_bits
+        self._head_bits: HeadBits = strategy.precision.head_bits
         self._latency = problem.fitted[strategy.precision.kv_bits].latency
         units = [problem.execution_units[j] for j in devices]
         self._stages = list(zip(strategy.stages, units, strict=True))
