@@ -2,8 +2,9 @@
 
     python -m tools.lm_eval_agreement --lm-eval .venv-lm-eval/bin/lm_eval
 
-Questions are pieces of code with four continuations, of which one is the real one. lm-eval is a
-program of another environment (`pip install 'lm-eval[api]'`): it asks a server with
+Questions are pieces of code with four continuations, of which one is the real one. None begins
+within a token: where a question's last token merges with a choice, `evaluate` counts the merged
+one, and lm-eval leaves it out. lm-eval is a program of another environment (`pip install 'lm-eval[api]' transformers`): it asks a server with
 `local-completions`, on a task of its own made from the same JSON lines. Ends with status 1 unless
 every item has the same choice and both accuracies are equal.
 """
@@ -21,6 +22,7 @@ from typing import Any
 import click
 import numpy as np
 
+from llmpq_jax.checkpoint.tokenizer import Tokenizer
 from llmpq_jax.runtime import Pipeline
 from llmpq_jax.schema.strategy import Strategy
 from llmpq_jax.tasks.questions import choose, fraction_right, read_questions
@@ -49,18 +51,25 @@ metric_list:
 """
 
 
-def write_questions(path: Path, count: int) -> None:
+def write_questions(path: Path, count: int, tokenizer: Tokenizer) -> None:
     """Writes questions whose right answer goes on where the question ends."""
     chooser = random.Random(0)
     text = _TEXT.read_text("utf-8")
-    lines = []
-    for _ in range(count):
+    lines: list[str] = []
+    while len(lines) < count:
         places = [chooser.randrange(len(text) - 200) for _ in range(4)]
         answer = chooser.randrange(4)
         start = places[answer]
         choices = [text[place + 80 : place + 110] for place in places]
+        question = text[start : start + 80]
+        before = tokenizer.encode(question)
+        whole = [tokenizer.encode(question + choice) for choice in choices]
+        if question != question.rstrip() or any(
+            each[: len(before)] != before for each in whole
+        ):
+            continue
         values = {
-            "question": text[start : start + 80],
+            "question": question,
             "choices": choices,
             "answer": answer,
         }
@@ -120,7 +129,7 @@ def main(program: str, count: int) -> None:
     )
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / "questions.jsonl"
-        write_questions(path, count)
+        write_questions(path, count, Tokenizer.load(_MODEL))
         questions = read_questions(path)
         over_http = by_lm_eval(program, strategy, path)
     with Pipeline.load(strategy) as pipeline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -141,9 +142,11 @@ def _connect(address: str, nodes: tuple[str, ...]) -> None:
 def _own_signals() -> Iterator[None]:
     """Keeps Ray from taking over signals that this program handles.
 
-    It would leave with the signal's number as exit code, or with a native stack trace.
+    It would leave with the signal's number as exit code, or with a native stack trace. In
+    another thread than the main one it takes over none.
     """
-    if not handles_signals():
+    is_main = threading.current_thread() is threading.main_thread()
+    if not (handles_signals() and is_main):
         yield
         return
     replaced, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda _: None
