@@ -160,24 +160,26 @@ def state_of(server: psutil.Process, client: httpx.Client) -> dict[str, float]:
 
 
 async def put_load(
-    url: str, answers: list[Asked], *, num_requests: int, at_once: int
-) -> tuple[Outcomes, asyncio.Task[None]]:
-    """Starts clients that together send a number of requests."""
-    outcomes, chooser = Outcomes(), random.Random(1)
+    url: str,
+    answers: list[Asked],
+    outcomes: Outcomes,
+    *,
+    num_requests: int,
+    at_once: int,
+) -> None:
+    """Lets clients together send a number of requests."""
+    chooser = random.Random(1)
     left = iter(range(num_requests))
 
     async def one_client(client: httpx.AsyncClient) -> None:
         for _ in left:
             await ask(client, chooser.choice(answers), outcomes, chooser)
 
-    async def all_clients() -> None:
-        limits = httpx.Limits(max_connections=at_once)
-        async with httpx.AsyncClient(
-            base_url=url, timeout=300, trust_env=False, limits=limits
-        ) as client:
-            await asyncio.gather(*(one_client(client) for _ in range(at_once)))
-
-    return outcomes, asyncio.create_task(all_clients())
+    limits = httpx.Limits(max_connections=at_once)
+    async with httpx.AsyncClient(
+        base_url=url, timeout=300, trust_env=False, limits=limits
+    ) as client:
+        await asyncio.gather(*(one_client(client) for _ in range(at_once)))
 
 
 async def soak(
@@ -192,8 +194,9 @@ async def soak(
     """Puts the load on a server, and kills a worker now and then."""
     chooser = random.Random(2)
     samples: list[dict[str, float]] = []
-    outcomes, load = await put_load(
-        url, answers, num_requests=num_requests, at_once=at_once
+    outcomes = Outcomes()
+    load = asyncio.create_task(
+        put_load(url, answers, outcomes, num_requests=num_requests, at_once=at_once)
     )
     started_s = time.monotonic()
     num_kills = 0

@@ -91,7 +91,7 @@ def _tagged_rules(name: str, tool: Mapping[str, Any], json_rule: Any) -> Iterato
 
 
 def _text_terminal(schema: Mapping[str, Any]) -> str:
-    """Returns the terminal of a parameter that is a text as it stands, with its end."""
+    """Returns the terminal of a parameter that is a text, not JSON, with its end."""
     length = f"{{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}"
     parts = [f"/(?s:.{length}){_TEXT_END}/"]
     if "pattern" in schema:

@@ -36,23 +36,29 @@ class HeadInputs:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Numbers of integers of a row that "adjusted" is compiled for."""
+        """Numbers of integers of a row that "adjusted" is compiled for, in growing order.
+
+        "adjusted_logprobs" is compiled for the last one.
+        """
         words = num_words(self._vocabulary_size)
         return (words, words + 4 * self._num_adjusted)
 
     def of_rows(self, sequences: Mapping[int, Sequence], num_rows: int) -> HeadInput:
         """Returns what is asked for a micro-batch with sequences in some of its rows."""
+        wants_logprobs = any(
+            each.request.top_logprobs is not None for each in sequences.values()
+        )
         if any(sequence.is_adjusted for sequence in sequences.values()):
-            return HeadInput("adjusted", self._adjusted(sequences, num_rows))
-        if any(each.request.top_logprobs is not None for each in sequences.values()):
-            return HeadInput("logprobs", None)
-        return HeadInput("tokens", None)
+            return self._adjusted_head(
+                sequences, num_rows, wants_logprobs=wants_logprobs
+            )
+        return HeadInput("logprobs" if wants_logprobs else "tokens", None)
 
     def of_decode(self, sequences: Mapping[int, Sequence], num_rows: int) -> HeadInput:
         """Returns the same for a decode step of an online scheduler (`of_chunk`)."""
         asked = self.of_rows(sequences, num_rows)
         if asked.output == "logprobs":
-            return HeadInput("adjusted", self._adjusted(sequences, num_rows))
+            return self._adjusted_head(sequences, num_rows, wants_logprobs=True)
         return asked
 
     def of_chunk(
@@ -69,11 +75,25 @@ class HeadInputs:
             targets[0, : len(next_ids)] = next_ids
             adjusted = self._adjusted({0: sequence}, 1)
             return HeadInput("prompt_logprobs", np.concatenate([targets, adjusted], 1))
-        if is_last and (sequence.is_adjusted or request.top_logprobs is not None):
-            return HeadInput("adjusted", self._adjusted({0: sequence}, 1))
+        wants_logprobs = request.top_logprobs is not None
+        if is_last and (sequence.is_adjusted or wants_logprobs):
+            return self._adjusted_head({0: sequence}, 1, wants_logprobs=wants_logprobs)
         return HeadInput("tokens", np.zeros((1, 0), np.int32))
 
-    def _adjusted(self, sequences: Mapping[int, Sequence], num_rows: int) -> np.ndarray:
+    def _adjusted_head(
+        self, sequences: Mapping[int, Sequence], num_rows: int, *, wants_logprobs: bool
+    ) -> HeadInput:
+        """Returns what is asked where the head runs apart; log-probabilities take longer."""
+        inputs = self._adjusted(sequences, num_rows, is_wide=wants_logprobs)
+        return HeadInput("adjusted_logprobs" if wants_logprobs else "adjusted", inputs)
+
+    def _adjusted(
+        self,
+        sequences: Mapping[int, Sequence],
+        num_rows: int,
+        *,
+        is_wide: bool = False,
+    ) -> np.ndarray:
         rows = [
             sequences[row].adjustments() if row in sequences else {}
             for row in range(num_rows)
@@ -86,5 +106,5 @@ class HeadInputs:
             rows,
             allowed,
             vocabulary_size=self._vocabulary_size,
-            num_adjusted=self._num_adjusted if any(rows) else 0,
+            num_adjusted=self._num_adjusted if is_wide or any(rows) else 0,
         )

@@ -125,7 +125,7 @@ def decode_message(
     if (
         previous is not None
         and previous.phase == "decode"
-        and previous.output == "tokens"
+        and previous.output in ("tokens", "adjusted")
     ):
         payload = previous.payload
     message = Message(

@@ -29,7 +29,7 @@ from llmpq_jax.stage.message import Message, NotFinite
 from llmpq_jax.stage.sampling import NOT_FINITE, Logprobs, unpack_logprobs
 
 # Outputs that have log-probabilities with each token.
-_PACKED = ("logprobs", "adjusted", "prompt_logprobs")
+_PACKED = ("logprobs", "adjusted_logprobs", "prompt_logprobs")
 
 
 class Scheduler(ABC):

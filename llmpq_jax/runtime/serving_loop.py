@@ -329,6 +329,11 @@ def online_stage_shapes(
             replace(smallest, output="adjusted", num_head_inputs=width)
             for width in head_inputs.widths
         ),
+        replace(
+            smallest,
+            output="adjusted_logprobs",
+            num_head_inputs=head_inputs.widths[-1],
+        ),
         *(
             replace(
                 prefill,

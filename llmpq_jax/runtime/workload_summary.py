@@ -94,6 +94,15 @@ class WorkloadSummary:
                 for each in (first, *later)
                 for width in head_inputs.widths
             ]
+        if self.changes_logits and self.wants_logprobs:
+            shapes += [
+                replace(
+                    each,
+                    output="adjusted_logprobs",
+                    num_head_inputs=head_inputs.widths[-1],
+                )
+                for each in (first, *later)
+            ]
         return shapes
 
 

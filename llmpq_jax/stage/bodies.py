@@ -25,10 +25,17 @@ from llmpq_jax.stage.sampling import (
 # "extend" prefills one chunk of long prompts; "steps" runs several decode steps on a stage
 # that is the whole model; "head" is the head alone.
 Function = Literal["prefill", "extend", "decode", "steps", "head"]
-# "hidden" is what the head is given. "adjusted" and "prompt_logprobs" are of the head alone;
-# "finite" is of every stage, others of the last one: which of its parts give finite values.
+# "hidden" is what the head is given. "adjusted", "adjusted_logprobs" and "prompt_logprobs" are of
+# the head alone; "finite" is of every stage, others of the last one: which of its parts give finite values.
 OutputKind = Literal[
-    "tokens", "logprobs", "logits", "finite", "hidden", "adjusted", "prompt_logprobs"
+    "tokens",
+    "logprobs",
+    "logits",
+    "finite",
+    "hidden",
+    "adjusted",
+    "adjusted_logprobs",
+    "prompt_logprobs",
 ]
 
 Merge = Callable[[list[jax.Array]], StageModule]
@@ -151,8 +158,8 @@ def _head_body(
     which are of one row, the next token of each of its tokens comes before them.
 
     Returns:
-        Tokens [B], or their packed log-probabilities [B, N], which are of the logits
-        before adjustments; below them those of the prompt's next tokens, [1 + T, N].
+        Tokens [B], or with log-probabilities, packed [B, N], which are of the logits before
+        adjustments; below them those of the prompt's next tokens, [1 + T, N].
     """
     module = merge(leaves)
     assert module.head is not None
@@ -168,6 +175,8 @@ def _head_body(
             return choose_tokens(logits, sampling, end_B), caches
         logits = jax.lax.optimization_barrier(logits)
         token_B = choose_tokens(adjusted_logits(logits, extra), sampling, end_B)
+        if output == "adjusted":
+            return token_B, caches
         chosen = with_logprobs(logits, token_B)
         if target_T is None:
             return chosen, caches

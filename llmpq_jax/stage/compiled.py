@@ -250,7 +250,8 @@ class StageProgram:
                 next one follows.
             position_B: Position of the next token, for which it is sampled.
             sampling: Sampling parameters of each row.
-            output: Kind of output: "tokens", "adjusted" or "prompt_logprobs".
+            output: Kind of output: "tokens", "adjusted", "adjusted_logprobs" or
+                "prompt_logprobs".
             extra: Integers [B, N] that the output needs.
 
         Returns:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
+import time
 import tomllib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 import ray
@@ -17,6 +22,7 @@ from llmpq_jax.schema.cluster import Cluster, Device, Link, Node
 from llmpq_jax.schema.record_files import read_strategy, write_cluster, write_strategy
 from llmpq_jax.schema.solve_request import QualityLimits
 from tests.cli.conftest import SIZES
+from tests.cli.test_serve import running
 from tests.support.ray_machines import Machines
 from tests.support.tiny_models import make_strategy
 
@@ -180,6 +186,73 @@ def test_a_machine_that_is_not_there_at_the_start_is_solved_without(
     (new,) = tmp_path.glob("out.jsonl.plan-*.toml")
     assert plans == {(new.stem.removeprefix("out.jsonl.plan-"),)}
     assert [stage.device for stage in read_strategy(new).stages] == ["left/cpu:0"]
+
+
+@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.xdist_group("ray")
+def test_a_server_goes_on_without_a_machine_that_is_gone(
+    run, solve, model, prompts, machines, left, tmp_path
+):
+    whole = tmp_path / "whole.toml"
+    write_strategy(whole, make_strategy(model, [((0,), [16] * 4)], batch=2))
+    expected = tmp_path / "expected.jsonl"
+    words = ("--prompts", prompts, "--ignore-eos", "--out", expected)
+    assert run("generate", "--strategy", whole, *words).exit_code == 0
+    texts = {name: row["text"] for name, row in rows_of(expected).items()}
+    bodies = [json.loads(line) for line in prompts.read_text().splitlines()]
+
+    machines.start("right")
+    strategy = solve("--use", "left/cpu:0", "--use", "right/cpu:0")
+    words = (*RAY, "--address", machines.address, "--restart-timeout", 6)
+    with running(strategy, *words, "--on-loss", "resolve") as server:
+        url = server.address("serving") + "/v1/completions"
+        outcomes: list[tuple[str, int, str]] = []
+        is_over = threading.Event()
+
+        def ask_again_and_again(own: list[dict[str, Any]]) -> None:
+            with httpx.Client(timeout=120) as http:
+                for body in itertools.cycle(own):
+                    if is_over.is_set():
+                        return
+                    asked = {**body, "ignore_eos": True, "max_tokens": 8}
+                    answer = http.post(url, json=asked)
+                    is_served = answer.status_code == 200
+                    text = answer.json()["choices"][0]["text"] if is_served else ""
+                    outcomes.append((body["custom_id"], answer.status_code, text))
+                    time.sleep(0.2 * (not is_served))
+
+        def num_served() -> int:
+            return sum(status == 200 for _, status, _ in list(outcomes))
+
+        with ThreadPoolExecutor(3) as clients:
+            asking = [
+                clients.submit(ask_again_and_again, bodies[number::3])
+                for number in range(3)
+            ]
+            try:
+                wait_until(lambda: num_served() > 12)
+                machines.kill("right")
+                wait_until(lambda: any("continuing with" in x for x in server.lines))
+                before = num_served()
+                wait_until(lambda: num_served() > before + 12)
+            finally:
+                is_over.set()
+        for each in asking:
+            each.result()
+    # Newcomers were refused for a while, and nothing that was accepted was lost.
+    assert {status for _, status, _ in outcomes} <= {200, 503}
+    assert all(text == texts[name] for name, status, text in outcomes if status == 200)
+    assert any("solving again without it" in line for line in server.lines)
+    (new,) = tmp_path.glob("strategy.toml.plan-*.toml")
+    assert [stage.device for stage in read_strategy(new).stages] == ["left/cpu:0"]
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 180) -> None:
+    deadline_s = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
