@@ -255,7 +255,8 @@ def test_an_output_that_cannot_be_written_is_refused_first(typed, folder, name, 
     if output.name == "weights_cache":
         assert result.stdout == "called\n"
     else:
-        refused(result, path, "cannot be written (Not a directory): name another file")
+        other = "folder" if isinstance(output.type, OutputFolder) else "file"
+        refused(result, path, f"(Not a directory): name another {other}")
 
 
 @pytest.mark.parametrize(("name", "output"), options_of(OutputFile))
