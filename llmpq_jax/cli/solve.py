@@ -78,8 +78,8 @@ def solve_command(
     With --arrivals it is the one with the least mean time of a request among those whose
     times to first token and per output token keep the limits, by a simulation.
     """
-    load = online.load(workload)
     try:
+        load = online.load(workload)
         request = SolveRequest(
             sources=sources,
             choices=choices,

@@ -7,9 +7,11 @@ from typing import Annotated
 from llmpq_jax.schema.field_types import Count, FilePath, Predicted, Within
 from llmpq_jax.schema.record import record
 
-# From one a day up to far more than any pipeline serves.
-Rate = Annotated[float, Within(least=1e-5, most=1e6)]
-_Limit = Annotated[float, Within(least=1e-6, most=1e6)]
+# From one a day up to far more than any pipeline serves, and limits from a microsecond.
+_RATES = (1e-5, 1e6)
+_LIMITS_S = (1e-6, 1e6)
+Rate = Annotated[float, Within(least=_RATES[0], most=_RATES[1])]
+_Limit = Annotated[float, Within(least=_LIMITS_S[0], most=_LIMITS_S[1])]
 _Percentile = Annotated[float, Within(least=1.0, most=99.9)]
 
 
@@ -36,6 +38,17 @@ class OnlineLoad:
     max_ttft_s: _Limit | None = None
     max_tpot_s: _Limit | None = None
     batch: Count | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, (least, most), unit in (
+            ("--arrivals", self.arrivals_per_s, _RATES, "requests/s"),
+            ("--max-ttft", self.max_ttft_s, _LIMITS_S, "s"),
+            ("--max-tpot", self.max_tpot_s, _LIMITS_S, "s"),
+        ):
+            # Whatever is not a number is in no range.
+            if value is not None and not least <= value <= most:
+                msg = f"{name} {value:g}: expected {least:g} to {most:g} {unit}"
+                raise ValueError(msg)
 
 
 @record

@@ -79,7 +79,11 @@ def _search_online(
             load,
             pairs,
             plan=lambda request, time_limit_s: plan(
-                request, time_limit_s=time_limit_s, relative_gap=limits.gap
+                request,
+                time_limit_s=time_limit_s,
+                relative_gap=limits.gap,
+                # Ctrl-C is noticed within a search too.
+                progress=lambda _: advance(0),
             ),
             time_limit_s=limits.time_limit_s,
             on_plan=on_plan,

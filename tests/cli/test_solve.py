@@ -99,6 +99,18 @@ def test_requests_at_random_have_a_plan_that_says_how_long_they_wait(
             "--prefill-micro-batch 2 with --arrivals: expected 1",
         ),
         (["--arrivals", 0, "--lengths", "FILE", "-"], "0.0 is not in the range x>0"),
+        (
+            ["--arrivals", 1e-9, "--lengths", "FILE", "-"],
+            "--arrivals 1e-09: expected 1e-05 to 1e+06 requests/s",
+        ),
+        (
+            ["--arrivals", "nan", "--lengths", "FILE", "-"],
+            "--arrivals nan: expected 1e-05",
+        ),
+        (
+            ["--arrivals", 1, "--lengths", "FILE", "-", "--max-tpot", "1e9"],
+            "--max-tpot 1e+09: expected 1e-06 to 1e+06 s",
+        ),
     ],
 )
 def test_options_of_requests_at_random_that_contradict_are_wrong_use(
