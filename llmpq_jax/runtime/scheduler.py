@@ -62,6 +62,8 @@ class Scheduler(ABC):
         self._in_flight = 0
         # Sequences whose logits are not finite, by their slots.
         self._failing: dict[BatchSlot, Sequence] = {}
+        # Sequences that got tokens and are not reported yet.
+        self._progressed: list[Sequence] = []
 
     @abstractmethod
     def _start(self) -> None:
@@ -110,8 +112,13 @@ class Scheduler(ABC):
             return []
         finished = self._postprocess(result)
         if self._failing:
-            return finished + self._fail_sequences()
-        self._schedule(result)
+            finished += self._fail_sequences()
+        else:
+            self._schedule(result)
+        # After the next micro-batch is sent, so that the stages do not wait for readers.
+        progressed, self._progressed = self._progressed, []
+        for sequence in progressed:
+            self.on_progress(sequence)
         return finished
 
     def _receive(self) -> Message:
@@ -156,7 +163,7 @@ class Scheduler(ABC):
                     group.release(slot.row)
                     finished.append(sequence)
                     break
-            self.on_progress(sequence)
+            self._progressed.append(sequence)
         self.on_tokens(num_tokens)
         return finished
 

@@ -53,7 +53,10 @@ class Listener(Protocol):
         *,
         is_finished: bool,
     ) -> None:
-        """Takes the tokens since the last call, with log-probabilities if asked for."""
+        """Takes the tokens since the last call, with log-probabilities if asked for.
+
+        The first token comes at once, others as many together as steps are run together.
+        """
         ...
 
 
@@ -127,6 +130,10 @@ class ServingLoop:
             num_slots=self.shape.num_slots,
         )
         self.meter = StageMeter(pipeline.strategy)
+        # As many as where steps are run together, if a grammar or a penalty returns after
+        # each: what reads them shares the processor with the stages.
+        supports_multi_step = pipeline.engine.supports_multi_step
+        self._tokens_per_report = max_steps if supports_multi_step else 1
         self._collected_s = time.perf_counter()
         self._scheduler = OnlineScheduler(
             engine=pipeline.engine,
@@ -283,6 +290,9 @@ class ServingLoop:
         if served is None:
             return
         start, is_finished = served.num_reported, sequence.is_finished
+        num_new = len(sequence.token_ids) - start
+        if start and not is_finished and num_new < self._tokens_per_report:
+            return
         served.num_reported = len(sequence.token_ids)
         if is_finished:
             del self._served[sequence]

@@ -209,6 +209,23 @@ def test_biases_and_penalties_choose_as_they_do_one_token_at_a_time(
     assert list(in_batch.token_ids) == expected
 
 
+def test_tokens_come_as_often_whether_their_logits_are_changed_or_not(
+    loop: ServingLoop,
+) -> None:
+    num_calls = []
+    for changes in (LogitChanges(), LogitChanges(presence_penalty=0.5)):
+        request = Request(
+            token_ids=(5, 9, 11),
+            max_new_tokens=30,
+            ignores_eos=True,
+            logit_changes=changes,
+        )
+        completion, client = _finished(loop, request)
+        assert tuple(client.token_ids) == completion.token_ids
+        num_calls.append(client.num_calls)
+    assert num_calls[0] == num_calls[1]
+
+
 def test_what_nobody_waits_for_ends(loop: ServingLoop) -> None:
     client = Client()
     request = Request(token_ids=(5, 6), max_new_tokens=36, ignores_eos=True)
