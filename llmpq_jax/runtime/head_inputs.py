@@ -18,7 +18,8 @@ class HeadInput(NamedTuple):
 
     Attributes:
         output: Kind of its output.
-        inputs: Integers that the head needs if it runs apart from the layers, else None.
+        inputs: Integers that the head needs, which in prefill then runs apart from the
+            layers, else None.
     """
 
     output: OutputKind
@@ -83,7 +84,7 @@ class HeadInputs:
     def _adjusted_head(
         self, sequences: Mapping[int, Sequence], num_rows: int, *, wants_logprobs: bool
     ) -> HeadInput:
-        """Returns what is asked where the head runs apart; log-probabilities take longer."""
+        """Returns what is asked where logits are adjusted; log-probabilities take longer."""
         inputs = self._adjusted(sequences, num_rows, is_wide=wants_logprobs)
         return HeadInput("adjusted_logprobs" if wants_logprobs else "adjusted", inputs)
 

@@ -25,8 +25,9 @@ from llmpq_jax.stage.sampling import (
 # "extend" prefills one chunk of long prompts; "steps" runs several decode steps on a stage
 # that is the whole model; "head" is the head alone.
 Function = Literal["prefill", "extend", "decode", "steps", "head"]
-# "hidden" is what the head is given. "adjusted", "adjusted_logprobs" and "prompt_logprobs" are of
-# the head alone; "finite" is of every stage, others of the last one: which of its parts give finite values.
+# "hidden" is what the head is given. "adjusted" and "adjusted_logprobs" are of decode and of the head
+# alone, "prompt_logprobs" of the head alone; "finite" is of every stage, others of the last one: which
+# of its parts give finite values.
 OutputKind = Literal[
     "tokens",
     "logprobs",
@@ -85,14 +86,23 @@ def _are_finite(hidden: list[jax.Array], end_B: jax.Array) -> jax.Array:
 
 
 def _chosen(
-    output: OutputKind, logits: jax.Array, sampling: SamplingRows, position_B: jax.Array
+    output: OutputKind,
+    logits: jax.Array,
+    sampling: SamplingRows,
+    position_B: jax.Array,
+    adjustments: jax.Array | None = None,
 ) -> jax.Array:
-    """Returns each row's next token, packed with log-probabilities if these are asked."""
+    """Returns each row's next token, packed with log-probabilities if these are asked.
+
+    These are of the logits before adjustments (`pack_adjustments`).
+    """
     if output == "tokens":
         return choose_tokens(logits, sampling, position_B)
     # The barrier keeps the logits bit-equal to those that tokens alone are chosen from.
     logits = jax.lax.optimization_barrier(logits)
-    return with_logprobs(logits, choose_tokens(logits, sampling, position_B))
+    adjusted = logits if adjustments is None else adjusted_logits(logits, adjustments)
+    token_B = choose_tokens(adjusted, sampling, position_B)
+    return token_B if output == "adjusted" else with_logprobs(logits, token_B)
 
 
 def _decode_body(
@@ -102,20 +112,20 @@ def _decode_body(
     inputs: jax.Array,
     cache: GroupCache,
     rows: jax.Array,
+    adjustments: jax.Array | None = None,
 ) -> tuple[jax.Array, GroupCache]:
+    """Runs one token of each row; `adjustments` are of its logits (`pack_adjustments`)."""
     position_B, sampling = unpack_rows(rows)
     module = merge(leaves)
     with jax.named_scope("decode"):
         hidden, cache = module.decode(inputs, cache, position_B)
         if module.head is None:
             return module.to_wire(hidden), cache
-        if output == "hidden":
-            return hidden, cache
         logits = module.head(hidden[:, 0])
         if output == "logits":
             return logits, cache
         assert sampling is not None
-        return _chosen(output, logits, sampling, position_B + 1), cache
+        return _chosen(output, logits, sampling, position_B + 1, adjustments), cache
 
 
 def _steps_body(
@@ -171,13 +181,7 @@ def _head_body(
         target_T, extra = extra[0, :num_tokens], extra[:, num_tokens:]
     with jax.named_scope("head"):
         logits = module.head(last_hidden(hidden, rows[0]))
-        if output == "tokens":
-            return choose_tokens(logits, sampling, end_B), caches
-        logits = jax.lax.optimization_barrier(logits)
-        token_B = choose_tokens(adjusted_logits(logits, extra), sampling, end_B)
-        if output == "adjusted":
-            return token_B, caches
-        chosen = with_logprobs(logits, token_B)
+        chosen = _chosen(output, logits, sampling, end_B, extra)
         if target_T is None:
             return chosen, caches
         of_prompt = _prompt_logprobs(module.head, hidden[0], target_T)

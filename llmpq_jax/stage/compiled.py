@@ -187,26 +187,17 @@ class StageProgram:
     ) -> tuple[jax.Array, GroupCache]:
         """Runs one token of each row (`StageModule.decode`); the given cache is donated.
 
-        With `head_inputs` the head runs apart (`choose`).
+        `head_inputs` are adjustments of the logits (`pack_adjustments`).
 
         Returns:
             Hidden states, or from the last stage each row's next token [B], its packed
             log-probabilities [B, N], or logits [B, V]; and the cache.
         """
-        inputs, rows = self.sharding.put((inputs, self.pack(position_B, sampling)))
-        arguments = (inputs, cache, rows)
-        if head_inputs is None or not self.has_head:
-            return self.run("decode", output, arguments)
-        hidden, cache = self.run("decode", "hidden", arguments)
-        chosen = self.choose(
-            hidden,
-            np.ones_like(position_B),
-            position_B + 1,
-            sampling,
-            output=output,
-            extra=head_inputs,
-        )
-        return chosen, cache
+        sent = [inputs, self.pack(position_B, sampling)]
+        if head_inputs is not None and self.has_head:
+            sent.append(head_inputs)
+        inputs, *others = self.sharding.put(sent)
+        return self.run("decode", output, (inputs, cache, *others))
 
     @property
     def is_whole_model(self) -> bool:

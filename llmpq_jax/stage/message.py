@@ -41,8 +41,9 @@ class Message:
         slot_B: Lengths of the prompts in prefill, positions of the tokens in decode.
         sampling: Sampling parameters of each row.
         output: Kind of output that the last stage returns.
-        head_inputs: Integers [B, N] that the head needs if it runs apart from the layers
-            (`StageProgram.choose`); None if it runs with them.
+        head_inputs: Integers [B, N] that the head needs, which in prefill then runs apart
+            from the layers (`StageProgram.prefill`, `StageProgram.decode`); None if it
+            needs none.
         num_chunks: Number of chunks that the prompts are cut into.
         chunk_tokens: Tokens of each prompt in a chunk, if there are several chunks.
         first_position: Position of the first of them, whose earlier tokens are in the

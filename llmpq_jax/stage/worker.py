@@ -35,8 +35,8 @@ class StageShapes:
         has_prefill: Whether prefill is compiled.
         has_decode: Whether decode is compiled.
         output: Kind of output that the last stage returns.
-        num_head_inputs: Integers of each row that the head needs if it runs apart from
-            the layers; None if it runs with them.
+        num_head_inputs: Integers of each row that the head needs, which in prefill then
+            runs apart from the layers; None if it needs none.
     """
 
     prefill_rows: int

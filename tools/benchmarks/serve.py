@@ -99,9 +99,14 @@ def make_jobs(
     rate_per_s: float,
     max_prompt: int,
     max_new_tokens: int,
+    seed: int = 0,
 ) -> list[Job]:
-    """Returns requests of these lengths, which arrive at random."""
-    generator = np.random.default_rng(0)
+    """Returns requests of these lengths, which arrive at random.
+
+    Servers keep what they have computed of a prompt, so loads that follow each other need
+    seeds of their own.
+    """
+    generator = np.random.default_rng(seed)
     at_s = 0.0
     jobs: list[Job] = []
     for prompt, new_tokens in lengths:
@@ -279,12 +284,13 @@ def main(
         servers = {"llmpq-jax": (server.url, NAME)}
         if peer is not None:
             servers["peer"] = (peer, peer_model)
-        for rate in map(float, rates.split(",")):
+        for seed, rate in enumerate(map(float, rates.split(","))):
             jobs = make_jobs(
                 cast("list[tuple[int, int]]", pairs[:num_requests]),
                 rate_per_s=rate,
                 max_prompt=max_prompt,
                 max_new_tokens=max_new_tokens,
+                seed=seed,
             )
             for name, (address, known_as) in servers.items():
                 outcomes = asyncio.run(put_load(address, known_as, jobs))

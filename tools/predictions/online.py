@@ -141,10 +141,19 @@ def _measured(
     percentile: float,
 ) -> tuple[float, float, int]:
     """Serves a load; returns its times, and the number of requests that failed."""
-    jobs = make_jobs(pairs, rate_per_s=rate, max_prompt=1 << 20, max_new_tokens=1 << 20)
+    first, jobs = (
+        make_jobs(
+            some,
+            rate_per_s=rate,
+            max_prompt=1 << 20,
+            max_new_tokens=1 << 20,
+            seed=seed,
+        )
+        for seed, some in enumerate((pairs[:1], pairs))
+    )
     with serve_process(strategy) as server:
         # What starts once is no part of the load.
-        asyncio.run(put_load(server.url, NAME, jobs[:1]))
+        asyncio.run(put_load(server.url, NAME, first))
         found = asyncio.run(put_load(server.url, NAME, jobs))
     done = [each for each in found if each is not None]
     counted = done[len(done) // 10 :]

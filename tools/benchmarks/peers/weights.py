@@ -2,6 +2,8 @@
 
 GGUF at Q8_0 or Q4_0 for llama.cpp; and our quantised weights dequantised, a float32
 checkpoint whose logits in transformers are the reference of our quantised model.
+
+    python -m tools.benchmarks.peers.weights build/models/llama-250m --bits 8 --out model.gguf
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import click
 import gguf  # pyright: ignore[reportMissingImports]
 import jax.numpy as jnp
 import numpy as np
@@ -131,3 +134,16 @@ def _interleaved(weight: np.ndarray, head_dim: int) -> np.ndarray:
     """Pairs the rows that rotate together, as llama.cpp has them."""
     branch = weight.reshape(-1, 2, head_dim // 2, weight.shape[1])
     return np.ascontiguousarray(branch.swapaxes(1, 2)).reshape(weight.shape)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, path_type=Path))
+@click.option("--bits", type=click.Choice(["4", "8"]), default="8")
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+def main(folder: Path, bits: str, out: Path) -> None:
+    """Write a checkpoint as a GGUF file."""
+    write_gguf(folder, cast("Bits", int(bits)), out)
+
+
+if __name__ == "__main__":
+    main()
