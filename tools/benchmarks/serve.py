@@ -173,6 +173,9 @@ async def _stream(
 def row_of(server: str, rate_per_s: float, found: list[Outcome | None]) -> Row:
     """Returns the figures of one load."""
     done = [each for each in found if each is not None]
+    if not done:
+        msg = f"{server}: all {len(found)} requests failed"
+        raise click.ClickException(msg)
     first_s = [each.first_token_s for each in done]
     return Row(
         server=server,
@@ -206,6 +209,7 @@ def offline_tokens_per_s(strategy: Strategy, jobs: list[Job]) -> float:
 def draw(rows: list[Row], path: Path) -> None:
     """Draws throughput and time to the first token over the rate."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -229,8 +233,9 @@ def draw(rows: list[Row], path: Path) -> None:
         axes.legend()
     left.set_ylim(bottom=0)
     right.set_yscale("log")
-    for axis in (right.yaxis.set_major_formatter, right.yaxis.set_minor_formatter):
-        axis("{x:g}")
+    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_formatter(NullFormatter())
     figure.savefig(path, dpi=150)
 
 
@@ -250,6 +255,7 @@ def _place(rate_per_s: float, rows: list[Row]) -> float:
 @click.option("--max-new-tokens", type=int, default=256)
 @click.option("--peer", help="Base URL of another server, with /v1.")
 @click.option("--peer-model", default="model")
+@click.option("--peer-name", default="peer", help="Name in tables and pictures.")
 @click.option("--out", type=click.Path(path_type=Path))
 def main(
     model: str,
@@ -263,6 +269,7 @@ def main(
     max_new_tokens: int,
     peer: str | None,
     peer_model: str,
+    peer_name: str,
     out: Path | None,
 ) -> None:
     """Put the same load on servers at several rates."""
@@ -283,7 +290,7 @@ def main(
     with serve_process(strategy) as server:
         servers = {"llmpq-jax": (server.url, NAME)}
         if peer is not None:
-            servers["peer"] = (peer, peer_model)
+            servers[peer_name] = (peer, peer_model)
         for seed, rate in enumerate(map(float, rates.split(","))):
             jobs = make_jobs(
                 cast("list[tuple[int, int]]", pairs[:num_requests]),

@@ -86,7 +86,8 @@ def _add_tokenizer(
     writer.add_tokenizer_pre("default")
     writer.add_token_list(texts)
     writer.add_token_types([gguf.TokenType.NORMAL] * len(texts))
-    writer.add_token_merges([])
+    # llama.cpp refuses a file without merges; these two texts never meet.
+    writer.add_token_merges([f"{texts[-2]} {texts[-1]}"])
     writer.add_bos_token_id(config["bos_token_id"])
     writer.add_eos_token_id(config["eos_token_id"])
     writer.add_add_bos_token(False)
