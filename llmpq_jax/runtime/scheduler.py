@@ -111,15 +111,19 @@ class Scheduler(ABC):
             self._recover(failure)
             return []
         finished = self._postprocess(result)
-        if self._failing:
-            finished += self._fail_sequences()
-        else:
+        try:
+            if self._failing:
+                return finished + self._fail_sequences()
             self._schedule(result)
-        # After the next micro-batch is sent, so that the stages do not wait for readers.
+        finally:
+            self._report_progress()
+        return finished
+
+    def _report_progress(self) -> None:
+        """Reports tokens once the next micro-batch is sent: stages do not wait for readers."""
         progressed, self._progressed = self._progressed, []
         for sequence in progressed:
             self.on_progress(sequence)
-        return finished
 
     def _receive(self) -> Message:
         # Before the call, because an exception of a stage takes the place of its result.

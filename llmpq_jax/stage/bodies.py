@@ -25,9 +25,9 @@ from llmpq_jax.stage.sampling import (
 # "extend" prefills one chunk of long prompts; "steps" runs several decode steps on a stage
 # that is the whole model; "head" is the head alone.
 Function = Literal["prefill", "extend", "decode", "steps", "head"]
-# "hidden" is what the head is given. "adjusted" and "adjusted_logprobs" are of decode and of the head
-# alone, "prompt_logprobs" of the head alone; "finite" is of every stage, others of the last one: which
-# of its parts give finite values.
+# "hidden" is what the head alone is given; it and decode give "adjusted" and "adjusted_logprobs",
+# the head alone "prompt_logprobs". "finite", which parts of a stage give finite values, is of every
+# stage, others of the last one.
 OutputKind = Literal[
     "tokens",
     "logprobs",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from random import Random
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from llmpq_jax.runtime.inbox import Inbox
 from llmpq_jax.runtime.online_scheduler import OnlineScheduler
 from llmpq_jax.runtime.request import PartialCompletion, Request, Sampling
 from llmpq_jax.runtime.sequence import Sequence
-from llmpq_jax.stage.message import NotFinite
+from llmpq_jax.stage.message import Message, NotFinite
 from tests.support.hash_engine import (
     EOS,
     MAX_FINITE_SEED,
@@ -59,6 +60,19 @@ class ServedEngine(HashEngine):
         if self.random.random() < 0.3:
             self.inbox.next_event()
         return super().next_result()
+
+
+class RefusingEngine(ServedEngine):
+    """Takes one message and no other."""
+
+    num_submitted = 0
+
+    def submit(self, message: Message) -> None:
+        if self.num_submitted:
+            msg = "refused"
+            raise OSError(msg)
+        self.num_submitted += 1
+        super().submit(message)
 
 
 def _sequence(request: Request) -> Sequence:
@@ -285,3 +299,26 @@ def test_a_slot_that_is_freed_before_its_start_is_restored_is_not_trusted() -> N
     assert scheduler.counters.num_cached_tokens == 2 * len(prompt)
     for sequence in (first, other, long, last):
         assert sequence.token_ids == served_alone(sequence.request)
+
+
+def test_what_ended_is_reported_though_the_next_step_cannot_be_sent():
+    shape = BatchShape(
+        num_groups=1,
+        prefill_rows=1,
+        decode_rows=2,
+        num_tokens=NUM_SLOTS,
+        num_slots=NUM_SLOTS,
+        chunk_tokens=32,
+    )
+    engine = RefusingEngine(Random(0), shape, supports_multi_step=True)
+    inbox = engine.inbox = ScriptedInbox([])
+    ended, other = (
+        _sequence(Request(token_ids=(1, 2), max_new_tokens=count)) for count in (1, 9)
+    )
+    inbox.add(ended)
+    inbox.add(other)
+    reported: list[Sequence] = []
+    with pytest.raises(OSError, match="refused"):
+        list(_scheduler(engine, inbox, on_progress=reported.append).run())
+    assert reported == [ended]
+    assert ended.is_finished

@@ -4,11 +4,11 @@
     python -m tools.benchmarks.planner --only paper-03 --gap 0.01
     python -m tools.benchmarks.planner --all-free       # head, cache, wires and widths too
 
-Each line is JSON: seconds until the plan is written, and of the whole command, which then searches
-plans around it, both with imports; the gap that it proved; and its peak memory. All seconds of the
-plans themselves come from data-sheet figures. With
-`--paper-program` the paper's own program in z[i, j, b] is timed too, for one order and one
-pair of micro-batches: those of the plan that was found.
+Each line is JSON: seconds until the plan is written, and of the whole command, which then
+searches plans around it, both with imports; the gap that it proved; and its peak memory. All
+seconds of the plans themselves come from data-sheet figures. With `--paper-program` the paper's
+own program in z[i, j, b] is timed too, for one order and one pair of micro-batches: those of the
+plan that was found.
 """
 
 from __future__ import annotations

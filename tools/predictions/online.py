@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -141,20 +142,13 @@ def _measured(
     percentile: float,
 ) -> tuple[float, float, int]:
     """Serves a load; returns its times, and the number of requests that failed."""
-    first, jobs = (
-        make_jobs(
-            some,
-            rate_per_s=rate,
-            max_prompt=1 << 20,
-            max_new_tokens=1 << 20,
-            seed=seed,
-        )
-        for seed, some in enumerate((pairs[:1], pairs))
+    make = partial(
+        make_jobs, rate_per_s=rate, max_prompt=1 << 20, max_new_tokens=1 << 20
     )
     with serve_process(strategy) as server:
         # What starts once is no part of the load.
-        asyncio.run(put_load(server.url, NAME, first))
-        found = asyncio.run(put_load(server.url, NAME, jobs))
+        asyncio.run(put_load(server.url, NAME, make(pairs[:1], seed=1)))
+        found = asyncio.run(put_load(server.url, NAME, make(pairs)))
     done = [each for each in found if each is not None]
     counted = done[len(done) // 10 :]
     return (
